@@ -1,0 +1,46 @@
+"""The `cdtl` command: thread settings first, heavy imports inside the commands, errors as one sentence."""
+
+import sys
+
+import typer
+
+from cdtl_core import __version__
+from cdtl_core.cli import predict, simulate
+from cdtl_core.errors import CdtlError
+from cdtl_core.threads import set_thread_defaults
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="cdtl",
+    help="Train an image classifier across hospitals with different imaging modalities; no image leaves a site.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("simulate")(simulate.simulate)
+app.command("predict")(predict.predict)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        typer.echo(f"cdtl {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; exit with the error family's code (0 without error)."""
+    set_thread_defaults()
+    try:
+        app()
+    except CdtlError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

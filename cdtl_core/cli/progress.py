@@ -1,0 +1,62 @@
+"""Progress on the terminal: method, round, site, step and the time left; silent when stderr is no terminal."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cdtl_core.progress import listen
+
+__all__ = ["showing_progress"]
+
+
+@contextmanager
+def showing_progress() -> Iterator[None]:
+    """Show what is reported inside the block."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar, listen(_Display(bar)):
+        yield
+
+
+class _Display:
+    """Turns reports into one line. Work is counted in rounds of sites: methods x rounds x sites, and their steps."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("preparing", total=None)
+        self._now: dict[str, object] = {}
+        self._done = 0.0
+
+    def __call__(self, fields: Mapping[str, object]) -> None:
+        self._now |= fields
+        if "preparing" in fields or "decoded" in fields:
+            self._bar.update(self._task, description=self._text("preparing", "decoded"))
+            return
+        if "site" in fields:
+            self._done += 1
+        step, steps = self._number("step"), self._number("steps")
+        share = step / steps if "step" in fields and steps else 0.0
+        self._bar.update(
+            self._task,
+            description=self._text("method", "round", "site", "step"),
+            completed=max(self._done - 1 + share, 0),
+            total=self._number("total") or None,
+        )
+
+    def _number(self, name: str) -> float:
+        value = self._now.get(name, 0)
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    def _text(self, *names: str) -> str:
+        wholes = {"round": "rounds", "step": "steps", "decoded": "of"}
+        parts = []
+        for name in names:
+            if name in self._now:
+                whole = f"/{self._now[wholes[name]]}" if name in wholes and wholes[name] in self._now else ""
+                parts.append(f"{name} {self._now[name]}{whole}")
+        return "  ".join(parts)

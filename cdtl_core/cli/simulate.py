@@ -1,0 +1,53 @@
+"""`cdtl simulate`: whole federations on one machine."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    config: Annotated[Path | None, typer.Argument(help="A .toml file, or the name of a shipped one: demo, breast.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to write; default runs/<name>, numbered.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run directory to go on with.")] = None,
+    engine: Annotated[
+        Literal["in-process", "ray"], typer.Option(help="ray: Flower's own simulation engine, one process per site.")
+    ] = "in-process",
+    json_: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
+) -> None:
+    """Train alone, with FedAvg and with CDTL over the sites of CONFIG, and compare them."""
+    from cdtl_core.apps import add_to_path, find_config
+    from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.cli.table import print_report
+    from cdtl_core.config import load_simulation
+
+    if (config is None) == (resume is None):
+        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
+    if resume is not None and (set_ or out):
+        raise typer.BadParameter("--resume goes on with the run's own settings and folder: leave out --set and --out")
+    add_to_path()
+    from simulations.simulate import resume_simulation
+    from simulations.simulate import simulate as start_simulation
+
+    with showing_progress():
+        if resume is not None:
+            folder, report = resume, resume_simulation(resume, engine=engine)
+        else:
+            settings = load_simulation(find_config(config or Path()), set_ or [])
+            folder = out or _new_folder(Path("runs"), settings.run.name)
+            report = start_simulation(settings, folder, engine=engine)
+    if json_:
+        typer.echo(report.model_dump_json(indent=1))
+    else:
+        print_report(report, folder)
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """The first of ``name``, ``name-2``, ``name-3`` ... that does not exist."""
+    number = 1
+    while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder

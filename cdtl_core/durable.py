@@ -1,0 +1,84 @@
+"""Writing files so that a kill at any moment leaves the old content or the new, never half of either."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cdtl_core.errors import CheckpointError
+
+__all__ = ["append_line", "file_hash", "locked", "publish_folder", "replace_bytes", "replace_json"]
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically and durably (write beside it, fsync, rename, fsync the folder)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    with open(draft, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    _sync_folder(path.parent)
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    replace_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and make it durable; a kill can tear the last line only."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def publish_folder(draft: Path, target: Path) -> None:
+    """Put the finished folder `draft` in the place of `target`; an older `target` is removed first."""
+    for file in draft.iterdir():
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+    _sync_folder(draft)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(draft, target)
+    _sync_folder(target.parent)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone.
+
+    Raises:
+        CheckpointError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(
+                f"the folder {folder} is in use by another cdtl process: wait for it or choose another folder."
+            ) from None
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,74 @@
+"""The error family: one sentence each (what, got, do) and one exit code per kind.
+
+::
+
+    CdtlError            1
+    ├── ConfigError      3   a setting is unknown, ill-typed or contradicts another
+    ├── DataError        4   a file, label, split or cohort cannot be used
+    ├── ModelError       5   weights do not fit, a backbone is unknown
+    ├── CheckpointError  6   a run directory cannot be read, written or resumed
+    ├── FederationError  7   sites and server do not agree, or too few answer
+    └── PrivacyError     8   a privacy promise would be broken
+
+Errors are raised where the fault is known and caught at the edges only (command line, client, server).
+Exit code 2 is the command line's own (wrong usage).
+"""
+
+__all__ = [
+    "CdtlError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FederationError",
+    "ModelError",
+    "PrivacyError",
+    "error_of_code",
+]
+
+
+class CdtlError(Exception):
+    """Base of every error that cdtl raises on purpose; its text is one sentence for a person."""
+
+    exit_code = 1
+
+
+class ConfigError(CdtlError):
+    """A setting is unknown, ill-typed or contradicts another."""
+
+    exit_code = 3
+
+
+class DataError(CdtlError):
+    """A file, a label, a split or a cohort cannot be used."""
+
+    exit_code = 4
+
+
+class ModelError(CdtlError):
+    """Weights do not fit a model, or a backbone is unknown."""
+
+    exit_code = 5
+
+
+class CheckpointError(CdtlError):
+    """A run directory cannot be read, written or resumed."""
+
+    exit_code = 6
+
+
+class FederationError(CdtlError):
+    """Sites and server do not agree, or too few sites answer."""
+
+    exit_code = 7
+
+
+class PrivacyError(CdtlError):
+    """A privacy promise would be broken."""
+
+    exit_code = 8
+
+
+def error_of_code(exit_code: int) -> type[CdtlError]:
+    """The error class of an exit code; `CdtlError` for a code of no kind."""
+    kinds = (ConfigError, DataError, ModelError, CheckpointError, FederationError, PrivacyError)
+    return {kind.exit_code: kind for kind in kinds}.get(exit_code, CdtlError)

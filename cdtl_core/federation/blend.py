@@ -1,0 +1,171 @@
+"""The blend across modalities: ``W' = A U`` with a row-stochastic matrix A, one per round (and per layer with depth).
+
+Row m holds what modality m takes from each: ``A[m, m] = alpha_m`` and ``A[m, k] = (1 - alpha_m) r_mk`` for its donors.
+A = I: nothing crosses. A = 1/K: uniform FedAvg over modalities. A[m, k] = N_k / N: size-weighted FedAvg.
+
+alpha compounds: with uniform donors the distance between two modalities' models shrinks each round by
+``lambda = alpha - (1 - alpha) / (K - 1)``. `retention` turns (alpha, rounds) into the share of a modality's own drift
+that is left at the end, and `alpha_of_retention` turns it back.
+
+Source: eq. (10), Inbaraj et al. 2025.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import brentq
+
+from cdtl_core.config import BlendConfig
+from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.learning.weights import Weights
+
+__all__ = ["alpha_of_retention", "blend", "blend_matrix", "check_blend_matrix", "contraction", "retention"]
+
+Matrix = npt.NDArray[np.float64]
+_TOLERANCE = 1e-9
+
+
+def blend_matrix(config: BlendConfig, patients: Mapping[str, int], *, round: int, rounds: int) -> Matrix:
+    """The matrix A of one round, K x K in the order of `patients`.
+
+    Args:
+        config: The policy and its settings.
+        patients: Enrolled patients per modality.
+        round: From 1.
+        rounds: Of the whole run.
+
+    Raises:
+        ConfigError: The settings give a matrix that swaps models, or name an unknown donor.
+    """
+    names, count = list(patients), len(patients)
+    blending = rounds - config.warmup - config.settle
+    if count == 1 or not config.warmup < round <= rounds - config.settle:
+        return np.eye(count)
+    if config.policy == "size":
+        sizes = np.array([patients[name] for name in names], np.float64)
+        return np.tile(sizes / sizes.sum(), (count, 1))
+    alphas = _alphas(config, [patients[name] for name in names], position=round - config.warmup, blending=blending)
+    matrix = np.zeros((count, count))
+    for row, name in enumerate(names):
+        donors = _donors(config, name, names)
+        matrix[row, row] = alphas[row] if donors else 1.0
+        for donor in donors:
+            matrix[row, names.index(donor)] = (1 - alphas[row]) / len(donors)
+    check_blend_matrix(matrix)
+    return matrix
+
+
+def check_blend_matrix(matrix: Matrix) -> None:
+    """Refuse a matrix that is not row-stochastic or that swaps models between modalities.
+
+    Raises:
+        ConfigError: A row does not sum to 1, an entry is negative, or an eigenvalue has a negative real part.
+    """
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        raise ConfigError(f"the blend matrix has shape {matrix.shape} or is not finite: it must be square and finite.")
+    if (matrix < 0).any() or np.abs(matrix.sum(axis=1) - 1).max() > _TOLERANCE:
+        raise ConfigError(
+            f"the blend matrix is not row-stochastic (rows sum to {np.round(matrix.sum(axis=1), 6).tolist()}): "
+            "each row must hold shares that add up to 1."
+        )
+    lowest = float(np.linalg.eigvals(matrix).real.min())
+    if lowest < -_TOLERANCE:
+        raise ConfigError(
+            f"the blend matrix swaps models between modalities (eigenvalue {lowest:.3f}): raise blend.alpha; "
+            "with K modalities and uniform donors it must be at least 1/K."
+        )
+
+
+def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none") -> dict[str, Weights]:
+    """Blend the modalities' models tensor by tensor, in float64, rounded once to float32.
+
+    A tensor that only some modalities hold (a head of their label map) is blended among those, with their rows'
+    shares scaled to sum to 1.
+
+    Args:
+        models: Modality to its weights (or drifts: rows sum to 1, so both give the same), in the matrix's order.
+        matrix: Row-stochastic, K x K.
+        depth: ``none``, or ``share_early`` / ``share_late``: own share grows to 1 towards the last / first layer.
+    """
+    order = _tensor_order(models)
+    result: dict[str, Weights] = {name: {} for name in models}
+    for position, tensor in enumerate(order):
+        layer = _at_depth(matrix, position / max(len(order) - 1, 1), depth)
+        holders = [(index, name) for index, name in enumerate(models) if tensor in models[name]]
+        values = [models[name][tensor] for _, name in holders]
+        for index, name in holders:
+            shares = layer[index, [other for other, _ in holders]]
+            result[name][tensor] = _mix(values, shares, own=models[name][tensor])
+    return result
+
+
+def contraction(alpha: float, modalities: int) -> float:
+    """The factor lambda by which one blend with uniform donors shrinks the distance between modalities."""
+    return alpha - (1 - alpha) / (modalities - 1) if modalities > 1 else 1.0
+
+
+def retention(alpha: float, *, modalities: int, rounds: int) -> float:
+    """Share rho of a modality's own drift left after `rounds` blends: ``lambda (1 - lambda^T) / ((1 - lambda) T)``."""
+    return _rho(contraction(alpha, modalities), rounds)
+
+
+def alpha_of_retention(rho: float, *, modalities: int, rounds: int) -> float:
+    """The alpha whose `retention` is `rho`, for rho in [0, 1]."""
+    if modalities == 1 or rho >= 1:
+        return 1.0
+    if rho <= 0:
+        return 1 / modalities
+    shrink = float(brentq(lambda x: _rho(x, rounds) - rho, 0.0, 1.0, xtol=1e-14))
+    return (shrink * (modalities - 1) + 1) / modalities
+
+
+def _rho(shrink: float, rounds: int) -> float:
+    return float(np.mean([shrink**power for power in range(1, rounds + 1)]))
+
+
+def _alphas(config: BlendConfig, patients: Sequence[int], *, position: int, blending: int) -> list[float]:
+    """Own share per modality, for the blending round `position` (from 1) of `blending`."""
+    count = len(patients)
+    if config.policy == "fixed":
+        return [config.alpha] * count
+    if config.policy == "annealed":
+        return [1 / count + (1 - 1 / count) * (position - 1) / max(blending - 1, 1)] * count
+    wanted = [n / (n + config.half_patients) for n in patients]
+    rhos = np.clip(wanted, config.retention_min, config.retention_max)
+    return [alpha_of_retention(float(rho), modalities=count, rounds=blending) for rho in rhos]
+
+
+def _donors(config: BlendConfig, name: str, names: Sequence[str]) -> list[str]:
+    donors = [other for other in config.donors.get(name, names) if other != name]
+    unknown = [donor for donor in (*donors, *config.donors) if donor not in names]
+    if unknown:
+        raise ConfigError(f"blend.donors names '{unknown[0]}', the federation has {', '.join(names)}: use one of these.")
+    return donors
+
+
+def _tensor_order(models: Mapping[str, Weights]) -> list[str]:
+    return list(dict.fromkeys(tensor for weights in models.values() for tensor in weights))
+
+
+def _at_depth(matrix: Matrix, position: float, depth: str) -> Matrix:
+    """The matrix of a layer at `position` in [0, 1] from first to last: own share ``a + (1 - a) p^2``."""
+    if depth == "none":
+        return matrix
+    pull = position**2 if depth == "share_early" else (1 - position) ** 2
+    return matrix + pull * (np.eye(len(matrix)) - matrix)
+
+
+def _mix(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own: torch.Tensor) -> torch.Tensor:
+    shapes = {tuple(value.shape) for value in values}
+    if len(shapes) > 1:
+        raise FederationError(f"a tensor has the shapes {sorted(shapes)} at different modalities: use one backbone.")
+    total = float(shares.sum())
+    if total <= 0 or any(share == total and value is own for share, value in zip(shares, values, strict=True)):
+        return own.clone()
+    mixed = torch.zeros_like(own, dtype=torch.float64)
+    for share, value in zip(shares, values, strict=True):
+        if share:
+            mixed.add_(value.to(torch.float64), alpha=float(share / total))
+    return mixed.to(torch.float32)

@@ -1,0 +1,79 @@
+"""The server's state on disk, one folder a round, published whole; the two newest are kept."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cdtl_core.durable import file_hash, publish_folder
+from cdtl_core.errors import CheckpointError, ModelError
+from cdtl_core.federation.coordinator import CoordinatorState, Member
+from cdtl_core.learning.weights import Weights, load_weights, save_weights
+
+__all__ = ["load_latest", "save_checkpoint"]
+
+_KEPT = 2
+
+
+def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
+    """Write ``folder/round-0003``: state.safetensors, state.json with its hash; then drop older rounds."""
+    draft, target = folder / f".draft-{state.round:04d}", folder / f"round-{state.round:04d}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    tensors = draft / "state.safetensors"
+    weights = {**_flat("drift", state.drifts), **_flat("unblended", state.unblended)}
+    save_weights(tensors, weights)
+    note = {
+        "round": state.round,
+        "members": [vars(member) for member in state.members],
+        "groups": list(state.drifts),
+        "tensors": list(weights),
+        "sha256": file_hash(tensors),
+    }
+    (draft / "state.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    publish_folder(draft, target)
+    for old in _rounds(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+
+
+def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
+    """The newest checkpoint that is whole, and a sentence for each newer one that is damaged; None without any.
+
+    Raises:
+        CheckpointError: There are checkpoints and every one is damaged.
+    """
+    faults = []
+    for path in reversed(_rounds(folder)):
+        try:
+            return _load(path), faults
+        except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
+            faults.append(f"the checkpoint {path} is damaged ({type(error).__name__}): going back to the one before.")
+    if faults:
+        raise CheckpointError(f"every checkpoint in {folder} is damaged: start the run anew in another folder.")
+    return None, []
+
+
+def _load(path: Path) -> CoordinatorState:
+    note: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    tensors = path / "state.safetensors"
+    if file_hash(tensors) != note["sha256"]:
+        raise ValueError("hash differs")
+    found, groups = load_weights(tensors), list(note["groups"])
+    weights = {name: found[name] for name in note["tensors"]}  # the file's own order is another one
+    members = tuple(Member(**member) for member in note["members"])
+    return CoordinatorState(
+        int(note["round"]), members, _nested("drift", weights, groups), _nested("unblended", weights, groups)
+    )
+
+
+def _rounds(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("round-*") if path.is_dir())
+
+
+def _flat(kind: str, models: Any) -> Weights:
+    return {f"{kind}/{group}/{name}": value for group, weights in models.items() for name, value in weights.items()}
+
+
+def _nested(kind: str, flat: Weights, groups: list[str]) -> dict[str, Weights]:
+    starts = {group: f"{kind}/{group}/" for group in groups}
+    return {g: {n.removeprefix(s): v for n, v in flat.items() if n.startswith(s)} for g, s in starts.items()}

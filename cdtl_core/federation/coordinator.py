@@ -1,0 +1,181 @@
+"""The server's algorithm as state in, state out: `step(state, updates, config) -> (state, RoundReport)`.
+
+The state is each group's *drift*, its weights less theta0, on the grid of float16: that is what travels, so server and
+sites compute with the same bits. Rows of a blend matrix sum to 1, hence blending drifts is blending weights.
+
+A group is a modality; for the method `alone` each site is its own group and nothing crosses.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from cdtl_core.config import BlendConfig, RunConfig
+from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.federation.aggregate import Mean, fold_in, mean_of
+from cdtl_core.federation.blend import Matrix, blend, blend_matrix
+from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.learning.weights import Weights, to_half
+
+__all__ = ["CoordinatorState", "Member", "RoundReport", "group_of", "order_for", "start", "step"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site as the server knows it: name, modality, patients it trains on, hash of its label map."""
+
+    site: str
+    modality: str
+    num_patients: int
+    label_hash: str
+
+
+@dataclass(frozen=True)
+class CoordinatorState:
+    """All the server needs to go on: the last complete round and every group's drift after it.
+
+    Attributes:
+        round: 0 before training.
+        members: In the order of their names.
+        drifts: Group to drift, float16; tensors that nobody has changed yet are absent.
+        unblended: The same before the last blend, for the sites' acceptance gate.
+    """
+
+    round: int
+    members: tuple[Member, ...]
+    drifts: Mapping[str, Weights]
+    unblended: Mapping[str, Weights]
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What one round did: whose updates counted, who was absent, whose were refused and why, and the blend matrix."""
+
+    round: int
+    updated: tuple[str, ...]
+    absent: tuple[str, ...]
+    refused: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, float]]
+    groups: tuple[str, ...]
+    matrix: Matrix
+
+
+def start(members: Iterable[Member], config: RunConfig) -> CoordinatorState:
+    """The state before the first round.
+
+    Raises:
+        FederationError: No site, or two sites of one name.
+        ConfigError: The method blends modalities and all sites hold the same one.
+    """
+    ordered = tuple(sorted(members, key=lambda member: member.site))
+    if not ordered:
+        raise FederationError("the federation has no site: enrol at least one.")
+    if len({member.site for member in ordered}) != len(ordered):
+        raise FederationError("two sites have the same name: give each its own.")
+    if config.method == "cdtl" and len({member.modality for member in ordered}) == 1:
+        raise ConfigError(
+            f"all sites hold {ordered[0].modality}: cdtl blends across modalities; add another modality, "
+            "or compare the methods alone and fedavg only."
+        )
+    empty: dict[str, Weights] = {group: {} for group in sorted({group_of(m, config) for m in ordered})}
+    return CoordinatorState(0, ordered, empty, empty)
+
+
+def group_of(member: Member, config: RunConfig) -> str:
+    """The group whose weights a site receives: its modality, or itself under `alone`."""
+    return member.site if config.method == "alone" else member.modality
+
+
+def order_for(state: CoordinatorState, member: Member, config: RunConfig) -> RoundOrder:
+    """What the server asks of a site in the next round."""
+    return RoundOrder(state.round + 1, state.drifts[group_of(member, config)], shares_head(state, member, config))
+
+
+def shares_head(state: CoordinatorState, member: Member, config: RunConfig) -> bool:
+    """Whether a site's head is shared: others have the same label map, and the run shares heads."""
+    alike = [other for other in state.members if other.label_hash == member.label_hash]
+    return config.share.head and config.method != "alone" and len(alike) > 1
+
+
+def step(
+    state: CoordinatorState, updates: Iterable[SiteUpdate], config: RunConfig
+) -> tuple[CoordinatorState, RoundReport]:
+    """One server round: group, mean, apply, blend, report. Updates are consumed one at a time, in any order.
+
+    A group none of whose sites answered keeps its weights; it still is a donor with what it last had.
+
+    Raises:
+        FederationError: No usable update came.
+    """
+    means, metrics, refused = _collect(state, updates, config)
+    if not metrics:
+        raise FederationError(f"round {state.round + 1} brought no usable update ({refused or 'no site answered'}).")
+    applied = {group: _apply(drift, means[group]) for group, drift in state.drifts.items()}
+    matrix = _matrix(state, config, present=[group for group in applied if means[group].sums])
+    blended = blend(applied, matrix, depth=_blend_settings(config).depth)
+    after = replace(
+        state,
+        round=state.round + 1,
+        drifts={group: to_half(drift) for group, drift in blended.items()},
+        unblended={group: to_half(drift) for group, drift in applied.items()},
+    )
+    absent = tuple(m.site for m in state.members if m.site not in metrics and m.site not in refused)
+    ordered = {m.site: metrics[m.site] for m in state.members if m.site in metrics}
+    return after, RoundReport(after.round, tuple(ordered), absent, refused, ordered, tuple(applied), matrix)
+
+
+def _collect(
+    state: CoordinatorState, updates: Iterable[SiteUpdate], config: RunConfig
+) -> tuple[dict[str, Mean], dict[str, Mapping[str, float]], dict[str, str]]:
+    members = {member.site: member for member in state.members}
+    means = {group: Mean() for group in state.drifts}
+    metrics: dict[str, Mapping[str, float]] = {}
+    refused: dict[str, str] = {}
+    for update in updates:
+        member = members.get(update.site)
+        if member is None or update.site in metrics or update.round != state.round + 1:
+            refused[update.site] = "an update of an unknown site, of another round, or sent twice"
+            continue
+        try:
+            fold_in(means[group_of(member, config)], update.delta, _weight(member, config))
+        except FederationError as error:
+            refused[update.site] = str(error)
+            continue
+        metrics[update.site] = update.metrics
+    return means, metrics, refused
+
+
+def _weight(member: Member, config: RunConfig) -> int:
+    cap = config.federation.patient_cap
+    return min(member.num_patients, cap) if cap else member.num_patients
+
+
+def _apply(drift: Weights, mean: Mean) -> Weights:
+    """U = W + mean delta, float64; tensors without an update keep their value."""
+    moved = {name: value.to(torch.float64) for name, value in drift.items()}
+    for name, value in mean_of(mean).items():
+        moved[name] = moved[name] + value if name in moved else value
+    return moved
+
+
+def _matrix(state: CoordinatorState, config: RunConfig, present: Iterable[str]) -> Matrix:
+    """The round's blend matrix; the row of an absent group is the identity's."""
+    patients = dict.fromkeys(state.drifts, 0)
+    for member in state.members:
+        patients[group_of(member, config)] += _weight(member, config)
+    settings, groups = _blend_settings(config), list(state.drifts)
+    if config.method == "alone":
+        return np.eye(len(groups))
+    matrix = blend_matrix(settings, patients, round=state.round + 1, rounds=config.federation.rounds)
+    kept = [index for index, group in enumerate(groups) if group not in set(present)]
+    matrix[kept] = np.eye(len(groups))[kept]
+    return matrix
+
+
+def _blend_settings(config: RunConfig) -> BlendConfig:
+    """FedAvg is the blend with size-weighted rows in every round; norms stay local there too."""
+    if config.method == "fedavg":
+        return BlendConfig(policy="size", warmup=0, settle=0)
+    return config.blend

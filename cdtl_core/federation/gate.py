@@ -1,0 +1,53 @@
+"""The acceptance gate: a blended model is used only if, on the site's validation patients, it is not clearly worse."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BLENDED", "GateDecision", "choose_model"]
+
+BLENDED = "blended"
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """Which model the site uses, and what it was measured against.
+
+    Attributes:
+        chosen: ``blended``, ``unblended`` (the modality's own model before the last blend) or ``alone``.
+        losses: Mean validation log-loss over patients, per candidate.
+        excess: For each alternative, the blended model's loss less its own, in standard errors.
+    """
+
+    chosen: str
+    losses: Mapping[str, float]
+    excess: Mapping[str, float]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the blended model is the one used."""
+        return self.chosen == BLENDED
+
+
+def choose_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_errors: float) -> GateDecision:
+    """Keep the blended model unless an alternative beats it by more than `standard_errors` of the paired difference.
+
+    Args:
+        losses: Candidate to log-loss per validation patient, P, the same patients in the same order; must hold
+            ``blended``.
+        standard_errors: How clear a loss must be.
+    """
+    means = {name: float(values.mean()) for name, values in losses.items()}
+    excess = {name: _excess(losses[BLENDED] - values) for name, values in losses.items() if name != BLENDED}
+    better = [name for name, value in excess.items() if value > standard_errors]
+    chosen = min(better, key=lambda name: means[name]) if better else BLENDED
+    return GateDecision(chosen, means, excess)
+
+
+def _excess(difference: npt.NDArray[np.float64]) -> float:
+    """Mean over its standard error; 0 where both are 0."""
+    mean = float(difference.mean())
+    error = float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 1 else 0.0
+    return mean / error if error > 0 else float(np.sign(mean) * np.inf) if mean else 0.0

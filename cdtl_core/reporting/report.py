@@ -1,0 +1,115 @@
+"""`report.json`: what a run gave each site, as data; docs/report.md explains every field."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdtl_core.durable import replace_json
+from cdtl_core.errors import CheckpointError
+from cdtl_core.learning.metrics import Interval
+
+__all__ = ["Bytes", "Counts", "Estimate", "Gate", "MethodResult", "Report", "SiteReport", "load_report", "save_report"]
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(_Part):
+    """A figure with its 95 % interval; null where too few patients allow none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, interval: Interval) -> "Estimate":
+        """The same with null for NaN."""
+        value, low, high = (x if math.isfinite(x) else None for x in (interval.value, interval.low, interval.high))
+        return cls(value=value, low=low, high=high)
+
+
+class Counts(_Part):
+    """Patients or images by split."""
+
+    train: int
+    val: int
+    test: int
+
+
+class MethodResult(_Part):
+    """How the model that one method left does on the site's test patients."""
+
+    auroc: Estimate
+    metrics: dict[str, float | None]
+
+
+class Gate(_Part):
+    """What the acceptance gate decided, on validation patients."""
+
+    chosen: str
+    accepted: bool
+    validation_log_loss: dict[str, float]
+    test_auroc: dict[str, float | None]
+
+
+class Bytes(_Part):
+    """Mean bytes per round that crossed for this site, and the size of theta0, received once."""
+
+    sent: int
+    received: int
+    theta0_received: int
+
+
+class SiteReport(_Part):
+    """One site's part."""
+
+    name: str
+    modality: str
+    synthetic: bool
+    num_patients: int
+    patients: Counts
+    images: Counts
+    results: dict[str, MethodResult]
+    gain: dict[str, Estimate]
+    gate: Gate | None
+    bytes_per_round: dict[str, Bytes]
+
+
+class Report(_Part):
+    """A whole run."""
+
+    schema_version: int = SCHEMA_VERSION
+    cdtl_version: str
+    name: str
+    seed: int
+    engine: str
+    rounds: int
+    methods: tuple[str, ...]
+    blend: dict[str, Any]
+    sites: tuple[SiteReport, ...]
+
+
+def save_report(path: Path, report: Report) -> None:
+    """Write report.json, atomically."""
+    replace_json(path, report.model_dump(mode="json"))
+
+
+def load_report(path: Path) -> Report:
+    """Read report.json.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or of another schema.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise CheckpointError(f"{path} has another schema than {SCHEMA_VERSION}: use the cdtl that wrote it.")
+        return Report.model_validate(content)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise CheckpointError(f"{path} is no report ({type(error).__name__}): give a finished run's folder.") from None

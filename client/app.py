@@ -1,0 +1,66 @@
+"""Flower's ClientApp: the boundary where a site's errors become fixed sentences without its data.
+
+torch is imported inside the handlers, so that a message that needs none of it is answered at once.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from cdtl_core.errors import CdtlError, FederationError
+from cdtl_core.threads import set_thread_defaults
+
+set_thread_defaults()
+app = ClientApp()
+_log = logging.getLogger("cdtl.site")
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Say who this site is."""
+    return _answer("describe_site", message, context)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train one round; the reply also says how the received weights did."""
+    return _answer("train_round", message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Choose and keep the site's own model at the end of a run."""
+    return _answer("finish_run", message, context)
+
+
+def _answer(action: str, message: Message, context: Context) -> Message:
+    """Reply, or reply with an error: its family and a fixed sentence travel, its text stays in the site's log."""
+    try:
+        from cdtl_core.config import unflatten
+        from client import session
+
+        act = getattr(session, action)
+        return Message(act(message.content, _home(context), unflatten(context.run_config)), reply_to=message)
+    except CdtlError as error:
+        _log.error("%s: %s", type(error).__name__, error)
+        return _refusal(message, type(error).__name__, error.exit_code)
+    except Exception:
+        _log.exception("CdtlError: unexpected failure")
+        return _refusal(message, "CdtlError", CdtlError.exit_code)
+
+
+def _refusal(message: Message, family: str, code: int) -> Message:
+    return Message(Error(code, f"{family}: the site could not go on; its own log says why."), reply_to=message)
+
+
+def _home(context: Context) -> Path:
+    """The site's folder: told by the node or, in Flower's own simulation, the one of this node's number."""
+    if "home" in context.node_config:
+        return Path(str(context.node_config["home"]))
+    if "partition-id" in context.node_config and "CDTL_SITES" in os.environ:
+        homes = sorted(path for path in Path(os.environ["CDTL_SITES"]).iterdir() if path.is_dir())
+        return homes[int(context.node_config["partition-id"])]
+    raise FederationError("this node has no site folder: start it with cdtl.")

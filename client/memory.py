@@ -1,0 +1,114 @@
+"""What stays at the site between messages, as files in its folder, keyed by federation.
+
+::
+
+    HOME/theta0/<hash>.safetensors             what every site starts from
+    HOME/memory/<federation>/round-0003.safetensors   norms and a local head after a round
+    HOME/models/<federation>/model.safetensors + model.json + scores.csv   the model a run left
+"""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from cdtl_core.durable import replace_bytes
+from cdtl_core.errors import FederationError
+from cdtl_core.federation.finish import Outcome
+from cdtl_core.federation.model_folder import MODEL_FILE, save_model
+from cdtl_core.federation.site import Site, SiteMemory
+from cdtl_core.learning.calibration import rescale
+from cdtl_core.learning.weights import Weights, load_weights, save_weights, weights_hash
+
+__all__ = ["alone_model", "held_theta0", "load_memory", "load_theta0", "model_folder", "save_memory", "save_outcome"]
+__all__ += ["save_theta0"]
+
+_KEPT = 3
+
+
+def held_theta0(home: Path) -> str:
+    """Hash of the theta0 on disk, empty if there is none."""
+    files = sorted((home / "theta0").glob("*.safetensors"))
+    return files[-1].stem if files else ""
+
+
+def save_theta0(home: Path, theta0: Weights, expected: str) -> None:
+    """Keep theta0.
+
+    Raises:
+        FederationError: Its hash is not the one that the server announced.
+    """
+    if weights_hash(theta0) != expected:
+        raise FederationError("the theta0 received has another hash than announced: ask the coordinator to start anew.")
+    for old in (home / "theta0").glob("*.safetensors"):
+        old.unlink()
+    save_weights(home / "theta0" / f"{expected}.safetensors", theta0)
+
+
+def load_theta0(home: Path, expected: str) -> Weights:
+    """theta0 with this hash.
+
+    Raises:
+        FederationError: The site does not have it.
+    """
+    path = home / "theta0" / f"{expected}.safetensors"
+    if not path.exists():
+        raise FederationError("this site does not have the theta0 that the server names: it must be sent again.")
+    return load_weights(path)
+
+
+def load_memory(home: Path, federation: str, *, before: int) -> SiteMemory:
+    """The newest memory of a round before `before`; a fresh one if there is none.
+
+    A round that is asked for again after a crash starts from the memory it started from the first time.
+    """
+    found = [(int(path.stem.removeprefix("round-")), path) for path in _memories(home, federation)]
+    usable = [(round, path) for round, path in found if round < before]
+    if not usable or before == 1:
+        return SiteMemory()
+    round, path = usable[-1]
+    return SiteMemory(round, load_weights(path))
+
+
+def save_memory(home: Path, federation: str, memory: SiteMemory) -> None:
+    """Keep the memory after a round; drop those of later rounds (of an abandoned try) and all but the newest few."""
+    folder = home / "memory" / federation
+    save_weights(folder / f"round-{memory.round:04d}.safetensors", memory.local or {})
+    paths = _memories(home, federation)
+    later = [path for path in paths if int(path.stem.removeprefix("round-")) > memory.round]
+    kept = [path for path in paths if path not in later]
+    for path in later + kept[:-_KEPT]:
+        path.unlink()
+
+
+def model_folder(home: Path, federation: str) -> Path:
+    """Where the model that a run left is kept."""
+    return home / "models" / federation
+
+
+def alone_model(home: Path, federation: str) -> Weights | None:
+    """The classifier that a run without others left at this site, if it took part in one."""
+    path = model_folder(home, federation) / MODEL_FILE
+    return load_weights(path) if federation and path.exists() else None
+
+
+def save_outcome(home: Path, federation: str, site: Site, outcome: Outcome) -> None:
+    """Write the model folder and, beside it, the test patients' scores, which are never sent."""
+    folder = model_folder(home, federation)
+    fold, chosen = site.cohort.folds["test"], outcome.decision.chosen
+    columns = {f"p_{name}": np.exp(values[:, site.positive]) for name, values in outcome.test.items()}
+    if outcome.temperature is not None:
+        columns["p_calibrated"] = np.exp(rescale(outcome.test[chosen], outcome.temperature)[:, site.positive])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "patient", "positive", *columns])
+    for i, (row, patient, label) in enumerate(zip(fold.rows, fold.patients, fold.labels, strict=True)):
+        scores = [f"{values[i]:.9g}" for values in columns.values()]
+        writer.writerow([site.cohort.files[row], patient, int(label == site.positive), *scores])
+    replace_bytes(folder / "scores.csv", text.getvalue().encode())
+    save_model(folder, site, outcome)
+
+
+def _memories(home: Path, federation: str) -> list[Path]:
+    return sorted((home / "memory" / federation).glob("round-*.safetensors"))

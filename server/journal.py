@@ -1,0 +1,93 @@
+"""What a run writes of itself: one JSON line a round, flushed before the next begins."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdtl_core.durable import append_line, replace_bytes
+from cdtl_core.federation.coordinator import RoundReport
+from cdtl_core.federation.wire import FinalScalars
+from server.exchange import Reply
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """``rounds.jsonl`` of a run directory, for one method."""
+
+    def __init__(self, folder: Path, method: str) -> None:
+        self._path = folder / "rounds.jsonl"
+        self._method = method
+
+    def rewind(self, round: int) -> None:
+        """Drop this method's lines after `round`, and a line torn by a kill."""
+        if not self._path.exists():
+            return
+        kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if self._stays(line, round)]
+        replace_bytes(self._path, "".join(line + "\n" for line in kept).encode())
+
+    def add_round(self, result: RoundReport, replies: Mapping[str, Reply], seconds: float) -> None:
+        """Write one round."""
+        sites = {site: {**values, **_sizes(replies[site])} for site, values in result.metrics.items()}
+        self._add(
+            {
+                "round": result.round,
+                "sites": sites,
+                "absent": list(result.absent),
+                "refused": dict(result.refused),
+                "groups": list(result.groups),
+                "matrix": np.round(result.matrix, 12).tolist(),
+                "seconds": _milli(seconds),
+            }
+        )
+
+    def add_finish(self, round: int, finals: Mapping[str, tuple[Reply, FinalScalars]], seconds: float) -> None:
+        """Write the end of the run."""
+        sites = {
+            site: {**final.metrics, "chosen": final.chosen, **_sizes(reply)}
+            for site, (reply, final) in sorted(finals.items())
+        }
+        self._add({"round": round, "finish": sites, "seconds": _milli(seconds)})
+
+    def finished(self) -> bool:
+        """Whether this method's run has ended: its last line says so after every site has kept its model."""
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        own = [value for line in lines if (value := _read(line)) and value.get("method") == self._method]
+        return any("finish" in value for value in own)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        append_line(self._path, json.dumps(_plain({"method": self._method, **line})))
+
+    def _stays(self, line: str, round: int) -> bool:
+        value = _read(line)
+        return value is not None and (value.get("method") != self._method or value.get("round", 0) <= round)
+
+
+def _sizes(reply: Reply) -> dict[str, int]:
+    sizes = {"bytes_received": reply.bytes_received, "bytes_sent": reply.bytes_sent}
+    return {**sizes, "theta0_bytes": reply.theta0_bytes} if reply.theta0_bytes else sizes
+
+
+def _milli(seconds: float) -> float:
+    return round(seconds, 3)
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _plain(value: Any) -> Any:
+    """NaN is no JSON: written as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

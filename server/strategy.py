@@ -1,0 +1,146 @@
+"""The coordinator's conversation: introduce, play rounds, finish. Decode, step, encode; the algorithm is the core's."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from cdtl_core.config import RunConfig
+from cdtl_core.errors import FederationError
+from cdtl_core.federation import wire
+from cdtl_core.federation.coordinator import (
+    CoordinatorState,
+    Member,
+    RoundReport,
+    group_of,
+    order_for,
+    shares_head,
+    step,
+)
+from cdtl_core.federation.finish import ALONE
+from cdtl_core.federation.gate import BLENDED
+from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.learning.weights import Weights, weights_hash
+from cdtl_core.progress import report
+from server.exchange import Reply, ask
+
+__all__ = ["Party", "finish_run", "introduce", "play_round"]
+
+
+@dataclass
+class Party:
+    """Who takes part: Flower's node of each site, what the site said of itself, and who still lacks theta0."""
+
+    grid: Grid
+    config: RunConfig
+    theta0: Weights
+    nodes: dict[str, int]
+    members: tuple[Member, ...]
+    theta0_hash: str
+    without_theta0: set[str]
+    _theta0_record: Any = field(default=None)
+
+    def with_theta0(self, content: RecordDict) -> RecordDict:
+        """Add theta0 to a message for a site that lacks it; encoded once for all sites."""
+        if self._theta0_record is None:
+            self._theta0_record = wire.encode_theta0(self.theta0)
+        content["theta0"] = self._theta0_record
+        return content
+
+
+def introduce(grid: Grid, config: RunConfig, theta0: Weights) -> Party:
+    """Ask every connected node who it is.
+
+    Raises:
+        FederationError: A site can't answer, or fewer answer than `federation.min_sites`.
+    """
+    ids = [f"node {node}" for node in grid.get_node_ids()]
+    nodes = {name: int(name.removeprefix("node ")) for name in ids}
+    timeout = config.federation.round_timeout_s
+    replies = list(ask(grid, nodes, {name: RecordDict() for name in ids}, "query.describe", group="0", timeout_s=timeout))
+    faults = [f"{reply.site}: {reply.fault}" for reply in replies if reply.content is None]
+    known = {r.site: wire.decode_introduction(r.content) for r in replies if r.content is not None}
+    _require_quorum(len(known), config, "sites introduced themselves", faults)
+    members = tuple(introduction.member for introduction in known.values())
+    expected = weights_hash(theta0)
+    without = {one.member.site for one in known.values() if one.theta0_hash != expected}
+    by_site = {introduction.member.site: nodes[name] for name, introduction in known.items()}
+    return Party(grid, config, theta0, by_site, members, expected, without)
+
+
+def play_round(party: Party, state: CoordinatorState) -> tuple[CoordinatorState, RoundReport, dict[str, Reply]]:
+    """Send every site its order, step with the updates as they come, and keep the sizes of what crossed.
+
+    Raises:
+        FederationError: Fewer sites answered usably than `federation.min_sites`.
+    """
+    report(round=state.round + 1, rounds=party.config.federation.rounds)
+    contents = {m.site: _order_content(party, m, {BLENDED: order_for(state, m, party.config)}) for m in state.members}
+    replies: dict[str, Reply] = {}
+    faults: dict[str, str] = {}
+    updates = _updates(party, ask_all(party, contents, "train", state.round + 1), replies, faults)
+    after, result = step(state, updates, party.config)
+    faults |= result.refused
+    _require_quorum(len(result.updated), party.config, f"sites gave a usable update in round {after.round}", faults)
+    party.without_theta0 -= set(result.updated)
+    absent = tuple(site for site in result.absent if site not in faults)
+    return after, replace(result, refused=faults, absent=absent), replies
+
+
+def finish_run(party: Party, state: CoordinatorState) -> Iterator[tuple[Reply, wire.FinalScalars]]:
+    """Send every site the last weights of its group and yield what it says of the model it chose.
+
+    Raises:
+        FederationError: A site can't answer.
+    """
+    contents = {m.site: _order_content(party, m, _final_orders(party, state, m)) for m in state.members}
+    for reply in ask_all(party, contents, "evaluate", state.round + 1):
+        if reply.content is None:
+            raise FederationError(f"site {reply.site} could not finish: {reply.fault}")
+        yield reply, wire.decode_final(reply.content)
+
+
+def ask_all(party: Party, contents: Mapping[str, RecordDict], kind: str, round: int) -> Iterator[Reply]:
+    """`ask` with the party's nodes and time limit."""
+    timeout = party.config.federation.round_timeout_s
+    return ask(party.grid, party.nodes, contents, kind, group=str(round), timeout_s=timeout)
+
+
+def _order_content(party: Party, member: Member, orders: Mapping[str, RoundOrder]) -> RecordDict:
+    config = party.config
+    baseline = f"{config.name}-{ALONE}" if config.method == "cdtl" else ""
+    content = wire.encode_order(orders, party.theta0_hash, baseline)
+    return party.with_theta0(content) if member.site in party.without_theta0 else content
+
+
+def _final_orders(party: Party, state: CoordinatorState, member: Member) -> dict[str, RoundOrder]:
+    group, share = group_of(member, party.config), shares_head(state, member, party.config)
+    orders = {BLENDED: RoundOrder(state.round + 1, state.drifts[group], share)}
+    before, after = state.unblended[group], state.drifts[group]
+    if party.config.method == "cdtl" and any(not before[name].equal(after[name]) for name in before):
+        orders["unblended"] = RoundOrder(state.round + 1, before, share)
+    return orders
+
+
+def _updates(
+    party: Party, replies: Iterator[Reply], seen: dict[str, Reply], faults: dict[str, str]
+) -> Iterator[SiteUpdate]:
+    """Decode replies one at a time; the content is dropped once it has been consumed."""
+    shapes = {name: value.shape for name, value in party.theta0.items()}
+    for reply in replies:
+        seen[reply.site] = replace(reply, content=None)
+        if reply.content is None:
+            faults[reply.site] = reply.fault
+            continue
+        try:
+            yield wire.decode_update(reply.content, reply.site, shapes)
+        except FederationError as error:
+            faults[reply.site] = str(error)
+
+
+def _require_quorum(count: int, config: RunConfig, what: str, faults: object) -> None:
+    wanted = config.federation.min_sites
+    if count < wanted:
+        raise FederationError(f"{count} of the {wanted} needed {what} ({faults or 'the others are not connected'}).")

@@ -1,0 +1,163 @@
+"""The report of a simulation, gathered from what the server and the sites wrote; one machine may read them all."""
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cdtl_core import __version__
+from cdtl_core.config import Method, SimulationConfig, SiteConfig
+from cdtl_core.federation.blend import retention
+from cdtl_core.federation.model_folder import MODEL_FILE, NOTE_FILE
+from cdtl_core.imaging.cohort import Cohort
+from cdtl_core.learning.metrics import auroc, auroc_interval, paired_difference, summarise
+from cdtl_core.reporting.report import Bytes, Counts, Estimate, Gate, MethodResult, Report, SiteReport
+from client.home import open_site
+from client.memory import model_folder
+
+__all__ = ["gather_report", "sites_folder"]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """The test scores that one method left at a site."""
+
+    positive: npt.NDArray[np.bool_]
+    patients: npt.NDArray[np.int64]
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    chosen: str
+
+    @property
+    def used(self) -> npt.NDArray[np.float64]:
+        """Scores of the model the site uses."""
+        return self.columns[f"p_{self.chosen}"]
+
+
+def sites_folder(out: Path) -> Path:
+    """Where a run directory keeps its sites' folders."""
+    return out / "sites"
+
+
+def gather_report(config: SimulationConfig, out: Path, engine: str) -> Report:
+    """Read the finished run in `out`; also puts each site's final model into ``sites/<name>/``."""
+    lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    return Report(
+        cdtl_version=__version__,
+        name=config.run.name,
+        seed=config.run.seed,
+        engine=engine,
+        rounds=config.run.federation.rounds,
+        methods=config.methods,
+        blend=_blend_summary(config),
+        sites=tuple(_site_report(config, site, out, lines) for site in config.sites),
+    )
+
+
+def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: Sequence[Any]) -> SiteReport:
+    home = sites_folder(out) / site.site
+    cohort = open_site(home, config.of_method(config.methods[0])).cohort
+    scores = {method: _read_scores(model_folder(home, f"{config.run.name}-{method}")) for method in config.methods}
+    _publish_model(home, model_folder(home, f"{config.run.name}-{_final_method(config)}"))
+    seed = config.run.seed
+    return SiteReport(
+        name=site.site,
+        modality=site.modality,
+        synthetic=site.data.phantom is not None,
+        num_patients=cohort.num_patients,
+        patients=_counts(cohort, "num_patients"),
+        images=_counts(cohort, "num_images"),
+        results={method: _result(found, seed) for method, found in scores.items()},
+        gain={
+            f"{method}-alone": Estimate.of(
+                paired_difference(found.positive, found.used, scores["alone"].used, found.patients, seed=seed)
+            )
+            for method, found in scores.items()
+            if method != "alone" and "alone" in scores
+        },
+        gate=_gate(home, config, scores) if "cdtl" in config.methods else None,
+        bytes_per_round={method: _bytes(lines, method, site.site) for method in config.methods if method != "alone"},
+    )
+
+
+def _final_method(config: SimulationConfig) -> Method:
+    return "cdtl" if "cdtl" in config.methods else config.methods[-1]
+
+
+def _publish_model(home: Path, source: Path) -> None:
+    for name in (MODEL_FILE, NOTE_FILE):
+        shutil.copyfile(source / name, home / f".{name}.draft")
+        (home / f".{name}.draft").replace(home / name)
+
+
+def _read_scores(folder: Path) -> _Scores:
+    note = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
+    with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] if name.startswith("p_")]
+    return _Scores(
+        positive=np.array([row["positive"] == "1" for row in rows]),
+        patients=np.array([int(row["patient"]) for row in rows]),
+        columns={name: np.array([float(row[name]) for row in rows]) for name in names},
+        chosen=note["chosen"],
+    )
+
+
+def _result(scores: _Scores, seed: int) -> MethodResult:
+    probability = scores.columns.get("p_calibrated", scores.used)
+    return MethodResult(
+        auroc=Estimate.of(auroc_interval(scores.positive, scores.used, scores.patients, seed=seed)),
+        metrics={name: _number(value) for name, value in summarise(scores.positive, probability).items()},
+    )
+
+
+def _gate(home: Path, config: SimulationConfig, scores: Mapping[str, _Scores]) -> Gate:
+    folder = model_folder(home, f"{config.run.name}-cdtl")
+    note, found = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8")), scores["cdtl"]
+    candidates = {name.removeprefix("p_"): values for name, values in found.columns.items() if name != "p_calibrated"}
+    return Gate(
+        chosen=note["chosen"],
+        accepted=note["chosen"] == "blended",
+        validation_log_loss=note["validation_log_loss"],
+        test_auroc={name: _number(auroc(found.positive, values)) for name, values in candidates.items()},
+    )
+
+
+def _bytes(lines: Sequence[Any], method: str, site: str) -> Bytes:
+    """Mean over rounds; the first message is larger by theta0, which is counted apart."""
+    rounds = [line["sites"][site] for line in lines if line["method"] == method and site in line.get("sites", {})]
+    if not rounds:
+        return Bytes(sent=0, received=0, theta0_received=0)
+    received = [entry["bytes_received"] - entry.get("theta0_bytes", 0) for entry in rounds]
+    return Bytes(
+        sent=round(np.mean([entry["bytes_sent"] for entry in rounds])),
+        received=round(np.mean(received)),
+        theta0_received=sum(entry.get("theta0_bytes", 0) for entry in rounds),
+    )
+
+
+def _blend_summary(config: SimulationConfig) -> dict[str, Any]:
+    """The blend's settings and, for a policy of constant alpha, what alpha and rounds leave of a modality's own drift."""
+    settings, run = config.run.blend, config.run
+    modalities = len({site.modality for site in config.sites})
+    rounds = run.federation.rounds - settings.warmup - settings.settle
+    summary: dict[str, Any] = settings.model_dump(mode="json")
+    if modalities > 1 and settings.policy == "fixed":
+        summary["retention"] = {"all": retention(settings.alpha, modalities=modalities, rounds=rounds)}
+    return summary
+
+
+def _counts(cohort: Cohort, name: str) -> Counts:
+    return Counts(**{split: getattr(fold, name) for split, fold in cohort.folds.items()})
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+

@@ -1,0 +1,96 @@
+"""A Flower Grid in one process: the real ServerApp talks to the real ClientApp by function call.
+
+A message is handled when its reply is pulled, one at a time, so only one reply is alive at once; results are
+deterministic, and nodes can be taken offline.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict, UserConfig
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = ["InProcessGrid", "run_in_process"]
+
+_RUN_ID = 1
+_FIRST_NODE = 101
+
+
+class InProcessGrid(Grid):
+    """Nodes are folders of sites; `offline` holds the ids of nodes that do not answer."""
+
+    def __init__(self, app: ClientApp, homes: Iterable[Path], run_config: UserConfig) -> None:
+        self._app = app
+        self._contexts = {node: _context(node, home, run_config) for node, home in enumerate(homes, _FIRST_NODE)}
+        self._pending: dict[str, Message] = {}
+        self._numbers = itertools.count(1)
+        self.offline: set[int] = set()
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, 1
+
+    def set_run(self, run: Run) -> None:
+        """There is one run, known from the start."""
+
+    @property
+    def run(self) -> Run:
+        """The one run."""
+        return Run.create_empty(_RUN_ID)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Nodes that are online."""
+        return [node for node in self._contexts if node not in self.offline]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; each is handled when its reply is pulled."""
+        ids = []
+        for message in messages:
+            name = f"message-{next(self._numbers)}"
+            message.metadata.__dict__["_message_id"] = name
+            self._pending[name] = message
+            ids.append(name)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Handle the first of these messages that waits at an online node, and return its reply."""
+        for name in message_ids:
+            message = self._pending.get(name)
+            if message is not None and message.metadata.dst_node_id not in self.offline:
+                del self._pending[name]
+                return [self._app(message, self._contexts[message.metadata.dst_node_id])]
+        return []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """All replies of online nodes."""
+        waiting = list(self.push_messages(messages))
+        replies: list[Message] = []
+        while batch := list(self.pull_messages(waiting)):
+            replies += batch
+        return replies
+
+
+def run_in_process(
+    server: ServerApp, client: ClientApp, *, folder: Path, homes: Iterable[Path], settings: Mapping[str, object]
+) -> None:
+    """Play one federation: the server's files go to `folder`, each site's into its home.
+
+    Raises:
+        CdtlError: As the server raises it.
+    """
+    run_config: UserConfig = dict(settings)  # type: ignore[arg-type]
+    context = _context(1, folder, run_config)
+    server(InProcessGrid(client, homes, run_config), context)
+
+
+def _context(node: int, home: Path, run_config: UserConfig) -> Context:
+    return Context(
+        run_id=_RUN_ID, node_id=node, node_config={"home": str(home)}, state=RecordDict(), run_config=dict(run_config)
+    )

@@ -1,0 +1,129 @@
+"""A simulation from configuration to report: prepare the sites, play each method through Flower, gather the results."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from cdtl_core.config import (
+    Method,
+    RunConfig,
+    SimulationConfig,
+    flatten,
+    load_simulation,
+    save_toml,
+    simulation_toml,
+)
+from cdtl_core.durable import locked
+from cdtl_core.errors import CdtlError, CheckpointError, FederationError
+from cdtl_core.federation.coordinator import Member, start
+from cdtl_core.federation.label_map import label_hash
+from cdtl_core.progress import report
+from cdtl_core.reporting.report import Report, save_report
+from client.home import SETTINGS, open_site
+from server.journal import Journal
+from simulations.gather import gather_report, sites_folder
+
+__all__ = ["CONFIG_FILE", "Engine", "resume_simulation", "simulate"]
+
+CONFIG_FILE = "config.toml"
+Engine = Literal["in-process", "ray"]
+
+
+def simulate(config: SimulationConfig, out: Path, *, engine: Engine = "in-process") -> Report:
+    """Run every method of `config` over its sites and write the run directory `out`.
+
+    All sites' images are read and split before anything is trained; if that fails nothing is left behind.
+
+    Raises:
+        CheckpointError: `out` is not empty.
+        CdtlError: A site's data, a setting or the training fails; the sentence says which.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise CheckpointError(f"{out} is not empty: continue its run with --resume {out}, or choose another --out.")
+    try:
+        with locked(out):
+            _prepare(config, out)
+            save_toml(out / CONFIG_FILE, simulation_toml(config))
+            return _play(config, out, engine)
+    except CdtlError:
+        if not (out / CONFIG_FILE).exists():
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
+    """Go on with the run in `out` from its last complete round; a finished run is reported again.
+
+    Raises:
+        CheckpointError: `out` holds no run.
+    """
+    if not (out / CONFIG_FILE).exists():
+        raise CheckpointError(f"{out} holds no run ({CONFIG_FILE} is missing): give the folder of an earlier --out.")
+    config = load_simulation(out / CONFIG_FILE)
+    with locked(out):
+        return _play(config, out, engine)
+
+
+def _prepare(config: SimulationConfig, out: Path) -> None:
+    """Write each site's folder and settings, decode its images, and check that every method can start."""
+    members = []
+    for own in config.sites:
+        home = sites_folder(out) / own.site
+        save_toml(home / SETTINGS, own.model_dump(mode="json", exclude_none=True))
+        report(preparing=own.site)
+        site = open_site(home, config.of_method(config.methods[0]))
+        patients = site.cohort.folds["train"].num_patients
+        members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
+    for method in config.methods:
+        start(members, config.of_method(method))
+
+
+def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:
+    homes = [sites_folder(out) / own.site for own in config.sites]
+    for method in config.methods:
+        if not Journal(out, method).finished():
+            _play_method(_all_take_part(config, method), out, homes, engine)
+    result = gather_report(config, out, engine)
+    save_report(out / "report.json", result)
+    return result
+
+
+def _all_take_part(config: SimulationConfig, method: Method) -> RunConfig:
+    """In a simulation every site must answer every round."""
+    run = config.of_method(method)
+    federation = run.federation.model_copy(update={"min_sites": len(config.sites)})
+    return run.model_copy(update={"federation": federation})
+
+
+def _play_method(run: RunConfig, out: Path, homes: Sequence[Path], engine: Engine) -> None:
+    if engine == "ray":
+        from simulations.ray import run_with_ray
+
+        run_with_ray(run, out, homes)
+        return
+    from client.app import app as client_app
+    from server.app import app as server_app
+    from simulations.inprocess import run_in_process
+
+    with _site_log(out) as sentences:
+        try:
+            run_in_process(server_app, client_app, folder=out, homes=homes, settings=flatten(run))
+        except FederationError as error:
+            raise FederationError(f"{error} {sentences[-1] if sentences else ''}".strip()) from None
+
+
+@contextmanager
+def _site_log(out: Path) -> Iterator[list[str]]:
+    """Keep what the sites log of their failures: in ``sites.log``, and for the sentence that a person sees."""
+    sentences: list[str] = []
+    logger, handler = logging.getLogger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
+    handler.addFilter(lambda record: sentences.append(record.getMessage()) or True)  # type: ignore[func-returns-value]
+    logger.addHandler(handler)
+    try:
+        yield sentences
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
