@@ -1,4 +1,4 @@
-"""Where the app folders (server, client, simulations) and the shipped configurations are: checkout or installed wheel."""
+"""Where the app folders and the shipped configurations are: in a checkout or in the installed wheel."""
 
 import sys
 from pathlib import Path

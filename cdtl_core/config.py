@@ -128,7 +128,7 @@ class BlendConfig(_Settings):
     """How modalities blend, see `cdtl_core.federation.blend`.
 
     `warmup` and `settle` rounds at the start and the end run without blending. `donors` names, per receiving
-    modality, the modalities it takes from; a modality that is not named takes from all, one with an empty list from none.
+    modality, those it takes from; a modality that is not named takes from all, one with an empty list from none.
     """
 
     policy: Literal["fixed", "retention", "annealed", "size"] = "annealed"
@@ -195,7 +195,7 @@ class DataConfig(_Settings):
     values, or ``">=0.25"``); `label_map` maps local labels to the task's, ``""`` leaves that label's images out.
     """
 
-    root: Path = Path(".")
+    root: Path = Path()
     manifest: Path | None = None
     phantom: PhantomConfig | None = None
     where: dict[str, str | tuple[str, ...]] = {}
@@ -250,7 +250,7 @@ class SimulationConfig(_Settings):
 def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConfig:
     """Read a simulation's TOML file; `overrides` are ``key=value`` with dots, values as in TOML or plain text.
 
-    Top-level `[data]` is what all sites share (``data.root``); every other table but `sites` and `methods` is the run's.
+    Top-level `[data]` is what all sites share (``data.root``); all other tables but `sites` are the run's.
 
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.

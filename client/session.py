@@ -23,7 +23,7 @@ def federation_key(config: RunConfig) -> str:
     return f"{config.name}-{config.method}"
 
 
-def describe_site(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
+def describe_site(_content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
     """Who this site is: name, modality, training patients, hashes of its label map and of the theta0 it holds."""
     site = open_site(home, config)
     patients = site.cohort.folds["train"].num_patients

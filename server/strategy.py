@@ -59,7 +59,9 @@ def introduce(grid: Grid, config: RunConfig, theta0: Weights) -> Party:
     ids = [f"node {node}" for node in grid.get_node_ids()]
     nodes = {name: int(name.removeprefix("node ")) for name in ids}
     timeout = config.federation.round_timeout_s
-    replies = list(ask(grid, nodes, {name: RecordDict() for name in ids}, "query.describe", group="0", timeout_s=timeout))
+    replies = list(
+        ask(grid, nodes, {name: RecordDict() for name in ids}, "query.describe", group="0", timeout_s=timeout)
+    )
     faults = [f"{reply.site}: {reply.fault}" for reply in replies if reply.content is None]
     known = {r.site: wire.decode_introduction(r.content) for r in replies if r.content is not None}
     _require_quorum(len(known), config, "sites introduced themselves", faults)

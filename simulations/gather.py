@@ -63,7 +63,9 @@ def gather_report(config: SimulationConfig, out: Path, engine: str) -> Report:
 def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: Sequence[Any]) -> SiteReport:
     home = sites_folder(out) / site.site
     cohort = open_site(home, config.of_method(config.methods[0])).cohort
-    scores = {method: _read_scores(model_folder(home, f"{config.run.name}-{method}")) for method in config.methods}
+    scores: dict[str, _Scores] = {
+        method: _read_scores(model_folder(home, f"{config.run.name}-{method}")) for method in config.methods
+    }
     _publish_model(home, model_folder(home, f"{config.run.name}-{_final_method(config)}"))
     seed = config.run.seed
     return SiteReport(
@@ -143,7 +145,7 @@ def _bytes(lines: Sequence[Any], method: str, site: str) -> Bytes:
 
 
 def _blend_summary(config: SimulationConfig) -> dict[str, Any]:
-    """The blend's settings and, for a policy of constant alpha, what alpha and rounds leave of a modality's own drift."""
+    """The blend's settings and, for a constant alpha, the share of a modality's own drift that is left at the end."""
     settings, run = config.run.blend, config.run
     modalities = len({site.modality for site in config.sites})
     rounds = run.federation.rounds - settings.warmup - settings.settle
@@ -159,5 +161,3 @@ def _counts(cohort: Cohort, name: str) -> Counts:
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-

@@ -69,7 +69,8 @@ class InProcessGrid(Grid):
         return []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """All replies of online nodes."""
+        """All replies of online nodes; `timeout` cannot pass, since handling is synchronous."""
+        del timeout
         waiting = list(self.push_messages(messages))
         replies: list[Message] = []
         while batch := list(self.pull_messages(waiting)):

@@ -9,8 +9,12 @@ __all__ = ["simulate"]
 
 
 def simulate(
-    config: Annotated[Path | None, typer.Argument(help="A .toml file, or the name of a shipped one: demo, breast.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="A .toml file, or the name of a shipped one: demo, breast.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory to write; default runs/<name>, numbered.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run directory to go on with.")] = None,
     engine: Annotated[

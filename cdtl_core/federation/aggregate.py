@@ -35,7 +35,7 @@ def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
         total = mean.sums.get(name)
         if total is not None and total.shape != value.shape:
             raise FederationError(
-                f"an update has '{name}' with shape {tuple(value.shape)}, others {tuple(total.shape)}: use one backbone."
+                f"an update has '{name}' with shape {tuple(value.shape)}, others {tuple(total.shape)}: use one model."
             )
         if not bool(torch.isfinite(value).all()):
             raise FederationError(f"an update has values in '{name}' that are not finite: leave that site out.")

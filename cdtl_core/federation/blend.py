@@ -141,7 +141,9 @@ def _donors(config: BlendConfig, name: str, names: Sequence[str]) -> list[str]:
     donors = [other for other in config.donors.get(name, names) if other != name]
     unknown = [donor for donor in (*donors, *config.donors) if donor not in names]
     if unknown:
-        raise ConfigError(f"blend.donors names '{unknown[0]}', the federation has {', '.join(names)}: use one of these.")
+        raise ConfigError(
+            f"blend.donors names '{unknown[0]}', the federation has {', '.join(names)}: use one of these."
+        )
     return donors
 
 

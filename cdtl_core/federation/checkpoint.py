@@ -42,7 +42,7 @@ def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
     Raises:
         CheckpointError: There are checkpoints and every one is damaged.
     """
-    faults = []
+    faults: list[str] = []
     for path in reversed(_rounds(folder)):
         try:
             return _load(path), faults

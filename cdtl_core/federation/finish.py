@@ -1,4 +1,4 @@
-"""The end of a run at a site: score the candidates, let the gate choose, calibrate, and keep a model that can predict."""
+"""The end of a run at a site: score the candidates, let the gate choose, calibrate, keep a model that predicts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -12,5 +12,5 @@ def label_hash(labels: Sequence[str]) -> str:
 
 
 def head_name(name: str, labels: Sequence[str]) -> str:
-    """The name under which a tensor travels: ``head.weight`` becomes ``head.<label hash>.weight``, others keep theirs."""
+    """The name under which a tensor travels: ``head.weight`` becomes ``head.<label hash>.weight``."""
     return f"head.{label_hash(labels)}.{name.removeprefix('head.')}" if name.startswith("head.") else name

@@ -73,12 +73,16 @@ def load_model(folder: Path) -> tuple[Classifier, ModelNote]:
     """
     note = _note(folder / NOTE_FILE)
     if not (folder / MODEL_FILE).exists() or file_hash(folder / MODEL_FILE) != note.weights_sha256:
-        raise ModelError(f"{folder / MODEL_FILE} is missing or is not the file that model.json vouches for: copy it anew.")
+        raise ModelError(
+            f"{folder / MODEL_FILE} is missing or is not the file that model.json vouches for: copy it anew."
+        )
     model = build_classifier(ModelConfig(backbone=note.backbone), len(note.labels))
     weights = load_weights(folder / MODEL_FILE)
     needed = {name for name, value in model.state_dict().items() if value.is_floating_point()}
     if needed - set(weights):
-        raise ModelError(f"{folder / MODEL_FILE} lacks '{sorted(needed - set(weights))[0]}': copy the model folder anew.")
+        raise ModelError(
+            f"{folder / MODEL_FILE} lacks '{sorted(needed - set(weights))[0]}': copy the model folder anew."
+        )
     load_into(model, weights)
     return model, note
 
@@ -88,7 +92,9 @@ def _note(path: Path) -> ModelNote:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         note = ModelNote.model_validate(content)
     except FileNotFoundError:
-        raise ModelError(f"{path.parent} is no model folder (model.json is missing): give sites/<name> of a run.") from None
+        raise ModelError(
+            f"{path.parent} is no model folder (model.json is missing): give sites/<name> of a run."
+        ) from None
     except (OSError, ValueError, ValidationError) as error:
         raise ModelError(f"{path} cannot be read ({type(error).__name__}): copy the model folder anew.") from None
     if note.schema_version != _SCHEMA:

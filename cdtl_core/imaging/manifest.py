@@ -79,7 +79,9 @@ def _holds(value: str, wanted: Condition, column: str) -> bool:
     try:
         number, bound = float(value), float(wanted[2:])
     except ValueError:
-        raise ConfigError(f"data.where.{column} = '{wanted}' meets '{value}', no number: bound a numeric one.") from None
+        raise ConfigError(
+            f"data.where.{column} = '{wanted}' meets '{value}', no number: bound a numeric one."
+        ) from None
     return number >= bound if wanted.startswith(">=") else number <= bound
 
 

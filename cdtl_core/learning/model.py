@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torchvision
-from timm.layers import RmsNorm
+from timm.layers.norm import RmsNorm
 from torch import nn
 
 from cdtl_core.config import ModelConfig
@@ -68,7 +68,7 @@ def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
         ModelError: The backbone is unknown.
     """
     with torch.random.fork_rng(devices=[]):
-        return Classifier(config, num_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return Classifier(config, num_classes).to(memory_format=torch.channels_last)
 
 
 def build_theta0(config: ModelConfig, seed: int) -> Weights:

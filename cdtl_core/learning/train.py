@@ -1,6 +1,7 @@
 """Fitting a classifier for a number of steps, and scoring with it."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,18 +55,14 @@ def fit(
     """
     set_training(model, freeze=config.freeze)
     model.to(device)
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+    averaged = _ema_of(model, config.ema)
     optimizer = _optimizer(model, config, epoch)
     weight = _class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
-    change = Augmentation(**config.augment.model_dump())
-    images_rng = torch.Generator().manual_seed(int(rng.integers(2**62)))
     losses = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(rng.integers(2**62)))
-        for step, rows in enumerate(_batches(fold.num_images, config, rng), start=1):
-            images = _device_batch(model, augment(to_unit(fold.pixels[fold.rows[rows]]), change, images_rng), device)
+    with _seeded_dropout(rng, device):
+        for step, (images, labels) in enumerate(_training_batches(model, fold, config, rng, device), start=1):
             with autocast(device):
-                loss = cross_entropy(model(images), torch.from_numpy(fold.labels[rows]).to(device), weight)
+                loss = cross_entropy(model(images), labels, weight)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -89,10 +86,9 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 def score(model: Classifier, fold: Fold, *, device: torch.device) -> Floats:
     """Log-probabilities N K of a fold's images, in its order."""
     model.to(device).eval()
-    parts = []
     with torch.inference_mode(), autocast(device):
-        for images in _plain_batches(model, fold, device):
-            parts.append(model(images).float().log_softmax(dim=1).cpu())
+        batches = _plain_batches(model, fold, device)
+        parts = [model(images).float().log_softmax(dim=1).cpu() for images in batches]
     return torch.cat(parts).numpy().astype(np.float64)
 
 
@@ -115,17 +111,39 @@ def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> torch.opti
     return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=config.weight_decay)
 
 
+def _ema_of(model: Classifier, decay: float) -> AveragedModel | None:
+    """The running average of eq. (6), or None where it is switched off."""
+    if not decay:
+        return None
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+@contextmanager
+def _seeded_dropout(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generator: seed it for the block, and restore it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(rng.integers(2**62)))
+        yield
+
+
 def _class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> torch.Tensor:
     counts = np.bincount(labels, minlength=num_classes)
     return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
 
 
-def _batches(count: int, config: TrainConfig, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
-    """Rows of `config.steps` batches: shuffled passes over all images, one after the other."""
+def _training_batches(
+    model: Classifier, fold: Fold, config: TrainConfig, rng: np.random.Generator, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`config.steps` augmented batches: shuffled passes over all images, one after the other."""
+    change = Augmentation(**config.augment.model_dump())
+    images_rng = torch.Generator().manual_seed(int(rng.integers(2**62)))
     need = config.steps * config.batch_size
-    passes = [rng.permutation(count) for _ in range(-(-need // count))] or [np.empty(0, np.int64)]
-    order = np.concatenate(passes)[:need]
-    yield from order.reshape(config.steps, config.batch_size)
+    passes = [rng.permutation(fold.num_images) for _ in range(-(-need // fold.num_images))]
+    order = np.concatenate([np.empty(0, np.int64), *passes])[:need]
+    for rows in order.reshape(config.steps, config.batch_size):
+        images = augment(to_unit(fold.pixels[fold.rows[rows]]), change, images_rng)
+        yield _device_batch(model, images, device), torch.from_numpy(fold.labels[rows]).to(device)
 
 
 def _plain_batches(model: Classifier, fold: Fold, device: torch.device) -> Iterator[torch.Tensor]:

@@ -1,0 +1,33 @@
+# `make demo` and `make test` do all the set-up on a fresh machine: Python >= 3.11 is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test slow lint clean
+
+demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
+	$(BIN)/cdtl simulate configs/demo.toml
+
+test: $(VENV)/.installed  ## the fast tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+slow: $(VENV)/.installed  ## the slow tests
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.installed  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The environment is made anew only when pyproject.toml's dependencies changed. Plain pip: it takes a torch wheel that
+# lies on disk where the machine has one.
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing cdtl and its dependencies into $(VENV) (a few minutes the first time) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,48 @@
+"""Small federations of synthetic images, for tests that need one."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: house rule, see cdtl_core.threads
+
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+from cdtl_core.config import SimulationConfig  # noqa: E402
+
+TINY_RUN: dict[str, Any] = {
+    "name": "tiny",
+    "image": {"size": 32},
+    "model": {"backbone": "test_efficientnet", "weights": "random"},
+    "train": {"steps": 2, "batch_size": 4},
+    "federation": {"rounds": 3},
+    "blend": {"settle": 1},
+}
+TINY_SITES = [
+    {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16, "seed": 1}}},
+    {"site": "bari", "modality": "ultrasound", "data": {"phantom": {"patients": 12, "seed": 2}}},
+    {"site": "como", "modality": "histology", "data": {"phantom": {"patients": 12, "seed": 3}}},
+]
+
+
+@pytest.fixture
+def tiny() -> Callable[..., SimulationConfig]:
+    """Build a federation of three tiny sites; keyword arguments replace tables of the run."""
+
+    def build(*, methods: tuple[str, ...] = ("cdtl",), sites: list[Any] = TINY_SITES, **run: Any) -> SimulationConfig:
+        merged = {
+            key: {**value, **run.pop(key, {})} if isinstance(value, dict) else value for key, value in TINY_RUN.items()
+        }
+        return SimulationConfig.model_validate({"run": {**merged, **run}, "methods": methods, "sites": sites})
+
+    return build
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder of real images, for checks that need them: ``CDTL_DATA=../shared/data``."""
+    if "CDTL_DATA" not in os.environ:
+        pytest.skip("needs real images: set CDTL_DATA to the folder that holds bus_bra, busi, mini_mias, ucsb_he")
+    return Path(os.environ["CDTL_DATA"])

@@ -1,0 +1,61 @@
+"""The server's state on disk."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cdtl_core.errors import CheckpointError
+from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
+from cdtl_core.federation.coordinator import CoordinatorState, Member
+
+
+def state(round: int) -> CoordinatorState:
+    drifts = {"mri": {"z": torch.full((2,), float(round)).half(), "a": torch.ones(1).half()}, "ct": {}}
+    return CoordinatorState(round, (Member("s", "mri", 3, "L"),), drifts, {"mri": {}, "ct": {}})
+
+
+def test_what_is_loaded_equals_what_was_saved_also_in_the_order_of_tensors(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(3))
+    loaded, faults = load_latest(tmp_path)
+    assert faults == []
+    assert loaded is not None
+    assert (loaded.round, loaded.members) == (3, state(3).members)
+    assert list(loaded.drifts["mri"]) == ["z", "a"]  # safetensors sorts; depth policies need the layers' order
+    assert all(loaded.drifts["mri"][name].equal(value) for name, value in state(3).drifts["mri"].items())
+    assert loaded.drifts["ct"] == {}
+
+
+def test_two_rounds_are_kept(tmp_path: Path) -> None:
+    for round in (1, 2, 3):
+        save_checkpoint(tmp_path, state(round))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-0002", "round-0003"]
+
+
+@pytest.mark.parametrize("fault", ["truncate", "flip", "no note", "bad note"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path: Path, fault: str) -> None:
+    save_checkpoint(tmp_path, state(1))
+    save_checkpoint(tmp_path, state(2))
+    tensors, note = tmp_path / "round-0002" / "state.safetensors", tmp_path / "round-0002" / "state.json"
+    content = tensors.read_bytes()
+    match fault:
+        case "truncate":
+            tensors.write_bytes(content[:-1])
+        case "flip":
+            tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        case "no note":
+            note.unlink()
+        case "bad note":
+            note.write_text("{")
+    loaded, faults = load_latest(tmp_path)
+    assert loaded is not None
+    assert loaded.round == 1
+    assert "round-0002 is damaged" in faults[0]
+
+
+def test_no_checkpoint_is_a_fresh_start_and_only_damaged_ones_an_error(tmp_path: Path) -> None:
+    assert load_latest(tmp_path) == (None, [])
+    save_checkpoint(tmp_path, state(1))
+    (tmp_path / "round-0001" / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="every checkpoint"):
+        load_latest(tmp_path)

@@ -1,0 +1,125 @@
+"""One server round as state in, state out."""
+
+import itertools
+
+import pytest
+import torch
+
+from cdtl_core.config import RunConfig
+from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.federation.coordinator import CoordinatorState, Member, order_for, start, step
+from cdtl_core.federation.site import SiteUpdate
+
+MEMBERS = [
+    Member("a", "ultrasound", 30, "L1"),
+    Member("b", "ultrasound", 10, "L1"),
+    Member("c", "mri", 40, "L1"),
+    Member("d", "histology", 5, "L2"),
+]
+
+
+def config(method: str = "cdtl", **tables: dict[str, object]) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "method": method,
+            "federation": {"rounds": 4},
+            "blend": {"policy": "fixed", "alpha": 0.7, "settle": 0},
+            **tables,
+        }
+    )
+
+
+def update(site: str, value: float, round: int = 1) -> SiteUpdate:
+    return SiteUpdate(site, round, 1, {"w": torch.full((2,), value).half()}, {"val_loss": 1.0})
+
+
+def values(state: CoordinatorState) -> dict[str, float]:
+    return {group: drift["w"][0].item() for group, drift in state.drifts.items() if drift}
+
+
+def test_within_a_modality_patients_weigh_and_across_them_the_matrix_does() -> None:
+    state, report = step(
+        start(MEMBERS, config()), [update(s, v) for s, v in zip("abcd", (1.0, 5.0, 0.0, 8.0), strict=True)], config()
+    )
+    u = {"histology": 8.0, "mri": 0.0, "ultrasound": 2.0}  # (30 * 1 + 10 * 5) / 40 within ultrasound
+    for group, own in u.items():
+        others = [value for name, value in u.items() if name != group]
+        assert values(state)[group] == pytest.approx(0.7 * own + 0.15 * sum(others), abs=2e-3)
+    assert {group: drift["w"][0].item() for group, drift in state.unblended.items()} == u
+    assert report.groups == ("histology", "mri", "ultrasound")
+    assert state.round == report.round == 1
+
+
+def test_an_absent_modality_keeps_its_weights_and_still_gives() -> None:
+    state, _ = step(start(MEMBERS, config()), [update(s, 1.0) for s in "abcd"], config())
+    after, report = step(state, [update("a", 1.0, 2), update("b", 1.0, 2), update("d", 1.0, 2)], config())
+    assert report.absent == ("c",)
+    assert after.drifts["mri"]["w"].equal(state.drifts["mri"]["w"])
+    assert values(after)["ultrasound"] == pytest.approx(0.7 * 2 + 0.15 * 1 + 0.15 * 2, abs=2e-3)
+
+
+def test_the_order_of_replies_changes_no_bit() -> None:
+    updates = [update(s, v) for s, v in zip("abcd", (0.123, -0.4567, 0.789, 1e-4), strict=True)]
+    results = [step(start(MEMBERS, config()), order, config())[0] for order in itertools.permutations(updates)]
+    assert len({tuple(values(state).items()) for state in results}) == 1
+
+
+def test_alone_mixes_nothing_and_shares_no_head() -> None:
+    run = config("alone")
+    state, _ = step(start(MEMBERS, run), [update(s, v) for s, v in zip("abcd", (1.0, 5.0, 0.0, 8.0), strict=True)], run)
+    assert values(state) == {"a": 1.0, "b": 5.0, "c": 0.0, "d": 8.0}
+    assert not any(order_for(state, member, run).share_head for member in MEMBERS)
+
+
+def test_fedavg_gives_every_modality_the_patient_weighted_mean_of_all_sites() -> None:
+    run = config("fedavg")
+    state, _ = step(start(MEMBERS, run), [update(s, v) for s, v in zip("abcd", (1.0, 5.0, 0.0, 8.0), strict=True)], run)
+    expected = (30 * 1 + 10 * 5 + 40 * 0 + 5 * 8) / 85
+    assert list(values(state).values()) == pytest.approx([expected] * 3, abs=1e-3)
+
+
+def test_a_head_is_shared_only_where_another_site_has_the_same_labels() -> None:
+    state = start(MEMBERS, config())
+    assert [order_for(state, member, config()).share_head for member in MEMBERS] == [True, True, True, False]
+    local = config(share={"head": False})
+    assert not any(order_for(state, member, local).share_head for member in MEMBERS)
+
+
+def test_the_cap_limits_a_large_sites_weight() -> None:
+    run = config(federation={"rounds": 4, "patient_cap": 10})
+    state, _ = step(start(MEMBERS, run), [update(s, v) for s, v in zip("abcd", (1.0, 5.0, 0.0, 8.0), strict=True)], run)
+    assert state.unblended["ultrasound"]["w"][0].item() == 3.0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        update("x", 1.0),
+        update("a", 1.0, round=7),
+        update("b", 2.0),
+        SiteUpdate("a", 1, 1, {"w": torch.tensor([float("nan"), 0]).half()}, {}),
+    ],
+    ids=["unknown", "other round", "twice", "not finite"],
+)
+def test_a_bad_update_is_named_and_the_round_goes_on(bad: SiteUpdate) -> None:
+    state, report = step(
+        start(MEMBERS, config()), [update("b", 2.0), bad, update("c", 0.0), update("d", 0.0)], config()
+    )
+    assert list(report.refused) == [bad.site]
+    assert state.unblended["ultrasound"]["w"][0].item() == 2.0
+
+
+def test_nothing_usable_is_an_error() -> None:
+    with pytest.raises(FederationError, match="no usable update"):
+        step(start(MEMBERS, config()), [], config())
+
+
+def test_one_modality_has_nothing_to_blend() -> None:
+    with pytest.raises(ConfigError, match="all sites hold ultrasound"):
+        start(MEMBERS[:2], config())
+    start(MEMBERS[:2], config("fedavg"))
+
+
+def test_two_sites_of_one_name_are_refused() -> None:
+    with pytest.raises(FederationError, match="same name"):
+        start([MEMBERS[0], MEMBERS[0]], config("fedavg"))

@@ -1,0 +1,31 @@
+"""The acceptance gate."""
+
+import numpy as np
+import pytest
+
+from cdtl_core.federation.gate import choose_model
+
+
+def test_a_blend_that_is_clearly_worse_is_refused() -> None:
+    own = np.array([0.5, 0.6, 0.4, 0.5])
+    decision = choose_model({"blended": own + [0.2, 0.3, 0.25, 0.2], "unblended": own}, standard_errors=1.0)
+    assert (decision.chosen, decision.accepted) == ("unblended", False)
+    assert decision.losses["blended"] == pytest.approx(0.7375)
+
+
+def test_a_blend_that_is_worse_within_one_standard_error_is_kept() -> None:
+    own = np.array([0.5, 0.6, 0.4, 0.5])
+    blended = own + [0.3, -0.25, 0.2, -0.2]  # mean 0.0125, standard error 0.139
+    assert choose_model({"blended": blended, "unblended": own}, standard_errors=1.0).accepted
+
+
+def test_the_best_of_those_that_are_clearly_better_is_taken() -> None:
+    base = np.linspace(0.4, 0.6, 8)
+    losses = {"blended": base + 0.3, "unblended": base + 0.1, "alone": base}
+    assert choose_model(losses, standard_errors=1.0).chosen == "alone"
+
+
+def test_equal_models_and_a_single_patient_are_no_reason_to_refuse() -> None:
+    same = np.array([0.3, 0.4])
+    assert choose_model({"blended": same, "alone": same}, standard_errors=0.0).accepted
+    assert choose_model({"blended": np.array([0.3])}, standard_errors=1.0).accepted

@@ -1,0 +1,304 @@
+"""A whole federation of synthetic images: the Flower run against the plain loop, its messages, its resume."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message
+
+from cdtl_core.config import RunConfig, SimulationConfig, flatten
+from cdtl_core.errors import CheckpointError, ConfigError, DataError, FederationError
+from cdtl_core.federation.checkpoint import load_latest
+from cdtl_core.federation.coordinator import CoordinatorState, Member, order_for, start, step
+from cdtl_core.federation.label_map import head_name, label_hash
+from cdtl_core.federation.site import SiteMemory, run_round
+from cdtl_core.learning.model import build_theta0, parts_of
+from cdtl_core.learning.weights import load_weights
+from client.app import app as client_app
+from client.home import open_site
+from server.app import app as server_app
+from simulations.inprocess import InProcessGrid, run_in_process
+from simulations.simulate import resume_simulation, simulate
+
+Tiny = Callable[..., SimulationConfig]
+
+
+def models(out: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("sites/*/models/*/model.safetensors"))
+    }
+
+
+def plain_loop(config: RunConfig, homes: list[Path]) -> CoordinatorState:
+    """The whole algorithm as a loop over sites, without Flower."""
+    sites = {site.name: site for site in (open_site(home, config) for home in homes)}
+    theta0 = build_theta0(config.model, config.seed)
+    members = [
+        Member(s.name, s.modality, s.cohort.folds["train"].num_patients, label_hash(s.cohort.labels))
+        for s in sites.values()
+    ]
+    state, memories = start(members, config), dict.fromkeys(sites, SiteMemory())
+    for _ in range(config.federation.rounds):
+        updates = []
+        for member in reversed(state.members):  # another order than the server's
+            order = order_for(state, member, config)
+            memories[member.site], update = run_round(sites[member.site], theta0, memories[member.site], order)
+            updates.append(update)
+        state, _ = step(state, updates, config)
+    return state
+
+
+@pytest.mark.parametrize("method", ["alone", "fedavg", "cdtl"])
+def test_the_flower_run_equals_the_plain_loop_to_the_last_bit(tiny: Tiny, tmp_path: Path, method: str) -> None:
+    config = tiny(methods=(method,))
+    simulate(config, tmp_path / "run")
+    state, _ = load_latest(tmp_path / "run" / "checkpoints" / method)
+    assert state is not None
+    expected = plain_loop(config.of_method(method), sorted((tmp_path / "run" / "sites").iterdir()))  # type: ignore[arg-type]
+    assert state.round == expected.round == 3
+    for group, drift in expected.drifts.items():
+        assert list(drift) == list(state.drifts[group])
+        assert all(drift[name].equal(state.drifts[group][name]) for name in drift)
+        assert any(value.abs().max() > 0 for value in drift.values())
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tiny: Tiny, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        simulate(tiny(seed=seed), tmp_path / name)
+    assert models(tmp_path / "one") == models(tmp_path / "two")
+    assert models(tmp_path / "one") != models(tmp_path / "three")
+
+
+class _Killed(BaseException):
+    """Stands for a kill: nothing catches it, no clean-up of ours runs."""
+
+
+@pytest.mark.parametrize("kill_at", range(1, 23, 3))
+def test_a_run_killed_anywhere_and_resumed_equals_the_undisturbed_one(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int
+) -> None:
+    """Kills after the site has acted but before its reply arrives: the nastiest moment, its memory is a round ahead."""
+    config = tiny(methods=("alone", "cdtl"))
+    undisturbed = simulate(config, tmp_path / "whole")
+    pull, count = InProcessGrid.pull_messages, [0]
+
+    def dying(self: InProcessGrid, message_ids: list[str]) -> list[Message]:
+        replies = list(pull(self, message_ids))
+        count[0] += 1
+        if count[0] == kill_at:
+            raise _Killed
+        return replies
+
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(InProcessGrid, "pull_messages", dying)
+        simulate(config, tmp_path / "cut")
+    resumed = resume_simulation(tmp_path / "cut")
+    assert models(tmp_path / "cut") == models(tmp_path / "whole")
+    assert resumed == undisturbed
+
+
+def test_resuming_a_finished_run_only_reports_it_again(tiny: Tiny, tmp_path: Path) -> None:
+    first = simulate(tiny(), tmp_path / "run")
+    before = (tmp_path / "run" / "rounds.jsonl").read_bytes()
+    assert resume_simulation(tmp_path / "run") == first
+    assert (tmp_path / "run" / "rounds.jsonl").read_bytes() == before
+
+
+def test_the_saved_settings_are_a_valid_input_that_gives_the_same_run(tiny: Tiny, tmp_path: Path) -> None:
+    from cdtl_core.config import load_simulation
+
+    simulate(tiny(), tmp_path / "one")
+    again = load_simulation(tmp_path / "one" / "config.toml")
+    assert again == tiny()
+    simulate(again, tmp_path / "two")
+    assert models(tmp_path / "one") == models(tmp_path / "two")
+
+
+def spied_messages(
+    tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, **run: object
+) -> list[tuple[Message, Message]]:
+    """Every message of a run with its reply."""
+    seen: list[tuple[Message, Message]] = []
+    pull = InProcessGrid.pull_messages
+
+    def spying(self: InProcessGrid, message_ids: list[str]) -> list[Message]:
+        asked = next(self._pending[name] for name in message_ids if name in self._pending)
+        replies = list(pull(self, message_ids))
+        seen.append((asked, replies[0]))
+        return replies
+
+    monkeypatch.setattr(InProcessGrid, "pull_messages", spying)
+    simulate(tiny(**run), out)
+    return seen
+
+
+def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checked on the real messages: replies hold exactly the shared tensors, and no record beyond the listed ones."""
+    messages = spied_messages(tiny, tmp_path / "run", monkeypatch, share={"head": False})
+    site = open_site(tmp_path / "run" / "sites" / "alba", tiny(share={"head": False}).run)
+    parts = parts_of(site.model, freeze=0, share_head=False)
+    state = site.model.state_dict()
+    norms = {name for name in state if name not in parts.shared}
+    assert any("num_batches_tracked" in name for name in norms)
+    assert any("running_mean" in name for name in norms)
+    kinds = [asked.metadata.message_type for asked, _ in messages]
+    assert (kinds.count("query.describe"), kinds.count("train"), kinds.count("evaluate")) == (3, 9, 3)
+    for asked, reply in messages:
+        arrays = {name: value for record in reply.content.array_records.values() for name, value in record.items()}
+        if asked.metadata.message_type == "train":
+            assert set(arrays) == set(parts.shared)
+            assert {value.dtype for value in arrays.values()} == {"float16"}
+            assert set(reply.content) == {"delta", "metrics"}
+            assert set(reply.content.metric_records["metrics"]) == {
+                "round",
+                "num_patients",
+                "val_loss",
+                "val_auroc",
+                "train_loss",
+            }
+        else:
+            assert arrays == {}
+        sent_down = {
+            name for key in asked.content.array_records if key != "theta0" for name in asked.content.array_records[key]
+        }
+        assert not sent_down & norms
+
+
+def test_a_shared_head_travels_under_the_hash_of_its_labels(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = spied_messages(tiny, tmp_path / "run", monkeypatch)
+    name = head_name("head.weight", ("benign", "malignant"))
+    replies = [reply for asked, reply in messages if asked.metadata.message_type == "train"]
+    assert all(name in reply.content.array_records["delta"] for reply in replies)
+
+
+def test_theta0_is_sent_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = spied_messages(tiny, tmp_path / "run", monkeypatch, methods=("alone", "cdtl"))
+    with_theta0 = [asked.metadata.dst_node_id for asked, _ in messages if "theta0" in asked.content]
+    assert sorted(with_theta0) == [101, 102, 103]
+
+
+def test_a_site_with_other_labels_keeps_its_head_and_takes_part(tiny: Tiny, tmp_path: Path) -> None:
+    sites = [
+        {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16, "seed": 1}}},
+        {"site": "bari", "modality": "mammography", "data": {"phantom": {"patients": 16, "seed": 2}}},
+        {
+            "site": "como",
+            "modality": "histology",
+            "labels": ["healthy", "malignant"],
+            "data": {"phantom": {"patients": 16, "seed": 3}, "label_map": {"benign": "healthy"}},
+        },
+    ]
+    report = simulate(tiny(sites=sites), tmp_path / "run")
+    state, _ = load_latest(tmp_path / "run" / "checkpoints" / "cdtl")
+    assert state is not None
+    heads = {group: [name for name in drift if name.startswith("head.")] for group, drift in state.drifts.items()}
+    assert heads["histology"] == []
+    assert heads["ultrasound"] == heads["mammography"] != []
+    note = json.loads((tmp_path / "run" / "sites" / "como" / "model.json").read_text())
+    assert note["labels"] == ["healthy", "malignant"]
+    kept = load_weights(next((tmp_path / "run" / "sites" / "como" / "memory" / "tiny-cdtl").glob("*.safetensors")))
+    assert "head.weight" in kept
+    assert len(report.sites) == 3
+
+
+def test_the_report_says_for_each_site_what_it_was_and_gained(tiny: Tiny, tmp_path: Path) -> None:
+    simulate(tiny(methods=("alone", "fedavg", "cdtl")), tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["schema_version"] == 1
+    for site, (name, modality) in zip(
+        report["sites"], [("alba", "ultrasound"), ("bari", "ultrasound"), ("como", "histology")], strict=True
+    ):
+        assert (site["name"], site["modality"], site["synthetic"]) == (name, modality, True)
+        assert site["num_patients"] == sum(site["patients"].values())
+        assert set(site["results"]) == {"alone", "fedavg", "cdtl"}
+        assert set(site["gate"]) == {"chosen", "accepted", "validation_log_loss", "test_auroc"}
+        assert site["bytes_per_round"]["cdtl"]["sent"] > 0
+        assert 0 <= site["results"]["cdtl"]["auroc"]["value"] <= 1
+
+
+def test_patients_weigh_and_an_offline_site_stays_out_by_name(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny()
+    simulate(config, tmp_path / "prepared")
+    homes = sorted((tmp_path / "prepared" / "sites").iterdir())
+    run = config.run.model_copy(
+        update={"federation": config.run.federation.model_copy(update={"min_sites": 2, "round_timeout_s": 0.2})}
+    )
+    grid = InProcessGrid(client_app, homes, flatten(run))
+    from server.strategy import introduce, play_round
+
+    party = introduce(grid, run, build_theta0(run.model, run.seed))
+    state, report, _ = play_round(party, start(party.members, run))
+    assert report.updated == ("alba", "bari", "como")
+    grid.offline.add(party.nodes["como"])
+    after, report, _ = play_round(party, state)
+    assert report.updated == ("alba", "bari")
+    assert "como" in report.refused
+    assert all(after.drifts["histology"][name].equal(value) for name, value in state.drifts["histology"].items())
+    grid.offline.add(party.nodes["bari"])
+    with pytest.raises(FederationError, match="1 of the 2 needed"):
+        play_round(party, after)
+
+
+def test_a_folder_in_use_or_not_empty_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.doc").touch()
+    with pytest.raises(CheckpointError, match="not empty"):
+        simulate(tiny(), tmp_path / "full")
+    with pytest.raises(CheckpointError, match="holds no run"):
+        resume_simulation(tmp_path / "full")
+
+
+def test_what_fails_before_training_leaves_nothing_behind(tiny: Tiny, tmp_path: Path) -> None:
+    bad = [{"site": "alba", "modality": "ultrasound", "data": {"root": str(tmp_path), "manifest": "none.csv"}}]
+    with pytest.raises(DataError, match="does not exist"):
+        simulate(tiny(sites=bad, methods=("alone",)), tmp_path / "run")
+    one_modality = tiny().sites[:2]
+    with pytest.raises(ConfigError, match="all sites hold ultrasound"):
+        simulate(tiny(sites=[site.model_dump(exclude_none=True) for site in one_modality]), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_site_that_fails_in_a_round_is_named_and_its_reason_stays_local(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny()
+    simulate(config, tmp_path / "run")
+    homes = sorted((tmp_path / "run" / "sites").iterdir())
+    (homes[2] / "site.toml").write_text('site = "como"\nmodality = "mri"\nsecret = "Mrs Rossi"\n')
+    from client import home
+
+    home._open.cache_clear()
+    with pytest.raises(FederationError, match="ConfigError: the site could not go on") as caught:
+        run_in_process(
+            server_app,
+            client_app,
+            folder=tmp_path / "again",
+            homes=homes,
+            settings={**flatten(config.run), "federation.min_sites": 3},
+        )
+    assert "Rossi" not in str(caught.value)
+    home._open.cache_clear()
+
+
+def test_training_that_does_not_stay_finite_is_said_and_stops_the_run(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match="not finite"):
+        simulate(tiny(train={"lr": 1e30}), tmp_path / "run")
+
+
+def test_frozen_stages_are_neither_trained_nor_sent(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(train={"freeze": 2})
+    simulate(config, tmp_path / "run")
+    theta0 = build_theta0(config.run.model, config.run.seed)
+    state, _ = load_latest(tmp_path / "run" / "checkpoints" / "cdtl")
+    assert state is not None
+    frozen = [name for name in theta0 if name.startswith(("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0"))]
+    assert frozen
+    assert not set(frozen) & set(state.drifts["ultrasound"])
+    final = load_weights(tmp_path / "run" / "sites" / "alba" / "model.safetensors")
+    weights = [name for name in frozen if not name.endswith(("running_mean", "running_var"))]
+    assert all(final[name].equal(theta0[name]) for name in weights)
+    assert not torch.equal(final["backbone.conv_head.weight"], theta0["backbone.conv_head.weight"])
