@@ -25,12 +25,13 @@ def open_site(home: Path, config: RunConfig) -> Site:
         ConfigError: `site.toml` is missing or wrong.
         DataError: The cohort cannot be used.
     """
-    return _open(home, config.model_dump_json())
+    own = load_site(home / SETTINGS)
+    return _open(home.absolute(), own.model_dump_json(), config.model_dump_json())
 
 
 @functools.lru_cache(maxsize=128)
-def _open(home: Path, settings: str) -> Site:
-    config, own = RunConfig.model_validate_json(settings), load_site(home / SETTINGS)
+def _open(home: Path, own_settings: str, settings: str) -> Site:
+    own, config = SiteConfig.model_validate_json(own_settings), RunConfig.model_validate_json(settings)
     labels = labels_of(own, config)
     if config.task.positive not in labels:
         raise ConfigError(f"site {own.site} lacks the positive label '{config.task.positive}': add it to labels.")

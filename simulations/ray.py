@@ -1,7 +1,7 @@
 """A federation through Flower's own simulation engine: `flwr run`, a SuperLink of our own, and Ray's worker processes.
 
 For federations that outgrow one process. Everything that Flower starts lives in one process group and one scratch
-folder; both are gone at the end, also when this process is killed: a keeper kills the group once our end of its pipe
+folder; both are gone at the end, also when this process is killed: a keeper ends the group once our end of its pipe
 closes. Left in the run directory: what server and sites write, and ``ray.log``.
 """
 
@@ -32,8 +32,18 @@ from server.journal import Journal
 __all__ = ["LOG_FILE", "run_with_ray"]
 
 LOG_FILE = "ray.log"
-_UP_S, _STOP_S, _COMMAND_S, _START_S = 60.0, 5.0, 120.0, 300.0
-_DONE = "finished:completed"
+_UP_S, _STOP_S, _COMMAND_S, _START_S = 60.0, 2.0, 120.0, 300.0
+_LINK_OPTIONS = ["--insecure", "--simulation", "--isolation", "process", "--disable-runtime-dependency-installation"]
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ADDRESS": "local",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class _Flower:
         """What `flwr` prints, nothing if it hangs; its exit code means little, its JSON says whether it worked."""
         with suppress(subprocess.TimeoutExpired):
             done = subprocess.run(  # noqa: S603
-                [_program("flwr"), *arguments],
+                ["flwr", *arguments],  # noqa: S607
                 env=self.env, cwd=self.empty, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_S,
             )  # fmt: skip
             return (done.stdout or done.stderr).decode(errors="replace")
@@ -66,14 +76,14 @@ def run_with_ray(run: RunConfig, out: Path, homes: Sequence[Path]) -> None:
     with _scratch() as scratch, open(out / LOG_FILE, "ab", buffering=0) as log:
         settings, app = _stage(run, scratch)
         threads, resources = _resources(len(homes))
-        env = {**_environment(scratch, threads), "CDTL_RUN": str(out), "CDTL_SITES": str(sites)}
-        flower = _Flower(env, scratch / "empty")
+        folders = {"CDTL_RUN": out, "CDTL_SITES": sites, "FLWR_HOME": scratch / "flower", "RAY_TMPDIR": scratch}
+        flower = _Flower(_environment({**folders, "OMP_NUM_THREADS": threads}), scratch / "empty")
         with _superlink(flower, scratch / "flower", log):
             run_id = _submit(flower, app, settings, resources, log)
             status = _wait(flower, run_id, run, Journal(out, run.method))
             log.write(flower.ask("log", run_id, "own", "--stream").encode())
-    if status != _DONE:
-        raise FederationError(f"Flower's simulation of '{run.method}' ended as {status}: read {out / LOG_FILE}.")
+    if not status.startswith("finished:completed"):
+        raise FederationError(f"Flower's simulation of {run.method} ended as {status.rstrip('.')}: read {log.name}.")
 
 
 def _sites_folder(homes: Sequence[Path]) -> Path:
@@ -87,8 +97,8 @@ def _sites_folder(homes: Sequence[Path]) -> Path:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for all that Flower and Ray write. Its name is short: Ray's sockets lie in it (limit 104 letters)."""
-    parent = "/tmp" if sys.platform == "darwin" else None  # noqa: S108
+    """A folder for all that Flower and Ray write; its name is short, since the names of Ray's sockets have a limit."""
+    parent = "/tmp" if len(tempfile.gettempdir()) > 20 else None  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="cdtl-", dir=parent, ignore_cleanup_errors=True) as name:
         for folder in ("empty", "flower"):
             (Path(name) / folder).mkdir()
@@ -114,11 +124,8 @@ def _resources(sites: int) -> tuple[int, Mapping[str, object]]:
     """Threads per site and what Ray is told: as many sites at a time as there are cores, GPUs in equal shares."""
     import torch
 
-    cores, gpus = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        torch.cuda.device_count(),
-    )
-    workers = min(cores, sites)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers, gpus = min(cores, sites), torch.cuda.device_count()
     resources: dict[str, object] = {
         "num-supernodes": sites,
         "init-args-num-cpus": cores,
@@ -129,23 +136,12 @@ def _resources(sites: int) -> tuple[int, Mapping[str, object]]:
     return min(cores // workers, torch.get_num_threads()), resources
 
 
-def _environment(scratch: Path, threads: int) -> dict[str, str]:
-    """Ours, less what could reach another Ray or Flower; nothing phones home."""
-    return {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "OMP_NUM_THREADS": str(threads),
-        "FLWR_HOME": str(scratch / "flower"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-        "RAY_ADDRESS": "local",
-        "RAY_TMPDIR": str(scratch),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_COLOR_PREFIX": "0",
-    }
+def _environment(own: Mapping[str, object]) -> dict[str, str]:
+    """Our environment for Flower's processes: this Python's programs first, and no proxy for our own machine."""
+    before = os.environ.get
+    path = os.pathsep.join([str(Path(sys.executable).parent), before("PATH", os.defpath)])
+    direct = {name: f"127.0.0.1,{before(name, '')}" for name in ("NO_PROXY", "no_proxy")}
+    return {**os.environ, **_QUIET, **direct, "PATH": path, **{name: str(value) for name, value in own.items()}}
 
 
 @contextmanager
@@ -154,15 +150,15 @@ def _superlink(flower: _Flower, home: Path, log: IO[bytes]) -> Iterator[None]:
 
     The executor is started here, since a SuperLink would start it in a session of its own, beyond our reach.
     """
-    address = f"127.0.0.1:{_free_port()}"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
     save_toml(home / "config.toml", {"superlink": {"default": "own", "own": {"address": address, "insecure": True}}})
-    host, port = address.split(":")
-    link = ["flower-superlink", "--insecure", "--simulation", "--isolation", "process", "--host", host, "--port", port]
+    link = ["flower-superlink", *_LINK_OPTIONS, "--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
     executor = ["flower-superexec", "--insecure", "--runtime-api-address", address]
-    commands = [[*link, "--disable-runtime-dependency-installation"], executor]
-    script = "".join(f"{shlex.join([_program(name), *rest])} &\n" for name, *rest in commands)
+    script = "".join(f"{shlex.join(command)} &\n" for command in (link, executor))
     keeper = subprocess.Popen(  # noqa: S603
-        ["/bin/sh", "-c", f"{script}cat > /dev/null\nkill -KILL 0"],
+        ["/bin/sh", "-c", f"{script}cat > /dev/null\nrm -rf {shlex.quote(str(home.parent))}\nkill -KILL 0"],
         env=flower.env, cwd=flower.empty, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     try:
@@ -170,12 +166,6 @@ def _superlink(flower: _Flower, home: Path, log: IO[bytes]) -> Iterator[None]:
         yield
     finally:
         _kill(keeper)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_health(address: str, log: str) -> None:
@@ -201,9 +191,8 @@ def _kill(keeper: subprocess.Popen[bytes]) -> None:
 
 def _submit(flower: _Flower, app: Path, settings: Path, resources: Mapping[str, object], log: IO[bytes]) -> str:
     shares = " ".join(f"{key}={value}" for key, value in resources.items())
-    answer = flower.ask(
-        "run", str(app), "own", "--run-config", str(settings), "--federation-config", shares, "--format", "json"
-    )
+    config = ["--run-config", str(settings), "--federation-config", shares]
+    answer = flower.ask("run", str(app), "own", *config, "--format", "json")
     log.write(f"{answer}\n".encode())
     run_id = _read(answer).get("run-id")
     if not run_id:
@@ -212,17 +201,16 @@ def _submit(flower: _Flower, app: Path, settings: Path, resources: Mapping[str, 
 
 
 def _wait(flower: _Flower, run_id: str, run: RunConfig, journal: Journal) -> str:
-    """The run's last status. Flower is asked rarely, as each question costs a second of a core; the journal is free."""
-    began = time.monotonic()
+    """The run's last status. Flower is asked rarely, as a question costs a second of a core; the journal is free."""
+    began, silent = time.monotonic(), 0
     limit = _START_S + (run.federation.rounds + 2) * run.federation.round_timeout_s
-    while (elapsed := time.monotonic() - began) < limit:
-        answer = flower.ask("list", "own", "--run-id", run_id, "--format", "json")
-        runs = _read(answer).get("runs")
-        status = str(runs[0]["status"]) if runs else "unreachable"
-        if status.startswith("finished") or status == "unreachable":
-            return " ".join([status, *([details] if (details := runs[0]["status-details"]) else [])])
+    while (elapsed := time.monotonic() - began) < limit and silent < 3:
+        runs = _read(flower.ask("list", "own", "--run-id", run_id, "--format", "json")).get("runs")
+        silent = 0 if runs else silent + 1
+        if runs and str(runs[0]["status"]).startswith("finished"):
+            return " ".join(filter(None, (runs[0]["status"], runs[0]["status-details"])))
         _pause(journal, min(max(2.0, elapsed / 10), 30.0))
-    return f"unfinished after {limit:.0f} s"
+    return "lost: its SuperLink does not answer" if silent else f"unfinished after {limit:.0f} s"
 
 
 def _pause(journal: Journal, seconds: float) -> None:
@@ -234,12 +222,7 @@ def _pause(journal: Journal, seconds: float) -> None:
 
 
 def _read(answer: str) -> dict[str, Any]:
-    try:
+    with suppress(ValueError):
         value = json.loads(answer)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _program(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
+        return value if isinstance(value, dict) else {}
+    return {}

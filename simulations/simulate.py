@@ -18,8 +18,10 @@ from cdtl_core.config import (
 )
 from cdtl_core.durable import locked
 from cdtl_core.errors import CdtlError, CheckpointError, FederationError
-from cdtl_core.federation.coordinator import Member, start
+from cdtl_core.federation.coordinator import Member, check_matrices, start
 from cdtl_core.federation.label_map import label_hash
+from cdtl_core.learning.model import build_theta0, parts_of
+from cdtl_core.learning.weights import load_into
 from cdtl_core.progress import report
 from cdtl_core.reporting.report import Report, save_report
 from client.home import SETTINGS, open_site
@@ -69,16 +71,22 @@ def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
 
 def _prepare(config: SimulationConfig, out: Path) -> None:
     """Write each site's folder and settings, decode its images, and check that every method can start."""
-    members = []
+    run, members = config.run, []
+    theta0 = build_theta0(run.model, run.seed)
     for own in config.sites:
         home = sites_folder(out) / own.site
-        save_toml(home / SETTINGS, own.model_dump(mode="json", exclude_none=True))
+        settings = own.model_dump(mode="json", exclude_none=True)
+        if own.data.manifest is not None:  # read later by processes in other folders, too
+            settings["data"]["root"] = str(own.data.root.expanduser().resolve())
+        save_toml(home / SETTINGS, settings)
         report(preparing=own.site)
         site = open_site(home, config.of_method(config.methods[0]))
         patients = site.cohort.folds["train"].num_patients
         members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
+        load_into(site.model, theta0)
+        parts_of(site.model, freeze=run.train.freeze, share_head=run.share.head)
     for method in config.methods:
-        start(members, config.of_method(method))
+        check_matrices(start(members, config.of_method(method)), config.of_method(method))
 
 
 def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:

@@ -4,13 +4,13 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: house rule, see cdtl_core.threads
 
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import pytest  # noqa: E402
+import pytest
 
-from cdtl_core.config import SimulationConfig  # noqa: E402
+from cdtl_core.config import SimulationConfig
 
 TINY_RUN: dict[str, Any] = {
     "name": "tiny",

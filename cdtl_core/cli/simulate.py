@@ -32,17 +32,18 @@ def simulate(
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
     if resume is not None and (set_ or out):
         raise typer.BadParameter("--resume goes on with the run's own settings and folder: leave out --set and --out")
+    settings = load_simulation(find_config(config), set_ or []) if config is not None else None
     add_to_path()
     from simulations.simulate import resume_simulation
     from simulations.simulate import simulate as start_simulation
 
     with showing_progress():
-        if resume is not None:
-            folder, report = resume, resume_simulation(resume, engine=engine)
-        else:
-            settings = load_simulation(find_config(config or Path()), set_ or [])
+        if settings is not None:
             folder = out or _new_folder(Path("runs"), settings.run.name)
             report = start_simulation(settings, folder, engine=engine)
+        else:
+            folder = resume or Path()
+            report = resume_simulation(folder, engine=engine)
     if json_:
         typer.echo(report.model_dump_json(indent=1))
     else:

@@ -19,7 +19,7 @@ from cdtl_core.federation.blend import Matrix, blend, blend_matrix
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.weights import Weights, to_half
 
-__all__ = ["CoordinatorState", "Member", "RoundReport", "group_of", "order_for", "start", "step"]
+__all__ = ["CoordinatorState", "Member", "RoundReport", "check_matrices", "group_of", "order_for", "start", "step"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,16 @@ def start(members: Iterable[Member], config: RunConfig) -> CoordinatorState:
         )
     empty: dict[str, Weights] = {group: {} for group in sorted({group_of(m, config) for m in ordered})}
     return CoordinatorState(0, ordered, empty, empty)
+
+
+def check_matrices(state: CoordinatorState, config: RunConfig) -> None:
+    """Refuse, before anything is trained, settings that give an impossible blend in any round.
+
+    Raises:
+        ConfigError: A round's matrix would not be row-stochastic, or would swap models.
+    """
+    for round in range(config.federation.rounds):
+        _matrix(replace(state, round=round), config, present=state.drifts)
 
 
 def group_of(member: Member, config: RunConfig) -> str:

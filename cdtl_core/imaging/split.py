@@ -45,16 +45,17 @@ def split_patients(
 
 def _cut(ranked: Sequence[str], test: float, val: float) -> dict[str, Split]:
     count = len(ranked)
-    num_test = _at_least_one(test, count)
-    num_val = _at_least_one(val, count - num_test)
+    num_test = _part(test * count, most=count - 1)
+    num_val = _part(val * count, most=count - num_test - 1)
     return {
         patient: "test" if i < num_test else "val" if i < num_test + num_val else "train"
         for i, patient in enumerate(ranked)
     }
 
 
-def _at_least_one(share: float, count: int) -> int:
-    return min(max(1, round(share * count)), max(count - 1, 0))
+def _part(wanted: float, most: int) -> int:
+    """At least one patient, unless that leaves none to train on."""
+    return min(max(1, round(wanted)), max(most, 0))
 
 
 def _labels_of_patients(cases: Sequence[Case]) -> dict[str, frozenset[int]]:

@@ -8,14 +8,14 @@ from cdtl_core.federation.gate import choose_model
 
 def test_a_blend_that_is_clearly_worse_is_refused() -> None:
     own = np.array([0.5, 0.6, 0.4, 0.5])
-    decision = choose_model({"blended": own + [0.2, 0.3, 0.25, 0.2], "unblended": own}, standard_errors=1.0)
+    decision = choose_model({"blended": own + np.array([0.2, 0.3, 0.25, 0.2]), "unblended": own}, standard_errors=1.0)
     assert (decision.chosen, decision.accepted) == ("unblended", False)
     assert decision.losses["blended"] == pytest.approx(0.7375)
 
 
 def test_a_blend_that_is_worse_within_one_standard_error_is_kept() -> None:
     own = np.array([0.5, 0.6, 0.4, 0.5])
-    blended = own + [0.3, -0.25, 0.2, -0.2]  # mean 0.0125, standard error 0.139
+    blended = own + np.array([0.3, -0.25, 0.2, -0.2])  # mean 0.0125, standard error 0.139
     assert choose_model({"blended": blended, "unblended": own}, standard_errors=1.0).accepted
 
 

@@ -1,0 +1,176 @@
+"""The command line as a person meets it: real processes, wrong input too."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdtl_core.cli.main import main
+
+TINY = """
+name = "tiny"
+[image]
+size = 32
+[model]
+backbone = "test_efficientnet"
+weights = "random"
+[train]
+steps = 1
+batch_size = 4
+[federation]
+rounds = 2
+[blend]
+settle = 1
+[[sites]]
+site = "alba"
+modality = "ultrasound"
+data.phantom = { patients = 12 }
+[[sites]]
+site = "como"
+modality = "histology"
+data.phantom = { patients = 12 }
+"""
+
+
+Cdtl = Callable[..., "Done"]
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Call the real `main` as the installed command does, in a folder of its own that holds tiny.toml."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["cdtl", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        return Done(code, *capfd.readouterr())
+
+    return call
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['cdtl', '--help']\n"
+        "from cdtl_core.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'flwr', 'numpy', 'pydantic'} & set(sys.modules), sorted(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "simulate" in result.stdout
+
+
+def test_the_installed_command_answers(tmp_path: Path) -> None:
+    """A process of its own, in an empty folder, without the checkout on its path."""
+    command = Path(sys.executable).with_name("cdtl")
+    done = subprocess.run([command, "simulate", "none.toml"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert done.stderr.startswith("Error: the configuration none.toml does not exist")
+
+
+def test_simulate_then_predict(cdtl: Cdtl, tmp_path: Path) -> None:
+    done = cdtl("simulate", "tiny.toml", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    for word in ("alba", "como", "SYNTHETIC", "alone", "FedAvg", "CDTL", "report.json"):
+        assert word in done.stdout
+    assert done.stderr == ""
+    image = next((tmp_path / "run" / "sites" / "alba").glob("phantoms-*/images/*.png"))
+    told = cdtl("predict", "run/sites/alba", str(image), str(image), "--out", "p.csv")
+    assert told.returncode == 0, told.stderr
+    header, first, second = (tmp_path / "p.csv").read_text().splitlines()
+    assert header == "file,p_benign,p_malignant,probabilities"
+    assert first == second
+    benign, malignant, kind = first.rsplit(",", 3)[1:]
+    assert float(benign) + float(malignant) == pytest.approx(1, abs=2e-6)
+    assert kind == "raw"  # too few validation patients to calibrate
+    again = cdtl("simulate", "tiny.toml", "--out", "run")
+    assert (again.returncode, "--resume" in again.stderr) == (6, True)
+
+
+def test_prediction_equals_what_the_run_wrote_of_the_same_image(cdtl: Cdtl, tmp_path: Path) -> None:
+    assert cdtl("simulate", "tiny.toml", "--out", "run", "--set", "methods=alone").returncode == 0
+    home = tmp_path / "run" / "sites" / "como"
+    with open(home / "models" / "tiny-alone" / "scores.csv") as file:
+        rows = list(csv.DictReader(file))[:5]
+    images = [str(next(home.glob(f"phantoms-*/images/{row['image']}"))) for row in rows]
+    told = cdtl("predict", str(home), *images)
+    predicted = [float(row["p_malignant"]) for row in csv.DictReader(told.stdout.splitlines())]
+    assert predicted == pytest.approx([float(row["p_blended"]) for row in rows], abs=1e-4)
+
+
+def test_json_is_the_report(cdtl: Cdtl, tmp_path: Path) -> None:
+    done = cdtl("simulate", "tiny.toml", "--json", "--set", "methods=alone")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "runs" / "tiny" / "report.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("simulate",), 2, "CONFIG"),
+        (("simulate", "tiny.toml", "--resume", "x"), 2, "not both"),
+        (("simulate", "none.toml"), 3, "does not exist"),
+        (("simulate", "tiny.toml", "--set", "train.lrr=1"), 3, "train.lrr"),
+        (("simulate", "tiny.toml", "--set", "model.backbone=resnet0"), 5, "resnet0"),
+        (("simulate", "tiny.toml", "--set", "model.weights=w.safetensors"), 5, "w.safetensors"),
+        (("simulate", "tiny.toml", "--set", "train.freeze=99"), 5, "train.freeze"),
+        (("simulate", "tiny.toml", "--set", "blend.policy=fixed", "--set", "blend.alpha=0.1"), 3, "swaps"),
+        (("simulate", "tiny.toml", "--set", "sites.como.modality=ultrasound"), 3, "all sites hold ultrasound"),
+        (("simulate", "breast"), 4, "manifest"),
+        (("simulate", "--resume", "nowhere"), 6, "holds no run"),
+        (("predict", "nowhere", "x.png"), 5, "no model folder"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_the_familys_code(
+    cdtl: Cdtl, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    done = cdtl(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    if code != 2:
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("Error: ")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {"tiny.toml", "runs"}
+    assert not any((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.parametrize("fault", ["label", "class", "image"])
+def test_a_wrong_cohort_is_one_sentence(cdtl: Cdtl, tmp_path: Path, fault: str) -> None:
+    rng, rows = np.random.default_rng(0), ["file,label,patient_id"]
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (16, 16), np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{('benign', 'malignant')[i % 2 if fault != 'class' else 0]},p{i}")
+    if fault == "label":
+        rows[3] = "2.png,bening,p2"
+    if fault == "image":
+        (tmp_path / "4.png").write_bytes(b"\x89PNG broken")
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    with open("tiny.toml", "a") as file:
+        file.write('[[sites]]\nsite = "extra"\nmodality = "mri"\ndata.manifest = "m.csv"\n')
+    done = cdtl("simulate", "tiny.toml")
+    expected = {"label": "the label 'bening'", "class": "'malignant' has no patient", "image": "4.png"}[fault]
+    assert done.returncode == 4
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
