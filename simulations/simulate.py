@@ -18,6 +18,7 @@ from cdtl_core.config import (
 )
 from cdtl_core.durable import locked
 from cdtl_core.errors import CdtlError, CheckpointError, FederationError
+from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.coordinator import Member, check_matrices, start
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.learning.model import build_theta0, parts_of
@@ -91,12 +92,18 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
 
 def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:
     homes = [sites_folder(out) / own.site for own in config.sites]
+    report(visits=sum(_rounds_left(config, method, out) for method in config.methods) * len(homes))
     for method in config.methods:
         if not Journal(out, method).finished():
             _play_method(_all_take_part(config, method), out, homes, engine)
     result = gather_report(config, out, engine)
     save_report(out / "report.json", result)
     return result
+
+
+def _rounds_left(config: SimulationConfig, method: Method, out: Path) -> int:
+    state, _ = load_latest(out / "checkpoints" / method)
+    return config.run.federation.rounds - (state.round if state else 0)
 
 
 def _all_take_part(config: SimulationConfig, method: Method) -> RunConfig:

@@ -30,13 +30,13 @@ def showing_progress() -> Iterator[None]:
 
 
 class _Display:
-    """Turns reports into one line. Work is counted in rounds of sites: methods x rounds x sites, and their steps."""
+    """Turns reports into one line. Work is counted in visits: methods x rounds x sites."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._task = bar.add_task("preparing", total=None)
         self._now: dict[str, object] = {}
-        self._done = 0.0
+        self._visits = 0
 
     def __call__(self, fields: Mapping[str, object]) -> None:
         self._now |= fields
@@ -44,14 +44,14 @@ class _Display:
             self._bar.update(self._task, description=self._text("preparing", "decoded"))
             return
         if "site" in fields:
-            self._done += 1
-        step, steps = self._number("step"), self._number("steps")
+            self._visits += 1
+        step, steps, visits = self._number("step"), self._number("steps"), self._number("visits")
         share = step / steps if "step" in fields and steps else 0.0
         self._bar.update(
             self._task,
             description=self._text("method", "round", "site", "step"),
-            completed=max(self._done - 1 + share, 0),
-            total=self._number("total") or None,
+            completed=max(self._visits - 1 + share, 0),
+            total=visits or None,
         )
 
     def _number(self, name: str) -> float:

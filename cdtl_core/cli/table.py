@@ -2,46 +2,53 @@
 
 from pathlib import Path
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from cdtl_core.reporting.report import Estimate, Report, SiteReport
 
 __all__ = ["print_report"]
 
+_WIDTH = 100
 _TITLES = {"alone": "alone", "fedavg": "FedAvg", "cdtl": "CDTL"}
 
 
 def print_report(report: Report, folder: Path) -> None:
     """Print one row per site and, below, what the figures are."""
     console = Console()
-    table = Table(title=f"{report.name}, seed {report.seed}, {report.rounds} rounds: test AUROC with 95 % interval")
-    table.add_column("site", overflow="fold")
-    table.add_column("patients\ntrain/val/test", justify="right")
-    for method in report.methods:
-        table.add_column(_TITLES[method], justify="center")
-    if "cdtl" in report.methods:
-        if "alone" in report.methods:
-            table.add_column("gain of CDTL\nover alone", justify="center")
-        table.add_column("model used")
-        table.add_column("kB a round\nsent/received", justify="right")
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    title = f"{report.name}, seed {report.seed}, {report.rounds} rounds: test AUROC (95 % interval over patients)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for header, justify in _headers(report):
+        table.add_column(header, justify=justify, no_wrap=True)
     for site in report.sites:
-        table.add_row(*_row(report, site))
+        table.add_row(*_row(report, site), end_section=True)
     console.print(table)
     for line in _notes(report, folder):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+def _headers(report: Report) -> list[tuple[str, JustifyMethod]]:
+    headers: list[tuple[str, JustifyMethod]] = [("site", "left"), ("patients\n(test)", "right")]
+    headers += [(_TITLES[method], "center") for method in report.methods]
+    if "cdtl" in report.methods:
+        if "alone" in report.methods:
+            headers.append(("CDTL - alone", "center"))
+        headers += [("model\nused", "left"), ("MB a round\nsent / received", "right")]
+    return headers
+
+
 def _row(report: Report, site: SiteReport) -> list[str]:
-    patients = f"{site.patients.train}/{site.patients.val}/{site.patients.test}"
-    cells = [f"{site.name}\n{site.modality}", patients]
+    cells = [f"{site.name}\n{site.modality}", f"{site.num_patients}\n({site.patients.test})"]
     cells += [_estimate(site.results[method].auroc) for method in report.methods]
     if "cdtl" in report.methods:
         if "alone" in report.methods:
             cells.append(_estimate(site.gain["cdtl-alone"], sign="+"))
         crossed = site.bytes_per_round["cdtl"]
         cells.append(site.gate.chosen if site.gate else "")
-        cells.append(f"{crossed.sent / 1000:,.0f}/{crossed.received / 1000:,.0f}")
+        cells.append(f"{crossed.sent / 1e6:.1f} / {crossed.received / 1e6:.1f}")
     return cells
 
 
@@ -50,21 +57,27 @@ def _estimate(estimate: Estimate, sign: str = "") -> str:
         return "-"
     value = f"{estimate.value:{sign}.3f}"
     if estimate.low is None or estimate.high is None:
-        return f"{value}\n(too few patients)"
-    return f"{value}\n({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
+        return f"{value}\nno interval"
+    return f"{value}\n{estimate.low:{sign}.2f} to {estimate.high:{sign}.2f}"
 
 
 def _notes(report: Report, folder: Path) -> list[str]:
     notes = []
     if any(site.synthetic for site in report.sites):
         notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
-    gains = [(site.name, site.gain.get("cdtl-alone")) for site in report.sites]
-    better = [name for name, gain in gains if gain is not None and gain.low is not None and gain.low > 0]
-    worse = [name for name, gain in gains if gain is not None and gain.high is not None and gain.high < 0]
     if "cdtl" in report.methods and "alone" in report.methods:
-        notes.append(
-            f"Gain over alone beyond its interval: {', '.join(better) or 'at no site'}; "
-            f"loss beyond it: {', '.join(worse) or 'at no site'}. Elsewhere: no evidence of a difference."
-        )
+        notes.append(_verdict(report))
+    if any(result.auroc.low is None for site in report.sites for result in site.results.values()):
+        notes.append("no interval: fewer than 10 test patients; such a figure is an anecdote.")
     notes.append(f"Models, scores and report.json are in {folder}.")
     return notes
+
+
+def _verdict(report: Report) -> str:
+    gains = {site.name: site.gain["cdtl-alone"] for site in report.sites}
+    better = [name for name, gain in gains.items() if gain.low is not None and gain.low > 0]
+    worse = [name for name, gain in gains.items() if gain.high is not None and gain.high < 0]
+    return (
+        f"CDTL better than alone beyond its interval: {', '.join(better) or 'at no site'}; "
+        f"worse: {', '.join(worse) or 'at no site'}. Elsewhere there is no evidence of a difference."
+    )
