@@ -1,0 +1,53 @@
+"""One image as intake sees it: pixels made comparable, and what its file says of itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["DicomTags", "Picture"]
+
+
+@dataclass(frozen=True)
+class DicomTags:
+    """What a DICOM header says that intake needs; identifiers never leave the site.
+
+    Attributes:
+        modality: Tag (0008,0060), empty if absent.
+        photometric: PhotometricInterpretation (0028,0004) as stored, e.g. ``MONOCHROME1``.
+        burned_in: BurnedInAnnotation (0028,0301): True for YES, False for NO, None if absent.
+        patient_id: (0010,0020), empty if absent.
+        accession: AccessionNumber (0008,0050), empty if absent.
+        sop_uid: SOPInstanceUID (0008,0018), empty if absent.
+        frames: Number of frames.
+    """
+
+    modality: str
+    photometric: str
+    burned_in: bool | None
+    patient_id: str
+    accession: str
+    sop_uid: str
+    frames: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image.
+
+    Attributes:
+        pixels: uint8, H W for gray (also when stored as equal colour channels) or H W 3 for RGB.
+        bits: Bits per sample that the file stores.
+        format: ``PNG``, ``JPEG``, ``TIFF``, ``BMP``, ``DICOM`` ...
+        tags: Of a DICOM file, else None.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    bits: int
+    format: str
+    tags: DicomTags | None = None
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether the image has colour."""
+        return self.pixels.ndim == 3
