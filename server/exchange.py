@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from cdtl_core.federation.wire import num_bytes
 
-__all__ = ["Reply", "ask"]
+__all__ = ["Reply", "ask", "await_nodes"]
 
 _POLL_S = 0.25
 _log = logging.getLogger("cdtl.server")
@@ -35,6 +35,15 @@ class Reply:
     bytes_received: int
     theta0_bytes: int
     bytes_sent: int
+
+
+def await_nodes(grid: Grid, wanted: int, *, timeout_s: float) -> list[int]:
+    """Ids of the connected nodes, as soon as there are `wanted` of them or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while len(found := list(grid.get_node_ids())) < wanted and time.monotonic() < deadline:
+        _log.info("waiting for sites: %d of %d connected", len(found), wanted)
+        time.sleep(_POLL_S)
+    return found
 
 
 def ask(

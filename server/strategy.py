@@ -24,7 +24,7 @@ from cdtl_core.federation.gate import BLENDED
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.progress import report
-from server.exchange import Reply, ask
+from server.exchange import Reply, ask, await_nodes
 
 __all__ = ["Party", "finish_run", "introduce", "play_round"]
 

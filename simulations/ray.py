@@ -181,7 +181,7 @@ def _await_health(address: str, log: str) -> None:
 def _kill(keeper: subprocess.Popen[bytes]) -> None:
     """End the keeper's whole group and see it gone."""
     deadline = time.monotonic() + _STOP_S
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
         os.killpg(keeper.pid, signal.SIGKILL)
         keeper.communicate()
         while time.monotonic() < deadline:

@@ -299,3 +299,12 @@ def test_frozen_stages_are_neither_trained_nor_sent(tiny: Tiny, tmp_path: Path) 
     weights = [name for name in frozen if not name.endswith(("running_mean", "running_var"))]
     assert all(final[name].equal(theta0[name]) for name in weights)
     assert not torch.equal(final["backbone.conv_head.weight"], theta0["backbone.conv_head.weight"])
+
+
+def test_a_wait_for_sites_that_never_come_ends_and_says_how_many_came(tiny: Tiny, tmp_path: Path) -> None:
+    from server.strategy import introduce
+
+    federation = {"rounds": 3, "min_sites": 2, "round_timeout_s": 0.3}
+    run = tiny(federation=federation).run
+    with pytest.raises(FederationError, match="0 of the 2 needed sites introduced themselves"):
+        introduce(InProcessGrid(client_app, [], flatten(run)), run, build_theta0(run.model, run.seed))
