@@ -56,12 +56,10 @@ def introduce(grid: Grid, config: RunConfig, theta0: Weights) -> Party:
     Raises:
         FederationError: A site can't answer, or fewer answer than `federation.min_sites`.
     """
-    ids = [f"node {node}" for node in grid.get_node_ids()]
-    nodes = {name: int(name.removeprefix("node ")) for name in ids}
     timeout = config.federation.round_timeout_s
-    replies = list(
-        ask(grid, nodes, {name: RecordDict() for name in ids}, "query.describe", group="0", timeout_s=timeout)
-    )
+    nodes = {f"node {node}": node for node in await_nodes(grid, config.federation.min_sites, timeout_s=timeout)}
+    questions = {name: RecordDict() for name in nodes}
+    replies = list(ask(grid, nodes, questions, "query.describe", group="0", timeout_s=timeout))
     faults = [f"{reply.site}: {reply.fault}" for reply in replies if reply.content is None]
     known = {r.site: wire.decode_introduction(r.content) for r in replies if r.content is not None}
     _require_quorum(len(known), config, "sites introduced themselves", faults)
