@@ -28,7 +28,10 @@ def find_config(name: Path) -> Path:
         ConfigError: Neither exists.
     """
     shipped = bundle_root() / "configs"
-    for path in (name, shipped / name.name, shipped / f"{name.name}.toml"):
+    candidates = [name]
+    if name.parent in {Path(), Path("configs")}:
+        candidates += [shipped / name.name, shipped / f"{name.name}.toml"]
+    for path in candidates:
         if path.is_file():
             return path
     names = ", ".join(sorted(path.stem for path in shipped.glob("*.toml")))

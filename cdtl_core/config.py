@@ -4,44 +4,33 @@ A setting is written the same way everywhere: ``train.lr`` in TOML, in ``--set``
 `RunConfig` is what all sites of a federation share; `SiteConfig` belongs to one hospital; their keys are disjoint.
 """
 
-import json
-import tomllib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cdtl_core.durable import replace_bytes
-from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.errors import ConfigError
 from cdtl_core.modality import modality_of
 
 __all__ = [
     "BlendConfig",
     "DataConfig",
     "Method",
+    "ModelConfig",
     "PhantomConfig",
     "RunConfig",
     "SimulationConfig",
     "SiteConfig",
     "TrainConfig",
-    "flatten",
-    "load_simulation",
-    "load_site",
-    "save_toml",
-    "simulation_toml",
-    "unflatten",
 ]
 
 Method = Literal["alone", "fedavg", "cdtl"]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
-_Model = TypeVar("_Model", bound=BaseModel)
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TaskConfig(_Settings):
@@ -141,6 +130,12 @@ class BlendConfig(_Settings):
     retention_max: _Share = 0.95
     donors: dict[str, tuple[str, ...]] = {}
 
+    @model_validator(mode="after")
+    def _bounds(self) -> "BlendConfig":
+        if self.retention_min > self.retention_max:
+            raise ValueError(f"retention_min {self.retention_min} is above retention_max {self.retention_max}")
+        return self
+
 
 class ShareConfig(_Settings):
     """Whether sites with the same label map share the classifier head."""
@@ -171,15 +166,6 @@ class RunConfig(_Settings):
     share: ShareConfig = ShareConfig()
     gate: GateConfig = GateConfig()
 
-    @model_validator(mode="after")
-    def _rounds_left_to_blend(self) -> "RunConfig":
-        if self.blend.warmup + self.blend.settle >= self.federation.rounds and self.method == "cdtl":
-            raise ValueError(
-                f"blend.warmup + blend.settle is {self.blend.warmup + self.blend.settle} of "
-                f"{self.federation.rounds} rounds: leave at least one round that blends"
-            )
-        return self
-
 
 class PhantomConfig(_Settings):
     """Synthetic images in place of a hospital's own: how many patients to render, from which seed."""
@@ -208,7 +194,7 @@ class SiteConfig(_Settings):
     site: _Name
     modality: str
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = Field(None, min_length=2)
     data: DataConfig = DataConfig()
 
     @field_validator("modality")
@@ -245,137 +231,3 @@ class SimulationConfig(_Settings):
     def of_method(self, method: Method) -> RunConfig:
         """The agreed run with one method in force."""
         return self.run.model_copy(update={"method": method})
-
-
-def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConfig:
-    """Read a simulation's TOML file; `overrides` are ``key=value`` with dots, values as in TOML or plain text.
-
-    Top-level `[data]` is what all sites share (``data.root``); all other tables but `sites` are the run's.
-
-    Raises:
-        ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
-    """
-    tree = _read_toml(path)
-    for override in overrides:
-        _apply(tree, override)
-    shared, sites = tree.pop("data", {}), tree.pop("sites", [])
-    methods = tree.pop("methods", None)
-    document: dict[str, Any] = {"run": tree, "sites": [_with_shared(site, shared) for site in sites]}
-    if methods is not None:
-        document["methods"] = methods.split(",") if isinstance(methods, str) else methods
-    return _validated(SimulationConfig, document, str(path))
-
-
-def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
-    """The same simulation as a TOML tree that `load_simulation` reads back to an equal value."""
-    plain = config.model_dump(mode="json", exclude_none=True)
-    return {**plain["run"], "methods": plain["methods"], "sites": plain["sites"]}
-
-
-def save_toml(path: Path, tree: Mapping[str, Any]) -> None:
-    """Write a tree of settings as TOML, atomically."""
-    replace_bytes(path, tomli_w.dumps(tree).encode())
-
-
-def load_site(path: Path) -> SiteConfig:
-    """Read a hospital's `site.toml`.
-
-    Raises:
-        ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
-    """
-    return _validated(SiteConfig, _read_toml(path), str(path))
-
-
-def flatten(config: RunConfig) -> dict[str, bool | int | float | str]:
-    """A run as the flat scalars that Flower carries: ``{"train.lr": 5e-4, ...}``; lists and tables as JSON text."""
-    flat: dict[str, bool | int | float | str] = {}
-
-    def walk(prefix: str, tree: Mapping[str, Any]) -> None:
-        for key, value in tree.items():
-            if isinstance(value, dict) and prefix + key not in _TABLES:
-                walk(f"{prefix}{key}.", value)
-            else:
-                flat[prefix + key] = json.dumps(value) if isinstance(value, list | dict) else value
-
-    walk("", config.model_dump(mode="json"))
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> RunConfig:
-    """The run of Flower's flat scalars.
-
-    Raises:
-        ConfigError: A key is unknown or a value ill-typed.
-    """
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = json.loads(value) if key in _TABLES | _LISTS and isinstance(value, str) else value
-    return _validated(RunConfig, tree, "the run's settings")
-
-
-_TABLES = {"blend.donors"}
-_LISTS = {"task.labels"}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"the configuration {path} does not exist: give the path of a .toml file.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the configuration {path} cannot be read ({error}): mend the file.") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key:
-        raise ConfigError(f"'--set {override}' is no setting: write key=value, for example --set train.lr=0.001.")
-    *path, last = key.strip().split(".")
-    node: Any = tree
-    for part in path:
-        node = _step(node, part, key)
-    if not isinstance(node, dict):
-        raise ConfigError(f"'--set {override}' names no setting: '{'.'.join(path)}' has no keys below it.")
-    node[last] = _value(text)
-
-
-def _step(node: Any, part: str, key: str) -> Any:
-    if isinstance(node, list):
-        found = [item for item in node if isinstance(item, dict) and item.get("site") == part]
-        if not found:
-            raise ConfigError(f"'--set {key}' names no site '{part}': use a name from the configuration's [[sites]].")
-        return found[0]
-    return node.setdefault(part, {}) if isinstance(node, dict) else None
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _with_shared(site: Any, shared: Mapping[str, Any]) -> Any:
-    if not isinstance(site, dict):
-        return site
-    return {**site, "data": {**shared, **site.get("data", {})}}
-
-
-def _validated(kind: type[_Model], document: Mapping[str, Any], source: str) -> _Model:
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        raise _sentence(error, source) from None
-
-
-def _sentence(error: ValidationError, source: str) -> CdtlError:
-    first, more = error.errors()[0], error.error_count() - 1
-    key = ".".join(str(part) for part in first["loc"] if part != "run") or "the configuration"
-    got = "" if first["type"] in {"missing", "value_error"} else f", got {first['input']!r}"
-    what = "is unknown" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-    rest = f" ({more} more like it)" if more else ""
-    return ConfigError(f"{key} in {source}: {what}{got}{rest}; correct the setting.")

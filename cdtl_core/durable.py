@@ -1,5 +1,6 @@
 """Writing files so that a kill at any moment leaves the old content or the new, never half of either."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -16,15 +17,26 @@ __all__ = ["append_line", "file_hash", "locked", "publish_folder", "replace_byte
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically and durably (write beside it, fsync, rename, fsync the folder)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    with open(draft, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    _sync_folder(path.parent)
+    """Write `content` to `path` atomically and durably (write beside it, fsync, rename, fsync the folder).
+
+    Raises:
+        CheckpointError: The disk is full or read-only, or the path is a folder.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror}): check the path, rights and space."
+        ) from None
 
 
 def replace_json(path: Path, value: Any) -> None:
@@ -63,10 +75,16 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone.
 
     Raises:
-        CheckpointError: Another process holds it.
+        CheckpointError: Another process holds it, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be used ({error.strerror}): choose a folder that can be written."
+        ) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

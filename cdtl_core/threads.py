@@ -6,14 +6,15 @@ waiting threads spin instead of yielding. A value that the user has set is never
 
 import os
 
-__all__ = ["set_thread_defaults"]
+__all__ = ["num_cores", "set_thread_defaults"]
 
 
 def set_thread_defaults() -> None:
     """Let waiting OpenMP threads sleep and use the cores this process may use; a user's own setting wins."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)) if _has_affinity() else os.cpu_count()))
+    os.environ.setdefault("OMP_NUM_THREADS", str(num_cores()))
 
 
-def _has_affinity() -> bool:
-    return hasattr(os, "sched_getaffinity")
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

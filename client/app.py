@@ -1,6 +1,6 @@
 """Flower's ClientApp: the boundary where a site's errors become fixed sentences without its data.
 
-torch is imported inside the handlers, so that a message that needs none of it is answered at once.
+torch is imported inside the handlers: Flower imports this module also where nothing is trained.
 """
 
 import logging
@@ -39,21 +39,25 @@ def evaluate(message: Message, context: Context) -> Message:
 def _answer(action: str, message: Message, context: Context) -> Message:
     """Reply, or reply with an error: its family and a fixed sentence travel, its text stays in the site's log."""
     try:
-        from cdtl_core.config import unflatten
+        from cdtl_core.settings import unflatten
         from client import session
 
         act = getattr(session, action)
         return Message(act(message.content, _home(context), unflatten(context.run_config)), reply_to=message)
     except CdtlError as error:
-        _log.error("%s: %s", type(error).__name__, error)
+        _log.error("%s", error, extra={"site": _name(context), "exit_code": error.exit_code})
         return _refusal(message, type(error).__name__, error.exit_code)
     except Exception:
-        _log.exception("CdtlError: unexpected failure")
+        _log.exception("unexpected failure", extra={"site": _name(context), "exit_code": CdtlError.exit_code})
         return _refusal(message, "CdtlError", CdtlError.exit_code)
 
 
 def _refusal(message: Message, family: str, code: int) -> Message:
     return Message(Error(code, f"{family}: the site could not go on; its own log says why."), reply_to=message)
+
+
+def _name(context: Context) -> str:
+    return Path(str(context.node_config.get("home", context.node_id))).name
 
 
 def _home(context: Context) -> Path:

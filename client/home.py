@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-from cdtl_core.config import RunConfig, SiteConfig, load_site
+from cdtl_core.config import ModelConfig, RunConfig, SiteConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
 from cdtl_core.imaging.cohort import Cohort, build_cohort
@@ -12,6 +12,7 @@ from cdtl_core.imaging.phantom import write_phantoms
 from cdtl_core.imaging.split import split_patients
 from cdtl_core.learning.device import choose_device
 from cdtl_core.learning.model import Classifier, build_classifier
+from cdtl_core.settings import load_site
 
 __all__ = ["SETTINGS", "labels_of", "open_site"]
 
@@ -41,7 +42,7 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
         positive=labels.index(config.task.positive),
         cohort=_cohort(home, own, config, labels),
         config=config,
-        model=_classifier(config.model.model_dump_json(), len(labels)),
+        model=_classifier(config.model.model_dump_json(), len(labels), config.image.size),
         device=choose_device(own.device),
     )
 
@@ -72,6 +73,6 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
 
 
 @functools.lru_cache(maxsize=4)
-def _classifier(model: str, num_classes: int) -> Classifier:
+def _classifier(model: str, num_classes: int, image_size: int) -> Classifier:
     """One network per architecture and process: every use overwrites all of its weights."""
-    return build_classifier(type(RunConfig().model).model_validate_json(model), num_classes)
+    return build_classifier(ModelConfig.model_validate_json(model), num_classes, image_size)

@@ -7,6 +7,7 @@
     HOME/models/<federation>/model.safetensors + model.json + scores.csv   the model a run left
 """
 
+import contextlib
 import csv
 import io
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cdtl_core.durable import replace_bytes
-from cdtl_core.errors import FederationError
+from cdtl_core.errors import FederationError, ModelError
 from cdtl_core.federation.finish import Outcome
 from cdtl_core.federation.model_folder import MODEL_FILE, save_model
 from cdtl_core.federation.site import Site, SiteMemory
@@ -28,9 +29,12 @@ _KEPT = 3
 
 
 def held_theta0(home: Path) -> str:
-    """Hash of the theta0 on disk, empty if there is none."""
-    files = sorted((home / "theta0").glob("*.safetensors"))
-    return files[-1].stem if files else ""
+    """Hash of the theta0 on disk, empty if there is none or if it is damaged; a damaged one is removed."""
+    for path in (home / "theta0").glob("*.safetensors"):
+        with contextlib.suppress(FederationError):
+            load_theta0(home, path.stem)
+            return path.stem
+    return ""
 
 
 def save_theta0(home: Path, theta0: Weights, expected: str) -> None:
@@ -50,12 +54,15 @@ def load_theta0(home: Path, expected: str) -> Weights:
     """theta0 with this hash.
 
     Raises:
-        FederationError: The site does not have it.
+        FederationError: The site does not have it, or it is damaged; it is then removed, so that it is sent again.
     """
     path = home / "theta0" / f"{expected}.safetensors"
-    if not path.exists():
-        raise FederationError("this site does not have the theta0 that the server names: it must be sent again.")
-    return load_weights(path)
+    with contextlib.suppress(ModelError):
+        theta0 = load_weights(path)
+        if weights_hash(theta0) == expected:
+            return theta0
+    path.unlink(missing_ok=True)
+    raise FederationError("this site lacks the theta0 that the server names, or its copy was damaged: resume the run.")
 
 
 def load_memory(home: Path, federation: str, *, before: int) -> SiteMemory:

@@ -19,22 +19,23 @@ _log = logging.getLogger("cdtl.server")
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation to its end, from its last checkpoint if there is one."""
-    from cdtl_core.config import unflatten
     from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
-    from cdtl_core.federation.coordinator import start
+    from cdtl_core.federation.coordinator import round_matrices, start
     from cdtl_core.learning.model import build_theta0
     from cdtl_core.progress import report
+    from cdtl_core.settings import unflatten
     from server.journal import Journal
-    from server.strategy import finish_run, introduce, play_round
+    from server.strategy import finish_run, introduce, play_round, resume_with
 
     config, home = unflatten(context.run_config), _home(context)
     report(method=config.method)
     checkpoints, journal = home / "checkpoints" / config.method, Journal(home, config.method)
-    party = introduce(grid, config, build_theta0(config.model, config.seed))
+    party = introduce(grid, config, build_theta0(config.model, config.seed, config.image.size))
     state, faults = load_latest(checkpoints)
     for fault in faults:
         _log.warning("%s", fault)
-    state = state or start(party.members, config)
+    state = resume_with(party, state) if state else start(party.members, config, party.theta0_hash)
+    round_matrices(state, config)
     journal.rewind(state.round)
     while state.round < config.federation.rounds:
         began = time.monotonic()

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from cdtl_core import __version__
 from cdtl_core.config import Method, SimulationConfig, SiteConfig
-from cdtl_core.federation.blend import retention
+from cdtl_core.federation.blend import retention_of
+from cdtl_core.federation.coordinator import Member, round_matrices, start
+from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.model_folder import MODEL_FILE, NOTE_FILE
 from cdtl_core.imaging.cohort import Cohort
 from cdtl_core.learning.metrics import auroc, auroc_interval, paired_difference, summarise
@@ -55,7 +57,7 @@ def gather_report(config: SimulationConfig, out: Path, engine: str) -> Report:
         engine=engine,
         rounds=config.run.federation.rounds,
         methods=config.methods,
-        blend=_blend_summary(config),
+        blend=_blend_summary(config, [_member(config, site, out) for site in config.sites]),
         sites=tuple(_site_report(config, site, out, lines) for site in config.sites),
     )
 
@@ -84,7 +86,7 @@ def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: S
             if method != "alone" and "alone" in scores
         },
         gate=_gate(home, config, scores) if "cdtl" in config.methods else None,
-        bytes_per_round={method: _bytes(lines, method, site.site) for method in config.methods if method != "alone"},
+        bytes_per_round={m: _bytes(lines, m, home) for m in config.methods if m != "alone"},
     )
 
 
@@ -125,34 +127,38 @@ def _gate(home: Path, config: SimulationConfig, scores: Mapping[str, _Scores]) -
     candidates = {name.removeprefix("p_"): values for name, values in found.columns.items() if name != "p_calibrated"}
     return Gate(
         chosen=note["chosen"],
-        accepted=note["chosen"] == "blended",
+        accepted=note["chosen"] == "blended" if len(note["validation_log_loss"]) > 1 else None,
         validation_log_loss=note["validation_log_loss"],
         test_auroc={name: _number(auroc(found.positive, values)) for name, values in candidates.items()},
     )
 
 
-def _bytes(lines: Sequence[Any], method: str, site: str) -> Bytes:
-    """Mean over rounds; the first message is larger by theta0, which is counted apart."""
-    rounds = [line["sites"][site] for line in lines if line["method"] == method and site in line.get("sites", {})]
-    if not rounds:
-        return Bytes(sent=0, received=0, theta0_received=0)
+def _bytes(lines: Sequence[Any], method: str, home: Path) -> Bytes:
+    """Mean over rounds, without theta0, which is received once in a site's life and counted apart."""
+    rounds = [
+        line["sites"][home.name] for line in lines if line["method"] == method and home.name in line.get("sites", {})
+    ]
     received = [entry["bytes_received"] - entry.get("theta0_bytes", 0) for entry in rounds]
     return Bytes(
         sent=round(np.mean([entry["bytes_sent"] for entry in rounds])),
         received=round(np.mean(received)),
-        theta0_received=sum(entry.get("theta0_bytes", 0) for entry in rounds),
+        theta0_received=sum(path.stat().st_size for path in (home / "theta0").glob("*.safetensors")),
     )
 
 
-def _blend_summary(config: SimulationConfig) -> dict[str, Any]:
-    """The blend's settings and, for a constant alpha, the share of a modality's own drift that is left at the end."""
-    settings, run = config.run.blend, config.run
-    modalities = len({site.modality for site in config.sites})
-    rounds = run.federation.rounds - settings.warmup - settings.settle
-    summary: dict[str, Any] = settings.model_dump(mode="json")
-    if modalities > 1 and settings.policy == "fixed":
-        summary["retention"] = {"all": retention(settings.alpha, modalities=modalities, rounds=rounds)}
-    return summary
+def _blend_summary(config: SimulationConfig, members: Sequence[Member]) -> dict[str, Any]:
+    """The blend's settings and what they leave of each modality's own drift at the end."""
+    if "cdtl" not in config.methods:
+        return {}
+    run = config.of_method("cdtl")
+    state = start(members, run)
+    values = retention_of(round_matrices(state, run))
+    return {**run.blend.model_dump(mode="json"), "retention": dict(zip(state.drifts, values, strict=True))}
+
+
+def _member(config: SimulationConfig, site: SiteConfig, out: Path) -> Member:
+    cohort = open_site(sites_folder(out) / site.site, config.of_method(config.methods[0])).cohort
+    return Member(site.site, site.modality, cohort.folds["train"].num_patients, label_hash(cohort.labels))
 
 
 def _counts(cohort: Cohort, name: str) -> Counts:

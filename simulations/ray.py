@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from cdtl_core.apps import bundle_root
-from cdtl_core.config import RunConfig, flatten, save_toml
+from cdtl_core.config import RunConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.progress import report
+from cdtl_core.settings import flatten, save_toml
 from server.journal import Journal
 
 __all__ = ["LOG_FILE", "run_with_ray"]

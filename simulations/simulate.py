@@ -7,24 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from cdtl_core.config import (
-    Method,
-    RunConfig,
-    SimulationConfig,
-    flatten,
-    load_simulation,
-    save_toml,
-    simulation_toml,
-)
+from cdtl_core.config import Method, RunConfig, SimulationConfig
 from cdtl_core.durable import locked
-from cdtl_core.errors import CdtlError, CheckpointError, FederationError
+from cdtl_core.errors import CheckpointError, FederationError, error_of_code
 from cdtl_core.federation.checkpoint import load_latest
-from cdtl_core.federation.coordinator import Member, check_matrices, start
+from cdtl_core.federation.coordinator import Member, round_matrices, start
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.learning.model import build_theta0, parts_of
 from cdtl_core.learning.weights import load_into
 from cdtl_core.progress import report
 from cdtl_core.reporting.report import Report, save_report
+from cdtl_core.settings import flatten, load_simulation, save_toml, simulation_toml
 from client.home import SETTINGS, open_site
 from server.journal import Journal
 from simulations.gather import gather_report, sites_folder
@@ -44,17 +37,18 @@ def simulate(config: SimulationConfig, out: Path, *, engine: Engine = "in-proces
         CheckpointError: `out` is not empty.
         CdtlError: A site's data, a setting or the training fails; the sentence says which.
     """
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} is not empty: continue its run with --resume {out}, or choose another --out.")
-    try:
-        with locked(out):
-            _prepare(config, out)
+    _refuse_used(out)
+    config = _with_absolute_paths(config)
+    with locked(out):
+        if (out / CONFIG_FILE).exists():
+            _refuse_used(out)
+        try:
             save_toml(out / CONFIG_FILE, simulation_toml(config))
-            return _play(config, out, engine)
-    except CdtlError:
-        if not (out / CONFIG_FILE).exists():
+            _prepare(config, out)
+        except BaseException:
             shutil.rmtree(out, ignore_errors=True)
-        raise
+            raise
+        return _play(config, out, engine)
 
 
 def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
@@ -67,19 +61,44 @@ def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
         raise CheckpointError(f"{out} holds no run ({CONFIG_FILE} is missing): give the folder of an earlier --out.")
     config = load_simulation(out / CONFIG_FILE)
     with locked(out):
+        _prepare(config, out)
         return _play(config, out, engine)
 
 
+def _refuse_used(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file: choose a folder for --out.")
+    if out.exists() and any(out.iterdir()):
+        raise CheckpointError(f"{out} is not empty: continue its run with --resume {out}, or choose another --out.")
+
+
+def _with_absolute_paths(config: SimulationConfig) -> SimulationConfig:
+    """The same settings wherever they are resumed from."""
+    model = config.run.model
+    if model.weights not in {"imagenet", "random"}:
+        model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().absolute())})
+    sites = []
+    for own in config.sites:
+        data = (
+            own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
+            if own.data.manifest
+            else own.data
+        )
+        sites.append(own.model_copy(update={"data": data}))
+    run = config.run.model_copy(update={"model": model})
+    return config.model_copy(update={"run": run, "sites": tuple(sites)})
+
+
 def _prepare(config: SimulationConfig, out: Path) -> None:
-    """Write each site's folder and settings, decode its images, and check that every method can start."""
+    """Write each site's folder and settings, decode its images, and check that every method can start.
+
+    Doing it again changes nothing, so a run that was killed in it can be resumed.
+    """
     run, members = config.run, []
-    theta0 = build_theta0(run.model, run.seed)
+    theta0 = build_theta0(run.model, run.seed, run.image.size)
     for own in config.sites:
         home = sites_folder(out) / own.site
-        settings = own.model_dump(mode="json", exclude_none=True)
-        if own.data.manifest is not None:  # read later by processes in other folders, too
-            settings["data"]["root"] = str(own.data.root.expanduser().resolve())
-        save_toml(home / SETTINGS, settings)
+        save_toml(home / SETTINGS, own.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
         site = open_site(home, config.of_method(config.methods[0]))
         patients = site.cohort.folds["train"].num_patients
@@ -87,7 +106,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         load_into(site.model, theta0)
         parts_of(site.model, freeze=run.train.freeze, share_head=run.share.head)
     for method in config.methods:
-        check_matrices(start(members, config.of_method(method)), config.of_method(method))
+        round_matrices(start(members, config.of_method(method)), config.of_method(method))
 
 
 def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:
@@ -107,9 +126,10 @@ def _rounds_left(config: SimulationConfig, method: Method, out: Path) -> int:
 
 
 def _all_take_part(config: SimulationConfig, method: Method) -> RunConfig:
-    """In a simulation every site must answer every round."""
-    run = config.of_method(method)
-    federation = run.federation.model_copy(update={"min_sites": len(config.sites)})
+    """In a simulation every site must answer every round, and sites wait for each other on one machine."""
+    run, count = config.of_method(method), len(config.sites)
+    timeout = run.federation.round_timeout_s * count
+    federation = run.federation.model_copy(update={"min_sites": count, "round_timeout_s": timeout})
     return run.model_copy(update={"federation": federation})
 
 
@@ -123,22 +143,26 @@ def _play_method(run: RunConfig, out: Path, homes: Sequence[Path], engine: Engin
     from server.app import app as server_app
     from simulations.inprocess import run_in_process
 
-    with _site_log(out) as sentences:
+    with _site_log(out) as failures:
         try:
             run_in_process(server_app, client_app, folder=out, homes=homes, settings=flatten(run))
         except FederationError as error:
-            raise FederationError(f"{error} {sentences[-1] if sentences else ''}".strip()) from None
+            if not failures:
+                raise
+            first = failures[0].__dict__
+            raise error_of_code(first["exit_code"])(f"site {first['site']}: {failures[0].getMessage()}") from error
 
 
 @contextmanager
-def _site_log(out: Path) -> Iterator[list[str]]:
+def _site_log(out: Path) -> Iterator[list[logging.LogRecord]]:
     """Keep what the sites log of their failures: in ``sites.log``, and for the sentence that a person sees."""
-    sentences: list[str] = []
+    failures: list[logging.LogRecord] = []
     logger, handler = logging.getLogger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
-    handler.addFilter(lambda record: sentences.append(record.getMessage()) or True)  # type: ignore[func-returns-value]
+    handler.setFormatter(logging.Formatter("%(asctime)s %(site)s: %(message)s"))
+    handler.addFilter(lambda record: not failures.append(record))  # type: ignore[func-returns-value]
     logger.addHandler(handler)
     try:
-        yield sentences
+        yield failures
     finally:
         logger.removeHandler(handler)
         handler.close()

@@ -9,17 +9,9 @@ from typing import Any
 import pytest
 
 from cdtl_core.apps import bundle_root, find_config
-from cdtl_core.config import (
-    RunConfig,
-    SimulationConfig,
-    SiteConfig,
-    flatten,
-    load_simulation,
-    save_toml,
-    simulation_toml,
-    unflatten,
-)
+from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.errors import CdtlError, ConfigError, error_of_code
+from cdtl_core.settings import flatten, load_simulation, save_toml, simulation_toml, unflatten
 
 MINIMAL = """
 name = "mini"
@@ -79,7 +71,13 @@ def test_any_setting_can_be_overridden(
         ("nonsense", "is no setting"),
         ("sites.west.modality=mri", "no site 'west'"),
         ("seed.x=1", "seed"),
-        ("blend.settle=8", "leave at least one round"),
+        ("gate.standard_errors=inf", r"gate\.standard_errors .*finite"),
+        ("blend.retention_min=0.99", "retention_min 0.99 is above"),
+        ("method=alone", "list the methods to compare"),
+        ("data=5", "must be a table"),
+        ("sites=5", "must be a list of tables"),
+        ("sites.north.data=3", r"sites\.0\.data"),
+        ('sites.north.labels=["malignant"]', r"sites\.0\.labels"),
         ("task.positive=odd", "must be one of"),
         ("methods=magic", "methods"),
         ("sites.north.modality=xrays", "modality 'xrays' is unknown"),

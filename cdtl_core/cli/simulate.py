@@ -26,7 +26,7 @@ def simulate(
     from cdtl_core.apps import add_to_path, find_config
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.cli.table import print_report
-    from cdtl_core.config import load_simulation
+    from cdtl_core.settings import load_simulation
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")

@@ -67,6 +67,12 @@ def _notes(report: Report, folder: Path) -> list[str]:
         notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
     if "cdtl" in report.methods and "alone" in report.methods:
         notes.append(_verdict(report))
+    if "retention" in report.blend:
+        kept = ", ".join(f"{modality} {value:.2f}" for modality, value in report.blend["retention"].items())
+        policy = report.blend["policy"] + (
+            f" alpha {report.blend['alpha']}" if report.blend["policy"] == "fixed" else ""
+        )
+        notes.append(f"Blend {policy}; retention (own drift kept, 1: nothing crossed, 0: a uniform mixture): {kept}.")
     if any(result.auroc.low is None for site in report.sites for result in site.results.values()):
         notes.append("no interval: fewer than 10 test patients; such a figure is an anecdote.")
     notes.append(f"Models, scores and report.json are in {folder}.")

@@ -22,6 +22,7 @@ from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.learning.weights import Weights
 
 __all__ = ["alpha_of_retention", "blend", "blend_matrix", "check_blend_matrix", "contraction", "retention"]
+__all__ += ["retention_of"]
 
 Matrix = npt.NDArray[np.float64]
 _TOLERANCE = 1e-9
@@ -79,7 +80,7 @@ def check_blend_matrix(matrix: Matrix) -> None:
 
 
 def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none") -> dict[str, Weights]:
-    """Blend the modalities' models tensor by tensor, in float64, rounded once to float32.
+    """Blend the modalities' models tensor by tensor, in float64; the result is float32.
 
     A tensor that only some modalities hold (a head of their label map) is blended among those, with their rows'
     shares scaled to sum to 1.
@@ -89,10 +90,10 @@ def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none")
         matrix: Row-stochastic, K x K.
         depth: ``none``, or ``share_early`` / ``share_late``: own share grows to 1 towards the last / first layer.
     """
-    order = _tensor_order(models)
+    positions = _positions(models)
     result: dict[str, Weights] = {name: {} for name in models}
-    for position, tensor in enumerate(order):
-        layer = _at_depth(matrix, position / max(len(order) - 1, 1), depth)
+    for tensor, position in positions.items():
+        layer = _at_depth(matrix, position, depth)
         holders = [(index, name) for index, name in enumerate(models) if tensor in models[name]]
         values = [models[name][tensor] for _, name in holders]
         for index, name in holders:
@@ -121,6 +122,22 @@ def alpha_of_retention(rho: float, *, modalities: int, rounds: int) -> float:
     return (shrink * (modalities - 1) + 1) / modalities
 
 
+def retention_of(matrices: Sequence[Matrix]) -> list[float]:
+    """Each modality's retention under the matrices of a whole run: what it keeps beyond a uniform mixture.
+
+    With equal drifts in every round, ``R = mean over t of A_T ... A_t`` holds who is in whom at the end; the value is
+    ``(K R_mm - 1) / (K - 1)``: 1 if nothing crossed, 0 for a uniform mixture, `retention` for uniform donors and equal
+    alpha, negative for a modality that gives itself up to its donors.
+    """
+    count = len(matrices[0])
+    mixture, total = np.eye(count), np.zeros((count, count))
+    for matrix in reversed(matrices):
+        mixture = mixture @ matrix
+        total += mixture
+    own = np.diag(total) / len(matrices)
+    return [float((count * share - 1) / (count - 1)) if count > 1 else 1.0 for share in own]
+
+
 def _rho(shrink: float, rounds: int) -> float:
     return float(np.mean([shrink**power for power in range(1, rounds + 1)]))
 
@@ -147,8 +164,12 @@ def _donors(config: BlendConfig, name: str, names: Sequence[str]) -> list[str]:
     return donors
 
 
-def _tensor_order(models: Mapping[str, Weights]) -> list[str]:
-    return list(dict.fromkeys(tensor for weights in models.values() for tensor in weights))
+def _positions(models: Mapping[str, Weights]) -> dict[str, float]:
+    """Each tensor's place from the first layer, 0, to the last, 1; heads are last, in the order of their names."""
+    names = list(dict.fromkeys(tensor for weights in models.values() for tensor in weights))
+    backbone = [name for name in names if not name.startswith("head.")]
+    places = {name: index / max(len(backbone) - 1, 1) for index, name in enumerate(backbone)}
+    return {**places, **dict.fromkeys(sorted(set(names) - set(backbone)), 1.0)}
 
 
 def _at_depth(matrix: Matrix, position: float, depth: str) -> Matrix:

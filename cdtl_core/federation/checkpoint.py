@@ -28,6 +28,7 @@ def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
         "members": [vars(member) for member in state.members],
         "groups": list(state.drifts),
         "tensors": list(weights),
+        "theta0_hash": state.theta0_hash,
         "sha256": file_hash(tensors),
     }
     (draft / "state.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
@@ -62,7 +63,11 @@ def _load(path: Path) -> CoordinatorState:
     weights = {name: found[name] for name in note["tensors"]}  # the file's own order is another one
     members = tuple(Member(**member) for member in note["members"])
     return CoordinatorState(
-        int(note["round"]), members, _nested("drift", weights, groups), _nested("unblended", weights, groups)
+        int(note["round"]),
+        members,
+        _nested("drift", weights, groups),
+        _nested("unblended", weights, groups),
+        str(note["theta0_hash"]),
     )
 
 

@@ -19,7 +19,8 @@ from cdtl_core.federation.blend import Matrix, blend, blend_matrix
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.weights import Weights, to_half
 
-__all__ = ["CoordinatorState", "Member", "RoundReport", "check_matrices", "group_of", "order_for", "start", "step"]
+__all__ = ["CoordinatorState", "Member", "RoundReport", "group_of", "order_for"]
+__all__ += ["round_matrices", "shares_head", "start", "step"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class CoordinatorState:
         members: In the order of their names.
         drifts: Group to drift, float16; tensors that nobody has changed yet are absent.
         unblended: The same before the last blend, for the sites' acceptance gate.
+        theta0_hash: Of the weights that the drifts add to.
     """
 
     round: int
     members: tuple[Member, ...]
     drifts: Mapping[str, Weights]
     unblended: Mapping[str, Weights]
+    theta0_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class RoundReport:
     matrix: Matrix
 
 
-def start(members: Iterable[Member], config: RunConfig) -> CoordinatorState:
+def start(members: Iterable[Member], config: RunConfig, theta0_hash: str = "") -> CoordinatorState:
     """The state before the first round.
 
     Raises:
@@ -80,17 +83,22 @@ def start(members: Iterable[Member], config: RunConfig) -> CoordinatorState:
             "or compare the methods alone and fedavg only."
         )
     empty: dict[str, Weights] = {group: {} for group in sorted({group_of(m, config) for m in ordered})}
-    return CoordinatorState(0, ordered, empty, empty)
+    return CoordinatorState(0, ordered, empty, empty, theta0_hash)
 
 
-def check_matrices(state: CoordinatorState, config: RunConfig) -> None:
-    """Refuse, before anything is trained, settings that give an impossible blend in any round.
+def round_matrices(state: CoordinatorState, config: RunConfig) -> list[Matrix]:
+    """The blend matrix of every round of a run in which nobody is absent, each checked.
 
     Raises:
-        ConfigError: A round's matrix would not be row-stochastic, or would swap models.
+        ConfigError: No round would blend, a row is not stochastic, or a matrix would swap models.
     """
-    for round in range(config.federation.rounds):
-        _matrix(replace(state, round=round), config, present=state.drifts)
+    rounds, settings = config.federation.rounds, config.blend
+    if config.method == "cdtl" and settings.warmup + settings.settle >= rounds:
+        raise ConfigError(
+            f"blend.warmup + blend.settle is {settings.warmup + settings.settle} of {rounds} rounds: "
+            "leave at least one round that blends."
+        )
+    return [_matrix(replace(state, round=round), config, present=state.drifts) for round in range(rounds)]
 
 
 def group_of(member: Member, config: RunConfig) -> str:
@@ -121,8 +129,9 @@ def step(
     """
     means, metrics, refused = _collect(state, updates, config)
     if not metrics:
-        raise FederationError(f"round {state.round + 1} brought no usable update ({refused or 'no site answered'}).")
-    applied = {group: _apply(drift, means[group]) for group, drift in state.drifts.items()}
+        reasons = "; ".join(f"{site}: {why}" for site, why in refused.items())
+        raise FederationError(f"round {state.round + 1} brought no usable update: {reasons or 'no site sent one'}.")
+    applied = _complete({group: _apply(drift, means[group]) for group, drift in state.drifts.items()})
     matrix = _matrix(state, config, present=[group for group in applied if means[group].sums])
     blended = blend(applied, matrix, depth=_blend_settings(config).depth)
     after = replace(
@@ -168,6 +177,21 @@ def _apply(drift: Weights, mean: Mean) -> Weights:
     for name, value in mean_of(mean).items():
         moved[name] = moved[name] + value if name in moved else value
     return moved
+
+
+def _complete(models: dict[str, Weights]) -> dict[str, Weights]:
+    """Every group with every tensor of the backbone, in one order: a group that nobody has moved yet has drift zero.
+
+    Heads belong to their label maps and stay with the groups that hold them, after the backbone, sorted.
+    """
+    shapes = {name: value for weights in models.values() for name, value in weights.items()}
+    backbone = [name for name in shapes if not name.startswith("head.")]
+    complete: dict[str, Weights] = {}
+    for group, weights in models.items():
+        heads = sorted(name for name in weights if name.startswith("head."))
+        complete[group] = {name: weights.get(name, torch.zeros_like(shapes[name])) for name in backbone}
+        complete[group] |= {name: weights[name] for name in heads}
+    return complete
 
 
 def _matrix(state: CoordinatorState, config: RunConfig, present: Iterable[str]) -> Matrix:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 __all__ = ["BLENDED", "GateDecision", "choose_model"]
 
 BLENDED = "blended"
+_FEWEST_PATIENTS = 3
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class GateDecision:
     excess: Mapping[str, float]
 
     @property
-    def accepted(self) -> bool:
-        """Whether the blended model is the one used."""
-        return self.chosen == BLENDED
+    def accepted(self) -> bool | None:
+        """Whether the blended model is the one used; None if there was nothing to compare it with."""
+        return self.chosen == BLENDED if self.excess else None
 
 
 def choose_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_errors: float) -> GateDecision:
@@ -38,7 +39,11 @@ def choose_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_erro
         losses: Candidate to log-loss per validation patient, P, the same patients in the same order; must hold
             ``blended``.
         standard_errors: How clear a loss must be.
+
+    With fewer than three validation patients there is no comparison.
     """
+    if len(losses[BLENDED]) < _FEWEST_PATIENTS:
+        losses = {BLENDED: losses[BLENDED]}
     means = {name: float(values.mean()) for name, values in losses.items()}
     excess = {name: _excess(losses[BLENDED] - values) for name, values in losses.items() if name != BLENDED}
     better = [name for name, value in excess.items() if value > standard_errors]

@@ -76,7 +76,7 @@ def load_model(folder: Path) -> tuple[Classifier, ModelNote]:
         raise ModelError(
             f"{folder / MODEL_FILE} is missing or is not the file that model.json vouches for: copy it anew."
         )
-    model = build_classifier(ModelConfig(backbone=note.backbone), len(note.labels))
+    model = build_classifier(ModelConfig(backbone=note.backbone), len(note.labels), note.image_size)
     weights = load_weights(folder / MODEL_FILE)
     needed = {name for name, value in model.state_dict().items() if value.is_floating_point()}
     if needed - set(weights):

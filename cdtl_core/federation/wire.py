@@ -128,7 +128,7 @@ def decode_update(content: RecordDict, site: str, expected: Mapping[str, torch.S
     Args:
         content: The reply.
         site: Who sent it, as the server knows it.
-        expected: Shapes of the backbone's tensors.
+        expected: Names and shapes of what it may hold; a dimension of -1 is free.
 
     Raises:
         FederationError: It is malformed, or holds a tensor that the federation does not share.
@@ -138,7 +138,7 @@ def decode_update(content: RecordDict, site: str, expected: Mapping[str, torch.S
         raise FederationError("its reply lacks delta or metrics: use the same cdtl version at server and site.")
     delta = _weights(content, "delta")
     for name, value in delta.items():
-        if value.dtype != torch.float16 or (not name.startswith("head.") and expected.get(name) != value.shape):
+        if value.dtype != torch.float16 or not _fits(value.shape, expected.get(name)):
             raise FederationError(f"its reply holds '{name}' with an unexpected name, shape or type: leave it out.")
     numbers = {name: record.get(name) for name in ("round", "num_patients", *_UPDATE_METRICS)}
     if not all(isinstance(value, int | float) for value in numbers.values()):
@@ -171,6 +171,12 @@ def decode_final(content: RecordDict) -> FinalScalars:
 def num_bytes(content: RecordDict) -> int:
     """Bytes of all records of a message, as Flower counts them."""
     return sum(record.count_bytes() for record in content.values())
+
+
+def _fits(shape: torch.Size, expected: torch.Size | None) -> bool:
+    if expected is None or len(shape) != len(expected):
+        return False
+    return all(wanted in (-1, got) for got, wanted in zip(shape, expected, strict=True))
 
 
 def _arrays(weights: Weights) -> ArrayRecord:

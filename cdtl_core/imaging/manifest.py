@@ -1,6 +1,7 @@
 """A site's list of images: `manifest.csv` with the columns file, label, patient_id and any others."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -49,7 +50,18 @@ def read_manifest(
     cases = [case for row in kept if (case := _case(row, path, labels, label_map or {})) is not None]
     if not cases:
         raise DataError(f"the manifest {path} leaves no image after where and label_map: loosen them.")
+    _refuse_repeated(cases, path)
     return tuple(cases)
+
+
+def _refuse_repeated(cases: Sequence[Case], path: Path) -> None:
+    """One image under two patients would stand in train and test."""
+    seen: set[str] = set()
+    for case in cases:
+        file = os.path.normpath(case.file)
+        if file in seen:
+            raise DataError(f"the manifest {path} lists {case.file.name} twice: give each image one row.")
+        seen.add(file)
 
 
 def _rows(path: Path, conditions: tuple[str, ...]) -> list[dict[str, str]]:
@@ -57,7 +69,9 @@ def _rows(path: Path, conditions: tuple[str, ...]) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns = tuple(reader.fieldnames or ())
-            rows = [{key: value or "" for key, value in row.items() if isinstance(key, str)} for row in reader]
+            rows = [
+                {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)} for row in reader
+            ]
     except FileNotFoundError:
         raise DataError(f"the manifest {path} does not exist: set data.root and data.manifest to it.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -89,6 +103,10 @@ def _case(row: Mapping[str, str], path: Path, labels: Sequence[str], label_map: 
     label = label_map.get(row["label"], row["label"])
     if label == "" and row["label"] in label_map:
         return None
+    if label not in labels and row["label"] in label_map:
+        raise DataError(
+            f"data.label_map leads from '{row['label']}' to '{label}', the task has {', '.join(labels)}: correct it."
+        )
     if label not in labels:
         raise DataError(
             f"the manifest {path} has the label '{row['label']}', the task has {', '.join(labels)}: "

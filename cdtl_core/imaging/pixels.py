@@ -13,6 +13,7 @@ from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError
 from cdtl_core.imaging.read import fit_square, read_image
 from cdtl_core.progress import report
+from cdtl_core.threads import num_cores
 
 __all__ = ["INTAKE_VERSION", "Pixels", "load_pixels"]
 
@@ -32,7 +33,7 @@ def load_pixels(files: Sequence[Path], *, size: int, folder: Path, workers: int 
     key = _key(files, size)
     data, note = folder / f"{key}.npy", folder / f"{key}.json"
     if not note.exists():
-        _decode(files, size, data, workers or len(os.sched_getaffinity(0)))
+        _decode(files, size, data, workers or num_cores())
         replace_json(note, {"images": len(files), "size": size, "intake": INTAKE_VERSION})
     pixels: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
     return pixels
@@ -43,7 +44,7 @@ def _key(files: Sequence[Path], size: int) -> str:
     for file in files:
         try:
             stat = file.stat()
-        except OSError:
+        except (OSError, ValueError):
             raise DataError(f"the image {file} does not exist: correct the manifest or restore the file.") from None
         digest.update(f"\n{file.absolute()}/{stat.st_size}/{stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:24]
@@ -51,7 +52,9 @@ def _key(files: Sequence[Path], size: int) -> str:
 
 def _decode(files: Sequence[Path], size: int, target: Path, workers: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(f".{os.getpid()}.draft")
+    for left in target.parent.glob("*.draft"):  # of a killed process
+        left.unlink()
+    draft = target.with_suffix(".draft")
     try:
         array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(files), 3, size, size))
         is_gray = True

@@ -14,7 +14,7 @@ from torch import nn
 
 from cdtl_core.errors import ModelError
 
-__all__ = ["Backbone", "build_backbone", "list_backbones", "load_initial_weights"]
+__all__ = ["Backbone", "build_backbone", "load_initial_weights"]
 
 _LITE0 = "efficientnet_lite0"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -37,37 +37,32 @@ class Backbone:
     std: tuple[float, ...]
 
 
-def build_backbone(name: str) -> Backbone:
+def build_backbone(name: str, image_size: int) -> Backbone:
     """Build a backbone with arbitrary weights: `efficientnet_lite0`, or any timm or torchvision classifier.
 
     Raises:
-        ModelError: No library has a classifier of this name.
+        ModelError: No library has a classifier of this name, or it cannot take images of this size.
     """
     if timm.is_model(_timm_name(name)):
-        module: Any = timm.create_model(_timm_name(name), num_classes=0)
-        cfg = module.pretrained_cfg
-        return Backbone(module, module.num_features, tuple(cfg["mean"]), tuple(cfg["std"]))
-    if name in torchvision.models.list_models(torchvision.models):
-        module = torchvision.models.get_model(name, weights=None)
-        return Backbone(module, _drop_classifier(module, name), _IMAGENET_MEAN, _IMAGENET_STD)
-    raise ModelError(
-        f"the backbone '{name}' is unknown: use efficientnet_lite0 or a classifier of timm or torchvision."
-    )
+        module: Any = _timm_backbone(_timm_name(name), image_size)
+        mean, std = tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"])
+    elif name in torchvision.models.list_models(torchvision.models):
+        module, mean, std = _torchvision_backbone(name), _IMAGENET_MEAN, _IMAGENET_STD
+    else:
+        raise ModelError(
+            f"the backbone '{name}' is unknown: use efficientnet_lite0 or a classifier of timm or torchvision."
+        )
+    return Backbone(module, _num_features(module, name, image_size), mean, std)
 
 
-def list_backbones() -> list[str]:
-    """All names that `build_backbone` takes."""
-    return sorted({_LITE0, *timm.list_models(), *torchvision.models.list_models(torchvision.models)})
-
-
-def load_initial_weights(backbone: Backbone, name: str, weights: str) -> None:
+def load_initial_weights(backbone: Backbone, name: str, weights: str, image_size: int) -> None:
     """Fill a backbone with its first weights: ``imagenet``, ``random`` (as built), or a .safetensors file.
 
     Raises:
         ModelError: The file is missing or does not fit, or pretrained weights can't be had here.
     """
     if weights == "imagenet":
-        _load_imagenet(backbone.module, name)
+        _load_imagenet(backbone.module, name, image_size)
     elif weights != "random":
         _load_safetensors(backbone.module, Path(weights))
 
@@ -76,13 +71,13 @@ def _timm_name(name: str) -> str:
     return "tf_efficientnet_lite0" if name == _LITE0 else name
 
 
-def _load_imagenet(module: nn.Module, name: str) -> None:
+def _load_imagenet(module: nn.Module, name: str, image_size: int) -> None:
     if name == _LITE0:
         _load_lite0(module)
         return
     try:
         if timm.is_model(name):
-            state = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+            state = _timm_backbone(name, image_size, pretrained=True).state_dict()
         else:
             whole = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
             state = {key: value for key, value in whole.items() if key in module.state_dict()}
@@ -111,7 +106,8 @@ def _load_safetensors(module: nn.Module, path: Path) -> None:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"the weights {path} cannot be read ({error}): give a .safetensors file.") from None
-    state = {name.removeprefix("backbone."): value for name, value in found.items() if not name.startswith("head.")}
+    own_format = any(name.startswith("backbone.") for name in found)
+    state = {name.removeprefix("backbone."): value for name, value in found.items()} if own_format else found
     own = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
     missing = [name for name in own if name not in state]
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
@@ -123,11 +119,38 @@ def _load_safetensors(module: nn.Module, path: Path) -> None:
     module.load_state_dict({name: state[name] for name in own}, strict=False)
 
 
-def _drop_classifier(module: nn.Module, name: str) -> int:
-    linear = [(key, layer) for key, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+def _timm_backbone(name: str, image_size: int, *, pretrained: bool = False) -> nn.Module:
+    fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size") if timm.is_model_pretrained(name) else False
+    options: dict[str, Any] = {"img_size": image_size} if fixed or "vit" in name else {}
+    try:
+        return timm.create_model(name, num_classes=0, pretrained=pretrained, **options)
+    except TypeError:
+        return timm.create_model(name, num_classes=0, pretrained=pretrained)
+
+
+def _torchvision_backbone(name: str) -> nn.Module:
+    options = {"aux_logits": False, "init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    linear = [key for key, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     if not linear:
         raise ModelError(f"the backbone '{name}' has no linear classifier to replace: choose another.")
-    key, layer = linear[-1]
-    parent, _, child = key.rpartition(".")
+    parent, _, child = linear[-1].rpartition(".")
     setattr(module.get_submodule(parent), child, nn.Identity())
-    return layer.in_features
+    return module
+
+
+def _num_features(module: nn.Module, name: str, image_size: int) -> int:
+    """D, measured: what libraries say of it is not always what comes out."""
+    module.eval()
+    try:
+        with torch.inference_mode():
+            features = module(torch.zeros(1, 3, image_size, image_size))
+        rows, columns = features.shape
+    except Exception as error:  # any layer may object, in its own way
+        raise ModelError(
+            f"the backbone '{name}' gives no feature vector for images of {image_size} px ({type(error).__name__}): "
+            "change image.size or choose another."
+        ) from None
+    if rows != 1:
+        raise ModelError(f"the backbone '{name}' gives {rows} rows for one image: choose another.")
+    return int(columns)

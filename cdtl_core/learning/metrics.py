@@ -30,11 +30,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return bool(self.low > 0 or self.high < 0)
-
 
 def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
     """Area under the ROC curve over images; NaN if a class is missing.

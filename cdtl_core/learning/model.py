@@ -10,7 +10,7 @@ from torch import nn
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
 from cdtl_core.learning.backbones import build_backbone, load_initial_weights
-from cdtl_core.learning.weights import Weights
+from cdtl_core.learning.weights import Weights, check_finite
 
 __all__ = ["Classifier", "Parts", "build_classifier", "build_theta0", "parts_of", "set_training"]
 
@@ -32,9 +32,9 @@ class Classifier(nn.Module):
     Source: eq. (8), Inbaraj et al. 2025 (dropout on the activations before the head).
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, image_size: int) -> None:
         super().__init__()
-        found = build_backbone(config.backbone)
+        found = build_backbone(config.backbone, image_size)
         self.backbone = found.module
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(found.num_features, num_classes)
@@ -61,35 +61,37 @@ class Parts:
     local: tuple[str, ...]
 
 
-def build_classifier(config: ModelConfig, num_classes: int) -> Classifier:
+def build_classifier(config: ModelConfig, num_classes: int, image_size: int) -> Classifier:
     """A classifier whose backbone has arbitrary weights; `theta0` fills it.
 
     Raises:
         ModelError: The backbone is unknown.
     """
     with torch.random.fork_rng(devices=[]):
-        return Classifier(config, num_classes).to(memory_format=torch.channels_last)
+        return Classifier(config, num_classes, image_size).to(memory_format=torch.channels_last)
 
 
-def build_theta0(config: ModelConfig, seed: int) -> Weights:
+def build_theta0(config: ModelConfig, seed: int, image_size: int) -> Weights:
     """The weights that every site of a federation starts from: all floating-point tensors of the backbone.
 
     Raises:
-        ModelError: The backbone is unknown or its weights can't be had.
+        ModelError: The backbone is unknown, or its weights can't be had or are not finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = build_backbone(config.backbone)
-        load_initial_weights(backbone, config.backbone, config.weights)
+        backbone = build_backbone(config.backbone, image_size)
+        load_initial_weights(backbone, config.backbone, config.weights, image_size)
     state = backbone.module.state_dict()
-    return {f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()}
+    theta0 = {f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()}
+    check_finite(theta0, "theta0")
+    return theta0
 
 
 def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
     """Divide a classifier's tensors; those of the first `freeze` stages are in neither part: they stay theta0's.
 
     Raises:
-        ModelError: `freeze` leaves nothing to train.
+        ModelError: The backbone has fewer stages than `freeze`.
     """
     frozen = _tensors_of_stages(model, freeze)
     norms = {

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cdtl_core.config import TrainConfig
 from cdtl_core.imaging.cohort import Fold
@@ -92,14 +93,29 @@ def score(model: Classifier, fold: Fold, *, device: torch.device) -> Floats:
     return torch.cat(parts).numpy().astype(np.float64)
 
 
-def refresh_norms(model: Classifier, fold: Fold, *, device: torch.device) -> None:
+def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: torch.device) -> None:
     """Recompute the running statistics of batch norms for the weights now in the model, from the site's own images.
 
-    A blended backbone's activations differ from those that the site's statistics were collected with.
+    A blended backbone's activations differ from those that the site's statistics were collected with. Images come in
+    shuffled batches of equal size, so that their plain mean is that of all images; frozen stages keep theta0's.
     """
+    if fold.num_images < 2:
+        return
+    set_training(model, freeze=freeze)
     model.to(device)
-    with torch.random.fork_rng(devices=[]), autocast(device):
-        update_bn(_plain_batches(model, fold, device), model)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    momenta = [norm.momentum for norm in norms]
+    order = np.random.default_rng(0).permutation(fold.num_images)
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative mean
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(device):
+            for rows in np.array_split(order, -(-fold.num_images // _SCORE_BATCH)):
+                model.backbone(_device_batch(model, to_unit(fold.pixels[fold.rows[rows]]), device))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> torch.optim.Optimizer:

@@ -51,7 +51,7 @@ def check_finite(weights: Mapping[str, torch.Tensor], what: str) -> None:
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             raise ModelError(
-                f"{what} holds values that are not finite in '{name}': lower train.lr or check the images."
+                f"{what} holds values that are not finite in '{name}': check model.weights, or lower train.lr."
             )
 
 

@@ -1,17 +1,15 @@
 """`report.json`: what a run gave each site, as data; docs/report.md explains every field."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from cdtl_core.durable import replace_json
-from cdtl_core.errors import CheckpointError
 from cdtl_core.learning.metrics import Interval
 
-__all__ = ["Bytes", "Counts", "Estimate", "Gate", "MethodResult", "Report", "SiteReport", "load_report", "save_report"]
+__all__ = ["Bytes", "Counts", "Estimate", "Gate", "MethodResult", "Report", "SiteReport", "save_report"]
 
 SCHEMA_VERSION = 1
 
@@ -50,10 +48,10 @@ class MethodResult(_Part):
 
 
 class Gate(_Part):
-    """What the acceptance gate decided, on validation patients."""
+    """What the acceptance gate decided, on validation patients; `accepted` is null without an alternative."""
 
     chosen: str
-    accepted: bool
+    accepted: bool | None
     validation_log_loss: dict[str, float]
     test_auroc: dict[str, float | None]
 
@@ -98,18 +96,3 @@ class Report(_Part):
 def save_report(path: Path, report: Report) -> None:
     """Write report.json, atomically."""
     replace_json(path, report.model_dump(mode="json"))
-
-
-def load_report(path: Path) -> Report:
-    """Read report.json.
-
-    Raises:
-        CheckpointError: It is missing, damaged, or of another schema.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise CheckpointError(f"{path} has another schema than {SCHEMA_VERSION}: use the cdtl that wrote it.")
-        return Report.model_validate(content)
-    except (OSError, ValueError, AttributeError, ValidationError) as error:
-        raise CheckpointError(f"{path} is no report ({type(error).__name__}): give a finished run's folder.") from None

@@ -7,7 +7,15 @@ import torch
 
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, FederationError
-from cdtl_core.federation.coordinator import CoordinatorState, Member, order_for, start, step
+from cdtl_core.federation.blend import retention, retention_of
+from cdtl_core.federation.coordinator import (
+    CoordinatorState,
+    Member,
+    order_for,
+    round_matrices,
+    start,
+    step,
+)
 from cdtl_core.federation.site import SiteUpdate
 
 MEMBERS = [
@@ -123,3 +131,46 @@ def test_one_modality_has_nothing_to_blend() -> None:
 def test_two_sites_of_one_name_are_refused() -> None:
     with pytest.raises(FederationError, match="same name"):
         start([MEMBERS[0], MEMBERS[0]], config("fedavg"))
+
+
+def test_a_modality_absent_from_the_start_gives_theta0_and_keeps_it() -> None:
+    updates = [update(s, v) for s, v in zip("abd", (1.0, 5.0, 8.0), strict=True)]
+    state, _ = step(start(MEMBERS, config()), updates, config())
+    assert values(state)["ultrasound"] == pytest.approx(0.7 * 2 + 0.15 * 0 + 0.15 * 8, abs=2e-3)
+    assert values(state)["mri"] == 0.0
+
+
+@pytest.mark.parametrize("depth", ["share_early", "share_late"])
+def test_the_order_of_replies_changes_no_bit_with_depth_and_two_label_maps(depth: str) -> None:
+    run = config(blend={"policy": "fixed", "alpha": 0.6, "settle": 0, "depth": depth})
+    heads = {"a": "head.L1.weight", "b": "head.L2.weight", "c": "head.L1.weight", "d": "head.L2.weight"}
+    updates = []
+    for site, v in zip("abcd", (0.1, 0.7, 0.3, 0.9), strict=True):
+        delta = {
+            "w": torch.full((2,), v).half(),
+            "x": torch.full((1,), v).half(),
+            heads[site]: torch.full((1,), v).half(),
+        }
+        updates.append(SiteUpdate(site, 1, 1, delta, {}))
+    results = {
+        tuple((g, name, tuple(value.tolist())) for g, drift in state.drifts.items() for name, value in drift.items())
+        for order in itertools.permutations(updates)
+        for state in [step(start(MEMBERS, run), order, run)[0]]
+    }
+    assert len(results) == 1
+
+
+def test_settings_under_which_no_round_blends_are_refused() -> None:
+    run = config(blend={"warmup": 2, "settle": 2})
+    with pytest.raises(ConfigError, match="leave at least one round"):
+        round_matrices(start(MEMBERS, run), run)
+    alone = config("alone", blend={"warmup": 2, "settle": 2})
+    assert len(round_matrices(start(MEMBERS, alone), alone)) == 4
+
+
+def test_retention_of_a_whole_run_equals_the_formula_and_knows_donors() -> None:
+    run = config()
+    found = retention_of(round_matrices(start(MEMBERS, run), run))
+    assert found == pytest.approx([retention(0.7, modalities=3, rounds=4)] * 3)
+    nothing = config(blend={"policy": "fixed", "settle": 0, "donors": {"mri": [], "histology": [], "ultrasound": []}})
+    assert retention_of(round_matrices(start(MEMBERS, nothing), nothing)) == [1.0, 1.0, 1.0]

@@ -25,7 +25,15 @@ def test_the_best_of_those_that_are_clearly_better_is_taken() -> None:
     assert choose_model(losses, standard_errors=1.0).chosen == "alone"
 
 
-def test_equal_models_and_a_single_patient_are_no_reason_to_refuse() -> None:
-    same = np.array([0.3, 0.4])
+def test_equal_models_are_no_reason_to_refuse() -> None:
+    same = np.array([0.3, 0.4, 0.5])
     assert choose_model({"blended": same, "alone": same}, standard_errors=0.0).accepted
-    assert choose_model({"blended": np.array([0.3])}, standard_errors=1.0).accepted
+
+
+def test_with_one_or_two_patients_there_is_no_comparison() -> None:
+    decision = choose_model({"blended": np.array([0.9, 0.9]), "alone": np.array([0.1, 0.1])}, standard_errors=1.0)
+    assert (decision.chosen, decision.accepted) == ("blended", None)
+
+
+def test_without_an_alternative_nothing_was_accepted() -> None:
+    assert choose_model({"blended": np.array([0.3, 0.2, 0.1])}, standard_errors=1.0).accepted is None

@@ -40,6 +40,17 @@ def test_labels_are_mapped_or_left_out_only_when_told(tmp_path: Path) -> None:
         read_manifest(path, labels=LABELS, label_map={"B": "benign", "M": "malignant"})
 
 
+def test_a_map_to_no_label_of_the_task_is_refused_as_such(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "file,label,patient_id\n1,B,p1\n")
+    with pytest.raises(DataError, match="leads from 'B' to 'bening'"):
+        read_manifest(path, labels=LABELS, label_map={"B": "bening"})
+
+
+def test_spaces_around_a_patient_make_no_other_patient(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "file,label,patient_id\n1,benign,p1\n2, benign ,p1 \n")
+    assert {case.patient for case in read_manifest(path, labels=LABELS)} == {"p1"}
+
+
 @pytest.mark.parametrize(
     ("where", "kept"),
     [
@@ -60,6 +71,7 @@ def test_rows_are_kept_by_pattern_list_or_bound(tmp_path: Path, where: dict[str,
     [
         ("file,label\n1,benign\n", {}, DataError, "lacks the column patient_id"),
         ("file,label,patient_id\n1,benign,\n", {}, DataError, "no patient_id for 1"),
+        ("file,label,patient_id\n1,benign,p\n./1,benign,q\n", {}, DataError, "lists 1 twice"),
         ("file,label,patient_id\n", {}, DataError, "leaves no image"),
         ("file,label,patient_id\n1,benign,p\n", {"age": "*"}, ConfigError, "names the column age"),
         ("file,label,patient_id\n1,benign,p\n", {"label": ">=2"}, ConfigError, "no number"),

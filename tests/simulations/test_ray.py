@@ -11,8 +11,8 @@ from tempfile import gettempdir
 
 import pytest
 
-from cdtl_core.config import load_simulation
 from cdtl_core.errors import FederationError
+from cdtl_core.settings import load_simulation
 from server.journal import Journal
 from simulations.ray import LOG_FILE, run_with_ray
 

@@ -1,0 +1,90 @@
+"""What really crosses: every message of a run, looked into."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flwr.app import Message
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.federation.label_map import head_name
+from cdtl_core.learning.model import parts_of
+from client.home import open_site
+from simulations.inprocess import InProcessGrid
+from simulations.simulate import simulate
+
+Tiny = Callable[..., SimulationConfig]
+
+
+def spied_messages(
+    tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, **run: object
+) -> list[tuple[Message, Message]]:
+    """Every message of a run with its reply."""
+    seen: list[tuple[Message, Message]] = []
+    pull = InProcessGrid.pull_messages
+
+    def spying(self: InProcessGrid, message_ids: list[str]) -> list[Message]:
+        asked = next(self._pending[name] for name in message_ids if name in self._pending)
+        replies = list(pull(self, message_ids))
+        seen.append((asked, replies[0]))
+        return replies
+
+    monkeypatch.setattr(InProcessGrid, "pull_messages", spying)
+    simulate(tiny(**run), out)
+    return seen
+
+
+def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checked on the real messages: replies hold exactly the shared tensors, and no record beyond the listed ones."""
+    messages = spied_messages(tiny, tmp_path / "run", monkeypatch, share={"head": False})
+    site = open_site(tmp_path / "run" / "sites" / "alba", tiny(share={"head": False}).run)
+    parts = parts_of(site.model, freeze=0, share_head=False)
+    state = site.model.state_dict()
+    norms = {name for name in state if name not in parts.shared}
+    assert any("num_batches_tracked" in name for name in norms)
+    assert any("running_mean" in name for name in norms)
+    kinds = [asked.metadata.message_type for asked, _ in messages]
+    assert (kinds.count("query.describe"), kinds.count("train"), kinds.count("evaluate")) == (3, 9, 3)
+    allowed = {
+        "site": {"site", "modality", "label_hash", "num_patients", "theta0_hash"},
+        "final": {"test_auroc", "test_auroc_low", "test_auroc_high", "chosen"},
+    }
+    for asked, reply in messages:
+        arrays = {name: value for record in reply.content.array_records.values() for name, value in record.items()}
+        if asked.metadata.message_type == "train":
+            assert set(arrays) == set(parts.shared)
+            assert {value.dtype for value in arrays.values()} == {"float16"}
+            assert set(reply.content) == {"delta", "metrics"}
+            assert set(reply.content.metric_records["metrics"]) == {
+                "round",
+                "num_patients",
+                "val_loss",
+                "val_auroc",
+                "train_loss",
+            }
+        else:
+            assert arrays == {}
+            record = {"query.describe": "site", "evaluate": "final"}[asked.metadata.message_type]
+            assert set(reply.content) == {record}
+            assert set(reply.content[record]) <= allowed[record]
+        sent_down = {
+            name for key in asked.content.array_records if key != "theta0" for name in asked.content.array_records[key]
+        }
+        assert not sent_down & norms
+
+
+def test_a_shared_head_travels_under_the_hash_of_its_labels(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = spied_messages(tiny, tmp_path / "run", monkeypatch)
+    name = head_name("head.weight", ("benign", "malignant"))
+    replies = [reply for asked, reply in messages if asked.metadata.message_type == "train"]
+    assert all(name in reply.content.array_records["delta"] for reply in replies)
+
+
+def test_theta0_is_sent_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = spied_messages(tiny, tmp_path / "run", monkeypatch, methods=("alone", "cdtl"))
+    with_theta0 = [asked.metadata.dst_node_id for asked, _ in messages if "theta0" in asked.content]
+    assert sorted(with_theta0) == [101, 102, 103]

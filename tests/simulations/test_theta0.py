@@ -1,0 +1,89 @@
+"""The common start: pinned to the run, checked at the site, sent again when lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.errors import CdtlError, CheckpointError
+from cdtl_core.learning.model import build_theta0
+from client import memory
+from simulations.inprocess import InProcessGrid
+from simulations.simulate import resume_simulation, simulate
+
+Tiny = Callable[..., SimulationConfig]
+
+
+class _Killed(BaseException):
+    """Stands for a kill."""
+
+
+def interrupted(config: SimulationConfig, out: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    pull, count = InProcessGrid.pull_messages, [0]
+
+    def dying(self: InProcessGrid, message_ids: list[str]) -> object:
+        count[0] += 1
+        if count[0] == at:
+            raise _Killed
+        return pull(self, message_ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InProcessGrid, "pull_messages", dying)
+        with pytest.raises(_Killed):
+            simulate(config, out)
+
+
+def test_a_run_killed_in_its_first_round_reports_as_the_undisturbed_one(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = simulate(tiny(), tmp_path / "whole")
+    interrupted(tiny(), tmp_path / "cut", monkeypatch, at=5)
+    assert resume_simulation(tmp_path / "cut") == whole
+    assert all(site.bytes_per_round["cdtl"].theta0_received > 100_000 for site in whole.sites)
+
+
+def test_a_kill_while_images_are_prepared_can_be_resumed(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import simulations.simulate as module
+
+    whole = simulate(tiny(), tmp_path / "whole")
+
+    def dying(*_: object, **__: object) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "round_matrices", dying)
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # a kill cleans nothing
+        with pytest.raises(_Killed):
+            simulate(tiny(), tmp_path / "cut")
+    assert resume_simulation(tmp_path / "cut") == whole
+
+
+def test_another_theta0_at_resume_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, run = tmp_path / "theta0.safetensors", tiny().run
+    save_file(build_theta0(run.model, 1, 32), weights)
+    config = tiny(model={"weights": str(weights)})
+    interrupted(config, tmp_path / "run", monkeypatch, at=8)
+    save_file(build_theta0(run.model, 2, 32), weights)
+    with pytest.raises(CheckpointError, match="another theta0"):
+        resume_simulation(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-1] + bytes([content[-1] ^ 1]), lambda content: content[:50]]
+)
+def test_a_theta0_damaged_on_a_sites_disk_is_never_used_and_sent_again(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = simulate(tiny(), tmp_path / "whole")
+    interrupted(tiny(), tmp_path / "run", monkeypatch, at=8)
+    home = tmp_path / "run" / "sites" / "alba"
+    path = next((home / "theta0").glob("*.safetensors"))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CdtlError):
+        memory.load_theta0(home, path.stem)
+    assert memory.held_theta0(home) == ""
+    assert resume_simulation(tmp_path / "run") == whole
