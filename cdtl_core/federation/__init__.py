@@ -1,1 +1,1 @@
-"""The round without a network: site, aggregate, blend, coordinator, checkpoint, egress, gate; Flower only in wire."""
+"""The round without a network: site, aggregate, blend, coordinator, checkpoint, gate; Flower only in wire."""
