@@ -10,7 +10,7 @@ from cdtl_core.reporting.report import Estimate, Report, SiteReport
 
 __all__ = ["print_report"]
 
-_WIDTH = 100
+_WIDTH = 120
 _TITLES = {"alone": "alone", "fedavg": "FedAvg", "cdtl": "CDTL"}
 
 
@@ -22,7 +22,7 @@ def print_report(report: Report, folder: Path) -> None:
     title = f"{report.name}, seed {report.seed}, {report.rounds} rounds: test AUROC (95 % interval over patients)"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header, justify in _headers(report):
-        table.add_column(header, justify=justify, no_wrap=True)
+        table.add_column(header, justify=justify, overflow="fold")
     for site in report.sites:
         table.add_row(*_row(report, site), end_section=True)
     console.print(table)
@@ -36,7 +36,7 @@ def _headers(report: Report) -> list[tuple[str, JustifyMethod]]:
     if "cdtl" in report.methods:
         if "alone" in report.methods:
             headers.append(("CDTL - alone", "center"))
-        headers += [("model\nused", "left"), ("MB a round\nsent / received", "right")]
+        headers += [("model\nused", "left"), ("MB a round\nsent/received", "right")]
     return headers
 
 
@@ -48,7 +48,7 @@ def _row(report: Report, site: SiteReport) -> list[str]:
             cells.append(_estimate(site.gain["cdtl-alone"], sign="+"))
         crossed = site.bytes_per_round["cdtl"]
         cells.append(site.gate.chosen if site.gate else "")
-        cells.append(f"{crossed.sent / 1e6:.1f} / {crossed.received / 1e6:.1f}")
+        cells.append(f"{crossed.sent / 1e6:.1f}/{crossed.received / 1e6:.1f}")
     return cells
 
 

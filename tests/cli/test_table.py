@@ -45,9 +45,9 @@ def test_a_gain_is_claimed_only_beyond_its_interval(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert "better than alone beyond its interval: north; worse: south." in text
     assert "+0.01 to +0.09" in text
-    assert "6.7 / 6.8" in text
+    assert "6.7/6.8" in text
     assert "SYNTHETIC" not in text
-    assert max(len(line) for line in text.splitlines() if "study" not in line and "CDTL" not in line) <= 100
+    assert max(len(line) for line in text.splitlines() if "study" not in line and "CDTL" not in line) <= 120
 
 
 def test_too_few_patients_are_said(capsys: pytest.CaptureFixture[str]) -> None:
