@@ -1,38 +1,54 @@
-"""One image file to an array of uint8."""
+"""One image file, of any format, to an array of uint8."""
 
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from cdtl_core.errors import DataError
+from cdtl_core.imaging.fault import UnreadableError, refuse
+from cdtl_core.imaging.frame import Frame
+from cdtl_core.imaging.picture import Picture
+from cdtl_core.imaging.raster import read_raster
+from cdtl_core.imaging.reader import read_apart
+from cdtl_core.imaging.signature import is_dicom, is_tiff
 
-__all__ = ["fit_square", "read_image"]
+__all__ = ["fit_square", "read_image", "read_picture"]
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a PNG, JPEG, TIFF or BMP file.
+def read_picture(path: Path, frame: Frame = "middle") -> Picture:
+    """Read a DICOM, PNG, JPEG, TIFF, BMP or PNM file; the format is known by its content, not its name.
 
-    Returns:
-        H W for a gray image (also when stored as equal colour channels), H W 3 for a colour one; 16-bit values are
-        scaled from the full range of their type to 0-255.
+    Args:
+        path: The file.
+        frame: Of a DICOM or TIFF file with several: ``first``, ``middle``, ``last`` or an index from 0.
 
     Raises:
-        DataError: The file is missing, unreadable or truncated.
+        DataError: The file is missing, in no known format, damaged, too large, holds no image or not that frame.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _as_uint8(image)
+        if path.exists() and not path.is_file():
+            raise refuse(path, UnreadableError("is no file", "correct the manifest"))
+        with open(path, "rb") as file:
+            head = file.read(132)
     except FileNotFoundError:
-        raise DataError(f"the image {path} does not exist: correct the manifest or restore the file.") from None
-    except UnidentifiedImageError:
-        raise DataError(
-            f"the image {path} is in no format that can be read: convert it to PNG, JPEG or TIFF."
-        ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image {path} cannot be decoded ({error}): restore the file or leave it out.") from None
+        raise refuse(path, UnreadableError("does not exist", "correct the manifest or restore the file")) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "its name is no path"
+        raise refuse(path, UnreadableError(f"cannot be read ({reason})")) from None
+    if not head:
+        raise refuse(path, UnreadableError("is empty"))
+    # libtiff writes to stderr what it dislikes, and DICOM codecs abort: both work where that harms nobody.
+    return read_apart(path, frame) if is_dicom(head) or is_tiff(head) else read_raster(path, frame)
+
+
+def read_image(path: Path, frame: Frame = "middle") -> npt.NDArray[np.uint8]:
+    """The pixels of `read_picture`: H W for a gray image (also when stored as equal colour channels), else H W 3.
+
+    Raises:
+        DataError: As `read_picture`.
+    """
+    return read_picture(path, frame).pixels
 
 
 def fit_square(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
@@ -48,15 +64,3 @@ def fit_square(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]
     square = np.zeros((size, size, *image.shape[2:]), np.uint8)
     square[top : top + new_height, left : left + new_width] = small
     return square
-
-
-def _as_uint8(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
-        return np.clip(values * (255.0 / top), 0, 255).astype(np.uint8)
-    if image.mode in {"1", "L", "LA"}:
-        return np.asarray(image.convert("L"))
-    colour = np.asarray(image.convert("RGB"))
-    gray = bool((colour[..., 0] == colour[..., 1]).all() and (colour[..., 0] == colour[..., 2]).all())
-    return np.ascontiguousarray(colour[..., 0]) if gray else colour

@@ -1,0 +1,44 @@
+"""Why a file gives no image, before its name is known; becomes a DataError of one sentence."""
+
+from pathlib import Path
+
+from cdtl_core.errors import DataError
+
+__all__ = ["LARGEST_BYTES", "UnreadableError", "check_size", "refuse"]
+
+LARGEST_BYTES = 400_000_000
+_RESTORE = "restore the file from its source or leave it out"
+
+
+class UnreadableError(Exception):
+    """A file that gives no image; never holds values of its header, which may name a patient.
+
+    Attributes:
+        what: What is wrong, as it follows the file's name: ``is truncated``.
+        do: What the reader should do.
+    """
+
+    def __init__(self, what: str, do: str = _RESTORE) -> None:
+        super().__init__(what)
+        self.what, self.do = what, do
+
+
+def refuse(path: Path, fault: UnreadableError) -> DataError:
+    """The error that names the file, in one sentence on one line."""
+    return DataError(" ".join(f"the image {path} {fault.what}: {fault.do}.".split("\n")))
+
+
+def check_size(height: int, width: int, bytes_per_pixel: float) -> None:
+    """Refuse an image before memory is taken for it, as stored or as uint8.
+
+    Raises:
+        UnreadableError: It has no pixels, or more than 400 MB once decoded.
+    """
+    if height < 1 or width < 1:
+        raise UnreadableError("has no pixels (its height or width is 0)")
+    size = height * width * bytes_per_pixel
+    if size > LARGEST_BYTES:
+        raise UnreadableError(
+            f"claims {width} x {height} pixels, {size / 1e6:.0f} MB where {LARGEST_BYTES / 1e6:.0f} MB is the most",
+            "export it at a lower resolution or leave it out",
+        )
