@@ -1,0 +1,53 @@
+"""A clean synthetic cohort on disk, for tests that plant one fault in it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cdtl_core.imaging.facts import examine_all
+from cdtl_core.imaging.lint import CohortCheck, Entry, check_cohort
+from cdtl_core.imaging.phantom import render_phantom
+from cdtl_core.modality import modality_of
+
+
+def write_cohort(folder: Path, *, modality: str = "mammography", patients: int = 60, size: int = 128) -> list[Entry]:
+    """One image per patient; every third is malignant."""
+    entries = []
+    for index in range(patients):
+        malignant = index % 3 == 0
+        label = "malignant" if malignant else "benign"
+        file = folder / "images" / f"case{index:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = render_phantom(modality, malignant, np.random.default_rng([1, index]), size)
+        Image.fromarray(framed(pixels)).save(file)
+        entries.append(Entry(file, label, f"p{index}"))
+    return entries
+
+
+def framed(pixels: np.ndarray) -> np.ndarray:
+    """Black on one side, as films and sectors have it: so that an image differs from its negative."""
+    pixels = pixels.copy()
+    pixels[:, : pixels.shape[1] // 4] = 4
+    return pixels
+
+
+def look(
+    entries: Sequence[Entry],
+    *,
+    modality: str = "mammography",
+    labels: Sequence[str] = ("benign", "malignant"),
+    switched_off: Mapping[str, str] | None = None,
+) -> CohortCheck:
+    """Examine and check."""
+    facts = examine_all([entry.file for entry in entries], workers=1)
+    return check_cohort(entries, facts, modality=modality_of(modality), labels=labels, switched_off=switched_off)
+
+
+def named(check: CohortCheck) -> dict[str, set[str]]:
+    """Files by rule."""
+    found: dict[str, set[str]] = {}
+    for finding in check.findings:
+        found.setdefault(finding.rule, set()).update(file.name for file in finding.files)
+    return found
