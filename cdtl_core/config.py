@@ -179,13 +179,30 @@ class DataConfig(_Settings):
 
     `manifest` is a CSV (file,label,patient_id,...) relative to `root`; `where` keeps rows by column (a value, a list of
     values, or ``">=0.25"``); `label_map` maps local labels to the task's, ``""`` leaves that label's images out.
+    `frame` is the one taken of a multi-frame image, by place or number from 0. Decoded images are kept while a
+    file's size and time are unchanged, with `strict` while its contents are.
     """
 
     root: Path = Path()
+    frame: Literal["first", "middle", "last"] | Annotated[int, Field(ge=0)] = "middle"
+    strict: bool = False
     manifest: Path | None = None
     phantom: PhantomConfig | None = None
     where: dict[str, str | tuple[str, ...]] = {}
     label_map: dict[str, str] = {}
+
+
+class ChecksConfig(_Settings):
+    """Rules of the cohort check that a site switches off, each with its reason; docs/checks.md lists them."""
+
+    off: dict[str, Annotated[str, Field(min_length=3)]] = {}
+
+
+class PublishConfig(_Settings):
+    """What a site adds to its modality contract: its pixels' mean and spread, and the only common start it accepts."""
+
+    pixel_statistics: bool = False
+    theta0_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 
 
 class SiteConfig(_Settings):
@@ -196,6 +213,8 @@ class SiteConfig(_Settings):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     labels: tuple[str, ...] | None = Field(None, min_length=2)
     data: DataConfig = DataConfig()
+    checks: ChecksConfig = ChecksConfig()
+    publish: PublishConfig = PublishConfig()
 
     @field_validator("modality")
     @classmethod

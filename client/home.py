@@ -1,20 +1,24 @@
 """A site's folder: its `site.toml` opened into a `Site`, ready to train. Nothing of it is sent."""
 
 import functools
+import json
 from pathlib import Path
 
 from cdtl_core.config import ModelConfig, RunConfig, SiteConfig
-from cdtl_core.errors import ConfigError
+from cdtl_core.durable import replace_json
+from cdtl_core.errors import ConfigError, DataError
+from cdtl_core.federation.contract import ModalityContract, PixelStatistics, round_patients
 from cdtl_core.federation.site import Site
-from cdtl_core.imaging.cohort import Cohort, build_cohort
+from cdtl_core.imaging.cohort import Cohort, build_cohort, pixel_statistics
+from cdtl_core.imaging.identity import KEY_FILE, load_key, pseudonym
 from cdtl_core.imaging.manifest import Case, read_manifest
 from cdtl_core.imaging.phantom import write_phantoms
-from cdtl_core.imaging.split import split_patients
+from cdtl_core.imaging.split import Split, split_patients
 from cdtl_core.learning.device import choose_device
 from cdtl_core.learning.model import Classifier, build_classifier
 from cdtl_core.settings import load_site
 
-__all__ = ["SETTINGS", "labels_of", "open_site"]
+__all__ = ["SETTINGS", "contract_of", "labels_of", "open_site"]
 
 SETTINGS = "site.toml"
 
@@ -47,6 +51,28 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
     )
 
 
+def contract_of(home: Path, site: Site) -> ModalityContract:
+    """What the site publishes of its cohort."""
+    own, cohort = load_site(home / SETTINGS), site.cohort
+    statistics = None
+    if own.publish.pixel_statistics:
+        train = cohort.folds["train"]
+        mean, std = pixel_statistics(train)
+        statistics = PixelStatistics(mean=round(mean, 1), std=round(std, 1))
+    return ModalityContract(
+        site=site.name,
+        modality=site.modality,
+        labels=cohort.labels,
+        positive=cohort.labels[site.positive],
+        label_map=own.data.label_map,
+        channels=cohort.channels,
+        bit_depth=cohort.bits,
+        patients=round_patients(cohort.num_patients),
+        statistics=statistics,
+        theta0_hash=own.publish.theta0_hash,
+    )
+
+
 def labels_of(own: SiteConfig, config: RunConfig) -> tuple[str, ...]:
     """The labels a site predicts: its own if it names any, else the task's."""
     return own.labels or config.task.labels
@@ -54,8 +80,25 @@ def labels_of(own: SiteConfig, config: RunConfig) -> tuple[str, ...]:
 
 def _cohort(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> Cohort:
     cases = _cases(home, own, config, labels)
-    split = split_patients(cases, test=config.split.test, val=config.split.val, seed=config.seed, labels=labels)
-    return build_cohort(cases, split, labels=labels, size=config.image.size, cache=home / "cache")
+    split = _split(home, cases, config, labels)
+    data, size, cache = own.data, config.image.size, home / "cache"
+    return build_cohort(cases, split, labels=labels, size=size, cache=cache, frame=data.frame, strict=data.strict)
+
+
+def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple[str, ...]) -> dict[str, Split]:
+    """The split, kept at the site by patient pseudonym, so that nobody moves when patients are added."""
+    if (home / "splits").exists() and not (home / KEY_FILE).exists():
+        raise DataError(f"{home / KEY_FILE} is gone while splits are kept: restore it, or remove the folder splits.")
+    key, shares = load_key(home), config.split
+    path = home / "splits" / f"seed{config.seed}-test{shares.test}-val{shares.val}.json"
+    kept: dict[str, Split] = json.loads(path.read_text()) if path.exists() else {}
+    names = {case.patient: pseudonym(key, case.patient) for case in cases}
+    before = {patient: kept[name] for patient, name in names.items() if name in kept}
+    split = split_patients(cases, test=shares.test, val=shares.val, seed=config.seed, labels=labels, before=before)
+    after = kept | {names[patient]: where for patient, where in split.items()}
+    if after != kept:
+        replace_json(path, after)
+    return split
 
 
 def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> tuple[Case, ...]:

@@ -13,7 +13,7 @@ from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import run_round
 from cdtl_core.learning.metrics import auroc_interval
 from client import memory
-from client.home import open_site
+from client.home import contract_of, open_site
 
 __all__ = ["describe_site", "federation_key", "finish_run", "train_round"]
 
@@ -28,7 +28,7 @@ def describe_site(_content: RecordDict, home: Path, config: RunConfig) -> Record
     site = open_site(home, config)
     patients = site.cohort.folds["train"].num_patients
     member = Member(site.name, site.modality, patients, label_hash(site.cohort.labels))
-    return wire.encode_introduction(wire.Introduction(member, memory.held_theta0(home)))
+    return wire.encode_introduction(wire.Introduction(member, memory.held_theta0(home), contract_of(home, site)))
 
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import CheckpointError, FederationError
 from cdtl_core.federation import wire
+from cdtl_core.federation.contract import check_contract
 from cdtl_core.federation.coordinator import (
     CoordinatorState,
     Member,
@@ -58,7 +59,7 @@ def introduce(grid: Grid, config: RunConfig, theta0: Weights) -> Party:
     """Ask every connected node who it is.
 
     Raises:
-        FederationError: A site can't answer, or fewer answer than `federation.min_sites`.
+        FederationError: A site's contract does not fit the run, or fewer answer than `federation.min_sites`.
     """
     timeout = config.federation.round_timeout_s
     nodes = {f"node {node}": node for node in await_nodes(grid, config.federation.min_sites, timeout_s=timeout)}
@@ -69,6 +70,8 @@ def introduce(grid: Grid, config: RunConfig, theta0: Weights) -> Party:
     _require_quorum(len(known), config, "sites introduced themselves", faults)
     members = tuple(introduction.member for introduction in known.values())
     expected, shared = weights_hash(theta0), _shared_shapes(config)
+    for introduction in known.values():
+        check_contract(introduction.contract, config, expected)
     without = {one.member.site for one in known.values() if one.theta0_hash != expected}
     by_site = {introduction.member.site: nodes[name] for name, introduction in known.items()}
     return Party(grid, config, theta0, by_site, members, expected, without, shared)

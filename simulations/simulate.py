@@ -11,14 +11,15 @@ from cdtl_core.config import Method, RunConfig, SimulationConfig
 from cdtl_core.durable import locked
 from cdtl_core.errors import CheckpointError, FederationError, error_of_code
 from cdtl_core.federation.checkpoint import load_latest
+from cdtl_core.federation.contract import check_contract
 from cdtl_core.federation.coordinator import Member, round_matrices, start
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.learning.model import build_theta0, parts_of
-from cdtl_core.learning.weights import load_into
+from cdtl_core.learning.weights import load_into, weights_hash
 from cdtl_core.progress import report
 from cdtl_core.reporting.report import Report, save_report
 from cdtl_core.settings import flatten, load_simulation, save_toml, simulation_toml
-from client.home import SETTINGS, open_site
+from client.home import SETTINGS, contract_of, open_site
 from server.journal import Journal
 from simulations.gather import gather_report, sites_folder
 
@@ -96,6 +97,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
     """
     run, members = config.run, []
     theta0 = build_theta0(run.model, run.seed, run.image.size)
+    theta0_hash = weights_hash(theta0)
     for own in config.sites:
         home = sites_folder(out) / own.site
         save_toml(home / SETTINGS, own.model_dump(mode="json", exclude_none=True))
@@ -103,6 +105,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         site = open_site(home, config.of_method(config.methods[0]))
         patients = site.cohort.folds["train"].num_patients
         members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
+        check_contract(contract_of(home, site), run, theta0_hash)
         load_into(site.model, theta0)
         parts_of(site.model, freeze=run.train.freeze, share_head=run.share.head)
     for method in config.methods:

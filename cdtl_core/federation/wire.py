@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from cdtl_core.errors import FederationError
+from cdtl_core.errors import DataError, FederationError
+from cdtl_core.federation.contract import ModalityContract, load_contract
 from cdtl_core.federation.coordinator import Member
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.weights import Weights
@@ -40,10 +41,11 @@ _CHOICES = ("blended", "unblended", "alone")
 
 @dataclass(frozen=True)
 class Introduction:
-    """How a site introduces itself: who it is, and the hash of the theta0 it already has (empty: none)."""
+    """How a site introduces itself: who it is, the hash of the theta0 it has (empty: none), and its contract."""
 
     member: Member
     theta0_hash: str
+    contract: ModalityContract
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def encode_introduction(value: Introduction) -> RecordDict:
     member = value.member
     fields = {"site": member.site, "modality": member.modality, "label_hash": member.label_hash}
     counts = {"num_patients": member.num_patients}
+    fields["contract"] = value.contract.model_dump_json()
     return RecordDict({"site": ConfigRecord({**fields, **counts, **_filled("theta0_hash", value.theta0_hash)})})
 
 
@@ -71,7 +74,13 @@ def decode_introduction(content: RecordDict) -> Introduction:
     record = _config(content, "site")
     site, modality, label_hash = (_typed(record, name, str) for name in ("site", "modality", "label_hash"))
     num_patients = _typed(record, "num_patients", int)
-    return Introduction(Member(site, modality, num_patients, label_hash), _optional(record, "theta0_hash"))
+    try:
+        contract = load_contract(_typed(record, "contract", str), "of a site")
+    except DataError as error:
+        raise FederationError(f"a site introduces itself wrongly: {error}") from None
+    if (contract.site, contract.modality) != (site, modality):
+        raise FederationError("a site's contract is another site's or modality's: enrol it anew.")
+    return Introduction(Member(site, modality, num_patients, label_hash), _optional(record, "theta0_hash"), contract)
 
 
 def encode_theta0(theta0: Weights) -> ArrayRecord:

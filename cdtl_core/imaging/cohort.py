@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cdtl_core.imaging.frame import Frame
 from cdtl_core.imaging.manifest import Case
 from cdtl_core.imaging.pixels import Pixels, load_pixels
 from cdtl_core.imaging.split import SPLITS, Split
 
-__all__ = ["Cohort", "Fold", "build_cohort"]
+__all__ = ["Cohort", "Fold", "build_cohort", "pixel_statistics"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,11 +46,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class Cohort:
-    """All images of a site, by split, and the names of its labels in order."""
+    """All images of a site, by split; its labels in order, file names, and most bits per sample of its files."""
 
     labels: tuple[str, ...]
     folds: Mapping[Split, Fold]
     files: tuple[str, ...]
+    bits: int
+
+    @property
+    def channels(self) -> int:
+        """1 if all images are gray, else 3."""
+        return int(self.folds["train"].pixels.shape[1])
 
     @property
     def num_patients(self) -> int:
@@ -58,18 +65,33 @@ class Cohort:
 
 
 def build_cohort(
-    cases: Sequence[Case], split: Mapping[str, Split], *, labels: Sequence[str], size: int, cache: Path
+    cases: Sequence[Case],
+    split: Mapping[str, Split],
+    *,
+    labels: Sequence[str],
+    size: int,
+    cache: Path,
+    frame: Frame = "middle",
+    strict: bool = False,
 ) -> Cohort:
     """Decode `cases` (once, into `cache`) and divide them by `split` (patient to split).
 
     Raises:
         DataError: An image is missing or cannot be decoded.
     """
-    pixels = load_pixels([case.file for case in cases], size=size, folder=cache)
+    stored = load_pixels([case.file for case in cases], size=size, folder=cache, frame=frame, strict=strict)
     number = {patient: i for i, patient in enumerate(dict.fromkeys(case.patient for case in cases))}
     label = np.array([case.label for case in cases], np.int64)
     patient = np.array([number[case.patient] for case in cases], np.int64)
     where = np.array([split[case.patient] for case in cases])
     rows = {name: np.flatnonzero(where == name) for name in SPLITS}
-    folds = {name: Fold(pixels, rows[name], label[rows[name]], patient[rows[name]]) for name in SPLITS}
-    return Cohort(tuple(labels), folds, tuple(case.file.name for case in cases))
+    folds = {name: Fold(stored.array, rows[name], label[rows[name]], patient[rows[name]]) for name in SPLITS}
+    return Cohort(tuple(labels), folds, tuple(case.file.name for case in cases), stored.bits)
+
+
+def pixel_statistics(fold: Fold) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels of a fold, in [0, 255]; one image in memory at a time."""
+    images = [fold.pixels[row] for row in fold.rows]
+    mean = float(np.mean([image.mean() for image in images]))
+    square = float(np.mean([(image.astype(np.float64) ** 2).mean() for image in images]))
+    return mean, float(np.sqrt(max(square - mean**2, 0.0)))

@@ -1,18 +1,17 @@
-"""A site's list of images: `manifest.csv` with the columns file, label, patient_id and any others."""
+"""The images that a site trains on: rows of its source, kept by conditions, with the task's labels."""
 
-import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cdtl_core.errors import ConfigError, DataError
+from cdtl_core.imaging.source import Row, rows_of_manifest
 
-__all__ = ["Case", "Condition", "read_manifest"]
+__all__ = ["Case", "Condition", "cases_of", "keep_rows", "read_manifest"]
 
 Condition = str | tuple[str, ...]
-_REQUIRED = ("file", "label", "patient_id")
 
 
 @dataclass(frozen=True)
@@ -32,57 +31,63 @@ def read_manifest(
     label_map: Mapping[str, str] | None = None,
     where: Mapping[str, Condition] | None = None,
 ) -> tuple[Case, ...]:
-    """Read a manifest; paths in it are relative to its folder.
-
-    Args:
-        path: The CSV file.
-        labels: The task's labels; a case's label is its index here.
-        label_map: Local label to task label; ``""`` leaves that label's images out. A label without an entry stands
-            for itself.
-        where: Column to a pattern (``GE*``), a tuple of patterns, or a bound (``>=0.25``); rows that fail are left out.
+    """Read a manifest's cases; see `cases_of` for labels and `keep_rows` for conditions.
 
     Raises:
         DataError: The manifest is missing, lacks a column, or names a label the task does not have.
         ConfigError: `where` names a column that the manifest lacks, or bounds one that is no number.
     """
-    rows = _rows(path, tuple(where or {}))
-    kept = [row for row in rows if all(_holds(row[column], wanted, column) for column, wanted in (where or {}).items())]
-    cases = [case for row in kept if (case := _case(row, path, labels, label_map or {})) is not None]
+    rows = keep_rows(rows_of_manifest(path), where or {})
+    return cases_of(rows, labels=labels, label_map=label_map or {}, source=str(path))
+
+
+def keep_rows(rows: Iterable[Row], where: Mapping[str, Condition]) -> list[Row]:
+    """Rows that meet every condition: column to a pattern (``GE*``), a tuple of patterns, or a bound (``>=0.25``).
+
+    Raises:
+        ConfigError: A condition names a column that a row lacks, or bounds one that is no number.
+    """
+    return [row for row in rows if all(_holds(_cell(row, name), wanted, name) for name, wanted in where.items())]
+
+
+def cases_of(
+    rows: Iterable[Row], *, labels: Sequence[str], label_map: Mapping[str, str], source: str
+) -> tuple[Case, ...]:
+    """Rows as cases of a task.
+
+    Args:
+        rows: As `keep_rows` left them.
+        labels: The task's labels; a case's label is its index here.
+        label_map: Local label to task label; ``""`` leaves that label's images out. A label without an entry stands
+            for itself.
+        source: Names the rows in errors.
+
+    Raises:
+        DataError: A label is not the task's, a patient is missing, or no image is left.
+    """
+    cases = [case for row in rows if (case := _case(row, source, labels, label_map)) is not None]
     if not cases:
-        raise DataError(f"the manifest {path} leaves no image after where and label_map: loosen them.")
-    _refuse_repeated(cases, path)
+        raise DataError(f"the manifest {source} leaves no image after where and label_map: loosen them.")
+    _refuse_repeated(cases, source)
     return tuple(cases)
 
 
-def _refuse_repeated(cases: Sequence[Case], path: Path) -> None:
+def _refuse_repeated(cases: Sequence[Case], source: str) -> None:
     """One image under two patients would stand in train and test."""
     seen: set[str] = set()
     for case in cases:
         file = os.path.normpath(case.file)
         if file in seen:
-            raise DataError(f"the manifest {path} lists {case.file.name} twice: give each image one row.")
+            raise DataError(f"the manifest {source} lists {case.file.name} twice: give each image one row.")
         seen.add(file)
 
 
-def _rows(path: Path, conditions: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = tuple(reader.fieldnames or ())
-            rows = [
-                {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)} for row in reader
-            ]
-    except FileNotFoundError:
-        raise DataError(f"the manifest {path} does not exist: set data.root and data.manifest to it.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"the manifest {path} cannot be read ({error}): save it as UTF-8 CSV.") from None
-    missing = [column for column in _REQUIRED if column not in columns]
-    if missing:
-        raise DataError(f"the manifest {path} lacks the column {', '.join(missing)}: add it to the header.")
-    unknown = [column for column in conditions if column not in columns]
-    if unknown:
-        raise ConfigError(f"data.where names the column {unknown[0]}, the manifest has {', '.join(columns)}: use one.")
-    return rows
+def _cell(row: Row, column: str) -> str:
+    own = {"file": str(row.file), "label": row.label, "patient_id": row.patient, "split": row.split, "group": row.group}
+    cells = {**own, **row.more}
+    if column not in cells:
+        raise ConfigError(f"data.where names the column {column}, the manifest has {', '.join(cells)}: use one.")
+    return cells[column]
 
 
 def _holds(value: str, wanted: Condition, column: str) -> bool:
@@ -99,19 +104,19 @@ def _holds(value: str, wanted: Condition, column: str) -> bool:
     return number >= bound if wanted.startswith(">=") else number <= bound
 
 
-def _case(row: Mapping[str, str], path: Path, labels: Sequence[str], label_map: Mapping[str, str]) -> Case | None:
-    label = label_map.get(row["label"], row["label"])
-    if label == "" and row["label"] in label_map:
+def _case(row: Row, source: str, labels: Sequence[str], label_map: Mapping[str, str]) -> Case | None:
+    label = label_map.get(row.label, row.label)
+    if label == "" and row.label in label_map:
         return None
-    if label not in labels and row["label"] in label_map:
+    if label not in labels and row.label in label_map:
         raise DataError(
-            f"data.label_map leads from '{row['label']}' to '{label}', the task has {', '.join(labels)}: correct it."
+            f"data.label_map leads from '{row.label}' to '{label}', the task has {', '.join(labels)}: correct it."
         )
     if label not in labels:
         raise DataError(
-            f"the manifest {path} has the label '{row['label']}', the task has {', '.join(labels)}: "
-            f"map it in data.label_map, or leave its images out with '{row['label']}' = \"\"."
+            f"the manifest {source} has the label '{row.label}', the task has {', '.join(labels)}: "
+            f"map it in data.label_map, or leave its images out with '{row.label}' = \"\"."
         )
-    if not row["patient_id"]:
-        raise DataError(f"the manifest {path} has no patient_id for {row['file']}: fill it in.")
-    return Case(path.parent / row["file"], labels.index(label), row["patient_id"], row.get("split", ""))
+    if not row.patient:
+        raise DataError(f"the manifest {source} has no patient_id for {row.file.name}: fill it in.")
+    return Case(row.file, labels.index(label), row.patient, row.split)

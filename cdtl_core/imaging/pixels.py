@@ -1,67 +1,88 @@
 """A cohort's images, decoded once into one file of uint8 on the site's disk and read through memory mapping."""
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.durable import replace_json
+from cdtl_core.durable import file_hash, replace_json
 from cdtl_core.errors import DataError
-from cdtl_core.imaging.read import fit_square, read_image
+from cdtl_core.imaging.frame import Frame
+from cdtl_core.imaging.read import fit_square, read_picture
 from cdtl_core.progress import report
 from cdtl_core.threads import num_cores
 
-__all__ = ["INTAKE_VERSION", "Pixels", "load_pixels"]
+__all__ = ["INTAKE_VERSION", "PixelFile", "Pixels", "load_pixels"]
 
-INTAKE_VERSION = 1
+INTAKE_VERSION = 2
 Pixels = npt.NDArray[np.uint8]
 
 
-def load_pixels(files: Sequence[Path], *, size: int, folder: Path, workers: int | None = None) -> Pixels:
-    """The images of `files` as one memory-mapped array, N C size size with C = 1 if all are gray, else 3.
+@dataclass(frozen=True)
+class PixelFile:
+    """A cohort's decoded images.
+
+    Attributes:
+        array: N C size size, memory-mapped; C = 1 if all are gray, else 3.
+        bits: Most bits per sample among the source files.
+    """
+
+    array: Pixels
+    bits: int
+
+
+def load_pixels(
+    files: Sequence[Path], *, size: int, folder: Path, frame: Frame = "middle", strict: bool = False, workers: int = 0
+) -> PixelFile:
+    """The images of `files` as one memory-mapped array.
 
     The first call decodes them in parallel into `folder`; later ones map the same file as long as the paths, sizes and
-    modification times of the files, the image size and the intake version are unchanged.
+    modification times of the files (with `strict` their contents), the frame, the image size and the intake version are
+    unchanged.
 
     Raises:
         DataError: A file is missing or cannot be decoded.
     """
-    key = _key(files, size)
+    key = _key(files, f"{INTAKE_VERSION}/{size}/{frame}", strict)
     data, note = folder / f"{key}.npy", folder / f"{key}.json"
     if not note.exists():
-        _decode(files, size, data, workers or num_cores())
-        replace_json(note, {"images": len(files), "size": size, "intake": INTAKE_VERSION})
-    pixels: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
-    return pixels
+        bits = _decode(files, size, frame, data, workers or num_cores())
+        replace_json(note, {"images": len(files), "size": size, "intake": INTAKE_VERSION, "bits": bits})
+    found: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
+    return PixelFile(found, int(json.loads(note.read_text(encoding="utf-8"))["bits"]))
 
 
-def _key(files: Sequence[Path], size: int) -> str:
-    digest = hashlib.sha256(f"{INTAKE_VERSION}/{size}".encode())
+def _key(files: Sequence[Path], settings: str, strict: bool) -> str:
+    digest = hashlib.sha256(settings.encode())
     for file in files:
         try:
             stat = file.stat()
+            state = file_hash(file) if strict else f"{stat.st_size}/{stat.st_mtime_ns}"
         except (OSError, ValueError):
             raise DataError(f"the image {file} does not exist: correct the manifest or restore the file.") from None
-        digest.update(f"\n{file.absolute()}/{stat.st_size}/{stat.st_mtime_ns}".encode())
+        digest.update(f"\n{file.absolute()}/{state}".encode())
     return digest.hexdigest()[:24]
 
 
-def _decode(files: Sequence[Path], size: int, target: Path, workers: int) -> None:
+def _decode(files: Sequence[Path], size: int, frame: Frame, target: Path, workers: int) -> int:
+    """Write the array; returns the most bits per sample that a file stores."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob("*.draft"):  # of a killed process
         left.unlink()
     draft = target.with_suffix(".draft")
     try:
         array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(files), 3, size, size))
-        is_gray = True
+        is_gray, bits = True, 1
         with ThreadPoolExecutor(workers) as pool:
-            squares = pool.map(lambda file: fit_square(read_image(file), size), files)
-            for index, square in enumerate(squares):
+            for index, (square, depth) in enumerate(pool.map(lambda file: _square(file, size, frame), files)):
                 is_gray &= square.ndim == 2
+                bits = max(bits, depth)
                 array[index] = square if square.ndim == 2 else square.transpose(2, 0, 1)
                 report(decoded=index + 1, of=len(files))
         array.flush()
@@ -69,5 +90,11 @@ def _decode(files: Sequence[Path], size: int, target: Path, workers: int) -> Non
             np.save(target, array[:, :1], allow_pickle=False)
         else:
             os.replace(draft, target)
+        return bits
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _square(file: Path, size: int, frame: Frame) -> tuple[Pixels, int]:
+    picture = read_picture(file, frame)
+    return fit_square(picture.pixels, size), picture.bits

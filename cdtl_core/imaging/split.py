@@ -1,8 +1,8 @@
 """Train, validation and test: by patient, stratified by the patient's labels, seeded."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from cdtl_core.errors import DataError
@@ -15,15 +15,23 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def split_patients(
-    cases: Sequence[Case], *, test: float, val: float, seed: int, labels: Sequence[str]
+    cases: Sequence[Case],
+    *,
+    test: float,
+    val: float,
+    seed: int,
+    labels: Sequence[str],
+    before: Mapping[str, Split] | None = None,
 ) -> dict[str, Split]:
     """Give each patient to one split; all images of a patient go together.
 
-    A manifest's own `split` column is kept where it is filled. Other patients are ranked within their stratum (the set
-    of labels of their images) by a hash of seed and patient, so the order of rows does not matter.
+    A manifest's own `split` column is kept where it is filled, then what a patient had `before`. Other patients are
+    ranked within their stratum (the set of labels of their images) by a hash of seed and patient, so the order of rows
+    does not matter; beside patients of before, each goes where its stratum falls shortest of its share.
 
     Args:
         cases: All images of the site.
+        before: The split of an earlier call, so that nobody moves when patients are added.
         test: Share of each stratum's patients for the test split, in (0, 1).
         val: Share for validation, in (0, 1).
         seed: Chooses among the equally good splits.
@@ -35,10 +43,13 @@ def split_patients(
     chosen = _official(cases)
     strata: dict[frozenset[int], list[str]] = defaultdict(list)
     for patient, found in _labels_of_patients(cases).items():
-        if patient not in chosen:
-            strata[found].append(patient)
+        strata[found].append(patient)
     for stratum in strata.values():
-        chosen |= _cut(sorted(stratum, key=lambda patient: _rank(seed, patient)), test, val)
+        known = {p: where for p in stratum if (where := chosen.get(p) or (before or {}).get(p))}
+        free = sorted((p for p in stratum if p not in known), key=lambda patient: _rank(seed, patient))
+        official = all(patient in chosen for patient in known)
+        chosen |= known
+        chosen |= _cut(free, test, val) if official else _fill(free, Counter(known.values()), test, val)
     _check_classes(cases, chosen, labels)
     return chosen
 
@@ -51,6 +62,18 @@ def _cut(ranked: Sequence[str], test: float, val: float) -> dict[str, Split]:
         patient: "test" if i < num_test else "val" if i < num_test + num_val else "train"
         for i, patient in enumerate(ranked)
     }
+
+
+def _fill(ranked: Sequence[str], counts: Counter[Split], test: float, val: float) -> dict[str, Split]:
+    """Each patient in turn to the split that is shortest of its share."""
+    shares: dict[Split, float] = {"train": 1 - test - val, "val": val, "test": test}
+    filled: dict[str, Split] = {}
+    for patient in ranked:
+        total = counts.total() + 1
+        short: Split = max(SPLITS, key=lambda name: shares[name] * total - counts[name])
+        filled[patient] = short
+        counts[short] += 1
+    return filled
 
 
 def _part(wanted: float, most: int) -> int:

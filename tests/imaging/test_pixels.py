@@ -11,8 +11,9 @@ from cdtl_core.errors import DataError
 from cdtl_core.imaging import pixels as pixels_module
 from cdtl_core.imaging.cohort import build_cohort
 from cdtl_core.imaging.manifest import Case
+from cdtl_core.imaging.picture import Picture
 from cdtl_core.imaging.pixels import load_pixels
-from cdtl_core.imaging.read import fit_square, read_image
+from cdtl_core.imaging.read import fit_square, read_image, read_picture
 
 
 def write(path: Path, array: np.ndarray) -> Path:
@@ -72,12 +73,12 @@ def test_images_are_decoded_once_and_again_only_when_a_file_changed(
     files = [write(tmp_path / f"{i}.png", np.full((8, 8), 10 * i, np.uint8)) for i in range(5)]
     decoded: list[Path] = []
 
-    def counting(path: Path) -> np.ndarray:
+    def counting(path: Path, frame: str) -> Picture:
         decoded.append(path)
-        return read_image(path)
+        return read_picture(path, frame)
 
-    monkeypatch.setattr(pixels_module, "read_image", counting)
-    first = load_pixels(files, size=32, folder=tmp_path / "cache")
+    monkeypatch.setattr(pixels_module, "read_picture", counting)
+    first = load_pixels(files, size=32, folder=tmp_path / "cache").array
     assert first.shape == (5, 1, 32, 32)
     assert isinstance(first, np.memmap)
     assert [int(image[0, 16, 16]) for image in first] == [0, 10, 20, 30, 40]
@@ -85,7 +86,7 @@ def test_images_are_decoded_once_and_again_only_when_a_file_changed(
     assert len(decoded) == 5
     write(files[2], np.full((8, 8), 99, np.uint8))
     os.utime(files[2], ns=(1, 1))
-    assert load_pixels(files, size=32, folder=tmp_path / "cache")[2, 0, 16, 16] == 99
+    assert load_pixels(files, size=32, folder=tmp_path / "cache").array[2, 0, 16, 16] == 99
     load_pixels(files, size=48, folder=tmp_path / "cache")
     assert len(decoded) == 15
 
@@ -94,7 +95,7 @@ def test_one_colour_image_makes_a_colour_cohort(tmp_path: Path) -> None:
     colour = np.zeros((8, 8, 3), np.uint8)
     colour[..., 0] = 200
     files = [write(tmp_path / "a.png", gradient(8, 8)), write(tmp_path / "b.png", colour)]
-    found = load_pixels(files, size=32, folder=tmp_path / "cache")
+    found = load_pixels(files, size=32, folder=tmp_path / "cache").array
     assert found.shape == (2, 3, 32, 32)
     assert found[1, :, 16, 16].tolist() == [200, 0, 0]
     assert len(set(found[0, :, 16, 16].tolist())) == 1
@@ -121,3 +122,22 @@ def test_a_cohorts_folds_share_no_patient_and_point_at_the_right_images(tmp_path
     test = cohort.folds["test"]
     assert [int(test.pixels[row, 0, 16, 16]) for row in test.rows] == [80, 90, 100, 110]
     assert test.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_strict_notices_a_change_that_size_and_time_do_not_show(tmp_path: Path) -> None:
+    path = tmp_path / "a.bmp"  # a BMP of equal dimensions has an equal size
+    for value, strict_sees in ((10, 10), (99, 99)):
+        write(path, np.full((8, 8), value, np.uint8))
+        os.utime(path, ns=(1, 1))
+        assert load_pixels([path], size=32, folder=tmp_path / "strict", strict=True).array[0, 0, 16, 16] == strict_sees
+    loose = load_pixels([path], size=32, folder=tmp_path / "loose").array[0, 0, 16, 16]
+    write(path, np.full((8, 8), 10, np.uint8))
+    os.utime(path, ns=(1, 1))
+    assert load_pixels([path], size=32, folder=tmp_path / "loose").array[0, 0, 16, 16] == loose == 99
+
+
+def test_the_bits_of_the_deepest_file_are_kept(tmp_path: Path) -> None:
+    deep = write(tmp_path / "deep.png", np.array([[0, 65535]], np.uint16))
+    files = [write(tmp_path / "a.png", gradient(8, 8)), deep]
+    assert load_pixels(files, size=32, folder=tmp_path / "cache").bits == 16
+    assert load_pixels(files, size=32, folder=tmp_path / "cache").bits == 16

@@ -72,3 +72,23 @@ def test_the_manifests_own_split_is_kept() -> None:
 def test_what_cannot_be_split_is_refused(found: list[Case], says: str) -> None:
     with pytest.raises(DataError, match=says):
         split_patients(found, test=0.25, val=0.15, seed=0, labels=LABELS)
+
+
+@settings(deadline=None)
+@given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 30), st.integers(0, 30))
+def test_nobody_moves_when_patients_are_added_and_shares_still_hold(
+    benign: int, malignant: int, more_benign: int, more_malignant: int
+) -> None:
+    first = split_patients(cases(benign, malignant), test=0.25, val=0.15, seed=0, labels=LABELS)
+    grown = cases(benign + more_benign, malignant + more_malignant)
+    second = split_patients(grown, test=0.25, val=0.15, seed=0, labels=LABELS, before=first)
+    assert {patient: second[patient] for patient in first} == first
+    for label, count in ((0, benign + more_benign), (1, malignant + more_malignant)):
+        sizes = Counter(where for patient, where in second.items() if patient.startswith(f"p{label}"))
+        assert abs(sizes["test"] - 0.25 * count) <= 1.6
+        assert abs(sizes["val"] - 0.15 * count) <= 1.6
+
+
+def test_patients_that_left_are_forgotten() -> None:
+    before = {"gone": "test", **split_patients(cases(8, 8), test=0.25, val=0.15, seed=0, labels=LABELS)}
+    assert "gone" not in split_patients(cases(8, 8), test=0.25, val=0.15, seed=0, labels=LABELS, before=before)  # type: ignore[arg-type]

@@ -1,0 +1,71 @@
+"""The modality contract."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cdtl_core.config import RunConfig
+from cdtl_core.errors import DataError, FederationError
+from cdtl_core.federation.contract import ModalityContract, check_contract, load_contract, round_patients, save_contract
+
+THETA0 = "a" * 64
+
+
+def contract(**fields: object) -> ModalityContract:
+    base = {
+        "site": "north",
+        "modality": "ultrasound",
+        "labels": ["benign", "malignant"],
+        "positive": "malignant",
+        "channels": 1,
+        "bit_depth": 8,
+        "patients": 120,
+    }
+    return ModalityContract.model_validate({**base, **fields})
+
+
+def test_a_contract_that_fits_is_accepted_and_survives_the_disk(tmp_path: Path) -> None:
+    found = contract(
+        theta0_hash=THETA0, label_map={"B": "benign", "normal": ""}, statistics={"mean": 80.0, "std": 40.0}
+    )
+    check_contract(found, RunConfig(), THETA0)
+    save_contract(tmp_path / "contract.json", found)
+    assert load_contract((tmp_path / "contract.json").read_text(), "it") == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"intake_version": 0}, "intake_version"),
+        ({"positive": "benign"}, "positive"),
+        ({"labels": ["benign", "odd"]}, "labels"),
+        ({"label_map": {"x": "cyst"}}, "label_map"),
+        ({"theta0_hash": "b" * 64}, "theta0_hash"),
+    ],
+)
+def test_a_mismatch_is_refused_in_a_sentence_that_names_the_field(fields: dict[str, object], names: str) -> None:
+    with pytest.raises(FederationError, match=f"site north cannot take part: .*{names}"):
+        check_contract(contract(**fields), RunConfig(), THETA0)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"modality": "sonar"}, "modality"),
+        ({"patients": -1}, "patients"),
+        ({"secret": 1}, "secret"),
+        ({"schema_version": 9}, "schema_version 9"),
+    ],
+)
+def test_a_malformed_contract_is_refused(change: dict[str, object], says: str) -> None:
+    text = json.dumps({**contract().model_dump(mode="json"), **change})
+    with pytest.raises(DataError, match=says):
+        load_contract(text, "enrolment.json")
+    with pytest.raises(DataError, match="no JSON"):
+        load_contract("{", "enrolment.json")
+
+
+@pytest.mark.parametrize(("count", "rounded"), [(0, 0), (4, 0), (5, 10), (14, 10), (15, 20), (1064, 1060)])
+def test_patients_are_published_in_tens(count: int, rounded: int) -> None:
+    assert round_patients(count) == rounded
