@@ -1,0 +1,98 @@
+"""`cdtl data`: a hospital's images, before anything is shared."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cdtl_core.imaging.source import Row
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Check a cohort, and write its manifest.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("make-manifest")
+def make_manifest(
+    source: Annotated[Path, typer.Argument(help="Class folders (FOLDER/<label>/<image>), or a DICOM tree.")],
+    labels: Annotated[Path | None, typer.Option(help="For a DICOM tree: CSV with label and a DICOM key.")] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression whose first group is the patient in a file's name.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Manifest to write; default SOURCE/manifest.csv.")] = None,
+) -> None:
+    """Write manifest.csv from class folders, or from a DICOM tree and a label table."""
+    from cdtl_core.errors import DataError
+    from cdtl_core.imaging.source import rows_of_dicom, rows_of_folders, write_manifest
+
+    target = out or source / "manifest.csv"
+    if target.exists():
+        raise DataError(f"{target} exists: remove it, or choose another file with --out.")
+    rows, notes = (
+        rows_of_dicom(source, labels) if labels else (rows_of_folders(source, patient_pattern=patient_pattern), [])
+    )
+    write_manifest(target, rows)
+    for note in notes:
+        typer.echo(f"Note: {note}", err=True)
+    without = sum(not row.patient for row in rows)
+    if without:
+        typer.echo(f"Note: {without} images have no patient_id: fill it in, or use --patient-pattern.", err=True)
+    typer.echo(f"{len(rows)} images, {_by_label(rows)}: {target}")
+
+
+def _by_label(rows: "list[Row]") -> str:
+    counts = Counter(row.label for row in rows)
+    return ", ".join(f"{count} {label}" for label, count in sorted(counts.items()))
+
+
+@app.command("check")
+def check(
+    source: Annotated[Path, typer.Argument(help="A manifest.csv, a folder that holds one, or class folders.")],
+    modality: Annotated[str, typer.Option(help="What the images are, e.g. ultrasound.")],
+    site: Annotated[Path | None, typer.Option(help="site.toml whose [checks] off and label map apply.")] = None,
+    labels: Annotated[str, typer.Option(help="The labels that may occur, with commas; default: any.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Page to write, with the images concerned.")] = None,
+) -> None:
+    """Check a cohort before anything is trained or shared; exit code 4 if an error stands."""
+    import json
+
+    from cdtl_core.cli.findings import print_check
+    from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.durable import replace_bytes
+    from cdtl_core.errors import DataError
+    from cdtl_core.imaging.facts import examine_all
+    from cdtl_core.imaging.lint import Entry, as_dict, check_cohort
+    from cdtl_core.imaging.source import rows_of
+    from cdtl_core.modality import modality_of
+    from cdtl_core.reporting.cohort_page import cohort_html
+
+    declared, (off, label_map) = modality_of(modality), _site_settings(site)
+    entries = [Entry(row.file, row.label, row.patient, row.split) for row in rows_of(source)]
+    entries = [entry for entry in entries if label_map.get(entry.label, entry.label)]
+    allowed = [label for label in labels.split(",") if label] or [label for label, task in label_map.items() if task]
+    with showing_progress():
+        facts = examine_all([entry.file for entry in entries])
+        result = check_cohort(entries, facts, modality=declared, labels=allowed, switched_off=off)
+    if html is not None:
+        root = source if source.is_dir() else source.parent
+        replace_bytes(html, cohort_html(result, root=root, title=f"Cohort check: {root.name}").encode())
+    if json_:
+        typer.echo(json.dumps(as_dict(result), indent=1))
+    else:
+        print_check(result, source if source.is_dir() else source.parent)
+    if result.has_errors:
+        raise typer.Exit(DataError.exit_code)
+
+
+def _site_settings(path: Path | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Rules that a site switched off with reasons, and its label map."""
+    from cdtl_core.settings import load_site
+
+    if path is None:
+        return {}, {}
+    own = load_site(path)
+    return own.checks.off, own.data.label_map

@@ -1,0 +1,49 @@
+"""The cohort check on a terminal: counts, then each finding with what to do."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from cdtl_core.imaging.lint import CohortCheck, Finding
+
+__all__ = ["print_check"]
+
+_NAMED = 6
+_STYLES = {"error": "bold red", "warning": "yellow", "waived": "dim"}
+
+
+def print_check(check: CohortCheck, root: Path) -> None:
+    """Print the check; files are named relative to `root`."""
+    console, counts = Console(soft_wrap=True), check.counts
+    console.print(
+        f"{counts.images} images ({counts.readable} readable) of {counts.patients} patients, {check.modality}"
+    )
+    for one in counts.classes:
+        console.print(f"  {one.label or '(no label)'}: {one.images} images, {one.patients} patients", markup=False)
+    sizes = list(counts.sizes)
+    bits = ", ".join(str(depth) for depth in counts.bits)
+    console.print(f"  {len(sizes)} sizes (most: {sizes[0] if sizes else '-'}), bits per sample: {bits or '-'}")
+    for finding in check.findings:
+        _print_finding(console, finding, root)
+    if not check.findings:
+        console.print("Nothing found.")
+    errors = sum(finding.severity == "error" and not finding.waived for finding in check.findings)
+    console.print(
+        "Errors stand: mend them, or switch a rule off in site.toml with a reason." if errors else "No error stands."
+    )
+
+
+def _print_finding(console: Console, finding: Finding, root: Path) -> None:
+    status = "waived" if finding.waived else finding.severity
+    console.print(Text.assemble("\n", (status.upper(), _STYLES[status]), f" {finding.rule}: {finding.message}"))
+    reason = f" Waived: {finding.waived}." if finding.waived else ""
+    console.print(Text(f"  {finding.advice}{reason}"))
+    names = [_name(file, root) for file in finding.files[:_NAMED]]
+    more = f" and {len(finding.files) - _NAMED} more" if len(finding.files) > _NAMED else ""
+    if names:
+        console.print(Text(f"  {', '.join(names)}{more}", style="dim"))
+
+
+def _name(file: Path, root: Path) -> str:
+    return str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
