@@ -64,6 +64,17 @@ def test_histology_tiles_are_clean_but_for_blank_ones(data_root: Path) -> None:
     assert len(found(check, "colour") | found(check, "stranger") | found(check, "polarity")) <= 16
 
 
+@pytest.mark.parametrize("host", ["busi", "bus_bra"])
+def test_mammograms_in_an_ultrasound_set_are_strangers_and_nothing_else_is(data_root: Path, host: str) -> None:
+    entries = entries_of(data_root / host / "manifest.csv")
+    films = entries_of(data_root / "mini_mias" / "manifest.csv")
+    planted = [films[i] for i in np.random.default_rng(0).permutation(len(films))[:5]]
+    check = checked([*entries, *planted], "ultrasound")
+    strangers = found(check, "stranger")
+    assert strangers <= {entry.file.name for entry in planted}
+    assert len(strangers) >= 4
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_fault_planted_among_whole_films_is_found_and_nothing_else(
     data_root: Path, tmp_path: Path, seed: int

@@ -67,7 +67,7 @@ def _stranger(cohort: Cohort) -> Iterator[Hit]:
     if cohort.strangers:
         files = tuple(sample.file for sample in cohort.strangers)
         found = count_of(len(files), "image", "are", total=len(cohort.samples))
-        yield Hit(f"{found} unlike the others in texture and brightness.", files)
+        yield Hit(f"{found} unlike the others in texture, brightness or outline.", files)
 
 
 RULES = (
@@ -105,8 +105,8 @@ RULES = (
     Rule(
         "stranger",
         "warning",
-        "An image stands far from its neighbours in texture, brightness and border (2.5 times the distance that 90 % "
-        "of the images keep to): perhaps another modality, another view, a screenshot.",
+        "An image stands apart from the cohort in texture, brightness, border and outline: perhaps another modality, "
+        "another view, a screenshot.",
         "Look at it; take it off the list if it does not belong.",
         _stranger,
     ),
