@@ -7,7 +7,7 @@ A setting is written the same way everywhere: ``train.lr`` in TOML, in ``--set``
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.modality import modality_of
@@ -16,6 +16,7 @@ __all__ = [
     "BlendConfig",
     "DataConfig",
     "Method",
+    "ModalityName",
     "ModelConfig",
     "PhantomConfig",
     "RunConfig",
@@ -27,6 +28,16 @@ __all__ = [
 Method = Literal["alone", "fedavg", "cdtl"]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _known_modality(value: str) -> str:
+    try:
+        return modality_of(value).name
+    except ConfigError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+
+
+ModalityName = Annotated[str, AfterValidator(_known_modality)]
 
 
 class _Settings(BaseModel):
@@ -209,20 +220,12 @@ class SiteConfig(_Settings):
     """All that belongs to one hospital; nothing of it is sent."""
 
     site: _Name
-    modality: str
+    modality: ModalityName
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     labels: tuple[str, ...] | None = Field(None, min_length=2)
     data: DataConfig = DataConfig()
     checks: ChecksConfig = ChecksConfig()
     publish: PublishConfig = PublishConfig()
-
-    @field_validator("modality")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        try:
-            return modality_of(value).name
-        except ConfigError as error:
-            raise ValueError(str(error).rstrip(".")) from None
 
     @model_validator(mode="after")
     def _one_source(self) -> "SiteConfig":

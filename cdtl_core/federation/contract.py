@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdtl_core.config import RunConfig
+from cdtl_core.config import ModalityName, RunConfig
 from cdtl_core.durable import replace_json
-from cdtl_core.errors import ConfigError, DataError, FederationError
+from cdtl_core.errors import DataError, FederationError
 from cdtl_core.imaging.pixels import INTAKE_VERSION
-from cdtl_core.modality import modality_of
 
 __all__ = ["ModalityContract", "PixelStatistics", "check_contract", "load_contract", "round_patients", "save_contract"]
 
@@ -47,7 +46,7 @@ class ModalityContract(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     site: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")
-    modality: str
+    modality: ModalityName
     labels: tuple[str, ...] = Field(min_length=2)
     positive: str
     label_map: Mapping[str, str] = {}
@@ -57,14 +56,6 @@ class ModalityContract(BaseModel):
     statistics: PixelStatistics | None = None
     theta0_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     intake_version: int = INTAKE_VERSION
-
-    @field_validator("modality")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        try:
-            return modality_of(value).name
-        except ConfigError as error:
-            raise ValueError(str(error).rstrip(".")) from None
 
 
 def round_patients(count: int) -> int:
