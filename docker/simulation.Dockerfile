@@ -9,7 +9,9 @@ COPY server server
 COPY client client
 COPY simulations simulations
 COPY configs configs
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu .
+# A CPU build of torch needs its index: --build-arg PIP_EXTRA_INDEX_URL=...; without it pip takes the CUDA build.
+ARG PIP_EXTRA_INDEX_URL=
+RUN pip install --no-cache-dir .
 USER cdtl
 WORKDIR /home/cdtl
 ENTRYPOINT ["cdtl"]
