@@ -22,11 +22,12 @@ __all__ = [
     "RunConfig",
     "SimulationConfig",
     "SiteConfig",
+    "SiteName",
     "TrainConfig",
 ]
 
 Method = Literal["alone", "fedavg", "cdtl"]
-_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -113,13 +114,19 @@ class SplitConfig(_Settings):
 
 
 class FederationConfig(_Settings):
-    """Rounds; how many sites must take part in each; how long to wait for them; how sites weigh in their modality.
+    """Rounds; who takes part; how many sites each round needs; how long to wait; how sites weigh in their modality.
 
-    `patient_cap` is the most patients with which one site weighs (0: no cap).
+    `sites` names who may take part (none named: whoever is connected, for simulations). The run starts when all of
+    them have introduced themselves or `join_timeout_s` has passed; then, and in each round within `round_timeout_s`,
+    at least `min_sites` sites and `min_per_modality` of each modality must answer. `patient_cap` is the most patients
+    with which one site weighs (0: no cap).
     """
 
     rounds: int = Field(8, ge=1)
+    sites: tuple[SiteName, ...] = ()
     min_sites: int = Field(1, ge=1)
+    min_per_modality: int = Field(0, ge=0)
+    join_timeout_s: float = Field(86400.0, gt=0)
     round_timeout_s: float = Field(3600.0, gt=0)
     patient_cap: int = Field(0, ge=0)
 
@@ -164,7 +171,7 @@ class GateConfig(_Settings):
 class RunConfig(_Settings):
     """All that the sites of one federation agree on."""
 
-    name: _Name = "federation"
+    name: SiteName = "federation"
     method: Method = "cdtl"
     seed: int = Field(0, ge=0, lt=2**31)
     task: TaskConfig = TaskConfig()
@@ -219,7 +226,7 @@ class PublishConfig(_Settings):
 class SiteConfig(_Settings):
     """All that belongs to one hospital; nothing of it is sent."""
 
-    site: _Name
+    site: SiteName
     modality: ModalityName
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     labels: tuple[str, ...] | None = Field(None, min_length=2)

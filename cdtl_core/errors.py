@@ -15,6 +15,7 @@ Exit code 2 is the command line's own (wrong usage).
 """
 
 __all__ = [
+    "ERROR_CODE_BASE",
     "CdtlError",
     "CheckpointError",
     "ConfigError",
@@ -24,6 +25,10 @@ __all__ = [
     "PrivacyError",
     "error_of_code",
 ]
+
+
+ERROR_CODE_BASE = 100
+"""Added to an exit code where an error travels as a Flower message: Flower's own codes end below."""
 
 
 class CdtlError(Exception):

@@ -92,7 +92,7 @@ def unflatten(flat: Mapping[str, Any]) -> RunConfig:
 
 
 _TABLES = {"blend.donors"}
-_LISTS = {"task.labels"}
+_LISTS = {"task.labels", "federation.sites"}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from cdtl_core.errors import CdtlError, FederationError
+from cdtl_core.errors import ERROR_CODE_BASE, CdtlError, FederationError
 from cdtl_core.threads import set_thread_defaults
 
 set_thread_defaults()
@@ -53,7 +53,9 @@ def _answer(action: str, message: Message, context: Context) -> Message:
 
 
 def _refusal(message: Message, family: str, code: int) -> Message:
-    return Message(Error(code, f"{family}: the site could not go on; its own log says why."), reply_to=message)
+    return Message(
+        Error(ERROR_CODE_BASE + code, f"{family}: the site could not go on; its own log says why."), reply_to=message
+    )
 
 
 def _name(context: Context) -> str:

@@ -1,15 +1,20 @@
-"""Flower's ServerApp: load or start, play the rounds that are left, finish."""
+"""Flower's ServerApp: load or start, play the rounds that are left, finish, and say how it ended."""
 
 import logging
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from cdtl_core.errors import FederationError
+from cdtl_core.errors import CdtlError, FederationError
 from cdtl_core.threads import set_thread_defaults
+from server.status import RUNS, keeping_progress, save_outcome
+
+if TYPE_CHECKING:
+    from cdtl_core.config import RunConfig
 
 set_thread_defaults()
 app = ServerApp()
@@ -19,37 +24,57 @@ _log = logging.getLogger("cdtl.server")
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation to its end, from its last checkpoint if there is one."""
+    from cdtl_core.settings import unflatten
+
+    config = unflatten(context.run_config)
+    home = _home(context, config.name)
+    with keeping_progress(home):
+        try:
+            missing = _run(grid, config, home)
+        except CdtlError as error:
+            _log.error("%s", error)
+            save_outcome(home, "failed", str(error), error.exit_code)
+            raise
+    save_outcome(home, "incomplete" if missing else "completed", missing)
+
+
+def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
+    """Play a run; returns who has no model at its end and why, empty if every member has."""
     from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
-    from cdtl_core.federation.coordinator import round_matrices, start
+    from cdtl_core.federation.coordinator import round_matrices
     from cdtl_core.learning.model import build_theta0
     from cdtl_core.progress import report
-    from cdtl_core.settings import unflatten
+    from server.exchange import Exchange
     from server.journal import Journal
-    from server.strategy import finish_run, introduce, play_round, resume_with
+    from server.party import gather_sites, named, open_party
+    from server.strategy import begin, finish_run, play_round
 
-    config, home = unflatten(context.run_config), _home(context)
     report(method=config.method)
-    checkpoints, journal = home / "checkpoints" / config.method, Journal(home, config.method)
-    party = introduce(grid, config, build_theta0(config.model, config.seed, config.image.size))
-    state, faults = load_latest(checkpoints)
+    journal = Journal(home, config.method)
+    checkpoints = home / "checkpoints" / config.method
+    before, faults = load_latest(checkpoints)
     for fault in faults:
         _log.warning("%s", fault)
-    state = resume_with(party, state) if state else start(party.members, config, party.theta0_hash)
+    party = open_party(Exchange(grid), config, build_theta0(config.model, config.seed, config.image.size))
+    gather_sites(party, {member.site: member for member in before.members} if before else {})
+    state = begin(party, before)
     round_matrices(state, config)
     journal.rewind(state.round)
     while state.round < config.federation.rounds:
         began = time.monotonic()
-        state, result, replies = play_round(party, state)
-        journal.add_round(result, replies, time.monotonic() - began)  # before the checkpoint: a resume drops it again
+        state, played = play_round(party, state)
+        journal.add_round(played, time.monotonic() - began)  # before the checkpoint: a resume drops it again
         save_checkpoint(checkpoints, state)
     began = time.monotonic()
-    finals = {reply.site: (reply, final) for reply, final in finish_run(party, state)}
-    journal.add_finish(state.round + 1, finals, time.monotonic() - began)
+    finish = finish_run(party, state)
+    journal.add_finish(state.round + 1, finish, time.monotonic() - began)
+    return named({**finish.missing, **party.absent()})
 
 
-def _home(context: Context) -> Path:
+def _home(context: Context, name: str) -> Path:
     """The run directory: told by the caller, or by the environment of the process that Flower starts."""
-    home = context.node_config.get("home") or os.environ.get("CDTL_RUN")
-    if not home:
-        raise FederationError("the server has no run directory: start it with cdtl.")
-    return Path(str(home))
+    if home := context.node_config.get("home") or os.environ.get("CDTL_RUN"):
+        return Path(str(home))
+    if runs := os.environ.get(RUNS):
+        return Path(runs) / name
+    raise FederationError("the server has no run directory: start it with cdtl.")

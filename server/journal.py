@@ -4,14 +4,15 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cdtl_core.durable import append_line, replace_bytes
-from cdtl_core.federation.coordinator import RoundReport
-from cdtl_core.federation.wire import FinalScalars
-from server.exchange import Reply
+
+if TYPE_CHECKING:
+    from server.exchange import Reply
+    from server.strategy import Finish, Round
 
 __all__ = ["Journal"]
 
@@ -30,28 +31,31 @@ class Journal:
         kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if self._stays(line, round)]
         replace_bytes(self._path, "".join(line + "\n" for line in kept).encode())
 
-    def add_round(self, result: RoundReport, replies: Mapping[str, Reply], seconds: float) -> None:
-        """Write one round."""
-        sites = {site: {**values, **_sizes(replies[site])} for site, values in result.metrics.items()}
+    def add_round(self, played: "Round", seconds: float) -> None:
+        """Write one round: who took part, who did not and why, who joined for the next one."""
+        result = played.report
+        sites = {site: {**values, **_sizes(played.replies[site])} for site, values in result.metrics.items()}
         self._add(
             {
                 "round": result.round,
                 "sites": sites,
                 "absent": list(result.absent),
                 "refused": dict(result.refused),
+                "joined": list(played.joined),
                 "groups": list(result.groups),
                 "matrix": np.round(result.matrix, 12).tolist(),
                 "seconds": _milli(seconds),
             }
         )
 
-    def add_finish(self, round: int, finals: Mapping[str, tuple[Reply, FinalScalars]], seconds: float) -> None:
+    def add_finish(self, round: int, finish: "Finish", seconds: float) -> None:
         """Write the end of the run."""
         sites = {
             site: {**final.metrics, "chosen": final.chosen, **_sizes(reply)}
-            for site, (reply, final) in sorted(finals.items())
+            for site, (reply, final) in sorted(finish.finals.items())
         }
-        self._add({"round": round, "finish": sites, "seconds": _milli(seconds)})
+        missing = dict(finish.missing)
+        self._add({"round": round, "finish": sites, "missing": missing, "seconds": _milli(seconds)})
 
     def finished(self) -> bool:
         """Whether this method's run has ended: its last line says so after every site has kept its model."""
@@ -67,7 +71,7 @@ class Journal:
         return value is not None and (value.get("method") != self._method or value.get("round", 0) <= round)
 
 
-def _sizes(reply: Reply) -> dict[str, int]:
+def _sizes(reply: "Reply") -> dict[str, int]:
     sizes = {"bytes_received": reply.bytes_received, "bytes_sent": reply.bytes_sent}
     return {**sizes, "theta0_bytes": reply.theta0_bytes} if reply.theta0_bytes else sizes
 

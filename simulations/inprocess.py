@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -48,6 +49,10 @@ class InProcessGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Nodes that are online."""
         return [node for node in self._contexts if node not in self.offline]
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Nodes that are online, unnamed as in Flower's own simulation."""
+        return [NodeInfo(node_id=node) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages; each is handled when its reply is pulled."""

@@ -5,27 +5,19 @@ folder; both are gone at the end, also when this process is killed: a keeper end
 closes. Left in the run directory: what server and sites write, and ``ray.log``.
 """
 
-import json
 import math
 import os
 import shlex
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
 
-from cdtl_core.apps import bundle_root
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import FederationError
+from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment, stage_app
+from cdtl_core.processes import ProcessGroup, free_port
 from cdtl_core.progress import report
 from cdtl_core.settings import flatten, save_toml
 from server.journal import Journal
@@ -33,36 +25,14 @@ from server.journal import Journal
 __all__ = ["LOG_FILE", "run_with_ray"]
 
 LOG_FILE = "ray.log"
-_UP_S, _STOP_S, _COMMAND_S, _START_S = 60.0, 2.0, 120.0, 300.0
+_UP_S, _START_S = 60.0, 300.0
 _LINK_OPTIONS = ["--insecure", "--simulation", "--isolation", "process", "--disable-runtime-dependency-installation"]
-_QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+_RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ADDRESS": "local",
     "RAY_COLOR_PREFIX": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
 }
-
-
-@dataclass(frozen=True)
-class _Flower:
-    """How to speak to the SuperLink: the environment of `flwr`, and an empty folder to call it from."""
-
-    env: Mapping[str, str]
-    empty: Path
-
-    def ask(self, *arguments: str) -> str:
-        """What `flwr` prints, nothing if it hangs; its exit code means little, its JSON says whether it worked."""
-        with suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(  # noqa: S603
-                ["flwr", *arguments],  # noqa: S607
-                env=self.env, cwd=self.empty, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_S,
-            )  # fmt: skip
-            return (done.stdout or done.stderr).decode(errors="replace")
-        return ""
 
 
 def run_with_ray(run: RunConfig, out: Path, homes: Sequence[Path]) -> None:
@@ -74,17 +44,19 @@ def run_with_ray(run: RunConfig, out: Path, homes: Sequence[Path]) -> None:
     report(method=run.method)
     out = out.resolve()
     sites = _sites_folder(homes)
-    with _scratch() as scratch, open(out / LOG_FILE, "ab", buffering=0) as log:
+    log = out / LOG_FILE
+    with _scratch() as scratch:
         settings, app = _stage(run, scratch)
         threads, resources = _resources(len(homes))
         folders = {"CDTL_RUN": out, "CDTL_SITES": sites, "FLWR_HOME": scratch / "flower", "RAY_TMPDIR": scratch}
-        flower = _Flower(_environment({**folders, "OMP_NUM_THREADS": threads}), scratch / "empty")
+        environment = flower_environment({**_RAY, **folders, "OMP_NUM_THREADS": threads})
+        flower = Flower(environment, scratch / "empty")
         with _superlink(flower, scratch / "flower", log):
             run_id = _submit(flower, app, settings, resources, log)
             status = _wait(flower, run_id, run, Journal(out, run.method))
-            log.write(flower.ask("log", run_id, "own", "--stream").encode())
+            _write(log, flower.ask("log", run_id, CONNECTION, "--stream"))
     if not status.startswith("finished:completed"):
-        raise FederationError(f"Flower's simulation of {run.method} ended as {status.rstrip('.')}: read {log.name}.")
+        raise FederationError(f"Flower's simulation of {run.method} ended as {status.rstrip('.')}: read {log}.")
 
 
 def _sites_folder(homes: Sequence[Path]) -> Path:
@@ -112,13 +84,8 @@ def _stage(run: RunConfig, scratch: Path) -> tuple[Path, Path]:
         weights = str(Path(run.model.weights).expanduser().resolve())
         run = run.model_copy(update={"model": run.model.model_copy(update={"weights": weights})})
     save_toml(scratch / "settings.toml", flatten(run))
-    root, app = bundle_root(), scratch / "app"
-    core = Path(sys.modules["cdtl_core"].__path__[0])
-    unwanted = shutil.ignore_patterns("bundle", "__pycache__")
-    for source in (root / "server", root / "client", core):
-        shutil.copytree(source, app / source.name, ignore=unwanted)
-    shutil.copyfile(root / "pyproject.toml", app / "pyproject.toml")
-    return scratch / "settings.toml", app
+    stage_app(scratch / "app")
+    return scratch / "settings.toml", scratch / "app"
 
 
 def _resources(sites: int) -> tuple[int, Mapping[str, object]]:
@@ -137,79 +104,45 @@ def _resources(sites: int) -> tuple[int, Mapping[str, object]]:
     return min(cores // workers, torch.get_num_threads()), resources
 
 
-def _environment(own: Mapping[str, object]) -> dict[str, str]:
-    """Our environment for Flower's processes: this Python's programs first, and no proxy for our own machine."""
-    before = os.environ.get
-    path = os.pathsep.join([str(Path(sys.executable).parent), before("PATH", os.defpath)])
-    direct = {name: f"127.0.0.1,{before(name, '')}" for name in ("NO_PROXY", "no_proxy")}
-    return {**os.environ, **_QUIET, **direct, "PATH": path, **{name: str(value) for name, value in own.items()}}
-
-
 @contextmanager
-def _superlink(flower: _Flower, home: Path, log: IO[bytes]) -> Iterator[None]:
+def _superlink(flower: Flower, home: Path, log: Path) -> Iterator[None]:
     """Run a SuperLink on a free loopback port with its executor, until the block ends or this process dies.
 
     The executor is started here, since a SuperLink would start it in a session of its own, beyond our reach.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    save_toml(home / "config.toml", {"superlink": {"default": "own", "own": {"address": address, "insecure": True}}})
-    link = ["flower-superlink", *_LINK_OPTIONS, "--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
-    executor = ["flower-superexec", "--insecure", "--runtime-api-address", address]
-    script = "".join(f"{shlex.join(command)} &\n" for command in (link, executor))
-    keeper = subprocess.Popen(  # noqa: S603
-        ["/bin/sh", "-c", f"{script}cat > /dev/null\nrm -rf {shlex.quote(str(home.parent))}\nkill -KILL 0"],
-        env=flower.env, cwd=flower.empty, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    connection = {"default": CONNECTION, CONNECTION: {"address": address, "insecure": True}}
+    save_toml(home / "config.toml", {"superlink": connection})
+    group = ProcessGroup(flower.env, flower.empty, farewell=f"rm -rf {shlex.quote(str(home.parent))}")
     try:
-        _await_health(address, log.name)
+        link = ["flower-superlink", *_LINK_OPTIONS, "--host", "127.0.0.1", "--port", str(port)]
+        group.start("superlink", link, log)
+        group.start("executor", ["flower-superexec", "--insecure", "--runtime-api-address", address], log)
+        await_health(f"http://{address}", timeout_s=_UP_S, log=log, alive=lambda: not group.ended())
         yield
     finally:
-        _kill(keeper)
+        group.kill()
 
 
-def _await_health(address: str, log: str) -> None:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + _UP_S
-    while time.monotonic() < deadline:
-        with suppress(OSError), direct.open(f"http://{address}/health", timeout=1):
-            return
-        time.sleep(0.1)
-    raise FederationError(f"Flower's SuperLink did not start on {address} within {_UP_S:.0f} s: read {log}.")
-
-
-def _kill(keeper: subprocess.Popen[bytes]) -> None:
-    """End the keeper's whole group and see it gone."""
-    deadline = time.monotonic() + _STOP_S
-    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-        os.killpg(keeper.pid, signal.SIGKILL)
-        keeper.communicate()
-        while time.monotonic() < deadline:
-            os.killpg(keeper.pid, 0)
-            time.sleep(0.02)
-
-
-def _submit(flower: _Flower, app: Path, settings: Path, resources: Mapping[str, object], log: IO[bytes]) -> str:
+def _submit(flower: Flower, app: Path, settings: Path, resources: Mapping[str, object], log: Path) -> str:
     shares = " ".join(f"{key}={value}" for key, value in resources.items())
-    config = ["--run-config", str(settings), "--federation-config", shares]
-    answer = flower.ask("run", str(app), "own", *config, "--format", "json")
-    log.write(f"{answer}\n".encode())
-    run_id = _read(answer).get("run-id")
+    run_id, answer = flower.submit(app, settings, "--federation-config", shares)
+    _write(log, answer)
     if not run_id:
-        raise FederationError(f"Flower did not take the run: read {log.name}.")
-    return str(run_id)
+        raise FederationError(f"Flower did not take the run: read {log}.")
+    return run_id
 
 
-def _wait(flower: _Flower, run_id: str, run: RunConfig, journal: Journal) -> str:
+def _wait(flower: Flower, run_id: str, run: RunConfig, journal: Journal) -> str:
     """The run's last status. Flower is asked rarely, as a question costs a second of a core; the journal is free."""
     began, silent = time.monotonic(), 0
     limit = _START_S + (run.federation.rounds + 2) * run.federation.round_timeout_s
     while (elapsed := time.monotonic() - began) < limit and silent < 3:
-        runs = _read(flower.ask("list", "own", "--run-id", run_id, "--format", "json")).get("runs")
-        silent = 0 if runs else silent + 1
-        if runs and str(runs[0]["status"]).startswith("finished"):
-            return " ".join(filter(None, (runs[0]["status"], runs[0]["status-details"])))
+        status = flower.status(run_id)
+        silent = 0 if status else silent + 1
+        if status.startswith("finished"):
+            return status
         _pause(journal, min(max(2.0, elapsed / 10), 30.0))
     return "lost: its SuperLink does not answer" if silent else f"unfinished after {limit:.0f} s"
 
@@ -222,8 +155,6 @@ def _pause(journal: Journal, seconds: float) -> None:
             return
 
 
-def _read(answer: str) -> dict[str, Any]:
-    with suppress(ValueError):
-        value = json.loads(answer)
-        return value if isinstance(value, dict) else {}
-    return {}
+def _write(log: Path, text: str) -> None:
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(text + "\n")

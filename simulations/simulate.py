@@ -132,7 +132,8 @@ def _all_take_part(config: SimulationConfig, method: Method) -> RunConfig:
     """In a simulation every site must answer every round, and sites wait for each other on one machine."""
     run, count = config.of_method(method), len(config.sites)
     timeout = run.federation.round_timeout_s * count
-    federation = run.federation.model_copy(update={"min_sites": count, "round_timeout_s": timeout})
+    limits = {"round_timeout_s": timeout, "join_timeout_s": timeout}
+    federation = run.federation.model_copy(update={"sites": (), "min_sites": count, **limits})
     return run.model_copy(update={"federation": federation})
 
 

@@ -19,7 +19,7 @@ from cdtl_core.federation.blend import Matrix, blend, blend_matrix
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.weights import Weights, to_half
 
-__all__ = ["CoordinatorState", "Member", "RoundReport", "group_of", "order_for"]
+__all__ = ["CoordinatorState", "Member", "RoundReport", "group_of", "join", "order_for"]
 __all__ += ["round_matrices", "shares_head", "start", "step"]
 
 
@@ -84,6 +84,16 @@ def start(members: Iterable[Member], config: RunConfig, theta0_hash: str = "") -
         )
     empty: dict[str, Weights] = {group: {} for group in sorted({group_of(m, config) for m in ordered})}
     return CoordinatorState(0, ordered, empty, empty, theta0_hash)
+
+
+def join(state: CoordinatorState, members: Iterable[Member], config: RunConfig) -> CoordinatorState:
+    """The state with sites that came later, or came back with other patients; a new group starts from theta0."""
+    by_site = {member.site: member for member in (*state.members, *members)}
+    ordered = tuple(by_site[site] for site in sorted(by_site))
+    groups = sorted({group_of(member, config) for member in ordered})
+    drifts = {group: state.drifts.get(group, {}) for group in groups}
+    unblended = {group: state.unblended.get(group, {}) for group in groups}
+    return replace(state, members=ordered, drifts=drifts, unblended=unblended)
 
 
 def round_matrices(state: CoordinatorState, config: RunConfig) -> list[Matrix]:

@@ -20,6 +20,7 @@ from cdtl_core.settings import flatten
 from client.app import app as client_app
 from client.home import open_site
 from server.app import app as server_app
+from server.exchange import Exchange
 from simulations.inprocess import InProcessGrid, run_in_process
 from simulations.simulate import resume_simulation, simulate
 
@@ -173,7 +174,9 @@ class _Clock:
 def test_an_offline_site_stays_out_by_name_and_its_modality_keeps_its_weights(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.exchange.time", _Clock())
+    clock = _Clock()
+    monkeypatch.setattr("server.exchange.time", clock)
+    monkeypatch.setattr("server.party.time", clock)
     config = tiny()
     simulate(config, tmp_path / "prepared")
     homes = sorted((tmp_path / "prepared" / "sites").iterdir())
@@ -181,17 +184,20 @@ def test_an_offline_site_stays_out_by_name_and_its_modality_keeps_its_weights(
         update={"federation": config.run.federation.model_copy(update={"min_sites": 2, "round_timeout_s": 60.0})}
     )
     grid = InProcessGrid(client_app, homes, flatten(run))
-    from server.strategy import introduce, play_round
+    from server.party import gather_sites, open_party
+    from server.strategy import begin, play_round
 
-    party = introduce(grid, run, build_theta0(run.model, run.seed, run.image.size))
-    state, report, _ = play_round(party, start(party.members, run))
-    assert report.updated == ("alba", "bari", "como")
-    grid.offline.add(party.nodes["como"])
-    after, report, _ = play_round(party, state)
-    assert report.updated == ("alba", "bari")
-    assert "como" in report.refused
+    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
+    gather_sites(party, {})
+    nodes = party.exchange.connected()
+    state, played = play_round(party, begin(party, None))
+    assert played.report.updated == ("alba", "bari", "como")
+    grid.offline.add(nodes["como"])
+    after, played = play_round(party, state)
+    assert played.report.updated == ("alba", "bari")
+    assert played.report.refused == {"como": "not connected"}
     assert all(after.drifts["histology"][name].equal(value) for name, value in state.drifts["histology"].items())
-    grid.offline.add(party.nodes["bari"])
+    grid.offline.add(nodes["bari"])
     with pytest.raises(FederationError, match="1 of the 2 needed"):
         play_round(party, after)
 
@@ -257,10 +263,14 @@ def test_frozen_stages_are_neither_trained_nor_sent(tiny: Tiny, tmp_path: Path) 
 def test_a_wait_for_sites_that_never_come_ends_and_says_how_many_came(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server.strategy import introduce
+    from server.party import gather_sites, open_party
 
-    monkeypatch.setattr("server.exchange.time", _Clock())
-    federation = {"rounds": 3, "min_sites": 2, "round_timeout_s": 600.0}
+    clock = _Clock()
+    monkeypatch.setattr("server.exchange.time", clock)
+    monkeypatch.setattr("server.party.time", clock)
+    federation = {"rounds": 3, "min_sites": 2, "join_timeout_s": 600.0}
     run = tiny(federation=federation).run
+    exchange = Exchange(InProcessGrid(client_app, [], flatten(run)))
+    party = open_party(exchange, run, build_theta0(run.model, run.seed, run.image.size))
     with pytest.raises(FederationError, match="0 of the 2 needed sites introduced themselves"):
-        introduce(InProcessGrid(client_app, [], flatten(run)), run, build_theta0(run.model, run.seed, run.image.size))
+        gather_sites(party, {})

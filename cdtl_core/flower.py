@@ -1,0 +1,107 @@
+"""How Flower's own programs are started and asked: quiet, from this Python, and never over a proxy to this machine."""
+
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cdtl_core.apps import bundle_root
+from cdtl_core.errors import FederationError
+
+__all__ = ["CONNECTION", "Flower", "await_health", "flower_environment", "stage_app"]
+
+CONNECTION = "own"
+"""The name under which Flower's programs find the SuperLink that is meant."""
+_COMMAND_S = 120.0
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Flower:
+    """How to speak to a SuperLink: the environment of `flwr`, and an empty folder to call it from."""
+
+    env: Mapping[str, str]
+    empty: Path
+
+    def ask(self, *arguments: str) -> str:
+        """What `flwr` prints, nothing if it hangs; its exit code means little, its JSON says whether it worked."""
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(  # noqa: S603
+                ["flwr", *arguments],  # noqa: S607
+                env=dict(self.env), cwd=self.empty, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_S,
+            )  # fmt: skip
+            return (done.stdout or done.stderr).decode(errors="replace")
+        return ""
+
+    def read(self, *arguments: str) -> dict[str, Any]:
+        """What `flwr` answers in JSON; nothing if it answers in another way."""
+        return _read(self.ask(*arguments, "--format", "json"))
+
+    def submit(self, app: Path, settings: Path, *options: str) -> tuple[str, str]:
+        """Start a run of an app folder: its number, empty if Flower did not take it, and what Flower said."""
+        answer = self.ask("run", str(app), CONNECTION, "--run-config", str(settings), *options, "--format", "json")
+        return str(_read(answer).get("run-id") or ""), answer
+
+    def status(self, run_id: str) -> str:
+        """A run's status with its details, e.g. ``finished:completed``; empty if the SuperLink does not answer."""
+        runs = self.read("list", CONNECTION, "--run-id", run_id).get("runs")
+        return " ".join(filter(None, (runs[0]["status"], runs[0]["status-details"]))) if runs else ""
+
+
+def flower_environment(own: Mapping[str, object]) -> dict[str, str]:
+    """Our environment for Flower's programs: this Python's programs first, and no proxy for our own machine."""
+    before = os.environ.get
+    path = os.pathsep.join([str(Path(sys.executable).parent), before("PATH", os.defpath)])
+    direct = {name: f"127.0.0.1,localhost,{before(name, '')}" for name in ("NO_PROXY", "no_proxy")}
+    return {**os.environ, **_QUIET, **direct, "PATH": path, **{name: str(value) for name, value in own.items()}}
+
+
+def stage_app(app: Path) -> None:
+    """Copy what Flower bundles to `app`: the same files from a checkout and from an installed wheel."""
+    root, core = bundle_root(), Path(sys.modules["cdtl_core"].__path__[0])
+    unwanted = shutil.ignore_patterns("bundle", "__pycache__")
+    for source in (root / "server", root / "client", core):
+        shutil.copytree(source, app / source.name, ignore=unwanted)
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copyfile(root / name, app / name)
+
+
+def await_health(
+    url: str, *, timeout_s: float, log: Path | str, ca: Path | None = None, alive: Callable[[], bool] = lambda: True
+) -> None:
+    """Wait until a server answers on ``URL/health``.
+
+    Raises:
+        FederationError: It ended, or did not answer in time.
+    """
+    context = ssl.create_default_context(cafile=ca) if ca else None
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if context:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    direct, deadline = urllib.request.build_opener(*handlers), time.monotonic() + timeout_s
+    while time.monotonic() < deadline and alive():
+        with suppress(OSError), direct.open(f"{url}/health", timeout=1):
+            return
+        time.sleep(0.1)
+    raise FederationError(f"nothing answered on {url} within {timeout_s:.0f} s: read {log}.")
+
+
+def _read(answer: str) -> dict[str, Any]:
+    with suppress(ValueError):
+        value = json.loads(answer)
+        return value if isinstance(value, dict) else {}
+    return {}
