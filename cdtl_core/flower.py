@@ -32,10 +32,11 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Flower:
-    """How to speak to a SuperLink: the environment of `flwr`, and an empty folder to call it from."""
+    """How to speak to a SuperLink: the environment of `flwr`, an empty folder to call it from, and its process group."""
 
     env: Mapping[str, str]
     empty: Path
+    group: int | None = None
 
     def ask(self, *arguments: str) -> str:
         """What `flwr` prints, nothing if it hangs; its exit code means little, its JSON says whether it worked."""
@@ -43,6 +44,7 @@ class Flower:
             done = subprocess.run(  # noqa: S603
                 ["flwr", *arguments],  # noqa: S607
                 env=dict(self.env), cwd=self.empty, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_S,
+                process_group=self.group,
             )  # fmt: skip
             return (done.stdout or done.stderr).decode(errors="replace")
         return ""

@@ -1,11 +1,10 @@
 """Programs that run together and end together, also when the process that started them is killed.
 
-A `ProcessGroup` is one Unix process group with a keeper: a shell that waits on a pipe whose other end this process
-holds. When this process ends, however it ends, the pipe closes and the keeper kills the group, with whatever its
-programs have started in turn.
+A `ProcessGroup` is one Unix process group, and outside it a keeper: a shell that waits on a pipe whose other end this
+process holds. When this process ends, however it ends, the pipe closes and the keeper kills the group, with whatever
+its programs have started in turn.
 """
 
-import contextlib
 import os
 import signal
 import socket
@@ -25,17 +24,19 @@ class ProcessGroup:
     Args:
         env: Of every program.
         folder: Where they run.
-        farewell: Shell line to run before the group is killed, e.g. to remove a scratch folder.
+        farewell: Shell line to run after the group has been killed, e.g. to remove a scratch folder.
     """
 
     def __init__(self, env: Mapping[str, str], folder: Path, *, farewell: str = ":") -> None:
         self._env, self._folder = dict(env), folder
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
-        self._keeper = subprocess.Popen(  # noqa: S603
-            ["/bin/sh", "-c", f"cat > /dev/null\n{farewell}\nkill -KILL 0"],
-            env=self._env, cwd=folder, stdin=subprocess.PIPE, process_group=0,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._first = self._shell("cat")
+        self._keeper = self._shell(f"cat > /dev/null\nkill -KILL -{self._first.pid}\n{farewell}")
+
+    @property
+    def number(self) -> int:
+        """For programs that are started elsewhere and shall end with these."""
+        return self._first.pid
 
     def start(self, name: str, command: Sequence[str], log: Path) -> None:
         """Start a program; what it prints is appended to `log`."""
@@ -43,11 +44,11 @@ class ProcessGroup:
         with open(log, "ab", buffering=0) as file:
             self._programs[name] = subprocess.Popen(  # noqa: S603
                 list(command), env=self._env, cwd=self._folder, stdin=subprocess.DEVNULL,
-                stdout=file, stderr=file, process_group=self._keeper.pid,
+                stdout=file, stderr=file, process_group=self._first.pid,
             )  # fmt: skip
 
     def ended(self) -> dict[str, int]:
-        """Programs that have ended, with their exit codes; the keeper's own end is named too."""
+        """Programs that have ended, with their exit codes; the keeper is one."""
         programs = {**self._programs, "keeper": self._keeper}
         return {name: code for name, program in programs.items() if (code := program.poll()) is not None}
 
@@ -67,17 +68,29 @@ class ProcessGroup:
 
     def kill(self) -> None:
         """Kill the whole group and see it gone."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-            os.killpg(self._keeper.pid, signal.SIGKILL)
-        for program in (*self._programs.values(), self._keeper):
+        self._signal(signal.SIGKILL)
+        for program in self._programs.values():
             program.wait()
-        if self._keeper.stdin:
-            self._keeper.stdin.close()
+        for shell in (self._first, self._keeper):
+            shell.communicate()
         deadline = time.monotonic() + 2.0
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            while time.monotonic() < deadline:
-                os.killpg(self._keeper.pid, 0)
-                time.sleep(_POLL_S)
+        while time.monotonic() < deadline and self._signal(0):
+            time.sleep(_POLL_S)
+
+    def _signal(self, number: int) -> bool:
+        """Send a signal to the group; False if nobody is left in it."""
+        try:
+            os.killpg(self._first.pid, number)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+            return False
+        return True
+
+    def _shell(self, script: str) -> subprocess.Popen[bytes]:
+        """A shell in a group of its own that can tell from its input when this process ends."""
+        return subprocess.Popen(  # noqa: S603
+            ["/bin/sh", "-c", script], env=self._env, cwd=self._folder, process_group=0,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def free_port() -> int:

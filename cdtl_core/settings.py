@@ -13,7 +13,7 @@ from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, ConfigError
 
-__all__ = ["flatten", "load_simulation", "load_site", "save_toml", "simulation_toml", "unflatten"]
+__all__ = ["flatten", "load_run", "load_simulation", "load_site", "read_toml", "save_toml", "simulation_toml", "unflatten"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -26,7 +26,7 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    tree = _read_toml(path)
+    tree = read_toml(path)
     for override in overrides:
         _apply(tree, override)
     shared, sites = _typed(tree, "data", {}), _typed(tree, "sites", [])
@@ -46,6 +46,20 @@ def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
     return {**run, "methods": plain["methods"], "sites": plain["sites"]}
 
 
+def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read what a federation agrees on; sites and methods to compare, as a simulation has, are left aside.
+
+    Raises:
+        ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
+    """
+    tree = read_toml(path)
+    for override in overrides:
+        _apply(tree, override)
+    for key in ("sites", "methods", "data"):
+        tree.pop(key, None)
+    return _validated(RunConfig, tree, str(path))
+
+
 def save_toml(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a tree of settings as TOML, atomically."""
     replace_bytes(path, tomli_w.dumps(tree).encode())
@@ -57,7 +71,7 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    return _validated(SiteConfig, _read_toml(path), str(path))
+    return _validated(SiteConfig, read_toml(path), str(path))
 
 
 def flatten(config: RunConfig) -> dict[str, bool | int | float | str]:
@@ -95,7 +109,12 @@ _TABLES = {"blend.donors"}
 _LISTS = {"task.labels", "federation.sites"}
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: It is missing or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -64,6 +64,8 @@ def _name(context: Context) -> str:
 
 def _home(context: Context) -> Path:
     """The site's folder: told by the node or, in Flower's own simulation, the one of this node's number."""
+    if "CDTL_HOME" in os.environ:
+        return Path(os.environ["CDTL_HOME"])
     if "home" in context.node_config:
         return Path(str(context.node_config["home"]))
     if "partition-id" in context.node_config and "CDTL_SITES" in os.environ:

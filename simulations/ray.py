@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from cdtl_core.config import RunConfig
@@ -50,8 +51,7 @@ def run_with_ray(run: RunConfig, out: Path, homes: Sequence[Path]) -> None:
         threads, resources = _resources(len(homes))
         folders = {"CDTL_RUN": out, "CDTL_SITES": sites, "FLWR_HOME": scratch / "flower", "RAY_TMPDIR": scratch}
         environment = flower_environment({**_RAY, **folders, "OMP_NUM_THREADS": threads})
-        flower = Flower(environment, scratch / "empty")
-        with _superlink(flower, scratch / "flower", log):
+        with _superlink(Flower(environment, scratch / "empty"), scratch / "flower", log) as flower:
             run_id = _submit(flower, app, settings, resources, log)
             status = _wait(flower, run_id, run, Journal(out, run.method))
             _write(log, flower.ask("log", run_id, CONNECTION, "--stream"))
@@ -105,7 +105,7 @@ def _resources(sites: int) -> tuple[int, Mapping[str, object]]:
 
 
 @contextmanager
-def _superlink(flower: Flower, home: Path, log: Path) -> Iterator[None]:
+def _superlink(flower: Flower, home: Path, log: Path) -> Iterator[Flower]:
     """Run a SuperLink on a free loopback port with its executor, until the block ends or this process dies.
 
     The executor is started here, since a SuperLink would start it in a session of its own, beyond our reach.
@@ -120,7 +120,7 @@ def _superlink(flower: Flower, home: Path, log: Path) -> Iterator[None]:
         group.start("superlink", link, log)
         group.start("executor", ["flower-superexec", "--insecure", "--runtime-api-address", address], log)
         await_health(f"http://{address}", timeout_s=_UP_S, log=log, alive=lambda: not group.ended())
-        yield
+        yield replace(flower, group=group.number)
     finally:
         group.kill()
 

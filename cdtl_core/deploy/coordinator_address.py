@@ -1,0 +1,65 @@
+"""Where a site's coordinator is, as the site noted it: ``coordinator.json`` and the authority beside it."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cdtl_core.durable import replace_bytes, replace_json
+from cdtl_core.errors import ConfigError
+
+__all__ = ["CoordinatorAddress", "load_address", "save_address"]
+
+_FILE, _CA = "coordinator.json", "coordinator.crt"
+
+
+class CoordinatorAddress(BaseModel):
+    """Host and port of a coordinator's gateway; `ca` is a file in the site's folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65535)
+    ca: str = _CA
+
+
+def save_address(home: Path, server: str, ca: Path) -> CoordinatorAddress:
+    """Note where the coordinator is; the authority's certificate is copied.
+
+    Args:
+        home: The site's folder.
+        server: ``HOST:PORT``.
+        ca: The coordinator's ``ca.crt``.
+
+    Raises:
+        ConfigError: `server` has another form, or `ca` is no certificate.
+    """
+    host, sign, port = server.rpartition(":")
+    if not sign or not host or not port.isdigit():
+        raise ConfigError(f"--server {server} has no port: write HOST:PORT, for example federation.example.org:8443.")
+    try:
+        content = ca.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--ca {ca} cannot be read ({error.strerror}): give the coordinator's ca.crt.") from None
+    if b"BEGIN CERTIFICATE" not in content:
+        raise ConfigError(f"--ca {ca} is no PEM certificate: give the coordinator's ca.crt.")
+    try:
+        address = CoordinatorAddress(host=host.strip("[]"), port=int(port))
+    except ValidationError:
+        raise ConfigError(f"--server {server} has no possible port: give one from 1 to 65535.") from None
+    replace_bytes(home / _CA, content)
+    replace_json(home / _FILE, address.model_dump(mode="json"))
+    return address
+
+
+def load_address(home: Path) -> CoordinatorAddress:
+    """Where the coordinator is.
+
+    Raises:
+        ConfigError: The site has not noted it, or the note is damaged.
+    """
+    try:
+        return CoordinatorAddress.model_validate_json((home / _FILE).read_bytes())
+    except FileNotFoundError:
+        raise ConfigError("this site knows no coordinator yet: give --server HOST:PORT and --ca ca.crt.") from None
+    except ValidationError:
+        raise ConfigError(f"{home / _FILE} is damaged: give --server HOST:PORT and --ca ca.crt again.") from None

@@ -1,0 +1,61 @@
+"""A site's service: gate, SuperNode and executor, kept going until it is stopped. All connections go outwards."""
+
+import logging
+from pathlib import Path
+
+from cdtl_core.deploy.coordinator_address import load_address
+from cdtl_core.deploy.gate.status import read_status
+from cdtl_core.deploy.service import running_service
+from cdtl_core.deploy.supernode import open_supernode, start_gate, start_supernode
+from cdtl_core.deploy.unit import Unit
+
+__all__ = ["serve_site"]
+
+_log = logging.getLogger("cdtl.deploy")
+_TICK_S = 0.5
+_PAUSE_S = 1.0
+
+
+def serve_site(home: Path) -> None:
+    """Run until SIGTERM, SIGINT or SIGHUP.
+
+    Raises:
+        ConfigError: The site knows no coordinator.
+        DataError: Its key is missing.
+        CheckpointError: Another service runs on this folder.
+    """
+    home = home.resolve()
+    address = load_address(home)
+    with running_service(home) as (end, scratch):
+        node = open_supernode(home, scratch, address)
+        gate = Unit("gate", lambda: start_gate(node), pause_s=_PAUSE_S)
+        flower = Unit("SuperNode", lambda: start_supernode(node), pause_s=_PAUSE_S)
+        said: dict[str, object] = {}
+        _log.info("connecting to %s port %d", address.host, address.port)
+        try:
+            while not end.is_set():
+                gate.keep()
+                if gate.pids:
+                    flower.keep()
+                said = _say(home, said)
+                end.wait(_TICK_S)
+            _log.info("ending")
+        finally:
+            flower.stop()
+            gate.stop()
+
+
+def _say(home: Path, said: dict[str, object]) -> dict[str, object]:
+    """Say what has changed in what the gate knows."""
+    status = read_status(home)
+    now: dict[str, object] = {name: status.get(name) for name in ("connected", "last_refusal", "pending")}
+    if now["connected"] != said.get("connected") and status:
+        _log.info("connected" if now["connected"] else "not connected to the coordinator")
+    refusal = now["last_refusal"]
+    if isinstance(refusal, dict) and refusal != said.get("last_refusal"):
+        _log.warning("the coordinator refused this site: %s", refusal.get("why"))
+    pending = now["pending"]
+    if isinstance(pending, list) and pending != said.get("pending"):
+        for one in pending:
+            _log.warning("a run waits for your approval: look at it with cdtl site approve DIR %s", one)
+    return now

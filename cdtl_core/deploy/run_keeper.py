@@ -1,0 +1,94 @@
+"""Plays a coordinator's runs through its SuperLink, one at a time, and again from the last complete round after a crash."""
+
+import logging
+import time
+from pathlib import Path
+
+from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, read_json, run_folders, save_run_state
+from cdtl_core.deploy.superlink import SuperLink
+from cdtl_core.errors import FederationError
+from cdtl_core.flower import CONNECTION
+
+__all__ = ["RunKeeper"]
+
+_log = logging.getLogger("cdtl.deploy")
+_LOOK_S = 5.0
+_MOST_TRIES = 5
+
+
+class RunKeeper:
+    """Looks after the oldest run that has not ended. All it knows is on disk: it can be killed at any moment."""
+
+    def __init__(self, folder: Path, link: SuperLink) -> None:
+        self._folder, self._link = folder, link
+        self._looked = 0.0
+
+    def lost(self) -> None:
+        """The SuperLink is another one than before: what it played is gone and is asked for again."""
+        for run, state in self._open_runs():
+            if state.status == "running" and not read_json(run / "outcome.json"):
+                _log.info("%s: going on from round %d in a new Flower run", run.name, _last_round(run))
+                self._end_flower_run(state)
+                save_run_state(run, state.model_copy(update={"status": "queued", "flower_run": ""}))
+
+    def keep(self) -> None:
+        """Start, watch or end the run whose turn it is."""
+        for run, state in self._open_runs()[:1]:
+            if (run / "stop").exists():
+                self._stop(run, state)
+            elif state.status == "queued":
+                self._submit(run, state)
+            elif outcome := read_json(run / "outcome.json"):
+                self._close(run, state, outcome["outcome"], outcome["reason"], outcome["exit_code"])
+            elif time.monotonic() - self._looked > _LOOK_S:
+                self._looked = time.monotonic()
+                self._look(run, state)
+
+    def _open_runs(self) -> list[tuple[Path, RunState]]:
+        found = [(run, load_run_state(run)) for run in run_folders(self._folder)]
+        return [(run, state) for run, state in found if state and state.status not in ENDED]
+
+    def _submit(self, run: Path, state: RunState) -> None:
+        done = _last_round(run)
+        tries = 1 if done > state.round else state.tries + 1
+        if tries > _MOST_TRIES:
+            reason = f"it failed {_MOST_TRIES} times without a complete round: read {self._link.logs / 'run.log'}."
+            self._close(run, state, "failed", reason, FederationError.exit_code)
+            return
+        (run / "outcome.json").unlink(missing_ok=True)
+        (run / "progress.json").unlink(missing_ok=True)
+        number, answer = self._link.flower.submit(run / "app", run / "settings.toml")
+        if not number:
+            _log.warning("%s: Flower did not take the run: %s", run.name, answer.strip()[-400:])
+        status = "running" if number else "queued"
+        after = {"status": status, "flower_run": number, "tries": tries, "round": done}
+        save_run_state(run, state.model_copy(update=after))
+        self._looked = time.monotonic()
+        _log.info("%s: started from round %d as Flower run %s", run.name, done, number or "-")
+
+    def _look(self, run: Path, state: RunState) -> None:
+        """A Flower run that is over and has left no outcome has crashed: queue it again."""
+        status = self._link.flower.status(state.flower_run)
+        if status.startswith("finished") and not read_json(run / "outcome.json"):
+            _log.warning("%s: its Flower run ended as %s", run.name, status)
+            save_run_state(run, state.model_copy(update={"status": "queued", "flower_run": ""}))
+
+    def _stop(self, run: Path, state: RunState) -> None:
+        self._end_flower_run(state)
+        (run / "stop").unlink()
+        self._close(run, state, "stopped", "stopped by the coordinator; the same command goes on with it.", 0)
+
+    def _close(self, run: Path, state: RunState, status: str, reason: str, exit_code: int) -> None:
+        after = {"status": status, "reason": reason, "exit_code": exit_code, "flower_run": ""}
+        save_run_state(run, RunState.model_validate({**state.model_dump(), **after}))
+        _log.info("%s: %s %s", run.name, status, reason)
+
+    def _end_flower_run(self, state: RunState) -> None:
+        if state.flower_run:
+            self._link.flower.read("stop", state.flower_run, CONNECTION)
+
+
+def _last_round(run: Path) -> int:
+    """The last round that has a checkpoint."""
+    folders = (run / "checkpoints").glob("*/round-*")
+    return max((int(path.name.removeprefix("round-")) for path in folders), default=0)

@@ -1,0 +1,166 @@
+"""A coordinator's runs: one folder each, with the code and settings that sites approve, and how far it is.
+
+::
+
+    DIR/runs/<name>/config.toml     the resolved settings
+    DIR/runs/<name>/request.json    what sites approve
+    DIR/runs/<name>/bundle.fab      the code, byte for byte
+    DIR/runs/<name>/run.json        status, kept by the service
+    DIR/runs/<name>/progress.json, rounds.jsonl, checkpoints/, outcome.json    written by the run itself
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdtl_core.config import RunConfig
+from cdtl_core.deploy.bundle import build_bundle, bundle_sha256
+from cdtl_core.deploy.members import members
+from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, save_request
+from cdtl_core.durable import replace_bytes, replace_json
+from cdtl_core.errors import CheckpointError, ConfigError, FederationError
+from cdtl_core.settings import flatten, save_toml
+
+__all__ = ["ENDED", "RunState", "load_run_state", "prepare_run", "queue_run", "read_json", "run_folders"]
+__all__ += ["save_run_state"]
+
+ENDED = {"completed", "incomplete", "failed", "stopped"}
+_STATE = "run.json"
+
+
+class RunState(BaseModel):
+    """How far a run is.
+
+    Attributes:
+        status: Ended ones are `ENDED`; incomplete: some site has no model.
+        flower_run: Flower's number of the try under way, empty if there is none.
+        tries: Flower runs since the last complete round.
+        round: The last complete round when the last try began.
+        reason: Of the end, a sentence.
+        exit_code: Of the end.
+        queued_at: Seconds since 1970.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: Literal["queued", "running", "completed", "incomplete", "failed", "stopped"] = "queued"
+    flower_run: str = ""
+    tries: int = 0
+    round: int = 0
+    reason: str = ""
+    exit_code: int = 0
+    queued_at: float = 0.0
+
+
+def prepare_run(folder: Path, config: RunConfig) -> tuple[Path, ApprovalRequest, bool]:
+    """Make the folder of a run with its bundle and request; an earlier one with the same settings is gone on with.
+
+    Returns:
+        The folder, the request, and whether the run is gone on with.
+
+    Raises:
+        FederationError: A site of the run is not admitted, or nobody is.
+        CheckpointError: There is another run of that name.
+    """
+    config = _with_sites(folder, config)
+    run = folder / "runs" / config.name
+    draft = run.with_name(f".{config.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    config = _with_weights(draft, config)
+    bundle = build_bundle(draft / "app")
+    request = make_request(config, bundle_sha256(bundle), config.federation.sites)
+    if (run / "request.json").exists():
+        shutil.rmtree(draft)
+        if load_request(run / "request.json") != request:
+            raise CheckpointError(
+                f"the folder {run} holds another run (other settings or another cdtl): choose another name, "
+                "for example --set name=second."
+            )
+        return run, request, True
+    replace_bytes(draft / "bundle.fab", bundle)
+    save_toml(draft / "config.toml", config.model_dump(mode="json"))
+    save_toml(draft / "settings.toml", flatten(config))
+    save_request(draft / "request.json", request)
+    shutil.rmtree(run, ignore_errors=True)
+    draft.rename(run)
+    return run, request, False
+
+
+def queue_run(run: Path) -> None:
+    """Ask the coordinator's service to play a run, or to go on with it."""
+    state = load_run_state(run)
+    if state is None or state.status in ENDED:
+        for name in ("outcome.json", "stop"):
+            (run / name).unlink(missing_ok=True)
+        save_run_state(run, RunState(queued_at=time.time()))
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """Folders of runs that were asked for, the oldest first."""
+    found = [(state.queued_at, path) for path in (folder / "runs").glob("[!.]*") if (state := load_run_state(path))]
+    yield from (path for _, path in sorted(found))
+
+
+def load_run_state(run: Path) -> RunState | None:
+    """A run's state; None if nobody has asked for it.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = run / _STATE
+    if not path.exists():
+        return None
+    try:
+        return RunState.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise CheckpointError(f"{path} is damaged: remove it and ask for the run again.") from None
+
+
+def save_run_state(run: Path, state: RunState) -> None:
+    """Keep a run's state."""
+    replace_json(run / _STATE, state.model_dump(mode="json"))
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object that another process writes; empty if it is not there yet."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _with_sites(folder: Path, config: RunConfig) -> RunConfig:
+    """The same run with its sites named: those it lists, else all that are admitted."""
+    admitted = [member.site for member in members(folder) if member.revoked_at is None]
+    sites = config.federation.sites or tuple(sorted(admitted))
+    unknown = [site for site in sites if site not in admitted]
+    if unknown:
+        raise FederationError(f"{', '.join(unknown)} of federation.sites is not admitted: admit it or leave it out.")
+    if not sites:
+        raise FederationError("no site is admitted: admit at least one with cdtl server admit.")
+    if config.federation.min_sites > len(sites):
+        raise ConfigError(
+            f"federation.min_sites is {config.federation.min_sites} and the run has {len(sites)} sites: lower it."
+        )
+    return config.model_copy(update={"federation": config.federation.model_copy(update={"sites": sites})})
+
+
+def _with_weights(run: Path, config: RunConfig) -> RunConfig:
+    """The same run with its own copy of a weights file, so that no path of this machine is in what sites see."""
+    if config.model.weights in {"imagenet", "random"}:
+        return config
+    name = "weights.safetensors"
+    try:
+        shutil.copyfile(Path(config.model.weights).expanduser(), run / name)
+    except OSError as error:
+        raise ConfigError(
+            f"model.weights {config.model.weights} cannot be read ({error.strerror}): give a .safetensors file."
+        ) from None
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": name})})

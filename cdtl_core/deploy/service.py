@@ -1,0 +1,100 @@
+"""What both services share: one per folder, a note of the process, a log, and an end on a signal."""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from cdtl_core.deploy.runs import read_json
+from cdtl_core.durable import locked, replace_json
+from cdtl_core.errors import FederationError
+
+__all__ = ["SERVICE_FILE", "is_running", "running_service", "stop_service"]
+
+SERVICE_FILE = "service.json"
+_log = logging.getLogger("cdtl.deploy")
+
+
+@contextmanager
+def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
+    """Hold the folder, log to the terminal and ``logs/service.log``, and end when asked to.
+
+    Yields:
+        An event that is set by SIGTERM, SIGINT or SIGHUP, and a scratch folder that only the owner can enter.
+
+    Raises:
+        CheckpointError: Another service runs on this folder.
+    """
+    end = threading.Event()
+    with locked(folder), _logging(folder / "logs"):
+        old = Path(str(read_json(folder / SERVICE_FILE).get("scratch", "")) or os.devnull)
+        if old.name.startswith("cdtl-"):
+            shutil.rmtree(old, ignore_errors=True)  # of a service that was killed
+        scratch = Path(tempfile.mkdtemp(prefix="cdtl-"))
+        replace_json(folder / SERVICE_FILE, {"pid": os.getpid(), "scratch": str(scratch)})
+        before = {number: signal.signal(number, lambda *_: end.set()) for number in _ENDINGS}
+        try:
+            yield end, scratch
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            shutil.rmtree(scratch, ignore_errors=True)
+            (folder / SERVICE_FILE).unlink(missing_ok=True)
+
+
+def is_running(folder: Path) -> int:
+    """The process number of the folder's service; 0 if none runs."""
+    pid = read_json(folder / SERVICE_FILE).get("pid", 0)
+    try:
+        with locked(folder):
+            return 0
+    except Exception:  # noqa: BLE001
+        return int(pid)
+
+
+def stop_service(folder: Path, *, timeout_s: float = 30.0) -> bool:
+    """End the folder's service; False if none runs.
+
+    Raises:
+        FederationError: It does not end in time.
+    """
+    pid = is_running(folder)
+    if not pid:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    waited = threading.Event()
+    for _ in range(int(timeout_s / 0.1)):
+        if not is_running(folder):
+            return True
+        waited.wait(0.1)
+    raise FederationError(f"process {pid} of {folder} did not end within {timeout_s:.0f} s: end it with kill -9 {pid}.")
+
+
+_ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@contextmanager
+def _logging(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = RotatingFileHandler(folder / "service.log", maxBytes=5_000_000, backupCount=3)
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    screen = logging.StreamHandler()
+    screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    level = _log.level
+    for handler in (file, screen):
+        _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _log.setLevel(level)
+        for handler in (file, screen):
+            _log.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,124 @@
+"""A coordinator's SuperLink with its executor, on loopback only, and the list of sites that it knows."""
+
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cdtl_core.deploy.certificates import loopback_certificate, save_credential
+from cdtl_core.deploy.members import Member, members
+from cdtl_core.deploy.runs import read_json
+from cdtl_core.durable import replace_bytes, replace_json
+from cdtl_core.errors import FederationError
+from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment
+from cdtl_core.processes import ProcessGroup, free_port
+from cdtl_core.settings import save_toml
+
+__all__ = ["SuperLink", "open_superlink", "register_sites", "start_superlink"]
+
+_UP_S = 60.0
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """Where the SuperLink listens, what vouches for it, and how to ask it.
+
+    Attributes:
+        port: On 127.0.0.1.
+        ca: The loopback certificate, PEM.
+        scratch: Made anew at each start of the service.
+        folder: What lasts: ``state.db``, ``nodes.json``.
+        logs: Where its programs' output goes.
+        flower: For `flwr`.
+    """
+
+    port: int
+    ca: Path
+    scratch: Path
+    folder: Path
+    logs: Path
+    flower: Flower
+
+
+def open_superlink(folder: Path, scratch: Path) -> SuperLink:
+    """Choose a port and write what a SuperLink needs; nothing is started.
+
+    Args:
+        folder: The coordinator's.
+        scratch: An empty folder that ends with the service.
+    """
+    port, home = free_port(), scratch / "flower"
+    for name in ("flower", "empty"):
+        (scratch / name).mkdir(parents=True)
+    save_credential(loopback_certificate(), scratch / "loopback.crt", scratch / "loopback.key")
+    replace_bytes(scratch / "secret", secrets.token_bytes(32), mode=0o600)
+    connection = {"address": f"127.0.0.1:{port}", "root-certificates": str(scratch / "loopback.crt")}
+    save_toml(home / "config.toml", {"superlink": {"default": CONNECTION, CONNECTION: connection}})
+    environment = flower_environment({"FLWR_HOME": home, "CDTL_RUNS": folder / "runs"})
+    flower = Flower(environment, scratch / "empty")
+    (folder / "flower").mkdir(exist_ok=True)
+    return SuperLink(port, scratch / "loopback.crt", scratch, folder / "flower", folder / "logs", flower)
+
+
+def start_superlink(link: SuperLink) -> ProcessGroup:
+    """Start the SuperLink and its executor; returns once it answers.
+
+    Raises:
+        FederationError: It does not answer in time.
+    """
+    group, address = ProcessGroup(link.flower.env, link.flower.empty), f"127.0.0.1:{link.port}"
+    secret = ["--superexec-auth-secret-file", str(link.scratch / "secret")]
+    tls = ["--ssl-certfile", str(link.ca), "--ssl-keyfile", str(link.ca.with_suffix(".key"))]
+    tls += ["--ssl-ca-certfile", str(link.ca), "--enable-supernode-auth"]
+    place = ["--host", "127.0.0.1", "--port", str(link.port), "--database", str(link.folder / "state.db")]
+    quiet = ["--isolation", "process", "--disable-runtime-dependency-installation"]
+    executor = ["flower-superexec", "--root-certificates", str(link.ca), "--runtime-api-address", address]
+    log = link.logs / "superlink.log"
+    try:
+        group.start("SuperLink", ["flower-superlink", *place, *tls, *quiet, *secret], log)
+        await_health(
+            f"https://{address}", timeout_s=_UP_S, log=log, ca=link.ca, alive=lambda: not group.ended()
+        )
+        group.start("executor", [*executor, *secret], link.logs / "run.log")
+    except BaseException:
+        group.kill()
+        raise
+    return group
+
+
+def register_sites(link: SuperLink, folder: Path) -> dict[str, str]:
+    """Make the SuperLink's list of nodes the coordinator's list of admitted sites; returns what was done, by site.
+
+    Raises:
+        FederationError: Flower did not take a key.
+    """
+    path = link.folder / "nodes.json"
+    nodes = dict(read_json(path)) if (link.folder / "state.db").exists() else {}
+    wanted = {member.enrolment.fingerprint: member for member in members(folder) if member.revoked_at is None}
+    done: dict[str, str] = {}
+    for key in [key for key in nodes if key not in wanted]:
+        link.flower.read("supernode", "unregister", str(nodes[key]["node"]), CONNECTION)
+        done[nodes.pop(key)["site"]] = "removed"
+        replace_json(path, nodes)
+    for key, member in wanted.items():
+        if key not in nodes:
+            nodes[key] = {"site": member.site, "node": _register(link, member)}
+            done[member.site] = "registered"
+            replace_json(path, nodes)
+    return done
+
+
+def _register(link: SuperLink, member: Member) -> str:
+    key = link.scratch / f"{member.site}.pub"
+    key.write_text(member.enrolment.public_key + "\n", encoding="utf-8")
+    answer: Mapping[str, Any] = link.flower.read("supernode", "register", str(key), CONNECTION, "--name", member.site)
+    if not answer.get("node-id"):
+        raise FederationError(f"Flower did not take the key of {member.site}: read {link.logs / 'superlink.log'}.")
+    return str(answer["node-id"])
+
+
+def remove_scratch(scratch: Path) -> None:
+    """Remove what an earlier service left when it was killed."""
+    shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,63 @@
+"""A part of a service: programs that start, end and are started again together."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from cdtl_core.errors import CdtlError
+from cdtl_core.processes import ProcessGroup
+
+__all__ = ["Unit"]
+
+_log = logging.getLogger("cdtl.deploy")
+_LONGEST_S = 60.0
+
+
+class Unit:
+    """Keeps a `ProcessGroup` running: when one of its programs ends, all are killed and started again after a pause.
+
+    Args:
+        name: For the log.
+        start: Starts the programs and returns once they answer.
+        pause_s: Before they are started again; doubled each time that they ended within a minute.
+    """
+
+    def __init__(self, name: str, start: Callable[[], ProcessGroup], *, pause_s: float) -> None:
+        self._name, self._start, self._shortest_s = name, start, pause_s
+        self._pause_s, self._next, self._began = pause_s, 0.0, 0.0
+        self._group: ProcessGroup | None = None
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process numbers of the programs that run."""
+        return self._group.pids() if self._group else {}
+
+    def keep(self) -> bool:
+        """Look after the programs; True if they have just been started."""
+        if self._group is not None and (ended := self._group.ended()):
+            self._group.kill()
+            self._group = None
+            self._wait_longer()
+            what = ", ".join(f"{name} ended with {code}" for name, code in ended.items())
+            _log.warning("%s: %s; starting again in %.0f s", self._name, what, self._pause_s)
+        if self._group is not None or time.monotonic() < self._next:
+            return False
+        self._began = time.monotonic()
+        try:
+            self._group = self._start()
+        except CdtlError as error:
+            self._wait_longer()
+            _log.warning("%s: %s Trying again in %.0f s.", self._name, error, self._pause_s)
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End the programs."""
+        if self._group is not None:
+            self._group.stop()
+            self._group = None
+
+    def _wait_longer(self) -> None:
+        lived = time.monotonic() - self._began
+        self._pause_s = self._shortest_s if lived > _LONGEST_S else min(self._pause_s * 2, _LONGEST_S)
+        self._next = time.monotonic() + self._pause_s
