@@ -1,0 +1,1 @@
+"""Keys, doors and processes of a federation between real hospitals."""
