@@ -130,6 +130,8 @@ def _check_certificate(enrolment: Enrolment, key: ec.EllipticCurvePublicKey) -> 
     try:
         certificate = x509.load_pem_x509_certificate(enrolment.certificate.encode())
         certified = certificate.public_key()
+        if certificate_pem(certificate) != enrolment.certificate:
+            raise ValueError  # more than one certificate: each would be trusted
     except ValueError:
         raise DataError(
             f"the certificate of site {enrolment.site} cannot be read: ask for the enrolment again."

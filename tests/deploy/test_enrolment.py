@@ -82,9 +82,10 @@ def test_a_certificate_must_be_of_the_same_key_and_site_and_no_authority(enrol: 
     path = altered(made, path, certificate=certificate_pem(self_signed_client_certificate(load_key(home), "south")))
     with pytest.raises(FederationError, match="of site north, the certificate of south"):
         load_enrolment(signed_anew(path, home))
-    path = altered(made, path, certificate="no PEM")
-    with pytest.raises(DataError, match="certificate of site north cannot be read"):
-        load_enrolment(signed_anew(path, home))
+    for text in ("no PEM", made.certificate + enrol("south").certificate):
+        path = altered(made, path, certificate=text)
+        with pytest.raises(DataError, match="certificate of site north cannot be read"):
+            load_enrolment(signed_anew(path, home))
 
 
 def test_a_certificate_that_could_issue_others_is_refused(
