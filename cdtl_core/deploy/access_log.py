@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cdtl_core.deploy.door import Refusal
+from cdtl_core.deploy.rate import RateLimit
 from cdtl_core.errors import ConfigError
 
 __all__ = ["AccessLog", "LoggedApp", "Visit"]
@@ -26,15 +27,24 @@ class AccessLog:
 
     A line has `time` (UTC, ISO), `client`, and for a request `site`, `route`, `status`, `bytes_in`, `bytes_out`, `ms`;
     `refused` says in words why somebody was sent away. Headers are never written: signatures could be used again.
+    Of strangers' refusals ten a second are written for each address, so that nobody can flood the past away; the next
+    line says in `left_out` how many were not.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "access.log"
         self._handler: RotatingFileHandler | None = None
+        self._strangers = RateLimit(600)
+        self._left_out = 0
 
     def write(self, **fields: str | int | None) -> None:
         """Append a line; fields that are None are left out."""
         known = {name: value for name, value in fields.items() if value is not None}
+        if "refused" in known and "site" not in known and self._strangers.wait(str(known.get("client"))):
+            self._left_out += 1
+            return
+        if self._left_out:
+            known["left_out"], self._left_out = self._left_out, 0
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **known}
         record = logging.LogRecord("access", logging.INFO, "", 0, json.dumps(line), None, None)
         self.open().handle(record)

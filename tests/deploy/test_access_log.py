@@ -47,6 +47,17 @@ def test_a_request_that_does_not_end_is_answered_and_logged(tmp_path: Path) -> N
     assert len(line["route"]) == 200
 
 
+def test_a_stranger_cannot_flood_the_past_away(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path)
+    for _ in range(1000):
+        log.write(client="6.6.6.6", refused="unknown path")
+    log.write(client="10.0.0.9", site="north", status=200)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert len(lines) < 300
+    assert (lines[-1]["site"], lines[-1]["left_out"]) == ("north", 1001 - len(lines))
+
+
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file in the folder's place")
     with pytest.raises(ConfigError, match="cannot be written"):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cdtl_core.deploy.certificates import (
@@ -70,8 +70,14 @@ class SuperLink:
     async def health(self, request: Request) -> Response:
         return PlainTextResponse("ok" if self.healthy else "ill", 200 if self.healthy else 500)
 
+    async def half(self) -> AsyncIterator[bytes]:
+        yield b"the beginning"
+        raise ConnectionAbortedError
+
     async def echo(self, request: Request) -> Response:
         self.asked.append(request.url.path)
+        if request.url.path.endswith("get-fab"):
+            return StreamingResponse(self.half())
         body = await request.body()
         sums = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
         return JSONResponse(
@@ -422,6 +428,12 @@ def test_without_a_superlink_sites_are_asked_to_try_again(coordinator: Coordinat
     assert int(answer.headers["retry-after"]) > 0
     assert coordinator.refused("upstream down")["site"] == "north"
     assert coordinator.client().get("/health").status_code == 503
+
+
+def test_an_answer_that_breaks_off_is_not_passed_off_as_whole(north: Coordinator) -> None:
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+        north.ask("north", "get-fab")
+    assert north.refused("upstream broke off")["site"] == "north"
 
 
 def test_the_process_imports_no_torch_prints_nothing_and_stops_on_a_signal(
