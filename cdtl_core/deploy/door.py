@@ -60,7 +60,7 @@ class Refusal(Exception):  # noqa: N818
 
     Attributes:
         status: Of the answer.
-        reason: In words, for the log and for the caller.
+        reason: In words, for the log; the caller is told what stands before the first colon.
         retry_after: Seconds to wait, or None.
     """
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from cdtl_core.deploy.access_log import AccessLog, LoggedApp, Visit
 from cdtl_core.deploy.door import FLEET_ROUTES, Refusal, drain, forward
 from cdtl_core.deploy.gateway_config import GatewayConfig
-from cdtl_core.deploy.identity import identify
+from cdtl_core.deploy.identity import check_member, member_of
 from cdtl_core.deploy.members import MemberBook
 from cdtl_core.deploy.rate import RateLimit
 from cdtl_core.deploy.seen import SeenSites
@@ -70,9 +70,11 @@ class Fleet:
         if name not in FLEET_ROUTES:
             raise Refusal(404, "unknown path")
         _pace(self._of_address, visit.client)
-        visit.site = identify(self._book, request.state.client_key, request.headers)
-        _pace(self._of_site, visit.site)
-        self._seen.note(visit.site)
+        member = member_of(self._book, request.state.client_key)
+        visit.site = member.site
+        check_member(self._book, member, request.headers)
+        _pace(self._of_site, member.site)
+        self._seen.note(member.site)
         return await forward(
             self._upstream, request, f"/v1/fleet/{name}", FLEET_ROUTES[name], seconds=self._limits.body_s
         )
@@ -104,4 +106,5 @@ async def _refused(request: Request, refusal: Refusal) -> Response:
     headers = {} if visit.body_complete else {"connection": "close"}
     if refusal.retry_after is not None:
         headers["retry-after"] = str(refusal.retry_after)
-    return PlainTextResponse(refusal.reason, refusal.status, headers)
+    said = refusal.reason.split(":")[0]  # the details are for the log
+    return PlainTextResponse(said, refusal.status, headers)

@@ -11,36 +11,44 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cdtl_core.deploy.door import Refusal
 from cdtl_core.deploy.keys import fingerprint
-from cdtl_core.deploy.members import MemberBook
+from cdtl_core.deploy.members import Member, MemberBook
 
-__all__ = ["identify"]
+__all__ = ["check_member", "member_of"]
 
 
-def identify(book: MemberBook, client_key: str | None, headers: Mapping[str, str]) -> str:
-    """The site's name.
+def member_of(book: MemberBook, client_key: str | None) -> Member:
+    """Whose certificate a connection showed; revoked members too.
+
+    Raises:
+        Refusal: 401, since trying again is useless; a SuperNode exits.
+    """
+    if client_key is None:
+        raise Refusal(401, "no client certificate")
+    member = book.by_key().get(client_key)
+    if member is None:
+        raise Refusal(401, "unregistered key")
+    return member
+
+
+def check_member(book: MemberBook, member: Member, headers: Mapping[str, str]) -> None:
+    """Refuse a revoked member, and headers made with another key than the connection's.
 
     Flower's signature covers a time stamp only, so whoever sees its headers can use them again for five minutes with
     any body: they are let through on a connection of the same key only.
 
     Raises:
-        Refusal: 401, since trying again is useless; a SuperNode exits.
+        Refusal: 401.
     """
-    members = book.by_key()
-    if client_key is None:
-        raise Refusal(401, "no client certificate")
-    member = members.get(client_key)
-    if member is None:
-        raise Refusal(401, "unregistered key")
     if member.revoked_at is not None:
         raise Refusal(401, "revoked key")
     sent = _header_key(headers.get("flwr-public-key", ""))
     if sent is None:
         raise Refusal(401, "no node key in the request")
-    if sent not in members:
-        raise Refusal(401, "unregistered key")
-    if sent != client_key:
-        raise Refusal(401, "key mismatch: the request names the key of another site")
-    return member.site
+    named = book.by_key().get(sent)
+    if named is None:
+        raise Refusal(401, "unregistered key in the request")
+    if named.site != member.site:
+        raise Refusal(401, f"key mismatch: the request names the key of site {named.site}")
 
 
 @lru_cache(maxsize=256)

@@ -281,7 +281,7 @@ def test_a_site_is_admitted_and_revoked_without_a_restart(north: Coordinator, en
     revoke(north.home, "south")
     assert client.post(**asked).status_code == 401  # on the open connection
     assert north.ask("south").status_code == 401  # and on a new one
-    assert north.refused("revoked key")["status"] == 401
+    assert (north.refused("revoked key")["status"], north.refused("revoked key")["site"]) == (401, "south")
     assert north.ask("north").status_code == 200
 
 
@@ -307,7 +307,9 @@ def test_flowers_headers_of_another_site_cannot_be_used(north: Coordinator, enro
     enrolled("stranger")
     client = north.client("north")
     for site, reason in (("south", "key mismatch"), ("stranger", "unregistered key")):
-        assert client.post("/v1/fleet/push-messages", headers=north.headers(site)).status_code == 401
+        answer = client.post("/v1/fleet/push-messages", headers=north.headers(site))
+        assert answer.status_code == 401
+        assert "south" not in answer.text  # who else is a member is not told
         assert north.refused(reason)["status"] == 401
     for header in ({}, {"flwr-public-key": "%%%"}, {"flwr-public-key": base64.b64encode(b"no PEM").decode()}):
         assert client.post("/v1/fleet/push-messages", headers=header).status_code == 401
