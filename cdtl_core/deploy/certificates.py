@@ -73,7 +73,7 @@ def self_signed_client_certificate(key: ec.EllipticCurvePrivateKey, site: str) -
 
 
 def loopback_certificate() -> Credential:
-    """A self-signed server certificate for this machine only, for one day's trust in a file that names it."""
+    """A self-signed server certificate for localhost, 127.0.0.1 and ::1, its own trust anchor; made at each start."""
     key = ec.generate_private_key(ec.SECP384R1())
     draft = _leaf("localhost", "localhost", key.public_key(), 2 * _YEAR, ExtendedKeyUsageOID.SERVER_AUTH)
     draft = draft.add_extension(_alternative_names(["localhost", "127.0.0.1", "::1"]), critical=False)

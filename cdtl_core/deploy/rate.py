@@ -10,7 +10,7 @@ __all__ = ["RateLimit"]
 class RateLimit:
     """So many requests a minute for each key, evenly, after a first burst of a third of them.
 
-    Memory is one number for each key that came within the last minute. The `limits` package was tried on paper: it
+    Memory is one number for each key that came within the last minute. The `limits` package was read and not taken: it
     counts by the wall clock, which hospitals set, expires keys by a timer of its own, and brings three dependencies.
     """
 
