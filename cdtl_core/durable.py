@@ -16,8 +16,10 @@ from cdtl_core.errors import CheckpointError
 __all__ = ["append_line", "file_hash", "locked", "publish_folder", "replace_bytes", "replace_json"]
 
 
-def replace_bytes(path: Path, content: bytes) -> None:
+def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write `content` to `path` atomically and durably (write beside it, fsync, rename, fsync the folder).
+
+    The file has the rights `mode` less the umask from its first byte on: 0o600 for what must stay secret.
 
     Raises:
         CheckpointError: The disk is full or read-only, or the path is a folder.
@@ -25,7 +27,8 @@ def replace_bytes(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as file:
+        draft.unlink(missing_ok=True)  # of a killed process, perhaps with wider rights
+        with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -1,0 +1,184 @@
+"""Certificates: the coordinator's own authority, its servers, a site's client certificate, a loopback server's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cdtl_core.durable import replace_bytes
+from cdtl_core.errors import ConfigError
+
+__all__ = [
+    "Credential",
+    "certificate_pem",
+    "expiry",
+    "issue_server_certificate",
+    "load_credential",
+    "loopback_certificate",
+    "make_authority",
+    "save_credential",
+    "self_signed_client_certificate",
+]
+
+_YEAR = timedelta(days=365)
+_BACKDATED = timedelta(hours=1)  # the peer's clock may be behind ours
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A certificate and its private key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+def make_authority(name: str) -> Credential:
+    """A new certificate authority, valid for 10 years, that can sign server certificates and no further authority."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    draft = _draft(name, name, key.public_key(), 10 * _YEAR)
+    draft = draft.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    draft = draft.add_extension(_usage(authority=True), critical=True)
+    return Credential(draft.sign(key, hashes.SHA384()), key)
+
+
+def issue_server_certificate(authority: Credential, names: Sequence[str]) -> Credential:
+    """A server's certificate for 2 years, with a new key, valid for DNS names and IP addresses.
+
+    Raises:
+        ConfigError: There is no name, or one that is neither an address nor a DNS name.
+    """
+    if not names:
+        raise ConfigError("a server certificate needs a name, got none: give the names that sites connect to.")
+    key = ec.generate_private_key(ec.SECP384R1())
+    issuer = authority.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+    draft = _leaf(names[0], str(issuer), key.public_key(), 2 * _YEAR, ExtendedKeyUsageOID.SERVER_AUTH)
+    draft = draft.add_extension(_alternative_names(names), critical=False)
+    draft = draft.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
+    )
+    return Credential(draft.sign(authority.key, hashes.SHA384()), key)
+
+
+def self_signed_client_certificate(key: ec.EllipticCurvePrivateKey, site: str) -> x509.Certificate:
+    """A site's client certificate for 10 years; the coordinator trusts this one certificate, not an issuer."""
+    draft = _leaf(site, site, key.public_key(), 10 * _YEAR, ExtendedKeyUsageOID.CLIENT_AUTH)
+    draft = draft.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+    return draft.sign(key, hashes.SHA384())
+
+
+def loopback_certificate() -> Credential:
+    """A self-signed server certificate for localhost, 127.0.0.1 and ::1, its own trust anchor; made at each start."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    draft = _leaf("localhost", "localhost", key.public_key(), 2 * _YEAR, ExtendedKeyUsageOID.SERVER_AUTH)
+    draft = draft.add_extension(_alternative_names(["localhost", "127.0.0.1", "::1"]), critical=False)
+    draft = draft.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+    return Credential(draft.sign(key, hashes.SHA384()), key)
+
+
+def certificate_pem(certificate: x509.Certificate) -> str:
+    """A certificate as PEM text."""
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def save_credential(credential: Credential, certificate: Path, key: Path) -> None:
+    """Write both as PEM, the key first and readable by its owner only."""
+    content = credential.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    replace_bytes(key, content, mode=0o600)
+    replace_bytes(certificate, certificate_pem(credential.certificate).encode("ascii"))
+
+
+def load_credential(certificate: Path, key: Path) -> Credential:
+    """Read what `save_credential` wrote.
+
+    Raises:
+        ConfigError: A file is missing or damaged, or the key is another's.
+    """
+    try:
+        found = x509.load_pem_x509_certificate(certificate.read_bytes())
+        private = serialization.load_pem_private_key(key.read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{certificate} and {key} cannot be read ({error}): restore or make them anew.") from None
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != found.public_key():
+        raise ConfigError(f"{key} is not the key of {certificate}: restore both from the same backup.")
+    return Credential(found, private)
+
+
+def expiry(certificate: Path) -> datetime:
+    """When a certificate file ends to be valid, in UTC.
+
+    Raises:
+        ConfigError: It is missing or damaged.
+    """
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{certificate} cannot be read ({error}): restore or make it anew.") from None
+
+
+def _draft(subject: str, issuer: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .issuer_name(_name(issuer))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _leaf(
+    subject: str, issuer: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta, purpose: x509.ObjectIdentifier
+) -> x509.CertificateBuilder:
+    return (
+        _draft(subject, issuer, key, lifetime)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    )
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common: str) -> x509.Name:
+    try:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+    except ValueError:
+        raise ConfigError(f"{common!r} cannot name a certificate: use 1 to 64 characters.") from None
+
+
+def _alternative_names(names: Sequence[str]) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([_alternative_name(name) for name in names])
+
+
+def _alternative_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(name)
+    except ValueError:
+        raise ConfigError(f"{name!r} is neither an address nor a DNS name: write it in ASCII.") from None

@@ -1,0 +1,165 @@
+"""What a site hands over to join: its contract, its key and client certificate, and proof that it has the key."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdtl_core.deploy.certificates import certificate_pem, self_signed_client_certificate
+from cdtl_core.deploy.keys import fingerprint, public_line, read_public_line
+from cdtl_core.durable import replace_json
+from cdtl_core.errors import DataError, FederationError
+from cdtl_core.federation.contract import ModalityContract
+
+__all__ = ["Enrolment", "load_enrolment", "make_enrolment", "save_enrolment"]
+
+SCHEMA_VERSION = 1
+_PURPOSE = b"cdtl enrolment\n"  # the site's key signs other things too
+
+
+class Enrolment(BaseModel):
+    """A site's application.
+
+    Attributes:
+        contract: What it publishes of its cohort.
+        public_key: One OpenSSH line, P-384.
+        certificate: Its self-signed TLS client certificate, PEM, of the same key.
+        signature: Base64 of ECDSA with SHA-384 by that key over all the rest.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    contract: ModalityContract
+    public_key: str
+    certificate: str
+    signature: str
+
+    @property
+    def site(self) -> str:
+        """The site's name."""
+        return self.contract.site
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's fingerprint, to be compared on the telephone before the site is admitted."""
+        return fingerprint(read_public_line(self.public_key))
+
+
+def make_enrolment(key: ec.EllipticCurvePrivateKey, contract: ModalityContract) -> Enrolment:
+    """The application of the site named in `contract`, signed with its key."""
+    certificate = certificate_pem(self_signed_client_certificate(key, contract.site))
+    rest = {
+        "schema_version": SCHEMA_VERSION,
+        "contract": contract.model_dump(mode="json"),
+        "public_key": public_line(key.public_key()),
+        "certificate": certificate,
+    }
+    signature = base64.b64encode(key.sign(_canonical(rest), ec.ECDSA(hashes.SHA384()))).decode("ascii")
+    return Enrolment.model_validate({**rest, "signature": signature})
+
+
+def save_enrolment(path: Path, enrolment: Enrolment) -> None:
+    """Write an enrolment as JSON, atomically."""
+    replace_json(path, enrolment.model_dump(mode="json"))
+
+
+def load_enrolment(path: Path) -> Enrolment:
+    """Read and verify an enrolment.
+
+    Raises:
+        DataError: The file is no enrolment of this schema, or holds no P-384 key or no certificate.
+        FederationError: Its parts do not belong together; the sentence says which.
+    """
+    content = _read(path)
+    enrolment = _parse(content, path)
+    key = read_public_line(enrolment.public_key)
+    _check_signature(content, enrolment, key)
+    _check_certificate(enrolment, key)
+    return enrolment
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"the enrolment {path} cannot be read ({error.strerror}): check the path.") from None
+    except ValueError:
+        raise DataError(f"the enrolment {path} is no JSON: ask the site for it again.") from None
+    if not isinstance(content, dict):
+        raise DataError(f"the enrolment {path} is no JSON object: ask the site for it again.")
+    return content
+
+
+def _parse(content: Mapping[str, Any], path: Path) -> Enrolment:
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise DataError(f"the enrolment {path} has schema_version {version}: this cdtl reads {SCHEMA_VERSION}.")
+    try:
+        return Enrolment.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise DataError(
+            f"the enrolment {path} is wrong in {field}: {first['msg']}; ask the site for it again."
+        ) from None
+
+
+def _check_signature(content: Mapping[str, Any], enrolment: Enrolment, key: ec.EllipticCurvePublicKey) -> None:
+    # Over the file's own content, not over the parsed model: a later default must not break an old signature.
+    rest = {name: value for name, value in content.items() if name != "signature"}
+    try:
+        signature = base64.b64decode(enrolment.signature, validate=True)
+        key.verify(signature, _canonical(rest), ec.ECDSA(hashes.SHA384()))
+    except (InvalidSignature, binascii.Error):
+        raise FederationError(
+            f"the enrolment of site {enrolment.site} is not signed by its own key: it was altered, ask for it again."
+        ) from None
+
+
+def _check_certificate(enrolment: Enrolment, key: ec.EllipticCurvePublicKey) -> None:
+    try:
+        certificate = x509.load_pem_x509_certificate(enrolment.certificate.encode())
+        certified = certificate.public_key()
+        if certificate_pem(certificate) != enrolment.certificate:
+            raise ValueError  # more than one certificate: each would be trusted
+    except ValueError:
+        raise DataError(
+            f"the certificate of site {enrolment.site} cannot be read: ask for the enrolment again."
+        ) from None
+    if certified != key:
+        raise FederationError(
+            f"the certificate of site {enrolment.site} is of another key than its public key: ask it to enrol anew."
+        )
+    names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if names != [enrolment.site]:
+        raise FederationError(
+            f"the contract is of site {enrolment.site}, the certificate of {', '.join(names) or 'nobody'}: "
+            "ask the site to enrol anew."
+        )
+    if _is_authority(certificate):
+        raise FederationError(
+            f"the certificate of site {enrolment.site} could issue others: let the site make it with cdtl."
+        )
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return True  # without the extension OpenSSL takes a self-signed certificate for an authority
+    except ValueError:
+        return True
+
+
+def _canonical(rest: Mapping[str, Any]) -> bytes:
+    return _PURPOSE + json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()

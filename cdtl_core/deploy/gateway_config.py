@@ -1,0 +1,64 @@
+"""What a gateway must be told: where it listens, what it shows, where the coordinator's files are, its limits."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cdtl_core.errors import ConfigError
+
+__all__ = ["GatewayConfig", "GatewayLimits", "load_gateway_config"]
+
+
+class GatewayLimits(BaseModel):
+    """How much and how long; a model of 45 MB makes about 500 requests a round and site."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_minute_of_site: int = Field(6000, ge=1)
+    requests_per_minute_of_address: int = Field(12000, ge=1)
+    connections: int = Field(512, ge=1)
+    connections_of_address: int = Field(64, ge=1)
+    handshake_s: float = Field(10, gt=0)
+    request_head_s: float = Field(10, gt=0)
+    body_s: float = Field(120, gt=0)
+    upstream_s: float = Field(60, gt=0)
+    request_s: float = Field(300, gt=0)
+    keep_alive_s: int = Field(30, ge=1)
+
+
+class GatewayConfig(BaseModel):
+    """Where the gateway listens, what it shows, where the SuperLink is (always this machine), whose sites it lets in.
+
+    Attributes:
+        folder: The coordinator's: FOLDER/sites is read; FOLDER/logs/access.log and FOLDER/seen.json are written.
+        certificate: Shown to sites, PEM.
+        key: Of that certificate, PEM.
+        authority: Signed the SuperLink's certificate, PEM.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path
+    host: str = "0.0.0.0"  # noqa: S104
+    port: int = Field(ge=0, le=65535)
+    upstream_port: int = Field(ge=1, le=65535)
+    certificate: Path
+    key: Path
+    authority: Path
+    limits: GatewayLimits = GatewayLimits()
+
+
+def load_gateway_config(path: Path) -> GatewayConfig:
+    """Read a configuration's JSON.
+
+    Raises:
+        ConfigError: The file is missing or wrong in a field.
+    """
+    try:
+        return GatewayConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the path.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ConfigError(f"{path} is wrong in {field}: {first['msg']}; correct it.") from None

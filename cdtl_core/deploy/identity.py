@@ -1,0 +1,60 @@
+"""Which site a request is of: the key of its TLS connection, and Flower's, and an admitted site's are one."""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Mapping
+from functools import lru_cache
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cdtl_core.deploy.door import Refusal
+from cdtl_core.deploy.keys import fingerprint
+from cdtl_core.deploy.members import Member, MemberBook
+
+__all__ = ["check_member", "member_of"]
+
+
+def member_of(book: MemberBook, client_key: str | None) -> Member:
+    """Whose certificate a connection showed; revoked members too.
+
+    Raises:
+        Refusal: 401, since trying again is useless; a SuperNode exits.
+    """
+    if client_key is None:
+        raise Refusal(401, "no client certificate")
+    member = book.by_key().get(client_key)
+    if member is None:
+        raise Refusal(401, "unregistered key")
+    return member
+
+
+def check_member(book: MemberBook, member: Member, headers: Mapping[str, str]) -> None:
+    """Refuse a revoked member, and headers made with another key than the connection's.
+
+    Flower's signature covers a time stamp only, so whoever sees its headers can use them again for five minutes with
+    any body: they are let through on a connection of the same key only.
+
+    Raises:
+        Refusal: 401.
+    """
+    if member.revoked_at is not None:
+        raise Refusal(401, "revoked key")
+    sent = _header_key(headers.get("flwr-public-key", ""))
+    if sent is None:
+        raise Refusal(401, "no node key in the request")
+    named = book.by_key().get(sent)
+    if named is None:
+        raise Refusal(401, "unregistered key in the request")
+    if named.site != member.site:
+        raise Refusal(401, f"key mismatch: the request names the key of site {named.site}")
+
+
+@lru_cache(maxsize=256)
+def _header_key(value: str) -> str | None:
+    try:
+        key = serialization.load_pem_public_key(b64decode(value, validate=True))
+    except (binascii.Error, ValueError, UnsupportedAlgorithm):
+        return None
+    return fingerprint(key) if isinstance(key, ec.EllipticCurvePublicKey) else None

@@ -1,0 +1,85 @@
+"""A site's key: one P-384 pair is its name in Flower and in TLS, and never leaves the site."""
+
+import hashlib
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cdtl_core.durable import replace_bytes
+from cdtl_core.errors import DataError
+
+__all__ = ["KEY_FILE", "fingerprint", "flower_bytes", "load_key", "make_key", "public_line", "read_public_line"]
+
+KEY_FILE = "site.key"
+
+
+def make_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+    """Make `site.key` in a folder, readable by its owner only, in the form that flower-supernode reads (OpenSSH).
+
+    Raises:
+        DataError: There is one already; another would make a stranger of an admitted site.
+    """
+    path = folder / KEY_FILE
+    if path.exists():
+        raise DataError(f"{path} exists already: keep it, or move it away and enrol the site anew.")
+    key = ec.generate_private_key(ec.SECP384R1())
+    content = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    replace_bytes(path, content, mode=0o600)
+    return key
+
+
+def load_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+    """Read `site.key`.
+
+    Raises:
+        DataError: It is missing, damaged or not of P-384.
+    """
+    path = folder / KEY_FILE
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), None)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: restore it from the site's backup, or init and enrol anew.") from None
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise DataError(f"{path} cannot be read as a key ({error}): restore it from the site's backup.") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise DataError(f"{path} is no P-384 key: restore it from the site's backup.")
+    return key
+
+
+def public_line(key: ec.EllipticCurvePublicKey) -> str:
+    """The public key as one OpenSSH line, as `flwr supernode register` takes it."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode("ascii")
+
+
+def read_public_line(line: str) -> ec.EllipticCurvePublicKey:
+    """The key of an OpenSSH line.
+
+    Raises:
+        DataError: It is no P-384 key.
+    """
+    try:
+        key = serialization.load_ssh_public_key(line.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise DataError("the public key is no OpenSSH line: ask the site for its enrolment again.") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise DataError("the public key is not of the curve P-384: let the site make its key with cdtl.")
+    return key
+
+
+def flower_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
+    """The key as Flower sends it, in base64, in the header flwr-public-key.
+
+    Source: flwr.supercore.primitives.asymmetric.public_key_to_bytes, flwr 1.41 (not imported: it costs a second).
+    """
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 of the key (DER, SubjectPublicKeyInfo) in 16 groups of 4 hex digits, to be read out on the telephone."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    digits = hashlib.sha256(der).hexdigest()
+    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))

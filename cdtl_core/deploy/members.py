@@ -1,0 +1,144 @@
+"""Whom a coordinator admitted: one file per site, read again by running processes whenever one changes."""
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from cdtl_core.deploy.enrolment import Enrolment
+from cdtl_core.durable import replace_json
+from cdtl_core.errors import DataError, FederationError
+
+__all__ = ["Member", "MemberBook", "admit", "members", "revoke"]
+
+_log = logging.getLogger(__name__)
+_Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+class Member(BaseModel):
+    """An admitted site; `revoked_at` is set once it may no longer come."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enrolment: Enrolment
+    admitted_at: AwareDatetime
+    revoked_at: AwareDatetime | None = None
+
+    @property
+    def site(self) -> str:
+        """The site's name."""
+        return self.enrolment.site
+
+
+def admit(folder: Path, enrolment: Enrolment) -> Member:
+    """Admit a site that `load_enrolment` verified; the same key may come again with another contract.
+
+    Raises:
+        FederationError: The name has another key, or the key another name.
+    """
+    key = enrolment.fingerprint
+    for other in members(folder):
+        same_key = other.enrolment.fingerprint == key
+        if other.site != enrolment.site and same_key:
+            raise FederationError(
+                f"the key of site {enrolment.site} belongs to site {other.site} already: let the site make its own key."
+            )
+        if other.site == enrolment.site and not same_key and other.revoked_at is None:
+            raise FederationError(
+                f"site {other.site} is admitted with another key: if the site really changed it, "
+                f"revoke {other.site} first."
+            )
+    member = Member(enrolment=enrolment, admitted_at=_now())
+    _save(folder, member)
+    return member
+
+
+def revoke(folder: Path, site: str) -> Member:
+    """Refuse a site from its next request on.
+
+    Raises:
+        FederationError: It was never admitted.
+    """
+    found = {member.site: member for member in members(folder)}
+    if site not in found:
+        raise FederationError(f"site {site} is not admitted, only {', '.join(found) or 'nobody'}: check the name.")
+    if found[site].revoked_at is not None:
+        return found[site]
+    member = found[site].model_copy(update={"revoked_at": _now()})
+    _save(folder, member)
+    return member
+
+
+def members(folder: Path) -> list[Member]:
+    """All sites ever admitted, in the order of their names, revoked ones too.
+
+    Raises:
+        DataError: A file is damaged.
+    """
+    return [_load(path) for path in _files(folder)]
+
+
+class MemberBook:
+    """The members of a coordinator as a running process sees them: up to date at each look.
+
+    A look costs one stat per file. A damaged file is logged, and its site counts as not admitted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stamp: _Stamp | None = None
+        self._by_key: dict[str, Member] = {}
+
+    def by_key(self) -> dict[str, Member]:
+        """Key fingerprint to member, revoked ones too; the same object as long as nothing changed."""
+        stamp = _stamp(self._folder)
+        if stamp != self._stamp:
+            self._by_key = {member.enrolment.fingerprint: member for member in self._readable()}
+            self._stamp = stamp
+        return self._by_key
+
+    def _readable(self) -> list[Member]:
+        found = []
+        for path in _files(self._folder):
+            try:
+                found.append(_load(path))
+            except DataError as error:
+                _log.error("%s", error)
+        return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "sites").glob("*.json") if not path.name.startswith("."))
+
+
+def _stamp(folder: Path) -> _Stamp:
+    stamps = []
+    for path in _files(folder):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        stamps.append((path.name, status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(stamps)
+
+
+def _load(path: Path) -> Member:
+    try:
+        member = Member.model_validate_json(path.read_bytes())
+        member.enrolment.fingerprint  # noqa: B018
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"the admission {path} cannot be read ({type(error).__name__}): restore it or admit anew."
+        ) from None
+    if path.stem != member.site:
+        raise DataError(f"the admission {path} is of site {member.site}: files are named as their site, restore it.")
+    return member
+
+
+def _save(folder: Path, member: Member) -> None:
+    replace_json(folder / "sites" / f"{member.site}.json", member.model_dump(mode="json"))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

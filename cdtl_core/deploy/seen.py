@@ -1,0 +1,60 @@
+"""When each site was last heard of, in a file that other processes read."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+
+from cdtl_core.durable import replace_json
+from cdtl_core.errors import CheckpointError
+
+__all__ = ["SeenSites", "last_seen"]
+
+_INTERVAL_S = 2.0
+_log = logging.getLogger(__name__)
+
+
+class SeenSites:
+    """Site to the unix time of its last request, written to FOLDER/seen.json at most every two seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen = last_seen(folder)
+        self._news = asyncio.Event()
+        self._writing = threading.Lock()
+
+    def note(self, site: str) -> None:
+        """The site is here now."""
+        self._seen[site] = round(time.time(), 3)
+        self._news.set()
+
+    async def keep(self) -> None:
+        """Write until cancelled, and once more then."""
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                await asyncio.to_thread(self._write)
+                await asyncio.sleep(_INTERVAL_S)
+        finally:
+            if self._news.is_set():
+                self._write()
+
+    def _write(self) -> None:
+        try:
+            with self._writing:
+                replace_json(self._folder / "seen.json", dict(self._seen))
+        except CheckpointError as error:
+            _log.warning("%s", error)
+
+
+def last_seen(folder: Path) -> dict[str, float]:
+    """Site to the unix time of its last request; empty if nobody came yet or the file is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return {str(site): float(when) for site, when in content.items()}
+    return {}
