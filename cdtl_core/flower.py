@@ -32,7 +32,7 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Flower:
-    """How to speak to a SuperLink: the environment of `flwr`, an empty folder to call it from, and its process group."""
+    """How to speak to a SuperLink: `flwr`'s environment, an empty folder to call it from, and its process group."""
 
     env: Mapping[str, str]
     empty: Path

@@ -13,7 +13,16 @@ from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, ConfigError
 
-__all__ = ["flatten", "load_run", "load_simulation", "load_site", "read_toml", "save_toml", "simulation_toml", "unflatten"]
+__all__ = [
+    "flatten",
+    "load_run",
+    "load_simulation",
+    "load_site",
+    "read_toml",
+    "save_toml",
+    "simulation_toml",
+    "unflatten",
+]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -72,6 +81,15 @@ def load_site(path: Path) -> SiteConfig:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
     return _validated(SiteConfig, read_toml(path), str(path))
+
+
+def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
+    """A hospital's settings from a tree; `source` names it in errors.
+
+    Raises:
+        ConfigError: A setting is unknown or ill-typed.
+    """
+    return _validated(SiteConfig, tree, source)
 
 
 def flatten(config: RunConfig) -> dict[str, bool | int | float | str]:

@@ -64,19 +64,15 @@ def check(
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.durable import replace_bytes
     from cdtl_core.errors import DataError
-    from cdtl_core.imaging.facts import examine_all
-    from cdtl_core.imaging.lint import Entry, as_dict, check_cohort
-    from cdtl_core.imaging.source import rows_of
+    from cdtl_core.imaging.check_source import check_source
+    from cdtl_core.imaging.lint import as_dict
     from cdtl_core.modality import modality_of
     from cdtl_core.reporting.cohort_page import cohort_html
 
     declared, (off, label_map) = modality_of(modality), _site_settings(site)
-    entries = [Entry(row.file, row.label, row.patient, row.split) for row in rows_of(source)]
-    entries = [entry for entry in entries if label_map.get(entry.label, entry.label)]
-    allowed = [label for label in labels.split(",") if label] or [label for label, task in label_map.items() if task]
+    allowed = [label for label in labels.split(",") if label]
     with showing_progress():
-        facts = examine_all([entry.file for entry in entries])
-        result = check_cohort(entries, facts, modality=declared, labels=allowed, switched_off=off)
+        result = check_source(source, modality=declared, labels=allowed, label_map=label_map, switched_off=off)
     if html is not None:
         root = source if source.is_dir() else source.parent
         replace_bytes(html, cohort_html(result, root=root, title=f"Cohort check: {root.name}").encode())

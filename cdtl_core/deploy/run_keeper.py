@@ -1,4 +1,4 @@
-"""Plays a coordinator's runs through its SuperLink, one at a time, and again from the last complete round after a crash."""
+"""Plays a coordinator's runs, one at a time, and after a crash again from the last complete round."""
 
 import logging
 import time

@@ -27,7 +27,7 @@ from cdtl_core.errors import CheckpointError, ConfigError, FederationError
 from cdtl_core.settings import flatten, save_toml
 
 __all__ = ["ENDED", "RunState", "load_run_state", "prepare_run", "queue_run", "read_json", "run_folders"]
-__all__ += ["save_run_state"]
+__all__ += ["save_run_state", "stop_run"]
 
 ENDED = {"completed", "incomplete", "failed", "stopped"}
 _STATE = "run.json"
@@ -99,6 +99,19 @@ def queue_run(run: Path) -> None:
         for name in ("outcome.json", "stop"):
             (run / name).unlink(missing_ok=True)
         save_run_state(run, RunState(queued_at=time.time()))
+
+
+def stop_run(folder: Path, name: str) -> None:
+    """Ask the coordinator's service to end a run.
+
+    Raises:
+        FederationError: There is no such run under way.
+    """
+    run = folder / "runs" / name
+    state = load_run_state(run)
+    if state is None or state.status in ENDED:
+        raise FederationError(f"no run {name} is under way: cdtl server status lists the runs.")
+    replace_bytes(run / "stop", b"")
 
 
 def run_folders(folder: Path) -> Iterator[Path]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cdtl_core.deploy.runs import read_json
 from cdtl_core.durable import locked, replace_json
-from cdtl_core.errors import FederationError
+from cdtl_core.errors import CheckpointError, FederationError
 
-__all__ = ["SERVICE_FILE", "is_running", "running_service", "stop_service"]
+__all__ = ["SERVICE_FILE", "is_running", "require_running", "running_service", "stop_service"]
 
 SERVICE_FILE = "service.json"
 _log = logging.getLogger("cdtl.deploy")
@@ -54,8 +54,18 @@ def is_running(folder: Path) -> int:
     try:
         with locked(folder):
             return 0
-    except Exception:  # noqa: BLE001
+    except CheckpointError:
         return int(pid)
+
+
+def require_running(folder: Path, what: str, how: str) -> None:
+    """Refuse where a service is needed and none runs.
+
+    Raises:
+        FederationError: None runs.
+    """
+    if not is_running(folder):
+        raise FederationError(f"the {what} does not run: start it with {how}, in another terminal or as a service.")
 
 
 def stop_service(folder: Path, *, timeout_s: float = 30.0) -> bool:

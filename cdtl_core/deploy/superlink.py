@@ -78,9 +78,7 @@ def start_superlink(link: SuperLink) -> ProcessGroup:
     log = link.logs / "superlink.log"
     try:
         group.start("SuperLink", ["flower-superlink", *place, *tls, *quiet, *secret], log)
-        await_health(
-            f"https://{address}", timeout_s=_UP_S, log=log, ca=link.ca, alive=lambda: not group.ended()
-        )
+        await_health(f"https://{address}", timeout_s=_UP_S, log=log, ca=link.ca, alive=lambda: not group.ended())
         group.start("executor", [*executor, *secret], link.logs / "run.log")
     except BaseException:
         group.kill()

@@ -1,0 +1,112 @@
+"""What coordinator and site are shown before they agree to something, and how things stand."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cdtl_core.errors import FederationError
+
+if TYPE_CHECKING:
+    from cdtl_core.deploy.request import ApprovalRequest
+    from cdtl_core.federation.contract import ModalityContract
+    from cdtl_core.federation.egress import EgressManifest
+
+__all__ = ["confirm", "print_contract", "print_coordinator", "print_egress", "print_request", "print_site"]
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask, unless told not to.
+
+    Raises:
+        FederationError: The answer is no.
+    """
+    if not yes and not typer.confirm(question):
+        raise FederationError("not agreed to, so nothing was done: run the command again when it is.")
+
+
+def print_contract(contract: "ModalityContract", fingerprint: str) -> None:
+    """A site's modality contract and its key's fingerprint."""
+    typer.echo(
+        f"Site {contract.site}: {contract.modality}, about {contract.patients} patients, {contract.channels} ch.,"
+    )
+    typer.echo(f"  {contract.bit_depth} bits; labels {', '.join(contract.labels)} (positive: {contract.positive})")
+    if contract.label_map:
+        typer.echo("  its own labels: " + ", ".join(f"{a} -> {b or 'left out'}" for a, b in contract.label_map.items()))
+    if contract.statistics:
+        typer.echo(f"  pixel mean {contract.statistics.mean}, standard deviation {contract.statistics.std}")
+    typer.echo(f"Key fingerprint (SHA-256):\n  {fingerprint}")
+
+
+def print_request(request: "ApprovalRequest") -> None:
+    """A run's code and what it asks of a site."""
+    settings = request.settings
+    typer.echo(
+        f"Run {request.name}: {settings['method']}, {settings['federation.rounds']} rounds, cdtl {request.cdtl_version}"
+    )
+    typer.echo(f"Sites: {', '.join(request.sites) or 'any'}")
+    typer.echo(f"Bundle (SHA-256): {request.bundle_sha256}")
+    print_egress(request.egress)
+    typer.echo("Differential privacy: none in this version.")
+
+
+def print_egress(egress: "EgressManifest") -> None:
+    """All that may leave a site."""
+    typer.echo("What may leave a site, and nothing else:")
+    for kind, rule in egress.replies.items():
+        for record, tensors in rule.arrays.items():
+            dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors.values()}))
+            size = f"{rule.total_bytes / 1e6:.2f} MB"
+            typer.echo(f"  {kind}: {record}: {len(tensors)} tensors ({dtypes}), {size} a message")
+        for records in (rule.metrics, rule.configs):
+            for record, names in records.items():
+                typer.echo(f"  {kind}: {record}: {', '.join(names)}")
+
+
+def print_coordinator(found: Mapping[str, Any]) -> None:
+    """How a coordinator stands."""
+    typer.echo(f"Coordinator {', '.join(found['names'])} port {found['port']}: {_running(found)}")
+    typer.echo(f"TLS certificate until {found['certificate_expires'][:10]}")
+    table = Table("site", "modality", "patients", "state", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, site in found["sites"].items():
+        state = "revoked" if site["revoked"] else "connected" if site["connected"] else _ago(site["last_seen"])
+        table.add_row(name, site["modality"], f"~{site['patients']}", state)
+    console = Console()
+    console.print(table) if found["sites"] else typer.echo("No site is admitted yet.")
+    for run in found["runs"]:
+        place = f", round {run['round']} of {run['rounds']}" if run["rounds"] else ""
+        typer.echo(f"Run {run['name']}: {run['status']}{place}{': ' + run['reason'] if run['reason'] else ''}")
+        for site, why in run["waiting"].items() if run["status"] == "running" else ():
+            typer.echo(f"  waits for {site}: {why}")
+
+
+def print_site(found: Mapping[str, Any]) -> None:
+    """How a site stands."""
+    typer.echo(f"Site {found['site']} ({found['modality']}): {_running(found)}")
+    coordinator = found["coordinator"]
+    if coordinator:
+        link = "connected" if found["connected"] else f"not connected ({_ago(found['last_contact'])})"
+        typer.echo(f"Coordinator {coordinator['host']}:{coordinator['port']}: {link}")
+    if found["last_refusal"] and not found["connected"]:
+        typer.echo(f"Last refusal: {found['last_refusal']['why']}")
+    for name, run in found["approved"].items():
+        typer.echo(f"Approved: {name} ({run})")
+    for name in found["pending"]:
+        typer.echo(f"Waits for your approval: {name}")
+    for name in found["models"]:
+        typer.echo(f"Model: models/{name}")
+
+
+def _running(found: Mapping[str, Any]) -> str:
+    return f"running, process {found['pid']}" if found["running"] else "not running"
+
+
+def _ago(moment: float | None) -> str:
+    if not moment:
+        return "never seen"
+    minutes = (time.time() - moment) / 60
+    return f"last seen {minutes:.0f} min ago" if minutes < 120 else f"last seen {minutes / 60:.0f} h ago"

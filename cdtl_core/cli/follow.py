@@ -1,0 +1,86 @@
+"""A run as its coordinator sees it: whom it waits for, each round, and how it ended."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cdtl_core.errors import FederationError
+
+__all__ = ["follow_run"]
+
+_LOOK_S = 0.5
+
+
+def follow_run(folder: Path, run: Path) -> int:
+    """Print a run's progress until it has ended; returns its exit code. Ctrl-C ends only the printing.
+
+    Raises:
+        FederationError: The coordinator has ended before the run.
+    """
+    from cdtl_core.deploy.runs import ENDED, load_run_state, read_json
+    from cdtl_core.deploy.service import is_running
+
+    printed, said = 0, ""
+    while True:
+        state = load_run_state(run)
+        lines = list(_lines(run))
+        if len(lines) < printed:
+            printed = 0
+        for line in lines[printed:]:
+            typer.echo(_text(line))
+        printed = len(lines)
+        if state is not None and state.status in ENDED:
+            typer.echo(f"Run {run.name}: {state.status}{'. ' + state.reason if state.reason else ''}")
+            return state.exit_code or (FederationError.exit_code if state.status != "completed" else 0)
+        progress = read_json(run / "progress.json")
+        if (text := _waiting(progress)) and text != said:
+            typer.echo(text)
+        said = text or said
+        if not is_running(folder):
+            raise FederationError(f"the coordinator has ended; cdtl server start {folder} goes on with the run.")
+        time.sleep(_LOOK_S)
+
+
+def _lines(run: Path) -> Iterator[dict[str, Any]]:
+    try:
+        text = (run / "rounds.jsonl").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    if "finish" in line:
+        ends = [f"{site} {_number(end['test_auroc'])} ({end['chosen']})" for site, end in line["finish"].items()]
+        lost = [f"{site} has no model: {why}" for site, why in line["missing"].items()]
+        return f"finished in {line['seconds']:.0f} s; test AUROC: {', '.join(ends)}" + "".join(
+            f"\n  {one}" for one in lost
+        )
+    sites = [f"{site} {_number(values['val_auroc'])}" for site, values in line["sites"].items()]
+    text = (
+        f"round {line['round']} in {line['seconds']:.0f} s; validation AUROC of what was received: {', '.join(sites)}"
+    )
+    for site, why in line["refused"].items():
+        text += f"\n  without {site}: {why}"
+    for site in line["absent"]:
+        text += f"\n  without {site}: not connected"
+    for site in line.get("joined", ()):
+        text += f"\n  {site} joined and takes part from the next round"
+    return text
+
+
+def _waiting(progress: Mapping[str, Any]) -> str:
+    waiting = {site: why for site, why in progress.get("waiting", {}).items() if why != "at work"}
+    return "waiting for " + "; ".join(f"{site}: {why}" for site, why in waiting.items()) if waiting else ""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,143 @@
+"""`cdtl server`: the coordinator's desk."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Coordinate a federation.", no_args_is_help=True, rich_markup_mode=None)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@app.command("init")
+def init(
+    folder: Folder,
+    name: Annotated[
+        list[str], typer.Option(help="Name or address under which sites reach this machine; may be repeated.")
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The only public port.")] = 8443,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104
+) -> None:
+    """Make a coordinator: its own authority, its TLS certificate, its settings."""
+    from cdtl_core.deploy.coordination import make_coordinator
+    from cdtl_core.deploy.server_config import ServerConfig
+
+    make_coordinator(folder, ServerConfig(names=tuple(name), host=host, port=port))
+    typer.echo(f"Coordinator in {folder}. Keep {folder / 'tls' / 'ca.key'} secret.")
+    typer.echo(f"Give each site: {folder / 'tls' / 'ca.crt'} and the address {name[0]}:{port}.")
+    typer.echo(f"Next: cdtl server start {folder}")
+
+
+@app.command("start")
+def start(folder: Folder) -> None:
+    """Run the coordinator in the foreground; a run that was under way is gone on with."""
+    from cdtl_core.deploy.coordination import serve_coordinator
+
+    serve_coordinator(folder)
+
+
+@app.command("stop")
+def stop(
+    folder: Folder,
+    run: Annotated[str, typer.Option(help="End only this run; the coordinator goes on.")] = "",
+) -> None:
+    """End the coordinator, or with --run one run."""
+    from cdtl_core.deploy.runs import stop_run
+    from cdtl_core.deploy.service import stop_service
+
+    if run:
+        stop_run(folder, run)
+        typer.echo(f"Run {run} is being stopped; cdtl server run goes on with it.")
+    else:
+        typer.echo("Stopped." if stop_service(folder) else "The coordinator does not run.")
+
+
+@app.command("admit")
+def admit(
+    folder: Folder,
+    enrolment: Annotated[Path, typer.Argument(help="The enrolment.json that the site sent.")],
+    yes: Yes = False,
+) -> None:
+    """Show what a site says of itself and its key's fingerprint; admit it if both are right."""
+    from cdtl_core.cli.desk import confirm, print_contract
+    from cdtl_core.deploy.enrolment import load_enrolment
+    from cdtl_core.deploy.members import admit as admit_site
+    from cdtl_core.deploy.server_config import load_server
+
+    load_server(folder)
+    found = load_enrolment(enrolment)
+    print_contract(found.contract, found.fingerprint)
+    confirm("Does the site read out the same fingerprint by telephone, and is it to be admitted?", yes)
+    admit_site(folder, found)
+    typer.echo(f"{found.site} is admitted; a coordinator that runs lets it in at once.")
+
+
+@app.command("revoke")
+def revoke(folder: Folder, site: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
+    """Refuse a site from its next request on."""
+    from cdtl_core.deploy.members import revoke as revoke_site
+    from cdtl_core.deploy.server_config import load_server
+
+    load_server(folder)
+    revoke_site(folder, site)
+    typer.echo(f"{site} is revoked; its next request is refused.")
+
+
+@app.command("run")
+def run(
+    folder: Folder,
+    config: Annotated[Path, typer.Argument(help="A .toml file, or the name of a shipped one.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key=value.")] = None,
+    yes: Yes = False,
+    wait: Annotated[bool, typer.Option(help="Show progress until the run ends.")] = True,
+) -> None:
+    """Build the bundle, show its hash and what sites will send, wait for approvals, train."""
+    from cdtl_core.apps import add_to_path, find_config
+    from cdtl_core.cli.desk import confirm, print_request
+    from cdtl_core.settings import load_run
+
+    add_to_path()
+    from cdtl_core.deploy.runs import prepare_run, queue_run
+    from cdtl_core.deploy.server_config import load_server
+    from cdtl_core.deploy.service import require_running
+
+    load_server(folder)
+    settings = load_run(find_config(config), set_ or [])
+    require_running(folder, "coordinator", f"cdtl server start {folder}")
+    place, request, again = prepare_run(folder, settings)
+    print_request(request)
+    typer.echo(f"Hand to the sites: {place / 'request.json'}; each approves with cdtl site approve.")
+    if not again:
+        confirm("Start this run?", yes)
+    queue_run(place)
+    if wait:
+        from cdtl_core.cli.follow import follow_run
+
+        raise typer.Exit(follow_run(folder, place))
+
+
+@app.command("status")
+def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Whether the coordinator runs, which sites are connected, how far the run is; exit code 7 if it does not run."""
+    from cdtl_core.cli.desk import print_coordinator
+    from cdtl_core.deploy.standing import coordinator_standing
+    from cdtl_core.errors import FederationError
+
+    found = coordinator_standing(folder)
+    typer.echo(json.dumps(found, indent=1)) if json_ else print_coordinator(found)
+    if not found["running"]:
+        raise typer.Exit(FederationError.exit_code)
+
+
+@app.command("unit")
+def unit(
+    folder: Folder, user: Annotated[str, typer.Option(help="The account that runs it, not root.")] = "cdtl"
+) -> None:
+    """Print a systemd unit that keeps the coordinator running."""
+    from cdtl_core.deploy.systemd import unit_text
+
+    typer.echo(unit_text("server", folder.absolute(), user), nl=False)

@@ -1,0 +1,237 @@
+"""`cdtl site`: the desk of a hospital's engineer."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cdtl_core.config import SiteConfig
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Take part with a hospital's own images.", no_args_is_help=True, rich_markup_mode=None)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder; it holds its key and its models.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Server = Annotated[str, typer.Option(help="The coordinator, HOST:PORT; noted in DIR at the first time.")]
+Authority = Annotated[Path | None, typer.Option(help="The coordinator's ca.crt.")]
+
+
+@app.command("init")
+def init(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="The site's name: a-z, 0-9, - and _.")] = "",
+    modality: Annotated[str, typer.Option(help="What the images are, e.g. ultrasound.")] = "",
+    data: Annotated[Path | None, typer.Option(help="manifest.csv, a folder that holds one, or class folders.")] = None,
+    patient_pattern: Annotated[
+        str,
+        typer.Option(help="For class folders: regular expression whose first group is the patient in a file's name."),
+    ] = "",
+    labels: Annotated[str, typer.Option(help="The labels that the federation predicts, with commas.")] = "",
+    positive: Annotated[str, typer.Option(help="Which of them is the positive one.")] = "",
+    phantom: Annotated[int, typer.Option(help="Synthetic patients in place of --data, to try things out.")] = 0,
+) -> None:
+    """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
+    from cdtl_core.apps import add_to_path
+
+    add_to_path()
+    from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.deploy.enrolling import ENROLMENT_FILE, enrol_site, make_site
+    from cdtl_core.settings import load_site
+    from client.home import SETTINGS
+
+    asked = {"site": name, "modality": modality}
+    if (folder / SETTINGS).exists():
+        if name or modality or data or phantom:
+            raise typer.BadParameter(f"{folder / SETTINGS} exists: edit it, and run this command without options")
+    else:
+        make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, phantom))
+    own = load_site(folder / SETTINGS)
+    _check_data(own)
+    with showing_progress():
+        enrolment = enrol_site(folder, _task(labels or ",".join(own.labels or ()), positive))
+    typer.echo(f"Site {own.site} in {folder}. The key in it never leaves; keep a backup of the folder.")
+    typer.echo(
+        f"Send {folder / ENROLMENT_FILE} to the coordinator, and read out by telephone:\n  {enrolment.fingerprint}"
+    )
+    typer.echo(f"Next: cdtl site check {folder} --server HOST:PORT --ca ca.crt")
+
+
+@app.command("check")
+def check(
+    folder: Folder,
+    server: Server = "",
+    ca: Authority = None,
+    rehearse: Annotated[bool, typer.Option(help="Two tiny rounds against a coordinator on this machine.")] = True,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check everything, then rehearse; exit code 7 if something would keep the site from taking part."""
+    from cdtl_core.apps import add_to_path
+
+    add_to_path()
+    from cdtl_core.cli.rehearsing import print_checks
+    from cdtl_core.deploy.coordinator_address import save_address
+    from cdtl_core.deploy.readiness import check_site
+    from cdtl_core.errors import FederationError
+
+    if server and ca:
+        save_address(folder, server, ca)
+    found = check_site(folder, rehearse=rehearse, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(json.dumps(found, indent=1)) if json_ else print_checks(found)
+    if any(one["state"] == "wrong" for one in found["checks"]):
+        raise typer.Exit(FederationError.exit_code)
+
+
+@app.command("approve")
+def approve(
+    folder: Folder,
+    what: Annotated[str, typer.Argument(metavar="BUNDLE_HASH|REQUEST", help="request.json, or a run that waits here.")],
+    yes: Yes = False,
+    withdraw: Annotated[bool, typer.Option(help="Take the approval back; a run under way stops here at once.")] = False,
+    note: Annotated[str, typer.Option(help="Who approved it and why, for the site's own records.")] = "",
+) -> None:
+    """Show a run's code hash, what it may send and its privacy terms; put it on the site's list."""
+    from cdtl_core.apps import add_to_path
+
+    add_to_path()
+    from cdtl_core.cli.desk import confirm, print_request
+    from cdtl_core.deploy.approvals import approve as approve_run
+    from cdtl_core.deploy.approvals import withdraw as withdraw_run
+    from cdtl_core.deploy.bundle import bundle_sha256
+    from cdtl_core.deploy.pending import find, request_of
+    from cdtl_core.deploy.request import load_request
+    from cdtl_core.settings import load_site
+    from client.home import SETTINGS
+
+    own = load_site(folder / SETTINGS)
+    if withdraw:
+        withdraw_run(folder, what)
+        typer.echo(f"{what} is no longer approved; its code is not run here any more.")
+        return
+    request = load_request(Path(what)) if Path(what).is_file() else request_of(find(folder, what))
+    print_request(request)
+    same = bundle_sha256() == request.bundle_sha256
+    typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the cdtl installed here, byte for byte.")
+    confirm("Approve this run at this site?", yes)
+    approval = approve_run(folder, request, own, note=note)
+    typer.echo(f"Approved as {approval.id}. Take it back with: cdtl site approve {folder} {approval.id} --withdraw")
+
+
+@app.command("start")
+def start(folder: Folder, server: Server = "", ca: Authority = None) -> None:
+    """Take part, in the foreground; connections go out to the coordinator only."""
+    from cdtl_core.apps import add_to_path
+
+    add_to_path()
+    from cdtl_core.deploy.coordinator_address import save_address
+    from cdtl_core.deploy.participation import serve_site
+
+    if bool(server) != bool(ca):
+        raise typer.BadParameter("give --server and --ca together")
+    if server and ca:
+        save_address(folder, server, ca)
+    serve_site(folder)
+
+
+@app.command("stop")
+def stop(folder: Folder) -> None:
+    """End the site's service; it can be started again."""
+    from cdtl_core.deploy.service import stop_service
+
+    typer.echo("Stopped." if stop_service(folder) else "The site does not run.")
+
+
+@app.command("leave")
+def leave(folder: Folder, yes: Yes = False) -> None:
+    """Leave the federation: end the service, take back every approval, forget the coordinator."""
+    from cdtl_core.cli.desk import confirm
+    from cdtl_core.deploy.leaving import leave_federation
+
+    confirm("Leave? Nothing more is trained or sent; the models stay here.", yes)
+    kept = leave_federation(folder)
+    typer.echo(f"Left. Ask the coordinator to revoke this site. Kept: {', '.join(kept) or 'nothing'} in {folder}.")
+
+
+@app.command("status")
+def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Whether the site runs and is connected, and what it has approved; exit code 7 if it does not run."""
+    from cdtl_core.apps import add_to_path
+
+    add_to_path()
+    from cdtl_core.cli.desk import print_site
+    from cdtl_core.deploy.standing import site_standing
+    from cdtl_core.errors import FederationError
+
+    found = site_standing(folder)
+    typer.echo(json.dumps(found, indent=1)) if json_ else print_site(found)
+    if not found["running"]:
+        raise typer.Exit(FederationError.exit_code)
+
+
+@app.command("unit")
+def unit(
+    folder: Folder, user: Annotated[str, typer.Option(help="The account that runs it, not root.")] = "cdtl"
+) -> None:
+    """Print a systemd unit that keeps the site running."""
+    from cdtl_core.deploy.systemd import unit_text
+
+    typer.echo(unit_text("site", folder.absolute(), user), nl=False)
+
+
+def _new_site(
+    folder: Path, asked: dict[str, str], data: Path | None, pattern: str, labels: str, phantom: int
+) -> "SiteConfig":
+    from cdtl_core.deploy.enrolling import place_data
+    from cdtl_core.settings import site_of
+
+    missing = [f"--{key}" for key, value in (("name", asked["site"]), ("modality", asked["modality"])) if not value]
+    if missing or (data is None) == (phantom == 0):
+        missing += [] if data or phantom else ["--data"]
+        raise typer.BadParameter(
+            f"a new site needs {', '.join(missing)}" if missing else "give --data or --phantom, not both"
+        )
+    tree: dict[str, object] = dict(asked)
+    tree["data"] = (
+        {"phantom": {"patients": phantom}} if data is None else place_data(folder, data, patient_pattern=pattern)
+    )
+    if labels:
+        tree["labels"] = [label for label in labels.split(",") if label]
+    return site_of(tree, "the options")
+
+
+def _check_data(own: "SiteConfig") -> None:
+    """Check the cohort, print what was found, and stop if an error stands."""
+    from cdtl_core.cli.findings import print_check
+    from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.errors import DataError
+    from cdtl_core.imaging.check_source import check_source
+    from cdtl_core.modality import modality_of
+
+    if own.data.phantom is not None:
+        return
+    source = own.data.root.expanduser() / (own.data.manifest or "")
+    with showing_progress():
+        result = check_source(
+            source,
+            modality=modality_of(own.modality),
+            label_map=own.data.label_map,
+            switched_off=own.checks.off,
+        )
+    print_check(result, source.parent)
+    if result.has_errors:
+        raise DataError(
+            "the images have errors: mend them, or switch a rule off in site.toml [checks] with a reason, "
+            "and run cdtl site init again without options."
+        )
+
+
+def _task(labels: str, positive: str) -> "RunConfig":  # noqa: F821
+    from cdtl_core.config import RunConfig, TaskConfig
+    from cdtl_core.errors import ConfigError
+
+    names = tuple(label for label in labels.split(",") if label) or TaskConfig().labels
+    chosen = positive or TaskConfig().positive
+    if chosen not in names:
+        raise ConfigError(f"the positive label '{chosen}' is not among {', '.join(names)}: give --positive.")
+    return RunConfig(task=TaskConfig(labels=names, positive=chosen))

@@ -1,0 +1,69 @@
+"""A site's folder: its settings, its key, and the file with which it asks to be admitted."""
+
+from pathlib import Path
+
+from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.deploy.enrolment import Enrolment, make_enrolment, save_enrolment
+from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
+from cdtl_core.deploy.supernode import CERTIFICATE_FILE
+from cdtl_core.durable import replace_bytes
+from cdtl_core.errors import CheckpointError, DataError
+from cdtl_core.imaging.source import rows_of_folders, write_manifest
+from cdtl_core.settings import save_toml
+from client.home import SETTINGS, contract_of, open_site
+
+__all__ = ["ENROLMENT_FILE", "enrol_site", "make_site", "place_data"]
+
+ENROLMENT_FILE = "enrolment.json"
+
+
+def make_site(home: Path, site: SiteConfig) -> None:
+    """Write ``site.toml`` of a new site.
+
+    Raises:
+        CheckpointError: The folder holds one already.
+    """
+    if (home / SETTINGS).exists():
+        raise CheckpointError(f"{home / SETTINGS} exists: edit it and run cdtl site init {home} without options.")
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    save_toml(home / SETTINGS, site.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+
+
+def place_data(home: Path, source: Path, *, patient_pattern: str = "") -> dict[str, str]:
+    """The `data` settings of a source: a manifest, a folder that holds one, or class folders.
+
+    Class folders get their manifest in the site's folder, since images may lie where nothing can be written.
+
+    Raises:
+        DataError: The source is none of these.
+    """
+    source = source.expanduser().absolute()
+    if source.is_file():
+        return {"root": str(source.parent), "manifest": source.name}
+    if (source / "manifest.csv").exists():
+        return {"root": str(source), "manifest": "manifest.csv"}
+    if not source.is_dir():
+        raise DataError(f"{source} does not exist: give a manifest.csv or a folder of images.")
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_manifest(home / "manifest.csv", rows_of_folders(source, patient_pattern=patient_pattern))
+    return {"root": str(home.absolute()), "manifest": "manifest.csv"}
+
+
+def enrol_site(home: Path, config: RunConfig) -> Enrolment:
+    """Read and split the site's images, make its key on first use, and write ``enrolment.json``.
+
+    Args:
+        home: The site's folder, with its ``site.toml``.
+        config: What is known of the federation: its labels.
+
+    Raises:
+        DataError: The images cannot be used, or the key is damaged.
+        ConfigError: A setting is wrong.
+    """
+    site = open_site(home, config)
+    contract = contract_of(home, site)
+    key = load_key(home) if (home / KEY_FILE).exists() else make_key(home)
+    enrolment = make_enrolment(key, contract)
+    replace_bytes(home / CERTIFICATE_FILE, enrolment.certificate.encode())
+    save_enrolment(home / ENROLMENT_FILE, enrolment)
+    return enrolment

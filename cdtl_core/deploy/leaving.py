@@ -1,0 +1,27 @@
+"""A site leaves: nothing more is run or sent, what it learnt stays."""
+
+import shutil
+from pathlib import Path
+
+from cdtl_core.deploy.service import stop_service
+from cdtl_core.settings import load_site
+from client.home import SETTINGS
+
+__all__ = ["leave_federation"]
+
+_FORGOTTEN = ("approvals", "pending", "coordinator.json", "coordinator.crt", "gate.json", "asks.json")
+
+
+def leave_federation(home: Path) -> list[str]:
+    """End the service, remove every approval and the coordinator's address; returns what is kept.
+
+    Raises:
+        ConfigError: `home` holds no site.
+        FederationError: The service does not end.
+    """
+    load_site(home / SETTINGS)
+    stop_service(home)
+    for name in _FORGOTTEN:
+        path = home / name
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return [name for name in ("models", "memory", "logs", "site.key") if (home / name).exists()]

@@ -1,0 +1,88 @@
+"""How a coordinator or a site stands, gathered from its folder: the same whether it runs or not."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.certificates import expiry
+from cdtl_core.deploy.gate.status import read_status
+from cdtl_core.deploy.members import members
+from cdtl_core.deploy.pending import pending
+from cdtl_core.deploy.runs import load_run_state, read_json, run_folders
+from cdtl_core.deploy.seen import last_seen
+from cdtl_core.deploy.server_config import load_server
+from cdtl_core.deploy.service import is_running
+from cdtl_core.settings import load_site
+from client.home import SETTINGS
+
+__all__ = ["coordinator_standing", "site_standing"]
+
+_FRESH_S = 75.0
+"""A site is called connected for this long after its last request: a heartbeat comes every 30 s at the latest."""
+
+
+def coordinator_standing(folder: Path) -> dict[str, Any]:
+    """Whether the coordinator runs, its sites, and its runs, the newest first.
+
+    Raises:
+        ConfigError: `folder` holds no coordinator.
+    """
+    config, pid = load_server(folder), is_running(folder)
+    seen, now = last_seen(folder), time.time()
+    sites = {
+        member.site: {
+            "modality": member.enrolment.contract.modality,
+            "patients": member.enrolment.contract.patients,
+            "revoked": member.revoked_at is not None,
+            "connected": bool(pid) and now - seen.get(member.site, 0) < _FRESH_S,
+            "last_seen": seen.get(member.site),
+        }
+        for member in members(folder)
+    }
+    return {
+        "running": bool(pid),
+        "pid": pid,
+        "names": list(config.names),
+        "port": config.port,
+        "certificate_expires": expiry(folder / "tls" / "server.crt").isoformat(),
+        "sites": sites,
+        "runs": [_run(path) for path in reversed(list(run_folders(folder)))],
+    }
+
+
+def site_standing(home: Path) -> dict[str, Any]:
+    """Whether the site runs, is connected, and what it has approved or is asked to.
+
+    Raises:
+        ConfigError: `home` holds no site.
+    """
+    own, gate = load_site(home / SETTINGS), read_status(home)
+    pid = is_running(home)
+    return {
+        "running": bool(pid),
+        "pid": pid,
+        "site": own.site,
+        "modality": own.modality,
+        "coordinator": dict(read_json(home / "coordinator.json")),
+        "connected": bool(pid) and bool(gate.get("connected")),
+        "last_contact": gate.get("last_contact"),
+        "last_refusal": gate.get("last_refusal"),
+        "approved": {name: approval.settings["name"] for name, approval in approvals(home).items()},
+        "pending": sorted(pending(home)),
+        "models": sorted(path.name for path in (home / "models").glob("*") if (path / "model.json").exists()),
+    }
+
+
+def _run(path: Path) -> dict[str, Any]:
+    state = load_run_state(path)
+    progress: Mapping[str, Any] = read_json(path / "progress.json")
+    return {
+        "name": path.name,
+        "status": state.status if state else "not asked for",
+        "reason": state.reason if state else "",
+        "round": progress.get("round", 0),
+        "rounds": progress.get("rounds", 0),
+        "waiting": progress.get("waiting", {}),
+    }
