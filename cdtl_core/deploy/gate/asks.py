@@ -75,7 +75,7 @@ class Asks:
         self._leaving: dict[str, Ask] = {}
 
     def left_over(self) -> Iterator[Ask]:
-        """Messages that an earlier gate handed over and nobody has answered; they count as leaving from now on."""
+        """Messages that an earlier gate handed over and nobody has answered: whoever calls this answers them now."""
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))
             asks = [Ask(**fields) for fields in found]
@@ -83,8 +83,8 @@ class Asks:
             asks = []
         for ask in asks:
             if not ask.expired(self._clock()):
-                self._leaving[ask.message_id] = ask
-        yield from tuple(self._leaving.values())
+                self._waiting[ask.message_id] = ask
+        yield from tuple(self._waiting.values())
 
     def add(self, ask: Ask) -> None:
         """The message is about to be handed over."""

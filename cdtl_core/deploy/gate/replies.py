@@ -71,6 +71,7 @@ class Replies:
         await self.post(ask, told, "error", "the site's app failed", runtime=runtime)
 
     async def push_object(self, body: bytes) -> PushObjectResponse:
+        """Take one object of a reply; the last one brings the judgement."""
         request = PushObjectRequest.FromString(body)
         parcel = self._inbox.put(request.session_id, request.object_id, request.object_content)
         if parcel is None:
@@ -122,4 +123,4 @@ class Replies:
             verdict=verdict,
             **({"why": why, "error": list(content)} if isinstance(content, tuple) else {}),
         )
-        self.outbox.post(letter)
+        self._outbox.post(letter)
