@@ -19,8 +19,9 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import pull_objects, push_objects
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_objects, push_objects
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.start_client_internal import _verify_fab
 
@@ -44,7 +45,7 @@ SECRET = "Martha Example, born 1950"
 Tiny = Callable[..., SimulationConfig]
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*:DeprecationWarning",  # websockets and starlette's test shims in Flower's SuperLink app
+    "ignore:.*:DeprecationWarning",  # of Flower's SuperLink app
 )
 
 
@@ -101,6 +102,20 @@ class Desk:
         self.seal.publish(self.config.trusted_entities)
         with served(build_app(self.config, self.seal), self.config.port, self.coordinator.certificates):
             yield
+
+    @contextmanager
+    def process(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The gate as a process of its own, as a site runs it."""
+        file = self.home / "config.json"
+        file.write_text(self.config.model_dump_json())
+        command = [sys.executable, "-m", "cdtl_core.deploy.gate", str(file)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                eventually(lambda: (self.home / "gate.json").exists() or process.poll() is not None, "the gate")
+                assert process.poll() is None
+                yield process
+            finally:
+                process.kill()
 
     @contextmanager
     def node(self) -> Iterator[Node]:
@@ -349,27 +364,55 @@ def test_a_reply_outlives_an_outage_of_the_coordinator(open_desk: tuple[Desk, No
     assert desk.coordinator.reply(run, asked).has_content()
 
 
-def test_a_new_gate_tells_the_coordinator_what_the_old_one_left_open(desk: Desk) -> None:
+def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk) -> None:
     approval = desk.approve()
-    with ExitStack() as stack:
-        with desk.gate():
-            node = stack.enter_context(desk.node())
+    with ExitStack() as gates, ExitStack() as nodes:
+        with desk.process() as process:
+            node = nodes.enter_context(desk.node())
             run = desk.coordinator.start_run(BUNDLE, desk.settings)
             asked = desk.coordinator.ask(run, node.id, RecordDict())
             message = node.take()
             assert message is not None
-        with desk.gate():
-            node.answer(message, honest(approval.egress))  # to a gate that never asked
+            process.kill()
+        gates.enter_context(desk.gate())
+        node.answer(message, honest(approval.egress))  # to a gate that never asked
+        assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
+        assert b"val_auroc" not in desk.coordinator.heard
+        with pytest.raises(ObjectPushError):
+            node.push_object(run, "a session of the old gate", "0" * 64, b"content")
+        again = desk.coordinator.ask(run, node.id, RecordDict(), round="2")
+        message = node.take()
+        assert message is not None
+        node.answer(message, honest(approval.egress))
+        assert desk.coordinator.reply(run, again).has_content()
+
+
+def test_a_killed_supernodes_message_is_answered_when_it_comes_again(desk: Desk) -> None:
+    desk.approve()
+    with desk.gate(), desk.node() as node:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        asked = desk.coordinator.ask(run, node.id, RecordDict())
+        assert node.take() is not None
+        desk.coordinator.state.deactivate_node(node.id)
+        with desk.node():
             assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
-            assert b"val_auroc" not in desk.coordinator.heard
-            with pytest.raises(Exception, match="push"):
-                node.push_object(run, "a session of the old gate", "0" * 64, b"content")
-            again = desk.coordinator.ask(run, node.id, RecordDict(), round="2")
-            message = node.take()
-            assert message is not None
-            node.answer(message, honest(approval.egress))
-            assert desk.coordinator.reply(run, again).has_content()
-            stack.close()
+
+
+@pytest.mark.parametrize("fault", ["nobody there", "another authority"])
+def test_a_coordinator_out_of_reach_is_503_for_the_supernode_and_told_in_the_state(
+    desk: Desk, tmp_path: Path, fault: str
+) -> None:
+    stranger = write_certificates(tmp_path / "stranger").ca
+    changed = {"upstream_port": free_port()} if fault == "nobody there" else {"ca": stranger}
+    desk.config = desk.config.model_copy(update=changed)
+    context = ssl.create_default_context(cafile=str(desk.coordinator.certificates.ca))
+    with desk.gate(), httpx.Client(verify=context, trust_env=False) as client:
+        url = f"https://127.0.0.1:{desk.config.port}/v1/fleet/get-run"
+        assert client.post(url, content=GetRunRequest(run_id=1).SerializeToString()).status_code == 503
+    state = read_status(desk.home)
+    assert state["connected"] is False
+    assert ("CERTIFICATE" in state["last_fault"]["why"].upper()) is (fault == "another authority")
+    assert desk.coordinator.bodies == []
 
 
 def test_only_the_fleet_paths_exist_and_bodies_are_bounded(open_desk: tuple[Desk, Node]) -> None:
@@ -399,15 +442,11 @@ def test_a_killed_supernodes_node_can_be_released(desk: Desk, tmp_path: Path) ->
         assert desk.coordinator.state.activate_node(node.id, 30.0)
 
 
-def test_the_process_serves_without_torch_and_ends_at_sigterm(desk: Desk, tmp_path: Path) -> None:
+def test_the_process_serves_without_torch_and_ends_at_sigterm(desk: Desk) -> None:
     approval = desk.approve()
-    file = tmp_path / "gate.json"
-    file.write_text(desk.config.model_dump_json())
-    command = [sys.executable, "-W", "error", "-m", "cdtl_core.deploy.gate", str(file)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        eventually(lambda: (desk.home / "gate.json").exists() or process.poll() is not None, "the gate")
-        assert process.poll() is None
-        assert yaml.safe_load(desk.config.trusted_entities.read_text())["fpk_cdtl_gate"].startswith("ssh-ed25519 ")
+    with desk.process() as process:
+        entities = yaml.safe_load(desk.config.trusted_entities.read_text())
+        assert entities["fpk_cdtl_gate"].startswith("ssh-ed25519 ")
         with desk.node() as node:
             run = desk.coordinator.start_run(BUNDLE, desk.settings)
             asked = desk.coordinator.ask(run, node.id, RecordDict())

@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
             ssl_keyfile=config.private_key,
             access_log=False,
             log_config=None,
+            ws="none",
             timeout_graceful_shutdown=5,
         )
     )

@@ -53,7 +53,8 @@ def build_app(config: GateConfig, seal: Seal) -> Starlette:
         app.state.gate = gate
         async with client:
             tasks = [asyncio.create_task(gate.outbox.run()), asyncio.create_task(gate.keep_books())]
-            await gate.replies.answer_left_over()
+            gate.recall()
+            await gate.replies.answer_lost()
             try:
                 yield
             finally:
@@ -109,6 +110,10 @@ class Gate:
             return Response("the gate failed", 503)
         return Response(answer.content, answer.status, media_type=answer.media_type)
 
+    def recall(self) -> None:
+        """Take up what an earlier gate left open."""
+        self._asks.recall()
+
     async def keep_books(self) -> None:
         """Write state and counts while the gate runs."""
         for second in range(10**12):
@@ -131,13 +136,14 @@ class Gate:
     async def _forward(self, name: str, body: bytes, headers: dict[str, str]) -> Answer:
         answer = await self._upstream.send(name, rebuilt(name, body).SerializeToString(), headers)
         if name == "activate-node":
-            self._note_activation(answer)
+            await self._note_activation(answer)
         if name == "deactivate-node" and answer.status == 200:
             self._status.note(node_id=None)
         return answer
 
-    def _note_activation(self, answer: Answer) -> None:
-        if answer.status == 200:
+    async def _note_activation(self, answer: Answer) -> None:
+        if answer.status == 200:  # a SuperNode that starts knows nothing of earlier messages
+            await self.replies.answer_lost()
             self._status.note(node_id=str(ActivateNodeResponse.FromString(answer.content).node_id), last_refusal=None)
         elif not answer.passing:
             why = f"{answer.status}: {answer.content[:300].decode(errors='replace')}"

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,24 +67,24 @@ class Ask:
 
 
 class Asks:
-    """Open messages by id: `waiting` for the SuperNode, and those whose reply is on its way."""
+    """Open messages by id: those that the SuperNode has, and those whose reply is on its way."""
 
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = home / "asks.json", clock
         self._waiting: dict[str, Ask] = {}
         self._leaving: dict[str, Ask] = {}
 
-    def left_over(self) -> Iterator[Ask]:
-        """Messages that an earlier gate handed over and nobody has answered: whoever calls this answers them now."""
+    def recall(self) -> None:
+        """Take up the messages that an earlier gate handed over and nobody has answered."""
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-            asks = [Ask(**fields) for fields in found]
+            asks = [Ask(**fields) for fields in json.loads(self._path.read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError):
-            asks = []
-        for ask in asks:
-            if not ask.expired(self._clock()):
-                self._waiting[ask.message_id] = ask
-        yield from tuple(self._waiting.values())
+            return
+        self._waiting |= {ask.message_id: ask for ask in asks if not ask.expired(self._clock())}
+
+    def waiting(self) -> tuple[Ask, ...]:
+        """Messages that the SuperNode has and has not answered."""
+        return tuple(self._waiting.values())
 
     def add(self, ask: Ask) -> None:
         """The message is about to be handed over."""

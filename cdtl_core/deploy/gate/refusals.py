@@ -15,7 +15,7 @@ HELD_BACK = (
 )
 RESTARTED = (
     ERROR_CODE_BASE + FederationError.exit_code,
-    "FederationError: the site's gate was started anew while the site worked on this message.",
+    "FederationError: the site was started anew while it worked on this message.",
 )
 UNKNOWN_RUN = (
     ERROR_CODE_BASE + FederationError.exit_code,

@@ -32,12 +32,12 @@ class Replies:
         self, runs: Runs, asks: Asks, outbox: Outbox, log: EgressLog, clock: Callable[[], float] = time.time
     ) -> None:
         self._runs, self._asks, self._outbox, self._log, self._clock = runs, asks, outbox, log, clock
-        self._inbox = Inbox()
+        self._inbox, self._one_at_a_time = Inbox(), asyncio.Lock()
 
-    async def answer_left_over(self) -> None:
-        """Tell the coordinator of messages that an earlier gate handed over: their replies are lost."""
-        for ask in self._asks.left_over():
-            await self.post(ask, refusals.RESTARTED, "error", "the gate was started anew")
+    async def answer_lost(self) -> None:
+        """Tell the coordinator of messages whose replies are lost, since gate or SuperNode were started anew."""
+        for ask in self._asks.waiting():
+            await self.post(ask, refusals.RESTARTED, "error", "gate or SuperNode were started anew")
 
     async def push_messages(self, body: bytes) -> PushMessagesResponse:
         """Begin to take a reply; an error reply is complete already."""
@@ -88,7 +88,8 @@ class Replies:
         if approval is None:
             await self.post(ask, refusals.NOT_APPROVED, "error", "the approval was withdrawn")
             return
-        judged = await asyncio.to_thread(judge, approval.egress, ask.message_type, parcel.root, parcel.objects)
+        async with self._one_at_a_time:  # Python 3.11's ast, which reads array headers, is not safe in two threads
+            judged = await asyncio.to_thread(judge, approval.egress, ask.message_type, parcel.root, parcel.objects)
         if judged.content is None:
             _log.error("a reply of run %d was held back: %s", ask.run_id, judged.reason)
             await self.post(ask, refusals.HELD_BACK, "held back", judged.reason, runtime=parcel.runtime)
