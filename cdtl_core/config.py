@@ -4,10 +4,12 @@ A setting is written the same way everywhere: ``train.lr`` in TOML, in ``--set``
 `RunConfig` is what all sites of a federation share; `SiteConfig` belongs to one hospital; their keys are disjoint.
 """
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.modality import modality_of
@@ -15,6 +17,7 @@ from cdtl_core.modality import modality_of
 __all__ = [
     "BlendConfig",
     "DataConfig",
+    "Locks",
     "Method",
     "ModalityName",
     "ModelConfig",
@@ -223,8 +226,42 @@ class PublishConfig(_Settings):
     theta0_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 
 
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``; lists as the JSON text that Flower carries."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name != "blend.donors":
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = json.dumps(value) if isinstance(value, list | tuple | dict) else value
+    return flat
+
+
+def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _keys(nested, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _known_keys(locks: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    for unknown in sorted(set(locks) - set(_keys(RunConfig))):
+        raise ValueError(f"lock.{unknown} is no setting of a run")
+    return locks
+
+
+Locks = Annotated[dict[str, bool | int | float | str], BeforeValidator(_flat), AfterValidator(_known_keys)]
+
+
 class SiteConfig(_Settings):
-    """All that belongs to one hospital; nothing of it is sent."""
+    """All that belongs to one hospital; nothing of it is sent.
+
+    `lock` names run settings that this site fixes, for example privacy terms: a run that says otherwise is refused,
+    approved or not.
+    """
 
     site: SiteName
     modality: ModalityName
@@ -233,6 +270,7 @@ class SiteConfig(_Settings):
     data: DataConfig = DataConfig()
     checks: ChecksConfig = ChecksConfig()
     publish: PublishConfig = PublishConfig()
+    lock: Locks = {}
 
     @model_validator(mode="after")
     def _one_source(self) -> "SiteConfig":

@@ -12,10 +12,14 @@
 
 Errors are raised where the fault is known and caught at the edges only (command line, client, server).
 Exit code 2 is the command line's own (wrong usage).
+
+Through Flower an error travels as a code and a fixed sentence, never with its text: `reply_error`. The codes start at
+`ERROR_CODE_BASE`, above all of Flower's own.
 """
 
 __all__ = [
     "ERROR_CODE_BASE",
+    "KINDS",
     "CdtlError",
     "CheckpointError",
     "ConfigError",
@@ -24,11 +28,10 @@ __all__ = [
     "ModelError",
     "PrivacyError",
     "error_of_code",
+    "reply_error",
 ]
 
-
 ERROR_CODE_BASE = 100
-"""Added to an exit code where an error travels as a Flower message: Flower's own codes end below."""
 
 
 class CdtlError(Exception):
@@ -73,7 +76,15 @@ class PrivacyError(CdtlError):
     exit_code = 8
 
 
+KINDS = (CdtlError, ConfigError, DataError, ModelError, CheckpointError, FederationError, PrivacyError)
+
+
 def error_of_code(exit_code: int) -> type[CdtlError]:
     """The error class of an exit code; `CdtlError` for a code of no kind."""
-    kinds = (ConfigError, DataError, ModelError, CheckpointError, FederationError, PrivacyError)
-    return {kind.exit_code: kind for kind in kinds}.get(exit_code, CdtlError)
+    return {kind.exit_code: kind for kind in KINDS}.get(exit_code, CdtlError)
+
+
+def reply_error(kind: type[CdtlError]) -> tuple[int, str]:
+    """Code and sentence with which an error of this kind leaves a site: all that a server is told."""
+    sentence = f"{kind.__name__}: the site could not go on; its own log says why."
+    return ERROR_CODE_BASE + kind.exit_code, sentence

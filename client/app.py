@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from cdtl_core.errors import ERROR_CODE_BASE, CdtlError, FederationError
+from cdtl_core.errors import CdtlError, FederationError, reply_error
 from cdtl_core.threads import set_thread_defaults
 
 set_thread_defaults()
@@ -46,16 +46,14 @@ def _answer(action: str, message: Message, context: Context) -> Message:
         return Message(act(message.content, _home(context), unflatten(context.run_config)), reply_to=message)
     except CdtlError as error:
         _log.error("%s", error, extra={"site": _name(context), "exit_code": error.exit_code})
-        return _refusal(message, type(error).__name__, error.exit_code)
+        return _refusal(message, type(error))
     except Exception:
         _log.exception("unexpected failure", extra={"site": _name(context), "exit_code": CdtlError.exit_code})
-        return _refusal(message, "CdtlError", CdtlError.exit_code)
+        return _refusal(message, CdtlError)
 
 
-def _refusal(message: Message, family: str, code: int) -> Message:
-    return Message(
-        Error(ERROR_CODE_BASE + code, f"{family}: the site could not go on; its own log says why."), reply_to=message
-    )
+def _refusal(message: Message, kind: type[CdtlError]) -> Message:
+    return Message(Error(*reply_error(kind)), reply_to=message)
 
 
 def _name(context: Context) -> str:

@@ -1,4 +1,4 @@
-"""Values to Flower records and back; the only room of the core that knows Flower.
+"""Values to Flower records and back; with `outline` the only rooms of the federation that know Flower.
 
 Whatever is not named here cannot leave a site: replies are built from `Member`, `SiteUpdate` and `FinalScalars` alone.
 """

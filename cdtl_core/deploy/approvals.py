@@ -1,0 +1,151 @@
+"""A site's list of approved runs, and the decision over one: this code, these settings, and no lock against it.
+
+The list is a folder, ``HOME/approvals``, and is read anew for each decision: removing a file revokes at once.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdtl_core.config import SiteConfig
+from cdtl_core.deploy.request import ApprovalRequest, Flat, Sha256, request_id
+from cdtl_core.durable import replace_bytes
+from cdtl_core.errors import ConfigError, PrivacyError
+from cdtl_core.federation.egress import EgressManifest, egress_manifest
+from cdtl_core.settings import unflatten
+
+__all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "withdraw"]
+
+_log = logging.getLogger("cdtl.gate")
+
+
+class Approval(BaseModel):
+    """One approved run; the file's name is the hash of its code and settings.
+
+    Attributes:
+        bundle_sha256: Of the code bundle's bytes.
+        settings: All settings of the run; a run with any other is refused.
+        egress: What its replies may hold.
+        approved_at: Seconds since 1970.
+        note: Why or by whom, for the site's own records.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle_sha256: Sha256
+    settings: Flat
+    egress: EgressManifest
+    approved_at: float
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        """Sixteen hex digits."""
+        return request_id(self.bundle_sha256, self.settings)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The approval that a run has, or None and a sentence that says why not."""
+
+    approved: Approval | None
+    reason: str
+
+
+def approve(
+    home: Path, request: ApprovalRequest, site: SiteConfig, *, note: str = "", clock: Callable[[], float] = time.time
+) -> Approval:
+    """Put a run on the site's list; what its replies may hold is worked out here, from its settings.
+
+    Raises:
+        ConfigError: The settings are not those of a run.
+        PrivacyError: They contradict a lock of the site.
+    """
+    config = unflatten(request.settings)
+    if fault := lock_fault(request.settings, site.lock):
+        raise PrivacyError(fault)
+    labels = site.labels or config.task.labels
+    egress = egress_manifest(config, site=site.site, modality=site.modality, labels=labels)
+    settings, bundle = request.settings, request.bundle_sha256
+    approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
+    replace_bytes(_folder(home) / f"{approval.id}.json", approval.model_dump_json(indent=1).encode())
+    for suffix in (".json", ".fab"):
+        (home / "pending" / f"{approval.id}{suffix}").unlink(missing_ok=True)
+    return approval
+
+
+def withdraw(home: Path, id: str) -> None:
+    """Take a run off the list, at once and also while it is under way.
+
+    Raises:
+        ConfigError: It is not on the list.
+    """
+    try:
+        (_folder(home) / f"{id}.json").unlink()
+    except FileNotFoundError:
+        raise ConfigError(f"no approval {id} at this site: list the approvals for the right one.") from None
+
+
+def approvals(home: Path) -> dict[str, Approval]:
+    """Id to approval as the folder is now; a file that cannot be read, or was edited, approves nothing."""
+    found = {}
+    for path in sorted(_folder(home).glob("*.json")):
+        try:
+            approval = Approval.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            _log.warning("%s approves nothing: it cannot be read (%s).", path, type(error).__name__)
+            continue
+        if approval.id == path.stem:
+            found[approval.id] = approval
+        else:
+            _log.warning("%s approves nothing: its name is not the hash of its content.", path)
+    return found
+
+
+def decide(home: Path, bundle_sha256: str, settings: Flat, locks: Flat) -> Verdict:
+    """Whether a run may be executed here, and if not, why: by its bundle's real hash and all its settings."""
+    if fault := lock_fault(settings, locks):
+        return Verdict(None, fault)
+    same_code = [one for one in approvals(home).values() if one.bundle_sha256 == bundle_sha256]
+    if not same_code:
+        return Verdict(None, f"nobody at this site has approved the bundle {bundle_sha256[:12]}: approve or ignore it.")
+    for approval in same_code:
+        if not _differing(settings, approval.settings):
+            return Verdict(approval, "")
+    key = _differing(settings, same_code[-1].settings)[0]
+    got, wanted = settings.get(key, "absent"), same_code[-1].settings.get(key, "absent")
+    return Verdict(
+        None, f"the bundle is approved with {key} = {wanted!r}, the run says {got!r}: approve that too, or not."
+    )
+
+
+def lock_fault(settings: Flat, locks: Flat) -> str:
+    """The first setting that the site has fixed and the run does not keep, as a sentence; empty if there is none."""
+    for key, wanted in locks.items():
+        if not _same(settings.get(key), wanted):
+            got = settings.get(key, "nothing")
+            return (
+                f"this site fixes {key} = {wanted!r} and the run says {got!r}: ask the coordinator to change the run."
+            )
+    return ""
+
+
+def _differing(settings: Flat, approved: Flat) -> list[str]:
+    keys = sorted(settings.keys() | approved.keys())
+    return [key for key in keys if key not in settings or not _same(settings[key], approved.get(key))]
+
+
+def _same(one: object, other: object) -> bool:
+    """Equal, where 1 and 1.0 are one number and True is none."""
+    return one == other and (isinstance(one, bool), isinstance(one, str)) == (
+        isinstance(other, bool),
+        isinstance(other, str),
+    )
+
+
+def _folder(home: Path) -> Path:
+    return home / "approvals"

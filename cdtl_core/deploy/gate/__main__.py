@@ -1,0 +1,51 @@
+"""``python -m cdtl_core.deploy.gate CONFIG.json``: run a site's gate until SIGTERM or SIGINT."""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from cdtl_core.deploy.gate.app import build_app
+from cdtl_core.deploy.gate.config import load_gate_config
+from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.errors import CdtlError
+
+
+def main(arguments: list[str]) -> int:
+    """Run a gate; returns the process's exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m cdtl_core.deploy.gate CONFIG.json\n")
+        return 2
+    try:
+        config = load_gate_config(Path(arguments[0]))
+        seal = Seal()
+        app = build_app(config, seal)
+        seal.publish(config.trusted_entities)  # before anybody can connect
+    except CdtlError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn stops at it, then raises it again: a clean end, not a death
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host="127.0.0.1",
+            port=config.port,
+            ssl_certfile=config.certificate,
+            ssl_keyfile=config.private_key,
+            access_log=False,
+            log_config=None,
+            ws="none",
+            timeout_graceful_shutdown=5,
+        )
+    )
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,222 @@
+"""The gate's HTTP side: what the SuperNode calls. Everything not named here is answered with 404."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
+from flwr.proto.node_pb2 import Node
+from google.protobuf.message import DecodeError, Message
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cdtl_core.deploy.gate import refusals
+from cdtl_core.deploy.gate.asks import Ask, Asks
+from cdtl_core.deploy.gate.config import GateConfig
+from cdtl_core.deploy.gate.egress_log import EgressLog
+from cdtl_core.deploy.gate.outbox import Outbox
+from cdtl_core.deploy.gate.replies import Replies
+from cdtl_core.deploy.gate.requests import FORWARDED, MAX_REQUEST, rebuilt
+from cdtl_core.deploy.gate.runs import KnownRun, Runs
+from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.deploy.gate.status import Status
+from cdtl_core.deploy.gate.upstream import Answer, Credentials, Upstream, open_client
+from cdtl_core.deploy.pending import pending
+from cdtl_core.errors import CdtlError, PrivacyError
+
+__all__ = ["build_app"]
+
+_MAX_SMALL = 64 * 1024
+_FETCH_PAUSES_S = (1.0, 3.0)
+_TICK_S = 1.0
+_TRAFFIC_EVERY_S = 60.0
+_log = logging.getLogger("cdtl.gate")
+
+
+def build_app(config: GateConfig, seal: Seal) -> Starlette:
+    """The gate as an ASGI app; its background tasks live as long as the app.
+
+    Raises:
+        ConfigError: A certificate cannot be used.
+    """
+    client = open_client(config)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        gate = Gate(config, client, seal)
+        app.state.gate = gate
+        async with client:
+            tasks = [asyncio.create_task(gate.outbox.run()), asyncio.create_task(gate.keep_books())]
+            gate.recall()
+            await gate.replies.answer_lost()
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                gate.close_books()
+
+    async def fleet(request: Request) -> Response:
+        gate: Gate = request.app.state.gate
+        return await gate.serve(request)
+
+    return Starlette(routes=[Route("/v1/fleet/{name}", fleet, methods=["POST"])], lifespan=lifespan)
+
+
+class Gate:
+    """One site's gate: what the SuperNode asks, what of it goes on, and what comes back."""
+
+    def __init__(
+        self, config: GateConfig, client: httpx.AsyncClient, seal: Seal, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._home, self._clock = config.home, clock
+        self._log, self._status = EgressLog(config.home), Status(config.home)
+        self._asks, self._credentials = Asks(config.home), Credentials()
+        self._upstream = Upstream(client, self._log, self._status)
+        self._runs = Runs(config.home, config.settings, self._upstream, seal)
+        self.outbox = Outbox(self._upstream, self._credentials, self._asks, self._log)
+        self.replies = Replies(self._runs, self._asks, self.outbox, self._log)
+        self._handlers = {
+            "pull-messages": self._pull_messages,
+            "get-run": self._get_run,
+            "get-fab": self._get_fab,
+            "push-messages": self._push_messages,
+            "push-object": self._push_object,
+        }
+
+    async def serve(self, request: Request) -> Response:
+        """Answer one request of the SuperNode."""
+        name = request.path_params["name"]
+        if name not in FORWARDED and name not in self._handlers:
+            return Response("not found", 404)
+        body = await _body(request, MAX_REQUEST if name.startswith("push-") else _MAX_SMALL)
+        if body is None:
+            return Response("too large", 413)
+        headers = self._credentials.renew(request.headers)
+        try:
+            answer = await self._handlers.get(name, lambda b, h: self._forward(name, b, h))(body, headers)
+        except (PrivacyError, DecodeError) as error:
+            self._log.write("refused", request=name, why=str(error))
+            return Response("refused", 400)
+        except Exception:
+            _log.exception("a request %s failed in the gate", name)
+            return Response("the gate failed", 503)
+        return Response(answer.content, answer.status, media_type=answer.media_type)
+
+    def recall(self) -> None:
+        """Take up what an earlier gate left open."""
+        self._asks.recall()
+
+    async def keep_books(self) -> None:
+        """Write state and counts while the gate runs."""
+        for second in range(10**12):
+            with contextlib.suppress(OSError):
+                try:
+                    if second % 30 == 0:
+                        self._status.note(pending=list(pending(self._home)))
+                    self._log.flush(every_s=_TRAFFIC_EVERY_S)
+                    self._status.write()
+                except CdtlError as error:
+                    _log.error("%s", error)
+            await asyncio.sleep(_TICK_S)
+
+    def close_books(self) -> None:
+        """Write what is left to write."""
+        self._log.flush()
+        self._status.note(connected=False)
+        self._status.write(force=True)
+
+    async def _forward(self, name: str, body: bytes, headers: dict[str, str]) -> Answer:
+        answer = await self._upstream.send(name, rebuilt(name, body).SerializeToString(), headers)
+        if name == "activate-node":
+            await self._note_activation(answer)
+        if name == "deactivate-node" and answer.status == 200:
+            self._status.note(node_id=None)
+        return answer
+
+    async def _note_activation(self, answer: Answer) -> None:
+        if answer.status == 200:  # a SuperNode that starts knows nothing of earlier messages
+            await self.replies.answer_lost()
+            self._status.note(node_id=str(ActivateNodeResponse.FromString(answer.content).node_id), last_refusal=None)
+        elif not answer.passing:
+            why = f"{answer.status}: {answer.content[:300].decode(errors='replace')}"
+            self._status.note(last_refusal={"time": round(self._clock(), 1), "why": why})
+
+    async def _fetch(self, run_id: int, node: Node, headers: dict[str, str]) -> KnownRun | Answer:
+        for pause in (*_FETCH_PAUSES_S, 0.0):
+            known = await self._runs.fetch(run_id, node, headers)
+            if not isinstance(known, Answer) or not known.passing:
+                break
+            await asyncio.sleep(pause)
+        return known
+
+    async def _get_run(self, body: bytes, headers: dict[str, str]) -> Answer:
+        request = rebuilt("get-run", body)
+        known = await self._runs.fetch(request.run_id, request.node, headers)
+        return known if isinstance(known, Answer) else _protobuf(known.run)
+
+    async def _get_fab(self, body: bytes, headers: dict[str, str]) -> Answer:
+        request = rebuilt("get-fab", body)
+        known = await self._runs.fetch(request.run_id, request.node, headers)
+        return known if isinstance(known, Answer) else _protobuf(self._runs.sealed_bundle(known))
+
+    async def _pull_messages(self, body: bytes, headers: dict[str, str]) -> Answer:
+        """Hand over messages of approved runs; answer all others in the SuperNode's place."""
+        request = rebuilt("pull-messages", body)
+        answer = await self._upstream.send("pull-messages", request.SerializeToString(), headers)
+        if answer.status != 200:
+            return answer
+        told, passed = PullMessagesResponse.FromString(answer.content), PullMessagesResponse()
+        for message, tree in zip(told.messages_list, told.message_object_trees, strict=True):
+            if await self._admit(Ask.of(message.metadata), request.node, headers):
+                passed.messages_list.append(message)
+                passed.message_object_trees.append(tree)
+        return _protobuf(passed)
+
+    async def _admit(self, ask: Ask, node: Node, headers: dict[str, str]) -> bool:
+        known = await self._fetch(ask.run_id, node, headers)
+        if isinstance(known, Answer):
+            if known.status != 403:  # 403: the run is over, nobody waits
+                await self.replies.post(
+                    ask, refusals.UNKNOWN_RUN, "error", f"the run cannot be fetched ({known.status})"
+                )
+            return False
+        verdict = self._runs.verdict(known)
+        if verdict.approved is None:
+            await self.replies.post(ask, refusals.NOT_APPROVED, "error", verdict.reason)
+            self._status.note(pending=list(pending(self._home)))
+            return False
+        if ask.message_type not in verdict.approved.egress.replies:
+            await self.replies.post(
+                ask, refusals.HELD_BACK, "error", f"messages {ask.message_type!r} have no reply on the list"
+            )
+            return False
+        self._asks.add(ask)
+        return True
+
+    async def _push_messages(self, body: bytes, _headers: dict[str, str]) -> Answer:
+        return _protobuf(await self.replies.push_messages(body))
+
+    async def _push_object(self, body: bytes, _headers: dict[str, str]) -> Answer:
+        return _protobuf(await self.replies.push_object(body))
+
+
+async def _body(request: Request, limit: int) -> bytes | None:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+def _protobuf(message: Message | bytes) -> Answer:
+    content = message if isinstance(message, bytes) else message.SerializeToString()
+    return Answer(200, content, "application/protobuf")

@@ -1,0 +1,115 @@
+"""Messages that the SuperNode has and that wait for their reply; kept on disk, so that a new gate answers them."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Error, RecordDict
+from flwr.app.message.message import Message, make_message
+from flwr.app.metadata import Metadata
+
+from cdtl_core.durable import replace_json
+
+__all__ = ["Ask", "Asks"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the coordinator asked: Flower's metadata of its message."""
+
+    run_id: int
+    message_id: str
+    src_node_id: int
+    dst_node_id: int
+    group_id: str
+    message_type: str
+    created_at: float
+    ttl: float
+    src_task_id: int | None = None
+    dst_task_id: int | None = None
+
+    @classmethod
+    def of(cls, metadata: Any) -> "Ask":
+        """From the metadata of a message as the coordinator sends it."""
+        tasks = {name: getattr(metadata, name) for name in ("src_task_id", "dst_task_id") if metadata.HasField(name)}
+        plain = ("run_id", "message_id", "src_node_id", "dst_node_id", "group_id", "message_type", "created_at", "ttl")
+        return cls(**{name: getattr(metadata, name) for name in plain}, **tasks)
+
+    def reply(self, content: RecordDict | tuple[int, str], now: float) -> Message:
+        """The reply to it, or an error of a code and a sentence; nothing of the site's app is in its metadata."""
+        metadata = Metadata(
+            run_id=self.run_id,
+            message_id="",
+            src_node_id=self.dst_node_id,
+            dst_node_id=self.src_node_id,
+            reply_to_message_id=self.message_id,
+            group_id=self.group_id,
+            created_at=now,
+            ttl=self.created_at + self.ttl - now,
+            message_type=self.message_type,
+            src_task_id=self.dst_task_id,
+            dst_task_id=self.src_task_id,
+        )
+        metadata.delivered_at = ""
+        if isinstance(content, RecordDict):
+            message = make_message(metadata, content=content)
+        else:
+            message = make_message(metadata, error=Error(*content))
+        metadata.__dict__["_message_id"] = message.object_id
+        return message
+
+    def expired(self, now: float) -> bool:
+        """Whether the coordinator would not take a reply any more."""
+        return now >= self.created_at + self.ttl
+
+
+class Asks:
+    """Open messages by id: those that the SuperNode has, and those whose reply is on its way."""
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = home / "asks.json", clock
+        self._waiting: dict[str, Ask] = {}
+        self._leaving: dict[str, Ask] = {}
+
+    def recall(self) -> None:
+        """Take up the messages that an earlier gate handed over and nobody has answered."""
+        try:
+            asks = [Ask(**fields) for fields in json.loads(self._path.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return
+        self._waiting |= {ask.message_id: ask for ask in asks if not ask.expired(self._clock())}
+
+    def waiting(self) -> tuple[Ask, ...]:
+        """Messages that the SuperNode has and has not answered."""
+        return tuple(self._waiting.values())
+
+    def add(self, ask: Ask) -> None:
+        """The message is about to be handed over."""
+        self._waiting[ask.message_id] = ask
+        self._save()
+
+    def get(self, message_id: str) -> Ask | None:
+        """The message, if it waits for its reply."""
+        return self._waiting.get(message_id)
+
+    def leave(self, ask: Ask) -> bool:
+        """Its reply is on its way; False if one already is."""
+        if ask.message_id in self._leaving:
+            return False
+        self._leaving[ask.message_id] = ask
+        self._waiting.pop(ask.message_id, None)
+        self._save()
+        return True
+
+    def close(self, ask: Ask) -> None:
+        """Its reply arrived, or cannot arrive any more."""
+        self._leaving.pop(ask.message_id, None)
+        self._save()
+
+    def _save(self) -> None:
+        now = self._clock()
+        self._waiting = {name: ask for name, ask in self._waiting.items() if not ask.expired(now)}
+        replace_json(self._path, [asdict(ask) for ask in (*self._waiting.values(), *self._leaving.values())])

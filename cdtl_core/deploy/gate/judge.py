@@ -1,0 +1,86 @@
+"""The judgement over a reply: put together from its objects, compared with the egress list, written anew."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+from flwr.app.message.message import Message
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_children_ids_from_object_content,
+    get_object_type_from_object_content,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+from cdtl_core.errors import CdtlError, PrivacyError
+from cdtl_core.federation.egress import EgressManifest, check_outline
+from cdtl_core.federation.outline import outline, written_anew
+
+__all__ = ["Judged", "judge", "limit_of"]
+
+_SLACK, _SLACK_PER_TENSOR = 64 * 1024, 1024
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A reply as it may leave, or None and why not."""
+
+    content: RecordDict | None
+    reason: str
+    tensors: int = 0
+    scalars: int = 0
+
+
+def limit_of(manifest: EgressManifest, message_type: str) -> int:
+    """Bytes that a reply may take in Flower's encoding; 0 for a type that is not listed."""
+    rule = manifest.replies.get(message_type)
+    if rule is None:
+        return 0
+    return rule.total_bytes + _SLACK + _SLACK_PER_TENSOR * sum(len(record) for record in rule.arrays.values())
+
+
+def judge(manifest: EgressManifest, message_type: str, root: str, objects: Mapping[str, bytes]) -> Judged:
+    """Judge the reply whose object `root` is; whatever is wrong with it, it does not leave."""
+    try:
+        _check_size(objects, limit_of(manifest, message_type))
+        message = inflate_object_from_contents(root, dict(objects))
+        if not isinstance(message, Message) or not message.has_content():
+            return Judged(None, "a reply has no content and no error: nothing of it leaves.")
+        return _judge(manifest, message_type, message.content)
+    except CdtlError as error:
+        return Judged(None, str(error))
+    except Exception as error:  # Flower raises many kinds over malformed objects
+        return Judged(None, f"a reply cannot be put together ({type(error).__name__}): nothing of it leaves.")
+
+
+def _judge(manifest: EgressManifest, message_type: str, content: RecordDict) -> Judged:
+    """Twice: as it is declared, which bounds its size, and as it really is."""
+    reason = check_outline(manifest, message_type, outline(content))
+    if reason:
+        return Judged(None, reason)
+    clean = written_anew(content)
+    truth = outline(clean)
+    reason = check_outline(manifest, message_type, truth)
+    tensors = sum(len(record) for record in truth.arrays.values())
+    scalars = sum(len(record) for records in (truth.metrics, truth.configs) for record in records.values())
+    return Judged(None if reason else clean, reason, tensors, scalars)
+
+
+def _check_size(objects: Mapping[str, bytes], limit: int) -> None:
+    """An array names its chunks by number and may name one a million times: add up what it would become."""
+    total = 0
+    for content in objects.values():
+        total += len(content)
+        if get_object_type_from_object_content(content) == "Array":
+            total += _array_size(content, objects)
+    if total > 2 * limit:
+        raise PrivacyError(f"a reply grows to {total} bytes when read, the list allows {limit}: nothing of it leaves.")
+
+
+def _array_size(content: bytes, objects: Mapping[str, bytes]) -> int:
+    from flwr.app import Array
+
+    children = get_object_children_ids_from_object_content(content)
+    numbers = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+    return sum(len(objects[children[number]]) for number in numbers)

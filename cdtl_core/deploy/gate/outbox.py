@@ -1,0 +1,153 @@
+"""Replies on their way out: sent until the coordinator has them, through outages of its gateway and its SuperLink.
+
+The SuperNode has delivered when its last object is at the gate; from there the gate delivers, with the SuperNode's own
+signed headers, which its heartbeats keep fresh. If the gate dies before, the next one tells the coordinator so.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+from flwr.app.message.message import Message, remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest, PushObjectResponse
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
+
+from cdtl_core.deploy.gate.asks import Ask, Asks
+from cdtl_core.deploy.gate.egress_log import EgressLog
+from cdtl_core.deploy.gate.upstream import Answer, Credentials, Upstream
+
+__all__ = ["Letter", "Outbox", "packed"]
+
+_BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+_LANES = 4
+_log = logging.getLogger("cdtl.gate")
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A reply, taken apart into the objects that Flower sends: `tree` of their names, and their bytes."""
+
+    ask: Ask
+    message: Message
+    tree: ObjectTree
+    objects: dict[str, bytes]
+    runtime: float
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all objects."""
+        return sum(len(content) for content in self.objects.values())
+
+
+def packed(ask: Ask, content: RecordDict | tuple[int, str], now: float, runtime: float = 0.0) -> Letter:
+    """The reply with this content, or this error, ready to send; takes a moment for large ones."""
+    message = ask.reply(content, now)
+    with no_object_id_recompute():
+        objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
+        return Letter(ask, message, get_object_tree(message), objects, runtime)
+
+
+class Outbox:
+    """A queue of replies and the task that delivers them one after the other."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        credentials: Credentials,
+        asks: Asks,
+        log: EgressLog,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._upstream, self._credentials, self._asks, self._log, self._clock = upstream, credentials, asks, log, clock
+        self._queue: asyncio.Queue[Letter] = asyncio.Queue()
+
+    def post(self, letter: Letter) -> None:
+        """Send a reply as soon as may be; the caller has logged what it is."""
+        self._queue.put_nowait(letter)
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        while True:
+            letter = await self._queue.get()
+            try:
+                outcome = await asyncio.wait_for(self._deliver(letter), self._time_left(letter.ask))
+            except TimeoutError:
+                outcome = "expired"
+            except Exception:
+                _log.exception("a reply could not be delivered")
+                outcome = "failed"
+            self._asks.close(letter.ask)
+            self._log.flush()
+            self._log.write("outcome", message=letter.message.metadata.message_id, outcome=outcome)
+            if outcome != "delivered":
+                _log.warning("the reply to run %d is lost: %s", letter.ask.run_id, outcome)
+
+    def _time_left(self, ask: Ask) -> float:
+        return max(ask.created_at + ask.ttl - self._clock(), 0.0)
+
+    async def _deliver(self, letter: Letter) -> str:
+        """The whole reply, from the start again if the coordinator's push session is gone; returns the outcome."""
+        request = PushMessagesRequest(
+            node=Node(node_id=letter.ask.dst_node_id),
+            messages_list=[message_to_proto(remove_content_from_message(letter.message))],
+            message_object_trees=[letter.tree],
+            clientapp_runtime_list=[letter.runtime],
+        ).SerializeToString()
+        outcome = "again"
+        for attempt in itertools.count():
+            answer = await self._insist("push-messages", request)
+            if answer.status != 200:
+                return f"refused with {answer.status}"
+            told = PushMessagesResponse.FromString(answer.content)
+            if attempt == 0 and not told.objects_to_push:
+                return "not accepted"
+            outcome = await self._push_objects(letter, told)
+            if outcome != "again":
+                break
+            await asyncio.sleep(_BACKOFF_S[0])
+        return outcome
+
+    async def _push_objects(self, letter: Letter, told: PushMessagesResponse) -> str:
+        """All objects that the coordinator lacks, a few at a time."""
+        lanes = asyncio.Semaphore(_LANES)
+        pushes = (self._push_object(letter, told.session_id, name, lanes) for name in set(told.objects_to_push))
+        outcomes = await asyncio.gather(*pushes)
+        return next((outcome for outcome in outcomes if outcome != "delivered"), "delivered")
+
+    async def _push_object(self, letter: Letter, session: str, name: str, lanes: asyncio.Semaphore) -> str:
+        if name not in letter.objects:
+            return "asked for an object that the reply does not have"
+        request = PushObjectRequest(
+            node=Node(node_id=letter.ask.dst_node_id),
+            run_id=letter.ask.run_id,
+            session_id=session,
+            object_id=name,
+            object_content=letter.objects[name],
+        )
+        async with lanes:
+            answer = await self._insist("push-object", request.SerializeToString())
+        if answer.status != 200:
+            return f"refused with {answer.status}"
+        return "delivered" if PushObjectResponse.FromString(answer.content).stored else "again"
+
+    async def _insist(self, name: str, body: bytes) -> Answer:
+        """Send until there is an answer that trying again would not change; after a 401 with newer headers."""
+        tries, used = 0, None
+        while True:
+            used = await self._credentials.fresh(other_than=used)
+            answer = await self._upstream.send(name, body, used)
+            if answer.status == 401 and tries < len(_BACKOFF_S):
+                tries += 1
+                continue
+            if not answer.passing:
+                return answer
+            used = None
+            await asyncio.sleep(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
+            tries += 1

@@ -1,0 +1,127 @@
+"""Replies of the site's app: taken from the SuperNode whole, judged, and only then on their way to the coordinator."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flwr.app import Error, RecordDict
+from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
+from cdtl_core.deploy.gate import refusals
+from cdtl_core.deploy.gate.asks import Ask, Asks
+from cdtl_core.deploy.gate.egress_log import EgressLog
+from cdtl_core.deploy.gate.inbox import Inbox, Parcel
+from cdtl_core.deploy.gate.judge import Judged, judge, limit_of
+from cdtl_core.deploy.gate.outbox import Outbox, packed
+from cdtl_core.deploy.gate.runs import Runs
+from cdtl_core.errors import PrivacyError
+
+__all__ = ["Replies"]
+
+_log = logging.getLogger("cdtl.gate")
+
+
+class Replies:
+    """From the SuperNode's push to the outbox; each message of the coordinator is answered once."""
+
+    def __init__(
+        self, runs: Runs, asks: Asks, outbox: Outbox, log: EgressLog, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._runs, self._asks, self._outbox, self._log, self._clock = runs, asks, outbox, log, clock
+        self._inbox, self._one_at_a_time = Inbox(), asyncio.Lock()
+
+    async def answer_lost(self) -> None:
+        """Tell the coordinator of messages whose replies are lost, since gate or SuperNode were started anew."""
+        for ask in self._asks.waiting():
+            await self.post(ask, refusals.RESTARTED, "error", "gate or SuperNode were started anew")
+
+    async def push_messages(self, body: bytes) -> PushMessagesResponse:
+        """Begin to take a reply; an error reply is complete already."""
+        request = PushMessagesRequest.FromString(body)
+        if (len(request.messages_list), len(request.message_object_trees)) != (1, 1):
+            raise PrivacyError("a request push-messages does not hold one reply: nothing of it leaves.")
+        reply, tree = request.messages_list[0], request.message_object_trees[0]
+        ask = self._asks.get(reply.metadata.reply_to_message_id)
+        if ask is None:
+            self._log.write("refused", request="push-messages", why="a reply to no open message")
+            return PushMessagesResponse()
+        runtime = round(next(iter(request.clientapp_runtime_list), 0.0), 3)
+        if reply.HasField("error"):
+            await self._post_error(ask, reply, runtime)
+            return PushMessagesResponse()
+        known = self._runs.get(ask.run_id)
+        approval = self._runs.verdict(known).approved if known else None
+        if approval is None:
+            await self.post(ask, refusals.NOT_APPROVED, "error", "the approval was withdrawn")
+            return PushMessagesResponse()
+        names = {part.object_id for part in iterate_object_tree(tree)}
+        limit = limit_of(approval.egress, ask.message_type)
+        session = self._inbox.open(ask, tree.object_id, names, limit, runtime)
+        return PushMessagesResponse(objects_to_push=sorted(names), session_id=session)
+
+    async def _post_error(self, ask: Ask, reply: Any, runtime: float) -> None:
+        error = Error(reply.error.code, reply.error.reason)
+        told = refusals.passing(error)
+        if told != (error.code, error.reason):
+            _log.error("an error of the site's app was not passed on as it was: %d %s", error.code, error.reason)
+        await self.post(ask, told, "error", "the site's app failed", runtime=runtime)
+
+    async def push_object(self, body: bytes) -> PushObjectResponse:
+        """Take one object of a reply; the last one brings the judgement."""
+        request = PushObjectRequest.FromString(body)
+        parcel = self._inbox.put(request.session_id, request.object_id, request.object_content)
+        if parcel is None:
+            return PushObjectResponse(stored=False)
+        if parcel.overfull:
+            await self.post(parcel.ask, refusals.HELD_BACK, "held back", "more bytes than the egress list allows")
+        elif parcel.complete:
+            await self._judge(parcel)
+        return PushObjectResponse(stored=not parcel.overfull)
+
+    async def _judge(self, parcel: Parcel) -> None:
+        ask, known = parcel.ask, self._runs.get(parcel.ask.run_id)
+        approval = self._runs.verdict(known).approved if known else None
+        if approval is None:
+            await self.post(ask, refusals.NOT_APPROVED, "error", "the approval was withdrawn")
+            return
+        async with self._one_at_a_time:  # Python 3.11's ast, which reads array headers, is not safe in two threads
+            judged = await asyncio.to_thread(judge, approval.egress, ask.message_type, parcel.root, parcel.objects)
+        if judged.content is None:
+            _log.error("a reply of run %d was held back: %s", ask.run_id, judged.reason)
+            await self.post(ask, refusals.HELD_BACK, "held back", judged.reason, runtime=parcel.runtime)
+        else:
+            await self.post(ask, judged.content, "approved", judged=judged, runtime=parcel.runtime)
+
+    async def post(
+        self,
+        ask: Ask,
+        content: RecordDict | tuple[int, str],
+        verdict: str,
+        why: str = "",
+        *,
+        judged: Judged | None = None,
+        runtime: float = 0.0,
+    ) -> None:
+        """Log what leaves, then let it leave; a message is answered once."""
+        if not self._asks.leave(ask):
+            return
+        letter = await asyncio.to_thread(packed, ask, content, self._clock(), runtime)
+        known = self._runs.get(ask.run_id)
+        self._log.write(
+            "reply",
+            run_id=str(ask.run_id),
+            run=known.name if known else "",
+            type=ask.message_type,
+            round=ask.group_id,
+            bytes=letter.num_bytes,
+            tensors=judged.tensors if judged else 0,
+            scalars=judged.scalars if judged else 0,
+            message=letter.message.metadata.message_id,
+            verdict=verdict,
+            **({"why": why, "error": list(content)} if isinstance(content, tuple) else {}),
+        )
+        self._outbox.post(letter)

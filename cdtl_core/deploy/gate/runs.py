@@ -1,0 +1,121 @@
+"""Runs as the gate has fetched them, and the verdict over one: what was judged is what is handed to the SuperNode."""
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flwr.common.serde import user_config_from_proto
+from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
+from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
+from flwr.supercore.constant import TaskType
+
+from cdtl_core.deploy.approvals import Verdict, decide
+from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.deploy.gate.upstream import Answer, Upstream
+from cdtl_core.deploy.pending import keep_pending
+from cdtl_core.deploy.request import Flat
+from cdtl_core.errors import CdtlError
+from cdtl_core.settings import load_site
+
+__all__ = ["KnownRun", "Runs"]
+
+_KEPT = 4
+_log = logging.getLogger("cdtl.gate")
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run with its settings and its code, exactly as the coordinator sent them to this gate."""
+
+    run_id: int
+    run: bytes
+    bundle: bytes
+    sha256: str
+    settings: Flat
+    fault: str
+
+    @property
+    def name(self) -> str:
+        """Of its federation, for logs."""
+        return str(self.settings.get("name", ""))[:48]
+
+
+class Runs:
+    """The latest few runs; judged anew at each look, since an approval can be withdrawn."""
+
+    def __init__(self, home: Path, settings: Path, upstream: Upstream, seal: Seal) -> None:
+        self._home, self._settings, self._upstream, self._seal = home, settings, upstream, seal
+        self._known: dict[int, KnownRun] = {}
+
+    async def fetch(self, run_id: int, node: Any, headers: dict[str, str]) -> KnownRun | Answer:
+        """The run, from the coordinator at the first time; or the coordinator's answer if that is not 200."""
+        if run_id in self._known:
+            return self._known[run_id]
+        request = GetRunRequest(node=node, run_id=run_id).SerializeToString()
+        told = await self._upstream.send("get-run", request, headers)
+        if told.status != 200:
+            return told
+        run = GetRunResponse.FromString(told.content).run
+        request = GetFabRequest(node=node, hash_str=run.fab_hash, run_id=run_id).SerializeToString()
+        fetched = await self._upstream.send("get-fab", request, headers)
+        if fetched.status != 200:
+            return fetched
+        known = _known(run_id, run, told.content, GetFabResponse.FromString(fetched.content).fab)
+        self._known = dict([*self._known.items(), (run_id, known)][-_KEPT:])
+        return known
+
+    def get(self, run_id: int) -> KnownRun | None:
+        """The run, if this gate knows it."""
+        return self._known.get(run_id)
+
+    def verdict(self, known: KnownRun) -> Verdict:
+        """The site's decision over it, by its list and locks as they are now; a refused run is kept as pending."""
+        verdict = self._decide(known)
+        if verdict.approved is None:
+            _log.warning("run %d with bundle %s is refused: %s", known.run_id, known.sha256[:12], verdict.reason)
+            if not known.fault:
+                self._remember(known, verdict.reason)
+        return verdict
+
+    def sealed_bundle(self, known: KnownRun) -> bytes:
+        """The answer to ``get-fab``: the bundle with the gate's signature, or nothing at all if it is refused."""
+        answer = GetFabResponse()
+        answer.fab.hash_str = known.sha256
+        if self.verdict(known).approved:
+            answer.fab.content = known.bundle
+            answer.fab.verifications.update(self._seal.verifications(known.bundle))
+        sealed: bytes = answer.SerializeToString()
+        return sealed
+
+    def _decide(self, known: KnownRun) -> Verdict:
+        if known.fault:
+            return Verdict(None, known.fault)
+        try:
+            site = load_site(self._settings)
+        except CdtlError as error:
+            return Verdict(None, f"the site's own settings cannot be read, so nothing is approved: {error}")
+        verdict = decide(self._home, known.sha256, known.settings, site.lock)
+        approved = verdict.approved
+        if approved and (approved.egress.site, approved.egress.modality) != (site.site, site.modality):
+            return replace(verdict, approved=None, reason="the approval is another site's: approve the run here.")
+        return verdict
+
+    def _remember(self, known: KnownRun, reason: str) -> None:
+        try:
+            keep_pending(self._home, known.bundle, known.settings, run_id=known.run_id, reason=reason)
+        except CdtlError as error:
+            _log.error("the refused run %d cannot be kept for the operator: %s", known.run_id, error)
+
+
+def _known(run_id: int, run: Any, told: bytes, fab: Any) -> KnownRun:
+    sha256, fault = hashlib.sha256(fab.content).hexdigest(), ""
+    if run.primary_task_type != TaskType.SERVER_APP:
+        fault = f"a run of type {run.primary_task_type!r} is not for hospitals: only server apps are."
+    elif not sha256 == run.fab_hash == fab.hash_str:
+        fault = "the bundle's bytes do not have the hash that the coordinator gave: they were altered on the way."
+    elif run.run_id != run_id:
+        fault = "the coordinator answered with another run than was asked for."
+    settings = user_config_from_proto(run.override_config)
+    return KnownRun(run_id, told, bytes(fab.content), sha256, settings, fault)

@@ -1,0 +1,124 @@
+"""The way to the coordinator: mutual TLS, its own authority only, no environment; every byte is counted here."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from cdtl_core.deploy.gate.config import GateConfig
+from cdtl_core.deploy.gate.egress_log import EgressLog
+from cdtl_core.deploy.gate.status import Status
+from cdtl_core.errors import ConfigError
+
+__all__ = ["KEPT_HEADERS", "Answer", "Credentials", "Upstream", "open_client", "tls_context"]
+
+KEPT_HEADERS = (
+    "content-type",
+    "accept",
+    "flwr-public-key",
+    "flwr-timestamp",
+    "flwr-signature",
+    "flwr-package-name",
+    "flwr-package-version",
+    "flwr-component-name",
+)
+_MAX_HEADER = 1024
+_MAX_ANSWER = 64 * 1024 * 1024
+_FRESH_S = 240.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of the coordinator, or 503 / 504 in its place: the SuperNode then tries again."""
+
+    status: int
+    content: bytes = b""
+    media_type: str | None = None
+
+    @property
+    def passing(self) -> bool:
+        """Whether it may go better later."""
+        return self.status in (502, 503, 504)
+
+
+class Credentials:
+    """The SuperNode's most recent signed headers; they are good for about 305 s, for any request."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._at = clock, -_FRESH_S
+        self._headers: dict[str, str] = {}
+        self._renewed = asyncio.Event()
+
+    def renew(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Keep what goes on of a request's headers, and return it."""
+        kept = {name: headers[name] for name in KEPT_HEADERS if len(headers.get(name, "")) in range(1, _MAX_HEADER)}
+        if "flwr-signature" in kept:
+            self._headers, self._at = kept, self._clock()
+            self._renewed.set()
+        return kept
+
+    async def fresh(self, *, other_than: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Headers that are still good; waits for the SuperNode's next request if there are none."""
+        while self._clock() - self._at >= _FRESH_S or self._headers == other_than:
+            self._renewed.clear()
+            await self._renewed.wait()
+        return self._headers
+
+
+class Upstream:
+    """Sends requests to the coordinator's gateway."""
+
+    def __init__(self, client: httpx.AsyncClient, log: EgressLog, status: Status) -> None:
+        self._client, self._log, self._status = client, log, status
+
+    async def send(self, name: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """POST a request to ``/v1/fleet/<name>``; an answer beyond 64 MiB is cut off and counts as none."""
+        self._log.count(name, len(body))
+        try:
+            async with self._client.stream("POST", f"/v1/fleet/{name}", content=body, headers=headers) as response:
+                content = bytearray()
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > _MAX_ANSWER:
+                        self._status.lost("the coordinator's answer is longer than 64 MiB")
+                        return Answer(503)
+        except httpx.TimeoutException:
+            self._status.lost("the coordinator did not answer in time")
+            return Answer(504)
+        except httpx.HTTPError as error:
+            self._status.lost(f"the coordinator cannot be reached ({str(error) or type(error).__name__})")
+            return Answer(503)
+        self._status.contact(response.status_code)
+        return Answer(response.status_code, bytes(content), response.headers.get("content-type"))
+
+
+def tls_context(config: GateConfig) -> ssl.SSLContext:
+    """The coordinator's authority, and the site's own certificate if it has one.
+
+    Raises:
+        ConfigError: A file is missing or is no certificate or key.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(config.ca))
+        if config.client_certificate:
+            context.load_cert_chain(config.client_certificate, config.client_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"the gate's certificates cannot be used ({error}): correct ca or client_certificate."
+        ) from None
+    return context
+
+
+def open_client(config: GateConfig) -> httpx.AsyncClient:
+    """A client for `Upstream`; close it with ``aclose``.
+
+    Raises:
+        ConfigError: A certificate cannot be used.
+    """
+    timeout = httpx.Timeout(25.0, connect=5.0)
+    return httpx.AsyncClient(
+        base_url=config.upstream, verify=tls_context(config), proxy=config.proxy, timeout=timeout, trust_env=False
+    )

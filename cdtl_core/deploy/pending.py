@@ -1,0 +1,101 @@
+"""Runs that came to a site's gate and were refused because nobody had approved them: kept for the operator to look at.
+
+The bundle's bytes are saved and never unpacked. A coordinator cannot fill the disk: only the latest few are kept.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.request import ApprovalRequest, Flat, Sha256, make_request, request_id
+from cdtl_core.durable import replace_bytes
+from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.settings import unflatten
+
+__all__ = ["PendingRun", "find", "keep_pending", "pending", "request_of"]
+
+MAX_PENDING = 16
+_log = logging.getLogger("cdtl.gate")
+
+
+class PendingRun(BaseModel):
+    """A run that nobody here has approved: its code, its settings, when and why it was refused first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle_sha256: Sha256
+    settings: Flat
+    run_id: str
+    seen_at: float
+    reason: str
+
+    @property
+    def id(self) -> str:
+        """Sixteen hex digits, the same that its approval would have."""
+        return request_id(self.bundle_sha256, self.settings)
+
+
+def keep_pending(
+    home: Path, bundle: bytes, settings: Flat, *, run_id: int, reason: str, clock: Callable[[], float] = time.time
+) -> PendingRun:
+    """Remember a refused run with its bundle; the oldest beyond `MAX_PENDING` are dropped.
+
+    Raises:
+        CheckpointError: The disk is full or read-only.
+    """
+    sha256 = hashlib.sha256(bundle).hexdigest()
+    run = PendingRun(bundle_sha256=sha256, settings=settings, run_id=str(run_id), seen_at=clock(), reason=reason)
+    path = _folder(home) / f"{run.id}.json"
+    if not path.exists():
+        replace_bytes(path.with_suffix(".fab"), bundle)
+        replace_bytes(path, run.model_dump_json(indent=1).encode())
+    for old in list(pending(home))[:-MAX_PENDING]:
+        for suffix in (".json", ".fab"):
+            (_folder(home) / f"{old}{suffix}").unlink(missing_ok=True)
+    return run
+
+
+def pending(home: Path) -> dict[str, PendingRun]:
+    """Id to run, oldest first; those approved since are left out."""
+    found = []
+    for path in _folder(home).glob("*.json"):
+        try:
+            found.append(PendingRun.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError) as error:
+            _log.warning("%s is passed over: it cannot be read (%s).", path, type(error).__name__)
+    approved = approvals(home)
+    return {run.id: run for run in sorted(found, key=lambda run: run.seen_at) if run.id not in approved}
+
+
+def find(home: Path, prefix: str) -> PendingRun:
+    """The pending run whose id or bundle hash begins with `prefix`.
+
+    Raises:
+        ConfigError: None or several do.
+    """
+    found = [run for run in pending(home).values() if run.id.startswith(prefix) or run.bundle_sha256.startswith(prefix)]
+    if len(found) != 1:
+        known = ", ".join(run.id for run in found or pending(home).values()) or "none"
+        raise ConfigError(f"'{prefix}' names {len(found)} pending runs (there are: {known}): give the id of one.")
+    return found[0]
+
+
+def request_of(run: PendingRun) -> ApprovalRequest:
+    """The pending run as a request, to show and approve; builds the network for the egress list.
+
+    Raises:
+        ConfigError: Its settings are not those of a cdtl run.
+    """
+    try:
+        return make_request(unflatten(run.settings), run.bundle_sha256)
+    except CdtlError as error:
+        raise ConfigError(f"the pending run {run.id} is none of this cdtl version ({error}): refuse it.") from None
+
+
+def _folder(home: Path) -> Path:
+    return home / "pending"

@@ -1,0 +1,64 @@
+"""A reply looked at from outside: what it holds, and the same content written anew.
+
+Flower's encodings leave room beside the values (NumPy headers, JSON, protobuf): what leaves a site is written here.
+"""
+
+import io
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from cdtl_core.errors import PrivacyError
+from cdtl_core.federation.egress import Outline, Tensor
+
+__all__ = ["outline", "written_anew"]
+
+
+def outline(content: RecordDict) -> Outline:
+    """Every record of a reply, tensors as they are declared."""
+    return Outline(
+        {
+            key: {name: _tensor(array) for name, array in record.items()}
+            for key, record in content.array_records.items()
+        },
+        {key: dict(record) for key, record in content.metric_records.items()},
+        {key: dict(record) for key, record in content.config_records.items()},
+    )
+
+
+def written_anew(content: RecordDict) -> RecordDict:
+    """The same values in records that this process wrote; check the outline before (for size) and after (for truth).
+
+    Raises:
+        PrivacyError: A tensor's bytes are no NumPy array.
+    """
+    copy = RecordDict()
+    for key, arrays in content.array_records.items():
+        copy[key] = ArrayRecord({name: _array(array) for name, array in arrays.items()})
+    for key, metrics in content.metric_records.items():
+        copy[key] = MetricRecord(dict(metrics))
+    for key, config in content.config_records.items():
+        copy[key] = ConfigRecord(dict(config))
+    return copy
+
+
+def _tensor(array: Array) -> Tensor:
+    return Tensor(dtype=array.dtype, shape=array.shape, bytes=len(array.data))
+
+
+def _array(array: Array) -> Array:
+    try:
+        return Array(_numbers(bytes(array.data)))
+    except Exception as error:  # whatever a forged header makes NumPy say
+        raise PrivacyError(f"a tensor of a reply is no array ({type(error).__name__}): nothing of it leaves.") from None
+
+
+def _numbers(data: bytes) -> np.ndarray:
+    """The array of a NumPy file that holds it and nothing more; nothing is allocated on the header's word."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("an unknown version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("objects")
+    return np.array(np.frombuffer(data[file.tell() :], dtype).reshape(shape, order="F" if fortran else "C"), order="C")

@@ -1,0 +1,146 @@
+"""A site's list of runs: what is on it runs, nothing else does, and a lock stands above it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdtl_core.config import SimulationConfig, SiteConfig
+from cdtl_core.deploy.approvals import approvals, approve, decide, withdraw
+from cdtl_core.deploy.pending import MAX_PENDING, find, keep_pending, pending, request_of
+from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, request_id, save_request
+from cdtl_core.errors import ConfigError, PrivacyError
+from cdtl_core.federation.egress import egress_hash, egress_manifest
+from cdtl_core.settings import flatten, load_site
+
+Tiny = Callable[..., SimulationConfig]
+CODE, OTHER = "a" * 64, "b" * 64
+
+
+def site_of(**more: Any) -> SiteConfig:
+    tree = {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16}}, **more}
+    return SiteConfig.model_validate(tree)
+
+
+@pytest.fixture
+def request_(tiny: Tiny) -> ApprovalRequest:
+    return make_request(tiny().run, CODE, ("alba",))
+
+
+def test_a_request_survives_its_file(request_: ApprovalRequest, tmp_path: Path) -> None:
+    save_request(tmp_path / "r.json", request_)
+    again = load_request(tmp_path / "r.json")
+    assert again == request_
+    assert again.settings["train.steps"] == 2
+    assert type(again.settings["share.head"]) is bool
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"schema_version": 2}'])
+def test_a_file_that_is_no_request_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(ConfigError, match="is wrong in"):
+        load_request(tmp_path / "r.json")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_request(tmp_path / "none.json")
+
+
+def test_an_approved_run_is_approved_until_its_file_is_gone(request_: ApprovalRequest, tmp_path: Path) -> None:
+    approval = approve(tmp_path, request_, site_of(), note="seen by the board")
+    assert decide(tmp_path, CODE, request_.settings, {}).approved == approval
+    assert approvals(tmp_path) == {approval.id: approval}
+    assert approval.id == request_id(CODE, request_.settings)
+    withdraw(tmp_path, approval.id)
+    assert decide(tmp_path, CODE, request_.settings, {}).approved is None
+    with pytest.raises(ConfigError, match="no approval"):
+        withdraw(tmp_path, approval.id)
+
+
+def test_the_site_works_out_its_own_egress_list(request_: ApprovalRequest, tiny: Tiny, tmp_path: Path) -> None:
+    three = site_of(labels=["benign", "malignant", "normal"])
+    approval = approve(tmp_path, request_.model_copy(update={"egress": "anything"}), three)
+    expected = egress_manifest(tiny().run, site="alba", modality="ultrasound", labels=("benign", "malignant", "normal"))
+    assert egress_hash(approval.egress) == egress_hash(expected)
+
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "altered bundle": (OTHER, {}, {}, "nobody at this site has approved the bundle bbbbbbbbbbbb"),
+    "other setting": (CODE, {"train.lr": 0.5}, {}, "train.lr = 0.0005, the run says 0.5"),
+    "other kind": (CODE, {"share.head": 1}, {}, "share.head = True, the run says 1"),
+    "further setting": (CODE, {"train.secret": 1}, {}, "train.secret = 'absent', the run says 1"),
+    "locked setting": (CODE, {}, {"train.steps": 1}, "this site fixes train.steps = 1 and the run says 2"),
+    "lock on no setting": (CODE, {}, {"dp.epsilon": 8}, "the run says 'nothing'"),
+    "same": (CODE, {}, {}, ""),
+    "float for int": (CODE, {"seed": 0.0, "federation.round_timeout_s": 3600}, {}, ""),
+    "kept lock": (CODE, {}, {"train.steps": 2.0, "share.head": True}, ""),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_verdict(request_: ApprovalRequest, tmp_path: Path, case: str) -> None:
+    bundle, changed, locks, reason = CASES[case]
+    approve(tmp_path, request_, site_of())
+    verdict = decide(tmp_path, bundle, {**request_.settings, **changed}, locks)
+    assert reason in verdict.reason
+    assert (verdict.approved is None) is bool(reason)
+    assert bool(verdict.reason) is bool(reason)
+
+
+def test_a_run_that_lacks_a_setting_is_not_the_approved_one(request_: ApprovalRequest, tmp_path: Path) -> None:
+    approve(tmp_path, request_, site_of())
+    settings = {key: value for key, value in request_.settings.items() if key != "seed"}
+    assert "the run says 'absent'" in decide(tmp_path, CODE, settings, {}).reason
+
+
+def test_a_site_does_not_approve_against_its_own_lock(request_: ApprovalRequest, tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match=r"this site fixes train\.steps = 1 and the run says 2"):
+        approve(tmp_path, request_, site_of(lock={"train": {"steps": 1}}))
+    assert approvals(tmp_path) == {}
+
+
+def test_a_file_that_was_edited_or_torn_approves_nothing(request_: ApprovalRequest, tmp_path: Path) -> None:
+    approval = approve(tmp_path, request_, site_of())
+    path = tmp_path / "approvals" / f"{approval.id}.json"
+    content = json.loads(path.read_text())
+    content["settings"]["train.lr"] = 0.5
+    path.write_text(json.dumps(content))
+    assert approvals(tmp_path) == {}
+    path.write_text(path.read_text()[:100])
+    assert decide(tmp_path, CODE, request_.settings, {}).approved is None
+
+
+def test_a_refused_run_waits_for_the_operator(request_: ApprovalRequest, tmp_path: Path) -> None:
+    run = keep_pending(tmp_path, b"code", request_.settings, run_id=2**63, reason="nobody approved it")
+    assert find(tmp_path, run.id[:6]) == run == find(tmp_path, run.bundle_sha256[:6])
+    assert request_of(run).settings == request_.settings
+    with pytest.raises(ConfigError, match="names 0 pending runs"):
+        find(tmp_path, "zz")
+    approve(tmp_path, request_of(run), site_of())
+    assert pending(tmp_path) == {}
+    assert list((tmp_path / "pending").iterdir()) == []
+
+
+def test_a_coordinator_cannot_fill_the_disk_with_runs(tmp_path: Path) -> None:
+    for number in range(MAX_PENDING + 4):
+        keep_pending(tmp_path, b"%d" % number, {}, run_id=number, reason="", clock=lambda at=number: float(at))  # type: ignore[misc]
+    assert [run.run_id for run in pending(tmp_path).values()] == [str(n) for n in range(4, MAX_PENDING + 4)]
+    assert len(list((tmp_path / "pending").glob("*.fab"))) == MAX_PENDING
+
+
+def test_what_is_no_run_of_ours_cannot_become_a_request(tmp_path: Path) -> None:
+    run = keep_pending(tmp_path, b"code", {"num-server-rounds": 3}, run_id=1, reason="")
+    with pytest.raises(ConfigError, match="none of this cdtl version"):
+        request_of(run)
+
+
+def test_locks_are_written_as_tables_or_with_dots(tmp_path: Path, tiny: Tiny) -> None:
+    start = 'site = "alba"\nmodality = "ultrasound"\ndata.phantom = { patients = 16 }\n'
+    for text in ("[lock]\ntrain.steps = 2\ntask.labels = ['benign', 'malignant']", "[lock.train]\nsteps = 2"):
+        (tmp_path / "site.toml").write_text(start + text)
+        lock = load_site(tmp_path / "site.toml").lock
+        assert lock["train.steps"] == 2
+        assert lock.get("task.labels", flatten(tiny().run)["task.labels"]) == flatten(tiny().run)["task.labels"]
+    (tmp_path / "site.toml").write_text(start + "[lock]\ntrain.stepz = 2")
+    with pytest.raises(ConfigError, match=r"lock\.train\.stepz is no setting of a run"):
+        load_site(tmp_path / "site.toml")

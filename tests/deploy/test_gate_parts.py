@@ -1,0 +1,109 @@
+"""Parts of the gate alone: judging malformed replies, the inbox's bounds, the log's rotation."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from flwr.app import Array, RecordDict
+from flwr.app.message.message import Message
+from flwr.common.constant import ErrorCode
+from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
+from flwr.supernode.start_client_internal import FAB_VERIFICATION_ERROR
+
+from cdtl_core.deploy.gate import egress_log
+from cdtl_core.deploy.gate.asks import Ask
+from cdtl_core.deploy.gate.inbox import Inbox
+from cdtl_core.deploy.gate.judge import judge
+from cdtl_core.deploy.gate.refusals import FLOWERS_OWN, NOT_APPROVED, passing
+from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.federation.egress import EgressManifest, ReplyRule, Tensor
+
+LIST = EgressManifest(
+    labels=("a", "b"),
+    positive="b",
+    replies={"train": ReplyRule(arrays={"delta": {"w": Tensor(dtype="float16", shape=(2,), bytes=132)}})},
+)
+ASK = Ask(1, "0" * 64, 1, 5, "1", "train", 0.0, 60.0)
+
+
+def headed(kind: str, children: list[str], body: bytes) -> bytes:
+    return f"{kind} {','.join(children)} {len(body)}".encode() + b"\x00" + body
+
+
+def test_an_array_that_grows_without_bound_is_refused_before_it_is_read() -> None:
+    chunk = headed("ArrayChunk", [], b"x" * 10_000)
+    name = hashlib.sha256(chunk).hexdigest()
+    body = {"dtype": "uint8", "shape": [1], "stype": "numpy.ndarray", "arraychunk_ids": [0] * 10_000}
+    array = headed("Array", [name], json.dumps(body).encode())
+    judged = judge(LIST, "train", "root", {"root": b"", name: chunk, "array": array})
+    assert judged.content is None
+    judged = judge(LIST, "train", "array", {name: chunk, "array": array})
+    assert "grows to" in judged.reason
+
+
+@pytest.mark.parametrize("content", [b"", b"no head", b"Message  0\x00", b"Message a,b 1\x00x", b"Thing  1\x00x"])
+def test_whatever_is_malformed_does_not_leave(content: bytes) -> None:
+    assert judge(LIST, "train", "root", {"root": content}).content is None
+
+
+def test_a_reply_that_is_no_message_does_not_leave() -> None:
+    record = RecordDict()
+    assert "no content" in judge(LIST, "train", "root", {"root": record.deflate()}).reason
+    empty = ASK.reply(NOT_APPROVED, 1.0)
+    assert "no content" in judge(LIST, "train", "root", {"root": empty.deflate()}).reason
+
+
+def test_a_reply_carries_the_metadata_of_its_question() -> None:
+    reply = ASK.reply(RecordDict(), 10.0)
+    assert isinstance(reply, Message)
+    told = reply.metadata
+    assert (told.src_node_id, told.dst_node_id, told.reply_to_message_id, told.ttl) == (5, 1, "0" * 64, 50.0)
+    assert told.message_id == reply.object_id
+
+
+def test_the_inbox_takes_only_what_was_announced_and_is_what_it_says() -> None:
+    content = Array("uint8", (1,), "numpy.ndarray", b"abc").deflate()
+    name, inbox = hashlib.sha256(content).hexdigest(), Inbox()
+    session = inbox.open(ASK, name, [name, "f" * 64], 1000, 0.0)
+    assert inbox.put("another", name, content) is None
+    assert inbox.put(session, name, content + b"!") is None
+    assert inbox.put(session, hashlib.sha256(b"z").hexdigest(), b"z") is None
+    parcel = inbox.put(session, name, content)
+    assert parcel is not None
+    assert not parcel.complete
+    assert inbox.put(session, name, content) is parcel
+    again = inbox.open(ASK, name, [name], 2, 0.0)
+    assert inbox.put(session, name, content) is None
+    parcel = inbox.put(again, name, content)
+    assert parcel is not None
+    assert parcel.overfull
+
+
+def test_flowers_own_sentences_are_still_flowers() -> None:
+    for error in (FAB_VERIFICATION_ERROR, CLIENT_APP_CRASHED_ERROR):
+        assert (error.code, error.reason) in FLOWERS_OWN
+        assert passing(error) == (error.code, error.reason)
+    assert {code for code, _ in FLOWERS_OWN} == {
+        ErrorCode.INVALID_FAB,
+        ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
+        ErrorCode.CLIENT_APP_CRASHED,
+    }
+
+
+def test_the_log_is_rotated_and_its_sum_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_log, "MAX_BYTES", 300)
+    log = egress_log.EgressLog(tmp_path)
+    for size in range(1, 9):
+        log.count("push-object", size)
+        log.flush()
+    files = sorted((tmp_path / "logs").iterdir())
+    assert 2 <= len(files) <= egress_log.KEPT + 1
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert sum(line["requests"]["push-object"]["bytes"] for line in lines) == 36
+
+
+def test_every_gate_has_a_key_of_its_own(tmp_path: Path) -> None:
+    Seal().publish(tmp_path / "one.yaml")
+    Seal().publish(tmp_path / "two.yaml")
+    assert (tmp_path / "one.yaml").read_text() != (tmp_path / "two.yaml").read_text()

@@ -1,0 +1,181 @@
+"""The egress list is what real replies hold, and refuses everything else."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.errors import PrivacyError
+from cdtl_core.federation.egress import (
+    EgressManifest,
+    Outline,
+    ReplyRule,
+    Tensor,
+    Text,
+    check_outline,
+    egress_hash,
+    egress_manifest,
+)
+from cdtl_core.federation.outline import outline, written_anew
+from simulations.inprocess import InProcessGrid
+from simulations.simulate import simulate
+
+Tiny = Callable[..., SimulationConfig]
+
+WEIGHT = Tensor(dtype="float16", shape=(2, 3), bytes=140)
+SMALL = EgressManifest(
+    site="alba",
+    modality="ultrasound",
+    labels=("benign", "malignant"),
+    positive="malignant",
+    replies={
+        "train": ReplyRule(
+            arrays={"delta": {"backbone.w": WEIGHT}}, metrics={"metrics": {"round": "int", "loss": "float"}}
+        ),
+        "query.describe": ReplyRule(
+            configs={"site": {"site": Text(exact="alba"), "count": "int", "hash": Text(pattern="[0-9a-f]{4}")}}
+        ),
+    },
+)
+NPY = Array(np.zeros(1, np.float16)).data
+GOOD = Outline({"delta": {"backbone.w": WEIGHT}}, {"metrics": {"round": 1, "loss": 0.5}})
+
+
+def replies_of(tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, **run: Any) -> list[tuple[str, Message]]:
+    """Every reply of the first site, under its message's type."""
+    seen: list[tuple[str, Message]] = []
+    pull = InProcessGrid.pull_messages
+
+    def spying(self: InProcessGrid, message_ids: list[str]) -> list[Message]:
+        replies = list(pull(self, message_ids))
+        seen.extend((r.metadata.message_type, r) for r in replies if r.metadata.src_node_id == 101)
+        return replies
+
+    monkeypatch.setattr(InProcessGrid, "pull_messages", spying)
+    simulate(tiny(federation={"rounds": 2}, **run), out)
+    return seen
+
+
+@pytest.mark.parametrize(("method", "head"), [("alone", True), ("fedavg", True), ("cdtl", True), ("cdtl", False)])
+def test_the_list_is_what_real_replies_hold(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, head: bool
+) -> None:
+    settings: dict[str, Any] = {"methods": (method,), "share": {"head": head}}
+    replies = replies_of(tiny, tmp_path / "run", monkeypatch, **settings)
+    manifest = egress_manifest(tiny(**settings).of_method(method), site="alba", modality="ultrasound")  # type: ignore[arg-type]
+    assert {kind for kind, _ in replies} == set(manifest.replies)
+    for kind, reply in replies:
+        held, rule = outline(reply.content), manifest.replies[kind]
+        assert check_outline(manifest, kind, held) == ""
+        assert check_outline(manifest, kind, outline(written_anew(reply.content))) == ""
+        assert held.arrays == rule.arrays
+        assert {key: set(record) for key, record in held.metrics.items()} == {
+            k: set(v) for k, v in rule.metrics.items()
+        }
+        missing = {name for key in rule.configs for name in set(rule.configs[key]) - set(held.configs[key])}
+        assert missing <= {"theta0_hash"}
+    assert any(name.startswith("head.") for name in manifest.replies["train"].arrays["delta"]) == (
+        head and method != "alone"
+    )
+
+
+def test_another_hospitals_contract_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = replies_of(tiny, tmp_path / "run", monkeypatch)
+    content = outline(next(reply for kind, reply in replies if kind == "query.describe").content).configs["site"]
+    manifest = egress_manifest(tiny().run, site="alba", modality="ultrasound")
+    spaced = {**content, "contract": content["contract"].replace(",", ", ", 1)}
+    foreign = {**content, "contract": content["contract"].replace("alba", "como")}
+    for altered in (spaced, foreign, {**content, "contract": "a diary"}, {**content, "site": "como"}):
+        assert "not as the egress list has it" in check_outline(
+            manifest, "query.describe", Outline(configs={"site": altered})
+        )
+
+
+def test_a_list_survives_its_json_and_has_one_hash() -> None:
+    again = EgressManifest.model_validate_json(SMALL.model_dump_json())
+    assert egress_hash(again) == egress_hash(SMALL)
+    assert egress_hash(SMALL.model_copy(update={"site": "como"})) != egress_hash(SMALL)
+    with pytest.raises(ValueError, match="extra"):
+        EgressManifest.model_validate({**SMALL.model_dump(), "also": 1})
+
+
+def test_a_subset_may_leave() -> None:
+    assert check_outline(SMALL, "train", GOOD) == ""
+    assert check_outline(SMALL, "train", Outline({"delta": {}}, {"metrics": {"round": 3}})) == ""
+
+
+names = st.text(min_size=1, max_size=12)
+numbers = st.one_of(
+    st.integers(), st.floats(), st.booleans(), st.lists(st.floats(), max_size=2), st.text(), st.binary()
+)
+
+
+@given(record=names, name=names)
+def test_any_further_tensor_is_refused(record: str, name: str) -> None:
+    held = {**GOOD.arrays, record: {**GOOD.arrays.get(record, {}), name: WEIGHT}}
+    allowed = record == "delta" and name == "backbone.w"
+    assert bool(check_outline(SMALL, "train", replace(GOOD, arrays=held))) is not allowed
+
+
+@given(
+    dtype=st.sampled_from(["float16", "float32", "int64", "object", ""]),
+    shape=st.lists(st.integers(0, 5), max_size=3).map(tuple),
+    size=st.integers(0, 300),
+)
+def test_any_other_type_shape_or_size_is_refused(dtype: str, shape: tuple[int, ...], size: int) -> None:
+    tensor = Tensor(dtype=dtype, shape=shape, bytes=size)
+    held = replace(GOOD, arrays={"delta": {"backbone.w": tensor}})
+    assert (check_outline(SMALL, "train", held) == "") is (tensor == WEIGHT)
+
+
+@given(record=names, name=names, value=numbers)
+def test_any_further_number_or_text_is_refused(record: str, name: str, value: Any) -> None:
+    assert check_outline(SMALL, "train", replace(GOOD, configs={record: {name: value}}))
+    if (record, name) not in {("metrics", "round"), ("metrics", "loss")}:
+        assert check_outline(SMALL, "train", replace(GOOD, metrics={**GOOD.metrics, record: {name: value}}))
+
+
+@given(value=numbers)
+def test_a_number_keeps_its_kind_and_a_text_its_form(value: Any) -> None:
+    held = replace(GOOD, metrics={"metrics": {"round": value}})
+    assert (check_outline(SMALL, "train", held) == "") is (type(value) is int)
+    told = Outline(configs={"site": {"hash": value}})
+    assert (check_outline(SMALL, "query.describe", told) == "") is (value == "0000")
+
+
+@given(kind=names)
+def test_a_type_of_message_that_is_not_listed_has_no_reply(kind: str) -> None:
+    assert kind in SMALL.replies or check_outline(SMALL, kind, Outline())
+
+
+@pytest.mark.parametrize("kind", ["arrays", "metrics", "configs"])
+def test_an_empty_record_that_is_not_listed_is_refused(kind: str) -> None:
+    assert "'diary'" in check_outline(SMALL, "train", Outline(**{kind: {"diary": {}}}))
+
+
+def test_what_is_written_anew_has_no_room_beside_the_values() -> None:
+    array = Array(np.arange(6, dtype=np.float16).reshape(2, 3))
+    assert outline(RecordDict({"delta": ArrayRecord({"w": array})})).arrays["delta"]["w"] == WEIGHT
+    header = array.data[:128].replace(b" " * 20, b"#a patient's name   ", 1)
+    stuffed = Array("float16", (2, 3), "numpy.ndarray", header[:127] + b"\n" + array.data[128:])
+    assert stuffed.data != array.data
+    clean = written_anew(
+        RecordDict({"delta": ArrayRecord({"w": stuffed}), "m": MetricRecord({"a": 1}), "c": ConfigRecord({"b": True})})
+    )
+    assert clean["delta"]["w"].data == array.data  # type: ignore[index]
+    assert (dict(clean["m"]), dict(clean["c"])) == ({"a": 1}, {"b": True})  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04 not an archive", b"\x93NUMPY\x01\x00\x76\x00{}", b"pickle", NPY + b"x"]
+)
+def test_a_tensor_that_is_no_array_is_refused(data: bytes) -> None:
+    with pytest.raises(PrivacyError, match="nothing of it leaves"):
+        written_anew(RecordDict({"delta": ArrayRecord({"w": Array("float16", (1,), "numpy.ndarray", data)})}))
