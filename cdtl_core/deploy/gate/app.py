@@ -1,7 +1,7 @@
 """The gate's HTTP side: what the SuperNode calls. Everything not named here is answered with 404."""
 
 import asyncio
-import contextlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -34,7 +34,7 @@ __all__ = ["build_app"]
 
 _MAX_SMALL = 64 * 1024
 _FETCH_PAUSES_S = (1.0, 3.0)
-_TICK_S = 1.0
+_TICK_S, _PENDING_TICKS = 1.0, 30
 _TRAFFIC_EVERY_S = 60.0
 _log = logging.getLogger("cdtl.gate")
 
@@ -115,16 +115,15 @@ class Gate:
         self._asks.recall()
 
     async def keep_books(self) -> None:
-        """Write state and counts while the gate runs."""
-        for second in range(10**12):
-            with contextlib.suppress(OSError):
-                try:
-                    if second % 30 == 0:
-                        self._status.note(pending=list(pending(self._home)))
-                    self._log.flush(every_s=_TRAFFIC_EVERY_S)
-                    self._status.write()
-                except CdtlError as error:
-                    _log.error("%s", error)
+        """Write state and counts while the gate runs; a full disk is logged and tried again."""
+        for tick in itertools.count():
+            try:
+                if tick % _PENDING_TICKS == 0:
+                    self._status.note(pending=list(pending(self._home)))
+                self._log.flush(every_s=_TRAFFIC_EVERY_S)
+                self._status.write()
+            except (CdtlError, OSError) as error:
+                _log.error("the gate's books cannot be written: %s", error)
             await asyncio.sleep(_TICK_S)
 
     def close_books(self) -> None:

@@ -36,6 +36,7 @@ class Replies:
 
     async def answer_lost(self) -> None:
         """Tell the coordinator of messages whose replies are lost, since gate or SuperNode were started anew."""
+        self._inbox = Inbox()
         for ask in self._asks.waiting():
             await self.post(ask, refusals.RESTARTED, "error", "gate or SuperNode were started anew")
 
