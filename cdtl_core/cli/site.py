@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cdtl_core.config import SiteConfig
+    from cdtl_core.config import RunConfig, SiteConfig
 
 __all__ = ["app"]
 
@@ -226,7 +226,7 @@ def _check_data(own: "SiteConfig") -> None:
         )
 
 
-def _task(labels: str, positive: str) -> "RunConfig":  # noqa: F821
+def _task(labels: str, positive: str) -> "RunConfig":
     from cdtl_core.config import RunConfig, TaskConfig
     from cdtl_core.errors import ConfigError
 

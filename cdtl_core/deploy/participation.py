@@ -34,7 +34,8 @@ def serve_site(home: Path) -> None:
         _log.info("connecting to %s port %d", address.host, address.port)
         try:
             while not end.is_set():
-                gate.keep()
+                if gate.keep():
+                    flower.stop()  # the key with which a gate vouches for approved code ends with it
                 if gate.pids:
                     flower.keep()
                 said = _say(home, said)

@@ -6,17 +6,14 @@ from cdtl_core.errors import ERROR_CODE_BASE, KINDS, CdtlError, FederationError,
 
 __all__ = ["HELD_BACK", "NOT_APPROVED", "RESTARTED", "UNKNOWN_RUN", "passing"]
 
-_INVALID_FAB, _LOAD_FAILED, _CRASHED = 7, 1, 8  # flwr.common.constant.ErrorCode
+_INVALID_FAB, _LOAD_FAILED, _CRASHED, _NODE_LOST = 7, 1, 8, 5  # flwr.common.constant.ErrorCode
 
 NOT_APPROVED = (_INVALID_FAB, "The site has not approved this run.")
 HELD_BACK = (
     ERROR_CODE_BASE + PrivacyError.exit_code,
     "PrivacyError: the site's gate held back a reply that is not on its egress list; its own log says why.",
 )
-RESTARTED = (
-    ERROR_CODE_BASE + FederationError.exit_code,
-    "FederationError: the site was started anew while it worked on this message.",
-)
+RESTARTED = (_NODE_LOST, "The site was started anew while it worked on this message: ask it again.")
 UNKNOWN_RUN = (
     ERROR_CODE_BASE + FederationError.exit_code,
     "FederationError: the site's gate could not fetch the run that this message belongs to.",
