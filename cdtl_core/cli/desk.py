@@ -91,8 +91,9 @@ def print_site(found: Mapping[str, Any]) -> None:
     if coordinator:
         link = "connected" if found["connected"] else f"not connected ({_ago(found['last_contact'])})"
         typer.echo(f"Coordinator {coordinator['host']}:{coordinator['port']}: {link}")
-    if found["last_refusal"] and not found["connected"]:
-        typer.echo(f"Last refusal: {found['last_refusal']['why']}")
+    for kind in ("last_fault", "last_refusal"):
+        if found[kind] and not found["connected"]:
+            typer.echo(f"Last {kind.removeprefix('last_')}: {found[kind]['why']}")
     for name, run in found["approved"].items():
         typer.echo(f"Approved: {name} ({run})")
     for name in found["pending"]:

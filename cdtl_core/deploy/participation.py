@@ -50,8 +50,11 @@ def _say(home: Path, said: dict[str, object]) -> dict[str, object]:
     """Say what has changed in what the gate knows."""
     status = read_status(home)
     now: dict[str, object] = {name: status.get(name) for name in ("connected", "last_refusal", "pending")}
-    if now["connected"] != said.get("connected") and status:
-        _log.info("connected" if now["connected"] else "not connected to the coordinator")
+    fault = status.get("last_fault")
+    now["why"] = fault.get("why") if isinstance(fault, dict) and not now["connected"] else None
+    if any(now[name] != said.get(name) for name in ("connected", "why")) and status:
+        why = f": {now['why']}" if now["why"] else ""
+        _log.info("connected" if now["connected"] else f"not connected to the coordinator{why}")
     refusal = now["last_refusal"]
     if isinstance(refusal, dict) and refusal != said.get("last_refusal"):
         _log.warning("the coordinator refused this site: %s", refusal.get("why"))

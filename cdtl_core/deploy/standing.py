@@ -69,6 +69,7 @@ def site_standing(home: Path) -> dict[str, Any]:
         "connected": bool(pid) and bool(gate.get("connected")),
         "last_contact": gate.get("last_contact"),
         "last_refusal": gate.get("last_refusal"),
+        "last_fault": gate.get("last_fault"),
         "approved": {name: approval.settings["name"] for name, approval in approvals(home).items()},
         "pending": sorted(pending(home)),
         "models": sorted(path.name for path in (home / "models").glob("*") if (path / "model.json").exists()),

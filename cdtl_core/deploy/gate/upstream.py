@@ -89,10 +89,21 @@ class Upstream:
             self._status.lost("the coordinator did not answer in time")
             return Answer(504)
         except httpx.HTTPError as error:
-            self._status.lost(f"the coordinator cannot be reached ({str(error) or type(error).__name__})")
+            self._status.lost(_why(error))
             return Answer(503)
         self._status.contact(response.status_code)
         return Answer(response.status_code, bytes(content), response.headers.get("content-type"))
+
+
+def _why(error: httpx.HTTPError) -> str:
+    """What a person can do about it; TLS 1.3 lets a stranger in before it hangs up on him, without a word."""
+    if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+        return "the coordinator hung up: if it does so again and again, it has not admitted this site's key"
+    text = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" not in text:
+        return f"the coordinator cannot be reached ({text}): check host, port and firewall"
+    detail = text.partition("verify failed:")[2].rpartition("(")[0].strip() or text
+    return f"the coordinator's certificate is refused ({detail}): check --server, --ca and this machine's clock"
 
 
 def tls_context(config: GateConfig) -> ssl.SSLContext:
