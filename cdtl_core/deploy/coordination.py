@@ -19,7 +19,7 @@ from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, CheckpointError, FederationError
 from cdtl_core.processes import ProcessGroup
 
-__all__ = ["make_coordinator", "serve_coordinator"]
+__all__ = ["make_coordinator", "renew_certificate", "serve_coordinator"]
 
 _log = logging.getLogger("cdtl.deploy")
 _TICK_S = 0.2
@@ -37,8 +37,8 @@ def make_coordinator(folder: Path, config: ServerConfig) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} is not empty: choose another folder.")
     authority = make_authority(f"cdtl coordinator {config.names[0]}")
+    server = issue_server_certificate(authority, config.names)  # before a file is written: a name may be none
     save_credential(authority, folder / "tls" / "ca.crt", folder / "tls" / "ca.key")
-    server = issue_server_certificate(authority, config.names)
     save_credential(server, folder / "tls" / "server.crt", folder / "tls" / "server.key")
     for name in ("sites", "runs", "logs"):
         (folder / name).mkdir(exist_ok=True)
