@@ -38,14 +38,16 @@ def init(
     add_to_path()
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.deploy.enrolling import ENROLMENT_FILE, enrol_site, make_site
+    from cdtl_core.deploy.keys import KEY_FILE
     from cdtl_core.settings import load_site
     from client.home import SETTINGS
 
     asked = {"site": name, "modality": modality}
-    if (folder / SETTINGS).exists():
-        if name or modality or data or phantom:
-            raise typer.BadParameter(f"{folder / SETTINGS} exists: edit it, and run this command without options")
-    else:
+    options = any((name, modality, data, patient_pattern, labels, phantom))
+    enrolled = (folder / SETTINGS).exists() and (folder / KEY_FILE).exists()
+    if enrolled and options:
+        raise typer.BadParameter(f"{folder / SETTINGS} exists: edit it, and run this command without options")
+    if options or not (folder / SETTINGS).exists():  # an init that stopped at the images may be tried with others
         make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, phantom))
     own = load_site(folder / SETTINGS)
     _check_data(own)
@@ -100,16 +102,19 @@ def approve(
     from cdtl_core.deploy.approvals import withdraw as withdraw_run
     from cdtl_core.deploy.bundle import bundle_sha256
     from cdtl_core.deploy.pending import find, request_of
-    from cdtl_core.deploy.request import load_request
+    from cdtl_core.deploy.request import check_request, load_request, request_id
     from cdtl_core.settings import load_site
     from client.home import SETTINGS
 
     own = load_site(folder / SETTINGS)
+    request = load_request(Path(what)) if Path(what).is_file() else None
     if withdraw:
+        what = request_id(request.bundle_sha256, request.settings) if request else what
         withdraw_run(folder, what)
         typer.echo(f"{what} is no longer approved; its code is not run here any more.")
         return
-    request = load_request(Path(what)) if Path(what).is_file() else request_of(find(folder, what))
+    request = request or request_of(find(folder, what))
+    check_request(request)
     print_request(request)
     same = bundle_sha256() == request.bundle_sha256
     typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the cdtl installed here, byte for byte.")
@@ -222,7 +227,7 @@ def _check_data(own: "SiteConfig") -> None:
     if result.has_errors:
         raise DataError(
             "the images have errors: mend them, or switch a rule off in site.toml [checks] with a reason, "
-            "and run cdtl site init again without options."
+            "and run cdtl site init again without options (or with others, for example --patient-pattern)."
         )
 
 

@@ -87,7 +87,7 @@ def withdraw(home: Path, id: str) -> None:
     try:
         (_folder(home) / f"{id}.json").unlink()
     except FileNotFoundError:
-        raise ConfigError(f"no approval {id} at this site: list the approvals for the right one.") from None
+        raise ConfigError(f"no approval {id} at this site: cdtl site status lists them.") from None
 
 
 def approvals(home: Path) -> dict[str, Approval]:

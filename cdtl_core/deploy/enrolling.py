@@ -18,12 +18,12 @@ ENROLMENT_FILE = "enrolment.json"
 
 
 def make_site(home: Path, site: SiteConfig) -> None:
-    """Write ``site.toml`` of a new site.
+    """Write ``site.toml`` of a new site, or anew of one that has no key yet.
 
     Raises:
-        CheckpointError: The folder holds one already.
+        CheckpointError: The folder holds a site that has been enrolled.
     """
-    if (home / SETTINGS).exists():
+    if (home / SETTINGS).exists() and (home / KEY_FILE).exists():
         raise CheckpointError(f"{home / SETTINGS} exists: edit it and run cdtl site init {home} without options.")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     save_toml(home / SETTINGS, site.model_dump(mode="json", exclude_defaults=True, exclude_none=True))

@@ -81,7 +81,10 @@ def find(home: Path, prefix: str) -> PendingRun:
     found = [run for run in pending(home).values() if run.id.startswith(prefix) or run.bundle_sha256.startswith(prefix)]
     if len(found) != 1:
         known = ", ".join(run.id for run in found or pending(home).values()) or "none"
-        raise ConfigError(f"'{prefix}' names {len(found)} pending runs (there are: {known}): give the id of one.")
+        raise ConfigError(
+            f"'{prefix}' is no file and names {len(found)} pending runs (there are: {known}): "
+            "give the coordinator's request.json or the id of one."
+        )
     return found[0]
 
 

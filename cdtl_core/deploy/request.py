@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 import cdtl_core
 from cdtl_core.config import RunConfig
 from cdtl_core.durable import replace_bytes
-from cdtl_core.errors import ConfigError
+from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
-from cdtl_core.settings import flatten
+from cdtl_core.settings import flatten, unflatten
 
-__all__ = ["ApprovalRequest", "Flat", "Sha256", "load_request", "make_request", "request_id", "save_request"]
+__all__ = ["ApprovalRequest", "Flat", "Sha256", "check_request", "load_request", "make_request", "request_id"]
+__all__ += ["save_request"]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Flat = Mapping[str, StrictBool | StrictInt | StrictFloat | StrictStr]
@@ -44,7 +45,7 @@ class ApprovalRequest(BaseModel):
     sites: tuple[str, ...] = ()
 
 
-def make_request(config: RunConfig, bundle_sha256: str, sites: tuple[str, ...] = ()) -> ApprovalRequest:
+def make_request(config: RunConfig, bundle_sha256: str) -> ApprovalRequest:
     """The request for a run; builds the network once for the egress list."""
     return ApprovalRequest(
         name=config.name,
@@ -52,8 +53,23 @@ def make_request(config: RunConfig, bundle_sha256: str, sites: tuple[str, ...] =
         bundle_sha256=bundle_sha256,
         settings=flatten(config),
         egress=egress_manifest(config),
-        sites=sites,
+        sites=config.federation.sites,
     )
+
+
+def check_request(request: ApprovalRequest) -> None:
+    """Refuse a request whose name, sites or egress list are not those of its settings: the settings are what counts.
+
+    Raises:
+        ConfigError: The settings are not those of a run.
+        PrivacyError: It shows another run than it is.
+    """
+    true = make_request(unflatten(request.settings), request.bundle_sha256)
+    if (request.name, request.sites, request.egress) != (true.name, true.sites, true.egress):
+        raise PrivacyError(
+            "the request shows another run than its settings make, so it was altered or is of another cdtl version: "
+            "ask the coordinator for it again."
+        )
 
 
 def request_id(bundle_sha256: str, settings: Flat) -> str:

@@ -74,7 +74,7 @@ def prepare_run(folder: Path, config: RunConfig) -> tuple[Path, ApprovalRequest,
     draft.mkdir(parents=True)
     config = _with_weights(draft, config)
     bundle = build_bundle(draft / "app")
-    request = make_request(config, bundle_sha256(bundle), config.federation.sites)
+    request = make_request(config, bundle_sha256(bundle))
     if (run / "request.json").exists():
         shutil.rmtree(draft)
         if load_request(run / "request.json") != request:

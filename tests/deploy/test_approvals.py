@@ -10,7 +10,14 @@ import pytest
 from cdtl_core.config import SimulationConfig, SiteConfig
 from cdtl_core.deploy.approvals import approvals, approve, decide, withdraw
 from cdtl_core.deploy.pending import MAX_PENDING, find, keep_pending, pending, request_of
-from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, request_id, save_request
+from cdtl_core.deploy.request import (
+    ApprovalRequest,
+    check_request,
+    load_request,
+    make_request,
+    request_id,
+    save_request,
+)
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import egress_hash, egress_manifest
 from cdtl_core.settings import flatten, load_site
@@ -26,7 +33,7 @@ def site_of(**more: Any) -> SiteConfig:
 
 @pytest.fixture
 def request_(tiny: Tiny) -> ApprovalRequest:
-    return make_request(tiny().run, CODE, ("alba",))
+    return make_request(tiny(federation={"sites": ["alba"]}).run, CODE)
 
 
 def test_a_request_survives_its_file(request_: ApprovalRequest, tmp_path: Path) -> None:
@@ -44,6 +51,15 @@ def test_a_file_that_is_no_request_is_refused(tmp_path: Path, content: str) -> N
         load_request(tmp_path / "r.json")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_request(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("lie", [{"name": "harmless"}, {"sites": ()}, {"egress": {"replies": {}}}])
+def test_a_request_that_shows_another_run_than_it_is_is_refused(request_: ApprovalRequest, lie: dict[str, Any]) -> None:
+    check_request(request_)
+    if "egress" in lie:
+        lie = {"egress": request_.egress.model_copy(update=lie["egress"])}
+    with pytest.raises(PrivacyError, match="shows another run"):
+        check_request(request_.model_copy(update=lie))
 
 
 def test_an_approved_run_is_approved_until_its_file_is_gone(request_: ApprovalRequest, tmp_path: Path) -> None:
