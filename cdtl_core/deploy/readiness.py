@@ -109,7 +109,7 @@ def _images(home: Path, own: SiteConfig) -> Iterator[Finding]:
         for finding in check.findings:
             if not finding.waived:
                 state: Literal["wrong", "warning"] = "wrong" if finding.severity == "error" else "warning"
-                yield Finding("images", state, f"{finding.rule}: {len(finding.files)} files; see cdtl data check.")
+                yield Finding("images", state, f"{finding.rule}: {finding.message} {finding.advice}")
     cohort = open_site(home, RunConfig(task=task_of(home))).cohort
     parts = ", ".join(f"{fold.num_patients} {name}" for name, fold in cohort.folds.items())
     yield Finding("images", "ok", f"{cohort.num_patients} patients: {parts}")
