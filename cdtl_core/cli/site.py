@@ -38,16 +38,15 @@ def init(
     add_to_path()
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.deploy.enrolling import ENROLMENT_FILE, enrol_site, make_site
-    from cdtl_core.settings import load_site
-    from client.home import SETTINGS
+    from cdtl_core.settings import SITE_FILE, load_site
 
     asked = {"site": name, "modality": modality}
-    if (folder / SETTINGS).exists():
+    if (folder / SITE_FILE).exists():
         if name or modality or data or phantom:
-            raise typer.BadParameter(f"{folder / SETTINGS} exists: edit it, and run this command without options")
+            raise typer.BadParameter(f"{folder / SITE_FILE} exists: edit it, and run this command without options")
     else:
         make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, phantom))
-    own = load_site(folder / SETTINGS)
+    own = load_site(folder / SITE_FILE)
     _check_data(own)
     with showing_progress():
         enrolment = enrol_site(folder, _task(labels or ",".join(own.labels or ()), positive))
@@ -101,10 +100,9 @@ def approve(
     from cdtl_core.deploy.bundle import bundle_sha256
     from cdtl_core.deploy.pending import find, request_of
     from cdtl_core.deploy.request import load_request
-    from cdtl_core.settings import load_site
-    from client.home import SETTINGS
+    from cdtl_core.settings import SITE_FILE, load_site
 
-    own = load_site(folder / SETTINGS)
+    own = load_site(folder / SITE_FILE)
     if withdraw:
         withdraw_run(folder, what)
         typer.echo(f"{what} is no longer approved; its code is not run here any more.")

@@ -19,8 +19,8 @@ from cdtl_core.errors import CdtlError
 from cdtl_core.imaging.check_source import check_source
 from cdtl_core.learning.device import choose_device
 from cdtl_core.modality import modality_of
-from cdtl_core.settings import load_site
-from client.home import SETTINGS, open_site
+from cdtl_core.settings import SITE_FILE, load_site
+from client.home import open_site
 
 __all__ = ["Finding", "check_site"]
 
@@ -50,7 +50,7 @@ def check_site(home: Path, *, rehearse: bool, tell: Callable[[str], object]) -> 
     Raises:
         ConfigError: The folder holds no site, or its settings are wrong.
     """
-    own = load_site(home / SETTINGS)
+    own = load_site(home / SITE_FILE)
     found = [Finding("settings", "ok", f"site {own.site}, {own.modality}, {len(own.lock)} settings locked")]
     for name, look in _LOOKS.items():
         tell(f"{name} ...")

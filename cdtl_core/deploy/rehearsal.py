@@ -19,8 +19,7 @@ from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
 from cdtl_core.imaging.identity import KEY_FILE as PATIENT_KEY
 from cdtl_core.processes import ProcessGroup, free_port
-from cdtl_core.settings import save_toml
-from client.home import SETTINGS
+from cdtl_core.settings import SITE_FILE, save_toml
 
 __all__ = ["rehearse_rounds"]
 
@@ -71,7 +70,7 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
     shadow.mkdir()
     data = own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
     settings = own.model_copy(update={"data": data, "lock": {}})
-    save_toml(shadow / SETTINGS, settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+    save_toml(shadow / SITE_FILE, settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
     for path in home.glob("phantoms-*"):
         (shadow / path.name).symlink_to(path.absolute())
     if (home / "cache").exists():
