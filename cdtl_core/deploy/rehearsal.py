@@ -106,7 +106,8 @@ def _memory(pid: int) -> int:
         return 0
     for process in processes:
         try:
-            total += process.memory_info().rss
+            found = process.memory_full_info()
+            total += getattr(found, "pss", found.uss)  # shared pages once where the system tells, else only its own
         except psutil.Error:
             continue
     return total
