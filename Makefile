@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow join lint clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -14,6 +14,9 @@ test: $(VENV)/.installed  ## the fast tests
 
 slow: $(VENV)/.installed  ## the slow tests
 	$(BIN)/python -m pytest -q -m slow
+
+join: $(VENV)/.installed  ## a coordinator and three sites as real processes: kills, doors, approvals; prints the figures
+	$(BIN)/python -m pytest -q -m slow tests/deploy tests/test_docs.py
 
 lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, ConfigError
 
 __all__ = [
+    "SITE_FILE",
     "flatten",
     "load_run",
     "load_simulation",
@@ -23,6 +24,9 @@ __all__ = [
     "simulation_toml",
     "unflatten",
 ]
+
+SITE_FILE = "site.toml"
+"""A hospital's settings in its folder."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

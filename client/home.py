@@ -16,11 +16,9 @@ from cdtl_core.imaging.phantom import write_phantoms
 from cdtl_core.imaging.split import Split, split_patients
 from cdtl_core.learning.device import choose_device
 from cdtl_core.learning.model import Classifier, build_classifier
-from cdtl_core.settings import load_site
+from cdtl_core.settings import SITE_FILE, load_site
 
-__all__ = ["SETTINGS", "contract_of", "labels_of", "open_site"]
-
-SETTINGS = "site.toml"
+__all__ = ["contract_of", "labels_of", "open_site"]
 
 
 def open_site(home: Path, config: RunConfig) -> Site:
@@ -30,7 +28,7 @@ def open_site(home: Path, config: RunConfig) -> Site:
         ConfigError: `site.toml` is missing or wrong.
         DataError: The cohort cannot be used.
     """
-    own = load_site(home / SETTINGS)
+    own = load_site(home / SITE_FILE)
     return _open(home.absolute(), own.model_dump_json(), config.model_dump_json())
 
 
@@ -53,7 +51,7 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
 
 def contract_of(home: Path, site: Site) -> ModalityContract:
     """What the site publishes of its cohort."""
-    own, cohort = load_site(home / SETTINGS), site.cohort
+    own, cohort = load_site(home / SITE_FILE), site.cohort
     statistics = None
     if own.publish.pixel_statistics:
         train = cohort.folds["train"]

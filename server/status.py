@@ -19,11 +19,12 @@ _KEPT = ("method", "round", "rounds", "waiting")
 
 @contextmanager
 def keeping_progress(home: Path) -> Iterator[None]:
-    """Keep ``progress.json`` in a deployed run's directory: round, rounds, and whom the run waits for, with why."""
+    """Keep ``progress.json`` in a deployed run's directory: the process, the round, and whom the run waits for."""
     if RUNS not in os.environ:
         yield
         return
-    now: dict[str, object] = {}
+    now: dict[str, object] = {"pid": os.getpid()}
+    replace_json(home / PROGRESS_FILE, now)
 
     def hear(fields: Mapping[str, object]) -> None:
         found = {name: fields[name] for name in _KEPT if name in fields}

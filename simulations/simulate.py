@@ -18,8 +18,8 @@ from cdtl_core.learning.model import build_theta0, parts_of
 from cdtl_core.learning.weights import load_into, weights_hash
 from cdtl_core.progress import report
 from cdtl_core.reporting.report import Report, save_report
-from cdtl_core.settings import flatten, load_simulation, save_toml, simulation_toml
-from client.home import SETTINGS, contract_of, open_site
+from cdtl_core.settings import SITE_FILE, flatten, load_simulation, save_toml, simulation_toml
+from client.home import contract_of, open_site
 from server.journal import Journal
 from simulations.gather import gather_report, sites_folder
 
@@ -100,7 +100,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
     theta0_hash = weights_hash(theta0)
     for own in config.sites:
         home = sites_folder(out) / own.site
-        save_toml(home / SETTINGS, own.model_dump(mode="json", exclude_none=True))
+        save_toml(home / SITE_FILE, own.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
         site = open_site(home, config.of_method(config.methods[0]))
         patients = site.cohort.folds["train"].num_patients

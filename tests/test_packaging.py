@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, the Flower bundle, the container."""
+"""What is shipped: the wheel and the Flower bundle; the containers are in test_docker.py."""
 
 import re
 import subprocess
@@ -11,15 +11,6 @@ import pytest
 from cdtl_core.apps import bundle_root
 
 ROOT = bundle_root()
-
-
-def test_every_path_a_container_copies_exists() -> None:
-    files = list((ROOT / "docker").glob("*Dockerfile"))
-    assert files
-    for file in files:
-        for line in re.findall(r"^COPY (.+)$", file.read_text(), re.MULTILINE):
-            sources = [word for word in line.split()[:-1] if not word.startswith("--")]
-            assert [source for source in sources if not (ROOT / source).exists()] == []
 
 
 def test_no_file_names_a_path_of_some_machine() -> None:

@@ -39,17 +39,16 @@ def init(
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.deploy.enrolling import ENROLMENT_FILE, enrol_site, make_site
     from cdtl_core.deploy.keys import KEY_FILE
-    from cdtl_core.settings import load_site
-    from client.home import SETTINGS
+    from cdtl_core.settings import SITE_FILE, load_site
 
     asked = {"site": name, "modality": modality}
     options = any((name, modality, data, patient_pattern, labels, phantom))
-    enrolled = (folder / SETTINGS).exists() and (folder / KEY_FILE).exists()
+    enrolled = (folder / SITE_FILE).exists() and (folder / KEY_FILE).exists()
     if enrolled and options:
-        raise typer.BadParameter(f"{folder / SETTINGS} exists: edit it, and run this command without options")
-    if options or not (folder / SETTINGS).exists():  # an init that stopped at the images may be tried with others
+        raise typer.BadParameter(f"{folder / SITE_FILE} exists: edit it, and run this command without options")
+    if options or not (folder / SITE_FILE).exists():  # an init that stopped at the images may be tried with others
         make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, phantom))
-    own = load_site(folder / SETTINGS)
+    own = load_site(folder / SITE_FILE)
     _check_data(own)
     with showing_progress():
         enrolment = enrol_site(folder, _task(labels or ",".join(own.labels or ()), positive))
@@ -103,10 +102,9 @@ def approve(
     from cdtl_core.deploy.bundle import bundle_sha256
     from cdtl_core.deploy.pending import find, request_of
     from cdtl_core.deploy.request import check_request, load_request, request_id
-    from cdtl_core.settings import load_site
-    from client.home import SETTINGS
+    from cdtl_core.settings import SITE_FILE, load_site
 
-    own = load_site(folder / SETTINGS)
+    own = load_site(folder / SITE_FILE)
     request = load_request(Path(what)) if Path(what).is_file() else None
     if withdraw:
         what = request_id(request.bundle_sha256, request.settings) if request else what

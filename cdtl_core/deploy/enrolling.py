@@ -9,8 +9,8 @@ from cdtl_core.deploy.supernode import CERTIFICATE_FILE
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CheckpointError, DataError
 from cdtl_core.imaging.source import rows_of_folders, write_manifest
-from cdtl_core.settings import save_toml
-from client.home import SETTINGS, contract_of, open_site
+from cdtl_core.settings import SITE_FILE, save_toml
+from client.home import contract_of, open_site
 
 __all__ = ["ENROLMENT_FILE", "enrol_site", "make_site", "place_data"]
 
@@ -23,10 +23,10 @@ def make_site(home: Path, site: SiteConfig) -> None:
     Raises:
         CheckpointError: The folder holds a site that has been enrolled.
     """
-    if (home / SETTINGS).exists() and (home / KEY_FILE).exists():
-        raise CheckpointError(f"{home / SETTINGS} exists: edit it and run cdtl site init {home} without options.")
+    if (home / SITE_FILE).exists() and (home / KEY_FILE).exists():
+        raise CheckpointError(f"{home / SITE_FILE} exists: edit it and run cdtl site init {home} without options.")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    save_toml(home / SETTINGS, site.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+    save_toml(home / SITE_FILE, site.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
 
 
 def place_data(home: Path, source: Path, *, patient_pattern: str = "") -> dict[str, str]:

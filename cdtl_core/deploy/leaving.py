@@ -4,8 +4,7 @@ import shutil
 from pathlib import Path
 
 from cdtl_core.deploy.service import stop_service
-from cdtl_core.settings import load_site
-from client.home import SETTINGS
+from cdtl_core.settings import SITE_FILE, load_site
 
 __all__ = ["leave_federation"]
 
@@ -19,7 +18,7 @@ def leave_federation(home: Path) -> list[str]:
         ConfigError: `home` holds no site.
         FederationError: The service does not end.
     """
-    load_site(home / SETTINGS)
+    load_site(home / SITE_FILE)
     stop_service(home)
     for name in _FORGOTTEN:
         path = home / name

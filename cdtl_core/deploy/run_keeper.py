@@ -4,6 +4,8 @@ import logging
 import time
 from pathlib import Path
 
+import psutil
+
 from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, read_json, run_folders, save_run_state
 from cdtl_core.deploy.superlink import SuperLink
 from cdtl_core.errors import FederationError
@@ -12,7 +14,7 @@ from cdtl_core.flower import CONNECTION
 __all__ = ["RunKeeper"]
 
 _log = logging.getLogger("cdtl.deploy")
-_LOOK_S = 5.0
+_LOOK_S = 60.0
 _MOST_TRIES = 5
 
 
@@ -40,6 +42,8 @@ class RunKeeper:
                 self._submit(run, state)
             elif outcome := read_json(run / "outcome.json"):
                 self._close(run, state, outcome["outcome"], outcome["reason"], outcome["exit_code"])
+            elif _is_dead(run):
+                self._crashed(run, state, "its process has ended")
             elif time.monotonic() - self._looked > _LOOK_S:
                 self._looked = time.monotonic()
                 self._look(run, state)
@@ -67,11 +71,18 @@ class RunKeeper:
         _log.info("%s: started from round %d as Flower run %s", run.name, done, number or "-")
 
     def _look(self, run: Path, state: RunState) -> None:
-        """A Flower run that is over and has left no outcome has crashed: queue it again."""
+        """Ask Flower, rarely: a question costs a second of a core, and the process that plays is looked at often."""
         status = self._link.flower.status(state.flower_run)
-        if status.startswith("finished") and not read_json(run / "outcome.json"):
-            _log.warning("%s: its Flower run ended as %s", run.name, status)
-            save_run_state(run, state.model_copy(update={"status": "queued", "flower_run": ""}))
+        if status.startswith("finished"):
+            self._crashed(run, state, f"its Flower run ended as {status}")
+
+    def _crashed(self, run: Path, state: RunState, why: str) -> None:
+        """A run that is over and has left no outcome has crashed: queue it again."""
+        if read_json(run / "outcome.json"):
+            return
+        _log.warning("%s: %s", run.name, why)
+        self._end_flower_run(state)
+        save_run_state(run, state.model_copy(update={"status": "queued", "flower_run": ""}))
 
     def _stop(self, run: Path, state: RunState) -> None:
         self._end_flower_run(state)
@@ -86,6 +97,12 @@ class RunKeeper:
     def _end_flower_run(self, state: RunState) -> None:
         if state.flower_run:
             self._link.flower.read("stop", state.flower_run, CONNECTION)
+
+
+def _is_dead(run: Path) -> bool:
+    """Whether the process that played the run, if it had begun, is gone."""
+    pid = read_json(run / "progress.json").get("pid")
+    return pid is not None and not psutil.pid_exists(pid)
 
 
 def _last_round(run: Path) -> int:

@@ -11,9 +11,11 @@ from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+import psutil
+
 from cdtl_core.deploy.runs import read_json
 from cdtl_core.durable import locked, replace_json
-from cdtl_core.errors import CheckpointError, FederationError
+from cdtl_core.errors import FederationError
 
 __all__ = ["SERVICE_FILE", "is_running", "require_running", "running_service", "stop_service"]
 
@@ -37,7 +39,7 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
         if old.name.startswith("cdtl-"):
             shutil.rmtree(old, ignore_errors=True)  # of a service that was killed
         scratch = Path(tempfile.mkdtemp(prefix="cdtl-"))
-        replace_json(folder / SERVICE_FILE, {"pid": os.getpid(), "scratch": str(scratch)})
+        replace_json(folder / SERVICE_FILE, {"pid": os.getpid(), "began": _began(os.getpid()), "scratch": str(scratch)})
         before = {number: signal.signal(number, lambda *_: end.set()) for number in _ENDINGS}
         try:
             yield end, scratch
@@ -50,12 +52,9 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
 
 def is_running(folder: Path) -> int:
     """The process number of the folder's service; 0 if none runs."""
-    pid = read_json(folder / SERVICE_FILE).get("pid", 0)
-    try:
-        with locked(folder):
-            return 0
-    except CheckpointError:
-        return int(pid)
+    note = read_json(folder / SERVICE_FILE)
+    pid = int(note.get("pid", 0))
+    return pid if pid and _began(pid) == note.get("began") else 0
 
 
 def require_running(folder: Path, what: str, how: str) -> None:
@@ -85,6 +84,14 @@ def stop_service(folder: Path, *, timeout_s: float = 30.0) -> bool:
             return True
         waited.wait(0.1)
     raise FederationError(f"process {pid} of {folder} did not end within {timeout_s:.0f} s: end it with kill -9 {pid}.")
+
+
+def _began(pid: int) -> float | None:
+    """When a process began, which tells it from a later one of the same number; None if there is none."""
+    try:
+        return round(psutil.Process(pid).create_time(), 2)
+    except psutil.Error:
+        return None
 
 
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -14,8 +14,7 @@ from cdtl_core.deploy.runs import load_run_state, read_json, run_folders
 from cdtl_core.deploy.seen import last_seen
 from cdtl_core.deploy.server_config import load_server
 from cdtl_core.deploy.service import is_running
-from cdtl_core.settings import load_site
-from client.home import SETTINGS
+from cdtl_core.settings import SITE_FILE, load_site
 
 __all__ = ["coordinator_standing", "site_standing"]
 
@@ -58,7 +57,7 @@ def site_standing(home: Path) -> dict[str, Any]:
     Raises:
         ConfigError: `home` holds no site.
     """
-    own, gate = load_site(home / SETTINGS), read_status(home)
+    own, gate = load_site(home / SITE_FILE), read_status(home)
     pid = is_running(home)
     return {
         "running": bool(pid),

@@ -21,7 +21,15 @@ from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
 from cdtl_core.processes import ProcessGroup, free_port
 
-__all__ = ["CERTIFICATE_FILE", "SuperNode", "open_supernode", "start_gate", "start_supernode"]
+__all__ = [
+    "CERTIFICATE_FILE",
+    "SuperNode",
+    "open_supernode",
+    "outbound_proxy",
+    "save_tls_key",
+    "start_gate",
+    "start_supernode",
+]
 
 CERTIFICATE_FILE = "site.crt"
 _UP_S = 30.0
@@ -57,7 +65,7 @@ def open_supernode(home: Path, scratch: Path, address: CoordinatorAddress) -> Su
     """
     save_credential(loopback_certificate(), scratch / "loopback.crt", scratch / "loopback.key")
     replace_bytes(scratch / "secret", secrets.token_bytes(32), mode=0o600)
-    _save_tls_key(home, scratch / "client.key")
+    save_tls_key(home, scratch / "client.key")
     (scratch / "empty").mkdir()
     gate = GateConfig(
         home=home,
@@ -70,7 +78,7 @@ def open_supernode(home: Path, scratch: Path, address: CoordinatorAddress) -> Su
         ca=home / address.ca,
         client_certificate=home / CERTIFICATE_FILE,
         client_key=scratch / "client.key",
-        proxy=_proxy(address.host),
+        proxy=outbound_proxy(address.host),
         trusted_entities=scratch / "trusted.yaml",
     )
     return SuperNode(home, scratch, gate, free_port())
@@ -120,7 +128,7 @@ def start_supernode(node: SuperNode) -> ProcessGroup:
     return group
 
 
-def _save_tls_key(home: Path, path: Path) -> None:
+def save_tls_key(home: Path, path: Path) -> None:
     """The site's key in the form that TLS libraries read, for as long as the service runs."""
     content = load_key(home).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -128,7 +136,7 @@ def _save_tls_key(home: Path, path: Path) -> None:
     replace_bytes(path, content, mode=0o600)
 
 
-def _proxy(host: str) -> str | None:
+def outbound_proxy(host: str) -> str | None:
     """The outbound proxy that the environment names, unless it excepts this host."""
     excepted = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
     if host in excepted or host in {"127.0.0.1", "localhost", "::1"}:

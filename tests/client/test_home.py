@@ -9,7 +9,8 @@ from PIL import Image
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import check_contract
-from client.home import SETTINGS, contract_of, open_site
+from cdtl_core.settings import SITE_FILE
+from client.home import contract_of, open_site
 
 RUN = RunConfig.model_validate({"image": {"size": 32}, "model": {"backbone": "test_efficientnet", "weights": "random"}})
 
@@ -34,7 +35,7 @@ def home(tmp_path: Path) -> Path:
 
 def write_settings(home: Path, more: str = "") -> None:
     own = f'site = "north"\nmodality = "ultrasound"\n{more}\n[data]\nroot = "{home.parent}"\nmanifest = "m.csv"\n'
-    (home / SETTINGS).write_text(own)
+    (home / SITE_FILE).write_text(own)
 
 
 def splits(home: Path, run: RunConfig = RUN) -> dict[str, str]:

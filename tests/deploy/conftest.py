@@ -1,4 +1,4 @@
-"""A site's application and a coordinator's folder."""
+"""A site's application, a coordinator's folder, and the figures that tests of real processes measure."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,26 @@ import pytest
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment
 from cdtl_core.deploy.keys import load_key, make_key
 from cdtl_core.federation.contract import ModalityContract
+
+_FIGURES = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_FIGURES] = {}
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What was measured: add a line; all are printed as one table at the end."""
+    return request.config.stash[_FIGURES]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if found := config.stash.get(_FIGURES, {}):
+        terminalreporter.section("figures")
+        width = max(map(len, found))
+        for what, value in found.items():
+            terminalreporter.write_line(f"{what:<{width}}  {value}")
 
 
 def contract(site: str, **fields: Any) -> ModalityContract:

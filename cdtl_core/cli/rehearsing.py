@@ -1,0 +1,29 @@
+"""What a site's check found, as lines for a person."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+__all__ = ["print_checks"]
+
+_STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
+
+
+def print_checks(found: Mapping[str, Any]) -> None:
+    """Print each finding, then the rehearsal's estimates."""
+    console = Console(soft_wrap=True)
+    for one in found["checks"]:
+        line = Text(f"{one['state']:<8}", style=_STYLES[one["state"]])
+        console.print(line + Text(f"{one['name']}: {one['text']}", style=""), highlight=False)
+    estimates = found["rehearsal"]
+    if estimates:
+        links = ", ".join(f"{seconds} s at {speed}" for speed, seconds in estimates["link_seconds_per_round"].items())
+        console.print(
+            f"A round here with the default settings: about {estimates['seconds_per_round']:.0f} s, "
+            f"{estimates['peak_memory_bytes'] / 1e9:.1f} GB of memory, "
+            f"{estimates['bytes_up_per_round'] / 1e6:.1f} MB up and {estimates['bytes_down_per_round'] / 1e6:.1f} MB "
+            f"down ({links}); once {estimates['theta0_bytes_once'] / 1e6:.1f} MB down to begin with.",
+            highlight=False,
+        )

@@ -1,0 +1,92 @@
+"""Whether a site reaches its coordinator: port, TLS, clock, admission; each failure with its own sentence."""
+
+import ssl
+import tempfile
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from cdtl_core.deploy.coordinator_address import CoordinatorAddress
+from cdtl_core.deploy.gate.release import node_headers
+from cdtl_core.deploy.keys import KEY_FILE
+from cdtl_core.deploy.supernode import CERTIFICATE_FILE, outbound_proxy, save_tls_key
+
+__all__ = ["check_coordinator"]
+
+State = Literal["ok", "warning", "wrong"]
+_AHEAD_S, _BEHIND_S = 5.0, 305.0
+_LIMIT_S = 10.0
+
+
+def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple[State, str]]:
+    """Look at the way to the coordinator; stops at the first thing that is wrong.
+
+    Yields:
+        A state and a sentence.
+    """
+    where = f"{address.host}:{address.port}"
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    with tempfile.TemporaryDirectory(prefix="cdtl-") as scratch:
+        context = ssl.create_default_context(cafile=home / address.ca)
+        save_tls_key(home, Path(scratch) / "client.key")
+        context.load_cert_chain(home / CERTIFICATE_FILE, Path(scratch) / "client.key")
+    with httpx.Client(
+        base_url=f"https://{host}:{address.port}",
+        verify=ssl.create_default_context(cafile=home / address.ca),
+        proxy=outbound_proxy(address.host),
+        trust_env=False,
+        timeout=_LIMIT_S,
+    ) as client:
+        try:
+            answer = client.get("/health")
+        except httpx.HTTPError as error:
+            yield "wrong", _unreachable(where, error)
+            return
+    if answer.status_code != 200:
+        yield "wrong", f"{where} answers, but its SuperLink does not: ask the coordinator to look."
+        return
+    yield "ok", f"{where} answers over TLS, by the authority in {address.ca}"
+    yield _clock(answer)
+    with httpx.Client(
+        base_url=f"https://{host}:{address.port}",
+        verify=context,
+        proxy=outbound_proxy(address.host),
+        trust_env=False,
+        timeout=_LIMIT_S,
+    ) as client:
+        yield _admitted(client, home)
+
+
+def _admitted(client: httpx.Client, home: Path) -> tuple[State, str]:
+    try:
+        answer = client.post("/v1/fleet/get-run", content=b"", headers=node_headers(home / KEY_FILE))
+    except httpx.HTTPError:
+        return "wrong", "the coordinator does not know this site's certificate: ask whether it is admitted."
+    if answer.status_code == 401:
+        return "wrong", f"the coordinator refuses this site's key ({answer.text.strip() or 401}): ask to be admitted."
+    return "ok", "this site is admitted"
+
+
+def _clock(answer: httpx.Response) -> tuple[State, str]:
+    """Flower refuses a node whose clock is ahead by more than 5 s or behind by more than 305 s."""
+    if "date" not in answer.headers:
+        return "warning", "the coordinator does not say what time it is, so the clocks were not compared"
+    ahead = time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
+    text = f"this clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator's"
+    if -_BEHIND_S < ahead < _AHEAD_S:
+        return "ok", text
+    return "wrong", f"{text}: set both by a time server (NTP)."
+
+
+def _unreachable(where: str, error: httpx.HTTPError) -> str:
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        why = "bears another name" if "mismatch" in text else "is signed by another authority than ca.crt"
+        return f"the certificate of {where} {why}: check --server and --ca with the coordinator."
+    if "SSL" in text or "TLS" in text:
+        return f"{where} does not speak TLS: check the port with the coordinator."
+    return f"{where} cannot be reached ({text or type(error).__name__}): check name, port, firewall and proxy."

@@ -1,0 +1,134 @@
+"""All that could keep a site from taking part, looked at before it does."""
+
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
+from cdtl_core.deploy.certificates import expiry
+from cdtl_core.deploy.coordinator_address import load_address
+from cdtl_core.deploy.enrolling import ENROLMENT_FILE
+from cdtl_core.deploy.enrolment import load_enrolment
+from cdtl_core.deploy.keys import KEY_FILE, fingerprint, load_key
+from cdtl_core.deploy.reaching import check_coordinator
+from cdtl_core.deploy.supernode import CERTIFICATE_FILE
+from cdtl_core.errors import CdtlError
+from cdtl_core.imaging.check_source import check_source
+from cdtl_core.learning.device import choose_device
+from cdtl_core.modality import modality_of
+from cdtl_core.settings import SITE_FILE, load_site
+from client.home import open_site
+
+__all__ = ["Finding", "check_site"]
+
+_SPACE_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what, how it is, and what was seen or what to do."""
+
+    name: str
+    state: Literal["ok", "warning", "wrong"]
+    text: str
+
+
+def check_site(home: Path, *, rehearse: bool, tell: Callable[[str], object]) -> dict[str, Any]:
+    """Look at settings, key, images, space, coordinator, and rehearse two rounds on this machine.
+
+    Args:
+        home: The site's folder.
+        rehearse: Whether to rehearse; it is left out where something is wrong already.
+        tell: Called with what is being done.
+
+    Returns:
+        ``checks``, each a `Finding`, and ``rehearsal``: its estimates, or None.
+
+    Raises:
+        ConfigError: The folder holds no site, or its settings are wrong.
+    """
+    own = load_site(home / SITE_FILE)
+    found = [Finding("settings", "ok", f"site {own.site}, {own.modality}, {len(own.lock)} settings locked")]
+    for name, look in _LOOKS.items():
+        tell(f"{name} ...")
+        found += _looked(name, look, home, own)
+    estimates = None
+    if rehearse and not any(one.state == "wrong" for one in found if one.name != "coordinator"):
+        from cdtl_core.deploy.rehearsal import rehearse_rounds
+
+        tell("rehearsal: two rounds against a coordinator on this machine ...")
+        try:
+            estimates = rehearse_rounds(home, own, task_of(home))
+            found.append(Finding("rehearsal", "ok", "two rounds trained, sent and received"))
+        except CdtlError as error:
+            found.append(Finding("rehearsal", "wrong", str(error)))
+    return {"checks": [asdict(one) for one in found], "rehearsal": estimates}
+
+
+def task_of(home: Path) -> TaskConfig:
+    """The labels that the site enrolled with.
+
+    Raises:
+        CdtlError: The enrolment is missing or damaged.
+    """
+    contract = load_enrolment(home / ENROLMENT_FILE).contract
+    return TaskConfig(labels=contract.labels, positive=contract.positive)
+
+
+def _looked(
+    name: str, look: Callable[[Path, SiteConfig], Iterator[Finding]], home: Path, own: SiteConfig
+) -> list[Finding]:
+    try:
+        return list(look(home, own))
+    except CdtlError as error:
+        return [Finding(name, "wrong", str(error))]
+
+
+def _key(home: Path, _own: SiteConfig) -> Iterator[Finding]:
+    key, enrolment = load_key(home), load_enrolment(home / ENROLMENT_FILE)
+    if fingerprint(key.public_key()) != enrolment.fingerprint:
+        yield Finding("key", "wrong", f"{ENROLMENT_FILE} was made with another key: run cdtl site init again.")
+        return
+    mode = stat.S_IMODE((home / KEY_FILE).stat().st_mode)
+    if mode & 0o077:
+        yield Finding("key", "warning", f"others can read {KEY_FILE}: chmod 600 {home / KEY_FILE}.")
+    until = expiry(home / CERTIFICATE_FILE)
+    yield Finding("key", "ok", f"fingerprint {enrolment.fingerprint[:19]} ..., certificate until {until:%Y-%m-%d}")
+
+
+def _images(home: Path, own: SiteConfig) -> Iterator[Finding]:
+    if own.data.phantom is not None:
+        yield Finding("images", "warning", "SYNTHETIC phantoms, not patients: for trying things out only")
+    else:
+        source = own.data.root.expanduser() / (own.data.manifest or "")
+        modality, names = modality_of(own.modality), own.data.label_map
+        check = check_source(source, modality=modality, label_map=names, switched_off=own.checks.off)
+        for finding in check.findings:
+            if not finding.waived:
+                state: Literal["wrong", "warning"] = "wrong" if finding.severity == "error" else "warning"
+                yield Finding("images", state, f"{finding.rule}: {finding.message} {finding.advice}")
+    cohort = open_site(home, RunConfig(task=task_of(home))).cohort
+    parts = ", ".join(f"{fold.num_patients} {name}" for name, fold in cohort.folds.items())
+    yield Finding("images", "ok", f"{cohort.num_patients} patients: {parts}")
+
+
+def _machine(home: Path, own: SiteConfig) -> Iterator[Finding]:
+    import psutil
+
+    free, memory = shutil.disk_usage(home).free / 1e9, psutil.virtual_memory().available / 1e9
+    text = f"{free:.0f} GB of disk and {memory:.0f} GB of memory free, device {choose_device(own.device)}"
+    if free < _SPACE_GB:
+        yield Finding("machine", "wrong", f"only {free:.1f} GB are free in {home}: {_SPACE_GB:.0f} GB are needed.")
+    else:
+        yield Finding("machine", "ok", text)
+
+
+def _coordinator(home: Path, _own: SiteConfig) -> Iterator[Finding]:
+    for state, text in check_coordinator(home, load_address(home)):
+        yield Finding("coordinator", state, text)
+
+
+_LOOKS = {"key": _key, "images": _images, "machine": _machine, "coordinator": _coordinator}

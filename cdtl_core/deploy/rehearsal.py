@@ -1,0 +1,132 @@
+"""Two rounds against a coordinator on this machine, with the site's own images: the whole way, before it counts."""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
+from cdtl_core.deploy.approvals import approve
+from cdtl_core.deploy.coordination import make_coordinator
+from cdtl_core.deploy.enrolling import enrol_site
+from cdtl_core.deploy.members import admit
+from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, prepare_run, queue_run
+from cdtl_core.deploy.server_config import ServerConfig
+from cdtl_core.errors import FederationError
+from cdtl_core.flower import flower_environment
+from cdtl_core.imaging.identity import KEY_FILE as PATIENT_KEY
+from cdtl_core.processes import ProcessGroup, free_port
+from cdtl_core.settings import SITE_FILE, save_toml
+
+__all__ = ["rehearse_rounds"]
+
+_ROUNDS = 2
+_LIMIT_S = 1800.0
+_LINKS = (10, 100)
+"""Mbit/s for which the time on the line is worked out."""
+
+
+def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, Any]:
+    """Train two rounds with the default settings, and say what a round will cost; nothing of it is kept.
+
+    Returns:
+        Seconds per round, the site's peak memory, bytes up and down a round, theta0's bytes, seconds on the line.
+
+    Raises:
+        FederationError: A round failed; the sentence names the log's last words.
+    """
+    with tempfile.TemporaryDirectory(prefix="cdtl-rehearsal-") as name:
+        scratch = Path(name)
+        coordinator, shadow, port = scratch / "coordinator", scratch / own.site, free_port()
+        server = ServerConfig(names=("localhost", "127.0.0.1"), host="127.0.0.1", port=port)
+        make_coordinator(coordinator, server)
+        _shadow(home, own, shadow)
+        config = RunConfig.model_validate(
+            {"name": "rehearsal", "method": "fedavg", "task": task, "federation": {"rounds": _ROUNDS}}
+        )
+        admit(coordinator, enrol_site(shadow, config))
+        run, request, _ = prepare_run(coordinator, config)
+        approve(shadow, request, own.model_copy(update={"lock": {}}))
+        queue_run(run)
+        command = [sys.executable, "-m", "cdtl_core.cli.main"]
+        ca = str(coordinator / "tls" / "ca.crt")
+        group = ProcessGroup(flower_environment({}), scratch)
+        try:
+            group.start("coordinator", [*command, "server", "start", str(coordinator)], scratch / "coordinator.log")
+            site = [*command, "site", "start", str(shadow), "--server", f"localhost:{port}", "--ca", ca]
+            group.start("site", site, scratch / "site.log")
+            memory = _watch(group, run, scratch)
+        finally:
+            group.stop(patience_s=20.0)
+        lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+        return _estimates([line for line in lines if "sites" in line], own.site, memory)
+
+
+def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
+    """A second home with the same images, split and decoded pixels, and a key of its own."""
+    shadow.mkdir()
+    data = own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
+    settings = own.model_copy(update={"data": data, "lock": {}})
+    save_toml(shadow / SITE_FILE, settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+    for path in home.glob("phantoms-*"):
+        (shadow / path.name).symlink_to(path.absolute())
+    if (home / "cache").exists():
+        (shadow / "cache").symlink_to((home / "cache").absolute())
+    if (home / PATIENT_KEY).exists():
+        shutil.copy2(home / PATIENT_KEY, shadow / PATIENT_KEY)
+
+
+def _watch(group: ProcessGroup, run: Path, scratch: Path) -> int:
+    """Wait until the run has ended well; returns the most bytes that the site's processes held at once."""
+    deadline, most = time.monotonic() + _LIMIT_S, 0
+    while time.monotonic() < deadline:
+        state = load_run_state(run) or RunState()
+        if state.status == "completed":
+            return most
+        if state.status in ENDED:
+            raise FederationError(f"the rehearsal ended as {state.status}: {state.reason}")
+        if ended := group.ended():
+            who = next(iter(ended))
+            raise FederationError(f"the rehearsal's {who} ended: {_last_line(scratch / f'{who}.log')}")
+        most = max(most, _memory(group.pids()["site"]))
+        time.sleep(0.2)
+    raise FederationError(f"the rehearsal took longer than {_LIMIT_S:.0f} s: use a faster machine or fewer images.")
+
+
+def _memory(pid: int) -> int:
+    import psutil
+
+    total = 0
+    try:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return 0
+    for process in processes:
+        try:
+            found = process.memory_full_info()
+            total += getattr(found, "pss", found.uss)  # shared pages once where the system tells, else only its own
+        except psutil.Error:
+            continue
+    return total
+
+
+def _estimates(rounds: list[dict[str, Any]], site: str, memory: int) -> dict[str, Any]:
+    last = rounds[-1]["sites"][site]
+    first = rounds[0]["sites"][site]
+    up, down = last["bytes_sent"], last["bytes_received"]
+    return {
+        "seconds_per_round": rounds[-1]["seconds"],
+        "peak_memory_bytes": memory,
+        "bytes_up_per_round": up,
+        "bytes_down_per_round": down,
+        "theta0_bytes_once": first.get("theta0_bytes", 0),
+        "link_seconds_per_round": {f"{speed} Mbit/s": round((up + down) * 8 / speed / 1e6, 1) for speed in _LINKS},
+    }
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

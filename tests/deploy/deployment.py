@@ -1,0 +1,166 @@
+"""A coordinator and sites as real processes on loopback, for tests; every process is found again and ended."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.deploy.approvals import approve
+from cdtl_core.deploy.coordination import make_coordinator
+from cdtl_core.deploy.enrolling import enrol_site, make_site
+from cdtl_core.deploy.members import admit
+from cdtl_core.deploy.request import load_request
+from cdtl_core.deploy.runs import ENDED, load_run_state, prepare_run, queue_run, read_json
+from cdtl_core.deploy.server_config import ServerConfig
+from cdtl_core.deploy.standing import coordinator_standing
+from cdtl_core.processes import free_port
+
+MARK = "CDTL_TEST_DEPLOYMENT"
+
+
+class Deployment:
+    """One coordinator and its sites below a folder."""
+
+    def __init__(self, folder: Path, sites: list[SiteConfig], run: RunConfig) -> None:
+        self.coordinator, self.port = folder / "coordinator", free_port()
+        self.homes = {site.site: folder / "hospitals" / site.site for site in sites}
+        self.settings = {site.site: site for site in sites}
+        self._mark = secrets.token_hex(8)
+        self._services: dict[str, subprocess.Popen[bytes]] = {}
+        self._logs = folder
+        server = ServerConfig(names=("localhost", "127.0.0.1"), host="127.0.0.1", port=self.port)
+        make_coordinator(self.coordinator, server)
+        for site in sites:
+            make_site(self.homes[site.site], site)
+            admit(self.coordinator, enrol_site(self.homes[site.site], run))
+
+    @property
+    def ca(self) -> Path:
+        return self.coordinator / "tls" / "ca.crt"
+
+    def start(self, name: str) -> None:
+        """Start ``coordinator`` or a site."""
+        if name == "coordinator":
+            arguments = ["server", "start", str(self.coordinator)]
+        else:
+            arguments = ["site", "start", str(self.homes[name])]
+            arguments += ["--server", f"localhost:{self.port}", "--ca", str(self.ca)]
+        with open(self._logs / f"{name}.log", "ab") as log:
+            self._services[name] = subprocess.Popen(
+                [sys.executable, "-m", "cdtl_core.cli.main", *arguments],
+                env={**os.environ, MARK: self._mark},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def start_all(self) -> None:
+        for name in ("coordinator", *self.homes):
+            self.start(name)
+
+    def kill(self, name: str) -> None:
+        """kill -9 of a service's own process; its programs must follow by themselves."""
+        self._services[name].kill()
+        self._services.pop(name).wait()
+
+    def program(self, name: str, part: str) -> int:
+        """The process of a service whose command line holds `part`."""
+        children = psutil.Process(self._services[name].pid).children(recursive=True)
+        return next(child.pid for child in children if part in " ".join(child.cmdline()))
+
+    def request(self, config: RunConfig) -> Path:
+        """Prepare a run; returns its folder."""
+        return prepare_run(self.coordinator, config)[0]
+
+    def approve(self, run: Path, *sites: str) -> None:
+        for site in sites or tuple(self.homes):
+            approve(self.homes[site], load_request(run / "request.json"), self.settings[site])
+
+    def play(self, run: Path) -> None:
+        queue_run(run)
+
+    def ended(self, run: Path, *, timeout_s: float = 420.0) -> str:
+        """Wait until a run has ended; returns its status."""
+        self.until(lambda: (state := load_run_state(run)) is not None and state.status in ENDED, timeout_s, "the run")
+        state = load_run_state(run)
+        assert state is not None
+        return state.status
+
+    def in_round(self, run: Path, round: int) -> None:
+        """Wait until a round is under way at every site."""
+        self.until(lambda: self._at_work(run, round), 240.0, f"round {round}")
+
+    def _at_work(self, run: Path, round: int) -> bool:
+        progress = read_json(run / "progress.json")
+        waiting: Mapping[str, str] = progress.get("waiting", {})
+        return progress.get("round") == round and set(waiting.values()) == {"at work"}
+
+    def until(self, holds: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not holds():
+            assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}: {self.story()}"
+            time.sleep(0.1)
+
+    def connected(self) -> None:
+        """Wait until every site that was started is connected."""
+
+        def all_there() -> bool:
+            sites = coordinator_standing(self.coordinator)["sites"]
+            return all(sites[name]["connected"] for name in self._services if name != "coordinator")
+
+        self.until(all_there, 120.0, "the sites")
+
+    def story(self) -> str:
+        """What the services said, for a failing test."""
+        logs = [*self._logs.glob("*.log"), *self.coordinator.glob("logs/run.log")]
+        return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
+
+    def lines(self, run: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+
+    def access_log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.coordinator / "logs" / "access.log").read_text().splitlines()]
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that this deployment has started and that still runs."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def stop(self) -> None:
+        """End every service as a person would, then see that nothing is left."""
+        for service in self._services.values():
+            service.send_signal(signal.SIGTERM)
+        for service in self._services.values():
+            service.wait(timeout=60)
+        self._services.clear()
+        self.gone()
+
+    def gone(self, timeout_s: float = 15.0) -> None:
+        """Wait until no process of ours is left."""
+        deadline = time.monotonic() + timeout_s
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left, f"orphans: {[' '.join(process.cmdline()) for process in left]}"
+
+    def end(self) -> None:
+        """Kill what is left, whatever happened."""
+        for service in self._services.values():
+            service.kill()
+            service.wait()
+        for process in self.processes():
+            process.kill()

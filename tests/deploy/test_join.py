@@ -1,0 +1,248 @@
+"""Hospitals join for real: a coordinator and three sites as processes on loopback, over TLS, through both doors."""
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from flwr.cli.build import build_fab_from_disk
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.deploy.approvals import approvals, withdraw
+from cdtl_core.deploy.bundle import bundle_sha256
+from cdtl_core.deploy.request import load_request, save_request
+from cdtl_core.deploy.runs import load_run_state, read_json
+from simulations.simulate import simulate
+from tests.deploy.deployment import Deployment
+
+pytestmark = pytest.mark.slow
+Tiny = Callable[..., SimulationConfig]
+Figures = dict[str, str]
+ALL = {"federation": {"rounds": 3, "min_sites": 3, "round_timeout_s": 200.0, "join_timeout_s": 200.0}}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[[SimulationConfig], Deployment]]:
+    made: list[Deployment] = []
+
+    def build(config: SimulationConfig) -> Deployment:
+        made.append(Deployment(tmp_path, list(config.sites), config.of_method("cdtl")))
+        return made[-1]
+
+    yield build
+    for deployment in made:
+        deployment.end()
+
+
+Make = Callable[[SimulationConfig], Deployment]
+
+
+def expect_models_of(config: SimulationConfig, deployment: Deployment, out: Path) -> None:
+    """Every site's model, byte for byte, is the one of a simulation with the same seed."""
+    simulate(config, out)
+    for site, home in deployment.homes.items():
+        for name in ("model.safetensors", "scores.csv"):
+            simulated = out / "sites" / site / "models" / "tiny-cdtl" / name
+            assert (home / "models" / "tiny-cdtl" / name).read_bytes() == simulated.read_bytes(), (site, name)
+
+
+@pytest.mark.ci
+def test_three_sites_train_over_tls_and_end_as_the_simulation_does(
+    tiny: Tiny, make: Make, tmp_path: Path, figures: Figures
+) -> None:
+    config = tiny(**ALL)
+    began = time.monotonic()
+    deployment = make(config)
+    deployment.start_all()
+    deployment.connected()
+    run = deployment.request(config.of_method("cdtl"))
+    deployment.play(run)
+    deployment.approve(run)
+    assert deployment.ended(run) == "completed", deployment.story()
+    lines = deployment.lines(run)
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+    assert all(not line["refused"] and not line["absent"] for line in lines[:3])
+    deployment.stop()
+    figures["3 sites, 3 rounds over TLS, from enrolment to the end"] = f"{time.monotonic() - began:.0f} s"
+    figures["a round (3 sites)"] = f"{lines[2]['seconds']:.1f} s"
+    expect_models_of(config, deployment, tmp_path / "simulated")
+
+
+KILLS = {
+    "a site": "alba",
+    "the SuperLink": "flower-superlink",
+    "the gateway": "cdtl_core.deploy.gateway",
+    "the coordinator": "coordinator",
+}
+
+
+@pytest.mark.parametrize("who", [pytest.param(who, marks=pytest.mark.ci) if "coor" in who else who for who in KILLS])
+def test_a_kill_in_mid_round_costs_one_round_at_most_and_changes_no_model(
+    who: str, tiny: Tiny, make: Make, tmp_path: Path, figures: Figures
+) -> None:
+    config = tiny(**ALL)
+    deployment = make(config)
+    deployment.start_all()
+    run = deployment.request(config.of_method("cdtl"))
+    deployment.approve(run)
+    deployment.play(run)
+    deployment.in_round(run, 2)
+    began = time.monotonic()
+    if KILLS[who] in {"alba", "coordinator"}:
+        deployment.kill(KILLS[who])
+        deployment.start(KILLS[who])
+    else:
+        psutil.Process(deployment.program("coordinator", KILLS[who])).kill()
+    assert deployment.ended(run) == "completed", deployment.story()
+    figures[f"kill -9 of {who} in round 2 of 3: to the end"] = f"{time.monotonic() - began:.0f} s"
+    lines = deployment.lines(run)
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+    assert all(not line["refused"] and not line["absent"] for line in lines[:3]), lines
+    deployment.stop()
+    expect_models_of(config, deployment, tmp_path / "simulated")
+
+
+def test_a_site_that_is_away_is_named_and_takes_part_again_when_it_is_back(
+    tiny: Tiny, make: Make, figures: Figures
+) -> None:
+    config = tiny(federation={"rounds": 6, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0})
+    deployment = make(config)
+    deployment.start_all()
+    run = deployment.request(config.of_method("cdtl"))
+    deployment.approve(run)
+    deployment.play(run)
+    deployment.in_round(run, 2)
+    deployment.kill("bari")
+    deployment.until(lambda: bool(deployment.lines(run)[-1].get("refused")), 200.0, "a round without bari")
+    without = deployment.lines(run)[-1]
+    assert without["refused"] == {"bari": "not connected"}
+    assert set(without["sites"]) == {"alba", "como"}
+    deployment.start("bari")
+    assert deployment.ended(run) == "completed", deployment.story()
+    assert any("bari" in line["sites"] for line in deployment.lines(run)[:-1] if line["round"] > without["round"])
+    assert (deployment.homes["bari"] / "models" / "tiny-cdtl" / "model.safetensors").exists()
+    deployment.stop()
+
+
+def test_a_run_whose_site_never_ends_is_incomplete_and_says_who(tiny: Tiny, make: Make) -> None:
+    config = tiny(federation={"rounds": 3, "min_sites": 2, "round_timeout_s": 45.0, "join_timeout_s": 200.0})
+    deployment = make(config)
+    deployment.start_all()
+    run = deployment.request(config.of_method("cdtl"))
+    deployment.approve(run)
+    deployment.play(run)
+    deployment.in_round(run, 3)
+    deployment.kill("bari")
+    assert deployment.ended(run) == "incomplete", deployment.story()
+    assert "bari" in deployment.lines(run)[-1]["missing"]
+    deployment.stop()
+
+
+ALTERATION = '\nfrom pathlib import Path as _P\n_P("{mark}").touch()\n'
+SMUGGLER = """
+_encode = encode_update
+def encode_update(update):
+    record = _encode(update)
+    record["extra"] = _arrays({"patients": next(iter(update.delta.values()))})
+    return record
+"""
+
+
+def altered(run: Path, file: str, more: str) -> None:
+    """Change the code of a prepared run, as a dishonest coordinator would."""
+    path = run / "app" / file
+    path.write_text(path.read_text() + more)
+    bundle = bytes(build_fab_from_disk(run / "app"))
+    (run / "bundle.fab").write_bytes(bundle)
+    request = load_request(run / "request.json")
+    save_request(run / "request.json", request.model_copy(update={"bundle_sha256": bundle_sha256(bundle)}))
+
+
+@pytest.mark.ci
+def test_an_altered_bundle_is_neither_unpacked_nor_executed_and_approving_it_later_is_enough(
+    tiny: Tiny, make: Make, tmp_path: Path
+) -> None:
+    config, mark = tiny(**ALL), tmp_path / "executed"
+    deployment = make(config)
+    deployment.start_all()
+    run = deployment.request(config.of_method("cdtl"))
+    deployment.approve(run)  # the honest code
+    altered(run, "client/app.py", ALTERATION.format(mark=mark))
+    deployment.play(run)
+    refused = dict.fromkeys(deployment.homes, "it has not approved this run")
+    deployment.until(lambda: deployment_waits(run) == refused, 120.0, "three refusals")
+    assert not mark.exists()
+    scratch = {Path(read(home / "service.json")["scratch"]) for home in deployment.homes.values()}
+    assert not [path for folder in scratch for path in folder.glob("flower-*/apps/*")]
+    for home in deployment.homes.values():
+        withdraw(home, next(iter(approvals(home))))
+    deployment.approve(run)
+    assert deployment.ended(run) == "completed", deployment.story()
+    assert mark.exists()
+    deployment.stop()
+
+
+def test_a_tensor_outside_the_egress_list_is_held_back_even_from_an_approved_bundle(tiny: Tiny, make: Make) -> None:
+    config = tiny(**ALL)
+    deployment = make(config)
+    deployment.start_all()
+    run = deployment.request(config.of_method("cdtl"))
+    altered(run, "cdtl_core/federation/wire.py", SMUGGLER)
+    deployment.approve(run)
+    deployment.play(run)
+    assert deployment.ended(run) == "failed", deployment.story()
+    state = load_run_state(run)
+    assert state is not None
+    assert "held back" in state.reason
+    log = (deployment.homes["alba"] / "logs" / "egress.jsonl").read_text()
+    assert "extra" in log
+    deployment.stop()
+
+
+def test_an_approval_taken_back_stops_the_code_at_once_without_a_restart(tiny: Tiny, make: Make) -> None:
+    config = tiny(federation={"rounds": 40, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0})
+    deployment = make(config)
+    deployment.start_all()
+    run = deployment.request(config.of_method("cdtl"))
+    deployment.approve(run)
+    deployment.play(run)
+    deployment.in_round(run, 2)
+    home = deployment.homes["bari"]
+    withdraw(home, next(iter(approvals(home))))
+    deployment.until(lambda: bool(deployment.lines(run)[-1].get("refused")), 200.0, "a refusal")
+    assert deployment.lines(run)[-1]["refused"] == {"bari": "it has not approved this run"}
+    deployment.stop()
+
+
+def test_the_public_port_shows_nothing_but_the_fleet(tiny: Tiny, make: Make) -> None:
+    """Real SuperLink behind the gateway; certificates, keys and limits are tried in test_gateway.py."""
+    deployment = make(tiny(**ALL))
+    deployment.start("coordinator")
+    deployment.until(lambda: "sites reach" in deployment.story(), 60.0, "the coordinator")
+    context = ssl.create_default_context(cafile=deployment.ca)
+    with httpx.Client(base_url=f"https://localhost:{deployment.port}", verify=context, trust_env=False) as client:
+        for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/v1/fleet/register-node", "/docs"):
+            assert client.post(path).status_code == 404
+        assert client.get("/openapi.json").status_code == 404
+        assert client.get("/health").status_code == 200
+        assert client.post("/v1/fleet/pull-messages").status_code == 401
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"http://localhost:{deployment.port}/health", trust_env=False)
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"https://localhost:{deployment.port}/health", trust_env=False)  # does not trust our authority
+    reasons = " ".join(str(line.get("refused", "")) for line in deployment.access_log())
+    for reason in ("unknown path", "no client certificate", "plain HTTP"):
+        assert reason in reasons
+    deployment.stop()
+
+
+def deployment_waits(run: Path) -> dict[str, str]:
+    waiting = read(run / "progress.json").get("waiting", {})
+    return dict(waiting)
+
+
+def read(path: Path) -> dict[str, object]:
+    return dict(read_json(path))
