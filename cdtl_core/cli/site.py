@@ -76,6 +76,8 @@ def check(
     from cdtl_core.deploy.readiness import check_site
     from cdtl_core.errors import FederationError
 
+    if bool(server) != bool(ca):
+        raise typer.BadParameter("give --server and --ca together")
     if server and ca:
         save_address(folder, server, ca)
     found = check_site(folder, rehearse=rehearse, tell=lambda text: typer.echo(text, err=True))

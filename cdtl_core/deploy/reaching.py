@@ -85,6 +85,8 @@ def _clock(answer: httpx.Response) -> tuple[State, str]:
 def _unreachable(where: str, error: httpx.HTTPError) -> str:
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
+        if "expired" in text or "not yet valid" in text:
+            return f"the certificate of {where} is not valid at this time: check this clock, then ask the coordinator."
         why = "bears another name" if "mismatch" in text else "is signed by another authority than ca.crt"
         return f"the certificate of {where} {why}: check --server and --ca with the coordinator."
     if "SSL" in text or "TLS" in text:
