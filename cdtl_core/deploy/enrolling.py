@@ -1,6 +1,10 @@
 """A site's folder: its settings, its key, and the file with which it asks to be admitted."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment, save_enrolment
@@ -63,7 +67,18 @@ def enrol_site(home: Path, config: RunConfig) -> Enrolment:
     site = open_site(home, config)
     contract = contract_of(home, site)
     key = load_key(home) if (home / KEY_FILE).exists() else make_key(home)
-    enrolment = make_enrolment(key, contract)
+    enrolment = make_enrolment(key, contract, _certificate(home, key, contract.site))
     replace_bytes(home / CERTIFICATE_FILE, enrolment.certificate.encode())
     save_enrolment(home / ENROLMENT_FILE, enrolment)
     return enrolment
+
+
+def _certificate(home: Path, key: ec.EllipticCurvePrivateKey, site: str) -> x509.Certificate | None:
+    """The certificate the site has, if it is good for a year yet: the coordinator admitted this one, and no other."""
+    try:
+        found = x509.load_pem_x509_certificate((home / CERTIFICATE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    names = [name.value for name in found.subject]
+    lasting = found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=365)
+    return found if lasting and names == [site] and found.public_key() == key.public_key() else None

@@ -55,14 +55,16 @@ class Enrolment(BaseModel):
         return fingerprint(read_public_line(self.public_key))
 
 
-def make_enrolment(key: ec.EllipticCurvePrivateKey, contract: ModalityContract) -> Enrolment:
-    """The application of the site named in `contract`, signed with its key."""
-    certificate = certificate_pem(self_signed_client_certificate(key, contract.site))
+def make_enrolment(
+    key: ec.EllipticCurvePrivateKey, contract: ModalityContract, certificate: x509.Certificate | None = None
+) -> Enrolment:
+    """The application of the site named in `contract`, signed with its key; with a new certificate if none is given."""
+    certificate_text = certificate_pem(certificate or self_signed_client_certificate(key, contract.site))
     rest = {
         "schema_version": SCHEMA_VERSION,
         "contract": contract.model_dump(mode="json"),
         "public_key": public_line(key.public_key()),
-        "certificate": certificate,
+        "certificate": certificate_text,
     }
     signature = base64.b64encode(key.sign(_canonical(rest), ec.ECDSA(hashes.SHA384()))).decode("ascii")
     return Enrolment.model_validate({**rest, "signature": signature})

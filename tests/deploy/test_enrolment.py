@@ -10,8 +10,10 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.deploy import enrolment as module
 from cdtl_core.deploy.certificates import certificate_pem, make_authority, self_signed_client_certificate
+from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.enrolment import Enrolment, load_enrolment, save_enrolment
 from cdtl_core.deploy.keys import load_key
 from cdtl_core.errors import CdtlError, DataError, FederationError
@@ -109,3 +111,14 @@ def test_a_file_that_is_no_enrolment_is_named(tmp_path: Path, text: str, says: s
         load_enrolment(path)
     with pytest.raises(DataError, match="cannot be read"):
         load_enrolment(tmp_path / "absent.json")
+
+
+def test_enrolling_again_keeps_the_certificate_that_was_admitted(tmp_path: Path) -> None:
+    tree = {"site": "north", "modality": "ultrasound", "data": {"phantom": {"patients": 12}}}
+    run = RunConfig.model_validate({"image": {"size": 32}, "model": {"backbone": "test_efficientnet"}})
+    make_site(tmp_path, SiteConfig.model_validate(tree))
+    first, again = enrol_site(tmp_path, run), enrol_site(tmp_path, run)
+    assert (again.certificate, again.fingerprint) == (first.certificate, first.fingerprint)
+    (tmp_path / "site.key").unlink()
+    assert enrol_site(tmp_path, run).certificate != first.certificate
+    assert load_enrolment(tmp_path / "enrolment.json").certificate == (tmp_path / "site.crt").read_text()
