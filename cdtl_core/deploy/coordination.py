@@ -38,6 +38,7 @@ def make_coordinator(folder: Path, config: ServerConfig) -> None:
         raise CheckpointError(f"{folder} is not empty: choose another folder.")
     authority = make_authority(f"cdtl coordinator {config.names[0]}")
     server = issue_server_certificate(authority, config.names)  # before a file is written: a name may be none
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # sites' weights and the authority's key
     save_credential(authority, folder / "tls" / "ca.crt", folder / "tls" / "ca.key")
     save_credential(server, folder / "tls" / "server.crt", folder / "tls" / "server.key")
     for name in ("sites", "runs", "logs"):
