@@ -1,0 +1,319 @@
+"""What the pages say can be done: every command of the two desks is run, as one story, with real processes."""
+
+import csv
+import os
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+import pytest
+import typer
+
+from cdtl_core.apps import bundle_root
+from cdtl_core.cli.main import app
+from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.deploy.runs import ENDED, load_run_state, read_json
+from cdtl_core.deploy.standing import site_standing
+from cdtl_core.imaging.phantom import write_phantoms
+from cdtl_core.processes import free_port
+
+ROOT = bundle_root()
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+OFFICE, HOSPITAL, POST = "coordinator.md", "hospital.md", "post"
+
+NOT_RUN = {
+    "python3 -m venv cdtl-env": "an installation takes minutes; tests/test_packaging.py installs the wheel",
+    ". cdtl-env/bin/activate": "as above; the tests' own environment is active",
+    "pip install ./cdtl": "as above",
+    "sudo cp cdtl-coordinator.service /etc/systemd/system/": "needs root, and would change this machine",
+    "sudo systemctl enable --now cdtl-coordinator": "needs systemd and root",
+    "sudo cp cdtl-site.service /etc/systemd/system/": "needs root, and would change this machine",
+    "sudo systemctl enable --now cdtl-site": "needs systemd and root",
+}
+"""Commands of the pages that no test runs, each with the reason."""
+
+SUM = (
+    'cat north/logs/egress*.jsonl | python3 -c "import json, sys; '
+    "print(sum(sent['bytes'] for line in sys.stdin for sent in json.loads(line).get('requests', {}).values()), "
+    "'bytes')\""
+)
+RUN = "cdtl server run coordinator study.toml"
+STORY = (
+    (OFFICE, "cdtl --version", "cdtl 0"),
+    (OFFICE, "cdtl server init coordinator --name federation.example.org --port 8443", "Keep coordinator/tls/ca.key"),
+    (OFFICE, "cdtl server start coordinator", "in the background until: the port is open"),
+    (OFFICE, "cdtl server unit coordinator --user cdtl > cdtl-coordinator.service", ""),
+    (
+        OFFICE,
+        "curl --silent --show-error --cacert coordinator/tls/ca.crt https://federation.example.org:8443/health",
+        "ok",
+    ),
+    (POST, "coordinator/tls/ca.crt", "ca.crt"),
+    (HOSPITAL, "cdtl --version", "cdtl 0"),
+    (HOSPITAL, "cdtl data make-manifest images/ --patient-pattern '^(P[0-9]+)_'", "manifest.csv"),
+    (HOSPITAL, "cdtl data check images/ --modality ultrasound", "No error stands."),
+    (HOSPITAL, "cdtl site init north --name north --modality ultrasound --data images/", "read out by telephone"),
+    (HOSPITAL, "cat north/enrolment.json", '"patients": 20'),
+    (POST, "north/enrolment.json", "enrolment.json"),
+    (OFFICE, "cdtl server admit coordinator enrolment.json", "north is admitted"),
+    (OFFICE, "cdtl server status coordinator", "never seen"),
+    (HOSPITAL, "cdtl site check north --server federation.example.org:8443 --ca ca.crt", "A round here"),
+    (HOSPITAL, "cdtl site start north", "in the background until: the site is connected"),
+    (HOSPITAL, "cdtl site unit north --user cdtl > cdtl-site.service", ""),
+    (OFFICE, RUN, "in the background until: approval is waited for"),
+    (POST, "coordinator/runs/study/request.json", "request.json"),
+    (OFFICE, "cdtl server status coordinator --json", "it has not approved this run"),
+    (OFFICE, "cdtl server stop coordinator --run study", "being stopped"),
+    (POST, "the run has ended", "stopped"),
+    (OFFICE, RUN, "in the background until: approval is waited for"),
+    (HOSPITAL, 'cdtl site approve north request.json --note "Dr. Roe, ethics vote 17/26"', "byte for byte"),
+    (POST, "the run has ended", "completed"),
+    (HOSPITAL, "cdtl site status north", "Model: models/study-fedavg"),
+    (HOSPITAL, "cdtl predict north/models/study-cdtl images/malignant/P001_1.png", "p_malignant"),
+    (HOSPITAL, "tail -n 3 north/logs/egress.jsonl", '"kind": "traffic"'),
+    (HOSPITAL, SUM, " bytes"),
+    (HOSPITAL, "cdtl site approve north request.json --withdraw", "no longer approved"),
+    (HOSPITAL, "cdtl site stop north", "Stopped."),
+    (HOSPITAL, "tar -czf north-backup.tgz --exclude=north/cache north", ""),
+    (HOSPITAL, "cdtl site leave north", "Kept: models, memory, logs, site.key"),
+    (OFFICE, "cdtl server renew coordinator", "TLS certificate until"),
+    (OFFICE, "cdtl server revoke coordinator north", "north is revoked"),
+    (OFFICE, "cdtl server stop coordinator", "Stopped."),
+    (OFFICE, "tar -czf coordinator-backup.tgz --exclude=coordinator/flower coordinator", ""),
+)
+"""Whose page, the command, and what it must say (or, in the background, what is waited for); POST: file, copied as."""
+
+STUDY = """
+name = "study"
+method = "fedavg"
+[image]
+size = 32
+[model]
+backbone = "test_efficientnet"
+weights = "random"
+[train]
+steps = 1
+batch_size = 4
+[federation]
+rounds = 1
+join_timeout_s = 300.0
+round_timeout_s = 200.0
+"""
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(name: str) -> list[str]:
+    """What stands after ``$ `` in a page."""
+    lines = "".join(blocks(ROOT / "docs" / name, "console")).splitlines()
+    assert all(line.startswith("$ ") for line in lines)
+    return [line.removeprefix("$ ") for line in lines]
+
+
+@pytest.mark.parametrize("name", [OFFICE, HOSPITAL])
+def test_every_command_of_a_desk_is_run_by_the_story_or_has_a_reason(name: str) -> None:
+    told = [command for page, command, _ in STORY if page == name]
+    listed = [command for command in commands(name) if command not in NOT_RUN]
+    assert sorted(told) == sorted(listed)
+    assert set(NOT_RUN) <= {*commands(OFFICE), *commands(HOSPITAL)}
+
+
+def cdtl_commands() -> list[str]:
+    """``cdtl ...`` in the fences and in the running text of all pages; what follows a ``#`` is a remark."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fences = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        lines = [line.removeprefix("$ ") for fence in fences for line in fence.splitlines()]
+        inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+        found += [re.split(r" # | > ", line)[0] for line in (*lines, *inline) if line.startswith("cdtl ")]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", cdtl_commands())
+def test_every_cdtl_command_in_the_pages_exists_with_its_options(command: str) -> None:
+    node: Any = typer.main.get_command(app)
+    words = shlex.split(command)[1:]
+    while isinstance(node, click.Group) and words and not words[0].startswith("-"):
+        assert words[0] in node.commands, f"cdtl has no command {words[0]}"
+        node = node.commands[words.pop(0)]
+    known = {name for param in node.params for name in (*param.opts, *param.secondary_opts)} | {"--help"}
+    assert [word for word in words if word.startswith("-") and word.partition("=")[0] not in known] == []
+
+
+def test_the_settings_in_the_pages_are_settings() -> None:
+    (study,) = blocks(ROOT / "docs" / OFFICE, "toml")
+    assert RunConfig.model_validate(tomllib.loads(study)).federation.sites == ("north", "south")
+    (locks,) = blocks(ROOT / "docs" / HOSPITAL, "toml")
+    tree = {"site": "north", "modality": "ultrasound", "data": {"manifest": "manifest.csv"}, **tomllib.loads(locks)}
+    assert len(SiteConfig.model_validate(tree).lock) == 2
+
+
+@pytest.mark.parametrize("name", [OFFICE, HOSPITAL])
+def test_the_sentences_in_the_pages_are_those_of_the_program(name: str) -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cdtl_core").rglob("*.py"))
+    code += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "server").rglob("*.py"))
+    code = re.sub(r"\"\n\s*f?\"|\{[^{}\n]*\}", "", code)
+    table = (ROOT / "docs" / name).read_text(encoding="utf-8").split("## Sentences")[1]
+    rows = [line.split(" | ")[0] for line in table.splitlines()[3:]]
+    quoted = [sentence for row in rows for sentence in re.findall(r"`([^`]+)`", row)]
+    assert len(quoted) > 8
+    pieces = [
+        piece for sentence in quoted for piece in re.split(r"\.\.\.|\bnorth\b|\b0\b|(?<!\w)'|'(?!\w)|: ", sentence)
+    ]
+    assert [piece for piece in pieces if piece.strip(" /:") and piece.strip(" /:") not in code] == []
+
+
+class Story:
+    """The two desks on this machine: each has a folder, what it runs is found again by a mark and ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._mark = free_port(), secrets.token_hex(8)
+        self.desks = {OFFICE: folder / "office", HOSPITAL: folder / "hospital"}
+        for desk in self.desks.values():
+            desk.mkdir()
+        programs = folder / "bin"
+        programs.mkdir()
+        (programs / "cdtl").write_text(f'#!/bin/sh\nexec {sys.executable} -m cdtl_core.cli.main "$@"\n')
+        (programs / "cdtl").chmod(0o755)
+        path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+        own = {"PATH": path, "PYTHONPATH": str(ROOT), "CDTL_TEST_DOCS": self._mark, "NO_PROXY": "*"}
+        self._env = {**os.environ, **own}
+        self._background: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+
+    def tell(self, page: str, command: str, expected: str) -> None:
+        """One step."""
+        if page != POST:
+            kind, _, condition = expected.partition("in the background until: ")
+            self._serve(page, command, condition) if condition else self._run(page, command, kind)
+        elif command == "the run has ended":
+            self._ended(expected)
+        else:
+            office, hospital = self.desks[OFFICE], self.desks[HOSPITAL]
+            sender, receiver = (hospital, office) if expected == "enrolment.json" else (office, hospital)
+            shutil.copyfile(sender / command, receiver / expected)
+
+    def _here(self, command: str) -> str:
+        """The command for this machine: another port, loopback only; one site alone has nothing to blend with."""
+        command = command.replace("study-cdtl", "study-fedavg")
+        command = command.replace("--port 8443", f"--port {self.port} --host 127.0.0.1")
+        return command.replace("federation.example.org:8443", f"localhost:{self.port}").replace(
+            "federation.example.org", "localhost"
+        )
+
+    def _run(self, page: str, command: str, expected: str) -> None:
+        done = subprocess.run(
+            ["/bin/sh", "-c", self._here(command)],
+            cwd=self.desks[page], env=self._env, input="y\n", capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.log()}"
+        assert expected in done.stdout, f"{command}: {done.stdout}"
+
+    def _serve(self, page: str, command: str, condition: str) -> None:
+        out = self.desks[page] / f"{len(self._background)}.out"
+        answer = self.desks[page] / "yes"
+        answer.write_text("y\n")
+        with open(out, "wb") as file, open(answer, "rb") as yes:
+            process = subprocess.Popen(
+                shlex.split(self._here(command)),
+                cwd=self.desks[page], env=self._env, stdin=yes, stdout=file, stderr=file,
+            )  # fmt: skip
+        self._background[f"{len(self._background)} {command}"] = (process, out)
+        self._until(self._conditions()[condition], condition, process)
+
+    def _conditions(self) -> dict[str, Callable[[], bool]]:
+        run, home = self.desks[OFFICE] / "coordinator" / "runs" / "study", self.desks[HOSPITAL] / "north"
+        return {
+            "the port is open": self._listens,
+            "the site is connected": lambda: site_standing(home)["connected"],
+            "approval is waited for": lambda: (
+                read_json(run / "progress.json").get("waiting") == {"north": "it has not approved this run"}
+            ),
+        }
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def _until(self, holds: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 200
+        while not holds():
+            assert process.poll() is None, f"it ended before {what}: {self.log()}"
+            assert time.monotonic() < deadline, f"waited for {what}: {self.log()}"
+            time.sleep(0.1)
+
+    def _ended(self, status: str) -> None:
+        """The command that shows the run ends with it."""
+        process, out = list(self._background.values())[-1]
+        code = process.wait(timeout=300)
+        state = load_run_state(self.desks[OFFICE] / "coordinator" / "runs" / "study")
+        assert state is not None
+        assert state.status in ENDED
+        assert (state.status, code) == (status, 0 if status == "completed" else 7), out.read_text() + self.log()
+
+    def log(self) -> str:
+        return "\n".join(f"== {name}\n{out.read_text()[-3000:]}" for name, (_, out) in self._background.items())
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("CDTL_TEST_DOCS") == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def end(self) -> None:
+        for process, _ in self._background.values():
+            process.kill()
+            process.wait()
+        for left in self.processes():
+            left.kill()
+
+
+def write_images(folder: Path, source: Path) -> None:
+    """Class folders as a hospital has them: the patient is in a file's name."""
+    write_phantoms(source, modality="ultrasound", num_patients=20, seed=1, size=48)
+    patients: dict[str, list[str]] = {}
+    with open(source / "manifest.csv") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["label"], reverse=True)
+    for row in rows:
+        views = patients.setdefault(row["patient_id"], [])
+        views.append(row["file"])
+        target = folder / row["label"] / f"P{len(patients):03d}_{len(views)}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / row["file"], target)
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    told = Story(tmp_path)
+    (told.desks[OFFICE] / "study.toml").write_text(STUDY)
+    write_images(told.desks[HOSPITAL] / "images", tmp_path / "phantoms")
+    yield told
+    told.end()
+
+
+@pytest.mark.slow
+def test_the_two_pages_are_one_story_that_works(story: Story) -> None:
+    for page, command, expected in STORY:
+        story.tell(page, command, expected)
+    deadline = time.monotonic() + 15
+    while story.processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert story.processes() == []
+    assert not story._listens()
