@@ -66,7 +66,8 @@ def _admitted(client: httpx.Client, home: Path) -> tuple[State, str]:
         answer = client.post("/v1/fleet/get-run", content=b"", headers=node_headers(home / KEY_FILE))
     except httpx.HTTPError:
         return "wrong", "the coordinator does not know this site's certificate: ask whether it is admitted."
-    if answer.status_code == 401:
+    ours = "json" not in answer.headers.get("content-type", "")  # Flower's own 401: the request names no node of its
+    if answer.status_code == 401 and ours:
         return "wrong", f"the coordinator refuses this site's key ({answer.text.strip() or 401}): ask to be admitted."
     return "ok", "this site is admitted"
 
