@@ -217,7 +217,7 @@ class Story:
     def _run(self, page: str, command: str, expected: str) -> None:
         done = subprocess.run(
             ["/bin/sh", "-c", self._here(command)],
-            cwd=self.desks[page], env=self._env, input="y\n", capture_output=True, text=True, timeout=400,
+            cwd=self.desks[page], env=self._env, input="y\n", capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.log()}"
         assert expected in done.stdout, f"{command}: {done.stdout}"
@@ -249,7 +249,7 @@ class Story:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def _until(self, holds: Callable[[], bool], what: str, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while not holds():
             assert process.poll() is None, f"it ended before {what}: {self.log()}"
             assert time.monotonic() < deadline, f"waited for {what}: {self.log()}"
@@ -258,7 +258,7 @@ class Story:
     def _ended(self, status: str) -> None:
         """The command that shows the run ends with it."""
         process, out = list(self._background.values())[-1]
-        code = process.wait(timeout=300)
+        code = process.wait(timeout=400)
         state = load_run_state(self.desks[OFFICE] / "coordinator" / "runs" / "study")
         assert state is not None
         assert state.status in ENDED
