@@ -32,6 +32,16 @@ def init(
     typer.echo(f"Next: cdtl server start {folder}")
 
 
+@app.command("renew")
+def renew(folder: Folder) -> None:
+    """Issue the TLS certificate anew, for the names in server.toml; sites keep the same ca.crt."""
+    from cdtl_core.deploy.coordination import renew_certificate
+    from cdtl_core.deploy.server_config import load_server
+
+    renew_certificate(folder, load_server(folder))
+    typer.echo(f"Renewed; a coordinator that runs shows it after cdtl server stop {folder} and start.")
+
+
 @app.command("start")
 def start(folder: Folder) -> None:
     """Run the coordinator in the foreground; a run that was under way is gone on with."""

@@ -220,7 +220,7 @@ def _check_data(own: "SiteConfig") -> None:
     if result.has_errors:
         raise DataError(
             "the images have errors: mend them, or switch a rule off in site.toml [checks] with a reason, "
-            "and run cdtl site init again without options."
+            "and run cdtl site init again without options; or remove the site's folder and begin anew."
         )
 
 

@@ -19,7 +19,7 @@ from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, CheckpointError, FederationError
 from cdtl_core.processes import ProcessGroup
 
-__all__ = ["make_coordinator", "serve_coordinator"]
+__all__ = ["make_coordinator", "renew_certificate", "serve_coordinator"]
 
 _log = logging.getLogger("cdtl.deploy")
 _TICK_S = 0.2
@@ -46,7 +46,11 @@ def make_coordinator(folder: Path, config: ServerConfig) -> None:
 
 
 def renew_certificate(folder: Path, config: ServerConfig) -> None:
-    """Issue the server's certificate anew, for the names in its settings; sites keep the same ca.crt."""
+    """Issue the server's certificate anew, for the names in its settings; sites keep the same ca.crt.
+
+    Raises:
+        ConfigError: The authority's key is gone or damaged.
+    """
     authority = load_credential(folder / "tls" / "ca.crt", folder / "tls" / "ca.key")
     server = issue_server_certificate(authority, config.names)
     save_credential(server, folder / "tls" / "server.crt", folder / "tls" / "server.key")
