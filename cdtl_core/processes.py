@@ -30,7 +30,7 @@ class ProcessGroup:
     def __init__(self, env: Mapping[str, str], folder: Path, *, farewell: str = ":") -> None:
         self._env, self._folder = dict(env), folder
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
-        self._first = self._shell("cat")
+        self._first = self._shell("exec cat")
         self._keeper = self._shell(f"cat > /dev/null\nkill -KILL -{self._first.pid}\n{farewell}")
 
     @property

@@ -191,6 +191,8 @@ def _admit(party: Party, reply: Reply, known: Mapping[str, Member]) -> Member:
         raise FederationError(f"two sites have the name {member.site}: give each its own.")
     if member.site != reply.site and not provisional:
         raise FederationError(f"it calls itself {member.site} but was admitted as {reply.site}: enrol it anew.")
+    if party.config.federation.sites and member.site not in party.config.federation.sites:
+        raise FederationError(f"site {member.site} is not one of this run's sites.")
     before = known.get(member.site)
     if before and (before.modality, before.label_hash) != (member.modality, member.label_hash):
         raise FederationError(f"site {member.site} came back with another modality or label map: start a new run.")

@@ -130,6 +130,7 @@ def _conversation(
     """Ask, and yield the answers; who is waited for, and who comes meanwhile, is looked after between them."""
     limit = party.config.federation.round_timeout_s
     party.exchange.look()
+    ask_newcomers(party, left_s=limit)
     for site, content in contents.items():
         party.exchange.send(site, content, kind, group=str(state.round + 1), timeout_s=limit)
 

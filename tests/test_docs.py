@@ -87,7 +87,7 @@ STORY = (
     (HOSPITAL, "cdtl site stop north", "Stopped."),
     (HOSPITAL, "tar -czf north-backup.tgz --exclude=north/cache north", ""),
     (HOSPITAL, "cdtl site leave north", "Kept: models, memory, logs, site.key"),
-    (OFFICE, "cdtl server renew coordinator", "TLS certificate until"),
+    (OFFICE, "cdtl server renew coordinator", "Renewed"),
     (OFFICE, "cdtl server revoke coordinator north", "north is revoked"),
     (OFFICE, "cdtl server stop coordinator", "Stopped."),
     (OFFICE, "tar -czf coordinator-backup.tgz --exclude=coordinator/flower coordinator", ""),

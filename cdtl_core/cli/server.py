@@ -32,6 +32,16 @@ def init(
     typer.echo(f"Next: cdtl server start {folder}")
 
 
+@app.command("renew")
+def renew(folder: Folder) -> None:
+    """Issue the TLS certificate anew, for the names in server.toml; sites keep the same ca.crt."""
+    from cdtl_core.deploy.coordination import renew_certificate
+    from cdtl_core.deploy.server_config import load_server
+
+    renew_certificate(folder, load_server(folder))
+    typer.echo(f"Renewed; a coordinator that runs shows it after cdtl server stop {folder} and start.")
+
+
 @app.command("start")
 def start(folder: Folder) -> None:
     """Run the coordinator in the foreground; a run that was under way is gone on with."""
@@ -85,18 +95,6 @@ def revoke(folder: Folder, site: Annotated[str, typer.Argument(help="The site's 
     load_server(folder)
     revoke_site(folder, site)
     typer.echo(f"{site} is revoked; its next request is refused.")
-
-
-@app.command("renew")
-def renew(folder: Folder) -> None:
-    """Issue the TLS certificate anew for 2 years and the names in server.toml; sites keep their ca.crt."""
-    from cdtl_core.deploy.certificates import expiry
-    from cdtl_core.deploy.coordination import renew_certificate
-    from cdtl_core.deploy.server_config import load_server
-
-    renew_certificate(folder, load_server(folder))
-    until = expiry(folder / "tls" / "server.crt").date()
-    typer.echo(f"TLS certificate until {until}. A coordinator that runs shows it after its next start.")
 
 
 @app.command("run")

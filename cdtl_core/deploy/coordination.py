@@ -47,7 +47,11 @@ def make_coordinator(folder: Path, config: ServerConfig) -> None:
 
 
 def renew_certificate(folder: Path, config: ServerConfig) -> None:
-    """Issue the server's certificate anew, for the names in its settings; sites keep the same ca.crt."""
+    """Issue the server's certificate anew, for the names in its settings; sites keep the same ca.crt.
+
+    Raises:
+        ConfigError: The authority's key is gone or damaged.
+    """
     authority = load_credential(folder / "tls" / "ca.crt", folder / "tls" / "ca.key")
     server = issue_server_certificate(authority, config.names)
     save_credential(server, folder / "tls" / "server.crt", folder / "tls" / "server.key")

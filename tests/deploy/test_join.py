@@ -1,6 +1,8 @@
 """Hospitals join for real: a coordinator and three sites as processes on loopback, over TLS, through both doors."""
 
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +12,13 @@ import psutil
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from cdtl_core.config import SimulationConfig
+from cdtl_core.config import RunConfig, SimulationConfig
 from cdtl_core.deploy.approvals import approvals, withdraw
 from cdtl_core.deploy.bundle import bundle_sha256
 from cdtl_core.deploy.request import load_request, save_request
 from cdtl_core.deploy.runs import load_run_state, read_json
+from cdtl_core.imaging.phantom import write_phantoms
+from cdtl_core.imaging.source import rows_of
 from simulations.simulate import simulate
 from tests.deploy.deployment import Deployment
 
@@ -237,6 +241,61 @@ def test_the_public_port_shows_nothing_but_the_fleet(tiny: Tiny, make: Make) -> 
     for reason in ("unknown path", "no client certificate", "plain HTTP"):
         assert reason in reasons
     deployment.stop()
+
+
+@pytest.mark.ci
+def test_a_new_engineer_gets_from_a_folder_of_images_to_an_accepted_update_in_ten_minutes(
+    tiny: Tiny, make: Make, tmp_path: Path, figures: Figures
+) -> None:
+    """Commands and default settings only; all that the coordinator does is to admit the site and ask for a run."""
+    images = tmp_path / "images"
+    write_class_folders(images, patients=40)
+    others = [site.model_dump(exclude_none=True) for site in tiny().sites[2:]]
+    run_config = RunConfig(name="first", federation={"rounds": 4, "min_sites": 2, "join_timeout_s": 300.0})  # type: ignore[arg-type]
+    deployment = make(tiny(sites=others))
+    deployment.start_all()
+    deployment.connected()
+    home, began = tmp_path / "engineer", time.monotonic()
+    pattern = r"^(p[0-9a-f]+)_"
+    asked = ["--name", "zeno", "--modality", "ultrasound", "--data", str(images), "--patient-pattern", pattern]
+    cdtl("site", "init", str(home), *asked)
+    cdtl("server", "admit", str(deployment.coordinator), str(home / "enrolment.json"), "--yes")
+    where = ["--server", f"localhost:{deployment.port}", "--ca", str(deployment.ca)]
+    checked = cdtl("site", "check", str(home), *where)
+    assert "this site is admitted" in checked
+    assert "A round here with the default settings" in checked
+    figures["a new engineer: init, admission, check with rehearsal"] = f"{time.monotonic() - began:.0f} s"
+    run = deployment.request(run_config)
+    deployment.approve(run, "como")
+    deployment.play(run)
+    deployment.homes["zeno"] = home
+    deployment.start("zeno")
+    cdtl("site", "approve", str(home), str(run / "request.json"), "--yes")
+    deployment.until(lambda: (run / "rounds.jsonl").exists(), 500.0, "the first round")
+    took = time.monotonic() - began
+    figures["a new engineer: images to first accepted update"] = f"{took:.0f} s"
+    assert "zeno" in deployment.lines(run)[0]["sites"]
+    assert took < 600
+    deployment.stop()
+
+
+def write_class_folders(images: Path, *, patients: int) -> None:
+    """PNG files in a folder per label, the patient in each file's name, as an export often leaves them."""
+    drafts = images.with_name("drafts")
+    write_phantoms(drafts, modality="ultrasound", num_patients=patients, seed=5, size=160)
+    for number, row in enumerate(rows_of(drafts)):
+        target = images / row.label / f"p{row.patient.strip('p')}_{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        row.file.rename(target)
+
+
+def cdtl(*arguments: str) -> str:
+    """Run a command as a person does; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cdtl_core.cli.main", *arguments], capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def deployment_waits(run: Path) -> dict[str, str]:
