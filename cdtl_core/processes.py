@@ -16,6 +16,7 @@ from pathlib import Path
 __all__ = ["ProcessGroup", "free_port"]
 
 _POLL_S = 0.02
+_LARGE = 20_000_000
 
 
 class ProcessGroup:
@@ -39,8 +40,10 @@ class ProcessGroup:
         return self._first.pid
 
     def start(self, name: str, command: Sequence[str], log: Path) -> None:
-        """Start a program; what it prints is appended to `log`."""
+        """Start a program; what it prints is appended to `log`, or to a new one if that has grown large."""
         log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists() and log.stat().st_size > _LARGE:
+            log.replace(log.with_name(f"{log.name}.1"))
         with open(log, "ab", buffering=0) as file:
             self._programs[name] = subprocess.Popen(  # noqa: S603
                 list(command), env=self._env, cwd=self._folder, stdin=subprocess.DEVNULL,

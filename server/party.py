@@ -24,7 +24,7 @@ from server.exchange import PROVISIONAL, Exchange, Reply, pause
 __all__ = ["DESCRIBE", "Party", "admit", "ask_newcomers", "gather_sites", "named", "open_party", "quorum_fault"]
 
 DESCRIBE = "query.describe"
-_ASK_AGAIN_S = 5.0
+_ASK_AGAIN_S = 10.0
 _log = logging.getLogger("cdtl.server")
 
 

@@ -9,7 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cdtl_core.config import RunConfig
 from cdtl_core.errors import FederationError
+from cdtl_core.settings import flatten
 
 if TYPE_CHECKING:
     from cdtl_core.deploy.request import ApprovalRequest
@@ -49,6 +51,9 @@ def print_request(request: "ApprovalRequest") -> None:
         f"Run {request.name}: {settings['method']}, {settings['federation.rounds']} rounds, cdtl {request.cdtl_version}"
     )
     typer.echo(f"Sites: {', '.join(request.sites) or 'any'}")
+    defaults = flatten(RunConfig())
+    changed = [f"{key} = {value}" for key, value in settings.items() if value != defaults.get(key)]
+    typer.echo("Settings that differ from the defaults: " + ("; ".join(changed) or "none"))
     typer.echo(f"Bundle (SHA-256): {request.bundle_sha256}")
     print_egress(request.egress)
     typer.echo("Differential privacy: none in this version.")

@@ -91,7 +91,7 @@ def approve(
     folder: Folder,
     what: Annotated[str, typer.Argument(metavar="BUNDLE_HASH|REQUEST", help="request.json, or a run that waits here.")],
     yes: Yes = False,
-    withdraw: Annotated[bool, typer.Option(help="Take the approval back; a run under way stops here at once.")] = False,
+    withdraw: Annotated[bool, typer.Option(help="Take the approval back; nothing more of the run is sent.")] = False,
     note: Annotated[str, typer.Option(help="Who approved it and why, for the site's own records.")] = "",
 ) -> None:
     """Show a run's code hash, what it may send and its privacy terms; put it on the site's list."""
@@ -100,10 +100,12 @@ def approve(
     add_to_path()
     from cdtl_core.cli.desk import confirm, print_request
     from cdtl_core.deploy.approvals import approve as approve_run
+    from cdtl_core.deploy.approvals import lock_fault
     from cdtl_core.deploy.approvals import withdraw as withdraw_run
     from cdtl_core.deploy.bundle import bundle_sha256
     from cdtl_core.deploy.pending import find, request_of
     from cdtl_core.deploy.request import check_request, load_request, request_id
+    from cdtl_core.errors import PrivacyError
     from cdtl_core.settings import SITE_FILE, load_site
 
     own = load_site(folder / SITE_FILE)
@@ -115,6 +117,8 @@ def approve(
         return
     request = request or request_of(find(folder, what))
     check_request(request)
+    if fault := lock_fault(request.settings, own.lock):
+        raise PrivacyError(fault)
     print_request(request)
     same = bundle_sha256() == request.bundle_sha256
     typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the cdtl installed here, byte for byte.")

@@ -28,8 +28,8 @@ def serve_site(home: Path) -> None:
     address = load_address(home)
     with running_service(home) as (end, scratch):
         node = open_supernode(home, scratch, address)
-        gate = Unit("gate", lambda: start_gate(node), pause_s=_PAUSE_S)
-        flower = Unit("SuperNode", lambda: start_supernode(node), pause_s=_PAUSE_S)
+        gate = Unit("gate", lambda: start_gate(node, end.is_set), pause_s=_PAUSE_S)
+        flower = Unit("SuperNode", lambda: start_supernode(node, end.is_set), pause_s=_PAUSE_S)
         said: dict[str, object] = {}
         _log.info("connecting to %s port %d", address.host, address.port)
         try:
@@ -61,5 +61,5 @@ def _say(home: Path, said: dict[str, object]) -> dict[str, object]:
     pending = now["pending"]
     if isinstance(pending, list) and pending != said.get("pending"):
         for one in pending:
-            _log.warning("a run waits for your approval: look at it with cdtl site approve DIR %s", one)
+            _log.warning("a run waits for your approval: look at it with cdtl site approve %s %s", home, one)
     return now

@@ -1,7 +1,7 @@
 """Two rounds against a coordinator on this machine, with the site's own images: the whole way, before it counts."""
 
 import json
-import shutil
+import shlex
 import sys
 import tempfile
 import time
@@ -17,7 +17,6 @@ from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, prepare_run, 
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
-from cdtl_core.imaging.identity import KEY_FILE as PATIENT_KEY
 from cdtl_core.processes import ProcessGroup, free_port
 from cdtl_core.settings import SITE_FILE, save_toml
 
@@ -53,20 +52,20 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
         queue_run(run)
         command = [sys.executable, "-m", "cdtl_core.cli.main"]
         ca = str(coordinator / "tls" / "ca.crt")
-        group = ProcessGroup(flower_environment({}), scratch)
+        group = ProcessGroup(flower_environment({}), scratch, farewell=f"rm -rf {shlex.quote(name)}")
         try:
             group.start("coordinator", [*command, "server", "start", str(coordinator)], scratch / "coordinator.log")
             site = [*command, "site", "start", str(shadow), "--server", f"localhost:{port}", "--ca", ca]
             group.start("site", site, scratch / "site.log")
             memory = _watch(group, run, scratch)
+            lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
         finally:
             group.stop(patience_s=20.0)
-        lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
         return _estimates([line for line in lines if "sites" in line], own.site, memory)
 
 
 def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
-    """A second home with the same images, split and decoded pixels, and a key of its own."""
+    """A second home with the same images and decoded pixels, and keys of its own."""
     shadow.mkdir()
     data = own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
     settings = own.model_copy(update={"data": data, "lock": {}})
@@ -75,8 +74,6 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
         (shadow / path.name).symlink_to(path.absolute())
     if (home / "cache").exists():
         (shadow / "cache").symlink_to((home / "cache").absolute())
-    if (home / PATIENT_KEY).exists():
-        shutil.copy2(home / PATIENT_KEY, shadow / PATIENT_KEY)
 
 
 def _watch(group: ProcessGroup, run: Path, scratch: Path) -> int:

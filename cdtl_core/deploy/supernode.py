@@ -5,6 +5,7 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def open_supernode(home: Path, scratch: Path, address: CoordinatorAddress) -> Su
     return SuperNode(home, scratch, gate, free_port())
 
 
-def start_gate(node: SuperNode) -> ProcessGroup:
+def start_gate(node: SuperNode, ending: Callable[[], bool]) -> ProcessGroup:
     """Start the gate; returns once it listens.
 
     Raises:
@@ -95,14 +96,14 @@ def start_gate(node: SuperNode) -> ProcessGroup:
     group = ProcessGroup(flower_environment({}), node.scratch / "empty")
     group.start("gate", [sys.executable, "-m", "cdtl_core.deploy.gate", str(path)], log)
     try:
-        _await_port(node.gate.port, group, log)
+        _await_port(node.gate.port, log, lambda: bool(group.ended()) or ending())
     except BaseException:
         group.kill()
         raise
     return group
 
 
-def start_supernode(node: SuperNode) -> ProcessGroup:
+def start_supernode(node: SuperNode, ending: Callable[[], bool]) -> ProcessGroup:
     """Start a SuperNode with an empty Flower folder, so that no bundle unpacked earlier is used again.
 
     A session that a killed SuperNode left open at the coordinator is closed first.
@@ -120,7 +121,7 @@ def start_supernode(node: SuperNode) -> ProcessGroup:
     log = node.logs / "supernode.log"
     try:
         group.start("SuperNode", ["flower-supernode", *link, *trust, *place, *secret], log)
-        _await_port(node.runtime_port, group, log)
+        _await_port(node.runtime_port, log, lambda: bool(group.ended()) or ending())
         group.start("executor", [*executor, *secret], node.logs / "training.log")
     except BaseException:
         group.kill()
@@ -144,10 +145,10 @@ def outbound_proxy(host: str) -> str | None:
     return os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or None
 
 
-def _await_port(port: int, group: ProcessGroup, log: Path) -> None:
+def _await_port(port: int, log: Path, given_up: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _UP_S
-    while time.monotonic() < deadline and not group.ended():
+    while time.monotonic() < deadline and not given_up():
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise FederationError(f"nothing listens on port {port} of this machine: read {log}.")
+    raise FederationError(f"a program of this site did not open its port {port} on 127.0.0.1: read {log}.")

@@ -32,13 +32,17 @@ _log = logging.getLogger("cdtl.gate")
 
 @dataclass(frozen=True)
 class Letter:
-    """A reply, taken apart into the objects that Flower sends: `tree` of their names, and their bytes."""
+    """A reply, taken apart into the objects that Flower sends: `tree` of their names, and their bytes.
+
+    A `quiet` one is a refusal that was logged a moment ago; its bytes are counted all the same.
+    """
 
     ask: Ask
     message: Message
     tree: ObjectTree
     objects: dict[str, bytes]
     runtime: float
+    quiet: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -84,8 +88,9 @@ class Outbox:
                 _log.exception("a reply could not be delivered")
                 outcome = "failed"
             self._asks.close(letter.ask)
-            self._log.flush()
-            self._log.write("outcome", message=letter.message.metadata.message_id, outcome=outcome)
+            if not letter.quiet:
+                self._log.flush()
+                self._log.write("outcome", message=letter.message.metadata.message_id, outcome=outcome)
             if outcome != "delivered":
                 _log.warning("the reply to run %d is lost: %s", letter.ask.run_id, outcome)
 

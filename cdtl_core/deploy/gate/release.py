@@ -40,7 +40,7 @@ def release_node(config: GateConfig, node_key: Path) -> bool:
     body, log = DeactivateNodeRequest(node_id=int(node_id)).SerializeToString(), EgressLog(config.home)
     log.count("deactivate-node", len(body))
     log.flush()
-    with httpx.Client(verify=tls_context(config), proxy=config.proxy, trust_env=False, timeout=10.0) as client:
+    with httpx.Client(verify=tls_context(config), proxy=config.proxy, trust_env=False, timeout=3.0) as client:
         try:
             url = f"{config.upstream}/v1/fleet/deactivate-node"
             return client.post(url, content=body, headers=node_headers(node_key)).status_code == 200

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import Error, RecordDict
@@ -23,6 +24,7 @@ from cdtl_core.errors import PrivacyError
 __all__ = ["Replies"]
 
 _log = logging.getLogger("cdtl.gate")
+_AGAIN_S = 60.0
 
 
 class Replies:
@@ -33,6 +35,7 @@ class Replies:
     ) -> None:
         self._runs, self._asks, self._outbox, self._log, self._clock = runs, asks, outbox, log, clock
         self._inbox, self._one_at_a_time = Inbox(), asyncio.Lock()
+        self._refused_at: dict[int, float] = {}
 
     async def answer_lost(self) -> None:
         """Tell the coordinator of messages whose replies are lost, since gate or SuperNode were started anew."""
@@ -107,10 +110,16 @@ class Replies:
         judged: Judged | None = None,
         runtime: float = 0.0,
     ) -> None:
-        """Log what leaves, then let it leave; a message is answered once."""
+        """Log what leaves, then let it leave; a message is answered once.
+
+        A refusal that repeats is logged once a minute, so that nobody can push older lines out of the log by asking.
+        """
         if not self._asks.leave(ask):
             return
         letter = await asyncio.to_thread(packed, ask, content, self._clock(), runtime)
+        if content == refusals.NOT_APPROVED and self._repeated(ask.run_id):
+            self._outbox.post(replace(letter, quiet=True))
+            return
         known = self._runs.get(ask.run_id)
         self._log.write(
             "reply",
@@ -126,3 +135,12 @@ class Replies:
             **({"why": why, "error": list(content)} if isinstance(content, tuple) else {}),
         )
         self._outbox.post(letter)
+
+    def _repeated(self, run_id: int) -> bool:
+        """Whether the refusal of this run was logged within the last minute."""
+        now = self._clock()
+        self._refused_at = {run: at for run, at in self._refused_at.items() if now - at < _AGAIN_S}
+        if run_id in self._refused_at:
+            return True
+        self._refused_at[run_id] = now
+        return False
