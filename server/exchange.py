@@ -127,7 +127,7 @@ class Exchange:
                 continue
             asked.ids.discard(message.metadata.reply_to_message_id)
             if message.has_error() and message.error.code in _LOST and asked.tries < _MOST_TRIES:
-                asked.lost = asked.lost or "lost"
+                asked.lost = asked.lost or "lost in this round"
                 continue
             del self._asked[asked.site]
             replies.append(_reply(asked, message))
