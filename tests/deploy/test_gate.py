@@ -6,7 +6,9 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,15 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.node_pb2 import Node as ProtoNode
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_objects, push_objects
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.start_client_internal import _verify_fab
 
 from cdtl_core.config import SimulationConfig, SiteConfig
@@ -154,6 +161,7 @@ def desk(tiny: Tiny, tmp_path: Path) -> Iterator[Desk]:
         client_certificate=certificates.certificate,
         client_key=certificates.key,
         trusted_entities=home / "trusted.yaml",
+        hold_s=0,
     )
     run = tiny().run
     with coordinator.open():
@@ -385,6 +393,35 @@ def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk
         assert message is not None
         node.answer(message, honest(approval.egress))
         assert desk.coordinator.reply(run, again).has_content()
+
+
+def test_a_question_is_kept_open_until_the_coordinators_message_comes(desk: Desk) -> None:
+    desk.approve()
+    desk.config = desk.config.model_copy(update={"hold_s": 20.0})
+    with desk.gate(), desk.node() as node, ThreadPoolExecutor(1) as pool:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        taken = pool.submit(node.take)
+        asks = [b"" for name, _ in desk.coordinator.bodies if name == "pull-messages"]
+        eventually(lambda: len([n for n, _ in desk.coordinator.bodies if n == "pull-messages"]) >= len(asks) + 2, "looks")
+        assert not taken.done()
+        desk.coordinator.ask(run, node.id, RecordDict())
+        assert taken.result(10) is not None
+
+
+def test_a_message_is_not_fetched_for_a_supernode_that_hung_up(desk: Desk) -> None:
+    desk.approve()
+    desk.config = desk.config.model_copy(update={"hold_s": 20.0})
+    with desk.gate(), desk.node() as node:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        signed = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(desk.key, desk.key.public_key())]
+        address, ca = f"127.0.0.1:{desk.config.port}", str(desk.coordinator.certificates.ca)
+        with FleetHttpClient.from_server_address(address, False, ca, signed) as impatient:
+            impatient._client.timeout = httpx.Timeout(0.7)
+            with pytest.raises(httpx.ReadTimeout):
+                impatient.PullMessages(PullMessagesRequest(node=ProtoNode(node_id=node.id)))
+        threading.Event().wait(0.6)  # one more look at most; there is no event of its end
+        desk.coordinator.ask(run, node.id, RecordDict())
+        assert node.take() is not None
 
 
 def test_a_killed_supernodes_message_is_answered_when_it_comes_again(desk: Desk) -> None:
