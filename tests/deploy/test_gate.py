@@ -44,6 +44,7 @@ from cdtl_core.deploy.pending import find, pending, request_of
 from cdtl_core.deploy.request import make_request
 from cdtl_core.errors import CdtlError, FederationError, reply_error
 from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.federation.packing import arrays_of, pack, packed
 from cdtl_core.settings import flatten, save_toml
 from tests.deploy.loopback import Coordinator, eventually, free_port, served, write_certificates
 
@@ -290,10 +291,40 @@ def smuggled(manifest: EgressManifest) -> dict[str, Any]:
     renamed[SECRET] = MetricRecord({"a": 1})
     long["delta"]["film"] = Array(np.frombuffer(SECRET.encode() * 100_000, dtype=np.uint8))  # type: ignore[index]
     note = RecordDict({"note": ConfigRecord({"text": SECRET})})
-    return {"extra": extra, "stuffed": stuffed, "renamed": renamed, "note": note, "long": long}
+    found = {"extra": extra, "stuffed": stuffed, "renamed": renamed, "note": note, "long": long}
+    tensors = {name: array.numpy() for name, array in honest(manifest)["delta"].items()}  # type: ignore[union-attr]
+    film = np.frombuffer((SECRET + " " * (len(SECRET) % 2)).encode(), dtype=np.float16)
+    found["packed extra"] = RecordDict(pack("delta", {**tensors, "film": film}))
+    found["packed name"] = RecordDict(pack("delta", {**tensors, SECRET: np.zeros(1, np.float16)}))
+    found["packed note"] = RecordDict(pack("delta", tensors))
+    found["packed note"]["delta.index"]["note"] = SECRET  # type: ignore[index]
+    found["packed twice"] = RecordDict({**pack("delta", tensors), **pack("delta.index", {SECRET: film})})
+    return found
 
 
-@pytest.mark.parametrize("what", ["extra", "stuffed", "renamed", "note", "long"])
+def test_a_packed_reply_is_judged_tensor_by_tensor_and_leaves_packed(open_desk: tuple[Desk, Node]) -> None:
+    desk, node = open_desk
+    approval = desk.approve()
+    sent = honest(approval.egress)
+    run = desk.coordinator.start_run(BUNDLE, desk.settings)
+    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    message = node.take()
+    assert message is not None
+    node.answer(message, packed(sent, ["delta"]))
+    reply = desk.coordinator.reply(run, asked)
+    assert set(reply.content) == {"delta", "delta.index", "metrics"}
+    assert {name: value.tobytes() for name, value in arrays_of(reply.content, "delta").items()} == {
+        name: array.numpy().tobytes()
+        for name, array in sent["delta"].items()  # type: ignore[union-attr]
+    }
+    line = next(line for line in desk.log() if line["kind"] == "reply")
+    assert (line["tensors"], line["scalars"]) == (len(sent["delta"]), 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["extra", "stuffed", "renamed", "note", "long", "packed extra", "packed name", "packed note", "packed twice"],
+)
 def test_a_reply_with_anything_more_than_the_list_is_held_back(open_desk: tuple[Desk, Node], what: str) -> None:
     desk, node = open_desk
     approval = desk.approve()
@@ -401,8 +432,7 @@ def test_a_question_is_kept_open_until_the_coordinators_message_comes(desk: Desk
     with desk.gate(), desk.node() as node, ThreadPoolExecutor(1) as pool:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
         taken = pool.submit(node.take)
-        asks = [b"" for name, _ in desk.coordinator.bodies if name == "pull-messages"]
-        eventually(lambda: len([n for n, _ in desk.coordinator.bodies if n == "pull-messages"]) >= len(asks) + 2, "looks")
+        eventually(lambda: [name for name, _ in desk.coordinator.bodies].count("pull-messages") >= 3, "three looks")
         assert not taken.done()
         desk.coordinator.ask(run, node.id, RecordDict())
         assert taken.result(10) is not None
