@@ -32,6 +32,7 @@ __all__ = [
     "encode_theta0",
     "encode_update",
     "num_bytes",
+    "theta0_bytes",
 ]
 
 _T = TypeVar("_T")
@@ -181,6 +182,11 @@ def decode_final(content: RecordDict) -> FinalScalars:
 def num_bytes(content: RecordDict) -> int:
     """Bytes of all records of a message, as Flower counts them."""
     return sum(record.count_bytes() for record in content.values())
+
+
+def theta0_bytes(content: RecordDict) -> int:
+    """Of these, theta0's: its pack and the pack's index."""
+    return sum(record.count_bytes() for key, record in content.items() if key.partition(".")[0] == "theta0")
 
 
 def _fits(shape: torch.Size, expected: torch.Size | None) -> bool:
