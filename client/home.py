@@ -12,7 +12,6 @@ from cdtl_core.federation.site import Site
 from cdtl_core.imaging.cohort import Cohort, build_cohort, pixel_statistics
 from cdtl_core.imaging.identity import KEY_FILE, load_key, pseudonym
 from cdtl_core.imaging.manifest import Case, read_manifest
-from cdtl_core.imaging.phantom import write_phantoms
 from cdtl_core.imaging.split import Split, split_patients
 from cdtl_core.learning.device import choose_device
 from cdtl_core.learning.model import Classifier, build_classifier
@@ -105,6 +104,8 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
         folder = home / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}"
         manifest = folder / "manifest.csv"
         if not manifest.exists():
+            from cdtl_core.imaging.phantom import write_phantoms
+
             write_phantoms(
                 folder, modality=own.modality, num_patients=phantom.patients, seed=phantom.seed, size=config.image.size
             )

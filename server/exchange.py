@@ -10,7 +10,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from cdtl_core.federation.wire import num_bytes
+from cdtl_core.federation.wire import num_bytes, theta0_bytes
 
 __all__ = ["PROVISIONAL", "Exchange", "Reply", "pause"]
 
@@ -221,5 +221,4 @@ def _sizes(asked: _Asked) -> tuple[int, int]:
     """Bytes of the question and, of these, theta0's; none if it never went out."""
     if not asked.tries:
         return 0, 0
-    theta0 = asked.content["theta0"].count_bytes() if "theta0" in asked.content else 0
-    return num_bytes(asked.content), theta0
+    return num_bytes(asked.content), theta0_bytes(asked.content)

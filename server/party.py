@@ -47,7 +47,7 @@ class Party:
         """Add theta0 to a message for a site that lacks it; encoded once for all sites."""
         if self._theta0_record is None:
             self._theta0_record = wire.encode_theta0(self.theta0)
-        content["theta0"] = self._theta0_record
+        content.update(self._theta0_record)
         return content
 
     def absent(self) -> dict[str, str]:

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import brentq
 
 from cdtl_core.config import BlendConfig
 from cdtl_core.errors import ConfigError, FederationError
@@ -118,6 +117,8 @@ def alpha_of_retention(rho: float, *, modalities: int, rounds: int) -> float:
         return 1.0
     if rho <= 0:
         return 1 / modalities
+    from scipy.optimize import brentq
+
     shrink = float(brentq(lambda x: _rho(x, rounds) - rho, 0.0, 1.0, xtol=1e-14))
     return (shrink * (modalities - 1) + 1) / modalities
 

@@ -1,4 +1,4 @@
-"""Values to Flower records and back; with `outline` the only rooms of the federation that know Flower.
+"""Values to Flower records and back; with `packing` and `outline` the only rooms of the federation that know Flower.
 
 Whatever is not named here cannot leave a site: replies are built from `Member`, `SiteUpdate` and `FinalScalars` alone.
 """
@@ -9,11 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract, load_contract
 from cdtl_core.federation.coordinator import Member
+from cdtl_core.federation.packing import arrays_of, pack
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.weights import Weights
 
@@ -31,6 +32,7 @@ __all__ = [
     "encode_theta0",
     "encode_update",
     "num_bytes",
+    "theta0_bytes",
 ]
 
 _T = TypeVar("_T")
@@ -83,9 +85,9 @@ def decode_introduction(content: RecordDict) -> Introduction:
     return Introduction(Member(site, modality, num_patients, label_hash), _optional(record, "theta0_hash"), contract)
 
 
-def encode_theta0(theta0: Weights) -> ArrayRecord:
-    """theta0 as float32 arrays, once per site."""
-    return _arrays(theta0)
+def encode_theta0(theta0: Weights) -> Mapping[str, ArrayRecord | ConfigRecord]:
+    """theta0 as float32 arrays, once per site: records to add to a message."""
+    return pack("theta0", _arrays(theta0))
 
 
 def decode_theta0(content: RecordDict) -> Weights | None:
@@ -105,7 +107,7 @@ def encode_order(orders: Mapping[str, RoundOrder], theta0_hash: str, baseline: s
     head = {"round": any_order.round, "share_head": any_order.share_head}
     record = RecordDict({"order": ConfigRecord({**head, "theta0_hash": theta0_hash, **_filled("baseline", baseline)})})
     for name, order in orders.items():
-        record[f"drift.{name}"] = _arrays(order.drift)
+        record.update(pack(f"drift.{name}", _arrays(order.drift)))
     return record
 
 
@@ -117,7 +119,7 @@ def decode_order(content: RecordDict) -> tuple[dict[str, RoundOrder], str, str]:
     """
     record = _config(content, "order")
     round, share = _typed(record, "round", int), _typed(record, "share_head", bool)
-    names = [key.removeprefix("drift.") for key in content if key.startswith("drift.")]
+    names = [key.removeprefix("drift.") for key in content.array_records if key.startswith("drift.")]
     orders = {name: RoundOrder(round, _weights(content, f"drift.{name}"), share) for name in names}
     if "blended" not in orders:
         raise FederationError("the server's message holds no weights: use the same cdtl version at server and site.")
@@ -128,7 +130,7 @@ def encode_update(update: SiteUpdate) -> RecordDict:
     """The reply to `train`."""
     numbers = {"round": update.round, "num_patients": update.num_patients}
     metrics = MetricRecord({**numbers, **{name: float(update.metrics[name]) for name in _UPDATE_METRICS}})
-    return RecordDict({"delta": _arrays(update.delta), "metrics": metrics})
+    return RecordDict({**pack("delta", _arrays(update.delta)), "metrics": metrics})
 
 
 def decode_update(content: RecordDict, site: str, expected: Mapping[str, torch.Size]) -> SiteUpdate:
@@ -182,19 +184,24 @@ def num_bytes(content: RecordDict) -> int:
     return sum(record.count_bytes() for record in content.values())
 
 
+def theta0_bytes(content: RecordDict) -> int:
+    """Of these, theta0's: its pack and the pack's index."""
+    return sum(record.count_bytes() for key, record in content.items() if key.partition(".")[0] == "theta0")
+
+
 def _fits(shape: torch.Size, expected: torch.Size | None) -> bool:
     if expected is None or len(shape) != len(expected):
         return False
     return all(wanted in (-1, got) for got, wanted in zip(shape, expected, strict=True))
 
 
-def _arrays(weights: Weights) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.ascontiguousarray(value.numpy())) for name, value in weights.items()})
+def _arrays(weights: Weights) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in weights.items()}
 
 
 def _weights(content: RecordDict, key: str) -> Weights:
     try:
-        return {name: torch.from_numpy(array.numpy()) for name, array in content.array_records[key].items()}
+        return {name: torch.from_numpy(array) for name, array in arrays_of(content, key).items()}
     except (KeyError, ValueError, TypeError) as error:
         raise FederationError(f"the record '{key}' of a message cannot be read ({type(error).__name__}).") from None
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import DataError
-from cdtl_core.imaging.dicom import read_tags
 
 __all__ = ["JOIN_COLUMNS", "Row", "rows_of", "rows_of_dicom", "rows_of_folders", "rows_of_manifest", "write_manifest"]
 
@@ -91,6 +90,8 @@ def rows_of_dicom(folder: Path, table: Path) -> tuple[list[Row], list[str]]:
     Raises:
         DataError: The table lacks a column, has two labels for one key, or nothing joins.
     """
+    from cdtl_core.imaging.dicom import read_tags
+
     key, labels = _label_table(table)
     rows, notes, used = [], [], set()
     for file in _images(folder):
@@ -148,6 +149,8 @@ def _pattern(text: str) -> re.Pattern[str] | None:
 
 
 def _patient(file: Path, pattern: re.Pattern[str] | None) -> str:
+    from cdtl_core.imaging.dicom import read_tags  # pydicom, which a site in a round does without
+
     tags = read_tags(file)
     if tags is not None and tags.patient_id:
         return tags.patient_id

@@ -2,8 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 __all__ = ["fit_temperature", "rescale"]
 
@@ -25,6 +23,7 @@ def fit_temperature(
     """
     if len(np.unique(patients)) < _FEWEST_PATIENTS:
         return None
+    from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         scaled = rescale(log_probabilities, float(np.exp(log_temperature)))
@@ -35,4 +34,6 @@ def fit_temperature(
 
 def rescale(log_probabilities: Floats, temperature: float) -> Floats:
     """Log-probabilities N K at another temperature."""
+    from scipy.special import log_softmax
+
     return np.asarray(log_softmax(log_probabilities / temperature, axis=1), np.float64)

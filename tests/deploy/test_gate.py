@@ -6,7 +6,9 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,15 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.node_pb2 import Node as ProtoNode
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_objects, push_objects
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.start_client_internal import _verify_fab
 
 from cdtl_core.config import SimulationConfig, SiteConfig
@@ -37,6 +44,7 @@ from cdtl_core.deploy.pending import find, pending, request_of
 from cdtl_core.deploy.request import make_request
 from cdtl_core.errors import CdtlError, FederationError, reply_error
 from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.federation.packing import arrays_of, pack, packed
 from cdtl_core.settings import flatten, save_toml
 from tests.deploy.loopback import Coordinator, eventually, free_port, served, write_certificates
 
@@ -154,6 +162,7 @@ def desk(tiny: Tiny, tmp_path: Path) -> Iterator[Desk]:
         client_certificate=certificates.certificate,
         client_key=certificates.key,
         trusted_entities=home / "trusted.yaml",
+        hold_s=0,
     )
     run = tiny().run
     with coordinator.open():
@@ -282,10 +291,40 @@ def smuggled(manifest: EgressManifest) -> dict[str, Any]:
     renamed[SECRET] = MetricRecord({"a": 1})
     long["delta"]["film"] = Array(np.frombuffer(SECRET.encode() * 100_000, dtype=np.uint8))  # type: ignore[index]
     note = RecordDict({"note": ConfigRecord({"text": SECRET})})
-    return {"extra": extra, "stuffed": stuffed, "renamed": renamed, "note": note, "long": long}
+    found = {"extra": extra, "stuffed": stuffed, "renamed": renamed, "note": note, "long": long}
+    tensors = {name: array.numpy() for name, array in honest(manifest)["delta"].items()}  # type: ignore[union-attr]
+    film = np.frombuffer((SECRET + " " * (len(SECRET) % 2)).encode(), dtype=np.float16)
+    found["packed extra"] = RecordDict(pack("delta", {**tensors, "film": film}))
+    found["packed name"] = RecordDict(pack("delta", {**tensors, SECRET: np.zeros(1, np.float16)}))
+    found["packed note"] = RecordDict(pack("delta", tensors))
+    found["packed note"]["delta.index"]["note"] = SECRET  # type: ignore[index]
+    found["packed twice"] = RecordDict({**pack("delta", tensors), **pack("delta.index", {SECRET: film})})
+    return found
 
 
-@pytest.mark.parametrize("what", ["extra", "stuffed", "renamed", "note", "long"])
+def test_a_packed_reply_is_judged_tensor_by_tensor_and_leaves_packed(open_desk: tuple[Desk, Node]) -> None:
+    desk, node = open_desk
+    approval = desk.approve()
+    sent = honest(approval.egress)
+    run = desk.coordinator.start_run(BUNDLE, desk.settings)
+    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    message = node.take()
+    assert message is not None
+    node.answer(message, packed(sent, ["delta"]))
+    reply = desk.coordinator.reply(run, asked)
+    assert set(reply.content) == {"delta", "delta.index", "metrics"}
+    assert {name: value.tobytes() for name, value in arrays_of(reply.content, "delta").items()} == {
+        name: array.numpy().tobytes()
+        for name, array in sent["delta"].items()  # type: ignore[union-attr]
+    }
+    line = next(line for line in desk.log() if line["kind"] == "reply")
+    assert (line["tensors"], line["scalars"]) == (len(sent["delta"]), 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["extra", "stuffed", "renamed", "note", "long", "packed extra", "packed name", "packed note", "packed twice"],
+)
 def test_a_reply_with_anything_more_than_the_list_is_held_back(open_desk: tuple[Desk, Node], what: str) -> None:
     desk, node = open_desk
     approval = desk.approve()
@@ -385,6 +424,34 @@ def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk
         assert message is not None
         node.answer(message, honest(approval.egress))
         assert desk.coordinator.reply(run, again).has_content()
+
+
+def test_a_question_is_kept_open_until_the_coordinators_message_comes(desk: Desk) -> None:
+    desk.approve()
+    desk.config = desk.config.model_copy(update={"hold_s": 20.0})
+    with desk.gate(), desk.node() as node, ThreadPoolExecutor(1) as pool:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        taken = pool.submit(node.take)
+        eventually(lambda: [name for name, _ in desk.coordinator.bodies].count("pull-messages") >= 3, "three looks")
+        assert not taken.done()
+        desk.coordinator.ask(run, node.id, RecordDict())
+        assert taken.result(10) is not None
+
+
+def test_a_message_is_not_fetched_for_a_supernode_that_hung_up(desk: Desk) -> None:
+    desk.approve()
+    desk.config = desk.config.model_copy(update={"hold_s": 20.0})
+    with desk.gate(), desk.node() as node:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        signed = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(desk.key, desk.key.public_key())]
+        address, ca = f"127.0.0.1:{desk.config.port}", str(desk.coordinator.certificates.ca)
+        with FleetHttpClient.from_server_address(address, False, ca, signed) as impatient:
+            impatient._client.timeout = httpx.Timeout(0.7)
+            with pytest.raises(httpx.ReadTimeout):
+                impatient.PullMessages(PullMessagesRequest(node=ProtoNode(node_id=node.id)))
+        threading.Event().wait(0.6)  # one more look at most; there is no event of its end
+        desk.coordinator.ask(run, node.id, RecordDict())
+        assert node.take() is not None
 
 
 def test_a_killed_supernodes_message_is_answered_when_it_comes_again(desk: Desk) -> None:

@@ -24,6 +24,7 @@ from cdtl_core.federation.egress import (
     egress_manifest,
 )
 from cdtl_core.federation.outline import outline, written_anew
+from cdtl_core.federation.packing import unpacked
 from simulations.inprocess import InProcessGrid
 from simulations.simulate import simulate
 
@@ -72,9 +73,9 @@ def test_the_list_is_what_real_replies_hold(
     manifest = egress_manifest(tiny(**settings).of_method(method), site="alba", modality="ultrasound")  # type: ignore[arg-type]
     assert {kind for kind, _ in replies} == set(manifest.replies)
     for kind, reply in replies:
-        held, rule = outline(reply.content), manifest.replies[kind]
+        held, rule = outline(unpacked(reply.content)), manifest.replies[kind]
         assert check_outline(manifest, kind, held) == ""
-        assert check_outline(manifest, kind, outline(written_anew(reply.content))) == ""
+        assert check_outline(manifest, kind, outline(written_anew(unpacked(reply.content)))) == ""
         assert held.arrays == rule.arrays
         assert {key: set(record) for key, record in held.metrics.items()} == {
             k: set(v) for k, v in rule.metrics.items()

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from cdtl_core.errors import ModelError
 from cdtl_core.learning.calibration import fit_temperature, rescale
 from cdtl_core.learning.metrics import (
     _auroc_draws,
@@ -32,6 +33,23 @@ def test_every_bootstrap_draw_is_scikit_learns_weighted_auroc(seed: int) -> None
     counts = np.random.default_rng(7).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000)
     for draw, count in zip(draws[:20], counts[:20], strict=True):
         assert draw == pytest.approx(roc_auc_score(positive, scores, sample_weight=count[index]))
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 1 / 3, -2.5, 1e-300]) | st.floats(-9, 9)), min_size=2)
+)
+def test_auroc_is_scikit_learns_bit_for_bit(rows: list[tuple[bool, float]]) -> None:
+    positive, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    if positive.all() or not positive.any():
+        assert np.isnan(auroc(positive, scores))
+    else:
+        assert auroc(positive, scores) == roc_auc_score(positive, scores)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_have_no_auroc(score: float) -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        auroc(np.array([True, False]), np.array([0.5, score]))
 
 
 def test_the_interval_holds_the_value_and_narrows_with_patients() -> None:
@@ -91,6 +109,7 @@ def test_calibration_error_by_hand() -> None:
     )
 
 
+@settings(deadline=None)  # the first example imports scipy
 @given(st.floats(0.3, 5.0))
 def test_the_fitted_temperature_undoes_a_known_one(temperature: float) -> None:
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from flwr.app import Message
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.federation.label_map import head_name
+from cdtl_core.federation.packing import arrays_of
 from cdtl_core.learning.model import parts_of
 from client.home import open_site
 from simulations.inprocess import InProcessGrid
@@ -52,11 +53,13 @@ def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
         "final": {"test_auroc", "test_auroc_low", "test_auroc_high", "chosen"},
     }
     for asked, reply in messages:
-        arrays = {name: value for record in reply.content.array_records.values() for name, value in record.items()}
+        arrays = {
+            name: value for key in reply.content.array_records for name, value in arrays_of(reply.content, key).items()
+        }
         if asked.metadata.message_type == "train":
             assert set(arrays) == set(parts.shared)
-            assert {value.dtype for value in arrays.values()} == {"float16"}
-            assert set(reply.content) == {"delta", "metrics"}
+            assert {str(value.dtype) for value in arrays.values()} == {"float16"}
+            assert set(reply.content) == {"delta", "delta.index", "metrics"}
             assert set(reply.content.metric_records["metrics"]) == {
                 "round",
                 "num_patients",
@@ -70,7 +73,7 @@ def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
             assert set(reply.content) == {record}
             assert set(reply.content[record]) <= allowed[record]
         sent_down = {
-            name for key in asked.content.array_records if key != "theta0" for name in asked.content.array_records[key]
+            name for key in asked.content.array_records if key != "theta0" for name in arrays_of(asked.content, key)
         }
         assert not sent_down & norms
 
@@ -81,7 +84,7 @@ def test_a_shared_head_travels_under_the_hash_of_its_labels(
     messages = spied_messages(tiny, tmp_path / "run", monkeypatch)
     name = head_name("head.weight", ("benign", "malignant"))
     replies = [reply for asked, reply in messages if asked.metadata.message_type == "train"]
-    assert all(name in reply.content.array_records["delta"] for reply in replies)
+    assert all(name in arrays_of(reply.content, "delta") for reply in replies)
 
 
 def test_theta0_is_sent_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

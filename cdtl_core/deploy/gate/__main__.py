@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
             access_log=False,
             log_config=None,
             ws="none",
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=3,  # of a question that is kept open for the SuperNode
         )
     )
     server.run()

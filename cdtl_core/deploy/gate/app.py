@@ -4,8 +4,9 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
@@ -21,6 +22,7 @@ from cdtl_core.deploy.gate.asks import Ask, Asks
 from cdtl_core.deploy.gate.config import GateConfig
 from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.gate.outbox import Outbox
+from cdtl_core.deploy.gate.patience import Patience
 from cdtl_core.deploy.gate.replies import Replies
 from cdtl_core.deploy.gate.requests import FORWARDED, MAX_REQUEST, rebuilt
 from cdtl_core.deploy.gate.runs import KnownRun, Runs
@@ -83,8 +85,8 @@ class Gate:
         self._runs = Runs(config.home, config.settings, self._upstream, seal)
         self.outbox = Outbox(self._upstream, self._credentials, self._asks, self._log)
         self.replies = Replies(self._runs, self._asks, self.outbox, self._log)
+        self._patience = Patience(config.hold_s)
         self._handlers = {
-            "pull-messages": self._pull_messages,
             "get-run": self._get_run,
             "get-fab": self._get_fab,
             "push-messages": self._push_messages,
@@ -94,14 +96,17 @@ class Gate:
     async def serve(self, request: Request) -> Response:
         """Answer one request of the SuperNode."""
         name = request.path_params["name"]
-        if name not in FORWARDED and name not in self._handlers:
+        if name not in FORWARDED and name not in self._handlers and name != "pull-messages":
             return Response("not found", 404)
         body = await _body(request, MAX_REQUEST if name.startswith("push-") else _MAX_SMALL)
         if body is None:
             return Response("too large", 413)
         headers = self._credentials.renew(request.headers)
         try:
-            answer = await self._handlers.get(name, lambda b, h: self._forward(name, b, h))(body, headers)
+            if name == "pull-messages":
+                answer = await self._pull_messages(body, headers, request.is_disconnected)
+            else:
+                answer = await self._handlers.get(name, lambda b, h: self._forward(name, b, h))(body, headers)
         except (PrivacyError, DecodeError) as error:
             self._log.write("refused", request=name, why=str(error))
             return Response("refused", 400)
@@ -166,9 +171,22 @@ class Gate:
         known = await self._runs.fetch(request.run_id, request.node, headers)
         return known if isinstance(known, Answer) else _protobuf(self._runs.sealed_bundle(known))
 
-    async def _pull_messages(self, body: bytes, headers: dict[str, str]) -> Answer:
+    async def _pull_messages(self, body: bytes, headers: dict[str, str], gone: Callable[[], Awaitable[bool]]) -> Answer:
+        """The next message, looked for with patience as long as the SuperNode is there to take it."""
+        request, asked_at = rebuilt("pull-messages", body), self._patience.now()
+        while True:
+            answer = await self._pull_once(request, headers)
+            if answer.content and await gone():
+                await self.replies.answer_lost()
+            pause = self._patience.pause(asked_at)
+            if answer.status != 200 or answer.content or pause is None:
+                return answer
+            await asyncio.sleep(pause)
+            if await gone():
+                return answer  # to nobody, but nothing more is fetched for nobody
+
+    async def _pull_once(self, request: Any, headers: dict[str, str]) -> Answer:
         """Hand over messages of approved runs; answer all others in the SuperNode's place."""
-        request = rebuilt("pull-messages", body)
         answer = await self._upstream.send("pull-messages", request.SerializeToString(), headers)
         if answer.status != 200:
             return answer
@@ -177,6 +195,7 @@ class Gate:
             if await self._admit(Ask.of(message.metadata), request.node, headers):
                 passed.messages_list.append(message)
                 passed.message_object_trees.append(tree)
+            self._patience.stir()
         return _protobuf(passed)
 
     async def _admit(self, ask: Ask, node: Node, headers: dict[str, str]) -> bool:
@@ -201,6 +220,7 @@ class Gate:
         return True
 
     async def _push_messages(self, body: bytes, _headers: dict[str, str]) -> Answer:
+        self._patience.stir()
         return _protobuf(await self.replies.push_messages(body))
 
     async def _push_object(self, body: bytes, _headers: dict[str, str]) -> Answer:

@@ -25,6 +25,7 @@ class GateConfig(BaseModel):
         client_certificate: The site's own TLS certificate, with `client_key`; none: the coordinator asks for none.
         proxy: Outbound proxy (``http://host:port``); the environment is not looked at.
         trusted_entities: File to write for ``flower-supernode --trusted-entities``.
+        hold_s: The longest that the SuperNode's question for messages is kept open; its client gives up after 30 s.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +42,7 @@ class GateConfig(BaseModel):
     client_key: Path | None = None
     proxy: str | None = None
     trusted_entities: Path
+    hold_s: float = Field(20.0, ge=0, le=25)
 
     @property
     def upstream(self) -> str:

@@ -16,6 +16,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, check_outline
 from cdtl_core.federation.outline import outline, written_anew
+from cdtl_core.federation.packing import is_packed, packed, unpacked
 
 __all__ = ["Judged", "judge", "limit_of"]
 
@@ -55,7 +56,10 @@ def judge(manifest: EgressManifest, message_type: str, root: str, objects: Mappi
 
 
 def _judge(manifest: EgressManifest, message_type: str, content: RecordDict) -> Judged:
-    """Twice: as it is declared, which bounds its size, and as it really is."""
+    """Twice: as it is declared, which bounds its size, and as it really is; what came packed leaves packed anew."""
+    packs = [key for key in content.array_records if is_packed(content, key)]
+    if packs:
+        content = unpacked(written_anew(content))
     reason = check_outline(manifest, message_type, outline(content))
     if reason:
         return Judged(None, reason)
@@ -64,7 +68,7 @@ def _judge(manifest: EgressManifest, message_type: str, content: RecordDict) -> 
     reason = check_outline(manifest, message_type, truth)
     tensors = sum(len(record) for record in truth.arrays.values())
     scalars = sum(len(record) for records in (truth.metrics, truth.configs) for record in records.values())
-    return Judged(None if reason else clean, reason, tensors, scalars)
+    return Judged(None if reason else packed(clean, packs), reason, tensors, scalars)
 
 
 def _check_size(objects: Mapping[str, bytes], limit: int) -> None:

@@ -1,0 +1,41 @@
+"""How long the gate looks for the coordinator's next message before it tells the SuperNode that there is none.
+
+A SuperNode that is told so sleeps for 3 s, whatever it is told next: a fixed part of each round. While a run is under
+way the gate therefore keeps the SuperNode's question open and asks the coordinator in its place, at first four times a
+second, then ever more rarely: it waits a fortieth of the silence. After two minutes of it the SuperNode's own rhythm
+is as good, and nothing is kept open any more.
+"""
+
+import time
+from collections.abc import Callable
+
+__all__ = ["Patience"]
+
+_SHORTEST_S, _LONGEST_S = 0.25, 3.0
+_SHARE = 1 / 40
+
+
+class Patience:
+    """Pauses between two looks.
+
+    Args:
+        hold_s: The longest that a question is kept open; 0 answers every question at once.
+        clock: In seconds.
+    """
+
+    def __init__(self, hold_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._hold_s, self._clock, self._stirred = hold_s, clock, clock()
+
+    def stir(self) -> None:
+        """Something came or went: more will come soon."""
+        self._stirred = self._clock()
+
+    def pause(self, asked_at: float) -> float | None:
+        """Seconds until the next look for a question of `asked_at`; None: answer it now."""
+        now = self._clock()
+        pause = max(_SHORTEST_S, (now - self._stirred) * _SHARE)
+        return pause if pause < _LONGEST_S and now + pause - asked_at <= self._hold_s else None
+
+    def now(self) -> float:
+        """The time, for `pause`."""
+        return self._clock()

@@ -1,0 +1,90 @@
+"""Many tensors as one array: Flower sends every tensor as two objects, and every object takes a request at each hop.
+
+A packed record holds one array of bytes; a record beside it, ``<key>.index``, names the tensors within, in order.
+"""
+
+import json
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+__all__ = ["arrays_of", "is_packed", "pack", "packed", "unpacked"]
+
+Arrays = Mapping[str, np.ndarray]
+_PACKED, _INDEX, _TENSORS = "packed", ".index", "tensors"
+_TYPES = {"float16": 2, "float32": 4}
+
+
+def pack(key: str, arrays: Arrays) -> dict[str, ArrayRecord | ConfigRecord]:
+    """The two records of a pack; one ordinary record if there is nothing to pack."""
+    if not arrays:
+        return {key: ArrayRecord()}
+    index = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
+    parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays.values()]
+    return {
+        key: ArrayRecord({_PACKED: Array(np.concatenate(parts))}),
+        key + _INDEX: ConfigRecord({_TENSORS: _written(index)}),
+    }
+
+
+def is_packed(content: RecordDict, key: str) -> bool:
+    """Whether a record of arrays is a pack."""
+    return key + _INDEX in content.config_records
+
+
+def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
+    """The arrays of a record, packed or not; each may be written to.
+
+    Raises:
+        KeyError, TypeError, ValueError: The record is missing or malformed.
+    """
+    record = content.array_records[key]
+    if not is_packed(content, key):
+        return {name: array.numpy() for name, array in record.items()}
+    (data,) = (array.numpy() for array in record.values())
+    (text,) = content.config_records[key + _INDEX].values()
+    index = json.loads(str(text))
+    sizes = [_size(dtype, shape) for _, dtype, shape in index]
+    if _written(index) != text:
+        raise ValueError("an index holds more than its tensors")
+    if data.dtype != np.uint8 or data.shape != (sum(sizes),) or len({name for name, _, _ in index}) != len(index):
+        raise ValueError("the index does not fit its pack")
+    ends = np.cumsum(sizes)
+    return {
+        str(name): data[end - size : end].copy().view(dtype).reshape(shape)
+        for (name, dtype, shape), size, end in zip(index, sizes, ends, strict=True)
+    }
+
+
+def unpacked(content: RecordDict) -> RecordDict:
+    """The same content, every pack as an ordinary record of tensors.
+
+    Raises:
+        KeyError, TypeError, ValueError: A pack is malformed.
+    """
+    packs = [key for key in content.array_records if is_packed(content, key)]
+    plain = RecordDict({key: record for key, record in content.items() if key.removesuffix(_INDEX) not in packs})
+    for key in packs:
+        plain[key] = ArrayRecord({name: Array(array) for name, array in arrays_of(content, key).items()})
+    return plain
+
+
+def packed(content: RecordDict, keys: Collection[str]) -> RecordDict:
+    """The same content with these records of arrays as packs."""
+    dense = RecordDict({key: record for key, record in content.items() if key not in keys})
+    for key in keys:
+        dense.update(pack(key, arrays_of(content, key)))
+    return dense
+
+
+def _written(index: object) -> str:
+    """An index as text; there is one way only."""
+    return json.dumps(index, separators=(",", ":"))
+
+
+def _size(dtype: object, shape: list[int]) -> int:
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError("a shape of a pack is none")
+    return _TYPES[str(dtype)] * math.prod(shape)

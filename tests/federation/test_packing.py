@@ -1,0 +1,70 @@
+"""Packs of tensors: the same values with fewer objects, and nothing that is not one."""
+
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from cdtl_core.federation.packing import arrays_of, is_packed, pack, packed, unpacked
+
+TENSORS = st.dictionaries(
+    st.text(max_size=8),
+    st.sampled_from([np.float16, np.float32]).flatmap(
+        lambda dtype: arrays(dtype, array_shapes(min_dims=0, min_side=0))
+    ),
+    max_size=4,
+)
+
+
+@given(TENSORS)
+def test_what_is_packed_comes_out_bit_for_bit_in_order_and_can_be_written_to(tensors: dict[str, np.ndarray]) -> None:
+    content = RecordDict({**pack("delta", tensors), "m": MetricRecord({"a": 1})})
+    for found in (arrays_of(content, "delta"), arrays_of(unpacked(content), "delta")):
+        assert list(found) == list(tensors)
+        for name, array in found.items():
+            assert (array.dtype, array.shape) == (tensors[name].dtype, tensors[name].shape)
+            assert array.tobytes() == tensors[name].tobytes()
+            assert array.flags.writeable
+    assert set(unpacked(content)) == {"delta", "m"}
+    again = packed(unpacked(content), ["delta"])
+    assert is_packed(again, "delta") == bool(tensors)
+    assert dict(again.items()) == dict(content.items())
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "no JSON",
+        json.dumps([["w", "float16", [3]]]),
+        json.dumps([["w", "float16", [2]], ["w", "float16", [0]]]),
+        json.dumps([["w", "float16", [-1, -2]]]),
+        json.dumps([["w", "float16", [True, 2]]]),
+        json.dumps([["w", "object", [2]]]),
+        json.dumps([["w", "float16"]]),
+        json.dumps(7),
+        '[["w","float16",[2]]] ',
+    ],
+)
+def test_a_pack_that_is_not_what_its_index_says_is_refused(index: str) -> None:
+    content = RecordDict(pack("delta", {"w": np.zeros(2, np.float16)}))
+    content["delta.index"] = ConfigRecord({"tensors": index})
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        unpacked(content)
+
+
+def test_an_index_holds_nothing_beside_its_tensors() -> None:
+    content = RecordDict(pack("delta", {"w": np.zeros(2, np.float16)}))
+    content.config_records["delta.index"]["note"] = "Martha Example"
+    with pytest.raises(ValueError, match="unpack"):
+        unpacked(content)
+
+
+def test_a_pack_holds_one_array() -> None:
+    content = RecordDict(pack("delta", {"w": np.zeros(2, np.float16)}))
+    content["delta"] = ArrayRecord({"packed": Array(np.zeros(4, np.uint8)), "more": Array(np.zeros(4, np.uint8))})
+    with pytest.raises(ValueError, match="unpack"):
+        unpacked(content)
