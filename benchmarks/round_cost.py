@@ -14,10 +14,10 @@ rounds but the first of each run, which holds start-up and the first weights.
 - **Flower**: what `flwr new` writes for PyTorch, less its data and training: stock FedAvg with a train and an evaluate
   message per round, torch imported at the top, weights as float32 both ways, changed a little so that they do travel.
   SuperLink and SuperNodes with Flower's own defaults, without TLS and without authentication, state in memory: each
-  the cheaper choice for Flower. Its model is the same 13 MB in ten plain tensors, as the quickstart's network has,
-  or (`--flower-model backbone`) timm's EfficientNet-Lite0 itself, whose 294 tensors are 600 objects for Flower.
+  the cheaper choice for Flower. Once with the same network as ours, timm's EfficientNet-Lite0, whose 294 tensors are 600
+  objects for Flower (ours packs them into one array), and once with the same 13 MB in ten plain tensors.
 
-Exit code 1 if the ratio is above the bar.
+Both ratios are printed; the bar is for the same network in both arms. Exit code 1 if that ratio is above it.
 """
 
 import argparse
@@ -201,7 +201,8 @@ def main() -> int:
     """Play the arms in turn, print the table, write the figures; 1 if the bar is missed."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that what was started ends too
-    arms = {"cdtl": Arm("cdtl, deployed"), "flower": Arm("Flower quickstart")}
+    arms = {"cdtl": Arm("cdtl, deployed")}
+    arms |= {model: Arm(f"Flower, {text}") for model, text in (("backbone", "same network"), ("plain", "ten tensors"))}
     chosen = [options.only] if options.only else list(arms)
     with tempfile.TemporaryDirectory(prefix="round-cost-", ignore_cleanup_errors=True) as place:
         for turn in range(options.repeats):
@@ -211,13 +212,14 @@ def main() -> int:
                 if name == "cdtl":
                     play_cdtl(folder, options.rounds, arms[name])
                 else:
-                    play_flower(folder, options.rounds, arms[name], options.flower_model)
+                    play_flower(folder, options.rounds, arms[name], name)
                 seconds = " ".join(f"{value:.2f}" for value in arms[name].runs[-1])
                 print(f"turn {turn + 1}, {name}: {seconds}", flush=True)
-    return _report([arms[name] for name in chosen], options)
+    return _report({name: arms[name] for name in chosen}, options.out)
 
 
-def _report(arms: list[Arm], options: argparse.Namespace) -> int:
+def _report(chosen: dict[str, Arm], out: Path) -> int:
+    arms = list(chosen.values())
     print(f"\n{'':20} {'s/round':>8} {'fastest':>8} {'slowest':>8} {'rounds':>7} {'MB down':>8} {'MB up':>8}")
     for arm in arms:
         spread = f"{arm.median:8.2f} {min(arm.seconds):8.2f} {max(arm.seconds):8.2f} {len(arm.seconds):7d}"
@@ -232,22 +234,24 @@ def _report(arms: list[Arm], options: argparse.Namespace) -> int:
         }
         for arm in arms
     }
-    code = 0
-    if len(arms) == 2:
-        ratio = arms[0].median / arms[1].median
-        code = int(ratio > BAR)
-        figures |= {"ratio": ratio, "bar": BAR, "flower_model": options.flower_model, "cores": os.cpu_count()}
-        print(f"ratio {ratio:.2f}, bar {BAR}: {'missed' if code else 'met'}")
-    options.out.write_text(json.dumps(figures, indent=1) + "\n")
-    return code
+    ratios = {}
+    if "cdtl" in chosen:
+        ratios = {name: chosen["cdtl"].median / arm.median for name, arm in chosen.items() if name != "cdtl"}
+    for name, ratio in ratios.items():
+        print(f"cdtl to {chosen[name].name}: {ratio:.2f}")
+    figures |= {"ratios": ratios, "bar": BAR, "cores": os.cpu_count()}
+    out.write_text(json.dumps(figures, indent=1) + "\n")
+    if "backbone" not in ratios:
+        return 0
+    print(f"bar {BAR} for the same network: {'missed' if ratios['backbone'] > BAR else 'met'}")
+    return int(ratios["backbone"] > BAR)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6, help="of each run; the first is not measured")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each arm, in turn")
-    parser.add_argument("--only", choices=("cdtl", "flower"), help="measure one arm, for work on it")
-    parser.add_argument("--flower-model", choices=tuple(MODELS), default="plain")
+    parser.add_argument("--only", choices=("cdtl", "backbone", "plain"), help="measure one arm, for work on it")
     parser.add_argument("--keep", type=Path, help="keep the folders of the runs here")
     parser.add_argument("--out", type=Path, default=Path("round_cost.json"), help="where the figures go, as JSON")
     return parser.parse_args()
