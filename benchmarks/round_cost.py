@@ -14,8 +14,8 @@ rounds but the first of each run, which holds start-up and the first weights.
 - **Flower**: what `flwr new` writes for PyTorch, less its data and training: stock FedAvg with a train and an evaluate
   message per round, torch imported at the top, weights as float32 both ways, changed a little so that they do travel.
   SuperLink and SuperNodes with Flower's own defaults, without TLS and without authentication, state in memory: each
-  the cheaper choice for Flower. Once with the same network as ours, timm's EfficientNet-Lite0, whose 294 tensors are 600
-  objects for Flower (ours packs them into one array), and once with the same 13 MB in ten plain tensors.
+  the cheaper choice for Flower. Once with the same network as ours, timm's EfficientNet-Lite0, whose 294 tensors are
+  600 objects for Flower (ours packs them into one array), and once with the same 13 MB in ten plain tensors.
 
 Both ratios are printed; the bar is for the same network in both arms. Exit code 1 if that ratio is above it.
 """
