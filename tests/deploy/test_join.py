@@ -44,6 +44,15 @@ def make(tmp_path: Path) -> Iterator[Callable[[SimulationConfig], Deployment]]:
 Make = Callable[[SimulationConfig], Deployment]
 
 
+def under_way(deployment: Deployment, config: SimulationConfig) -> tuple[Deployment, Path]:
+    """Everybody started, a run asked for and approved everywhere."""
+    deployment.start_all()
+    run = deployment.request(config.of_method("cdtl"))
+    deployment.approve(run)
+    deployment.play(run)
+    return deployment, run
+
+
 def expect_models_of(config: SimulationConfig, deployment: Deployment, out: Path) -> None:
     """Every site's model, byte for byte, is the one of a simulation with the same seed."""
     simulate(config, out)
@@ -88,11 +97,7 @@ def test_a_kill_in_mid_round_costs_one_round_at_most_and_changes_no_model(
     who: str, tiny: Tiny, make: Make, tmp_path: Path, figures: Figures
 ) -> None:
     config = tiny(**ALL)
-    deployment = make(config)
-    deployment.start_all()
-    run = deployment.request(config.of_method("cdtl"))
-    deployment.approve(run)
-    deployment.play(run)
+    deployment, run = under_way(make(config), config)
     deployment.in_round(run, 2)
     began = time.monotonic()
     if KILLS[who] in {"alba", "coordinator"}:
@@ -113,11 +118,7 @@ def test_a_site_that_is_away_is_named_and_takes_part_again_when_it_is_back(
     tiny: Tiny, make: Make, figures: Figures
 ) -> None:
     config = tiny(federation={"rounds": 6, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0})
-    deployment = make(config)
-    deployment.start_all()
-    run = deployment.request(config.of_method("cdtl"))
-    deployment.approve(run)
-    deployment.play(run)
+    deployment, run = under_way(make(config), config)
     deployment.in_round(run, 2)
     deployment.kill("bari")
     deployment.until(lambda: bool(deployment.lines(run)[-1].get("refused")), 200.0, "a round without bari")
@@ -133,11 +134,7 @@ def test_a_site_that_is_away_is_named_and_takes_part_again_when_it_is_back(
 
 def test_a_run_whose_site_never_ends_is_incomplete_and_says_who(tiny: Tiny, make: Make) -> None:
     config = tiny(federation={"rounds": 3, "min_sites": 2, "round_timeout_s": 45.0, "join_timeout_s": 200.0})
-    deployment = make(config)
-    deployment.start_all()
-    run = deployment.request(config.of_method("cdtl"))
-    deployment.approve(run)
-    deployment.play(run)
+    deployment, run = under_way(make(config), config)
     deployment.in_round(run, 3)
     deployment.kill("bari")
     assert deployment.ended(run) == "incomplete", deployment.story()
@@ -177,9 +174,9 @@ def test_an_altered_bundle_is_neither_unpacked_nor_executed_and_approving_it_lat
     altered(run, "client/app.py", ALTERATION.format(mark=mark))
     deployment.play(run)
     refused = dict.fromkeys(deployment.homes, "it has not approved this run")
-    deployment.until(lambda: deployment_waits(run) == refused, 120.0, "three refusals")
+    deployment.until(lambda: read_json(run / "progress.json").get("waiting") == refused, 120.0, "three refusals")
     assert not mark.exists()
-    scratch = {Path(read(home / "service.json")["scratch"]) for home in deployment.homes.values()}
+    scratch = {Path(read_json(home / "service.json")["scratch"]) for home in deployment.homes.values()}
     assert not [path for folder in scratch for path in folder.glob("flower-*/apps/*")]
     for home in deployment.homes.values():
         withdraw(home, next(iter(approvals(home))))
@@ -208,11 +205,7 @@ def test_a_tensor_outside_the_egress_list_is_held_back_even_from_an_approved_bun
 
 def test_an_approval_taken_back_stops_the_code_at_once_without_a_restart(tiny: Tiny, make: Make) -> None:
     config = tiny(federation={"rounds": 40, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0})
-    deployment = make(config)
-    deployment.start_all()
-    run = deployment.request(config.of_method("cdtl"))
-    deployment.approve(run)
-    deployment.play(run)
+    deployment, run = under_way(make(config), config)
     deployment.in_round(run, 2)
     home = deployment.homes["bari"]
     withdraw(home, next(iter(approvals(home))))
@@ -296,12 +289,3 @@ def cdtl(*arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def deployment_waits(run: Path) -> dict[str, str]:
-    waiting = read(run / "progress.json").get("waiting", {})
-    return dict(waiting)
-
-
-def read(path: Path) -> dict[str, object]:
-    return dict(read_json(path))
