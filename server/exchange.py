@@ -128,6 +128,7 @@ class Exchange:
             asked.ids.discard(message.metadata.reply_to_message_id)
             if message.has_error() and message.error.code in _LOST and asked.tries < _MOST_TRIES:
                 asked.lost = asked.lost or "lost in this round"
+                self._looked = float("-inf")  # who is connected has changed
                 continue
             del self._asked[asked.site]
             replies.append(_reply(asked, message))

@@ -68,6 +68,8 @@ def open_party(exchange: Exchange, config: RunConfig, theta0: Weights) -> Party:
 def gather_sites(party: Party, known: Mapping[str, Member]) -> None:
     """Wait until all sites of the run have introduced themselves, at most `federation.join_timeout_s`.
 
+    A run that is resumed waits for a round's time at most: who comes later joins then.
+
     Args:
         party: Filled in place.
         known: Members of a run that is resumed.
@@ -76,7 +78,8 @@ def gather_sites(party: Party, known: Mapping[str, Member]) -> None:
         FederationError: Too few came; the sentence names the others and why.
     """
     settings = party.config.federation
-    deadline = time.monotonic() + settings.join_timeout_s
+    limit = min(settings.join_timeout_s, settings.round_timeout_s) if known else settings.join_timeout_s
+    deadline = time.monotonic() + limit
     said: dict[str, str] | None = None
     while not _complete(party) and time.monotonic() < deadline:
         ask_newcomers(party, left_s=deadline - time.monotonic())

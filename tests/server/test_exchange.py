@@ -187,3 +187,21 @@ def test_a_wait_for_named_sites_ends_and_says_who_is_missing_and_why(tiny: Tiny,
     party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
     with pytest.raises(FederationError, match=r"1 of the 2 needed .*zeno: not connected"):
         gather_sites(party, {})
+
+
+def test_a_resumed_run_waits_for_a_missing_site_no_longer_than_a_round(
+    tiny: Tiny, tmp_path: Path, clock: Clock
+) -> None:
+    run, grid = federation(tiny, tmp_path, sites=["alba", "bari", "zeno"], min_sites=2, round_timeout_s=40.0)
+    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
+    gather_sites(party, {"zeno": Member("zeno", "mri", 10, "h")})
+    assert sorted(party.members) == ["alba", "bari"]
+    assert clock.now == pytest.approx(40.0, abs=2.0)
+
+
+def test_a_site_that_comes_back_as_another_is_left_out(tiny: Tiny, tmp_path: Path, clock: Clock) -> None:
+    run, grid = federation(tiny, tmp_path, min_sites=2)
+    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
+    gather_sites(party, {"como": Member("como", "mri", 10, "h")})
+    assert sorted(party.members) == ["alba", "bari"]
+    assert "another modality or label map" in next(iter(party.left_out.values()))
