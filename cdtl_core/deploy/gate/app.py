@@ -172,7 +172,15 @@ class Gate:
         return known if isinstance(known, Answer) else _protobuf(self._runs.sealed_bundle(known))
 
     async def _pull_messages(self, body: bytes, headers: dict[str, str], gone: Callable[[], Awaitable[bool]]) -> Answer:
-        """The next message, looked for with patience as long as the SuperNode is there to take it."""
+        """The next message, looked for with patience as long as the SuperNode is there to take it.
+
+        A SuperNode that asks for the next message while it owes a reply has dropped the message that it had, say because
+        the run ended under it. It would push its replies one message late from then on, for ever. 401 ends it; the
+        site's service starts it again, and what it owed is answered then.
+        """
+        if self._asks.waiting():
+            _log.warning("the SuperNode owes a reply and asks for the next message: it is out of step and is ended")
+            return Answer(401)
         request, asked_at = rebuilt("pull-messages", body), self._patience.now()
         while True:
             answer = await self._pull_once(request, headers)
