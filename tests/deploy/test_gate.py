@@ -125,6 +125,12 @@ class Desk:
             finally:
                 process.kill()
 
+    def client(self) -> FleetHttpClient:
+        """A bare client with this site's signature, for what a SuperNode in order does not do."""
+        signed = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(self.key, self.key.public_key())]
+        address, ca = f"127.0.0.1:{self.config.port}", str(self.coordinator.certificates.ca)
+        return FleetHttpClient.from_server_address(address, False, ca, signed)
+
     @contextmanager
     def node(self) -> Iterator[Node]:
         address, ca = f"127.0.0.1:{self.config.port}", self.coordinator.certificates.ca.read_bytes()
@@ -443,9 +449,7 @@ def test_a_message_is_not_fetched_for_a_supernode_that_hung_up(desk: Desk) -> No
     desk.config = desk.config.model_copy(update={"hold_s": 20.0})
     with desk.gate(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
-        signed = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(desk.key, desk.key.public_key())]
-        address, ca = f"127.0.0.1:{desk.config.port}", str(desk.coordinator.certificates.ca)
-        with FleetHttpClient.from_server_address(address, False, ca, signed) as impatient:
+        with desk.client() as impatient:
             impatient._client.timeout = httpx.Timeout(0.7)
             with pytest.raises(httpx.ReadTimeout):
                 impatient.PullMessages(PullMessagesRequest(node=ProtoNode(node_id=node.id)))
@@ -463,6 +467,21 @@ def test_a_killed_supernodes_message_is_answered_when_it_comes_again(desk: Desk)
         desk.coordinator.state.deactivate_node(node.id)
         with desk.node():
             assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
+
+
+def test_a_supernode_that_owes_a_reply_and_asks_for_more_is_ended_and_answered_for(desk: Desk) -> None:
+    """Else it would push each reply one message late: Flower pushes only after the next message has come."""
+    desk.approve()
+    with desk.gate(), desk.node() as node:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        asked = desk.coordinator.ask(run, node.id, RecordDict())
+        assert node.take() is not None
+        with desk.client() as out_of_step, pytest.raises(httpx.HTTPStatusError, match="401"):
+            out_of_step.PullMessages(PullMessagesRequest(node=ProtoNode(node_id=node.id)))
+        desk.coordinator.state.deactivate_node(node.id)
+        with desk.node() as restarted:
+            assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
+            assert restarted.take() is None
 
 
 @pytest.mark.parametrize("fault", ["nobody there", "another authority"])

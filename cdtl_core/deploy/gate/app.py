@@ -174,9 +174,9 @@ class Gate:
     async def _pull_messages(self, body: bytes, headers: dict[str, str], gone: Callable[[], Awaitable[bool]]) -> Answer:
         """The next message, looked for with patience as long as the SuperNode is there to take it.
 
-        A SuperNode that asks for the next message while it owes a reply has dropped the message that it had, say because
-        the run ended under it. It would push its replies one message late from then on, for ever. 401 ends it; the
-        site's service starts it again, and what it owed is answered then.
+        A SuperNode that asks for the next message while it owes a reply has dropped the message that it had, say
+        because the run ended under it. It would push its replies one message late from then on, for ever. 401 ends it;
+        the site's service starts it again, and what it owed is answered then.
         """
         if self._asks.waiting():
             _log.warning("the SuperNode owes a reply and asks for the next message: it is out of step and is ended")
