@@ -1,9 +1,11 @@
 """Parts of the gate alone: judging malformed replies, the inbox's bounds, the log's rotation."""
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 from flwr.app import Array, RecordDict
 from flwr.app.message.message import Message
@@ -13,10 +15,13 @@ from flwr.supernode.start_client_internal import FAB_VERIFICATION_ERROR
 
 from cdtl_core.deploy.gate import egress_log
 from cdtl_core.deploy.gate.asks import Ask
+from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.gate.inbox import Inbox
 from cdtl_core.deploy.gate.judge import judge
 from cdtl_core.deploy.gate.refusals import FLOWERS_OWN, NOT_APPROVED, passing
 from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.deploy.gate.status import Status
+from cdtl_core.deploy.gate.upstream import Answer, Upstream
 from cdtl_core.federation.egress import EgressManifest, ReplyRule, Tensor
 
 LIST = EgressManifest(
@@ -107,3 +112,31 @@ def test_every_gate_has_a_key_of_its_own(tmp_path: Path) -> None:
     Seal().publish(tmp_path / "one.yaml")
     Seal().publish(tmp_path / "two.yaml")
     assert (tmp_path / "one.yaml").read_text() != (tmp_path / "two.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("failure", "uncertain"),
+    [
+        (httpx.ConnectError("refused"), False),
+        (httpx.ConnectTimeout("slow"), False),
+        (httpx.ReadError("cut off"), True),
+        (httpx.RemoteProtocolError("hung up"), True),
+        (httpx.ReadTimeout("silent"), True),
+        (503, False),
+        (502, True),
+        (504, True),
+    ],
+)
+def test_an_answer_that_may_have_been_lost_on_its_way_is_told_from_a_request_that_never_went(
+    tmp_path: Path, failure: httpx.HTTPError | int, uncertain: bool
+) -> None:
+    def handle(_: httpx.Request) -> httpx.Response:
+        if isinstance(failure, int):
+            return httpx.Response(failure)
+        raise failure
+
+    async def ask() -> Answer:
+        async with httpx.AsyncClient(base_url="https://c", transport=httpx.MockTransport(handle)) as client:
+            return await Upstream(client, EgressLog(tmp_path), Status(tmp_path)).send("pull-messages", b"", {})
+
+    assert asyncio.run(ask()).uncertain is uncertain

@@ -194,8 +194,15 @@ class Gate:
                 return answer  # to nobody, but nothing more is fetched for nobody
 
     async def _pull_once(self, request: Any, headers: dict[str, str]) -> Answer:
-        """Hand over messages of approved runs; answer all others in the SuperNode's place."""
+        """Hand over messages of approved runs; answer all others in the SuperNode's place.
+
+        A message whose way here was cut is delivered for Flower and known to nobody here. The SuperNode is ended then:
+        its new session tells the server to ask again.
+        """
         answer = await self._upstream.send("pull-messages", request.SerializeToString(), headers)
+        if answer.uncertain:
+            _log.warning("an answer to the question for messages was lost: the SuperNode begins a new session")
+            return Answer(401)
         if answer.status != 200:
             return answer
         told, passed = PullMessagesResponse.FromString(answer.content), PullMessagesResponse()

@@ -28,15 +28,21 @@ KEPT_HEADERS = (
 _MAX_HEADER = 1024
 _MAX_ANSWER = 64 * 1024 * 1024
 _FRESH_S = 240.0
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_FAILED_BEHIND = (502, 504)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the coordinator, or 503 / 504 in its place: the SuperNode then tries again."""
+    """An answer of the coordinator, or 503 / 504 in its place: the SuperNode then tries again.
+
+    It is `uncertain` where the coordinator may have acted on the request and its answer was lost.
+    """
 
     status: int
     content: bytes = b""
     media_type: str | None = None
+    uncertain: bool = False
 
     @property
     def passing(self) -> bool:
@@ -85,14 +91,15 @@ class Upstream:
                     if len(content) > _MAX_ANSWER:
                         self._status.lost("the coordinator's answer is longer than 64 MiB")
                         return Answer(503)
-        except httpx.TimeoutException:
+        except httpx.TimeoutException as error:
             self._status.lost("the coordinator did not answer in time")
-            return Answer(504)
+            return Answer(504, uncertain=not isinstance(error, _NOT_SENT))
         except httpx.HTTPError as error:
             self._status.lost(_why(error))
-            return Answer(503)
+            return Answer(503, uncertain=not isinstance(error, _NOT_SENT))
         self._status.contact(response.status_code)
-        return Answer(response.status_code, bytes(content), response.headers.get("content-type"))
+        uncertain = response.status_code in _FAILED_BEHIND
+        return Answer(response.status_code, bytes(content), response.headers.get("content-type"), uncertain)
 
 
 def _why(error: httpx.HTTPError) -> str:
