@@ -1,10 +1,11 @@
-"""A coordinator and sites as real processes on loopback, for tests; every process is found again and ended."""
+"""A coordinator and sites as real processes on loopback, for tests; every process is found again and ended.
+
+Each service has a keeper, so that it ends also when the test run itself is killed.
+"""
 
 import json
 import os
 import secrets
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from cdtl_core.deploy.request import load_request
 from cdtl_core.deploy.runs import ENDED, load_run_state, prepare_run, queue_run, read_json
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.standing import coordinator_standing
-from cdtl_core.processes import free_port
+from cdtl_core.processes import ProcessGroup, free_port
 
 MARK = "CDTL_TEST_DEPLOYMENT"
 
@@ -35,7 +36,7 @@ class Deployment:
         self.homes = {site.site: folder / "hospitals" / site.site for site in sites}
         self.settings = {site.site: site for site in sites}
         self._mark = secrets.token_hex(8)
-        self._services: dict[str, subprocess.Popen[bytes]] = {}
+        self._services: dict[str, ProcessGroup] = {}
         self._logs = folder
         server = ServerConfig(names=("localhost", "127.0.0.1"), host="127.0.0.1", port=self.port)
         make_coordinator(self.coordinator, server)
@@ -54,14 +55,9 @@ class Deployment:
         else:
             arguments = ["site", "start", str(self.homes[name])]
             arguments += ["--server", f"localhost:{self.port}", "--ca", str(self.ca)]
-        with open(self._logs / f"{name}.log", "ab") as log:
-            self._services[name] = subprocess.Popen(
-                [sys.executable, "-m", "cdtl_core.cli.main", *arguments],
-                env={**os.environ, MARK: self._mark},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        group = ProcessGroup({**os.environ, MARK: self._mark}, Path.cwd())
+        group.start(name, [sys.executable, "-m", "cdtl_core.cli.main", *arguments], self._logs / f"{name}.log")
+        self._services[name] = group
 
     def start_all(self) -> None:
         for name in ("coordinator", *self.homes):
@@ -69,12 +65,11 @@ class Deployment:
 
     def kill(self, name: str) -> None:
         """kill -9 of a service's own process; its programs must follow by themselves."""
-        self._services[name].kill()
-        self._services.pop(name).wait()
+        self._services.pop(name).kill()
 
     def program(self, name: str, part: str) -> int:
         """The process of a service whose command line holds `part`."""
-        children = psutil.Process(self._services[name].pid).children(recursive=True)
+        children = psutil.Process(self._services[name].pids()[name]).children(recursive=True)
         return next(child.pid for child in children if part in " ".join(child.cmdline()))
 
     def request(self, config: RunConfig) -> Path:
@@ -144,9 +139,7 @@ class Deployment:
     def stop(self) -> None:
         """End every service as a person would, then see that nothing is left."""
         for service in self._services.values():
-            service.send_signal(signal.SIGTERM)
-        for service in self._services.values():
-            service.wait(timeout=60)
+            service.stop(patience_s=60.0)
         self._services.clear()
         self.gone()
 
@@ -161,6 +154,5 @@ class Deployment:
         """Kill what is left, whatever happened."""
         for service in self._services.values():
             service.kill()
-            service.wait()
         for process in self.processes():
             process.kill()
