@@ -147,7 +147,7 @@ SMUGGLER = """
 _encode = encode_update
 def encode_update(update):
     record = _encode(update)
-    record["extra"] = _arrays({"patients": next(iter(update.delta.values()))})
+    record.update(pack("extra", _arrays({"patients": next(iter(update.delta.values()))})))
     return record
 """
 
