@@ -74,8 +74,12 @@ def file_hash(path: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process alone.
+
+    Args:
+        folder: Made if it does not exist.
+        wait: Until another process lets go of it, instead of raising.
 
     Raises:
         CheckpointError: Another process holds it, or it cannot be written.
@@ -89,7 +93,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise CheckpointError(
                 f"the folder {folder} is in use by another cdtl process: wait for it or choose another folder."

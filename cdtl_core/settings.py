@@ -128,7 +128,7 @@ def unflatten(flat: Mapping[str, Any]) -> RunConfig:
 
 
 _TABLES = {"blend.donors"}
-_LISTS = {"task.labels", "federation.sites"}
+_LISTS = {"task.labels", "model.levels", "federation.sites"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Every setting, once: what a federation agrees on, what a hospital owns, and what a simulation adds.
+
+A setting is written the same way everywhere: ``train.lr`` in TOML, in ``--set`` and in Flower's run config.
+`RunConfig` is what all sites of a federation share; `SiteConfig` belongs to one hospital; their keys are disjoint.
+"""
+
+from cdtl_core.config.run import (
+    AugmentConfig,
+    BlendConfig,
+    DpConfig,
+    FederationConfig,
+    GateConfig,
+    ImageConfig,
+    Method,
+    ModalityName,
+    ModelConfig,
+    RunConfig,
+    ShareConfig,
+    SiteName,
+    SplitConfig,
+    TaskConfig,
+    TrainConfig,
+)
+from cdtl_core.config.simulation import SimulationConfig
+from cdtl_core.config.site import ChecksConfig, DataConfig, Locks, PhantomConfig, PublishConfig, SiteConfig, SitePrivacy
+
+__all__ = [
+    "AugmentConfig",
+    "BlendConfig",
+    "ChecksConfig",
+    "DataConfig",
+    "DpConfig",
+    "FederationConfig",
+    "GateConfig",
+    "ImageConfig",
+    "Locks",
+    "Method",
+    "ModalityName",
+    "ModelConfig",
+    "PhantomConfig",
+    "PublishConfig",
+    "RunConfig",
+    "ShareConfig",
+    "SimulationConfig",
+    "SiteConfig",
+    "SiteName",
+    "SitePrivacy",
+    "SplitConfig",
+    "TaskConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,209 @@
+"""What the sites of a federation agree on."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from cdtl_core.errors import ConfigError
+from cdtl_core.modality import modality_of
+
+__all__ = ["BlendConfig", "DpConfig", "Method", "ModalityName", "ModelConfig", "RunConfig", "Settings", "SiteName"]
+__all__ += ["TrainConfig"]
+
+Method = Literal["alone", "fedavg", "cdtl"]
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _known_modality(value: str) -> str:
+    try:
+        return modality_of(value).name
+    except ConfigError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+
+
+ModalityName = Annotated[str, AfterValidator(_known_modality)]
+
+
+class Settings(BaseModel):
+    """A table of settings: closed, frozen, finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TaskConfig(Settings):
+    """What is predicted. `positive` is the label whose probability is the score."""
+
+    labels: tuple[str, ...] = Field(("benign", "malignant"), min_length=2)
+    positive: str = "malignant"
+
+    @model_validator(mode="after")
+    def _positive_is_a_label(self) -> "TaskConfig":
+        if self.positive not in self.labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"positive label '{self.positive}' must be one of the distinct labels {self.labels}")
+        return self
+
+
+class ImageConfig(Settings):
+    """How an image becomes a tensor; sizes in pixels."""
+
+    size: int = Field(128, ge=32, le=1024)
+
+
+class ModelConfig(Settings):
+    """Backbone name, where its first weights come from (`imagenet`, `random` or a .safetensors file), dropout.
+
+    `levels` are stages of the backbone (from 1, as `train.freeze` counts) whose pooled outputs together are the
+    features, each of unit length and the whole centred by the site's own mean; none: the backbone's own output.
+    `adapter` is the width of a small residual layer between features and head (0: none).
+    """
+
+    backbone: str = "efficientnet_lite0"
+    weights: str = "imagenet"
+    dropout: float = Field(0.2, ge=0, lt=1)
+    levels: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    adapter: int = Field(0, ge=0)
+
+
+class AugmentConfig(Settings):
+    """Random changes of training images: chance of a flip, and the widest change of each kind."""
+
+    flip: _Share = 0.5
+    rotate_deg: float = Field(10.0, ge=0, le=180)
+    translate: _Share = 0.06
+    scale: float = Field(0.1, ge=0, lt=1)
+    brightness: float = Field(0.1, ge=0, lt=1)
+    contrast: float = Field(0.15, ge=0, lt=1)
+    noise: float = Field(0.01, ge=0, lt=1)
+
+
+class TrainConfig(Settings):
+    """Local training in one round; `steps` is the same at every site, `freeze` counts early stages kept at theta0."""
+
+    steps: int = Field(12, ge=0)
+    batch_size: int = Field(24, ge=2)
+    lr: float = Field(5e-4, gt=0)
+    lr_decay: float = Field(0.1, ge=0)
+    head_lr_factor: float = Field(4.0, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    class_weighted: bool = True
+    ema: float = Field(0.0, ge=0, lt=1)
+    freeze: int = Field(0, ge=0)
+    refresh_norms: bool = True
+    augment: AugmentConfig = AugmentConfig()
+
+
+class SplitConfig(Settings):
+    """Shares of patients kept for test and validation."""
+
+    test: float = Field(0.25, gt=0, lt=1)
+    val: float = Field(0.15, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _something_left(self) -> "SplitConfig":
+        if self.test + self.val >= 0.9:
+            raise ValueError(f"split.test + split.val is {self.test + self.val:.2f}: leave at least 0.1 to train on")
+        return self
+
+
+class FederationConfig(Settings):
+    """Rounds; who takes part; how many sites each round needs; how long to wait; how sites weigh in their modality.
+
+    `sites` names who may take part (none named: whoever is connected, for simulations). The run starts when all of
+    them have introduced themselves or `join_timeout_s` has passed; then, and in each round within `round_timeout_s`,
+    at least `min_sites` sites and `min_per_modality` of each modality must answer. `patient_cap` is the most patients
+    with which one site weighs (0: no cap).
+    """
+
+    rounds: int = Field(8, ge=1)
+    sites: tuple[SiteName, ...] = ()
+    min_sites: int = Field(1, ge=1)
+    min_per_modality: int = Field(0, ge=0)
+    join_timeout_s: float = Field(86400.0, gt=0)
+    round_timeout_s: float = Field(3600.0, gt=0)
+    patient_cap: int = Field(0, ge=0)
+
+
+class BlendConfig(Settings):
+    """How modalities blend, see `cdtl_core.federation.blend`.
+
+    `warmup` and `settle` rounds at the start and the end run without blending. `donors` names, per receiving
+    modality, those it takes from; a modality that is not named takes from all, one with an empty list from none.
+    """
+
+    policy: Literal["fixed", "retention", "annealed", "size"] = "annealed"
+    alpha: _Share = 0.9
+    warmup: int = Field(0, ge=0)
+    settle: int = Field(2, ge=0)
+    depth: Literal["none", "share_early", "share_late"] = "none"
+    half_patients: float = Field(50.0, gt=0)
+    retention_min: _Share = 0.2
+    retention_max: _Share = 0.95
+    donors: dict[str, tuple[str, ...]] = {}
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "BlendConfig":
+        if self.retention_min > self.retention_max:
+            raise ValueError(f"retention_min {self.retention_min} is above retention_max {self.retention_max}")
+        return self
+
+
+class ShareConfig(Settings):
+    """Whether sites with the same label map share the classifier head."""
+
+    head: bool = True
+
+
+class GateConfig(Settings):
+    """The acceptance gate: a blended model is refused if worse by more than this many standard errors."""
+
+    enabled: bool = True
+    standard_errors: float = Field(1.0, ge=0)
+
+
+class DpConfig(Settings):
+    """Differential privacy of each patient at each site, see docs/privacy.md.
+
+    With `enabled` the whole run trains a small part of the network, at private and exempt sites alike: the head, the
+    adapter of `model.adapter`, and the last `stages` of the backbone. `required` leaves out sites that are exempt.
+    `target_epsilon` at `target_delta` bounds all that a site has ever spent on its patients, this run included.
+    `max_grad_norm` clips a patient's gradient, which is the mean over `multiplicity` of her images; `batch_patients`
+    is the expected number of patients in a step (0: all of them). Steps are plain SGD with `lr` and `momentum`;
+    `train.steps` and `train.lr_decay` apply, the rest of `train` that looks at data or labels does not.
+    """
+
+    enabled: bool = False
+    required: bool = False
+    target_epsilon: float = Field(8.0, gt=0)
+    target_delta: float = Field(1e-5, gt=0, lt=1)
+    max_grad_norm: float = Field(0.5, gt=0)
+    stages: int = Field(0, ge=0)
+    batch_patients: int = Field(0, ge=0)
+    multiplicity: int = Field(2, ge=1)
+    views: int = Field(4, ge=0)
+    lr: float = Field(4.0, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _required_is_enabled(self) -> "DpConfig":
+        if self.required and not self.enabled:
+            raise ValueError("dp.required asks for what dp.enabled = false switches off: set dp.enabled = true")
+        return self
+
+
+class RunConfig(Settings):
+    """All that the sites of one federation agree on."""
+
+    name: SiteName = "federation"
+    method: Method = "cdtl"
+    seed: int = Field(0, ge=0, lt=2**31)
+    task: TaskConfig = TaskConfig()
+    image: ImageConfig = ImageConfig()
+    model: ModelConfig = ModelConfig()
+    split: SplitConfig = SplitConfig()
+    train: TrainConfig = TrainConfig()
+    federation: FederationConfig = FederationConfig()
+    blend: BlendConfig = BlendConfig()
+    share: ShareConfig = ShareConfig()
+    gate: GateConfig = GateConfig()
+    dp: DpConfig = DpConfig()

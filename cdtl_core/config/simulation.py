@@ -1,0 +1,29 @@
+"""Whole federations on one machine: the agreed run, the sites, and the methods to compare over them."""
+
+from pydantic import Field, model_validator
+
+from cdtl_core.config.run import Method, RunConfig, Settings
+from cdtl_core.config.site import SiteConfig
+
+__all__ = ["SimulationConfig"]
+
+
+class SimulationConfig(Settings):
+    """Whole federations on one machine: the agreed run, the sites, and the methods to compare over them."""
+
+    run: RunConfig = RunConfig()
+    methods: tuple[Method, ...] = Field(("alone", "fedavg", "cdtl"), min_length=1)
+    sites: tuple[SiteConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "SimulationConfig":
+        names = [site.site for site in self.sites]
+        if len(set(names)) != len(names):
+            raise ValueError(f"site names must be distinct, got {', '.join(names)}")
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError(f"methods must be distinct, got {', '.join(self.methods)}")
+        return self
+
+    def of_method(self, method: Method) -> RunConfig:
+        """The agreed run with one method in force."""
+        return self.run.model_copy(update={"method": method})

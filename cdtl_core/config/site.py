@@ -1,0 +1,117 @@
+"""All that belongs to one hospital; nothing of it is sent."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+
+from cdtl_core.config.run import ModalityName, RunConfig, Settings, SiteName
+
+__all__ = ["DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
+
+
+class PhantomConfig(Settings):
+    """Synthetic images in place of a hospital's own: how many patients to render, from which seed."""
+
+    patients: int = Field(ge=8)
+    seed: int = Field(0, ge=0)
+
+
+class DataConfig(Settings):
+    """Where a site's images are and how its labels are read.
+
+    `manifest` is a CSV (file,label,patient_id,...) relative to `root`; `where` keeps rows by column (a value, a list of
+    values, or ``">=0.25"``); `label_map` maps local labels to the task's, ``""`` leaves that label's images out.
+    `frame` is the one taken of a multi-frame image, by place or number from 0. Decoded images are kept while a
+    file's size and time are unchanged, with `strict` while its contents are.
+    """
+
+    root: Path = Path()
+    frame: Literal["first", "middle", "last"] | Annotated[int, Field(ge=0)] = "middle"
+    strict: bool = False
+    manifest: Path | None = None
+    phantom: PhantomConfig | None = None
+    where: dict[str, str | tuple[str, ...]] = Field({})
+    label_map: dict[str, str] = Field({})
+
+
+class ChecksConfig(Settings):
+    """Rules of the cohort check that a site switches off, each with its reason; docs/checks.md lists them."""
+
+    off: dict[str, Annotated[str, Field(min_length=3)]] = Field({})
+
+
+class PublishConfig(Settings):
+    """What a site adds to its modality contract: its pixels' mean and spread, and the only common start it accepts."""
+
+    pixel_statistics: bool = False
+    theta0_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+
+class SitePrivacy(Settings):
+    """A hospital's own privacy terms.
+
+    `exempt` trains without differential privacy in runs that do not require it. `target_epsilon` bounds the whole
+    ledger, however much a run would allow. `ledger` is ``run`` in simulations alone, where each method is a world of
+    its own; everywhere else one ledger counts all runs.
+    """
+
+    exempt: bool = False
+    target_epsilon: float | None = Field(None, gt=0)
+    ledger: Literal["site", "run"] = "site"
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``; lists as the JSON text that Flower carries."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name != "blend.donors":
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = json.dumps(value) if isinstance(value, list | tuple | dict) else value
+    return flat
+
+
+def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _keys(nested, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _known_keys(locks: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    for unknown in sorted(set(locks) - set(_keys(RunConfig))):
+        raise ValueError(f"lock.{unknown} is no setting of a run")
+    return locks
+
+
+Locks = Annotated[dict[str, bool | int | float | str], BeforeValidator(_flat), AfterValidator(_known_keys)]
+
+
+class SiteConfig(Settings):
+    """All that belongs to one hospital; nothing of it is sent.
+
+    `lock` names run settings that this site fixes, for example privacy terms: a run that says otherwise is refused,
+    approved or not.
+    """
+
+    site: SiteName
+    modality: ModalityName
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    labels: tuple[str, ...] | None = Field(None, min_length=2)
+    data: DataConfig = DataConfig()
+    checks: ChecksConfig = ChecksConfig()
+    publish: PublishConfig = PublishConfig()
+    privacy: SitePrivacy = SitePrivacy()
+    lock: Locks = Field({})
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SiteConfig":
+        if (self.data.manifest is None) == (self.data.phantom is None):
+            raise ValueError("a site needs either data.manifest (its own images) or data.phantom (synthetic ones)")
+        return self

@@ -1,0 +1,274 @@
+"""A site's privacy ledger: all steps its patients' images took part in, over every round, run and restart.
+
+One file of JSON lines, appended and flushed to the disk, each line with the hash of all before it. Steps are reserved
+BEFORE they are trained; a reservation that no commitment follows counts in full. Beside it ``head.json`` says how long
+the ledger was, so that a copy of an earlier day is noticed.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from cdtl_core.durable import append_line, locked, replace_json
+from cdtl_core.errors import PrivacyError
+from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, merged, plan_noise
+
+__all__ = ["Budget", "Opening", "Plan", "PrivacyLedger", "Reservation", "commit", "open_ledger", "read_ledger"]
+__all__ += ["ledger_exists", "reserve"]
+
+_FILE, _HEAD = "ledger.jsonl", "head.json"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    at: float
+
+
+class Opening(_Entry):
+    """The first line: the ledger's own number, and the number of patients that this site treats as public."""
+
+    kind: Literal["opening"] = "opening"
+    ledger: str
+    site: str
+    num_patients: int
+
+
+class Plan(_Entry):
+    """How a run means to spend: its noise is planned once for all its rounds."""
+
+    kind: Literal["plan"] = "plan"
+    run: str
+    target_epsilon: float
+    target_delta: float
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+
+class Reservation(_Entry):
+    """Steps about to be taken."""
+
+    kind: Literal["reservation"] = "reservation"
+    number: int
+    run: str
+    round: int
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+
+class Commitment(_Entry):
+    """How many of a reservation's steps were taken."""
+
+    kind: Literal["commitment"] = "commitment"
+    number: int
+    steps: int
+
+
+_Any = Annotated[Opening | Plan | Reservation | Commitment, Field(discriminator="kind")]
+_ENTRY: TypeAdapter[Opening | Plan | Reservation | Commitment] = TypeAdapter(_Any)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may spend at a site: epsilon at delta over the WHOLE ledger; `steps` of rate q over all its rounds."""
+
+    target_epsilon: float
+    target_delta: float
+    sample_rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class PrivacyLedger:
+    """A ledger as read: its entries in order, the first an `Opening`."""
+
+    entries: tuple[Opening | Plan | Reservation | Commitment, ...]
+    head: str
+
+    @property
+    def opening(self) -> Opening:
+        """Its first line."""
+        first = self.entries[0]
+        assert isinstance(first, Opening)  # noqa: S101 - read_ledger has made sure
+        return first
+
+    @property
+    def reservations(self) -> tuple[Reservation, ...]:
+        """All of them, in order; the n-th has number n - 1."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Reservation))
+
+    @property
+    def history(self) -> tuple[Steps, ...]:
+        """All steps that count: committed ones, and those reserved without a word on how it ended."""
+        taken = {entry.number: entry.steps for entry in self.entries if isinstance(entry, Commitment)}
+        steps = [(one, taken.get(one.number, one.steps)) for one in self.reservations]
+        return merged([Steps(one.noise_multiplier, one.sample_rate, count) for one, count in steps])
+
+    def plan_of(self, run: str) -> Plan | None:
+        """The newest plan of a run."""
+        plans = [entry for entry in self.entries if isinstance(entry, Plan) and entry.run == run]
+        return plans[-1] if plans else None
+
+    def epsilon(self, target_delta: float) -> float:
+        """Spent so far, by the RDP accountant."""
+        return epsilon(self.history, target_delta)
+
+
+def ledger_exists(folder: Path) -> bool:
+    """Whether this site has, or had, a ledger; a first line that a crash tore was none."""
+    path = folder / _FILE
+    return (folder / _HEAD).exists() or (path.exists() and b"\n" in path.read_bytes())
+
+
+def open_ledger(folder: Path, *, site: str, num_patients: int, clock: Callable[[], float] = time.time) -> PrivacyLedger:
+    """The ledger in `folder`; a site that never had one gets its first line written.
+
+    Args:
+        folder: Of the ledger.
+        site: Its name.
+        num_patients: Training patients as published, rounded; kept by a new ledger and never looked at again.
+        clock: Seconds since 1970.
+
+    Raises:
+        PrivacyError: The ledger is missing where there was one, damaged, or shorter than it was.
+    """
+    with locked(folder, wait=True):
+        if not ledger_exists(folder):
+            (folder / _FILE).unlink(missing_ok=True)
+            new = Opening(at=clock(), ledger=secrets.token_hex(16), site=site, num_patients=num_patients)
+            _append(folder, PrivacyLedger((), ""), new)
+        return read_ledger(folder)
+
+
+def read_ledger(folder: Path) -> PrivacyLedger:
+    """Read and check a ledger; a last line torn by a crash is left out, since nothing was trained on its word.
+
+    Raises:
+        PrivacyError: It is missing, damaged, or shorter than it was.
+    """
+    path = folder / _FILE
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise _refusal(path, f"cannot be read ({error.strerror})") from None
+    entries: list[Opening | Plan | Reservation | Commitment] = []
+    head = ""
+    for number, line in enumerate(text.split(b"\n")[:-1], start=1):
+        try:
+            value = json.loads(line)
+            entry, head = _ENTRY.validate_python(value["entry"]), _link(head, value["entry"])
+            valid = value["hash"] == head and isinstance(entry, Opening) == (number == 1)
+        except (ValueError, KeyError, TypeError, ValidationError):
+            valid = False
+        if not valid:
+            raise _refusal(path, f"is damaged in line {number}")
+        entries.append(entry)
+    if len(entries) < max(1, _known_length(folder)):
+        raise _refusal(path, f"has {len(entries)} lines and had {_known_length(folder)}")
+    return PrivacyLedger(tuple(entries), head)
+
+
+def reserve(
+    folder: Path, *, run: str, round: int, steps: int, budget: Budget, clock: Callable[[], float] = time.time
+) -> Reservation | None:
+    """Reserve a round's steps, fewer if the budget allows no more; None if it allows none: the site sends nothing more.
+
+    The noise is planned with a run's first reservation, for all its steps, given all that was spent before.
+
+    Raises:
+        PrivacyError: The ledger is missing, damaged, or shorter than it was.
+    """
+    with locked(folder, wait=True):
+        ledger = _mended(folder)
+        plan = ledger.plan_of(run)
+        if plan is None or _budget_of(plan) != budget:
+            ledger, plan = _add_plan(folder, ledger, run, budget, clock)
+        if plan is None:
+            return None
+        wanted = Steps(plan.noise_multiplier, plan.sample_rate, steps)
+        limits = {"target_epsilon": budget.target_epsilon, "target_delta": budget.target_delta}
+        allowed = affordable_steps(ledger.history, wanted, **limits)
+        if not allowed:
+            return None
+        number, rates = len(ledger.reservations), (plan.noise_multiplier, plan.sample_rate)
+        entry = Reservation(
+            at=clock(), number=number, run=run, round=round, noise_multiplier=rates[0], sample_rate=rates[1],
+            steps=allowed,
+        )  # fmt: skip
+        _append(folder, ledger, entry)
+        return entry
+
+
+def commit(folder: Path, reservation: Reservation, steps: int, *, clock: Callable[[], float] = time.time) -> None:
+    """Say how many of the reserved steps were taken.
+
+    Raises:
+        PrivacyError: More than were reserved, it is said twice, or the ledger is missing or damaged.
+    """
+    with locked(folder, wait=True):
+        ledger = _mended(folder)
+        said = any(isinstance(entry, Commitment) and entry.number == reservation.number for entry in ledger.entries)
+        if said or not 0 <= steps <= reservation.steps or reservation not in ledger.entries:
+            raise PrivacyError(f"{steps} steps cannot be committed of the {reservation.steps} reserved: this is a bug.")
+        _append(folder, ledger, Commitment(at=clock(), number=reservation.number, steps=steps))
+
+
+def _add_plan(
+    folder: Path, ledger: PrivacyLedger, run: str, budget: Budget, clock: Callable[[], float]
+) -> tuple[PrivacyLedger, Plan | None]:
+    terms = {"target_epsilon": budget.target_epsilon, "target_delta": budget.target_delta}
+    rate, steps = budget.sample_rate, budget.steps
+    try:
+        noise = plan_noise(ledger.history, sample_rate=rate, steps=steps, **terms)
+    except PrivacyError:
+        return ledger, None
+    plan = Plan(at=clock(), run=run, noise_multiplier=noise, sample_rate=rate, steps=steps, **terms)
+    return _append(folder, ledger, plan), plan
+
+
+def _budget_of(plan: Plan) -> Budget:
+    return Budget(plan.target_epsilon, plan.target_delta, plan.sample_rate, plan.steps)
+
+
+def _mended(folder: Path) -> PrivacyLedger:
+    """The ledger, without a torn last line, so that the next one can be appended."""
+    ledger, path = read_ledger(folder), folder / _FILE
+    whole = path.read_bytes().rfind(b"\n") + 1
+    if whole != path.stat().st_size:
+        os.truncate(path, whole)
+    return ledger
+
+
+def _append(folder: Path, ledger: PrivacyLedger, entry: Opening | Plan | Reservation | Commitment) -> PrivacyLedger:
+    value = entry.model_dump(mode="json")
+    head = _link(ledger.head, value)
+    append_line(folder / _FILE, json.dumps({"entry": value, "hash": head}))
+    entries = (*ledger.entries, entry)
+    replace_json(folder / _HEAD, {"lines": len(entries)})
+    return PrivacyLedger(entries, head)
+
+
+def _link(head: str, value: object) -> str:
+    return hashlib.sha256(f"{head}{json.dumps(value, sort_keys=True)}".encode()).hexdigest()
+
+
+def _known_length(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / _HEAD).read_bytes())["lines"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _refusal(path: Path, what: str) -> PrivacyError:
+    return PrivacyError(
+        f"the privacy ledger {path} {what}, so nobody can say what is spent: restore the newest copy of its folder."
+    )
