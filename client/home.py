@@ -43,7 +43,7 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
         positive=labels.index(config.task.positive),
         cohort=_cohort(home, own, config, labels),
         config=config,
-        model=_classifier(config.model.model_dump_json(), len(labels), config.image.size),
+        model=_classifier(config.model.model_dump_json(), len(labels), config.image.size, config.dp.enabled),
         device=choose_device(own.device),
     )
 
@@ -115,6 +115,7 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
 
 
 @functools.lru_cache(maxsize=4)
-def _classifier(model: str, num_classes: int, image_size: int) -> Classifier:
+def _classifier(model: str, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
     """One network per architecture and process: every use overwrites all of its weights."""
-    return build_classifier(ModelConfig.model_validate_json(model), num_classes, image_size)
+    config = ModelConfig.model_validate_json(model)
+    return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)

@@ -16,7 +16,7 @@ from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
 from cdtl_core.federation.contract import check_contract
 from cdtl_core.federation.coordinator import Member
-from cdtl_core.learning.model import build_classifier, parts_of
+from cdtl_core.learning.model import build_classifier, frozen_stages, parts_of
 from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.progress import report
 from server.exchange import PROVISIONAL, Exchange, Reply, pause
@@ -61,7 +61,7 @@ class Party:
 def open_party(exchange: Exchange, config: RunConfig, theta0: Weights) -> Party:
     """A party that nobody has joined yet."""
     model = build_classifier(config.model, len(config.task.labels), config.image.size)
-    names, state = parts_of(model, freeze=config.train.freeze, share_head=True).shared, model.state_dict()
+    names, state = parts_of(model, freeze=frozen_stages(model, config), share_head=True).shared, model.state_dict()
     return Party(exchange, config, theta0, weights_hash(theta0), {name: state[name].shape for name in names})
 
 

@@ -14,7 +14,7 @@ from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import check_contract
 from cdtl_core.federation.coordinator import Member, round_matrices, start
 from cdtl_core.federation.label_map import label_hash
-from cdtl_core.learning.model import build_theta0, parts_of
+from cdtl_core.learning.model import build_theta0, frozen_stages, parts_of
 from cdtl_core.learning.weights import load_into, weights_hash
 from cdtl_core.progress import report
 from cdtl_core.reporting.report import Report, save_report
@@ -107,7 +107,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
         check_contract(contract_of(home, site), run, theta0_hash)
         load_into(site.model, theta0)
-        parts_of(site.model, freeze=run.train.freeze, share_head=run.share.head)
+        parts_of(site.model, freeze=frozen_stages(site.model, run), share_head=run.share.head)
     for method in config.methods:
         round_matrices(start(members, config.of_method(method)), config.of_method(method))
 

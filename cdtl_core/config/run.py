@@ -169,7 +169,8 @@ class DpConfig(Settings):
     `target_epsilon` at `target_delta` bounds all that a site has ever spent on its patients, this run included.
     `max_grad_norm` clips a patient's gradient, which is the mean over `multiplicity` of her images; `batch_patients`
     is the expected number of patients in a step (0: all of them). Steps are plain SGD with `lr` and `momentum`;
-    `train.steps` and `train.lr_decay` apply, the rest of `train` that looks at data or labels does not.
+    `train.steps` and `train.lr_decay` apply, the rest of `train` that looks at data or labels does not. With
+    `model.levels`, a site's first round takes `centre_steps` more to find the centre of its features.
     """
 
     enabled: bool = False
@@ -181,7 +182,8 @@ class DpConfig(Settings):
     batch_patients: int = Field(0, ge=0)
     multiplicity: int = Field(2, ge=1)
     views: int = Field(4, ge=0)
-    lr: float = Field(4.0, gt=0)
+    centre_steps: int = Field(4, ge=1)
+    lr: float = Field(2.0, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
 
     @model_validator(mode="after")

@@ -147,12 +147,12 @@ def _introduction(site: str, modality: str, labels: Sequence[str]) -> dict[str, 
 
 
 def _shared_tensors(config: RunConfig, labels: Sequence[str]) -> dict[str, Tensor]:
-    from cdtl_core.learning.model import build_classifier, parts_of
+    from cdtl_core.learning.model import build_classifier, frozen_stages, parts_of
 
     model = build_classifier(config.model, len(labels), config.image.size)
     share_head = config.share.head and config.method != "alone"
     state = model.state_dict()
-    names = parts_of(model, freeze=config.train.freeze, share_head=share_head).shared
+    names = parts_of(model, freeze=frozen_stages(model, config), share_head=share_head).shared
     return {head_name(name, labels): _half(tuple(state[name].shape)) for name in names}
 
 

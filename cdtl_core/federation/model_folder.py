@@ -34,6 +34,8 @@ class ModelNote(BaseModel):
     site: str
     modality: str
     backbone: str
+    levels: tuple[int, ...] = ()
+    adapter: int = 0
     labels: tuple[str, ...]
     positive: str
     image_size: int
@@ -54,6 +56,8 @@ def save_model(folder: Path, site: Site, outcome: Outcome) -> None:
         site=site.name,
         modality=site.modality,
         backbone=site.config.model.backbone,
+        levels=site.config.model.levels,
+        adapter=site.config.model.adapter,
         labels=site.cohort.labels,
         positive=site.cohort.labels[site.positive],
         image_size=site.config.image.size,
@@ -76,7 +80,8 @@ def load_model(folder: Path) -> tuple[Classifier, ModelNote]:
         raise ModelError(
             f"{folder / MODEL_FILE} is missing or is not the file that model.json vouches for: copy it anew."
         )
-    model = build_classifier(ModelConfig(backbone=note.backbone), len(note.labels), note.image_size)
+    network = ModelConfig(backbone=note.backbone, levels=note.levels, adapter=note.adapter)
+    model = build_classifier(network, len(note.labels), note.image_size)
     weights = load_weights(folder / MODEL_FILE)
     needed = {name for name, value in model.state_dict().items() if value.is_floating_point()}
     if needed - set(weights):

@@ -14,7 +14,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.federation.label_map import head_name
 from cdtl_core.imaging.cohort import Cohort
 from cdtl_core.learning.metrics import auroc, log_loss_by_patient
-from cdtl_core.learning.model import Classifier, Parts, parts_of
+from cdtl_core.learning.model import Classifier, Parts, frozen_stages, parts_of
 from cdtl_core.learning.train import fit, score
 from cdtl_core.learning.weights import Weights, check_finite, load_into, take, to_half
 from cdtl_core.progress import report
@@ -107,7 +107,7 @@ def load_round(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrde
     Raises:
         ModelError: The weights do not fit the model.
     """
-    parts = parts_of(site.model, freeze=site.config.train.freeze, share_head=order.share_head)
+    parts = parts_of(site.model, freeze=frozen_stages(site.model, site.config), share_head=order.share_head)
     own = dict(memory.local or {})
     for name in ("head.weight", "head.bias"):
         own.setdefault(name, torch.zeros_like(site.model.state_dict()[name], device="cpu"))

@@ -1,51 +1,125 @@
 """The classifier and its split: what may be shared, what stays at the site, what is frozen. By type, never by name."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torchvision
-from timm.layers.norm import RmsNorm
 from torch import nn
+from torch.nn.functional import normalize
+from torchvision.ops import FrozenBatchNorm2d
 
-from cdtl_core.config import ModelConfig
-from cdtl_core.errors import ModelError
+from cdtl_core.config import ModelConfig, RunConfig
+from cdtl_core.errors import ConfigError
 from cdtl_core.learning.backbones import build_backbone, load_initial_weights
+from cdtl_core.learning.stages import NORMS, freeze_norms, level_modules, stages_of, tensors_of_stages
 from cdtl_core.learning.weights import Weights, check_finite
 
-__all__ = ["Classifier", "Parts", "build_classifier", "build_theta0", "parts_of", "set_training"]
+__all__ = ["Adapter", "Centre", "Classifier", "Parts", "build_classifier", "build_theta0", "frozen_stages"]
+__all__ += ["parts_of", "set_training"]
 
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    RmsNorm,
-    torchvision.ops.FrozenBatchNorm2d,
-)
+
+class Centre(nn.Module):
+    """Features B D less the site's own mean, to unit length: what all images of a site share says nothing of a label.
+
+    A norm: its `mean` stays at the site.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.mean: torch.Tensor
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """... D to ... D."""
+        return normalize(features - self.mean, dim=-1)
+
+
+class Adapter(nn.Module):
+    """A narrow residual layer, the identity at its start: x + up(gelu(down(x))).
+
+    Source: Houlsby et al. 2019.
+    """
+
+    def __init__(self, num_features: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(num_features, width, bias=False)
+        self.up = nn.Linear(width, num_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """... D to ... D."""
+        adapted: torch.Tensor = features + self.up(nn.functional.gelu(self.down(features)))
+        return adapted
 
 
 class Classifier(nn.Module):
     """A backbone and a linear head with dropout before it: B 3 H W to logits B K.
 
     The head starts at zero: the same at every site without being sent, and no first step distorts the features.
+    With `levels`, the features are the pooled outputs of those stages, each of unit length, centred.
 
     Source: eq. (8), Inbaraj et al. 2025 (dropout on the activations before the head).
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int, image_size: int) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False) -> None:
         super().__init__()
         found = build_backbone(config.backbone, image_size)
         self.backbone = found.module
+        if frozen_norms:
+            freeze_norms(self.backbone)
+        self.levels = config.levels
+        self.mean, self.std = found.mean, found.std
+        num_features = self._num_features(image_size) if self.levels else found.num_features
+        self.centre = Centre(num_features) if self.levels else nn.Identity()
+        self.adapter = Adapter(num_features, config.adapter) if config.adapter else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(found.num_features, num_classes)
+        self.head = nn.Linear(num_features, num_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.mean, self.std = found.mean, found.std
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits B K of normalised images B 3 H W."""
-        logits: torch.Tensor = self.head(self.dropout(self.backbone(images)))
+        return self.classify(self.features(images))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the backbone says of normalised images: B 3 H W to B D."""
+        if not self.levels:
+            features: torch.Tensor = self.backbone(images)
+            return features
+        outputs: dict[int, torch.Tensor] = {}
+
+        def keep(level: int) -> Any:
+            return lambda _module, _inputs, output: outputs.__setitem__(level, output)
+
+        modules = zip(self.levels, level_modules(self.backbone, self.levels), strict=True)
+        hooks = [module.register_forward_hook(keep(level)) for level, module in modules]
+        try:
+            self.backbone(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([normalize(_pooled(outputs[level]), dim=1) for level in self.levels], 1)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits B K of features B D."""
+        logits: torch.Tensor = self.end()(features)
         return logits
+
+    def end(self) -> nn.Module:
+        """The same modules as one: features B D to logits B K; what is trained of it is trained here."""
+        return nn.Sequential(self.centre, self.adapter, self.dropout, self.head)
+
+    def _num_features(self, image_size: int) -> int:
+        self.backbone.eval()
+        with torch.inference_mode():
+            return self.features(torch.zeros(1, 3, image_size, image_size)).shape[1]
+
+
+def _pooled(output: torch.Tensor) -> torch.Tensor:
+    """A stage's output as B C: images B C H W and tokens B N C averaged."""
+    if output.ndim == 4:
+        return output.mean(dim=(2, 3))
+    return output.mean(dim=1) if output.ndim == 3 else output
 
 
 @dataclass(frozen=True)
@@ -54,25 +128,35 @@ class Parts:
 
     Attributes:
         shared: Trained, leave the site as a delta.
-        local: Trained, kept on the site's disk: affine and running statistics of norms, and a head that is not shared.
+        local: Trained, kept on the site's disk: affine and running statistics of norms, the centre of the features,
+            and a head that is not shared.
     """
 
     shared: tuple[str, ...]
     local: tuple[str, ...]
 
 
-def build_classifier(config: ModelConfig, num_classes: int, image_size: int) -> Classifier:
+def build_classifier(
+    config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
+) -> Classifier:
     """A classifier whose backbone has arbitrary weights; `theta0` fills it.
 
+    Args:
+        config: Of the network.
+        num_classes: K.
+        image_size: In pixels.
+        frozen_norms: Whether the norms are constants, as differential privacy needs them.
+
     Raises:
-        ModelError: The backbone is unknown.
+        ModelError: The backbone is unknown, or has fewer stages than `config.levels` names.
     """
     with torch.random.fork_rng(devices=[]):
-        return Classifier(config, num_classes, image_size).to(memory_format=torch.channels_last)
+        model = Classifier(config, num_classes, image_size, frozen_norms=frozen_norms)
+        return model.to(memory_format=torch.channels_last)
 
 
 def build_theta0(config: ModelConfig, seed: int, image_size: int) -> Weights:
-    """The weights that every site of a federation starts from: all floating-point tensors of the backbone.
+    """The weights that every site of a federation starts from: all floating-point tensors of backbone and adapter.
 
     Raises:
         ModelError: The backbone is unknown, or its weights can't be had or are not finite.
@@ -81,65 +165,64 @@ def build_theta0(config: ModelConfig, seed: int, image_size: int) -> Weights:
         torch.manual_seed(seed)
         backbone = build_backbone(config.backbone, image_size)
         load_initial_weights(backbone, config.backbone, config.weights, image_size)
-    state = backbone.module.state_dict()
+        state = backbone.module.state_dict()
+        whole = Classifier(config, 2, image_size) if config.adapter else None
     theta0 = {f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()}
+    if whole is not None:
+        theta0 |= {f"adapter.{name}": value.detach().clone() for name, value in whole.adapter.state_dict().items()}
     check_finite(theta0, "theta0")
     return theta0
 
 
+def frozen_stages(model: Classifier, config: RunConfig) -> int:
+    """How many stages of the backbone keep theta0's weights in a run; with `dp.enabled` all but the last `dp.stages`.
+
+    Raises:
+        ConfigError: The backbone has fewer stages than `dp.stages`.
+    """
+    if not config.dp.enabled:
+        return config.train.freeze
+    count = max(model.levels) if model.levels else len(stages_of(model.backbone))
+    if config.dp.stages > count:
+        raise ConfigError(
+            f"dp.stages is {config.dp.stages}, {count} stages of the backbone are in use: use at most that."
+        )
+    return count - config.dp.stages
+
+
 def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
-    """Divide a classifier's tensors; those of the first `freeze` stages are in neither part: they stay theta0's.
+    """Divide a classifier's tensors; those of frozen and unused stages are in neither part: they stay theta0's.
 
     Raises:
         ModelError: The backbone has fewer stages than `freeze`.
     """
-    frozen = _tensors_of_stages(model, freeze)
+    frozen = _untrained(model, freeze)
     norms = {
         f"{prefix}.{name}"
         for prefix, module in model.backbone.named_modules(prefix="backbone")
-        if isinstance(module, _NORMS)
+        if isinstance(module, NORMS)
         for name, value in module.state_dict().items()
-        if value.is_floating_point()
+        if value.is_floating_point() and not isinstance(module, FrozenBatchNorm2d)
     }
+    centre = [f"centre.{name}" for name in model.centre.state_dict()]
     heads = [f"head.{name}" for name, _ in model.head.named_parameters()]
-    weights = [name for name, _ in model.named_parameters(prefix="") if name.startswith("backbone.")]
+    weights = [name for name, _ in model.named_parameters(prefix="") if not name.startswith("head.")]
     shared = [name for name in weights if name not in norms | frozen]
-    local = [name for name in model.state_dict() if name in norms - frozen]
+    local = [name for name in model.state_dict() if name in norms - frozen] + centre
     return Parts(tuple(shared + heads * share_head), tuple(local + heads * (not share_head)))
 
 
 def set_training(model: Classifier, *, freeze: int) -> None:
     """Switch to training: the first `freeze` stages get no gradient and their norms keep theta0's statistics."""
-    frozen = _tensors_of_stages(model, freeze)
+    frozen = _untrained(model, freeze)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     model.train()
-    for stage in _stages(model.backbone)[:freeze]:
+    for stage in stages_of(model.backbone)[:freeze]:
         for _, module in stage:
             module.eval()
 
 
-def _stages(backbone: nn.Module) -> list[list[tuple[str, nn.Module]]]:
-    """A backbone's modules in order, in groups of one that has weights and the norms and activations behind it."""
-    flat: list[tuple[str, nn.Module]] = []
-    for name, child in backbone.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
-            flat += [(f"{name}.{key}", module) for key, module in child.named_children()]
-        else:
-            flat.append((name, child))
-    stages: list[list[tuple[str, nn.Module]]] = []
-    for name, module in flat:
-        has_weights = any(True for _ in module.parameters()) and not isinstance(module, _NORMS)
-        if has_weights or not stages:
-            stages.append([])
-        stages[-1].append((name, module))
-    return stages
-
-
-def _tensors_of_stages(model: Classifier, freeze: int) -> set[str]:
-    stages = _stages(model.backbone)
-    if freeze > len(stages):
-        raise ModelError(f"train.freeze = {freeze}, the backbone has {len(stages)} stages: use at most that many.")
-    own = [name for name, _ in model.backbone.named_parameters(recurse=False)] if freeze else []
-    inside = [f"{name}.{key}" for stage in stages[:freeze] for name, module in stage for key in module.state_dict()]
-    return {f"backbone.{name}" for name in own + inside}
+def _untrained(model: Classifier, freeze: int) -> set[str]:
+    beyond = max(model.levels) if model.levels else None
+    return tensors_of_stages(model.backbone, freeze, beyond=beyond)

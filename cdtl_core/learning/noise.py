@@ -1,0 +1,46 @@
+"""Randomness that privacy rests on: from the kernel's cryptographic generator, never from a seed.
+
+Torch's own generator on the CPU keeps 32 bits of a seed, and torchcsprng, Opacus's secure generator, exists for no
+torch of today; the kernel's is fast enough for the few parameters that are trained with privacy.
+"""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import ndtri
+
+__all__ = ["Entropy", "drawn", "gaussian", "kernel_entropy"]
+
+Entropy = Callable[[int], bytes]
+"""So many bytes that nobody can foretell."""
+
+kernel_entropy: Entropy = os.urandom
+
+_SUMMANDS = 4
+
+
+def gaussian(like: torch.Tensor, std: float, entropy: Entropy) -> torch.Tensor:
+    """Normal noise with this standard deviation, in the shape of a tensor and on its device, float64.
+
+    A sum of four draws over two: the floating-point pattern of a single draw can give it away.
+
+    Source: Holohan, Braghin 2021, section 5.1, as in Opacus's secure mode.
+    """
+    if std == 0:
+        return torch.zeros(like.shape, dtype=torch.float64, device=like.device)
+    draws = ndtri(_uniform(_SUMMANDS * like.numel(), entropy)).reshape(_SUMMANDS, *like.shape)
+    return torch.from_numpy(draws.sum(axis=0) * (std / np.sqrt(_SUMMANDS))).to(like.device)
+
+
+def drawn(count: int, rate: float, entropy: Entropy) -> npt.NDArray[np.int64]:
+    """A Poisson sample: each of `count` on its own, with the chance `rate`."""
+    return np.flatnonzero(_uniform(count, entropy) < rate)
+
+
+def _uniform(count: int, entropy: Entropy) -> npt.NDArray[np.float64]:
+    """In (0, 1), 53 bits each."""
+    bits = np.frombuffer(entropy(8 * count), np.uint64) >> np.uint64(11)
+    return (bits.astype(np.float64) + 0.5) * 2.0**-53

@@ -1,0 +1,130 @@
+"""Training the small part of a network that a private run trains, at private and exempt sites alike."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cdtl_core.config import RunConfig
+from cdtl_core.imaging.cohort import Fold
+from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
+from cdtl_core.learning.features import feature_views
+from cdtl_core.learning.model import Classifier, frozen_stages, set_training
+from cdtl_core.learning.noise import Entropy, kernel_entropy
+from cdtl_core.learning.privacy import Examples, Inputs, Ints, Mechanism, fit_private, private_mean
+
+__all__ = ["Grant", "fit_part"]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a site may do in a round.
+
+    Attributes:
+        mechanism: How each step is taken.
+        steps: How many; the first `dp.centre_steps` of them find the centre of the features, if it is still to be had.
+    """
+
+    mechanism: Mechanism
+    steps: int
+
+
+def fit_part(
+    model: Classifier,
+    fold: Fold,
+    config: RunConfig,
+    grant: Grant,
+    *,
+    centred: bool,
+    epoch: int,
+    rng: np.random.Generator,
+    device: torch.device,
+    cache: Path | None = None,
+    entropy: Entropy = kernel_entropy,
+) -> tuple[str, ...]:
+    """Train head, adapter and the last `dp.stages` in place; returns the names of what the steps updated.
+
+    Where the whole backbone is frozen, its features are computed once for each image and view.
+
+    Args:
+        model: Changed in place; also its centre, if that is not had yet.
+        fold: The training images.
+        config: Of the run.
+        grant: Noise and steps, as reserved.
+        centred: Whether the model's centre is the site's own already.
+        epoch: The round, from 0, for the learning rate.
+        rng: Images, augmentations, dropout; never the noise.
+        device: Where to compute.
+        cache: Folder to keep features in.
+        entropy: Where the noise comes from.
+
+    Raises:
+        PrivacyError: The network cannot be trained patient by patient.
+    """
+    frozen = config.dp.stages == 0
+    features = _features(model, fold, config, device, cache) if frozen or not centred else None
+    steps = grant.steps
+    if model.levels and not centred and features is not None and steps:
+        spent = min(steps, config.dp.centre_steps)
+        _set_centre(model, features, fold, grant.mechanism, spent, entropy)
+        steps -= spent
+    set_training(model, freeze=frozen_stages(model, config))
+    inputs = _views_of(features, rng) if frozen and features is not None else _images_of(model, fold, config, rng)
+    examples = Examples(fold.patients, fold.labels, inputs)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout draws from the global generator
+        return fit_private(
+            model,
+            model.end() if frozen else model,
+            examples,
+            config.dp,
+            grant.mechanism,
+            steps=steps,
+            lr=config.dp.lr / (1 + config.train.lr_decay * epoch),
+            ema=config.train.ema,
+            rng=rng,
+            device=device,
+            entropy=entropy,
+        )
+
+
+def _features(
+    model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None
+) -> npt.NDArray[np.float16]:
+    """N V D; the plain image alone where the steps see images themselves."""
+    views = config.dp.views if config.dp.stages == 0 else 0
+    change, seed = config.train.augment, config.seed
+    return feature_views(model, fold, views=views, change=change, seed=seed, device=device, cache=cache)
+
+
+def _set_centre(
+    model: Classifier, features: npt.NDArray[np.float16], fold: Fold, mechanism: Mechanism, steps: int, entropy: Entropy
+) -> None:
+    """The site's own mean of plain features, as private as so many steps; each level has unit length, so all have sqrt(L)."""
+    longest = replace(mechanism, max_grad_norm=len(model.levels) ** 0.5)
+    plain = features[:, 0].astype(np.float32)
+    means = [private_mean(plain, fold.patients, longest, entropy) for _ in range(steps)]
+    model.centre.load_state_dict({"mean": torch.stack(means).mean(dim=0)})
+
+
+def _views_of(features: npt.NDArray[np.float16], rng: np.random.Generator) -> Inputs:
+    """A random view of each image."""
+
+    def inputs(rows: Ints) -> torch.Tensor:
+        return torch.from_numpy(features[rows, rng.integers(features.shape[1], size=len(rows))].astype(np.float32))
+
+    return inputs
+
+
+def _images_of(model: Classifier, fold: Fold, config: RunConfig, rng: np.random.Generator) -> Inputs:
+    """Each image, changed anew."""
+    change = Augmentation(**config.train.augment.model_dump())
+    images_rng = torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+    def inputs(rows: Ints) -> torch.Tensor:
+        images = augment(to_unit(fold.pixels[fold.rows[rows]]), change, images_rng)
+        return normalise(images, model.mean, model.std)
+
+    return inputs
