@@ -102,7 +102,7 @@ def _features(
 def _set_centre(
     model: Classifier, features: npt.NDArray[np.float16], fold: Fold, mechanism: Mechanism, steps: int, entropy: Entropy
 ) -> None:
-    """The site's own mean of plain features, as private as so many steps; each level has unit length, so all have sqrt(L)."""
+    """The site's own mean of plain features, as private as so many steps; L levels of unit length have sqrt(L)."""
     longest = replace(mechanism, max_grad_norm=len(model.levels) ** 0.5)
     plain = features[:, 0].astype(np.float32)
     means = [private_mean(plain, fold.patients, longest, entropy) for _ in range(steps)]
