@@ -45,6 +45,7 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
         config=config,
         model=_classifier(config.model.model_dump_json(), len(labels), config.image.size, config.dp.enabled),
         device=choose_device(own.device),
+        cache=home / "cache" / "features",
     )
 
 

@@ -4,11 +4,13 @@
 
     HOME/theta0/<hash>.safetensors             what every site starts from
     HOME/memory/<federation>/round-0003.safetensors   norms and a local head after a round
+    HOME/memory/<federation>/update-0003-<order>.safetensors   what was sent, with differential privacy
     HOME/models/<federation>/model.safetensors + model.json + scores.csv   the model a run left
 """
 
 import contextlib
 import csv
+import hashlib
 import io
 from pathlib import Path
 
@@ -18,12 +20,12 @@ from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import FederationError, ModelError
 from cdtl_core.federation.finish import Outcome
 from cdtl_core.federation.model_folder import MODEL_FILE, save_model
-from cdtl_core.federation.site import Site, SiteMemory
+from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate
 from cdtl_core.learning.calibration import rescale
 from cdtl_core.learning.weights import Weights, load_weights, save_weights, weights_hash
 
-__all__ = ["alone_model", "held_theta0", "load_memory", "load_theta0", "model_folder", "save_memory", "save_outcome"]
-__all__ += ["save_theta0"]
+__all__ = ["alone_model", "held_theta0", "keep_update", "kept_update", "load_memory", "load_theta0", "model_folder"]
+__all__ += ["save_memory", "save_outcome", "save_theta0"]
 
 _KEPT = 3
 
@@ -87,6 +89,27 @@ def save_memory(home: Path, federation: str, memory: SiteMemory) -> None:
     kept = [path for path in paths if path not in later]
     for path in later + kept[:-_KEPT]:
         path.unlink()
+
+
+def keep_update(home: Path, federation: str, order: RoundOrder, update: SiteUpdate) -> None:
+    """Keep what a round with privacy sends: asked for again, it is sent again, and costs nothing."""
+    path = _update_path(home, federation, order)
+    save_weights(path, dict(update.delta))
+    for old in path.parent.glob("update-*.safetensors"):
+        if old != path:
+            old.unlink()
+
+
+def kept_update(home: Path, federation: str, order: RoundOrder, site: str) -> SiteUpdate | None:
+    """What was kept for this very order, if it was answered before."""
+    path = _update_path(home, federation, order)
+    return SiteUpdate(site, order.round, load_weights(path), private=True) if path.exists() else None
+
+
+def _update_path(home: Path, federation: str, order: RoundOrder) -> Path:
+    asked = f"{weights_hash(order.drift)}/{order.share_head}"
+    name = f"update-{order.round:04d}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.safetensors"
+    return home / "memory" / federation / name
 
 
 def model_folder(home: Path, federation: str) -> Path:

@@ -1,5 +1,6 @@
 """What a site does with each message: open its folder, act, keep what stays, encode what leaves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from cdtl_core.federation import wire
 from cdtl_core.federation.coordinator import Member
 from cdtl_core.federation.finish import finish
 from cdtl_core.federation.label_map import label_hash
-from cdtl_core.federation.site import run_round
+from cdtl_core.federation.site import RoundOrder, SiteUpdate, is_centred, run_round
 from cdtl_core.learning.metrics import auroc_interval
+from cdtl_core.learning.weights import Weights
+from cdtl_core.settings import SITE_FILE, load_site
 from client import memory
 from client.home import contract_of, open_site
+from client.spending import exempt_grant, is_private, ledger_of, reserve_round, settle
 
 __all__ = ["describe_site", "federation_key", "finish_run", "train_round"]
 
@@ -25,10 +29,15 @@ def federation_key(config: RunConfig) -> str:
 
 def describe_site(_content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
     """Who this site is: name, modality, training patients, hashes of its label map and of the theta0 it holds."""
-    site = open_site(home, config)
-    patients = site.cohort.folds["train"].num_patients
+    site, own = open_site(home, config), load_site(home / SITE_FILE)
+    contract, patients = contract_of(home, site), site.cohort.folds["train"].num_patients
     member = Member(site.name, site.modality, patients, label_hash(site.cohort.labels))
-    return wire.encode_introduction(wire.Introduction(member, memory.held_theta0(home), contract_of(home, site)))
+    if is_private(own, config):
+        ledger = ledger_of(home, own, config, site, federation_key(config))
+        first, count = ledger.opening, len(ledger.reservations)
+        member = replace(member, num_patients=first.num_patients, ledger=first.ledger, reservations=count)
+        contract = contract.model_copy(update=dict(first.published))
+    return wire.encode_introduction(wire.Introduction(member, memory.held_theta0(home), contract))
 
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
@@ -38,10 +47,29 @@ def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDic
     if received is not None:
         memory.save_theta0(home, received, theta0_hash)
     theta0, order = memory.load_theta0(home, theta0_hash), orders["blended"]
-    before = memory.load_memory(home, federation_key(config), before=order.round)
-    after, update = run_round(open_site(home, config), theta0, before, order)
+    if is_private(load_site(home / SITE_FILE), config):
+        return wire.encode_update(_train_privately(home, config, theta0, order))
+    site, before = open_site(home, config), memory.load_memory(home, federation_key(config), before=order.round)
+    grant = exempt_grant(config, site, centred=is_centred(before)) if config.dp.enabled else None
+    after, update = run_round(site, theta0, before, order, grant)
     memory.save_memory(home, federation_key(config), after)
     return wire.encode_update(update)
+
+
+def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: RoundOrder) -> SiteUpdate:
+    """Reserve, train, keep, commit; an order answered before is answered alike, and a spent budget with nothing."""
+    site, own, federation = open_site(home, config), load_site(home / SITE_FILE), federation_key(config)
+    if kept := memory.kept_update(home, federation, order, site.name):
+        return kept
+    before = memory.load_memory(home, federation, before=order.round)
+    granted = reserve_round(home, own, config, site, federation, round=order.round, centred=is_centred(before))
+    if granted is None:
+        return SiteUpdate(site.name, order.round, {}, private=True, spent=True)
+    after, update = run_round(site, theta0, before, order, granted.grant)
+    memory.save_memory(home, federation, after)
+    memory.keep_update(home, federation, order, update)
+    settle(home, own, federation, granted)
+    return update
 
 
 def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
@@ -51,6 +79,8 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
     before = memory.load_memory(home, federation, before=orders["blended"].round)
     outcome = finish(site, memory.load_theta0(home, theta0_hash), before, orders, memory.alone_model(home, baseline))
     memory.save_outcome(home, federation, site, outcome)
+    if is_private(load_site(home / SITE_FILE), config):
+        return wire.encode_final(wire.FinalScalars({}, ""))
     fold, chosen = site.cohort.folds["test"], outcome.decision.chosen
     scores = np.exp(outcome.test[chosen][:, site.positive])
     value = auroc_interval(fold.labels == site.positive, scores, fold.patients, seed=config.seed)

@@ -46,6 +46,7 @@ def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     from cdtl_core.progress import report
     from server.exchange import Exchange
     from server.journal import Journal
+    from server.ledgers import KnownLedgers
     from server.party import gather_sites, named, open_party
     from server.strategy import begin, finish_run, play_round
 
@@ -55,7 +56,8 @@ def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     before, faults = load_latest(checkpoints)
     for fault in faults:
         _log.warning("%s", fault)
-    party = open_party(Exchange(grid), config, build_theta0(config.model, config.seed, config.image.size))
+    theta0 = build_theta0(config.model, config.seed, config.image.size)
+    party = open_party(Exchange(grid), config, theta0, KnownLedgers(_ledgers(home, config.method)))
     gather_sites(party, {member.site: member for member in before.members} if before else {})
     state = begin(party, before)
     round_matrices(state, config)
@@ -69,6 +71,11 @@ def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     finish = finish_run(party, state)
     journal.add_finish(state.round + 1, finish, time.monotonic() - began)
     return named({**finish.missing, **party.absent()})
+
+
+def _ledgers(home: Path, method: str) -> Path:
+    """Of all runs of a coordinator; of one run where there is none, as in a simulation."""
+    return home.parent / "ledgers.json" if RUNS in os.environ else home / f"ledgers-{method}.json"
 
 
 def _home(context: Context, name: str) -> Path:

@@ -39,6 +39,7 @@ class Journal:
             {
                 "round": result.round,
                 "sites": sites,
+                "spent": list(result.spent),
                 "absent": list(result.absent),
                 "refused": dict(result.refused),
                 "joined": list(played.joined),

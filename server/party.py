@@ -20,6 +20,7 @@ from cdtl_core.learning.model import build_classifier, frozen_stages, parts_of
 from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.progress import report
 from server.exchange import PROVISIONAL, Exchange, Reply, pause
+from server.ledgers import KnownLedgers
 
 __all__ = ["DESCRIBE", "Party", "admit", "ask_newcomers", "gather_sites", "named", "open_party", "quorum_fault"]
 
@@ -40,6 +41,7 @@ class Party:
     members: dict[str, Member] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     without_theta0: set[str] = field(default_factory=set)
+    ledgers: KnownLedgers | None = None
     asked_at: dict[str, float] = field(default_factory=dict)
     _theta0_record: Any = field(default=None)
 
@@ -58,11 +60,12 @@ class Party:
         return {site: self.left_out.get(site, why[site]) for site in sorted(expected - set(self.members))}
 
 
-def open_party(exchange: Exchange, config: RunConfig, theta0: Weights) -> Party:
-    """A party that nobody has joined yet."""
+def open_party(exchange: Exchange, config: RunConfig, theta0: Weights, ledgers: KnownLedgers | None = None) -> Party:
+    """A party that nobody has joined yet; `ledgers` remembers the sites' privacy ledgers."""
     model = build_classifier(config.model, len(config.task.labels), config.image.size)
     names, state = parts_of(model, freeze=frozen_stages(model, config), share_head=True).shared, model.state_dict()
-    return Party(exchange, config, theta0, weights_hash(theta0), {name: state[name].shape for name in names})
+    shapes = {name: state[name].shape for name in names}
+    return Party(exchange, config, theta0, weights_hash(theta0), shapes, ledgers=ledgers)
 
 
 def gather_sites(party: Party, known: Mapping[str, Member]) -> None:
@@ -190,16 +193,12 @@ def _admit(party: Party, reply: Reply, known: Mapping[str, Member]) -> Member:
         raise FederationError(reply.fault)
     introduction = wire.decode_introduction(reply.content)
     member, provisional = introduction.member, reply.site.startswith(PROVISIONAL)
-    if member.site in party.members or (provisional and member.site in party.exchange.connected()):
-        raise FederationError(f"two sites have the name {member.site}: give each its own.")
-    if member.site != reply.site and not provisional:
-        raise FederationError(f"it calls itself {member.site} but was admitted as {reply.site}: enrol it anew.")
-    if party.config.federation.sites and member.site not in party.config.federation.sites:
-        raise FederationError(f"site {member.site} is not one of this run's sites.")
+    _check_name(party, member, reply)
     before = known.get(member.site)
     if before and (before.modality, before.label_hash) != (member.modality, member.label_hash):
         raise FederationError(f"site {member.site} came back with another modality or label map: start a new run.")
     check_contract(introduction.contract, party.config, party.theta0_hash)
+    _check_privacy(party, member)
     if provisional:
         party.exchange.rename(reply.site, member.site)
     party.members[member.site] = member
@@ -207,3 +206,22 @@ def _admit(party: Party, reply: Reply, known: Mapping[str, Member]) -> Member:
     if introduction.theta0_hash != party.theta0_hash:
         party.without_theta0.add(member.site)
     return member
+
+
+def _check_name(party: Party, member: Member, reply: Reply) -> None:
+    """Refuse a name that is taken, that is not the one admitted, or that the run does not name."""
+    provisional = reply.site.startswith(PROVISIONAL)
+    if member.site in party.members or (provisional and member.site in party.exchange.connected()):
+        raise FederationError(f"two sites have the name {member.site}: give each its own.")
+    if member.site != reply.site and not provisional:
+        raise FederationError(f"it calls itself {member.site} but was admitted as {reply.site}: enrol it anew.")
+    if party.config.federation.sites and member.site not in party.config.federation.sites:
+        raise FederationError(f"site {member.site} is not one of this run's sites.")
+
+
+def _check_privacy(party: Party, member: Member) -> None:
+    """Refuse a site without differential privacy where the run requires it, and one without its known ledger."""
+    if party.config.dp.required and not member.ledger:
+        raise FederationError(f"site {member.site} trains without differential privacy, which the run requires.")
+    if party.ledgers is not None:
+        party.ledgers.admit(member)

@@ -84,7 +84,7 @@ def play_round(party: Party, state: CoordinatorState) -> tuple[CoordinatorState,
     heard = _Heard()
     after, result = step(state, _updates(party, state, contents, heard), party.config)
     faults = heard.faults | dict(result.refused)
-    updated = [member for member in state.members if member.site in result.updated]
+    updated = [member for member in state.members if member.site in (*result.updated, *result.spent)]
     what = f"gave a usable update in round {after.round}"
     if fault := quorum_fault(updated, party.config, what, faults, state.members):
         raise FederationError(fault)

@@ -14,12 +14,14 @@ from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import check_contract
 from cdtl_core.federation.coordinator import Member, round_matrices, start
 from cdtl_core.federation.label_map import label_hash
+from cdtl_core.learning.mechanism import check_terms
 from cdtl_core.learning.model import build_theta0, frozen_stages, parts_of
 from cdtl_core.learning.weights import load_into, weights_hash
 from cdtl_core.progress import report
 from cdtl_core.reporting.report import Report, save_report
 from cdtl_core.settings import SITE_FILE, flatten, load_simulation, save_toml, simulation_toml
 from client.home import contract_of, open_site
+from client.spending import is_private
 from server.journal import Journal
 from simulations.gather import gather_report, sites_folder
 
@@ -100,9 +102,16 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
     theta0_hash = weights_hash(theta0)
     for own in config.sites:
         home = sites_folder(out) / own.site
-        save_toml(home / SITE_FILE, own.model_dump(mode="json", exclude_none=True))
+        privacy = own.privacy.model_copy(update={"ledger": "run"})  # each method is a world of its own
+        alone = own.model_copy(update={"privacy": privacy})
+        save_toml(home / SITE_FILE, alone.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
         site = open_site(home, config.of_method(config.methods[0]))
+        if is_private(own, run):
+            check_terms(run.dp, site.cohort.folds["train"].num_patients)
+            from cdtl_core.learning.privacy import check_private
+
+            check_private(site.model)
         patients = site.cohort.folds["train"].num_patients
         members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
         check_contract(contract_of(home, site), run, theta0_hash)

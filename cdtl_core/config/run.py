@@ -177,13 +177,13 @@ class DpConfig(Settings):
     required: bool = False
     target_epsilon: float = Field(8.0, gt=0)
     target_delta: float = Field(1e-5, gt=0, lt=1)
-    max_grad_norm: float = Field(0.5, gt=0)
+    max_grad_norm: float = Field(1.5, gt=0)
     stages: int = Field(0, ge=0)
     batch_patients: int = Field(0, ge=0)
     multiplicity: int = Field(2, ge=1)
-    views: int = Field(4, ge=0)
+    views: int = Field(0, ge=0)
     centre_steps: int = Field(4, ge=1)
-    lr: float = Field(2.0, gt=0)
+    lr: float = Field(0.2, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
 
     @model_validator(mode="after")

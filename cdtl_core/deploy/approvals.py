@@ -69,7 +69,8 @@ def approve(
     if fault := lock_fault(request.settings, site.lock):
         raise PrivacyError(fault)
     labels = site.labels or config.task.labels
-    egress = egress_manifest(config, site=site.site, modality=site.modality, labels=labels)
+    private = config.dp.enabled and not site.privacy.exempt
+    egress = egress_manifest(config, site=site.site, modality=site.modality, labels=labels, private=private)
     settings, bundle = request.settings, request.bundle_sha256
     approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
     replace_bytes(_folder(home) / f"{approval.id}.json", approval.model_dump_json(indent=1).encode())

@@ -25,12 +25,18 @@ __all__ += ["round_matrices", "shares_head", "start", "step"]
 
 @dataclass(frozen=True)
 class Member:
-    """A site as the server knows it: name, modality, patients it trains on, hash of its label map."""
+    """A site as the server knows it: name, modality, patients it trains on, hash of its label map.
+
+    A site that trains with differential privacy also names its privacy ledger and how often it has reserved steps;
+    its number of patients is then rounded, once for all.
+    """
 
     site: str
     modality: str
     num_patients: int
     label_hash: str
+    ledger: str = ""
+    reservations: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,14 @@ class CoordinatorState:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What one round did: whose updates counted, who was absent, whose were refused and why, and the blend matrix."""
+    """What one round did: whose updates counted, who was absent, whose were refused and why, and the blend matrix.
+
+    `spent` are sites whose privacy budget is used up: they send nothing more and go on receiving.
+    """
 
     round: int
     updated: tuple[str, ...]
+    spent: tuple[str, ...]
     absent: tuple[str, ...]
     refused: Mapping[str, str]
     metrics: Mapping[str, Mapping[str, float]]
@@ -132,17 +142,19 @@ def step(
 ) -> tuple[CoordinatorState, RoundReport]:
     """One server round: group, mean, apply, blend, report. Updates are consumed one at a time, in any order.
 
-    A group none of whose sites answered keeps its weights; it still is a donor with what it last had.
+    A group none of whose sites answered keeps its weights; it still is a donor with what it last had. One whose sites
+    have spent their privacy budgets goes on receiving.
 
     Raises:
-        FederationError: No usable update came.
+        FederationError: No usable update came, and nobody's budget is spent.
     """
-    means, metrics, refused = _collect(state, updates, config)
-    if not metrics:
+    means, metrics, refused, spent = _collect(state, updates, config)
+    if not metrics and not spent:
         reasons = "; ".join(f"{site}: {why}" for site, why in refused.items())
         raise FederationError(f"round {state.round + 1} brought no usable update: {reasons or 'no site sent one'}.")
     applied = _complete({group: _apply(drift, means[group]) for group, drift in state.drifts.items()})
-    matrix = _matrix(state, config, present=[group for group in applied if means[group].sums])
+    here = {group_of(member, config) for member in state.members if member.site in metrics or member.site in spent}
+    matrix = _matrix(state, config, present=here)
     blended = blend(applied, matrix, depth=_blend_settings(config).depth)
     after = replace(
         state,
@@ -150,22 +162,27 @@ def step(
         drifts={group: to_half(drift) for group, drift in blended.items()},
         unblended={group: to_half(drift) for group, drift in applied.items()},
     )
-    absent = tuple(m.site for m in state.members if m.site not in metrics and m.site not in refused)
+    absent = tuple(m.site for m in state.members if m.site not in {*metrics, *refused, *spent})
     ordered = {m.site: metrics[m.site] for m in state.members if m.site in metrics}
-    return after, RoundReport(after.round, tuple(ordered), absent, refused, ordered, tuple(applied), matrix)
+    empty = tuple(m.site for m in state.members if m.site in spent)
+    return after, RoundReport(after.round, tuple(ordered), empty, absent, refused, ordered, tuple(applied), matrix)
 
 
 def _collect(
     state: CoordinatorState, updates: Iterable[SiteUpdate], config: RunConfig
-) -> tuple[dict[str, Mean], dict[str, Mapping[str, float]], dict[str, str]]:
+) -> tuple[dict[str, Mean], dict[str, Mapping[str, float]], dict[str, str], set[str]]:
     members = {member.site: member for member in state.members}
     means = {group: Mean() for group in state.drifts}
     metrics: dict[str, Mapping[str, float]] = {}
     refused: dict[str, str] = {}
+    spent: set[str] = set()
     for update in updates:
         member = members.get(update.site)
-        if member is None or update.site in metrics or update.round != state.round + 1:
+        if member is None or update.site in metrics or update.site in spent or update.round != state.round + 1:
             refused[update.site] = "an update of an unknown site, of another round, or sent twice"
+            continue
+        if update.spent:
+            spent.add(update.site)
             continue
         try:
             fold_in(means[group_of(member, config)], update.delta, _weight(member, config))
@@ -173,7 +190,7 @@ def _collect(
             refused[update.site] = str(error)
             continue
         metrics[update.site] = update.metrics
-    return means, metrics, refused
+    return means, metrics, refused, spent
 
 
 def _weight(member: Member, config: RunConfig) -> int:

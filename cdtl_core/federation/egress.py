@@ -86,7 +86,12 @@ class Outline:
 
 
 def egress_manifest(
-    config: RunConfig, *, site: str = "", modality: str = "", labels: Sequence[str] | None = None
+    config: RunConfig,
+    *,
+    site: str = "",
+    modality: str = "",
+    labels: Sequence[str] | None = None,
+    private: bool | None = None,
 ) -> EgressManifest:
     """The list of a run, worked out from its settings; builds the network once to learn its tensors.
 
@@ -95,29 +100,33 @@ def egress_manifest(
         site: Whose list; empty: any site's.
         modality: Of the site; empty: any.
         labels: What the site predicts; the task's if not given.
+        private: Whether the site trains with differential privacy; as the run says if not given. No metric, count
+            or choice of such a site is on the list.
 
     Raises:
         ModelError: The backbone is unknown or has fewer stages than `train.freeze`.
     """
     labels = tuple(labels or config.task.labels)
     tensors = _shared_tensors(config, labels)
-    numbers: dict[str, Kind] = {"round": "int", "num_patients": "int"}
-    numbers |= dict.fromkeys(("val_loss", "val_auroc", "train_loss"), "float")
+    private = config.dp.enabled if private is None else private
+    numbers: dict[str, Kind] = {"round": "int"}
+    numbers |= {"spent": "int"} if private else dict.fromkeys(("val_loss", "val_auroc", "train_loss"), "float")
     train = ReplyRule(
         arrays={"delta": tensors},
         metrics={"metrics": numbers},
         total_bytes=sum(tensor.bytes for tensor in tensors.values()),
     )
     final: dict[str, Kind] = dict.fromkeys(("test_auroc", "test_auroc_low", "test_auroc_high"), "float")
+    final = {"kept": "int"} if private else {**final, "chosen": "int"}
     return EgressManifest(
         site=site,
         modality=modality,
         labels=labels,
         positive=config.task.positive,
         replies={
-            "query.describe": ReplyRule(configs={"site": _introduction(site, modality, labels)}),
+            "query.describe": ReplyRule(configs={"site": _introduction(site, modality, labels, private)}),
             "train": train,
-            "evaluate": ReplyRule(metrics={"final": {**final, "chosen": "int"}}),
+            "evaluate": ReplyRule(metrics={"final": final}),
         },
     )
 
@@ -135,8 +144,9 @@ def check_outline(manifest: EgressManifest, message_type: str, outline: Outline)
     return next(_faults(manifest, rule, outline), "")
 
 
-def _introduction(site: str, modality: str, labels: Sequence[str]) -> dict[str, Kind | Text]:
-    return {
+def _introduction(site: str, modality: str, labels: Sequence[str], private: bool) -> dict[str, Kind | Text]:
+    ledger: dict[str, Kind | Text] = {"ledger": Text(pattern=r"[0-9a-f]{32}"), "reservations": "int"}
+    return (ledger if private else {}) | {
         "site": Text(exact=site) if site else Text(pattern=_NAME),
         "modality": Text(exact=modality) if modality else Text(pattern=_NAME),
         "label_hash": Text(exact=label_hash(labels)),

@@ -71,7 +71,7 @@ def finish(
 
 def _candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:
     load_round(site, theta0, memory, order)
-    if site.config.train.refresh_norms:
+    if site.config.train.refresh_norms and not site.config.dp.enabled:
         refresh_norms(site.model, site.cohort.folds["train"], freeze=site.config.train.freeze, device=site.device)
     state = site.model.state_dict()
     return take(site.model, [name for name, value in state.items() if value.is_floating_point()])

@@ -5,21 +5,24 @@ State in, state out: `run_round(site, theta0, memory, order) -> (memory, update)
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from cdtl_core.config import RunConfig
+from cdtl_core.errors import PrivacyError
 from cdtl_core.federation.label_map import head_name
 from cdtl_core.imaging.cohort import Cohort
+from cdtl_core.learning.mechanism import Grant
 from cdtl_core.learning.metrics import auroc, log_loss_by_patient
 from cdtl_core.learning.model import Classifier, Parts, frozen_stages, parts_of
 from cdtl_core.learning.train import fit, score
 from cdtl_core.learning.weights import Weights, check_finite, load_into, take, to_half
 from cdtl_core.progress import report
 
-__all__ = ["RoundOrder", "Site", "SiteMemory", "SiteUpdate", "load_round", "run_round"]
+__all__ = ["RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "load_round", "run_round"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Site:
         config: What the federation agreed on.
         model: A classifier that is overwritten at each use.
         device: Where to compute.
+        cache: Folder for what may be computed again.
     """
 
     name: str
@@ -43,11 +47,12 @@ class Site:
     config: RunConfig
     model: Classifier
     device: torch.device
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
 class SiteMemory:
-    """What a site keeps to itself between rounds: after which round, its norms, and its head if that is not shared."""
+    """What a site keeps to itself between rounds: its norms, its centre, a head that is not shared; after a round."""
 
     round: int = 0
     local: Weights | None = None
@@ -69,35 +74,48 @@ class SiteUpdate:
     Attributes:
         site: Its name.
         round: The round it trained.
-        num_patients: Patients it trained on.
-        delta: Shared tensors, local less received, float16.
-        metrics: Scalars: training loss, and how the received weights did on its validation patients.
+        delta: Shared tensors, local less received, float16; none of a site whose privacy budget is spent.
+        metrics: Scalars: training loss, and how the received weights did on its validation patients; none under
+            differential privacy.
+        private: Whether it was trained with differential privacy.
+        spent: Whether the site sends nothing more, since its privacy budget is spent: a normal state.
     """
 
     site: str
     round: int
-    num_patients: int
     delta: Weights
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    private: bool = False
+    spent: bool = False
 
 
-def run_round(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> tuple[SiteMemory, SiteUpdate]:
+def run_round(
+    site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder, grant: Grant | None = None
+) -> tuple[SiteMemory, SiteUpdate]:
     """Score what was received, train on it, and answer the difference.
+
+    Args:
+        site: The hospital.
+        theta0: Of the federation.
+        memory: After the round before.
+        order: What the server asks for.
+        grant: What the site may do in a run with `dp.enabled`; in others None.
 
     Raises:
         ModelError: The weights do not fit, or training did not stay finite.
+        PrivacyError: The network cannot be trained patient by patient, or more would leave than privacy paid for.
     """
     report(site=site.name, round=order.round)
     parts = load_round(site, theta0, memory, order)
     received = take(site.model, parts.shared)
-    metrics = _validation(site)
-    train = site.cohort.folds["train"]
-    rng = np.random.default_rng([site.config.seed, zlib.crc32(site.name.encode()), order.round])
-    fitted = fit(site.model, train, site.config.train, epoch=order.round - 1, rng=rng, device=site.device)
+    private = grant is not None and grant.private
+    metrics = {} if private else _validation(site)
+    loss = _train(site, memory, order, parts) if grant is None else _train_part(site, memory, order, parts, grant)
     trained = take(site.model, parts.shared + parts.local)
     check_finite(trained, "the trained model")
     delta = to_half({head_name(name, site.cohort.labels): trained[name] - received[name] for name in parts.shared})
-    update = SiteUpdate(site.name, order.round, train.num_patients, delta, {**metrics, "train_loss": fitted.loss})
+    metrics = {} if private else {**metrics, "train_loss": loss}
+    update = SiteUpdate(site.name, order.round, delta, metrics, private=private)
     return SiteMemory(order.round, {name: trained[name] for name in parts.local}), update
 
 
@@ -109,14 +127,59 @@ def load_round(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrde
     """
     parts = parts_of(site.model, freeze=frozen_stages(site.model, site.config), share_head=order.share_head)
     own = dict(memory.local or {})
-    for name in ("head.weight", "head.bias"):
-        own.setdefault(name, torch.zeros_like(site.model.state_dict()[name], device="cpu"))
+    for name, value in site.model.state_dict().items():
+        if name.startswith(("head.", "centre.")):
+            own.setdefault(name, torch.zeros_like(value, device="cpu"))
     load_into(site.model, {**theta0, **own})
     names = {head_name(name, site.cohort.labels): name for name in parts.shared}
     start = take(site.model, parts.shared)
     drift = {names[wire]: value for wire, value in order.drift.items() if wire in names}
     load_into(site.model, {name: start[name] + value.to(torch.float32) for name, value in drift.items()})
     return parts
+
+
+def _train(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts) -> float:
+    """Train all that is not frozen; returns the mean loss."""
+    train, settings = site.cohort.folds["train"], site.config.train
+    if "centre.mean" in parts.local and not is_centred(memory):
+        from cdtl_core.learning.partial import set_centre
+
+        set_centre(site.model, train, site.config, device=site.device, cache=site.cache)
+    return fit(site.model, train, settings, epoch=order.round - 1, rng=_rng(site, order), device=site.device).loss
+
+
+def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, grant: Grant) -> float:
+    """Train what a run with differential privacy trains; no loss is said.
+
+    Raises:
+        PrivacyError: The steps updated other tensors than those that would leave.
+    """
+    from cdtl_core.learning.partial import fit_part  # Opacus takes a second to load, and other runs do without
+
+    updated = fit_part(
+        site.model,
+        site.cohort.folds["train"],
+        site.config,
+        grant,
+        centred=is_centred(memory),
+        epoch=order.round - 1,
+        rng=_rng(site, order),
+        device=site.device,
+        cache=site.cache,
+    )
+    kept = {name for name in parts.local if name.startswith("head.")}
+    if set(updated) != set(parts.shared) | kept:
+        raise PrivacyError("what would leave is not what was trained with privacy: nothing is sent; this is a bug.")
+    return float("nan")
+
+
+def is_centred(memory: SiteMemory) -> bool:
+    """Whether the site has found the centre of its features."""
+    return "centre.mean" in (memory.local or {})
+
+
+def _rng(site: Site, order: RoundOrder) -> np.random.Generator:
+    return np.random.default_rng([site.config.seed, zlib.crc32(site.name.encode()), order.round])
 
 
 def _validation(site: Site) -> dict[str, float]:

@@ -4,7 +4,7 @@ Whatever is not named here cannot leave a site: replies are built from `Member`,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -52,7 +52,7 @@ class Introduction:
 
 @dataclass(frozen=True)
 class FinalScalars:
-    """What a site says of its final model: its test AUROC with interval, and the gate's choice."""
+    """What a site says of its final model: its test AUROC with interval, and the gate's choice; nothing if private."""
 
     metrics: Mapping[str, float]
     chosen: str
@@ -63,6 +63,9 @@ def encode_introduction(value: Introduction) -> RecordDict:
     member = value.member
     fields = {"site": member.site, "modality": member.modality, "label_hash": member.label_hash}
     counts = {"num_patients": member.num_patients}
+    if member.ledger:
+        counts["reservations"] = member.reservations
+        fields["ledger"] = member.ledger
     fields["contract"] = value.contract.model_dump_json()
     return RecordDict({"site": ConfigRecord({**fields, **counts, **_filled("theta0_hash", value.theta0_hash)})})
 
@@ -82,7 +85,10 @@ def decode_introduction(content: RecordDict) -> Introduction:
         raise FederationError(f"a site introduces itself wrongly: {error}") from None
     if (contract.site, contract.modality) != (site, modality):
         raise FederationError("a site's contract is another site's or modality's: enrol it anew.")
-    return Introduction(Member(site, modality, num_patients, label_hash), _optional(record, "theta0_hash"), contract)
+    member = Member(site, modality, num_patients, label_hash)
+    if ledger := _optional(record, "ledger"):
+        member = replace(member, ledger=ledger, reservations=_typed(record, "reservations", int))
+    return Introduction(member, _optional(record, "theta0_hash"), contract)
 
 
 def encode_theta0(theta0: Weights) -> Mapping[str, ArrayRecord | ConfigRecord]:
@@ -128,8 +134,11 @@ def decode_order(content: RecordDict) -> tuple[dict[str, RoundOrder], str, str]:
 
 def encode_update(update: SiteUpdate) -> RecordDict:
     """The reply to `train`."""
-    numbers = {"round": update.round, "num_patients": update.num_patients}
-    metrics = MetricRecord({**numbers, **{name: float(update.metrics[name]) for name in _UPDATE_METRICS}})
+    if update.private:
+        metrics = MetricRecord({"round": update.round, "spent": int(update.spent)})
+    else:
+        values = {name: float(update.metrics[name]) for name in _UPDATE_METRICS}
+        metrics = MetricRecord({"round": update.round, **values})
     return RecordDict({**pack("delta", _arrays(update.delta)), "metrics": metrics})
 
 
@@ -151,15 +160,19 @@ def decode_update(content: RecordDict, site: str, expected: Mapping[str, torch.S
     for name, value in delta.items():
         if value.dtype != torch.float16 or not _fits(value.shape, expected.get(name)):
             raise FederationError(f"its reply holds '{name}' with an unexpected name, shape or type: leave it out.")
-    numbers = {name: record.get(name) for name in ("round", "num_patients", *_UPDATE_METRICS)}
+    private = "spent" in record
+    numbers = {name: record.get(name) for name in ("round", *(("spent",) if private else _UPDATE_METRICS))}
     if not all(isinstance(value, int | float) for value in numbers.values()):
         raise FederationError("its reply lacks a number: use the same cdtl version at server and site.")
-    metrics = {name: float(numbers[name]) for name in _UPDATE_METRICS}  # type: ignore[arg-type]
-    return SiteUpdate(site, int(record["round"]), int(record["num_patients"]), delta, metrics)  # type: ignore[arg-type]
+    values = {name: float(value) for name, value in numbers.items()}  # type: ignore[arg-type]
+    round, spent = int(values.pop("round")), bool(values.pop("spent", 0))
+    return SiteUpdate(site, round, delta, values, private=private, spent=spent)
 
 
 def encode_final(value: FinalScalars) -> RecordDict:
-    """The reply to `evaluate`."""
+    """The reply to `evaluate`; of a site with differential privacy only that it has its model."""
+    if not value.chosen:
+        return RecordDict({"final": MetricRecord({"kept": 1})})
     metrics = {name: float(value.metrics[name]) for name in _FINAL_METRICS}
     return RecordDict({"final": MetricRecord({**metrics, "chosen": _CHOICES.index(value.chosen)})})
 
@@ -171,6 +184,8 @@ def decode_final(content: RecordDict) -> FinalScalars:
         FederationError: It is malformed.
     """
     record = content.metric_records.get("final")
+    if record is not None and set(record) == {"kept"}:
+        return FinalScalars({}, "")
     if record is None or any(name not in record for name in (*_FINAL_METRICS, "chosen")):
         raise FederationError("its final reply lacks a number: use the same cdtl version at server and site.")
     index = record["chosen"]

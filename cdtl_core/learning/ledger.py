@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,12 +33,20 @@ class _Entry(BaseModel):
 
 
 class Opening(_Entry):
-    """The first line: the ledger's own number, and the number of patients that this site treats as public."""
+    """The first line: the ledger's own number, and what this site treats as public since then.
+
+    Attributes:
+        ledger: Thirty-two random hex digits.
+        site: Its name.
+        num_patients: Training patients, rounded.
+        published: Other numbers of the cohort that were published.
+    """
 
     kind: Literal["opening"] = "opening"
     ledger: str
     site: str
     num_patients: int
+    published: Mapping[str, int] = Field(default_factory=dict)
 
 
 class Plan(_Entry):
@@ -129,13 +137,21 @@ def ledger_exists(folder: Path) -> bool:
     return (folder / _HEAD).exists() or (path.exists() and b"\n" in path.read_bytes())
 
 
-def open_ledger(folder: Path, *, site: str, num_patients: int, clock: Callable[[], float] = time.time) -> PrivacyLedger:
+def open_ledger(
+    folder: Path,
+    *,
+    site: str,
+    num_patients: int,
+    published: Mapping[str, int] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> PrivacyLedger:
     """The ledger in `folder`; a site that never had one gets its first line written.
 
     Args:
         folder: Of the ledger.
         site: Its name.
         num_patients: Training patients as published, rounded; kept by a new ledger and never looked at again.
+        published: Other numbers to keep likewise.
         clock: Seconds since 1970.
 
     Raises:
@@ -144,7 +160,8 @@ def open_ledger(folder: Path, *, site: str, num_patients: int, clock: Callable[[
     with locked(folder, wait=True):
         if not ledger_exists(folder):
             (folder / _FILE).unlink(missing_ok=True)
-            new = Opening(at=clock(), ledger=secrets.token_hex(16), site=site, num_patients=num_patients)
+            number, facts = secrets.token_hex(16), published or {}
+            new = Opening(at=clock(), ledger=number, site=site, num_patients=num_patients, published=facts)
             _append(folder, PrivacyLedger((), ""), new)
         return read_ledger(folder)
 

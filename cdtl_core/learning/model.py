@@ -18,10 +18,13 @@ __all__ = ["Adapter", "Centre", "Classifier", "Parts", "build_classifier", "buil
 __all__ += ["parts_of", "set_training"]
 
 
-class Centre(nn.Module):
-    """Features B D less the site's own mean, to unit length: what all images of a site share says nothing of a label.
+_LENGTH = 4.0
 
-    A norm: its `mean` stays at the site.
+
+class Centre(nn.Module):
+    """Features B D less the site's own mean, to one length: what all images of a site share says nothing of a label.
+
+    A norm: its `mean` stays at the site. The length, 4, leaves the head's bias a small share of a clipped gradient.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -31,7 +34,7 @@ class Centre(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """... D to ... D."""
-        return normalize(features - self.mean, dim=-1)
+        return _LENGTH * normalize(features - self.mean, dim=-1)
 
 
 class Adapter(nn.Module):

@@ -41,6 +41,6 @@ def drawn(count: int, rate: float, entropy: Entropy) -> npt.NDArray[np.int64]:
 
 
 def _uniform(count: int, entropy: Entropy) -> npt.NDArray[np.float64]:
-    """In (0, 1), 53 bits each."""
-    bits = np.frombuffer(entropy(8 * count), np.uint64) >> np.uint64(11)
-    return (bits.astype(np.float64) + 0.5) * 2.0**-53
+    """In (0, 1), both ends out, 52 bits each: with 53 the half above the last would round to 1."""
+    bits = np.frombuffer(entropy(8 * count), np.uint64) >> np.uint64(12)
+    return (bits.astype(np.float64) + 0.5) * 2.0**-52

@@ -1,6 +1,6 @@
 """Training the small part of a network that a private run trains, at private and exempt sites alike."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +11,12 @@ from cdtl_core.config import RunConfig
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.learning.features import feature_views
+from cdtl_core.learning.mechanism import Grant, Mechanism, without_noise
 from cdtl_core.learning.model import Classifier, frozen_stages, set_training
 from cdtl_core.learning.noise import Entropy, kernel_entropy
-from cdtl_core.learning.privacy import Examples, Inputs, Ints, Mechanism, fit_private, private_mean
+from cdtl_core.learning.privacy import Examples, Inputs, Ints, fit_private, private_mean
 
-__all__ = ["Grant", "fit_part"]
-
-
-@dataclass(frozen=True)
-class Grant:
-    """What a site may do in a round.
-
-    Attributes:
-        mechanism: How each step is taken.
-        steps: How many; the first `dp.centre_steps` of them find the centre of the features, if it is still to be had.
-    """
-
-    mechanism: Mechanism
-    steps: int
+__all__ = ["fit_part", "set_centre"]
 
 
 def fit_part(
@@ -68,7 +56,7 @@ def fit_part(
     steps = grant.steps
     if model.levels and not centred and features is not None and steps:
         spent = min(steps, config.dp.centre_steps)
-        _set_centre(model, features, fold, grant.mechanism, spent, entropy)
+        _centre(model, features, fold, grant.mechanism, spent, entropy)
         steps -= spent
     set_training(model, freeze=frozen_stages(model, config))
     inputs = _views_of(features, rng) if frozen and features is not None else _images_of(model, fold, config, rng)
@@ -90,6 +78,14 @@ def fit_part(
         )
 
 
+def set_centre(
+    model: Classifier, fold: Fold, config: RunConfig, *, device: torch.device, cache: Path | None = None
+) -> None:
+    """The mean of the site's features as they are, for a run without privacy."""
+    plain = feature_views(model, fold, views=0, change=config.train.augment, seed=0, device=device, cache=cache)
+    _centre(model, plain, fold, without_noise(fold.num_patients), 1, kernel_entropy)
+
+
 def _features(
     model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None
 ) -> npt.NDArray[np.float16]:
@@ -99,7 +95,7 @@ def _features(
     return feature_views(model, fold, views=views, change=change, seed=seed, device=device, cache=cache)
 
 
-def _set_centre(
+def _centre(
     model: Classifier, features: npt.NDArray[np.float16], fold: Fold, mechanism: Mechanism, steps: int, entropy: Entropy
 ) -> None:
     """The site's own mean of plain features, as private as so many steps; L levels of unit length have sqrt(L)."""

@@ -9,7 +9,6 @@ Sources: Abadi et al. 2016 (DP-SGD); De et al. 2022 (a gradient averaged over an
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,51 +21,15 @@ from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import DpConfig
 from cdtl_core.errors import PrivacyError
+from cdtl_core.learning.mechanism import Mechanism
 from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.noise import Entropy, drawn, gaussian, kernel_entropy
 
-__all__ = [
-    "Examples",
-    "Inputs",
-    "Ints",
-    "Mechanism",
-    "check_private",
-    "check_terms",
-    "fit_private",
-    "private_mean",
-    "without_noise",
-]
+__all__ = ["Examples", "Inputs", "Ints", "check_private", "fit_private", "private_mean"]
 
 Ints = npt.NDArray[np.int64]
 Inputs = Callable[[Ints], torch.Tensor]
 """Rows B of a fold to what a module is given, B ...; may draw an augmented view."""
-
-
-@dataclass(frozen=True)
-class Mechanism:
-    """How a step is taken.
-
-    Attributes:
-        noise_multiplier: Standard deviation of the noise on the summed gradient, over `max_grad_norm`; sigma.
-        sample_rate: Chance of each patient to be in a step; q.
-        max_grad_norm: Longest gradient of a patient; C.
-        num_patients: As published, a constant; q times this divides the summed gradient.
-    """
-
-    noise_multiplier: float
-    sample_rate: float
-    max_grad_norm: float
-    num_patients: int
-
-    @property
-    def expected(self) -> float:
-        """Patients in a step, as expected from what is public."""
-        return self.sample_rate * self.num_patients
-
-
-def without_noise(num_patients: int) -> Mechanism:
-    """No noise, no clip, every patient in every step."""
-    return Mechanism(0.0, 1.0, float("inf"), num_patients)
 
 
 class Examples:
@@ -210,19 +173,6 @@ def check_private(model: nn.Module) -> None:
     errors = ModuleValidator.validate(model, strict=False)
     if errors:
         raise _no_samples(errors[0])
-
-
-def check_terms(config: DpConfig, num_patients: int) -> None:
-    """Refuse terms that promise nothing for this many patients.
-
-    Raises:
-        PrivacyError: delta is not below 1 / patients, or there are too few patients to publish a rounded number.
-    """
-    if config.target_delta * num_patients >= 1:
-        raise PrivacyError(
-            f"dp.target_delta {config.target_delta:g} is not below 1 / {num_patients} training patients, so one could "
-            "be given away whole: lower it, 1e-5 is usual."
-        )
 
 
 def _step(

@@ -186,7 +186,7 @@ def honest(manifest: EgressManifest) -> RecordDict:
     """What a site of this list would answer to ``train``."""
     rng, tensors = np.random.default_rng(1), manifest.replies["train"].arrays["delta"]
     delta = {name: Array(rng.normal(size=tensor.shape).astype(np.float16)) for name, tensor in tensors.items()}
-    metrics = {"round": 1, "num_patients": 11, "val_loss": 0.5, "val_auroc": 0.75, "train_loss": 0.25}
+    metrics = {"round": 1, "val_loss": 0.5, "val_auroc": 0.75, "train_loss": 0.25}
     return RecordDict({"delta": ArrayRecord(delta), "metrics": MetricRecord(metrics)})
 
 

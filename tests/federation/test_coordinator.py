@@ -38,7 +38,7 @@ def config(method: str = "cdtl", **tables: dict[str, object]) -> RunConfig:
 
 
 def update(site: str, value: float, round: int = 1) -> SiteUpdate:
-    return SiteUpdate(site, round, 1, {"w": torch.full((2,), value).half()}, {"val_loss": 1.0})
+    return SiteUpdate(site, round, {"w": torch.full((2,), value).half()}, {"val_loss": 1.0})
 
 
 def values(state: CoordinatorState) -> dict[str, float]:
@@ -105,7 +105,7 @@ def test_the_cap_limits_a_large_sites_weight() -> None:
         update("x", 1.0),
         update("a", 1.0, round=7),
         update("b", 2.0),
-        SiteUpdate("a", 1, 1, {"w": torch.tensor([float("nan"), 0]).half()}, {}),
+        SiteUpdate("a", 1, {"w": torch.tensor([float("nan"), 0]).half()}, {}),
     ],
     ids=["unknown", "other round", "twice", "not finite"],
 )
@@ -151,7 +151,7 @@ def test_the_order_of_replies_changes_no_bit_with_depth_and_two_label_maps(depth
             "x": torch.full((1,), v).half(),
             heads[site]: torch.full((1,), v).half(),
         }
-        updates.append(SiteUpdate(site, 1, 1, delta, {}))
+        updates.append(SiteUpdate(site, 1, delta, {}))
     results = {
         tuple((g, name, tuple(value.tolist())) for g, drift in state.drifts.items() for name, value in drift.items())
         for order in itertools.permutations(updates)

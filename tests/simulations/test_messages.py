@@ -62,7 +62,6 @@ def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
             assert set(reply.content) == {"delta", "delta.index", "metrics"}
             assert set(reply.content.metric_records["metrics"]) == {
                 "round",
-                "num_patients",
                 "val_loss",
                 "val_auroc",
                 "train_loss",

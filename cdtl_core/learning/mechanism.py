@@ -1,0 +1,63 @@
+"""How private steps are taken, as plain values; Opacus is not needed to speak of them."""
+
+from dataclasses import dataclass
+
+from cdtl_core.config import DpConfig
+from cdtl_core.errors import PrivacyError
+
+__all__ = ["Grant", "Mechanism", "check_terms", "without_noise"]
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """How a step is taken.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise on the summed gradient, over `max_grad_norm`; sigma.
+        sample_rate: Chance of each patient to be in a step; q.
+        max_grad_norm: Longest gradient of a patient; C.
+        num_patients: As published, a constant; q times this divides the summed gradient.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    max_grad_norm: float
+    num_patients: int
+
+    @property
+    def expected(self) -> float:
+        """Patients in a step, as expected from what is public."""
+        return self.sample_rate * self.num_patients
+
+
+def without_noise(num_patients: int) -> Mechanism:
+    """No noise, no clip, every patient in every step."""
+    return Mechanism(0.0, 1.0, float("inf"), num_patients)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a site may do in a round.
+
+    Attributes:
+        mechanism: How each step is taken.
+        steps: How many; the first `dp.centre_steps` of them find the centre of the features, if it is still to be had.
+        private: Whether it is a ledger's; else the site is exempt from privacy, and its mechanism has no noise.
+    """
+
+    mechanism: Mechanism
+    steps: int
+    private: bool = True
+
+
+def check_terms(config: DpConfig, num_patients: int) -> None:
+    """Refuse terms that promise nothing for this many patients.
+
+    Raises:
+        PrivacyError: delta is not below 1 / patients, or there are too few patients to publish a rounded number.
+    """
+    if config.target_delta * num_patients >= 1:
+        raise PrivacyError(
+            f"dp.target_delta {config.target_delta:g} is not below 1 / {num_patients} training patients, so one could "
+            "be given away whole: lower it, 1e-5 is usual."
+        )

@@ -1,0 +1,111 @@
+"""What a site spends of its patients' privacy in a run: terms, ledger, and the numbers it treats as public."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.errors import ConfigError, PrivacyError
+from cdtl_core.federation.contract import round_patients
+from cdtl_core.federation.site import Site
+from cdtl_core.learning.ledger import Budget, PrivacyLedger, Reservation, commit, ledger_exists, open_ledger, reserve
+from cdtl_core.learning.mechanism import Grant, Mechanism, check_terms, without_noise
+
+__all__ = ["Granted", "exempt_grant", "is_private", "ledger_folder", "ledger_of", "reserve_round", "settle"]
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What the ledger granted for a round, to be settled once the update is kept."""
+
+    grant: Grant
+    reservation: Reservation
+
+
+def is_private(own: SiteConfig, config: RunConfig) -> bool:
+    """Whether a site trains with differential privacy in a run.
+
+    Raises:
+        PrivacyError: The run requires it and the site is exempt.
+    """
+    if config.dp.required and own.privacy.exempt:
+        raise PrivacyError(
+            "the run requires differential privacy (dp.required) and this site is exempt: remove privacy.exempt from "
+            "site.toml, or stay out of the run."
+        )
+    return config.dp.enabled and not own.privacy.exempt
+
+
+def ledger_folder(home: Path, own: SiteConfig, federation: str) -> Path:
+    """Where a site's ledger is: one for all its runs, or one a run in simulations."""
+    return home / "privacy" / federation if own.privacy.ledger == "run" else home / "privacy"
+
+
+def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str) -> PrivacyLedger:
+    """The site's ledger, opened with its first private run.
+
+    Raises:
+        ConfigError: The site publishes its pixels' statistics.
+        PrivacyError: The terms promise nothing for so few patients, or the ledger is missing where there was one,
+            damaged, or shorter than it was.
+    """
+    train = site.cohort.folds["train"].num_patients
+    check_terms(config.dp, train)
+    if own.publish.pixel_statistics:
+        raise ConfigError("publish.pixel_statistics are no private numbers: switch them off to train with privacy.")
+    folder = ledger_folder(home, own, federation)
+    if not ledger_exists(folder) and any((home / "memory" / federation).glob("update-*")):
+        raise PrivacyError(
+            f"this site has trained with privacy in {federation} and its ledger {folder} is gone: "
+            "restore the newest copy of that folder."
+        )
+    cohort = site.cohort
+    facts = {"patients": round_patients(cohort.num_patients), "channels": cohort.channels, "bit_depth": cohort.bits}
+    return open_ledger(folder, site=site.name, num_patients=_rounded(train), published=facts)
+
+
+def reserve_round(
+    home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str, *, round: int, centred: bool
+) -> Granted | None:
+    """Reserve a round's steps; None if the budget allows none: the site sends nothing more.
+
+    Raises:
+        ConfigError, PrivacyError: As `ledger_of`.
+    """
+    public = ledger_of(home, own, config, site, federation).opening.num_patients
+    dp, centre = config.dp, config.dp.centre_steps if config.model.levels else 0
+    rate = min(1.0, dp.batch_patients / public) if dp.batch_patients else 1.0
+    target = min(dp.target_epsilon, own.privacy.target_epsilon or dp.target_epsilon)
+    budget = Budget(target, dp.target_delta, rate, config.federation.rounds * config.train.steps + centre)
+    steps = config.train.steps + (0 if centred else centre)
+    folder = ledger_folder(home, own, federation)
+    reservation = reserve(folder, run=federation, round=round, steps=steps, budget=budget)
+    if reservation is None:
+        return None
+    mechanism = Mechanism(reservation.noise_multiplier, reservation.sample_rate, dp.max_grad_norm, public)
+    return Granted(Grant(mechanism, reservation.steps), reservation)
+
+
+def settle(home: Path, own: SiteConfig, federation: str, granted: Granted) -> None:
+    """Commit all steps of a reservation."""
+    commit(ledger_folder(home, own, federation), granted.reservation, granted.reservation.steps)
+
+
+def exempt_grant(config: RunConfig, site: Site, *, centred: bool) -> Grant:
+    """What a site without differential privacy does in a run with it: the same steps, no noise and no clip."""
+    extra = config.dp.centre_steps if config.model.levels and not centred else 0
+    patients = site.cohort.folds["train"].num_patients
+    return Grant(without_noise(patients), config.train.steps + extra, private=False)
+
+
+def _rounded(patients: int) -> int:
+    """Training patients as published.
+
+    Raises:
+        PrivacyError: They are too few for a rounded number.
+    """
+    if patients < 10:
+        raise PrivacyError(
+            f"{patients} training patients are too few for differential privacy: take part without (privacy.exempt), "
+            "or not at all."
+        )
+    return round_patients(patients)
