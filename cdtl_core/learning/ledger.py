@@ -145,8 +145,8 @@ def open_ledger(folder: Path, *, site: str, num_patients: int, clock: Callable[[
         if not ledger_exists(folder):
             (folder / _FILE).unlink(missing_ok=True)
             new = Opening(at=clock(), ledger=secrets.token_hex(16), site=site, num_patients=num_patients)
-            _append(folder, PrivacyLedger((), ""), new)
-        return read_ledger(folder)
+            return _append(folder, PrivacyLedger((), ""), new)
+        return _mended(folder)
 
 
 def read_ledger(folder: Path) -> PrivacyLedger:
@@ -155,7 +155,7 @@ def read_ledger(folder: Path) -> PrivacyLedger:
     Raises:
         PrivacyError: It is missing, damaged, or shorter than it was.
     """
-    path = folder / _FILE
+    path, known = folder / _FILE, _known_length(folder)  # the length first: another process may append meanwhile
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -166,14 +166,16 @@ def read_ledger(folder: Path) -> PrivacyLedger:
         try:
             value = json.loads(line)
             entry, head = _ENTRY.validate_python(value["entry"]), _link(head, value["entry"])
-            valid = value["hash"] == head and isinstance(entry, Opening) == (number == 1)
+            valid = _line(value["entry"], head).encode() == line and isinstance(entry, Opening) == (number == 1)
         except (ValueError, KeyError, TypeError, ValidationError):
             valid = False
         if not valid:
             raise _refusal(path, f"is damaged in line {number}")
         entries.append(entry)
-    if len(entries) < max(1, _known_length(folder)):
-        raise _refusal(path, f"has {len(entries)} lines and had {_known_length(folder)}")
+    if known is None and len(entries) > 1 and not (folder / _HEAD).exists():
+        raise _refusal(path, f"has {len(entries)} lines and no {_HEAD} beside it")
+    if len(entries) < (known or 1):
+        raise _refusal(path, f"has {len(entries)} lines and had {known or 1}")
     return PrivacyLedger(tuple(entries), head)
 
 
@@ -240,18 +242,26 @@ def _budget_of(plan: Plan) -> Budget:
 
 
 def _mended(folder: Path) -> PrivacyLedger:
-    """The ledger, without a torn last line, so that the next one can be appended."""
+    """The ledger as a crash may have left it, made ready for the next line: no torn one, its length noted."""
     ledger, path = read_ledger(folder), folder / _FILE
     whole = path.read_bytes().rfind(b"\n") + 1
     if whole != path.stat().st_size:
         os.truncate(path, whole)
+    if _known_length(folder) != len(ledger.entries):
+        replace_json(folder / _HEAD, {"lines": len(ledger.entries)})
     return ledger
 
 
 def _append(folder: Path, ledger: PrivacyLedger, entry: Opening | Plan | Reservation | Commitment) -> PrivacyLedger:
     value = entry.model_dump(mode="json")
     head = _link(ledger.head, value)
-    append_line(folder / _FILE, json.dumps({"entry": value, "hash": head}))
+    try:
+        append_line(folder / _FILE, _line(value, head))
+    except OSError as error:
+        raise PrivacyError(
+            f"the privacy ledger {folder / _FILE} cannot be written ({error.strerror}), so nothing may be trained: "
+            "free space, or mend its rights."
+        ) from None
     entries = (*ledger.entries, entry)
     replace_json(folder / _HEAD, {"lines": len(entries)})
     return PrivacyLedger(entries, head)
@@ -261,11 +271,19 @@ def _link(head: str, value: object) -> str:
     return hashlib.sha256(f"{head}{json.dumps(value, sort_keys=True)}".encode()).hexdigest()
 
 
-def _known_length(folder: Path) -> int:
+def _line(value: object, head: str) -> str:
+    return json.dumps({"entry": value, "hash": head})
+
+
+def _known_length(folder: Path) -> int | None:
+    """How many lines the ledger had at least; None before its first was followed by anything."""
+    path = folder / _HEAD
     try:
-        return int(json.loads((folder / _HEAD).read_bytes())["lines"])
+        return int(json.loads(path.read_bytes())["lines"])
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        raise _refusal(path, "is damaged") from None
 
 
 def _refusal(path: Path, what: str) -> PrivacyError:
