@@ -21,7 +21,7 @@ WORKABLE, MARGINAL = 0.2, 1.0
 """Noise over the longest signal, both averaged over all steps, up to which a part is workable, and marginal.
 
 Averaged, since that hardly depends on how a budget is cut into steps. Above 1 the noise is longer than any signal can
-be. Tried (200 patients, epsilon 8, 60 steps of the whole cohort, ratios of one step): 0.7 was workable, 3 to 5
+be. Rules of thumb (200 patients, epsilon 8, 60 steps of the whole cohort, ratios of one step): 0.7 is workable, 3 to 5
 marginal, 73 hopeless; averaged that is 0.09, 0.39 to 0.65, and 9.4, and 0.2 is half-way between the first two.
 """
 

@@ -1,6 +1,7 @@
 """`cdtl privacy` as a data protection officer and an engineer meet it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -181,3 +182,10 @@ def test_wrong_input_is_one_sentence(cdtl: Cdtl, arguments: tuple[str, ...], cod
 
 def test_rounds_are_named_in_ranges() -> None:
     assert _ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7-8"
+
+
+def test_the_plan_in_the_page_is_what_the_command_prints(cdtl: Cdtl) -> None:  # noqa: F811
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+    command, shown = re.findall(r"^```console\n\$ cdtl (.*?)\n```\n\n```text\n(.*?)```$", page, re.M | re.S)[0]
+    printed = cdtl(*command.split()).stdout
+    assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()
