@@ -3,10 +3,14 @@
 Sources: Mironov, Talwar, Zhang 2019 (RDP of the sampled Gaussian mechanism); Gopi, Lee, Wutschitz 2021 (PRV).
 """
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
 
 from cdtl_core.errors import PrivacyError
 
@@ -15,6 +19,7 @@ __all__ = ["Steps", "affordable_steps", "epsilon", "epsilon_prv", "merged", "pla
 _PRECISION = 1e-4
 _MOST_NOISE = 1e6
 _ROUNDING = 1e-9
+_PRV_MOST = 100.0
 
 
 @dataclass(frozen=True)
@@ -35,26 +40,31 @@ class Steps:
 def epsilon(history: Sequence[Steps], target_delta: float) -> float:
     """Epsilon of a history at `target_delta`, by Renyi DP: an upper bound, the one that budgets are held against."""
     from opacus.accountants import RDPAccountant
+    from opacus.accountants.analysis.rdp import get_privacy_spent
 
-    accountant = RDPAccountant()
-    accountant.history = _rows(history)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Optimal order is the .* alpha")  # the bound holds all the same
-        return float(accountant.get_epsilon(delta=target_delta))
+    rows = merged(history)
+    if not rows:
+        return 0.0
+    orders = RDPAccountant.DEFAULT_ALPHAS
+    spent = sum(row.steps * _renyi(row.noise_multiplier, row.sample_rate) for row in rows)
+    with _quiet():
+        return float(get_privacy_spent(orders=orders, rdp=spent, delta=target_delta)[0])
 
 
 def epsilon_prv(history: Sequence[Steps], target_delta: float) -> float:
-    """The same by privacy loss variables: tighter, also an upper bound (within 0.01)."""
+    """The same by privacy loss variables: tighter, also an upper bound (within 0.01).
+
+    Above an epsilon of 100, which promises nothing and whose grid may not fit into memory, it is that of `epsilon`.
+    """
     from opacus.accountants import PRVAccountant
 
-    rows = _rows(history)
-    if not rows:
-        return 0.0
-    if any(noise == 0 for noise, _, _ in rows):
-        return math.inf
+    bound = epsilon(history, target_delta)
+    if bound == 0 or bound > _PRV_MOST:
+        return bound
     accountant = PRVAccountant()
-    accountant.history = rows
-    return float(accountant.get_epsilon(delta=target_delta))
+    accountant.history = [(row.noise_multiplier, row.sample_rate, row.steps) for row in merged(history)]
+    with _quiet(), np.errstate(divide="ignore"):  # the whole cohort in each batch: log(1 - q) is -inf, as it should be
+        return float(accountant.get_epsilon(delta=target_delta))
 
 
 def plan_noise(
@@ -67,15 +77,15 @@ def plan_noise(
     """
 
     def fits(noise: float) -> bool:
-        return epsilon([*history, Steps(noise, sample_rate, steps)], target_delta) <= target_epsilon
+        return epsilon([*history, Steps(noise, sample_rate, max(1, steps))], target_delta) <= target_epsilon
 
     high = 1.0
     while not fits(high):
         high *= 2
         if high > _MOST_NOISE:
             raise PrivacyError(
-                f"epsilon {target_epsilon:g} leaves no room for {steps} steps beside what this site has spent: "
-                "raise the target, or end here."
+                f"epsilon {target_epsilon:g} at delta {target_delta:g} leaves no room for {steps} steps"
+                f"{' beside what this site has spent' if history else ''}: raise the target."
             )
     low = 0.0
     while high - low > _PRECISION * high:
@@ -95,19 +105,31 @@ def affordable_steps(history: Sequence[Steps], wanted: Steps, *, target_epsilon:
 
 
 def merged(history: Sequence[Steps]) -> tuple[Steps, ...]:
-    """The same history with equal neighbours joined."""
-    found: list[Steps] = []
+    """The same steps with equal ones joined, wherever they stand: what they cost does not depend on their order."""
+    counts: dict[tuple[float, float], int] = {}
     for one in history:
-        last = found[-1] if found else None
-        if last and (last.noise_multiplier, last.sample_rate) == (one.noise_multiplier, one.sample_rate):
-            found[-1] = _first(last, last.steps + one.steps)
-        elif one.steps:
-            found.append(one)
-    return tuple(found)
+        kind = (one.noise_multiplier, one.sample_rate)
+        counts[kind] = counts.get(kind, 0) + one.steps
+    return tuple(Steps(noise, rate, steps) for (noise, rate), steps in counts.items() if steps)
 
 
-def _rows(history: Sequence[Steps]) -> list[tuple[float, float, int]]:
-    return [(one.noise_multiplier, one.sample_rate, one.steps) for one in merged(history)]
+@lru_cache(maxsize=4096)
+def _renyi(noise_multiplier: float, sample_rate: float) -> npt.NDArray[np.float64]:
+    """What one step costs at each of Opacus's orders; the costs of steps add up."""
+    from opacus.accountants import RDPAccountant
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    orders = RDPAccountant.DEFAULT_ALPHAS
+    costs = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
+    return np.asarray(costs, np.float64)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Opacus's hint that other orders might be tighter: the bound holds all the same."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is the .* alpha")
+        yield
 
 
 def _first(wanted: Steps, count: int) -> Steps:

@@ -13,76 +13,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from cdtl_core.durable import append_line, locked, replace_json
 from cdtl_core.errors import PrivacyError
 from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, merged, plan_noise
+from cdtl_core.learning.ledger_entries import ENTRY, Commitment, Entry, Opening, Plan, Reservation
 
 __all__ = ["Budget", "Opening", "Plan", "PrivacyLedger", "Reservation", "commit", "open_ledger", "read_ledger"]
 __all__ += ["ledger_exists", "reserve"]
 
 _FILE, _HEAD = "ledger.jsonl", "head.json"
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    at: float
-
-
-class Opening(_Entry):
-    """The first line: the ledger's own number, and what this site treats as public since then.
-
-    Attributes:
-        ledger: Thirty-two random hex digits.
-        site: Its name.
-        num_patients: Training patients, rounded.
-        published: Other numbers of the cohort that were published.
-    """
-
-    kind: Literal["opening"] = "opening"
-    ledger: str
-    site: str
-    num_patients: int
-    published: Mapping[str, int] = Field(default_factory=dict)
-
-
-class Plan(_Entry):
-    """How a run means to spend: its noise is planned once for all its rounds."""
-
-    kind: Literal["plan"] = "plan"
-    run: str
-    target_epsilon: float
-    target_delta: float
-    noise_multiplier: float
-    sample_rate: float
-    steps: int
-
-
-class Reservation(_Entry):
-    """Steps about to be taken."""
-
-    kind: Literal["reservation"] = "reservation"
-    number: int
-    run: str
-    round: int
-    noise_multiplier: float
-    sample_rate: float
-    steps: int
-
-
-class Commitment(_Entry):
-    """How many of a reservation's steps were taken."""
-
-    kind: Literal["commitment"] = "commitment"
-    number: int
-    steps: int
-
-
-_Any = Annotated[Opening | Plan | Reservation | Commitment, Field(discriminator="kind")]
-_ENTRY: TypeAdapter[Opening | Plan | Reservation | Commitment] = TypeAdapter(_Any)
 
 
 @dataclass(frozen=True)
@@ -99,7 +41,7 @@ class Budget:
 class PrivacyLedger:
     """A ledger as read: its entries in order, the first an `Opening`."""
 
-    entries: tuple[Opening | Plan | Reservation | Commitment, ...]
+    entries: tuple[Entry, ...]
     head: str
 
     @property
@@ -162,8 +104,8 @@ def open_ledger(
             (folder / _FILE).unlink(missing_ok=True)
             number, facts = secrets.token_hex(16), published or {}
             new = Opening(at=clock(), ledger=number, site=site, num_patients=num_patients, published=facts)
-            _append(folder, PrivacyLedger((), ""), new)
-        return read_ledger(folder)
+            return _append(folder, PrivacyLedger((), ""), new)
+        return _mended(folder)
 
 
 def read_ledger(folder: Path) -> PrivacyLedger:
@@ -172,25 +114,27 @@ def read_ledger(folder: Path) -> PrivacyLedger:
     Raises:
         PrivacyError: It is missing, damaged, or shorter than it was.
     """
-    path = folder / _FILE
+    path, known = folder / _FILE, _known_length(folder)  # the length first: another process may append meanwhile
     try:
         text = path.read_bytes()
     except OSError as error:
         raise _refusal(path, f"cannot be read ({error.strerror})") from None
-    entries: list[Opening | Plan | Reservation | Commitment] = []
+    entries: list[Entry] = []
     head = ""
     for number, line in enumerate(text.split(b"\n")[:-1], start=1):
         try:
             value = json.loads(line)
-            entry, head = _ENTRY.validate_python(value["entry"]), _link(head, value["entry"])
-            valid = value["hash"] == head and isinstance(entry, Opening) == (number == 1)
+            entry, head = ENTRY.validate_python(value["entry"]), _link(head, value["entry"])
+            valid = _line(value["entry"], head).encode() == line and isinstance(entry, Opening) == (number == 1)
         except (ValueError, KeyError, TypeError, ValidationError):
             valid = False
         if not valid:
             raise _refusal(path, f"is damaged in line {number}")
         entries.append(entry)
-    if len(entries) < max(1, _known_length(folder)):
-        raise _refusal(path, f"has {len(entries)} lines and had {_known_length(folder)}")
+    if known is None and len(entries) > 1 and not (folder / _HEAD).exists():
+        raise _refusal(path, f"has {len(entries)} lines and no {_HEAD} beside it")
+    if len(entries) < (known or 1):
+        raise _refusal(path, f"has {len(entries)} lines and had {known or 1}")
     return PrivacyLedger(tuple(entries), head)
 
 
@@ -257,18 +201,26 @@ def _budget_of(plan: Plan) -> Budget:
 
 
 def _mended(folder: Path) -> PrivacyLedger:
-    """The ledger, without a torn last line, so that the next one can be appended."""
+    """The ledger as a crash may have left it, made ready for the next line: no torn one, its length noted."""
     ledger, path = read_ledger(folder), folder / _FILE
     whole = path.read_bytes().rfind(b"\n") + 1
     if whole != path.stat().st_size:
         os.truncate(path, whole)
+    if _known_length(folder) != len(ledger.entries):
+        replace_json(folder / _HEAD, {"lines": len(ledger.entries)})
     return ledger
 
 
-def _append(folder: Path, ledger: PrivacyLedger, entry: Opening | Plan | Reservation | Commitment) -> PrivacyLedger:
+def _append(folder: Path, ledger: PrivacyLedger, entry: Entry) -> PrivacyLedger:
     value = entry.model_dump(mode="json")
     head = _link(ledger.head, value)
-    append_line(folder / _FILE, json.dumps({"entry": value, "hash": head}))
+    try:
+        append_line(folder / _FILE, _line(value, head))
+    except OSError as error:
+        raise PrivacyError(
+            f"the privacy ledger {folder / _FILE} cannot be written ({error.strerror}), so nothing may be trained: "
+            "free space, or mend its rights."
+        ) from None
     entries = (*ledger.entries, entry)
     replace_json(folder / _HEAD, {"lines": len(entries)})
     return PrivacyLedger(entries, head)
@@ -278,11 +230,19 @@ def _link(head: str, value: object) -> str:
     return hashlib.sha256(f"{head}{json.dumps(value, sort_keys=True)}".encode()).hexdigest()
 
 
-def _known_length(folder: Path) -> int:
+def _line(value: object, head: str) -> str:
+    return json.dumps({"entry": value, "hash": head})
+
+
+def _known_length(folder: Path) -> int | None:
+    """How many lines the ledger had at least; None before its first was followed by anything."""
+    path = folder / _HEAD
     try:
-        return int(json.loads((folder / _HEAD).read_bytes())["lines"])
+        return int(json.loads(path.read_bytes())["lines"])
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        raise _refusal(path, "is damaged") from None
 
 
 def _refusal(path: Path, what: str) -> PrivacyError:
