@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.learning.accounting import Steps, epsilon, epsilon_prv, plan_noise
+from cdtl_core.learning.mechanism import check_terms
 from cdtl_core.learning.model import build_classifier, frozen_stages, parts_of
-from cdtl_core.learning.privacy import check_terms
 from cdtl_core.learning.stages import stages_of
 
 __all__ = ["ADAPTER", "MARGINAL", "WORKABLE", "Judgement", "Outlook", "Part", "num_trainable", "outlook"]

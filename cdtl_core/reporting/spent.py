@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, epsilon_prv
-from cdtl_core.learning.ledger import Commitment, Plan, PrivacyLedger, Reservation, ledger_exists, read_ledger
+from cdtl_core.learning.ledger import PrivacyLedger, ledger_exists, read_ledger
+from cdtl_core.learning.ledger_entries import Commitment, Plan, Reservation
 
 __all__ = ["RoundSpent", "RunSpent", "Spent", "ledger_folders", "spent_of", "spent_of_site"]
 
