@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +47,11 @@ def play(data: Path, seed: int, epsilon: str) -> dict[str, float]:
     terms = [f"sites.{site}.privacy.exempt=true" for site in ("rio", "cairo", "mias")]
     terms = terms if epsilon == "inf" else [f"dp.target_epsilon={epsilon}"]
     settings = [f"data.root={data.absolute()}", f"seed={seed}", *terms]
+    changes = [part for setting in settings for part in ("--set", setting)]
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "cdtl_core.cli.main",
-            "simulate",
-            str(config),
-            "--json",
-            "--out",
-            f"{folder}/r",
-        ]
-        command += [part for setting in settings for part in ("--set", setting)]
-        env = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "cdtl_core.cli.main", "simulate", str(config), "--json"]
+        command += ["--out", f"{folder}/run", *changes]
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
     report: Any = json.loads(done.stdout)
     return {
@@ -72,49 +63,37 @@ def play(data: Path, seed: int, epsilon: str) -> dict[str, float]:
 
 def print_table(cells: Cells, seeds: int) -> None:
     """AUROC by site, method and epsilon; what privacy costs, and what CDTL gives, in points with 95 % intervals."""
+
+    def row(key: str, epsilon: str) -> np.ndarray:
+        return np.array([cells[f"{seed}/{epsilon}"][key] for seed in range(seeds)])
+
     print("| site | method | " + " | ".join(f"epsilon {epsilon}" for epsilon in EPSILONS) + " |")
     print("|---|---|" + "---|" * len(EPSILONS))
     for key in cells["0/inf"]:
-        site, method = key.split("/")
-        figures = [interval(cells[f"{seed}/{epsilon}"][key] for seed in range(seeds)) for epsilon in EPSILONS]
-        print(
-            f"| {site} | {method} | "
-            + " | ".join(f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in figures)
-            + " |"
-        )
+        print(f"| {key.replace('/', ' | ')} | " + " | ".join(figure(row(key, e)) for e in EPSILONS) + " |")
     for key in cells["0/inf"]:
-        costs = [
-            interval(100 * (cells[f"{s}/{e}"][key] - cells[f"{s}/inf"][key]) for s in range(seeds))
-            for e in EPSILONS[1:]
-        ]
-        print(
-            f"cost at {key}: "
-            + "; ".join(f"epsilon {e}: {points(c)}" for e, c in zip(EPSILONS[1:], costs, strict=True))
-        )
+        print(f"cost at {key}: " + "; ".join(f"{e}: {points(row(key, e) - row(key, 'inf'))}" for e in EPSILONS[1:]))
     for site in dict.fromkeys(key.split("/")[0] for key in cells["0/inf"]):
-        gains = [
-            interval(
-                100 * (cells[f"{s}/{e}"][f"{site}/cdtl"] - cells[f"{s}/{e}"][f"{site}/alone"]) for s in range(seeds)
-            )
-            for e in EPSILONS
-        ]
-        print(
-            f"CDTL - alone at {site}: " + "; ".join(f"{e}: {points(g)}" for e, g in zip(EPSILONS, gains, strict=True))
-        )
+        gains = {e: row(f"{site}/cdtl", e) - row(f"{site}/alone", e) for e in EPSILONS}
+        print(f"CDTL - alone at {site}: " + "; ".join(f"{e}: {points(gain)}" for e, gain in gains.items()))
 
 
-def interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Mean and Student's 95 % interval of the mean."""
-    found = np.array(list(values))
-    half = (
-        float(student.ppf(0.975, len(found) - 1) * found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else np.nan
-    )
-    return float(found.mean()), float(found.mean()) - half, float(found.mean()) + half
+def figure(values: np.ndarray) -> str:
+    """Mean with Student's 95 % interval of it."""
+    mean, half = values.mean(), half_width(values)
+    return f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
 
 
-def points(value: tuple[float, float, float]) -> str:
-    """Points with their interval."""
-    return f"{value[0]:+.1f} ({value[1]:+.1f} to {value[2]:+.1f})"
+def points(values: np.ndarray) -> str:
+    """The same in points."""
+    mean, half = 100 * values.mean(), 100 * half_width(values)
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+def half_width(values: np.ndarray) -> float:
+    """NaN for one value."""
+    count = len(values)
+    return float(student.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5) if count > 1 else float("nan")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,13 @@ from cdtl_core.federation.coordinator import Member, round_matrices, start
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.model_folder import MODEL_FILE, NOTE_FILE
 from cdtl_core.imaging.cohort import Cohort
+from cdtl_core.learning.ledger import read_ledger
 from cdtl_core.learning.metrics import auroc, auroc_interval, paired_difference, summarise
-from cdtl_core.reporting.report import Bytes, Counts, Estimate, Gate, MethodResult, Report, SiteReport
+from cdtl_core.reporting.report import Bytes, Counts, Estimate, Gate, MethodResult, Privacy, Report, SiteReport
+from cdtl_core.reporting.spent import spent_of
 from client.home import open_site
 from client.memory import model_folder
+from client.spending import is_private
 
 __all__ = ["gather_report", "sites_folder"]
 
@@ -87,7 +90,28 @@ def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: S
         },
         gate=_gate(home, config, scores) if "cdtl" in config.methods else None,
         bytes_per_round={m: _bytes(lines, m, home) for m in config.methods if m != "alone"},
+        privacy=_privacy(config, site, home, lines) if is_private(site, config.run) else {},
     )
+
+
+def _privacy(config: SimulationConfig, site: SiteConfig, home: Path, lines: Sequence[Any]) -> dict[str, Privacy]:
+    """What each method's ledger says."""
+    found: dict[str, Privacy] = {}
+    for method in config.methods:
+        key = f"{config.run.name}-{method}"
+        folder = home / "privacy" / key
+        ledger = read_ledger(folder)
+        plan, spent = ledger.plan_of(key), spent_of(ledger, folder)
+        rounds = [line["round"] for line in lines if line["method"] == method and site.site in line.get("spent", [])]
+        found[method] = Privacy(
+            target_epsilon=plan.target_epsilon if plan else config.run.dp.target_epsilon,
+            target_delta=config.run.dp.target_delta,
+            epsilon_rdp=spent.epsilon_rdp,
+            epsilon_prv=spent.epsilon_prv,
+            steps=sum(one.steps for one in ledger.history),
+            spent_in_round=min(rounds, default=None),
+        )
+    return found
 
 
 def _final_method(config: SimulationConfig) -> Method:

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import FederationError
-from cdtl_core.settings import flatten
+from cdtl_core.settings import flatten, unflatten
 
 if TYPE_CHECKING:
+    from cdtl_core.config import SiteConfig
     from cdtl_core.deploy.request import ApprovalRequest
     from cdtl_core.federation.contract import ModalityContract
     from cdtl_core.federation.egress import EgressManifest
@@ -44,8 +45,8 @@ def print_contract(contract: "ModalityContract", fingerprint: str) -> None:
     typer.echo(f"Key fingerprint (SHA-256):\n  {fingerprint}")
 
 
-def print_request(request: "ApprovalRequest") -> None:
-    """A run's code and what it asks of a site."""
+def print_request(request: "ApprovalRequest", own: "SiteConfig | None" = None) -> None:
+    """A run's code and what it asks of a site; with `own`, of this one."""
     settings = request.settings
     typer.echo(
         f"Run {request.name}: {settings['method']}, {settings['federation.rounds']} rounds, cdtl {request.cdtl_version}"
@@ -56,7 +57,24 @@ def print_request(request: "ApprovalRequest") -> None:
     typer.echo("Settings that differ from the defaults: " + ("; ".join(changed) or "none"))
     typer.echo(f"Bundle (SHA-256): {request.bundle_sha256}")
     print_egress(request.egress)
-    typer.echo("Differential privacy: none in this version.")
+    typer.echo(f"Differential privacy: {_privacy_terms(unflatten(settings), own)}")
+
+
+def _privacy_terms(config: RunConfig, own: "SiteConfig | None") -> str:
+    """What a run promises each patient of a site."""
+    if not config.dp.enabled:
+        return "NONE: the updates can give away something of single patients."
+    if own is not None and own.privacy.exempt:
+        must = "required by the run, so it will refuse this site" if config.dp.required else "not required by the run"
+        return f"NONE here: this site is exempt (site.toml, privacy.exempt); {must}."
+    cap = own.privacy.target_epsilon if own is not None else None
+    epsilon = min(config.dp.target_epsilon, cap or config.dp.target_epsilon)
+    kept = f" (this site's own limit; the run asks for {config.dp.target_epsilon:g})" if cap == epsilon else ""
+    return (
+        f"epsilon {epsilon:g}{kept} at delta {config.dp.target_delta:g} for each training patient, over all that this "
+        f"site ever trained with privacy, this run included; {config.federation.rounds * config.train.steps} steps, "
+        f"clip {config.dp.max_grad_norm:g}. No count, loss, metric or choice leaves. See cdtl privacy ledger."
+    )
 
 
 def print_egress(egress: "EgressManifest") -> None:

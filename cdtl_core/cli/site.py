@@ -119,7 +119,7 @@ def approve(
     check_request(request)
     if fault := lock_fault(request.settings, own.lock):
         raise PrivacyError(fault)
-    print_request(request)
+    print_request(request, own)
     same = bundle_sha256() == request.bundle_sha256
     typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the cdtl installed here, byte for byte.")
     confirm("Approve this run at this site?", yes)

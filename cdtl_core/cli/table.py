@@ -48,8 +48,12 @@ def _row(report: Report, site: SiteReport) -> list[str]:
             cells.append(_estimate(site.gain["cdtl-alone"], sign="+"))
         crossed = site.bytes_per_round["cdtl"]
         cells.append(site.gate.chosen if site.gate else "")
-        cells.append(f"{crossed.sent / 1e6:.1f}/{crossed.received / 1e6:.1f}")
+        cells.append(f"{_megabytes(crossed.sent)}/{_megabytes(crossed.received)}")
     return cells
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}" if count >= 50_000 else f"{count / 1e6:.3f}"
 
 
 def _estimate(estimate: Estimate, sign: str = "") -> str:
@@ -67,6 +71,7 @@ def _notes(report: Report, folder: Path) -> list[str]:
         notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
     if "cdtl" in report.methods and "alone" in report.methods:
         notes.append(_verdict(report))
+    notes += _privacy(report)
     if "retention" in report.blend:
         kept = ", ".join(f"{modality} {value:.2f}" for modality, value in report.blend["retention"].items())
         policy = report.blend["policy"] + (
@@ -77,6 +82,20 @@ def _notes(report: Report, folder: Path) -> list[str]:
         notes.append("no interval: fewer than 10 test patients; such a figure is an anecdote.")
     notes.append(f"Models, scores and report.json are in {folder}.")
     return notes
+
+
+def _privacy(report: Report) -> list[str]:
+    """What each patient's privacy cost, by site and method, if any site trained with privacy."""
+    lines = []
+    for site in report.sites:
+        for method, spent in site.privacy.items():
+            end = f"; budget spent before round {spent.spent_in_round}" if spent.spent_in_round else ""
+            lines.append(
+                f"{site.name}, {_TITLES[method]}: epsilon {spent.epsilon_rdp:.2f} of {spent.target_epsilon:g} (RDP; "
+                f"PRV {spent.epsilon_prv:.2f}) at delta {spent.target_delta:g} a patient, {spent.steps} steps{end}."
+            )
+    exempt = [site.name for site in report.sites if not site.privacy]
+    return [*lines, f"Without differential privacy: {', '.join(exempt)}."] if lines and exempt else lines
 
 
 def _verdict(report: Report) -> str:

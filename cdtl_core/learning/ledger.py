@@ -24,6 +24,9 @@ from cdtl_core.learning.ledger_entries import ENTRY, Commitment, Entry, Opening,
 __all__ = ["Budget", "Opening", "Plan", "PrivacyLedger", "Reservation", "commit", "open_ledger", "read_ledger"]
 __all__ += ["ledger_exists", "reserve"]
 
+_WORTHLESS = 4.0
+"""Beside the noise of a ledger with nothing spent: with so much more an update would only harm the others."""
+
 _FILE, _HEAD = "ledger.jsonl", "head.json"
 
 
@@ -191,6 +194,8 @@ def _add_plan(
     try:
         noise = plan_noise(ledger.history, sample_rate=rate, steps=steps, **terms)
     except PrivacyError:
+        return ledger, None
+    if ledger.history and noise > _WORTHLESS * plan_noise((), sample_rate=rate, steps=steps, **terms):
         return ledger, None
     plan = Plan(at=clock(), run=run, noise_multiplier=noise, sample_rate=rate, steps=steps, **terms)
     return _append(folder, ledger, plan), plan

@@ -170,7 +170,10 @@ def check_private(model: nn.Module) -> None:
                 f"'{name}' ({type(module).__name__}) takes statistics over all patients of a batch, frozen weights or "
                 "not: build the classifier with frozen_norms=True, or choose a backbone with 2-d batch norms."
             )
-    errors = ModuleValidator.validate(model, strict=False)
+    modes = {module: module.training for module in model.modules()}
+    errors = ModuleValidator.validate(model.train(), strict=False)  # it refuses any other mode
+    for module, mode in modes.items():
+        module.training = mode
     if errors:
         raise _no_samples(errors[0])
 

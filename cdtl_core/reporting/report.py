@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from cdtl_core.durable import replace_json
 from cdtl_core.learning.metrics import Interval
 
-__all__ = ["Bytes", "Counts", "Estimate", "Gate", "MethodResult", "Report", "SiteReport", "save_report"]
+__all__ = ["Bytes", "Counts", "Estimate", "Gate", "MethodResult", "Privacy", "Report", "SiteReport"]
+__all__ += ["save_report"]
 
 SCHEMA_VERSION = 1
 
@@ -64,6 +65,20 @@ class Bytes(_Part):
     theta0_received: int
 
 
+class Privacy(_Part):
+    """What one method spent of each training patient's privacy at a site; `spent_in_round`: budget used up before it.
+
+    Epsilon at delta, over all its rounds: by Renyi DP, which budgets are held against, and by PRV, which is tighter.
+    """
+
+    target_epsilon: float
+    target_delta: float
+    epsilon_rdp: float
+    epsilon_prv: float
+    steps: int
+    spent_in_round: int | None
+
+
 class SiteReport(_Part):
     """One site's part."""
 
@@ -77,6 +92,7 @@ class SiteReport(_Part):
     gain: dict[str, Estimate]
     gate: Gate | None
     bytes_per_round: dict[str, Bytes]
+    privacy: dict[str, Privacy] = {}
 
 
 class Report(_Part):

@@ -18,6 +18,7 @@ from cdtl_core.learning.ledger import Budget, commit, ledger_exists, open_ledger
 ROOT = Path(__file__).parents[2]
 DELTA = 1e-4
 BUDGET = Budget(target_epsilon=18.16, target_delta=DELTA, sample_rate=0.16, steps=240)
+AMPLE = Budget(target_epsilon=4.0, target_delta=DELTA, sample_rate=1.0, steps=60)
 FAST = Budget(target_epsilon=4.0, target_delta=DELTA, sample_rate=1.0, steps=30)
 """Without sampling a plan takes milliseconds."""
 
@@ -90,7 +91,7 @@ def test_a_kill_between_reserve_and_commit_counts_in_full(folder: Path) -> None:
 
 def test_processes_that_reserve_at_once_lose_nothing_and_never_disturb_a_reader(folder: Path) -> None:
     code = "while not Path('{go}').exists(): time.sleep(0.001)\n"
-    code += "trained(Path(sys.argv[1]), range(1, 21), run=sys.argv[2], steps=1, budget=FAST)"
+    code += "trained(Path(sys.argv[1]), range(1, 21), run=sys.argv[2], steps=1, budget=AMPLE)"
     go = folder.parent / "go"
     processes = [python(code.format(go=go), folder, run) for run in ("first", "second")]
     go.touch()
@@ -256,7 +257,7 @@ def test_nothing_of_a_patient_is_in_the_file(written: Path) -> None:
     words = {value for entry in entries for value in entry.values() if isinstance(value, str)}
     assert words == {"opening", "plan", "reservation", "commitment", "alba", "study", entries[0]["ledger"]}
     assert {key for entry in entries for key in entry} == {
-        *("kind", "at", "ledger", "site", "num_patients", "run", "round", "number"),
+        *("kind", "at", "ledger", "site", "num_patients", "published", "run", "round", "number"),
         *("target_epsilon", "target_delta", "noise_multiplier", "sample_rate", "steps"),
     }
     assert {path.name for path in written.iterdir()} == {"ledger.jsonl", "head.json", ".lock"}
