@@ -167,7 +167,8 @@ class DpConfig(Settings):
     With `enabled` the whole run trains a small part of the network, at private and exempt sites alike: the head, the
     adapter of `model.adapter`, and the last `stages` of the backbone. `required` leaves out sites that are exempt.
     `target_epsilon` at `target_delta` bounds all that a site has ever spent on its patients, this run included.
-    `max_grad_norm` clips a patient's gradient, which is the mean over `multiplicity` of her images; `batch_patients`
+    `max_grad_norm` clips a patient's gradient, which is the mean over `multiplicity` of her images, each in one of
+    1 + `views` views, or with `stages` above 0 that of one image, changed anew; `batch_patients`
     is the expected number of patients in a step (0: all of them). Steps are plain SGD with `lr` and `momentum`;
     `train.steps` and `train.lr_decay` apply, the rest of `train` that looks at data or labels does not. With
     `model.levels`, a site's first round takes `centre_steps` more to find the centre of its features.

@@ -67,7 +67,7 @@ def fit_part(
             model,
             model.end() if frozen else model,
             examples,
-            config.dp,
+            config.dp if frozen else config.dp.model_copy(update={"multiplicity": 1}),
             grant.mechanism,
             steps=steps,
             lr=config.dp.lr / (1 + config.train.lr_decay * epoch),

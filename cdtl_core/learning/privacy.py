@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -54,17 +54,21 @@ class Examples:
         return len(self._counts)
 
     def of(self, patients: Ints, multiplicity: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and labels of `multiplicity` images of each patient, in turn from a random one; patient by patient."""
+        """Inputs B M ... and labels B M: M images of each patient, in turn from a random one; for M = 1 B ... and B."""
         starts = rng.integers(self._counts[patients]) if len(patients) else np.empty(0, np.int64)
         turns = (starts[:, None] + np.arange(multiplicity)) % self._counts[patients][:, None]
         rows = self._order[(self._first[patients][:, None] + turns).reshape(-1)]
-        return self._inputs(rows), torch.from_numpy(self._labels[rows])
+        inputs, labels = self._inputs(rows), torch.from_numpy(self._labels[rows])
+        if multiplicity == 1:
+            return inputs, labels
+        shape = (len(patients), multiplicity)
+        return inputs.view(*shape, *inputs.shape[1:]), labels.view(shape)
 
 
-class _PatientOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus's optimizer; a patient's gradient is the mean over her images, and the noise is the kernel's."""
+class _KernelNoise(DPOptimizerFastGradientClipping):  # type: ignore[misc]
+    """Opacus's optimizer for gradients that are clipped already; the noise is the kernel's."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, mechanism: Mechanism, multiplicity: int, entropy: Entropy):  # noqa: ANN204
+    def __init__(self, optimizer: torch.optim.Optimizer, mechanism: Mechanism, entropy: Entropy) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=mechanism.noise_multiplier,
@@ -72,11 +76,7 @@ class _PatientOptimizer(DPOptimizer):  # type: ignore[misc]
             expected_batch_size=mechanism.expected,
             loss_reduction="mean",
         )
-        self._multiplicity, self._entropy = multiplicity, entropy
-
-    def _get_flat_grad_sample(self, p: torch.Tensor) -> torch.Tensor:
-        flat: torch.Tensor = super()._get_flat_grad_sample(p)
-        return flat.view(len(flat) // self._multiplicity, self._multiplicity, *flat.shape[1:]).mean(dim=1)
+        self._entropy = entropy
 
     def add_noise(self) -> None:
         """Noise on each summed gradient, once."""
@@ -104,7 +104,8 @@ def fit_private(
 
     Args:
         model: Whose parameters are trained; `set_training` has chosen them.
-        module: What is run: the model itself, or the end of it that turns features into logits.
+        module: What is run: the model itself, on one image of each patient (a multiplicity of 1), or the end of it
+            that turns features into logits.
         examples: Training images by patient.
         config: Multiplicity and momentum.
         mechanism: Noise, rate and clip.
@@ -121,9 +122,9 @@ def fit_private(
     check_private(model)
     names = tuple(name for name, value in model.named_parameters() if value.requires_grad)
     trained = {name: value for name, value in model.named_parameters() if name in names}
-    with _per_sample(module.to(device)) as wrapped:
+    with _clipping(module.to(device), mechanism.max_grad_norm) as wrapped:
         sgd = torch.optim.SGD(trained.values(), lr=lr, momentum=config.momentum)
-        optimizer = _PatientOptimizer(sgd, mechanism, config.multiplicity, entropy)
+        optimizer = _KernelNoise(sgd, mechanism, entropy)
         mean = {name: value.detach().clone() for name, value in trained.items()}
         for _ in range(steps):
             patients = drawn(examples.num_patients, mechanism.sample_rate, entropy)
@@ -179,27 +180,46 @@ def check_private(model: nn.Module) -> None:
 
 
 def _step(
-    wrapped: nn.Module, optimizer: DPOptimizer, batch: tuple[torch.Tensor, torch.Tensor], device: torch.device
+    wrapped: GradSampleModuleFastGradientClipping,
+    optimizer: _KernelNoise,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    device: torch.device,
 ) -> None:
+    """Two passes back: the first finds the length of each patient's gradient, the second adds them up, clipped.
+
+    Source: Li et al. 2022, ghost clipping; Lee and Kifer 2021 for layers it has no formula for.
+    """
     inputs, labels = batch
     optimizer.zero_grad(set_to_none=True)
     if len(labels):
-        cross_entropy(wrapped(inputs.to(device)), labels.to(device), reduction="sum").backward()  # type: ignore[no-untyped-call]
+        losses = _loss_by_patient(wrapped(inputs.to(device)), labels.to(device))
+        losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        factors = wrapped.get_clipping_coef()
+        optimizer.zero_grad(set_to_none=True)
+        wrapped.disable_hooks()
+        (factors * losses).sum().backward()  # type: ignore[no-untyped-call]
+        wrapped.enable_hooks()
     else:
         for p in optimizer.params:  # nobody was drawn: a step of noise alone
-            p.grad_sample = torch.zeros(0, *p.shape, dtype=p.dtype, device=p.device)
+            p.grad = torch.zeros_like(p)
     optimizer.step()
 
 
+def _loss_by_patient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over each patient's images: logits B M K or B K to B."""
+    losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return losses.view(len(labels), -1).mean(dim=1)
+
+
 @contextmanager
-def _per_sample(module: nn.Module) -> Iterator[nn.Module]:
+def _clipping(module: nn.Module, max_grad_norm: float) -> Iterator[GradSampleModuleFastGradientClipping]:
     """Opacus's hooks on a module for the block; it is left as it was.
 
     Raises:
         PrivacyError: A layer that is trained has no gradient per sample.
     """
     try:
-        wrapped = GradSampleModule(module, loss_reduction="sum")
+        wrapped = GradSampleModuleFastGradientClipping(module, max_grad_norm=max_grad_norm, loss_reduction="sum")
     except NotImplementedError as error:
         raise _no_samples(error) from None
     try:
@@ -213,7 +233,7 @@ def _per_sample(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         wrapped.to_standard_module()
         for parameter in module.parameters():
-            for name in ("grad_sample", "summed_grad", "_forward_counter"):
+            for name in ("grad_sample", "summed_grad", "_forward_counter", "_norm_sample"):
                 if hasattr(parameter, name):
                     delattr(parameter, name)
             parameter.grad = None

@@ -113,7 +113,7 @@ def test_the_model_is_left_without_a_trace() -> None:
     examples = Examples(np.arange(6), np.arange(6) % 2, lambda rows: images[rows])
     mechanism = Mechanism(1.0, 1.0, 0.5, 6)
     given = {"steps": 1, "lr": 0.1, "ema": 0.0, "rng": np.random.default_rng(0), "device": CPU}
-    names = fit_private(model, model, examples, DpConfig(multiplicity=2), mechanism, **given)  # type: ignore[arg-type]
+    names = fit_private(model, model, examples, DpConfig(multiplicity=1), mechanism, **given)  # type: ignore[arg-type]
     assert names == tuple(name for name, value in model.named_parameters() if value.requires_grad)
     assert {name.split(".")[0] for name in names} == {"backbone", "head"}
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
