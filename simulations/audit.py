@@ -10,10 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.errors import ConfigError
 from cdtl_core.federation.contract import round_patients
 from cdtl_core.federation.site import Site
+from cdtl_core.imaging.split import Split
 from cdtl_core.learning.audit import CONFIDENCE, correct_guesses, lower_bound, num_guesses
 from cdtl_core.learning.canaries import draw_canaries
 from cdtl_core.learning.ledger import read_ledger
@@ -27,8 +30,9 @@ from client.home import open_site
 from simulations.breakage import Breakage, Turn, granted
 from simulations.canary_run import Subject, guess_scores, train
 
-__all__ = ["Audit", "audit", "audit_membership", "phantom_config", "phantom_site"]
+__all__ = ["Audit", "audit", "audit_membership", "audited_terms", "phantom_config", "phantom_site"]
 
+Floats = npt.NDArray[np.float64]
 _PHANTOMS = 250
 
 
@@ -58,6 +62,11 @@ class Audit:
     def refuted(self) -> bool:
         """Whether the bound exceeds the claim."""
         return self.bound > self.claim
+
+    @property
+    def ceiling(self) -> float:
+        """What the guesses would certify if all were right."""
+        return lower_bound(canaries=self.canaries, guesses=self.guesses, correct=self.guesses, delta=self.delta)
 
     @property
     def as_expected(self) -> bool:
@@ -113,11 +122,23 @@ def audit_membership(subject: Subject, *, seed: int, private: bool) -> Membershi
         published = _published(count)
         turns = granted(config, published, Path(folder), Breakage.NONE) if private else _exempt(config, count)
         deque(train(subject, nobody, turns, rng), maxlen=0)
-    losses = [_losses(subject.site, names) for names in (("train",), ("val", "test"))]
-    return membership(losses[0], losses[1], seed=seed)
+    members, others = _losses(subject.site, ("train",)), _losses(subject.site, ("val", "test"))
+    return membership(members, others, seed=seed)
 
 
-def phantom_config(epsilon: float = 2.0) -> RunConfig:
+def audited_terms(config: RunConfig, epsilon: float | None) -> RunConfig:
+    """The run with privacy in force, and with another target where one is given.
+
+    Raises:
+        ConfigError: The target is not above 0.
+    """
+    if epsilon is not None and not 0 < epsilon < float("inf"):
+        raise ConfigError(f"epsilon {epsilon} is no claim that can be audited: give a number above 0.")
+    dp = config.dp.model_copy(update={"enabled": True, "target_epsilon": epsilon or config.dp.target_epsilon})
+    return config.model_copy(update={"dp": dp})
+
+
+def phantom_config() -> RunConfig:
     """The run that is audited where nobody gives another.
 
     The clip is short and every patient is in each step, so that each canary speaks as loudly as the claim allows;
@@ -127,12 +148,12 @@ def phantom_config(epsilon: float = 2.0) -> RunConfig:
         {
             "name": "audit",
             "image": {"size": 64},
-            "model": {"levels": [8, 9], "dropout": 0.0},
+            "model": {"levels": [7, 8, 9], "dropout": 0.0},
             "train": {"steps": 2, "lr_decay": 0.0},
-            "federation": {"rounds": 50},
+            "federation": {"rounds": 80},
             "dp": {
-                "enabled": True, "target_epsilon": epsilon, "max_grad_norm": 0.05, "multiplicity": 1, "views": 1,
-                "centre_steps": 50, "momentum": 0.0,
+                "enabled": True, "target_epsilon": 3.0, "max_grad_norm": 0.05, "multiplicity": 1, "views": 0,
+                "centre_steps": 160, "momentum": 0.0,
             },
         }
     )  # fmt: skip
@@ -152,13 +173,16 @@ def _published(patients: int) -> int:
 
 
 def _exempt(config: RunConfig, patients: int) -> list[Turn]:
+    """The same rounds as a site without privacy trains them."""
     plain = without_noise(patients)
     centring = [Turn(plain, Grant(plain, config.dp.centre_steps), True, -1)] if config.model.levels else []
-    training = [Turn(plain, Grant(plain, config.train.steps), False, i) for i in range(config.federation.rounds)]
+    grant = Grant(plain, config.train.steps)
+    training = [Turn(plain, grant, False, epoch) for epoch in range(config.federation.rounds)]
     return centring + training
 
 
-def _losses(site: Site, names: tuple[str, ...]) -> np.ndarray:
+def _losses(site: Site, names: tuple[Split, ...]) -> Floats:
+    """One log-loss per patient of these folds."""
     found = []
     for name in names:
         fold = site.cohort.folds[name]

@@ -4,18 +4,20 @@ She hears more than a server does: each round's change of the head, and the cent
 site. She knows every patient and every canary, but not which canaries are in.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
+from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
 from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.canaries import Canaries, alignment, gradient_rows, step_weights
+from cdtl_core.learning.canaries import Canaries, alignment, clipped, gradient_rows, step_weights
 from cdtl_core.learning.features import Features, feature_views
 from cdtl_core.learning.model import build_theta0
 from cdtl_core.learning.partial import fit_part
@@ -74,7 +76,7 @@ def train(
         rng: Which view is seen; never the noise.
 
     Yields:
-        The round, and the change of the head, K(D + 1).
+        The round, and the change of the head's weights, KD.
     """
     site, model = subject.site, subject.site.model
     fold, features = _joined(subject, canaries)
@@ -91,36 +93,53 @@ def train(
 
 
 def guess_scores(subject: Subject, canaries: Canaries, heard: Iterable[tuple[Turn, Floats]]) -> Floats:
-    """How likely each canary is in, M: log-likelihood ratios of the centre and of the head's changes, added."""
-    plain, labels = _patients(subject)
-    known = np.concatenate([plain, canaries.features])
+    """How likely each canary is in, M: log-likelihood ratios of the centre and of the head's changes, added.
+
+    Args:
+        subject: The site; its model is read for the centre.
+        canaries: M.
+        heard: What `train` gives.
+    """
+    views = subject.features.astype(np.float64)
+    known = np.concatenate([_by_patient(subject.fold, views[:, 0]), canaries.features])
     config, model, count = subject.site.config, subject.site.model, len(canaries.labels)
-    scores, release, weight, variance = np.zeros(count), np.zeros(0), 0.0, 0.0
+    scores, trained = np.zeros(count), []
     for turn, change in heard:
-        claimed, steps = turn.claimed, turn.grant.steps
         if turn.centres:
-            scores = _centre_scores(model.centre.mean.double().cpu().numpy(), known, turn, len(model.levels), count)
-            continue
-        weights = step_weights(steps, config.dp.momentum, config.train.ema)
+            mean = model.centre.state_dict()["mean"].double().cpu().numpy()
+            scores += _centre_scores(mean, known, turn, len(model.levels), count)
+        else:
+            trained.append((turn, change))
+    if not trained:
+        return scores
+    module: nn.Module = model.centre
+    seen = np.concatenate([_by_patient(subject.fold, views.mean(axis=1)), canaries.features])
+    centred = module.to("cpu", torch.float64)(torch.from_numpy(seen)).numpy()
+    module.float()
+    _, first = np.unique(subject.fold.patients, return_index=True)
+    labels = np.concatenate([subject.fold.labels[first], canaries.labels])
+    rows = gradient_rows(centred, labels, model.head.out_features, config.dp.max_grad_norm)
+    release, weight, noise = _total(trained, config)
+    return scores + alignment(release, weight * rows, count, noise)
+
+
+def _total(trained: Sequence[tuple[Turn, Floats]], config: RunConfig) -> tuple[Floats, float, float]:
+    """The noisy sum of gradients that the head's changes add up to, how often a patient is in it, and its noise."""
+    release, weight, variance = np.zeros_like(trained[0][1]), 0.0, 0.0
+    for turn, change in trained:
+        claimed = turn.claimed
+        weights = step_weights(turn.grant.steps, config.dp.momentum, config.train.ema)
         lr = config.dp.lr / (1 + config.train.lr_decay * turn.epoch)
-        release = (release if release.size else 0.0) - change * claimed.expected / lr
+        release -= change * claimed.expected / lr
         weight += claimed.sample_rate * weights.sum()
         variance += (claimed.noise_multiplier * claimed.max_grad_norm) ** 2 * (weights**2).sum()
-    if not release.size:
-        return scores
-    centred = model.centre.to("cpu")(torch.from_numpy(known)).numpy()
-    rows = gradient_rows(
-        centred, np.concatenate([labels, canaries.labels]), model.head.out_features, config.dp.max_grad_norm
-    )
-    return scores + alignment(release, weight * rows, count, variance**0.5)
+    return release, weight, variance**0.5
 
 
 def _centre_scores(mean: Floats, known: Floats, turn: Turn, levels: int, count: int) -> Floats:
     steps, claimed, longest = turn.grant.steps, turn.claimed, levels**0.5
-    lengths = np.linalg.norm(known, axis=1, keepdims=True)
-    rows = known * np.minimum(1, longest / lengths) * claimed.sample_rate * steps
-    noise = claimed.noise_multiplier * longest * steps**0.5
-    return alignment(mean * claimed.expected * steps, rows, count, noise)
+    rows = clipped(known, longest) * claimed.sample_rate * steps
+    return alignment(mean * claimed.expected * steps, rows, count, claimed.noise_multiplier * longest * steps**0.5)
 
 
 def _joined(subject: Subject, canaries: Canaries) -> tuple[Fold, Features]:
@@ -134,21 +153,17 @@ def _joined(subject: Subject, canaries: Canaries) -> tuple[Fold, Features]:
     return Fold(fold.pixels, rows, labels, patients), np.concatenate([subject.features, views])
 
 
-def _patients(subject: Subject) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Mean features and a label of each patient."""
-    _, first, which, counts = np.unique(
-        subject.fold.patients, return_index=True, return_inverse=True, return_counts=True
-    )
-    plain = subject.features[:, 0].astype(np.float64)
-    means = np.zeros((len(counts), plain.shape[1]))
-    np.add.at(means, which, plain / counts[which, None])
-    return means, subject.fold.labels[first]
+def _by_patient(fold: Fold, values: Floats) -> Floats:
+    """The mean of each patient's rows, in the order of their numbers."""
+    _, which, counts = np.unique(fold.patients, return_inverse=True, return_counts=True)
+    means = np.zeros((len(counts), values.shape[1]))
+    np.add.at(means, which, values / counts[which, None])
+    return means
 
 
-def _zeros(model: torch.nn.Module, part: str) -> Weights:
+def _zeros(model: nn.Module, part: str) -> Weights:
     return {name: torch.zeros_like(value) for name, value in model.get_submodule(part).state_dict().items()}
 
 
-def _head(model: torch.nn.Module) -> Floats:
-    head = model.get_submodule("head").state_dict()
-    return torch.cat([head["weight"], head["bias"][:, None]], dim=1).double().cpu().numpy().reshape(-1)
+def _head(model: nn.Module) -> Floats:
+    return model.get_parameter("head.weight").detach().double().cpu().numpy().reshape(-1)

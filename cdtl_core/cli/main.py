@@ -5,7 +5,7 @@ import sys
 import typer
 
 from cdtl_core import __version__
-from cdtl_core.cli import data, predict, server, simulate, site
+from cdtl_core.cli import audit, data, predict, server, simulate, site
 from cdtl_core.errors import CdtlError
 from cdtl_core.threads import set_thread_defaults
 
@@ -23,6 +23,11 @@ app.command("predict")(predict.predict)
 app.add_typer(data.app, name="data")
 app.add_typer(server.app, name="server")
 app.add_typer(site.app, name="site")
+privacy = typer.Typer(
+    help="Differential privacy: whether its claim holds.", no_args_is_help=True, rich_markup_mode=None
+)
+privacy.command("audit")(audit.audit)
+app.add_typer(privacy, name="privacy")
 
 
 @app.callback(invoke_without_command=True)

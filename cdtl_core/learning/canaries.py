@@ -7,12 +7,13 @@ import numpy.typing as npt
 
 from cdtl_core.learning.features import Features
 
-__all__ = ["Canaries", "alignment", "draw_canaries", "gradient_rows", "step_weights"]
+__all__ = ["Canaries", "alignment", "clipped", "draw_canaries", "gradient_rows", "step_weights"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_LENGTHS = 4.0
+_LENGTHS = 16.0
+_LEFT_OPEN = 1e4
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def draw_canaries(features: Features, count: int, num_classes: int, rng: np.rand
 
 
 def gradient_rows(features: Floats, labels: Ints, num_classes: int, max_grad_norm: float) -> Floats:
-    """Clipped gradients of a head that knows nothing yet: features B D to B K(D + 1), the bias's last.
+    """Clipped gradients of a head that knows nothing yet: features B D to B KD, of its weights alone.
+
+    The bias counts in the clip; it is left out because all share it, so it tells nobody apart.
 
     Args:
         features: As the head gets them.
@@ -53,10 +56,17 @@ def gradient_rows(features: Floats, labels: Ints, num_classes: int, max_grad_nor
         num_classes: K.
         max_grad_norm: C.
     """
-    wide = np.concatenate([features, np.ones((len(features), 1))], axis=1)
     surprise = 1 / num_classes - np.eye(num_classes)[labels]
-    rows = (surprise[:, :, None] * wide[:, None, :]).reshape(len(wide), -1)
-    return rows * np.minimum(1, max_grad_norm / np.linalg.norm(rows, axis=1, keepdims=True))
+    wide = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+    rows = clipped((surprise[:, :, None] * wide[:, None, :]).reshape(len(wide), -1), max_grad_norm)
+    return rows.reshape(len(wide), num_classes, -1)[:, :, :-1].reshape(len(wide), -1)
+
+
+def clipped(rows: Floats, longest: float) -> Floats:
+    """Rows N P, none longer than `longest`."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    found: Floats = rows * np.minimum(1, longest / np.maximum(lengths, 1e-12))
+    return found
 
 
 def alignment(release: Floats, rows: Floats, canaries: int, noise: float) -> Floats:
@@ -68,9 +78,9 @@ def alignment(release: Floats, rows: Floats, canaries: int, noise: float) -> Flo
         canaries: M.
         noise: Standard deviation of the noise, as claimed.
 
-    Source: Fisher's linear discriminant. Differs: patients' rows are allowed to be ten times off, by a wide variance.
+    Source: Fisher's linear discriminant. Differs: how much a patient adds is left open, by a wide variance.
     """
-    mean, variance = np.ones(len(rows)), np.full(len(rows), 100.0)
+    mean, variance = np.ones(len(rows)), np.full(len(rows), _LEFT_OPEN)
     mean[-canaries:], variance[-canaries:] = 0.5, 0.25
     gram = rows @ rows.T
     spread = gram * variance + noise**2 * np.eye(len(rows))

@@ -1,6 +1,8 @@
 """Membership inference by loss: can those a model was trained on be told from those it was not, by their log-loss?"""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,13 @@ class Membership:
     others: int
     auroc: Interval
     tpr: Interval
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; an end that no interval has is None."""
+        found: dict[str, Any] = {"members": self.members, "others": self.others}
+        for name, value in (("auroc", self.auroc), ("tpr", self.tpr)):
+            found[name] = {key: number if math.isfinite(number) else None for key, number in asdict(value).items()}
+        return found
 
 
 def membership(members: Floats, others: Floats, *, seed: int) -> Membership:

@@ -92,9 +92,7 @@ def fit_part(
         )
 
 
-def _features(
-    model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None
-) -> Features:
+def _features(model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None) -> Features:
     """N V D; the plain image alone where the steps see images themselves."""
     views = config.dp.views if config.dp.stages == 0 else 0
     change, seed = config.train.augment, config.seed

@@ -213,11 +213,15 @@ def check_private(model: nn.Module) -> None:
 
 
 def check_terms(config: DpConfig, num_patients: int) -> None:
-    """Refuse terms that promise nothing for this many patients.
+    """Refuse terms that promise nothing for this many patients, as published.
 
     Raises:
         PrivacyError: delta is not below 1 / patients, or there are too few patients to publish a rounded number.
     """
+    if num_patients < 1:
+        raise PrivacyError(
+            "this site has fewer than 5 training patients, whose rounded number is 0: nothing can be trained privately."
+        )
     if config.target_delta * num_patients >= 1:
         raise PrivacyError(
             f"dp.target_delta {config.target_delta:g} is not below 1 / {num_patients} training patients, so one could "
