@@ -80,9 +80,14 @@ def _judge(audits: "list[Audit]", *, expected: bool) -> None:
                 "--seed, and do not trust the ledger's figures while it stays so."
             )
     elif audits[0].refuted:
+        purpose = audits[0].broken.value
         raise PrivacyError(
-            f"the audit certifies epsilon {audits[0].bound:.2f} where {audits[0].claim:.2f} is claimed: train nothing "
-            "with this program until the cause is found."
+            f"the audit certifies epsilon {audits[0].bound:.2f} where {audits[0].claim:.2f} is claimed: "
+            + (
+                "train nothing with this program until the cause is found."
+                if purpose == "none"
+                else f"as it should with {purpose} broken on purpose, leave out --broken to audit the real mechanism."
+            )
         )
 
 
