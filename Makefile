@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow join lint clean
+.PHONY: demo test slow join audit lint clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -17,6 +17,9 @@ slow: $(VENV)/.installed  ## the slow tests
 
 join: $(VENV)/.installed  ## a coordinator and three sites as real processes: kills, doors, approvals; prints the figures
 	$(BIN)/python -m pytest -q -m slow tests/deploy tests/test_docs.py
+
+audit: $(VENV)/.installed  ## attack the privacy mechanism, whole and broken in three ways; fails if one ends otherwise
+	$(BIN)/cdtl privacy audit --all
 
 lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -60,7 +60,7 @@ def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federa
         )
     cohort = site.cohort
     facts = {"patients": round_patients(cohort.num_patients), "channels": cohort.channels, "bit_depth": cohort.bits}
-    return open_ledger(folder, site=site.name, num_patients=_rounded(train), published=facts)
+    return open_ledger(folder, site=site.name, num_patients=round_patients(train), published=facts)
 
 
 def reserve_round(
@@ -95,17 +95,3 @@ def exempt_grant(config: RunConfig, site: Site, *, centred: bool) -> Grant:
     extra = config.dp.centre_steps if config.model.levels and not centred else 0
     patients = site.cohort.folds["train"].num_patients
     return Grant(without_noise(patients), config.train.steps + extra, private=False)
-
-
-def _rounded(patients: int) -> int:
-    """Training patients as published.
-
-    Raises:
-        PrivacyError: They are too few for a rounded number.
-    """
-    if patients < 10:
-        raise PrivacyError(
-            f"{patients} training patients are too few for differential privacy: take part without (privacy.exempt), "
-            "or not at all."
-        )
-    return round_patients(patients)

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from cdtl_core import __version__
-from cdtl_core.cli import data, predict, privacy, server, simulate, site
+from cdtl_core.cli import audit, data, predict, privacy, server, simulate, site
 from cdtl_core.errors import CdtlError
 from cdtl_core.threads import set_thread_defaults
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("predict")(predict.predict)
 app.add_typer(data.app, name="data")
+privacy.app.command("audit")(audit.audit)
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(server.app, name="server")
 app.add_typer(site.app, name="site")

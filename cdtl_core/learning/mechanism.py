@@ -7,6 +7,8 @@ from cdtl_core.errors import PrivacyError
 
 __all__ = ["Grant", "Mechanism", "check_terms", "without_noise"]
 
+_FEWEST = 10
+
 
 @dataclass(frozen=True)
 class Mechanism:
@@ -51,11 +53,16 @@ class Grant:
 
 
 def check_terms(config: DpConfig, num_patients: int) -> None:
-    """Refuse terms that promise nothing for this many patients.
+    """Refuse terms that promise nothing for this many training patients.
 
     Raises:
         PrivacyError: delta is not below 1 / patients, or there are too few patients to publish a rounded number.
     """
+    if num_patients < _FEWEST:
+        raise PrivacyError(
+            f"{num_patients} training patients are too few for differential privacy, it needs {_FEWEST}: take part "
+            "without (privacy.exempt in site.toml), or not at all."
+        )
     if config.target_delta * num_patients >= 1:
         raise PrivacyError(
             f"dp.target_delta {config.target_delta:g} is not below 1 / {num_patients} training patients, so one could "

@@ -4,13 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from cdtl_core.config import RunConfig
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
-from cdtl_core.learning.features import feature_views
+from cdtl_core.learning.features import Features, feature_views
 from cdtl_core.learning.mechanism import Grant, Mechanism, without_noise
 from cdtl_core.learning.model import Classifier, frozen_stages, set_training
 from cdtl_core.learning.noise import Entropy, kernel_entropy
@@ -30,6 +29,7 @@ def fit_part(
     rng: np.random.Generator,
     device: torch.device,
     cache: Path | None = None,
+    features: Features | None = None,
     entropy: Entropy = kernel_entropy,
 ) -> tuple[str, ...]:
     """Train head, adapter and the last `dp.stages` in place; returns the names of what the steps updated.
@@ -46,13 +46,15 @@ def fit_part(
         rng: Images, augmentations, dropout; never the noise.
         device: Where to compute.
         cache: Folder to keep features in.
+        features: Of the fold's images as `feature_views` gives them, if they are at hand.
         entropy: Where the noise comes from.
 
     Raises:
         PrivacyError: The network cannot be trained patient by patient.
     """
     frozen = config.dp.stages == 0
-    features = _features(model, fold, config, device, cache) if frozen or not centred else None
+    if features is None and (frozen or not centred):
+        features = _features(model, fold, config, device, cache)
     steps = grant.steps
     if model.levels and not centred and features is not None and steps:
         spent = min(steps, config.dp.centre_steps)
@@ -86,9 +88,7 @@ def set_centre(
     _centre(model, plain, fold, without_noise(fold.num_patients), 1, kernel_entropy)
 
 
-def _features(
-    model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None
-) -> npt.NDArray[np.float16]:
+def _features(model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None) -> Features:
     """N V D; the plain image alone where the steps see images themselves."""
     views = config.dp.views if config.dp.stages == 0 else 0
     change, seed = config.train.augment, config.seed
@@ -96,7 +96,7 @@ def _features(
 
 
 def _centre(
-    model: Classifier, features: npt.NDArray[np.float16], fold: Fold, mechanism: Mechanism, steps: int, entropy: Entropy
+    model: Classifier, features: Features, fold: Fold, mechanism: Mechanism, steps: int, entropy: Entropy
 ) -> None:
     """The site's own mean of plain features, as private as so many steps; L levels of unit length have sqrt(L)."""
     longest = replace(mechanism, max_grad_norm=len(model.levels) ** 0.5)
@@ -105,7 +105,7 @@ def _centre(
     model.centre.load_state_dict({"mean": torch.stack(means).mean(dim=0)})
 
 
-def _views_of(features: npt.NDArray[np.float16], rng: np.random.Generator) -> Inputs:
+def _views_of(features: Features, rng: np.random.Generator) -> Inputs:
     """A random view of each image."""
 
     def inputs(rows: Ints) -> torch.Tensor:

@@ -197,7 +197,7 @@ def _step(
         factors = wrapped.get_clipping_coef()
         optimizer.zero_grad(set_to_none=True)
         wrapped.disable_hooks()
-        (factors * losses).sum().backward()  # type: ignore[no-untyped-call]
+        (factors * losses).sum().backward()
         wrapped.enable_hooks()
     else:
         for p in optimizer.params:  # nobody was drawn: a step of noise alone

@@ -140,6 +140,11 @@ def test_a_delta_that_gives_a_patient_away_is_refused(delta: float, patients: in
     check_terms(DpConfig(enabled=True, target_delta=0.99 / patients), patients)
 
 
+def test_too_few_patients_are_refused() -> None:
+    with pytest.raises(PrivacyError, match=r"privacy\.exempt"):
+        check_terms(DpConfig(enabled=True), 9)
+
+
 def test_the_private_mean_is_the_clipped_mean_over_patients() -> None:
     values = np.array([[3.0, 0.0], [1.0, 0.0], [0.0, 0.4]], np.float32)
     found = private_mean(values, np.array([0, 0, 1]), Mechanism(0.0, 1.0, 1.0, 4))

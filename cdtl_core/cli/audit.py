@@ -1,0 +1,139 @@
+"""`cdtl privacy audit`: does what a run claims of its privacy survive an attack?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from cdtl_core.learning.membership import Membership
+    from cdtl_core.learning.metrics import Interval
+    from simulations.audit import Audit
+    from simulations.canary_run import Subject
+
+__all__ = ["audit"]
+
+
+def audit(
+    site_dir: Annotated[
+        Path | None, typer.Argument(help="A site's folder; without it, synthetic patients are audited.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A run's .toml file; default: the audit's own terms.")] = None,
+    canaries: Annotated[int, typer.Option(min=10, max=5000, help="Invented patients, each in or out.")] = 1500,
+    epsilon: Annotated[float | None, typer.Option(help="Claim to audit, in place of dp.target_epsilon.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of coins and canaries; the noise has none.")] = 0,
+    broken: Annotated[
+        Literal["none", "noise", "clip", "accountant"], typer.Option(help="Break this on purpose; must end in code 8.")
+    ] = "none",
+    all_: Annotated[bool, typer.Option("--all", help="The whole form and the three broken ones.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Train on invented patients and guess who was in; exit code 8 if that refutes the claim. Nothing is sent."""
+    from tempfile import TemporaryDirectory
+
+    from cdtl_core.apps import add_to_path
+    from cdtl_core.cli.progress import showing_progress
+
+    if all_ and broken != "none":
+        raise typer.BadParameter("--all breaks all in turn: leave out --broken")
+    add_to_path()
+    from simulations.audit import audit as audit_form
+    from simulations.audit import audit_membership
+    from simulations.breakage import Breakage
+
+    forms = list(Breakage) if all_ else [Breakage(broken)]
+    with TemporaryDirectory() as scratch, showing_progress():
+        subject = _subject(site_dir, config, epsilon, Path(scratch))
+        audits = [audit_form(subject, canaries=canaries, seed=seed, broken=form) for form in forms]
+        attacks = [audit_membership(subject, seed=seed, private=private) for private in (True, False)]
+    _print_json(audits, attacks) if json_ else _print(audits, attacks, in_table=all_)
+    _judge(audits, expected=all_)
+
+
+def _subject(site_dir: Path | None, config: Path | None, epsilon: float | None, scratch: Path) -> "Subject":
+    from cdtl_core.apps import find_config
+    from cdtl_core.settings import load_run
+    from client.home import open_site
+    from simulations.audit import audited_terms, phantom_config, phantom_site
+    from simulations.canary_run import open_subject
+
+    run = load_run(find_config(config)) if config else phantom_config()
+    run = audited_terms(run, epsilon)
+    if site_dir is None:
+        return open_subject(phantom_site(scratch, run))
+    return open_subject(open_site(site_dir, run), site_dir / "cache" / "features")
+
+
+def _judge(audits: "list[Audit]", *, expected: bool) -> None:
+    """Raise what the figures call for.
+
+    Raises:
+        PrivacyError: The claim is refuted; or, of all forms, one does not end as it should.
+    """
+    from cdtl_core.errors import PrivacyError
+
+    if expected:
+        wrong = [one.broken.value for one in audits if not one.as_expected]
+        if wrong:
+            raise PrivacyError(
+                f"the audit did not end as it should with broken = {', '.join(wrong)}: run it again with another "
+                "--seed, and do not trust the ledger's figures while it stays so."
+            )
+    elif audits[0].refuted:
+        purpose = audits[0].broken.value
+        raise PrivacyError(
+            f"the audit certifies epsilon {audits[0].bound:.2f} where {audits[0].claim:.2f} is claimed: "
+            + (
+                "train nothing with this program until the cause is found."
+                if purpose == "none"
+                else f"as it should with {purpose} broken on purpose, leave out --broken to audit the real mechanism."
+            )
+        )
+
+
+def _print(audits: "list[Audit]", attacks: "list[Membership]", *, in_table: bool) -> None:
+    _print_table(audits) if in_table else _print_one(audits[0])
+    for name, attack in zip(("with privacy", "same part without"), attacks, strict=True):
+        print(
+            f"Membership by loss, {name}: AUROC {_interval(attack.auroc)}, found at 1 % false alarms "
+            f"{_interval(attack.tpr)}; {attack.members} members, {attack.others} others, chance is 0.5 and 0.01"
+        )
+    print(
+        "An audit refutes, it never proves: a bound below the claim is no privacy found, only none disproved. "
+        f"{audits[0].guesses} guesses, all right, certify at most {audits[0].ceiling:.1f} (100 canaries: 3.5)."
+    )
+
+
+def _print_one(one: "Audit") -> None:
+    print(f"Broken       {one.broken.value}")
+    print(f"Claim        epsilon {one.claim:.2f} at delta {one.delta:g}, as the ledger counts it")
+    print(f"Lower bound  epsilon {one.bound:.2f} with {100 * one.confidence:.0f} % confidence")
+    print(f"Canaries     {one.canaries}, guessed {one.guesses}, right {one.correct}")
+    print(f"Verdict      {_verdict(one)}")
+
+
+def _print_table(audits: "list[Audit]") -> None:
+    print(f"{'broken':<12}{'claim':>7}{'bound':>7}{'right/guessed':>15}  verdict")
+    for one in audits:
+        right = f"{one.correct}/{one.guesses}"
+        expected = "as expected" if one.as_expected else "NOT as expected"
+        verdict = f"{_verdict(one).split(':')[0]}, {expected}"
+        print(f"{one.broken.value:<12}{one.claim:>7.2f}{one.bound:>7.2f}{right:>15}  {verdict}")
+    print(f"{audits[0].canaries} canaries, {100 * audits[0].confidence:.0f} % confidence, delta {audits[0].delta:g}")
+
+
+def _verdict(one: "Audit") -> str:
+    if one.refuted:
+        return "claim refuted: messages give away more than is claimed"
+    return "claim not refuted: this attack found nothing beyond it"
+
+
+def _interval(value: "Interval") -> str:
+    return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})"
+
+
+def _print_json(audits: "list[Audit]", attacks: "list[Membership]") -> None:
+    import json
+
+    membership = dict(zip(("private", "without"), [attack.as_dict() for attack in attacks], strict=True))
+    print(json.dumps({"audits": [one.as_dict() for one in audits], "membership": membership}, indent=1))

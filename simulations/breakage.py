@@ -1,0 +1,89 @@
+"""Rounds as a ledger grants them, and the three ways in which an audit breaks them on purpose.
+
+Each is broken by what the mechanism is given; the mechanism itself has no switch for it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from cdtl_core.config import RunConfig
+from cdtl_core.learning.ledger import Budget, Reservation, commit, open_ledger, reserve
+from cdtl_core.learning.mechanism import Grant, Mechanism
+
+__all__ = ["Breakage", "Turn", "granted"]
+
+_UNBOUNDED = 1e6
+
+
+class Breakage(StrEnum):
+    """What is broken: no noise; gradients not clipped, under the same noise; a new ledger in every round."""
+
+    NONE = "none"
+    NOISE = "noise"
+    CLIP = "clip"
+    ACCOUNTANT = "accountant"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A round: the mechanism as the ledger has it, and what training is given, which differs where it is broken.
+
+    Attributes:
+        centres: Whether it finds the centre of the features; else it trains.
+        epoch: From 0, counted over turns that train.
+    """
+
+    claimed: Mechanism
+    grant: Grant
+    centres: bool
+    epoch: int
+
+
+def granted(config: RunConfig, num_patients: int, folder: Path, broken: Breakage) -> Iterator[Turn]:
+    """Reserve each round in the ledger, hand it out, and commit it when the next one is asked for.
+
+    The steps for the centre have a round of their own.
+
+    Args:
+        config: Of the run.
+        num_patients: As published.
+        folder: For the ledger, or for one of each round.
+        broken: What to break.
+    """
+    centring = [config.dp.centre_steps] if config.model.levels else []
+    rounds = centring + [config.train.steps] * config.federation.rounds
+    rate = min(1.0, (config.dp.batch_patients or num_patients) / num_patients)
+    budget = Budget(config.dp.target_epsilon, config.dp.target_delta, rate, sum(rounds))
+    for number, steps in enumerate(rounds):
+        restarts = broken is Breakage.ACCOUNTANT
+        ledger = folder / f"{number}" if restarts else folder
+        open_ledger(ledger, site="audit", num_patients=num_patients)
+        terms = replace(budget, steps=steps) if restarts else budget
+        reservation = reserve(ledger, run="audit", round=number, steps=steps, budget=terms)
+        if reservation is None:
+            return
+        centres = number < len(centring)
+        claimed = _claimed(reservation, config, num_patients)
+        grant = Grant(_given(claimed, broken, centres), reservation.steps)
+        yield Turn(claimed, grant, centres, number - len(centring))
+        commit(ledger, reservation, reservation.steps)
+
+
+def _claimed(reservation: Reservation, config: RunConfig, num_patients: int) -> Mechanism:
+    return Mechanism(
+        noise_multiplier=reservation.noise_multiplier,
+        sample_rate=reservation.sample_rate,
+        max_grad_norm=config.dp.max_grad_norm,
+        num_patients=num_patients,
+    )
+
+
+def _given(claimed: Mechanism, broken: Breakage, centres: bool) -> Mechanism:
+    if broken is Breakage.NOISE:
+        return replace(claimed, noise_multiplier=0.0)
+    if broken is Breakage.CLIP and not centres:
+        noise = claimed.noise_multiplier / _UNBOUNDED
+        return replace(claimed, noise_multiplier=noise, max_grad_norm=claimed.max_grad_norm * _UNBOUNDED)
+    return claimed
