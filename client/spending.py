@@ -10,7 +10,16 @@ from cdtl_core.federation.site import Site
 from cdtl_core.learning.ledger import Budget, PrivacyLedger, Reservation, commit, ledger_exists, open_ledger, reserve
 from cdtl_core.learning.mechanism import Grant, Mechanism, check_terms, without_noise
 
-__all__ = ["Granted", "exempt_grant", "is_private", "ledger_folder", "ledger_of", "reserve_round", "settle"]
+__all__ = [
+    "Granted",
+    "check_one_ledger",
+    "exempt_grant",
+    "is_private",
+    "ledger_folder",
+    "ledger_of",
+    "reserve_round",
+    "settle",
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,18 @@ def is_private(own: SiteConfig, config: RunConfig) -> bool:
             "site.toml, or stay out of the run."
         )
     return config.dp.enabled and not own.privacy.exempt
+
+
+def check_one_ledger(own: SiteConfig) -> None:
+    """Refuse a hospital that would count each run for itself.
+
+    Raises:
+        ConfigError: `privacy.ledger` is ``run``.
+    """
+    if own.privacy.ledger == "run":
+        raise ConfigError(
+            "privacy.ledger = 'run' counts each run alone and is for simulations: remove it from site.toml."
+        )
 
 
 def ledger_folder(home: Path, own: SiteConfig, federation: str) -> Path:

@@ -121,6 +121,8 @@ def print_site(found: Mapping[str, Any]) -> None:
         typer.echo(f"Approved: {name} ({run})")
     for name in found["pending"]:
         typer.echo(f"Waits for your approval: {name}")
+    if found["privacy"]:
+        typer.echo(f"Privacy of each patient: {found['privacy']}")
     for name in found["models"]:
         typer.echo(f"Model: models/{name}")
 

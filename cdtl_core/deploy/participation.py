@@ -8,6 +8,8 @@ from cdtl_core.deploy.gate.status import read_status
 from cdtl_core.deploy.service import running_service
 from cdtl_core.deploy.supernode import open_supernode, start_gate, start_supernode
 from cdtl_core.deploy.unit import Unit
+from cdtl_core.settings import SITE_FILE, load_site
+from client.spending import check_one_ledger
 
 __all__ = ["serve_site"]
 
@@ -20,11 +22,12 @@ def serve_site(home: Path) -> None:
     """Run until SIGTERM, SIGINT or SIGHUP.
 
     Raises:
-        ConfigError: The site knows no coordinator.
+        ConfigError: The site knows no coordinator, or would count each run's privacy for itself.
         DataError: Its key is missing.
         CheckpointError: Another service runs on this folder.
     """
     home = home.resolve()
+    check_one_ledger(load_site(home / SITE_FILE))
     address = load_address(home)
     with running_service(home) as (end, scratch):
         node = open_supernode(home, scratch, address)

@@ -19,8 +19,10 @@ from cdtl_core.errors import CdtlError
 from cdtl_core.imaging.check_source import check_source
 from cdtl_core.learning.device import choose_device
 from cdtl_core.modality import modality_of
+from cdtl_core.reporting.spent import spent_of_site
 from cdtl_core.settings import SITE_FILE, load_site
 from client.home import open_site
+from client.spending import check_one_ledger
 
 __all__ = ["Finding", "check_site"]
 
@@ -131,4 +133,12 @@ def _coordinator(home: Path, _own: SiteConfig) -> Iterator[Finding]:
         yield Finding("coordinator", state, text)
 
 
-_LOOKS = {"key": _key, "images": _images, "machine": _machine, "coordinator": _coordinator}
+def _privacy(home: Path, own: SiteConfig) -> Iterator[Finding]:
+    check_one_ledger(own)
+    for spent in spent_of_site(home):
+        yield Finding("privacy", "ok", f"epsilon {spent.epsilon_rdp:.2f} spent so far: cdtl privacy ledger {home}")
+    if own.privacy.exempt:
+        yield Finding("privacy", "warning", "exempt: runs train here without differential privacy (privacy.exempt)")
+
+
+_LOOKS = {"key": _key, "images": _images, "privacy": _privacy, "machine": _machine, "coordinator": _coordinator}

@@ -14,6 +14,8 @@ from cdtl_core.deploy.runs import load_run_state, read_json, run_folders
 from cdtl_core.deploy.seen import last_seen
 from cdtl_core.deploy.server_config import load_server
 from cdtl_core.deploy.service import is_running
+from cdtl_core.errors import PrivacyError
+from cdtl_core.reporting.spent import spent_of_site
 from cdtl_core.settings import SITE_FILE, load_site
 
 __all__ = ["coordinator_standing", "site_standing"]
@@ -71,8 +73,18 @@ def site_standing(home: Path) -> dict[str, Any]:
         "last_fault": gate.get("last_fault"),
         "approved": {name: approval.settings["name"] for name, approval in approvals(home).items()},
         "pending": sorted(pending(home)),
+        "privacy": _privacy(home),
         "models": sorted(path.name for path in (home / "models").glob("*") if (path / "model.json").exists()),
     }
+
+
+def _privacy(home: Path) -> str:
+    """What the site's privacy ledger says, in a few words; empty if it never trained with privacy."""
+    try:
+        spent = spent_of_site(home)
+    except PrivacyError as error:
+        return str(error)
+    return "; ".join(f"epsilon {one.epsilon_rdp:.2f} at delta {one.target_delta or 0:g} spent" for one in spent)
 
 
 def _run(path: Path) -> dict[str, Any]:

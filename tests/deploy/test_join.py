@@ -19,6 +19,7 @@ from cdtl_core.deploy.request import load_request, save_request
 from cdtl_core.deploy.runs import load_run_state, read_json
 from cdtl_core.imaging.phantom import write_phantoms
 from cdtl_core.imaging.source import rows_of
+from cdtl_core.reporting.spent import spent_of_site
 from simulations.simulate import simulate
 from tests.deploy.deployment import Deployment
 
@@ -82,6 +83,33 @@ def test_three_sites_train_over_tls_and_end_as_the_simulation_does(
     figures["3 sites, 3 rounds over TLS, from enrolment to the end"] = f"{time.monotonic() - began:.0f} s"
     figures["a round (3 sites)"] = f"{lines[2]['seconds']:.1f} s"
     expect_models_of(config, deployment, tmp_path / "simulated")
+
+
+def test_private_sites_spend_from_their_own_ledgers_and_send_no_figure(tiny: Tiny, make: Make) -> None:
+    phantoms = [site.data.phantom for site in tiny().sites]
+    config = tiny(**ALL, dp={"enabled": True, "target_epsilon": 4.0}, model={"levels": [2, 3], "dropout": 0.0})
+    data = [phantom.model_copy(update={"patients": 40}) for phantom in phantoms if phantom]
+    sites = [
+        site.model_copy(update={"data": site.data.model_copy(update={"phantom": phantom})})
+        for site, phantom in zip(config.sites, data, strict=True)
+    ]
+    config = config.model_copy(update={"sites": tuple(sites)})
+    deployment, run = under_way(make(config), config)
+    deployment.in_round(run, 2)
+    deployment.kill("alba")
+    deployment.start("alba")
+    assert deployment.ended(run) == "completed", deployment.story()
+    for name, home in deployment.homes.items():
+        (spent,) = spent_of_site(home)
+        assert 3.0 < spent.epsilon_rdp <= 4.0, name
+        assert {one.round for one in spent.runs[0].rounds} == {1, 2, 3}
+        log = (home / "logs" / "egress.jsonl").read_text()
+        assert '"train"' in log, log[:500]
+        assert "held" not in log
+    for line in deployment.lines(run):
+        for said in (line.get("sites") or line["finish"]).values():
+            assert set(said) <= {"bytes_received", "bytes_sent", "theta0_bytes", "chosen"}
+    deployment.stop()
 
 
 KILLS = {

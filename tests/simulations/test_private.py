@@ -9,7 +9,7 @@ from flwr.app import Message
 from opacus.accountants import RDPAccountant
 
 from cdtl_core.config import RunConfig, SimulationConfig
-from cdtl_core.errors import CdtlError, FederationError, PrivacyError
+from cdtl_core.errors import CdtlError, ConfigError, FederationError, PrivacyError
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.egress import check_outline, egress_manifest
 from cdtl_core.federation.outline import outline
@@ -18,6 +18,7 @@ from cdtl_core.learning.ledger import read_ledger
 from cdtl_core.settings import SITE_FILE, flatten, load_site, save_toml
 from client import memory
 from client.app import app as client_app
+from client.spending import check_one_ledger
 from server.app import app as server_app
 from simulations.inprocess import InProcessGrid, run_in_process
 from simulations.simulate import resume_simulation, simulate
@@ -236,6 +237,13 @@ def test_a_damaged_ledger_is_refused_at_the_site(private: Tiny, homes: list[Path
     path.write_bytes(path.read_bytes().replace(b'"steps": ', b'"steps":  ', 1))
     with pytest.raises(FederationError, match="node 102: PrivacyError"):
         play(homes, named(private, "second", target_epsilon=6.0), tmp_path / "server")
+
+
+def test_a_hospital_cannot_count_each_run_for_itself(homes: list[Path]) -> None:
+    own = load_site(homes[0] / SITE_FILE)
+    check_one_ledger(own)
+    with pytest.raises(ConfigError, match=r"privacy\.ledger"):
+        check_one_ledger(own.model_copy(update={"privacy": own.privacy.model_copy(update={"ledger": "run"})}))
 
 
 def test_a_run_that_requires_privacy_takes_no_exempt_site(private: Tiny, tmp_path: Path) -> None:
