@@ -91,23 +91,23 @@ def save_memory(home: Path, federation: str, memory: SiteMemory) -> None:
         path.unlink()
 
 
-def keep_update(home: Path, federation: str, order: RoundOrder, update: SiteUpdate) -> None:
+def keep_update(home: Path, federation: str, theta0_hash: str, order: RoundOrder, update: SiteUpdate) -> None:
     """Keep what a round with privacy sends: asked for again, it is sent again, and costs nothing."""
-    path = _update_path(home, federation, order)
+    path = _update_path(home, federation, theta0_hash, order)
     save_weights(path, dict(update.delta))
     for old in path.parent.glob("update-*.safetensors"):
         if old != path:
             old.unlink()
 
 
-def kept_update(home: Path, federation: str, order: RoundOrder, site: str) -> SiteUpdate | None:
+def kept_update(home: Path, federation: str, theta0_hash: str, order: RoundOrder, site: str) -> SiteUpdate | None:
     """What was kept for this very order, if it was answered before."""
-    path = _update_path(home, federation, order)
+    path = _update_path(home, federation, theta0_hash, order)
     return SiteUpdate(site, order.round, load_weights(path), private=True) if path.exists() else None
 
 
-def _update_path(home: Path, federation: str, order: RoundOrder) -> Path:
-    asked = f"{weights_hash(order.drift)}/{order.share_head}"
+def _update_path(home: Path, federation: str, theta0_hash: str, order: RoundOrder) -> Path:
+    asked = f"{theta0_hash}/{weights_hash(order.drift)}/{order.share_head}"
     name = f"update-{order.round:04d}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.safetensors"
     return home / "memory" / federation / name
 

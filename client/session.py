@@ -13,7 +13,7 @@ from cdtl_core.federation.finish import finish
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import RoundOrder, SiteUpdate, is_centred, run_round
 from cdtl_core.learning.metrics import auroc_interval
-from cdtl_core.learning.weights import Weights
+from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.settings import SITE_FILE, load_site
 from client import memory
 from client.home import contract_of, open_site
@@ -59,7 +59,8 @@ def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDic
 def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: RoundOrder) -> SiteUpdate:
     """Reserve, train, keep, commit; an order answered before is answered alike, and a spent budget with nothing."""
     site, own, federation = open_site(home, config), load_site(home / SITE_FILE), federation_key(config)
-    if kept := memory.kept_update(home, federation, order, site.name):
+    asked = weights_hash(theta0), order
+    if kept := memory.kept_update(home, federation, *asked, site.name):
         return kept
     before = memory.load_memory(home, federation, before=order.round)
     granted = reserve_round(home, own, config, site, federation, round=order.round, centred=is_centred(before))
@@ -67,7 +68,7 @@ def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: Roun
         return SiteUpdate(site.name, order.round, {}, private=True, spent=True)
     after, update = run_round(site, theta0, before, order, granted.grant)
     memory.save_memory(home, federation, after)
-    memory.keep_update(home, federation, order, update)
+    memory.keep_update(home, federation, *asked, update)
     settle(home, own, federation, granted)
     return update
 

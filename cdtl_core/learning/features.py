@@ -23,7 +23,7 @@ __all__ = ["Features", "feature_views"]
 
 Features = npt.NDArray[np.float16]
 _BATCH = 64
-_KEPT = 4
+_KEPT = 16
 
 
 def feature_views(
