@@ -1,0 +1,36 @@
+"""All methods by name, with the settings that a comparison uses unless it says otherwise."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cdtl_core.errors import ConfigError
+from simulations.methods.alone import alone
+from simulations.methods.cdtl import cdtl
+from simulations.methods.fedbn import fedbn
+from simulations.methods.fedper import fedper
+from simulations.methods.fedprox import fedprox
+from simulations.methods.method import Method
+
+__all__ = ["METHODS", "method_of"]
+
+METHODS: Mapping[str, Method[Any]] = {
+    "alone": alone(),
+    "fedbn": fedbn(),
+    "fedprox": fedprox(),
+    "fedper": fedper(),
+    "cdtl": cdtl(),
+    "cdtl_fixed": cdtl("fixed"),
+    "cdtl_retention": cdtl("retention"),
+    "cdtl_annealed": cdtl("annealed"),
+}
+
+
+def method_of(name: str) -> Method[Any]:
+    """The method called `name`.
+
+    Raises:
+        ConfigError: No method has this name.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"the method '{name}' is unknown: use one of {', '.join(METHODS)}.")
+    return METHODS[name]
