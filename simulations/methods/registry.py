@@ -5,19 +5,31 @@ from typing import Any
 
 from cdtl_core.errors import ConfigError
 from simulations.methods.alone import alone
+from simulations.methods.apfl import apfl
 from simulations.methods.cdtl import cdtl
+from simulations.methods.ditto import ditto
+from simulations.methods.fedamp import fedamp
+from simulations.methods.fedavg_shared import fedavg_shared
 from simulations.methods.fedbn import fedbn
+from simulations.methods.fedcross import fedcross
 from simulations.methods.fedper import fedper
 from simulations.methods.fedprox import fedprox
 from simulations.methods.method import Method
+from simulations.methods.pooled import pooled
 
 __all__ = ["METHODS", "method_of"]
 
 METHODS: Mapping[str, Method[Any]] = {
     "alone": alone(),
+    "pooled": pooled(),
+    "fedavg_shared": fedavg_shared(),
     "fedbn": fedbn(),
     "fedprox": fedprox(),
     "fedper": fedper(),
+    "ditto": ditto(),
+    "apfl": apfl(),
+    "fedamp": fedamp(),
+    "fedcross": fedcross(),
     "cdtl": cdtl(),
     "cdtl_fixed": cdtl("fixed"),
     "cdtl_retention": cdtl("retention"),
