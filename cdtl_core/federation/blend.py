@@ -149,7 +149,8 @@ def _alphas(config: BlendConfig, patients: Sequence[int], *, position: int, blen
     if config.policy == "fixed":
         return [config.alpha] * count
     if config.policy == "annealed":
-        return [1 / count + (1 - 1 / count) * (position - 1) / max(blending - 1, 1)] * count
+        risen = 1 / count + (1 - 1 / count) * (position - 1) / max(blending - 1, 1)
+        return [min(risen, 1.0)] * count  # the last sum may round to more than 1
     wanted = [n / (n + config.half_patients) for n in patients]
     rhos = np.clip(wanted, config.retention_min, config.retention_max)
     return [alpha_of_retention(float(rho), modalities=count, rounds=blending) for rho in rhos]
