@@ -6,8 +6,10 @@ from typing import Any
 from cdtl_core.errors import ConfigError
 from simulations.methods.alone import alone
 from simulations.methods.apfl import apfl
-from simulations.methods.cdtl import cdtl
+from simulations.methods.cdtl import cdtl, cdtl_gated
+from simulations.methods.cdtl_learned import cdtl_learned, update_cosines, validation_gains
 from simulations.methods.ditto import ditto
+from simulations.methods.donor_theta0 import cdtl_from_theta0
 from simulations.methods.fedamp import fedamp
 from simulations.methods.fedavg_shared import fedavg_shared
 from simulations.methods.fedbn import fedbn
@@ -34,6 +36,10 @@ METHODS: Mapping[str, Method[Any]] = {
     "cdtl_fixed": cdtl("fixed"),
     "cdtl_retention": cdtl("retention"),
     "cdtl_annealed": cdtl("annealed"),
+    "cdtl_learned": cdtl_learned(validation_gains),
+    "cdtl_learned_cosine": cdtl_learned(update_cosines),
+    "cdtl_gated": cdtl_gated(),
+    "cdtl_from_theta0": cdtl_from_theta0(),
 }
 
 
