@@ -63,7 +63,7 @@ class Mixture(Objective):
         share: Of its own, in [0, 1].
         other: Tensor name to what is mixed in; tensors that are not named are the network's own.
 
-    Source: Deng et al. 2020 (APFL), eq. (3).
+    Source: Deng et al. 2020 (APFL).
     """
 
     share: float

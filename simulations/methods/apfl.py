@@ -38,9 +38,9 @@ def apfl(alpha: float = 0.5, rate: float = 0.1) -> Method[Apfl]:
         alpha: Every site's share at the start.
         rate: Of alpha's step at the start of each round; 0 leaves it where it is.
 
-    Source: Deng et al. 2020, algorithm 1 and section 4. Differs: v trains against the w that the site received, which
-    stands still within a round, and with it alpha's gradient is taken, once a round over one batch without dropout;
-    norms are v's own and not mixed; a site takes its steps twice a round, once for each model.
+    Source: Deng et al. 2020 (APFL), algorithm 1 with adaptive alpha. Differs: v trains against the w that the site
+    received, which stands still within a round, and with it alpha's gradient is taken, once a round over one batch
+    without dropout; norms are v's own and not mixed; a site takes its steps twice a round, once for each model.
     """
 
     def start(federation: Federation) -> Apfl:
@@ -63,7 +63,7 @@ def slope_of(
 ) -> float:
     """The derivative of the mixture's loss by alpha, ``<own - other, grad loss(alpha own + (1 - alpha) other)>``.
 
-    Source: Deng et al. 2020, eq. (11).
+    Source: Deng et al. 2020 (APFL), the gradient of the mixed loss by alpha.
     """
     share = torch.tensor(alpha, requires_grad=True)
     (slope,) = torch.autograd.grad(loss(mix_tensors(share, own, other)), share)

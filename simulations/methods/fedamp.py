@@ -21,7 +21,7 @@ def fedamp(pull: float = 1.0, others: float = 0.5, sigma: float | None = None) -
         others: Share of the others in u_i if all models were equal.
         sigma: Width of the attention; None takes the median of the squared distances between the models.
 
-    Source: Huang et al. 2021, algorithm 1, eqs. (3)-(6). Differs: sigma follows the models' distances, which depend on
+    Source: Huang et al. 2021 (FedAMP), algorithm 1. Differs: sigma follows the models' distances, which depend on
     the network; norms are local and count in no distance; training goes on from w_i with a round's steps.
     """
 
@@ -51,7 +51,7 @@ def attention(squared: Matrix, others: float, sigma: float | None) -> Matrix:
 
     alpha_k is such that the others together weigh `others` where all distances are 0, so no xi_ii is negative.
 
-    Source: Huang et al. 2021, eq. (6).
+    Source: Huang et al. 2021 (FedAMP), with the A of its experiments.
     """
     count = len(squared)
     if count == 1:

@@ -24,8 +24,9 @@ def fedcross(alpha: float = 0.99, selection: Selection = "lowest") -> Method[Pee
         alpha: A model's own share in a crossing, in [0.5, 1).
         selection: Who is j: the model least similar by cosine, or each other one in turn.
 
-    Source: Hu et al. 2024 (FedCross), algorithm 1. Differs: as many middleware models as sites, all of which take part
-    in each round; norms stay at the sites and are not in the mean; similarity is over the shared tensors.
+    Source: Hu et al. 2024 (FedCross), without its acceleration. Differs: as many middleware models as sites, all of
+    which take part in each round; norms stay at the sites and are not in the mean; similarity is over the shared
+    tensors.
     """
 
     def round(federation: Federation, state: Peers) -> Peers:
@@ -56,7 +57,7 @@ def dispatch(names: list[str], seed: int, round: int) -> dict[str, str]:
 def cross_matrix(similarity: Matrix, alpha: float, selection: Selection, *, round: int) -> Matrix:
     """One collaborator per row: ``A_ii = alpha``, ``A_ij = 1 - alpha``; with one model the identity.
 
-    Source: Hu et al. 2024, eqs. (2)-(4).
+    Source: Hu et al. 2024 (FedCross), cross-aggregation; in order, model i of K meets ``i + r mod (K - 1) + 1 mod K``.
     """
     count = len(similarity)
     matrix = np.eye(count)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from cdtl_core.config import RunConfig
-from cdtl_core.errors import FederationError
+from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.coordinator import Member
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import Site
@@ -72,7 +72,10 @@ def federation_of(sites: Iterable[Site], theta0: Weights, config: RunConfig) -> 
 
     Raises:
         FederationError: No site, or two of one name.
+        ConfigError: The run asks for differential privacy, which no method here but the product's own has.
     """
+    if config.dp.enabled:
+        raise ConfigError("methods are compared without differential privacy: set dp.enabled = false.")
     ordered = sorted(sites, key=lambda site: site.name)
     named = {site.name: replace(site, config=config) for site in ordered}
     if not ordered or len(named) != len(ordered):

@@ -1,6 +1,7 @@
 """Methods that are the product's own algorithm under other settings: they equal the Flower run to the last bit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,20 @@ def test_the_order_of_the_sites_and_what_ran_before_change_no_bit(build: Build, 
     assert all_equal(played(name, backwards), first)
 
 
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"pooled"}))
+def test_a_site_of_other_labels_takes_part_in_every_method_with_a_head_of_its_own(build: Build, name: str) -> None:
+    sites = build("alba", "como", "diso", federation={"rounds": 2}, train={"steps": 1})
+    apart = sites.sites["diso"]
+    apart = replace(apart, cohort=replace(apart.cohort, labels=("healthy", "malignant")))
+    federation = federation_of([sites.sites["alba"], sites.sites["como"], apart], sites.theta0, sites.config)
+    found, whole = played(name, federation), played(name, sites)
+    assert all(bool(torch.isfinite(value).all()) for value in found["diso"].values())
+    assert not found["diso"]["head.weight"].equal(found["alba"]["head.weight"])
+    if name in {"fedavg_shared", "fedbn", "fedcross"}:
+        assert found["alba"]["head.weight"].equal(found["como"]["head.weight"])
+        assert whole["alba"]["head.weight"].equal(whole["diso"]["head.weight"])
+
+
 def test_the_policies_of_cdtl_blend_otherwise_and_as_configured(build: Build) -> None:
     federation = build(blend={"policy": "fixed", "alpha": 0.5})
     found = {name: played(name, federation) for name in METHODS if name.startswith("cdtl")}
@@ -143,6 +158,11 @@ def test_a_federation_holds_one_truth_about_its_settings(build: Build) -> None:
     assert np.all([member.num_patients > 0 for member in federation.members])
     with pytest.raises(FederationError, match="2 sites have 1 names"):
         federation_of([federation.sites["alba"]] * 2, federation.theta0, federation.config)
+
+
+def test_a_private_run_is_refused_since_nothing_here_would_keep_it_private(build: Build) -> None:
+    with pytest.raises(ConfigError, match=r"set dp\.enabled = false"):
+        build("alba", dp={"enabled": True})
 
 
 def test_an_unknown_method_is_refused_by_name() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cdtl_core.config import BlendConfig, RunConfig, SimulationConfig
 from cdtl_core.federation.blend import Matrix, blend_matrix, transfer_of
@@ -113,6 +114,30 @@ def test_gains_are_nothing_from_oneself_and_finite_from_others(build: Build) -> 
     assert np.diag(found).tolist() == [0, 0, 0]
     assert np.isfinite(found).all()
     assert np.abs(found[~np.eye(3, dtype=bool)]).min() > 0
+
+
+def test_gains_by_hand_where_only_the_heads_bias_speaks(build: Build) -> None:
+    """A head of bias (b, -b) says benign with log-odds 2 b whatever the image: its loss is known from the labels."""
+    from dataclasses import replace
+
+    federation = build().under(settings_of("annealed"))
+    track = begin(federation)
+    label = track.server.members[0].label_hash
+    biases = {"histology": 5.0, "mammography": 3.0, "ultrasound": 0.0}
+    drifts = {group: {f"head.{label}.bias": torch.tensor([b, -b]).half()} for group, b in biases.items()}
+    found = validation_gains(federation, track, replace(track, server=replace(track.server, drifts=drifts)))
+
+    def loss(site: str, bias: float) -> float:
+        fold = federation.sites[site].cohort.folds["val"]
+        by_image = np.log1p(np.exp(np.where(fold.labels == 1, 2 * bias, -2 * bias)))
+        return float(np.mean([by_image[fold.patients == patient].mean() for patient in np.unique(fold.patients)]))
+
+    assert found[0] == pytest.approx([0, loss("como", 5) - loss("como", 4), loss("como", 5) - loss("como", 2.5)])
+    assert 0 < found[0, 1] < found[0, 2]
+    patients = {site: federation.sites[site].cohort.folds["val"].num_patients for site in ("alba", "bari")}
+    worse = sum(count * (loss(site, 0) - loss(site, 2.5)) for site, count in patients.items()) / sum(patients.values())
+    assert found[2, 0] == pytest.approx(worse)
+    assert worse < 0
 
 
 def test_a_donor_equal_to_the_receiver_gains_nothing(build: Build) -> None:

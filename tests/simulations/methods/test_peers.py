@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from cdtl_core.federation.blend import blend
+from cdtl_core.learning.objective import Proximal
 from simulations.methods.alone import alone
 from simulations.methods.fedamp import attention, distances, fedamp
 from simulations.methods.fedcross import cosines, cross_matrix, dispatch, fedcross
 from simulations.methods.loop import play, states_of
 from simulations.methods.method import Federation
-from simulations.methods.peers import begin_peers, train_peers
+from simulations.methods.peers import begin_peers, received_peer, train_peers
 
 Build = Callable[..., Federation]
 
@@ -66,6 +67,21 @@ def test_fedamp_without_a_pull_is_training_alone_to_the_last_bit(build: Build) -
         assert not all(value.equal(found[2][site][name]) for name, value in weights.items())
 
 
+def test_the_second_round_of_fedamp_is_held_to_the_clouds_of_the_first(build: Build) -> None:
+    federation = build("alba", "como", "diso", federation={"rounds": 2})
+    first, second = states_of(fedamp(pull=2.0), federation)
+    squared = distances(first.drifts)
+    clouds = blend(first.drifts, attention(squared, 0.5, float(np.median(squared[squared > 0]))))
+    again = train_peers(
+        federation,
+        first,
+        first.drifts,
+        lambda site: Proximal(2.0, received_peer(federation, first, site, clouds[site])),
+    )
+    for site, drift in again.drifts.items():
+        assert all(value.equal(second.drifts[site][name]) for name, value in drift.items())
+
+
 def test_fedamp_draws_the_models_together(build: Build) -> None:
     spread = []
     for pull in (0.0, 10.0):
@@ -112,6 +128,7 @@ def test_one_round_of_fedcross_by_hand(build: Build) -> None:
     trained = train_peers(federation, begin_peers(federation), {"alba": {}, "como": {}})
     (state,) = states_of(fedcross(alpha=0.9), federation)
     seats = dispatch(["alba", "como"], 0, 0)
+    assert seats == {"alba": "como", "como": "alba"}
     for site, name in seats.items():
         other = next(s for s in seats if s != site)
         for tensor, drift in state.drifts[name].items():

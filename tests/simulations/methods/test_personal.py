@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
+from cdtl_core.learning.objective import Proximal
 from simulations.methods.alone import alone
 from simulations.methods.apfl import apfl, slope_of, step_share
 from simulations.methods.ditto import ditto
 from simulations.methods.fedbn import fedbn
 from simulations.methods.loop import play, states_of
 from simulations.methods.method import Federation, Method
-from simulations.methods.track import received
+from simulations.methods.track import advance, received
 
 Build = Callable[..., Federation]
 OWN, GLOBAL = {"method": "alone"}, {"method": "fedavg"}
@@ -25,6 +26,17 @@ def same(one: Method, two: Method, federation: Federation) -> bool:  # type: ign
 def test_ditto_without_strength_is_training_alone_to_the_last_bit(build: Build) -> None:
     assert same(ditto(0.0), alone(), build())
     assert not same(ditto(1.0), alone(), build())
+
+
+def test_ditto_holds_a_personal_model_to_the_global_one_that_the_site_received(build: Build) -> None:
+    """Not to the one it then trains, nor to what the server makes of it."""
+    federation = build()
+    own, shared = federation.under(OWN), federation.under(GLOBAL)
+    first, second, _ = states_of(ditto(1.0), federation)
+    anchors = {site: received(shared, first.shared, site) for site in federation.sites}
+    expected = advance(own, first.personal, lambda site: Proximal(1.0, anchors[site]))
+    for site, drift in expected.server.drifts.items():
+        assert all(value.equal(second.personal.server.drifts[site][name]) for name, value in drift.items())
 
 
 def test_the_global_model_of_ditto_is_fedbns_whatever_the_personal_ones_do(build: Build) -> None:
