@@ -81,6 +81,18 @@ def test_without_evidence_nothing_crosses_and_each_round_adds_to_the_mean(build:
         assert all(value.equal(state.track.server.drifts[group][name]) for name, value in drift.items())
 
 
+def test_donors_follow_the_mean_of_all_evidence_so_far(build: Build) -> None:
+    """Good by 3 in the first round and bad by 1 in the second, a donor still is good by 1 on the whole."""
+
+    def evidence(_federation: Federation, before: Track, _after: Track) -> Matrix:
+        return np.full((3, 3), 3.0 if before.server.round == 0 else -1.0)
+
+    first, second, third, _ = states_of(cdtl_learned(evidence), build(federation={"rounds": 4}, blend={"settle": 0}))
+    assert (second.matrices[1] > 0).all()
+    assert [matrix[0, 0] for matrix in third.evidence] == [3.0, -1.0, -1.0]
+    assert len(first.matrices) == 1
+
+
 def test_the_settings_limit_whom_the_evidence_may_choose(build: Build) -> None:
     federation = build(blend={"donors": {"histology": ["ultrasound"], "ultrasound": []}})
     first, *_ = states_of(cdtl_learned(evidence_of(np.ones((3, 3)))), federation)

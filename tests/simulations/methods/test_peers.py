@@ -136,6 +136,17 @@ def test_one_round_of_fedcross_by_hand(build: Build) -> None:
             assert drift.numpy() == pytest.approx(expected.half().numpy(), abs=1e-6, rel=2e-3)
 
 
+def test_in_the_second_round_each_site_trains_the_model_in_its_seat(build: Build) -> None:
+    """With nothing crossed, the model trained at a site is what that site was sent plus what it learned."""
+    federation = build("alba", "como", "diso", federation={"rounds": 2})
+    first, second = states_of(fedcross(alpha=1.0), federation)
+    seats = dispatch(["alba", "como", "diso"], 0, 1)
+    assert any(site != name for site, name in seats.items())
+    trained = train_peers(federation, first, {site: first.drifts[name] for site, name in seats.items()})
+    for site, name in seats.items():
+        assert all(value.equal(second.drifts[name][tensor]) for tensor, value in trained.drifts[site].items())
+
+
 def test_all_sites_use_the_mean_of_the_models_with_their_own_norms(build: Build) -> None:
     federation = build()
     *_, state = states_of(fedcross(), federation)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from cdtl_core.learning.objective import Proximal
+from cdtl_core.learning.objective import Mixture, Proximal
 from simulations.methods.alone import alone
 from simulations.methods.apfl import apfl, slope_of, step_share
 from simulations.methods.ditto import ditto
@@ -74,6 +74,16 @@ def test_the_slope_of_the_share_on_a_model_of_two_parameters() -> None:
 
 def test_a_share_of_one_that_stands_still_is_training_alone_to_the_last_bit(build: Build) -> None:
     assert same(apfl(alpha=1.0, rate=0.0), alone(), build())
+
+
+def test_the_personal_model_trains_mixed_with_the_global_one_that_the_site_received(build: Build) -> None:
+    federation = build()
+    own, shared = federation.under(OWN), federation.under(GLOBAL)
+    first, second, _ = states_of(apfl(alpha=0.6), federation)
+    others = {site: received(shared, first.shared, site) for site in federation.sites}
+    expected = advance(own, first.personal, lambda site: Mixture(second.alpha[site], others[site]))
+    for site, drift in expected.server.drifts.items():
+        assert all(value.equal(second.personal.server.drifts[site][name]) for name, value in drift.items())
 
 
 def test_a_share_of_none_uses_the_global_model(build: Build) -> None:
