@@ -12,10 +12,9 @@ from cdtl_core.federation.coordinator import (
     CoordinatorState,
     Member,
     RoundReport,
-    group_of,
+    final_orders,
     join,
     order_for,
-    shares_head,
     start,
     step,
 )
@@ -103,7 +102,7 @@ def finish_run(party: Party, state: CoordinatorState) -> Finish:
     """
     members = {member.site: member for member in state.members}
     here = [member for member in state.members if member.site in party.members]
-    contents = {m.site: _order_content(party, m, _final_orders(party, state, m)) for m in here}
+    contents = {m.site: _order_content(party, m, final_orders(state, m, party.config)) for m in here}
     finals: dict[str, tuple[Reply, wire.FinalScalars]] = {}
     missing = {site: "not connected" for site in members if site not in contents}
     for reply in _conversation(party, contents, "evaluate", state, enough=lambda _: False):
@@ -177,15 +176,6 @@ def _order_content(party: Party, member: Member, orders: Mapping[str, RoundOrder
     baseline = f"{config.name}-{ALONE}" if config.method == "cdtl" else ""
     content = wire.encode_order(orders, party.theta0_hash, baseline)
     return party.with_theta0(content) if member.site in party.without_theta0 else content
-
-
-def _final_orders(party: Party, state: CoordinatorState, member: Member) -> dict[str, RoundOrder]:
-    group, share = group_of(member, party.config), shares_head(state, member, party.config)
-    orders = {BLENDED: RoundOrder(state.round + 1, state.drifts[group], share)}
-    before, after = state.unblended[group], state.drifts[group]
-    if party.config.method == "cdtl" and any(not before[name].equal(after[name]) for name in before):
-        orders["unblended"] = RoundOrder(state.round + 1, before, share)
-    return orders
 
 
 def _expected(party: Party, member: Member) -> dict[str, torch.Size]:

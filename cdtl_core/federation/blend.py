@@ -21,7 +21,7 @@ from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.learning.weights import Weights
 
 __all__ = ["alpha_of_retention", "blend", "blend_matrix", "check_blend_matrix", "contraction", "retention"]
-__all__ += ["retention_of"]
+__all__ += ["Matrix", "retention_of", "transfer_of"]
 
 Matrix = npt.NDArray[np.float64]
 _TOLERANCE = 1e-9
@@ -126,17 +126,27 @@ def alpha_of_retention(rho: float, *, modalities: int, rounds: int) -> float:
 def retention_of(matrices: Sequence[Matrix]) -> list[float]:
     """Each modality's retention under the matrices of a whole run: what it keeps beyond a uniform mixture.
 
-    With equal drifts in every round, ``R = mean over t of A_T ... A_t`` holds who is in whom at the end; the value is
-    ``(K R_mm - 1) / (K - 1)``: 1 if nothing crossed, 0 for a uniform mixture, `retention` for uniform donors and equal
-    alpha, negative for a modality that gives itself up to its donors.
+    With R of `transfer_of` the value is ``(K R_mm - 1) / (K - 1)``: 1 if nothing crossed, 0 for a uniform mixture,
+    `retention` for uniform donors and equal alpha, negative for a modality that gives itself up to its donors.
+    """
+    count = len(matrices[0])
+    own = np.diag(transfer_of(matrices))
+    return [float((count * share - 1) / (count - 1)) if count > 1 else 1.0 for share in own]
+
+
+def transfer_of(matrices: Sequence[Matrix]) -> Matrix:
+    """Who gave whom how much over a whole run, K x K, rows sum to 1: ``R = mean over t of A_T ... A_t``.
+
+    ``R[m, k]`` is the share of modality k's drifts in the model that modality m ends with, with equal drifts in every
+    round.
     """
     count = len(matrices[0])
     mixture, total = np.eye(count), np.zeros((count, count))
     for matrix in reversed(matrices):
         mixture = mixture @ matrix
         total += mixture
-    own = np.diag(total) / len(matrices)
-    return [float((count * share - 1) / (count - 1)) if count > 1 else 1.0 for share in own]
+    shares: Matrix = total / len(matrices)
+    return shares
 
 
 def _rho(shrink: float, rounds: int) -> float:
@@ -149,7 +159,8 @@ def _alphas(config: BlendConfig, patients: Sequence[int], *, position: int, blen
     if config.policy == "fixed":
         return [config.alpha] * count
     if config.policy == "annealed":
-        return [1 / count + (1 - 1 / count) * (position - 1) / max(blending - 1, 1)] * count
+        risen = 1 / count + (1 - 1 / count) * (position - 1) / max(blending - 1, 1)
+        return [min(risen, 1.0)] * count  # the last sum may round to more than 1
     wanted = [n / (n + config.half_patients) for n in patients]
     rhos = np.clip(wanted, config.retention_min, config.retention_max)
     return [alpha_of_retention(float(rho), modalities=count, rounds=blending) for rho in rhos]

@@ -16,10 +16,11 @@ from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.aggregate import Mean, fold_in, mean_of
 from cdtl_core.federation.blend import Matrix, blend, blend_matrix
+from cdtl_core.federation.gate import BLENDED
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.weights import Weights, to_half
 
-__all__ = ["CoordinatorState", "Member", "RoundReport", "group_of", "join", "order_for"]
+__all__ = ["CoordinatorState", "Member", "RoundReport", "final_orders", "group_of", "join", "order_for"]
 __all__ += ["round_matrices", "shares_head", "start", "step"]
 
 
@@ -129,6 +130,16 @@ def group_of(member: Member, config: RunConfig) -> str:
 def order_for(state: CoordinatorState, member: Member, config: RunConfig) -> RoundOrder:
     """What the server asks of a site in the next round."""
     return RoundOrder(state.round + 1, state.drifts[group_of(member, config)], shares_head(state, member, config))
+
+
+def final_orders(state: CoordinatorState, member: Member, config: RunConfig) -> dict[str, RoundOrder]:
+    """What a site may choose from at the end: ``blended`` and, where cdtl's last blend changed it, ``unblended``."""
+    group, share = group_of(member, config), shares_head(state, member, config)
+    orders = {BLENDED: RoundOrder(state.round + 1, state.drifts[group], share)}
+    before, after = state.unblended[group], state.drifts[group]
+    if config.method == "cdtl" and any(not before[name].equal(after[name]) for name in before):
+        orders["unblended"] = RoundOrder(state.round + 1, before, share)
+    return orders
 
 
 def shares_head(state: CoordinatorState, member: Member, config: RunConfig) -> bool:

@@ -13,7 +13,7 @@ from cdtl_core.learning.metrics import log_loss_by_patient
 from cdtl_core.learning.train import refresh_norms, score
 from cdtl_core.learning.weights import Weights, load_into, take
 
-__all__ = ["ALONE", "Outcome", "finish"]
+__all__ = ["ALONE", "Outcome", "candidate", "finish", "with_fresh_norms"]
 
 ALONE = "alone"
 Floats = npt.NDArray[np.float64]
@@ -51,7 +51,7 @@ def finish(
     Raises:
         ModelError: The weights do not fit the site's model.
     """
-    candidates = {name: _candidate(site, theta0, memory, order) for name, order in orders.items()}
+    candidates = {name: candidate(site, theta0, memory, order) for name, order in orders.items()}
     if alone is not None:
         candidates[ALONE] = alone
     val, test = site.cohort.folds["val"], site.cohort.folds["test"]
@@ -69,8 +69,19 @@ def finish(
     return Outcome(candidates[chosen], temperature, decision, test_scores)
 
 
-def _candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:
+def candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:
+    """The classifier that a site would use of what the server has for it: its own norms, refreshed if the run says so.
+
+    Raises:
+        ModelError: The weights do not fit the site's model.
+    """
     load_round(site, theta0, memory, order)
+    return with_fresh_norms(site)
+
+
+def with_fresh_norms(site: Site, weights: Weights | None = None) -> Weights:
+    """All floating-point tensors of `weights` (default: what the model holds), norms refreshed if the run says so."""
+    load_into(site.model, weights or {})
     if site.config.train.refresh_norms and not site.config.dp.enabled:
         refresh_norms(site.model, site.cohort.folds["train"], freeze=site.config.train.freeze, device=site.device)
     state = site.model.state_dict()

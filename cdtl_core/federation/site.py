@@ -18,6 +18,7 @@ from cdtl_core.imaging.cohort import Cohort
 from cdtl_core.learning.mechanism import Grant
 from cdtl_core.learning.metrics import auroc, log_loss_by_patient
 from cdtl_core.learning.model import Classifier, Parts, frozen_stages, parts_of
+from cdtl_core.learning.objective import PLAIN, Objective
 from cdtl_core.learning.train import fit, score
 from cdtl_core.learning.weights import Weights, check_finite, load_into, take, to_half
 from cdtl_core.progress import report
@@ -90,7 +91,12 @@ class SiteUpdate:
 
 
 def run_round(
-    site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder, grant: Grant | None = None
+    site: Site,
+    theta0: Weights,
+    memory: SiteMemory,
+    order: RoundOrder,
+    grant: Grant | None = None,
+    objective: Objective = PLAIN,
 ) -> tuple[SiteMemory, SiteUpdate]:
     """Score what was received, train on it, and answer the difference.
 
@@ -100,6 +106,7 @@ def run_round(
         memory: After the round before.
         order: What the server asks for.
         grant: What the site may do in a run with `dp.enabled`; in others None.
+        objective: What a run without `dp.enabled` minimises.
 
     Raises:
         ModelError: The weights do not fit, or training did not stay finite.
@@ -110,7 +117,10 @@ def run_round(
     received = take(site.model, parts.shared)
     private = grant is not None and grant.private
     metrics = {} if private else _validation(site)
-    loss = _train(site, memory, order, parts) if grant is None else _train_part(site, memory, order, parts, grant)
+    if grant is None:
+        loss = _train(site, memory, order, parts, objective)
+    else:
+        loss = _train_part(site, memory, order, parts, grant)
     trained = take(site.model, parts.shared + parts.local)
     check_finite(trained, "the trained model")
     delta = to_half({head_name(name, site.cohort.labels): trained[name] - received[name] for name in parts.shared})
@@ -138,14 +148,15 @@ def load_round(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrde
     return parts
 
 
-def _train(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts) -> float:
+def _train(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, objective: Objective) -> float:
     """Train all that is not frozen; returns the mean loss."""
     train, settings = site.cohort.folds["train"], site.config.train
     if "centre.mean" in parts.local and not is_centred(memory):
         from cdtl_core.learning.partial import set_centre
 
         set_centre(site.model, train, site.config, device=site.device, cache=site.cache)
-    return fit(site.model, train, settings, epoch=order.round - 1, rng=_rng(site, order), device=site.device).loss
+    rng, epoch = _rng(site, order), order.round - 1
+    return fit(site.model, train, settings, epoch=epoch, rng=rng, device=site.device, objective=objective).loss
 
 
 def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, grant: Grant) -> float:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -16,10 +15,11 @@ from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.learning.device import autocast
 from cdtl_core.learning.model import Classifier, set_training
+from cdtl_core.learning.objective import PLAIN, Objective
 from cdtl_core.learning.weights import load_into
 from cdtl_core.progress import report
 
-__all__ = ["FitReport", "fit", "learning_rate", "refresh_norms", "score"]
+__all__ = ["FitReport", "class_weights", "fit", "images_of", "learning_rate", "refresh_norms", "score"]
 
 Floats = npt.NDArray[np.float64]
 _SCORE_BATCH = 64
@@ -41,6 +41,7 @@ def fit(
     epoch: int,
     rng: np.random.Generator,
     device: torch.device,
+    objective: Objective = PLAIN,
 ) -> FitReport:
     """Train `model` in place for `config.steps` steps of AdamW with a fresh optimizer.
 
@@ -51,6 +52,7 @@ def fit(
         epoch: Position in the run for the learning rate: the round, from 0, counted across rounds.
         rng: The only source of randomness (order, augmentation, dropout).
         device: Where to compute.
+        objective: What is minimised.
 
     Source: eqs. (4)-(8), Inbaraj et al. 2025. Differs: cross-entropy also for two classes; AdamW.
     """
@@ -58,12 +60,12 @@ def fit(
     model.to(device)
     averaged = _ema_of(model, config.ema)
     optimizer = _optimizer(model, config, epoch)
-    weight = _class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
+    weight = class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
     losses = []
     with _seeded_dropout(rng, device):
         for step, (images, labels) in enumerate(_training_batches(model, fold, config, rng, device), start=1):
             with autocast(device):
-                loss = cross_entropy(model(images), labels, weight)
+                loss = objective.loss(model, images, labels, weight)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -112,10 +114,21 @@ def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: torch.d
             norm.momentum = None  # a cumulative mean
         with torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(device):
             for rows in np.array_split(order, -(-fold.num_images // _SCORE_BATCH)):
-                model.backbone(_device_batch(model, to_unit(fold.pixels[fold.rows[rows]]), device))
+                model.backbone(images_of(model, fold, rows, device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> torch.Tensor:
+    """One weight per class, K: inverse to how many images it has, 1 where all have equally many."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
+
+
+def images_of(model: Classifier, fold: Fold, rows: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Images B 3 H W of some rows of a fold, normalised for the model, not augmented."""
+    return _device_batch(model, to_unit(fold.pixels[fold.rows[rows]]), device)
 
 
 def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> torch.optim.Optimizer:
@@ -141,11 +154,6 @@ def _seeded_dropout(rng: np.random.Generator, device: torch.device) -> Iterator[
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(rng.integers(2**62)))
         yield
-
-
-def _class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> torch.Tensor:
-    counts = np.bincount(labels, minlength=num_classes)
-    return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
 
 
 def _training_batches(

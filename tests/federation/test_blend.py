@@ -170,3 +170,11 @@ def test_depth_keeps_one_end_of_the_network_to_itself(depth: str, kept: int) -> 
 
 def test_one_modality_is_never_blended() -> None:
     assert blend_matrix(BlendConfig(settle=0), {"a": 3}, round=1, rounds=3).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+def test_annealing_ends_at_one_whatever_the_number_of_modalities_and_rounds(count: int) -> None:
+    patients = {str(index): 10 for index in range(count)}
+    for rounds in range(2, 13):
+        last = blend_matrix(BlendConfig(settle=0), patients, round=rounds, rounds=rounds)
+        assert last == pytest.approx(np.eye(count))

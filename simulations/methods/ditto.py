@@ -1,0 +1,45 @@
+"""Ditto: a personal model beside the global one, held to it."""
+
+from dataclasses import dataclass
+
+from cdtl_core.learning.objective import Proximal
+from cdtl_core.learning.weights import Weights
+from simulations.methods.method import Federation, Method
+from simulations.methods.track import Track, advance, begin, deployed, received
+
+__all__ = ["Ditto", "ditto"]
+
+_GLOBAL = {"method": "fedavg"}
+_OWN = {"method": "alone"}
+
+
+@dataclass(frozen=True)
+class Ditto:
+    """The global model's run and the personal models', side by side."""
+
+    shared: Track
+    personal: Track
+
+
+def ditto(strength: float = 0.1) -> Method[Ditto]:
+    """The global model is FedBN's; each site's personal one adds ``strength / 2 ||v - w||^2`` with the w it received.
+
+    Args:
+        strength: lambda; 0 is training alone to the last bit.
+
+    Source: Li et al. 2021 (Ditto), algorithm 1. Differs: norms are each model's own; a site takes its steps twice a
+    round, once for each model, and only the personal one's are compared.
+    """
+
+    def start(federation: Federation) -> Ditto:
+        return Ditto(begin(federation.under(_GLOBAL)), begin(federation.under(_OWN)))
+
+    def round(federation: Federation, state: Ditto) -> Ditto:
+        shared, own = federation.under(_GLOBAL), federation.under(_OWN)
+        personal = advance(own, state.personal, lambda site: Proximal(strength, received(shared, state.shared, site)))
+        return Ditto(advance(shared, state.shared), personal)
+
+    def model_of(federation: Federation, state: Ditto, site: str) -> Weights:
+        return deployed(federation.under(_OWN), state.personal, site)
+
+    return Method(start, round, model_of)

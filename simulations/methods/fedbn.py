@@ -1,0 +1,14 @@
+"""FedBN: all weights are averaged over all sites, norms stay at each."""
+
+from simulations.methods.method import Method
+from simulations.methods.track import Track, coordinated
+
+__all__ = ["fedbn"]
+
+
+def fedbn() -> Method[Track]:
+    """The product's `fedavg`: patient-weighted means of all modalities, norms local.
+
+    Source: Li et al. 2021 (FedBN). Differs: sites weigh by patients; a head is shared among sites of one label map.
+    """
+    return coordinated({"method": "fedavg"})

@@ -1,0 +1,83 @@
+"""What a method is: three functions over plain values. What it is given: a federation."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from cdtl_core.config import RunConfig
+from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.federation.coordinator import Member
+from cdtl_core.federation.label_map import label_hash
+from cdtl_core.federation.site import Site
+from cdtl_core.learning.weights import Weights
+
+__all__ = ["Federation", "Method", "federation_of"]
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What every method is given.
+
+    Attributes:
+        sites: By name, in the order of their names; each holds `config`.
+        theta0: What all start from.
+        config: The one truth about rounds, training and seed.
+    """
+
+    sites: Mapping[str, Site]
+    theta0: Weights
+    config: RunConfig
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The sites as a server knows them."""
+        return tuple(
+            Member(s.name, s.modality, s.cohort.folds["train"].num_patients, label_hash(s.cohort.labels))
+            for s in self.sites.values()
+        )
+
+    def under(self, changes: Mapping[str, Any]) -> "Federation":
+        """The same federation with settings changed; a table in `changes` changes what it names and leaves the rest.
+
+        Raises:
+            pydantic.ValidationError: A setting is unknown or out of range.
+        """
+        settings = self.config.model_dump()
+        merged = {
+            key: {**settings[key], **value} if isinstance(value, Mapping) else value for key, value in changes.items()
+        }
+        return federation_of(self.sites.values(), self.theta0, RunConfig.model_validate({**settings, **merged}))
+
+
+@dataclass(frozen=True)
+class Method(Generic[State]):
+    """A federated method as state in, state out; states are values, a site's model is only where they are computed.
+
+    Attributes:
+        start: The state before the first round.
+        round: The state after one more round, in which every site takes `train.steps` steps.
+        model_of: The full classifier that a site would use now, with the site's own norms unless the method shares
+            them.
+    """
+
+    start: Callable[[Federation], State]
+    round: Callable[[Federation, State], State]
+    model_of: Callable[[Federation, State, str], Weights]
+
+
+def federation_of(sites: Iterable[Site], theta0: Weights, config: RunConfig) -> Federation:
+    """A federation of these sites under `config`.
+
+    Raises:
+        FederationError: No site, or two of one name.
+        ConfigError: The run asks for differential privacy, which no method here but the product's own has.
+    """
+    if config.dp.enabled:
+        raise ConfigError("methods are compared without differential privacy: set dp.enabled = false.")
+    ordered = sorted(sites, key=lambda site: site.name)
+    named = {site.name: replace(site, config=config) for site in ordered}
+    if not ordered or len(named) != len(ordered):
+        raise FederationError(f"{len(ordered)} sites have {len(named)} names: give at least one, each its own name.")
+    return Federation(named, theta0, config)

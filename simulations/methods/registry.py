@@ -1,0 +1,54 @@
+"""All methods by name, with the settings that a comparison uses unless it says otherwise."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cdtl_core.errors import ConfigError
+from simulations.methods.alone import alone
+from simulations.methods.apfl import apfl
+from simulations.methods.cdtl import cdtl, cdtl_gated
+from simulations.methods.cdtl_learned import cdtl_learned, update_cosines, validation_gains
+from simulations.methods.ditto import ditto
+from simulations.methods.donor_theta0 import cdtl_from_theta0
+from simulations.methods.fedamp import fedamp
+from simulations.methods.fedavg_shared import fedavg_shared
+from simulations.methods.fedbn import fedbn
+from simulations.methods.fedcross import fedcross
+from simulations.methods.fedper import fedper
+from simulations.methods.fedprox import fedprox
+from simulations.methods.method import Method
+from simulations.methods.pooled import pooled
+
+__all__ = ["METHODS", "method_of"]
+
+METHODS: Mapping[str, Method[Any]] = {
+    "alone": alone(),
+    "pooled": pooled(),
+    "fedavg_shared": fedavg_shared(),
+    "fedbn": fedbn(),
+    "fedprox": fedprox(),
+    "fedper": fedper(),
+    "ditto": ditto(),
+    "apfl": apfl(),
+    "fedamp": fedamp(),
+    "fedcross": fedcross(),
+    "cdtl": cdtl(),
+    "cdtl_fixed": cdtl("fixed"),
+    "cdtl_retention": cdtl("retention"),
+    "cdtl_annealed": cdtl("annealed"),
+    "cdtl_learned": cdtl_learned(validation_gains),
+    "cdtl_learned_cosine": cdtl_learned(update_cosines),
+    "cdtl_gated": cdtl_gated(),
+    "cdtl_from_theta0": cdtl_from_theta0(),
+}
+
+
+def method_of(name: str) -> Method[Any]:
+    """The method called `name`.
+
+    Raises:
+        ConfigError: No method has this name.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"the method '{name}' is unknown: use one of {', '.join(METHODS)}.")
+    return METHODS[name]

@@ -1,0 +1,93 @@
+"""A federation under way with the product's own server and sites: what methods are made of that need both."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cdtl_core.federation.coordinator import CoordinatorState, Member, final_orders, order_for, start, step
+from cdtl_core.federation.finish import Outcome, candidate, finish
+from cdtl_core.federation.site import RoundOrder, SiteMemory, SiteUpdate, load_round, run_round
+from cdtl_core.learning.model import frozen_stages, parts_of
+from cdtl_core.learning.objective import PLAIN, Objective
+from cdtl_core.learning.weights import Weights, take
+from simulations.methods.method import Federation, Method
+
+__all__ = ["ObjectiveOf", "Track", "advance", "begin", "coordinated", "deployed", "outcome_of", "plain", "received"]
+__all__ += ["train_sites"]
+
+ObjectiveOf = Callable[[str], Objective]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A run of the coordinator: its state, and what each site keeps to itself."""
+
+    server: CoordinatorState
+    memories: Mapping[str, SiteMemory]
+
+
+def plain(_site: str) -> Objective:
+    """Every site minimises the cross-entropy."""
+    return PLAIN
+
+
+def begin(federation: Federation) -> Track:
+    """Before the first round."""
+    server = start(federation.members, federation.config)
+    return Track(server, dict.fromkeys(federation.sites, SiteMemory()))
+
+
+def train_sites(
+    federation: Federation, track: Track, objective_of: ObjectiveOf = plain
+) -> tuple[dict[str, SiteMemory], list[SiteUpdate]]:
+    """Every site's part of a round; `objective_of` is asked just before a site trains, and may use its model."""
+    memories, updates = {}, []
+    for member in track.server.members:
+        site, order = federation.sites[member.site], order_for(track.server, member, federation.config)
+        before, objective = track.memories[member.site], objective_of(member.site)
+        memories[member.site], update = run_round(site, federation.theta0, before, order, objective=objective)
+        updates.append(update)
+    return memories, updates
+
+
+def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = plain) -> Track:
+    """One whole round: every site, then the server's step."""
+    memories, updates = train_sites(federation, track, objective_of)
+    server, _ = step(track.server, updates, federation.config)
+    return Track(server, memories)
+
+
+def received(federation: Federation, track: Track, site: str) -> Weights:
+    """The trained tensors other than norms, by their names in the model, as the site would start the next round."""
+    here = federation.sites[site]
+    load_round(here, federation.theta0, track.memories[site], _order(federation, track, site))
+    return take(here.model, parts_of(here.model, freeze=frozen_stages(here.model, here.config), share_head=True).shared)
+
+
+def deployed(federation: Federation, track: Track, site: str) -> Weights:
+    """The classifier that the site would use now, with its own norms."""
+    order = _order(federation, track, site)
+    return candidate(federation.sites[site], federation.theta0, track.memories[site], order)
+
+
+def outcome_of(federation: Federation, track: Track, site: str, alone: Weights | None = None) -> Outcome:
+    """What the product leaves at the site: the acceptance gate's choice among blended, unblended and alone."""
+    orders = final_orders(track.server, _member(track, site), federation.config)
+    return finish(federation.sites[site], federation.theta0, track.memories[site], orders, alone)
+
+
+def coordinated(changes: Mapping[str, Any]) -> Method[Track]:
+    """The product's own algorithm under changed settings."""
+    return Method(
+        start=lambda federation: begin(federation.under(changes)),
+        round=lambda federation, track: advance(federation.under(changes), track),
+        model_of=lambda federation, track, site: deployed(federation.under(changes), track, site),
+    )
+
+
+def _order(federation: Federation, track: Track, site: str) -> RoundOrder:
+    return order_for(track.server, _member(track, site), federation.config)
+
+
+def _member(track: Track, site: str) -> Member:
+    return next(member for member in track.server.members if member.site == site)

@@ -1,0 +1,56 @@
+"""One tiny federation of synthetic images for all tests of methods: it is only ever read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.learning.model import build_theta0
+from cdtl_core.settings import SITE_FILE, save_toml
+from client.home import open_site
+from simulations.methods.method import Federation, federation_of
+
+RUN: dict[str, Any] = {
+    "name": "tiny",
+    "image": {"size": 32},
+    "model": {"backbone": "test_resnet", "weights": "random"},
+    "train": {"steps": 2, "batch_size": 4, "lr": 0.005},
+    "federation": {"rounds": 3},
+    "blend": {"settle": 1},
+}
+SITES = [
+    ("alba", "ultrasound", 16),
+    ("bari", "ultrasound", 12),
+    ("como", "histology", 12),
+    ("diso", "mammography", 12),
+]
+
+Build = Callable[..., Federation]
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of the sites."""
+    folder = tmp_path_factory.mktemp("sites")
+    for seed, (name, modality, patients) in enumerate(SITES, start=1):
+        data = {"phantom": {"patients": patients, "seed": seed}}
+        own = SiteConfig.model_validate({"site": name, "modality": modality, "data": data})
+        save_toml(folder / name / SITE_FILE, own.model_dump(mode="json", exclude_none=True))
+    return {name: folder / name for name, _, _ in SITES}
+
+
+@pytest.fixture
+def build(homes: dict[str, Path]) -> Build:
+    """A federation of some of the sites; keyword arguments replace tables of the run."""
+
+    def make(*names: str, **run: Any) -> Federation:
+        merged = {
+            key: {**value, **run.pop(key, {})} if isinstance(value, dict) else value for key, value in RUN.items()
+        }
+        config = RunConfig.model_validate({**merged, **run})
+        theta0 = build_theta0(config.model, config.seed, config.image.size)
+        return federation_of([open_site(homes[name], config) for name in names or homes], theta0, config)
+
+    return make

@@ -1,0 +1,170 @@
+"""Methods that are the product's own algorithm under other settings: they equal the Flower run to the last bit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.learning.weights import Weights, load_weights
+from client.home import open_site
+from simulations.methods.fedprox import fedprox
+from simulations.methods.loop import play, states_of
+from simulations.methods.method import Federation, federation_of
+from simulations.methods.registry import METHODS, method_of
+from simulations.methods.track import Track, received
+from simulations.simulate import simulate
+
+Build = Callable[..., Federation]
+
+
+def played(name: str, federation: Federation) -> dict[str, Weights]:
+    return play(method_of(name), federation.sites.values(), federation.theta0, federation.config)
+
+
+def equal(one: Weights, two: Weights) -> bool:
+    return list(one) == list(two) and all(value.equal(two[name]) for name, value in one.items())
+
+
+def all_equal(one: dict[str, Weights], two: dict[str, Weights]) -> bool:
+    return list(one) == list(two) and all(equal(one[site], two[site]) for site in one)
+
+
+def test_alone_fedbn_and_cdtl_end_with_the_models_of_the_flower_run(
+    tiny: Callable[..., SimulationConfig], tmp_path: Path
+) -> None:
+    """The candidate that the acceptance gate is given: with the gate off it is the model that the run leaves."""
+    from cdtl_core.learning.model import build_theta0
+
+    config = tiny(
+        methods=("alone", "fedavg", "cdtl"),
+        gate={"enabled": False},
+        model={"backbone": "test_resnet"},
+        train={"steps": 2, "batch_size": 4, "lr": 0.005},
+    )
+    simulate(config, tmp_path / "run")
+    homes = sorted((tmp_path / "run" / "sites").iterdir())
+    theta0 = build_theta0(config.run.model, config.run.seed, config.run.image.size)
+    federation = federation_of([open_site(home, config.run) for home in homes], theta0, config.run)
+    for flower, name in {"alone": "alone", "fedavg": "fedbn", "cdtl": "cdtl"}.items():
+        for site, weights in played(name, federation).items():
+            left = load_weights(tmp_path / "run" / "sites" / site / "models" / f"tiny-{flower}" / "model.safetensors")
+            assert set(left) == set(weights)
+            assert all(value.equal(weights[tensor]) for tensor, value in left.items()), (name, site)
+
+
+def test_every_method_gives_every_site_a_whole_finite_classifier_of_its_own(build: Build) -> None:
+    federation = build()
+    model = federation.sites["alba"].model
+    whole = [name for name, value in model.state_dict().items() if value.is_floating_point()]
+    for name in METHODS:
+        found = played(name, federation)
+        assert list(found) == ["alba", "bari", "como", "diso"]
+        for weights in found.values():
+            assert sorted(weights) == sorted(whole), name
+            assert all(bool(torch.isfinite(value).all()) for value in weights.values()), name
+            assert weights["head.weight"].abs().max() > 0, name
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_order_of_the_sites_and_what_ran_before_change_no_bit(build: Build, name: str) -> None:
+    federation = build("alba", "como", "diso", federation={"rounds": 2}, train={"steps": 1})
+    first = played(name, federation)
+    backwards = federation_of(reversed(federation.sites.values()), federation.theta0, federation.config)
+    assert all_equal(played(name, backwards), first)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"pooled"}))
+def test_a_site_of_other_labels_takes_part_in_every_method_with_a_head_of_its_own(build: Build, name: str) -> None:
+    sites = build("alba", "como", "diso", federation={"rounds": 2}, train={"steps": 1})
+    apart = sites.sites["diso"]
+    apart = replace(apart, cohort=replace(apart.cohort, labels=("healthy", "malignant")))
+    federation = federation_of([sites.sites["alba"], sites.sites["como"], apart], sites.theta0, sites.config)
+    found, whole = played(name, federation), played(name, sites)
+    assert all(bool(torch.isfinite(value).all()) for value in found["diso"].values())
+    assert not found["diso"]["head.weight"].equal(found["alba"]["head.weight"])
+    if name in {"fedavg_shared", "fedbn", "fedcross"}:
+        assert found["alba"]["head.weight"].equal(found["como"]["head.weight"])
+        assert whole["alba"]["head.weight"].equal(whole["diso"]["head.weight"])
+
+
+def test_the_policies_of_cdtl_blend_otherwise_and_as_configured(build: Build) -> None:
+    federation = build(blend={"policy": "fixed", "alpha": 0.5})
+    found = {name: played(name, federation) for name in METHODS if name.startswith("cdtl")}
+    assert all_equal(found["cdtl"], found["cdtl_fixed"])
+    for name in ("cdtl_retention", "cdtl_annealed"):
+        assert not all_equal(found["cdtl"], found[name])
+
+
+def test_fedprox_without_a_pull_is_fedbn_to_the_last_bit(build: Build) -> None:
+    federation = build()
+    without = play(fedprox(mu=0.0), federation.sites.values(), federation.theta0, federation.config)
+    assert all_equal(without, played("fedbn", federation))
+
+
+def test_fedprox_stays_nearer_to_what_it_received_the_harder_it_pulls(build: Build) -> None:
+    federation = build(federation={"rounds": 1}, train={"steps": 6})
+    moved = []
+    for mu in (0.0, 1.0, 100.0):
+        (track,) = states_of(fedprox(mu), federation)
+        moved.append(sum(float(value.float().square().sum()) for value in track.server.drifts["histology"].values()))
+    assert moved[0] > moved[1] > moved[2] > 0
+
+
+def test_a_head_never_leaves_under_fedper_and_the_base_is_the_same_everywhere(build: Build) -> None:
+    *_, track = states_of(method_of("fedper"), build())
+    federation = build().under({"method": "fedavg", "share": {"head": False}})
+    assert not [name for drift in track.server.drifts.values() for name in drift if name.startswith("head.")]
+    starts = {site: received(federation, track, site) for site in federation.sites}
+    for name, value in starts["alba"].items():
+        same = [weights[name].equal(value) for site, weights in starts.items() if site != "alba"]
+        assert all(same) if not name.startswith("head.") else not any(same), name
+
+
+def test_fedper_moves_the_base_by_the_patient_weighted_mean_of_the_sites(build: Build) -> None:
+    """By hand from what each site would have sent in the first round, where all start from theta0."""
+    from simulations.methods.track import begin, train_sites
+
+    federation = build(federation={"rounds": 1}).under({"method": "fedavg", "share": {"head": False}})
+    _, updates = train_sites(federation, begin(federation))
+    patients = {member.site: member.num_patients for member in federation.members}
+    (track,) = states_of(method_of("fedper"), federation)
+    for name, drift in track.server.drifts["histology"].items():
+        total = sum(patients[u.site] * u.delta[name].double() for u in updates)
+        expected = total / sum(patients.values())
+        assert drift.numpy() == pytest.approx(expected.half().numpy(), abs=1e-6, rel=1e-3)
+
+
+def test_a_state_is_a_value_from_which_a_run_can_go_on(build: Build) -> None:
+    federation, method = build(), method_of("cdtl")
+    states: list[Track] = list(states_of(method, federation))
+    again = method.round(federation, method.round(federation, states[0]))
+    assert all(
+        equal(method.model_of(federation, again, site), method.model_of(federation, states[-1], site))
+        for site in federation.sites
+    )
+    assert [state.server.round for state in states] == [1, 2, 3]
+
+
+def test_a_federation_holds_one_truth_about_its_settings(build: Build) -> None:
+    federation = build().under({"train": {"steps": 5}, "seed": 3})
+    assert federation.config.train.batch_size == 4
+    assert {site.config.train.steps for site in federation.sites.values()} == {5}
+    assert {site.config.seed for site in federation.sites.values()} == {3}
+    assert np.all([member.num_patients > 0 for member in federation.members])
+    with pytest.raises(FederationError, match="2 sites have 1 names"):
+        federation_of([federation.sites["alba"]] * 2, federation.theta0, federation.config)
+
+
+def test_a_private_run_is_refused_since_nothing_here_would_keep_it_private(build: Build) -> None:
+    with pytest.raises(ConfigError, match=r"set dp\.enabled = false"):
+        build("alba", dp={"enabled": True})
+
+
+def test_an_unknown_method_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="'fedmagic' is unknown: use one of alone"):
+        method_of("fedmagic")
