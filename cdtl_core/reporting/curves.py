@@ -1,12 +1,13 @@
 """Learning curves of a comparison: AUROC over training patients, one panel per target, as curves.png and curves.svg."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from cdtl_core.reporting.comparison import Comparison, Point
+from cdtl_core.reporting.comparison import ArmResult, Comparison, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_curves", "save_curves", "spread"]
 
+Floats = npt.NDArray[np.float64]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F6000")
 _ALONE = "#000000"
 _DASHES: Sequence[Any] = ("-", (0, (5, 2)), (0, (1, 1.5)))
@@ -43,7 +45,10 @@ def draw_curves(comparison: Comparison) -> "Figure":
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
     for panel, target in zip(panels, comparison.targets, strict=True):
-        _draw_panel(panel, [point for point in comparison.points if point.target == target], comparison.methods)
+        _draw_panel(panel, _points(comparison, target), comparison.methods)
+    for panel, target in zip(panels, comparison.targets, strict=True):  # now that the common scale is known
+        if len(points := _points(comparison, target)) > 1:
+            _label(panel, points[-1], comparison.methods)
     panels[0].set_ylabel("AUROC, out of fold (95 % interval over patients)")
     seeds, folds = len(comparison.seeds), comparison.folds
     synthetic = ", SYNTHETIC images" if any(point.synthetic for point in comparison.points) else ""
@@ -66,56 +71,67 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [placed[index] for index in range(len(heights))]
 
 
+def _points(comparison: Comparison, target: str) -> list[Point]:
+    found = [point for point in comparison.points if point.target == target]
+    return sorted(found, key=lambda point: point.training_patients)
+
+
 def _draw_panel(panel: "Axes", points: Sequence[Point], methods: Sequence[str]) -> None:
-    points = sorted(points, key=lambda point: point.training_patients)
-    ends = {}
-    for number, method in enumerate(methods):
-        colour, dashes = _look(method, methods)
-        ends[method] = _draw_line(panel, points, method, number - (len(methods) - 1) / 2, colour, dashes)
-    sizes = [point.training_patients for point in points]
-    panel.set_xscale("log")
-    panel.set_xticks(sizes, [_size(point) for point in points])
-    panel.set_xticks([], minor=True)
-    panel.set_xlim(sizes[0] / 1.12, sizes[-1] * 1.12)
     panel.axhline(0.5, color="0.75", linewidth=0.8, zorder=0)
-    panel.set_xlabel("training patients at the site")
     panel.set_title(
         f"{points[0].target} ({points[0].modality}, {points[0].tested_patients} patients tested)", fontsize=9
     )
     panel.spines[["top", "right"]].set_visible(False)
-    _label(panel, {method: height for method, height in ends.items() if height is not None}, methods)
+    if len(points) == 1:
+        _draw_bars(panel, points[0], methods)
+        return
+    sizes = [point.training_patients for point in points]
+    for method in methods:
+        _draw_line(panel, sizes, [point.results[method] for point in points], _look(method, methods), len(methods))
+    panel.set_xscale("log")
+    panel.set_xticks(sizes, [_size(point) for point in points])
+    panel.set_xticks([], minor=True)
+    panel.set_xlim(sizes[0] / 1.12, sizes[-1] * 1.02)
+    panel.set_xlabel("training patients at the site")
+
+
+def _draw_bars(panel: "Axes", point: Point, methods: Sequence[str]) -> None:
+    """Where there is one size: each method at its own place, named below."""
+    for place, method in enumerate(methods):
+        colour, _ = _look(method, methods)
+        value, low, high = _figures([point.results[method]])
+        panel.errorbar([place], value, [value - low, high - value], color=colour, fmt="o", markersize=4, linewidth=1.2)
+    panel.set_xticks(range(len(methods)), methods, rotation=35, ha="right")
+    panel.set_xlabel(f"{_size(point)} training patients at the site".replace("\n", " "))
 
 
 def _draw_line(
-    panel: "Axes", points: Sequence[Point], method: str, place: float, colour: str, dashes: Any
-) -> float | None:
-    """One method's line; returns its height at the right end."""
-    found = [point.results[method].auroc for point in points]
-    at = np.array([point.training_patients for point in points])
-    value, low, high = (
-        np.array([np.nan if part is None else part for part in parts])
-        for parts in zip(*((one.value, one.low, one.high) for one in found), strict=True)
-    )
-    if len(points) == 1:
-        at = at * 1.02**place
-        panel.errorbar(at, value, [value - low, high - value], color=colour, fmt="o", markersize=4, linewidth=1)
-    else:
-        panel.fill_between(at, low, high, color=colour, alpha=0.10, linewidth=0)
-        panel.plot(at, value, color=colour, linestyle=dashes, marker="o", markersize=3, linewidth=1.6)
-    return float(value[-1]) if np.isfinite(value[-1]) else None
+    panel: "Axes", sizes: Sequence[float], results: Sequence[ArmResult], look: tuple[str, Any], lines: int
+) -> None:
+    colour, dashes = look
+    value, low, high = _figures(results)
+    panel.fill_between(sizes, low, high, color=colour, alpha=min(0.12, 0.5 / lines), linewidth=0)
+    panel.plot(sizes, value, color=colour, linestyle=dashes, marker="o", markersize=3, linewidth=1.6)
 
 
-def _label(panel: "Axes", ends: Mapping[str, float], methods: Sequence[str]) -> None:
+def _figures(results: Sequence[ArmResult]) -> tuple[Floats, Floats, Floats]:
+    found = [(one.auroc.value, one.auroc.low, one.auroc.high) for one in results]
+    value, low, high = np.array([[np.nan if part is None else part for part in one] for one in found]).T
+    return value, low, high
+
+
+def _label(panel: "Axes", last: Point, methods: Sequence[str]) -> None:
     """Each line's name beside its end, in its colour."""
+    ends = {method: value for method in methods if (value := last.results[method].auroc.value) is not None}
     bottom, top = panel.get_ylim()
-    places = spread(list(ends.values()), _GAP * (top - bottom))
-    for (method, height), place in zip(ends.items(), places, strict=True):
+    places = np.array(spread(list(ends.values()), _GAP * (top - bottom)))
+    places += min(0.0, top - places.max(initial=bottom))
+    across = panel.get_yaxis_transform()  # x as a share of the panel's width
+    for (method, height), place in zip(ends.items(), places.tolist(), strict=True):
         colour, _ = _look(method, methods)
-        panel.annotate(
-            method, (1.0, height), (1.05, place), xycoords=("axes fraction", "data"),
-            textcoords=("axes fraction", "data"), color=colour, va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
+        panel.plot([1.0, 1.05], [height, place], transform=across, color=colour, linewidth=0.6, clip_on=False)
+        panel.text(1.06, place, method, transform=across, color=colour, va="center")
+    panel.set_ylim(bottom, top)
 
 
 def _look(method: str, methods: Sequence[str]) -> tuple[str, Any]:
