@@ -24,6 +24,7 @@ from client.home import contract_of, open_site
 from client.spending import is_private
 from server.journal import Journal
 from simulations.gather import gather_report, sites_folder
+from simulations.run_folder import refuse_used, with_absolute_paths
 
 __all__ = ["CONFIG_FILE", "Engine", "resume_simulation", "simulate"]
 
@@ -40,11 +41,11 @@ def simulate(config: SimulationConfig, out: Path, *, engine: Engine = "in-proces
         CheckpointError: `out` is not empty.
         CdtlError: A site's data, a setting or the training fails; the sentence says which.
     """
-    _refuse_used(out)
-    config = _with_absolute_paths(config)
+    refuse_used(out)
+    config = with_absolute_paths(config)
     with locked(out):
         if (out / CONFIG_FILE).exists():
-            _refuse_used(out)
+            refuse_used(out)
         try:
             save_toml(out / CONFIG_FILE, simulation_toml(config))
             _prepare(config, out)
@@ -66,30 +67,6 @@ def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
     with locked(out):
         _prepare(config, out)
         return _play(config, out, engine)
-
-
-def _refuse_used(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out} is a file: choose a folder for --out.")
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} is not empty: continue its run with --resume {out}, or choose another --out.")
-
-
-def _with_absolute_paths(config: SimulationConfig) -> SimulationConfig:
-    """The same settings wherever they are resumed from."""
-    model = config.run.model
-    if model.weights not in {"imagenet", "random"}:
-        model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().absolute())})
-    sites = []
-    for own in config.sites:
-        data = (
-            own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
-            if own.data.manifest
-            else own.data
-        )
-        sites.append(own.model_copy(update={"data": data}))
-    run = config.run.model_copy(update={"model": model})
-    return config.model_copy(update={"run": run, "sites": tuple(sites)})
 
 
 def _prepare(config: SimulationConfig, out: Path) -> None:

@@ -25,6 +25,7 @@ def simulate(
     """Train alone, with FedAvg and with CDTL over the sites of CONFIG, and compare them."""
     from cdtl_core.apps import add_to_path, find_config
     from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.cli.run_folder import new_folder
     from cdtl_core.cli.table import print_report
     from cdtl_core.settings import load_simulation
 
@@ -39,7 +40,7 @@ def simulate(
 
     with showing_progress():
         if settings is not None:
-            folder = out or _new_folder(Path("runs"), settings.run.name)
+            folder = out or new_folder(Path("runs"), settings.run.name)
             report = start_simulation(settings, folder, engine=engine)
         else:
             folder = resume or Path()
@@ -48,11 +49,3 @@ def simulate(
         typer.echo(report.model_dump_json(indent=1))
     else:
         print_report(report, folder)
-
-
-def _new_folder(parent: Path, name: str) -> Path:
-    """The first of ``name``, ``name-2``, ``name-3`` ... that does not exist."""
-    number = 1
-    while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return folder

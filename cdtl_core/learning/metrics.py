@@ -8,6 +8,7 @@ import numpy.typing as npt
 from cdtl_core.errors import ModelError
 
 __all__ = [
+    "Bootstrap",
     "Interval",
     "auroc",
     "auroc_interval",
@@ -15,7 +16,7 @@ __all__ = [
     "log_loss_by_patient",
     "paired_difference",
 ]
-__all__ += ["summarise"]
+__all__ += ["bootstrap_auroc", "sensitivity_at", "summarise"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -30,6 +31,24 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """An AUROC and what it is in each resample of the patients, R; NaN where a resample lacks a class."""
+
+    value: float
+    draws: Floats
+    patients: Ints
+
+    @property
+    def interval(self) -> Interval:
+        """With its 95 % percentile interval."""
+        return Interval(self.value, *_ends(self.draws, self.patients))
+
+    def less(self, other: "Bootstrap") -> Interval:
+        """The paired difference to another one of the same images and seed."""
+        return Interval(self.value - other.value, *_ends(self.draws - other.draws, self.patients))
 
 
 def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
@@ -67,16 +86,34 @@ def auroc_interval(positive: npt.NDArray[np.bool_], scores: Floats, patients: In
         patients: Number of each image's patient, N; patients are resampled, not images.
         seed: Of the bootstrap.
     """
-    draws = _auroc_draws(positive, scores, patients, seed)
-    return Interval(auroc(positive, scores), *_ends(draws, patients))
+    return bootstrap_auroc(positive, scores, patients, seed=seed).interval
 
 
 def paired_difference(
     positive: npt.NDArray[np.bool_], scores: Floats, baseline: Floats, patients: Ints, *, seed: int
 ) -> Interval:
     """AUROC of `scores` less that of `baseline` on the same images, bootstrapped over the same patients."""
-    draws = _auroc_draws(positive, scores, patients, seed) - _auroc_draws(positive, baseline, patients, seed)
-    return Interval(auroc(positive, scores) - auroc(positive, baseline), *_ends(draws, patients))
+    one, other = (bootstrap_auroc(positive, found, patients, seed=seed) for found in (scores, baseline))
+    return one.less(other)
+
+
+def bootstrap_auroc(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, *, seed: int) -> Bootstrap:
+    """What `auroc_interval` and `paired_difference` are made of, for who compares many scores of the same images."""
+    return Bootstrap(auroc(positive, scores), _auroc_draws(positive, scores, patients, seed), patients)
+
+
+def sensitivity_at(positive: npt.NDArray[np.bool_], scores: Floats, *, specificity: float) -> float:
+    """The highest sensitivity of a threshold that clears at least this share of the negatives; NaN without a class.
+
+    What scores as high as the threshold, or higher, is called positive.
+    """
+    up, down = scores[positive], np.sort(scores[~positive])
+    if not len(up) or not len(down):
+        return float("nan")
+    alarms = int(np.floor((1 - specificity) * len(down) + 1e-9))
+    if alarms >= len(down):
+        return 1.0
+    return float(np.mean(up > down[len(down) - alarms - 1]))
 
 
 def log_loss_by_patient(labels: Ints, log_probabilities: Floats, patients: Ints) -> Floats:

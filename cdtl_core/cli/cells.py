@@ -1,0 +1,74 @@
+"""How far a comparison is: a bar with the time left on a terminal, a line for each cell otherwise; on stderr."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from cdtl_core.progress import listen
+
+__all__ = ["showing_cells", "time_left"]
+
+
+@contextmanager
+def showing_cells() -> Iterator[None]:
+    """Show what is reported inside the block."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        with listen(_Lines(console)):
+            yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+    with Progress(*columns, console=console, transient=True) as bar, listen(_Bar(bar)):
+        yield
+
+
+def time_left(seconds: float, done: int, left: int) -> str:
+    """What `left` cells take if they take as long as the `done` ones did; nothing is known before one is done."""
+    if not done or not left:
+        return ""
+    minutes = seconds / done * left / 60
+    return f"{minutes / 60:.1f} h left" if minutes >= 90 else f"{max(round(minutes), 1)} min left"
+
+
+class _Pace:
+    """Cells done since the first report of them."""
+
+    def __init__(self) -> None:
+        self._began, self._before = 0.0, -1
+
+    def left(self, fields: Mapping[str, object]) -> tuple[int, int, str]:
+        """Cells done, cells in all, time left."""
+        done, total = (int(str(fields[name])) for name in ("cells_done", "cells"))
+        if self._before < 0:
+            self._began, self._before = time.monotonic(), done
+        return done, total, time_left(time.monotonic() - self._began, done - self._before, total - done)
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console, self._pace = console, _Pace()
+
+    def __call__(self, fields: Mapping[str, object]) -> None:
+        if "cells" not in fields:
+            return
+        done, total, left = self._pace.left(fields)
+        parts = [f"{done} of {total} cells", str(fields.get("cell", "")), left]
+        line = "; ".join(part for part in parts if part)
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+class _Bar:
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._pace = bar, _Pace()
+        self._task = bar.add_task("preparing", total=None, left="")
+
+    def __call__(self, fields: Mapping[str, object]) -> None:
+        if "preparing" in fields:
+            self._bar.update(self._task, description=f"preparing {fields['preparing']}")
+        if "cells" in fields:
+            done, total, left = self._pace.left(fields)
+            text = str(fields.get("cell", "")) or "playing"
+            self._bar.update(self._task, description=text, completed=done, total=total, left=left)

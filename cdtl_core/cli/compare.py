@@ -1,0 +1,78 @@
+"""`cdtl compare`: methods and controls over the same patients, with intervals and what may be claimed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["compare"]
+
+_METHODS = "alone,fedbn,cdtl,cdtl_from_theta0"
+
+
+def compare(
+    config: Annotated[
+        Path | None, typer.Argument(help="A .toml file, or the name of a shipped one: demo, breast.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help=f"Methods and controls (METHOD:shuffled, METHOD:phantom); default {_METHODS}.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; default 5.")] = None,
+    patients: Annotated[
+        str | None, typer.Option(help="Training patients at the targets, e.g. 25,50,all; default all.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Sites that are tested and made scarce; default every site.")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds of the targets' patients; default 5.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default runs/<name>-compare, numbered.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a study to go on with, or to report again.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Cells at a time, each on one core; default: the cores.", min=1)
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print compare.json instead of the table.")] = False,
+) -> None:
+    """Compare METHODS at the sites of CONFIG: out-of-fold AUROC, paired differences, learning curves."""
+    from cdtl_core.apps import add_to_path, find_config
+    from cdtl_core.cli.cells import showing_cells
+    from cdtl_core.cli.comparison_table import print_comparison
+    from cdtl_core.cli.run_folder import new_folder
+    from cdtl_core.settings import load_simulation
+    from cdtl_core.threads import num_cores
+
+    if (config is None) == (resume is None):
+        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
+    own = (set_, methods, seeds, patients, target, folds, out)
+    if resume is not None and any(value is not None for value in own):
+        raise typer.BadParameter("--resume goes on with the study's own settings: leave out all but --jobs and --json")
+    add_to_path()
+    from simulations import compare as room
+    from simulations.study import study_of
+
+    with showing_cells():
+        if config is not None:
+            settings = load_simulation(find_config(config), set_ or [])
+            study = study_of(
+                settings,
+                methods=_listed(methods or _METHODS),
+                seeds=5 if seeds is None else seeds,
+                patients=_listed(patients or "all"),
+                targets=_listed(target or ""),
+                folds=5 if folds is None else folds,
+            )
+            folder = out or new_folder(Path("runs"), f"{settings.run.name}-compare")
+            result = room.compare(settings, study, folder, jobs=jobs or num_cores())
+        else:
+            folder = resume or Path()
+            result = room.resume_comparison(folder, jobs=jobs or num_cores())
+    if json_:
+        typer.echo(result.model_dump_json(indent=1))
+    else:
+        print_comparison(result, folder)
+
+
+def _listed(text: str) -> list[str]:
+    return [part for word in text.split(",") if (part := word.strip())]

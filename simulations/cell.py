@@ -1,0 +1,91 @@
+"""One cell of a comparison: its sites, its play, and the test scores that it leaves as a file."""
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.durable import replace_json
+from cdtl_core.federation.site import Site
+from cdtl_core.learning.model import build_theta0
+from cdtl_core.learning.train import score
+from cdtl_core.learning.weights import Weights, load_into
+from cdtl_core.settings import load_simulation
+from client.home import open_site
+from simulations.arms import arm_of
+from simulations.folds import scarce_site
+from simulations.methods.loop import play
+from simulations.study import Cell, Study
+
+__all__ = ["CELLS", "SETTINGS_FILE", "STUDY_FILE", "open_sites", "play_cell", "sites_of"]
+
+SETTINGS_FILE = "settings.toml"
+STUDY_FILE = "study.json"
+CELLS = "cells"
+
+
+def play_cell(out: Path, cell: Cell) -> None:
+    """Play a cell of the study in `out` and write its scores, whole or not at all.
+
+    Raises:
+        CdtlError: The data, a setting or the training fails; the sentence says which.
+    """
+    began = time.perf_counter()
+    config, study = _settings(out)
+    sites = sites_of(open_sites(config, out), study, cell, out)
+    run = config.run.model_copy(update={"seed": cell.seed})
+    models = play(arm_of(cell.method).method, sites, _theta0(run.model_dump_json()), run)
+    scores = {site.name: _scores(site, models[site.name]) for site in sites if site.name in study.targets}
+    seconds = round(time.perf_counter() - began, 2)
+    replace_json(out / CELLS / cell.file, {"targets": scores, "seconds": seconds})
+
+
+def sites_of(sites: Sequence[Site], study: Study, cell: Cell, out: Path) -> list[Site]:
+    """The cell's sites: targets with its fold and number of patients, others as they are or as a control has them.
+
+    Raises:
+        DataError: A target has too few patients.
+    """
+    cut = [
+        scarce_site(site, seed=cell.seed, fold=cell.fold, folds=study.folds, patients=cell.count)
+        if site.name in study.targets
+        else site
+        for site in sites
+    ]
+    return arm_of(cell.method).sites(cut, study.targets, seed=cell.seed, folder=out / "phantoms")
+
+
+def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
+    """All sites with their images, decoded once; no cell keeps features, which are of one fold's images."""
+    return [replace(open_site(out / "sites" / own.site, config.run), cache=None) for own in config.sites]
+
+
+def _scores(site: Site, weights: Weights) -> dict[str, Any]:
+    """Each test image by its place among the site's, its patient's number, its label, its probabilities."""
+    test, train = site.cohort.folds["test"], site.cohort.folds["train"]
+    load_into(site.model, weights)
+    return {
+        "training_patients": train.num_patients,
+        "images": test.rows.tolist(),
+        "patients": test.patients.tolist(),
+        "labels": test.labels.tolist(),
+        "positive": site.positive,
+        "probabilities": np.exp(score(site.model, test, device=site.device)).tolist(),
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _settings(out: Path) -> tuple[SimulationConfig, Study]:
+    study = Study.model_validate_json((out / STUDY_FILE).read_text(encoding="utf-8"))
+    return load_simulation(out / SETTINGS_FILE), study
+
+
+@functools.lru_cache(maxsize=1)
+def _theta0(run: str) -> Weights:
+    config = RunConfig.model_validate_json(run)
+    return build_theta0(config.model, config.seed, config.image.size)

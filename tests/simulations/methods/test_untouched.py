@@ -1,0 +1,33 @@
+"""No method learns from a test patient."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cdtl_core.federation.site import Site
+from simulations.folds import scarce_site
+from simulations.methods.loop import play
+from simulations.methods.method import Federation
+from simulations.methods.registry import METHODS, method_of
+
+Build = Callable[..., Federation]
+
+
+def spoiled(site: Site) -> Site:
+    """The same site with other test images and labels."""
+    test = site.cohort.folds["test"]
+    blank = np.full_like(test.pixels, 255)
+    folds = {**site.cohort.folds, "test": replace(test, pixels=blank, labels=1 - test.labels)}
+    return replace(site, cohort=replace(site.cohort, folds=folds))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_other_test_patients_leave_the_same_model(build: Build, name: str) -> None:
+    federation = build("alba", "como", federation={"rounds": 2}, train={"steps": 1})
+    sites = [scarce_site(s, seed=0, fold=0, folds=2, patients=4) for s in federation.sites.values()]
+    one = play(method_of(name), sites, federation.theta0, federation.config)
+    two = play(method_of(name), [spoiled(site) for site in sites], federation.theta0, federation.config)
+    for site, weights in one.items():
+        assert all(value.equal(two[site][tensor]) for tensor, value in weights.items())

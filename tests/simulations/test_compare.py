@@ -1,0 +1,311 @@
+"""Comparisons: whole ones of synthetic images, kills in the middle, what may be claimed, wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from cdtl_core.cli.cells import time_left
+from cdtl_core.cli.main import main
+from cdtl_core.errors import CdtlError, DataError
+from cdtl_core.learning.metrics import paired_difference, sensitivity_at
+from cdtl_core.reporting.comparison import claim_of
+from cdtl_core.reporting.curves import spread
+from cdtl_core.reporting.report import Estimate
+from simulations.arms import arm_of, is_control, theta0_control
+from simulations.crew import work_through
+from simulations.tally import join_folds, mean_of_seeds
+
+TINY = """
+name = "tiny"
+[image]
+size = 32
+[model]
+backbone = "test_efficientnet"
+weights = "random"
+[train]
+steps = 1
+batch_size = 4
+[federation]
+rounds = 2
+[blend]
+settle = 1
+[[sites]]
+site = "alba"
+modality = "ultrasound"
+data.phantom = { patients = 24, seed = 1 }
+[[sites]]
+site = "como"
+modality = "histology"
+data.phantom = { patients = 16, seed = 2 }
+"""
+STUDY = ("--methods", "alone,cdtl", "--seeds", "2", "--folds", "2", "--patients", "4,all", "--target", "alba")
+Cdtl = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdtl:
+    """Call the real `main` in a folder of its own that holds tiny.toml: code, stdout, stderr."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cdtl", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        return code, *capfd.readouterr()
+
+    return call
+
+
+def kill_midway(folder: Path, cells: int) -> None:
+    """Start the study as a command with two processes, kill it when some cells are done, see nobody left."""
+    command = [sys.executable, "-m", "cdtl_core.cli.main", "compare", "tiny.toml", *STUDY, "--out", "b", "--jobs", "2"]
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": root}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + 200
+        while len(list((folder / "b" / "cells").glob("*.json"))) < cells:
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _, alive = psutil.wait_procs(children, timeout=10)
+    assert len(children) >= 2
+    assert alive == []
+
+
+def test_a_comparison_from_command_to_result_goes_on_from_its_cells(cdtl: Cdtl, tmp_path: Path) -> None:
+    code, table, lines = cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")
+    assert code == 0, lines
+    assert "16 of 16 cells; cdtl, seed 1, fold 1, all patients" in lines
+    for word in ("alba", "cdtl", "all (8)", "SYNTHETIC", "no evidence of gain", "add cdtl_from_theta0", "curves.png"):
+        assert word in table
+    whole = (tmp_path / "a" / "compare.json").read_bytes()
+    found = json.loads(whole)
+    assert (found["schema_version"], found["seeds"], found["methods"]) == (1, [0, 1], ["alone", "cdtl"])
+    assert [(point["patients"], point["training_patients"]) for point in found["points"]] == [(4, 4.0), ("all", 8.0)]
+    for point in found["points"]:
+        assert (point["target"], point["tested_patients"]) == ("alba", 24)
+        assert set(point["results"]) == {"alone", "cdtl"}
+        assert set(point["results"]["cdtl"]["minus"]) == {"alone"}
+        assert len(point["results"]["cdtl"]["auroc_by_seed"]) == 2
+    assert (tmp_path / "a" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    curves = (tmp_path / "a" / "curves.svg").read_bytes()
+
+    for file in (tmp_path / "a" / "cells").glob("seed1-*"):
+        file.unlink()
+    (tmp_path / "a" / "compare.json").unlink()
+    code, out, lines = cdtl("compare", "--resume", "a", "--jobs", "1", "--json")
+    assert code == 0, lines
+    assert lines.startswith("8 of 16 cells\n9 of 16 cells; alone, seed 1, fold 0, 4 patients")
+    assert json.loads(out) == found
+    assert (tmp_path / "a" / "compare.json").read_bytes() == whole
+    assert (tmp_path / "a" / "curves.svg").read_bytes() == curves
+
+    (tmp_path / "a" / "cells" / "seed1-fold1-4-cdtl.json").unlink()
+    cohorts = tmp_path / "a" / "cohorts.json"
+    cohorts.write_text(cohorts.read_text().replace('"como": "', '"como": "x'))
+    code, _, error = cdtl("compare", "--resume", "a", "--jobs", "1")
+    assert (code, "the patients of site como have changed" in error) == (6, True)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_study_killed_in_the_middle_is_resumed_to_the_same_bytes(cdtl: Cdtl, tmp_path: Path) -> None:
+    """Two processes until the kill, this one after it, and this one alone for the whole: the same bytes."""
+    assert cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")[0] == 0
+    kill_midway(tmp_path, cells=3)
+    left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "b" / "cells").glob("*.json")}
+    assert 3 <= len(left) < 16
+    assert not (tmp_path / "b" / "compare.json").exists()
+    code, _, lines = cdtl("compare", "--resume", "b", "--jobs", "1")
+    assert code == 0, lines
+    for name in ("compare.json", "curves.svg", "curves.png"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "b" / "cells").glob("*.json")}
+    assert {name: now[name] for name in left} == left  # finished cells are not played again
+
+
+def test_controls_and_several_targets_are_played(cdtl: Cdtl, tmp_path: Path) -> None:
+    study = ("--seeds", "1", "--folds", "2", "--set", "train.steps=1", "--jobs", "1", "--out", "c")
+    methods = "alone,fedbn,cdtl_from_theta0,cdtl,cdtl:shuffled,cdtl:phantom"
+    code, _, error = cdtl("compare", "tiny.toml", "--methods", methods, "--target", "como", *study)
+    assert code == 0, error
+    (point,) = json.loads((tmp_path / "c" / "compare.json").read_text())["points"]
+    assert point["target"] == "como"
+    controls = {"cdtl_from_theta0", "cdtl:shuffled", "cdtl:phantom"}
+    for method, result in point["results"].items():
+        assert set(result["minus"]) == {"alone", *controls} - {method}
+        assert (result["claim"] is None) == (method in {"alone", *controls})
+        expected = "cdtl_from_theta0" if result["claim"] else None
+        assert result["theta0_control"] == expected
+    scores = [json.loads((tmp_path / "c" / "cells" / f"seed0-fold0-all-{m}.json").read_text()) for m in
+              ("alone", "cdtl", "cdtl-shuffled", "cdtl-phantom")]  # fmt: skip
+    first = [cell["targets"]["como"]["probabilities"] for cell in scores]
+    assert len({json.dumps(probabilities) for probabilities in first}) == 4
+    assert len({json.dumps(cell["targets"]["como"]["images"]) for cell in scores}) == 1
+
+    every = ("--methods", "alone", "--patients", "5", *study[:-1], "d")
+    code, _, error = cdtl("compare", "tiny.toml", *every)
+    assert code == 0, error
+    points = json.loads((tmp_path / "d" / "compare.json").read_text())["points"]
+    assert [(point["target"], point["training_patients"]) for point in points] == [("alba", 5.0), ("como", 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("alone", "theta0", "said"),
+    [
+        ((0.05, 0.01, 0.09), (0.02, 0.005, 0.04), "gain"),
+        ((0.05, 0.01, 0.09), (0.02, -0.005, 0.04), "no evidence of gain"),
+        ((0.05, 0.01, 0.09), None, "no evidence of gain"),
+        ((0.05, 0.01, 0.09), (0.02, None, None), "no evidence of gain"),
+        ((0.05, 0.0, 0.09), (0.02, 0.01, 0.04), "no evidence of gain"),
+        ((0.05, None, None), (0.02, 0.01, 0.04), "no evidence of gain"),
+        ((-0.05, -0.09, 0.0), (0.02, 0.01, 0.04), "no evidence of gain"),
+        ((-0.05, -0.09, -0.01), (0.02, 0.01, 0.04), "worse than alone"),
+        ((-0.05, -0.09, -0.01), None, "worse than alone"),
+    ],
+)
+def test_a_gain_is_claimed_beyond_alone_and_beyond_theta0_only(alone: Any, theta0: Any, said: str) -> None:
+    one, two = (None if x is None else Estimate(value=x[0], low=x[1], high=x[2]) for x in (alone, theta0))
+    assert one is not None
+    assert claim_of(one, two) == said
+
+
+def test_each_method_is_held_against_its_own_theta0_control_or_the_defaults() -> None:
+    both = ("alone", "cdtl_from_theta0", "cdtl_fixed:theta0")
+    assert theta0_control("cdtl_fixed", both) == "cdtl_fixed:theta0"
+    assert theta0_control("fedbn", both) == "cdtl_from_theta0"
+    assert theta0_control("fedbn", ("alone",)) is None
+    assert theta0_control("alone", both) is None
+    assert theta0_control("cdtl:shuffled", both) is None
+    assert [is_control(name) for name in ("cdtl", "fedbn:phantom", "cdtl_from_theta0")] == [False, True, True]
+    assert arm_of("fedbn:phantom").donors == "phantom"
+
+
+def test_folds_are_put_together_by_image_and_seeds_averaged() -> None:
+    def cell(images: list[int], malignant: list[float], training: int) -> dict[str, Any]:
+        labels = [image % 2 for image in images]
+        rows = [[1 - p, p] for p in malignant]
+        common = {"positive": 1, "training_patients": training, "patients": [image // 2 for image in images]}
+        return {**common, "images": images, "labels": labels, "probabilities": rows}
+
+    one = join_folds([cell([2, 3], [0.3, 0.9], 5), cell([0, 1], [0.2, 0.6], 6)])
+    two = join_folds([cell([1, 2], [0.8, 0.1], 5), cell([3, 0], [0.7, 0.4], 5)])
+    assert one.score.tolist() == [0.2, 0.6, 0.3, 0.9]
+    assert one.patients.tolist() == [0, 0, 1, 1]
+    mean = mean_of_seeds([one, two])
+    assert mean.score == pytest.approx([0.3, 0.7, 0.2, 0.8])
+    assert mean.truth.tolist() == [False, True, False, True]
+    assert mean.training_patients == 5.25
+
+
+def test_sensitivity_at_a_specificity_by_hand() -> None:
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.92, 0.97, 0.5])
+    positive = np.array([False] * 10 + [True] * 3)
+    assert sensitivity_at(positive, scores, specificity=0.9) == pytest.approx(2 / 3)  # above 0.9, one false alarm
+    assert sensitivity_at(positive, scores, specificity=1.0) == pytest.approx(1 / 3)
+    assert sensitivity_at(positive, scores, specificity=0.5) == pytest.approx(2 / 3)  # 0.5 ties with a negative
+    assert np.isnan(sensitivity_at(positive[:9], scores[:9], specificity=0.9))
+
+
+def test_labels_keep_their_distance_and_their_order() -> None:
+    assert spread([0.7, 0.5], 0.1) == [0.7, 0.5]
+    assert spread([0.6, 0.6, 0.2], 0.1) == pytest.approx([0.55, 0.65, 0.2])
+    assert spread([0.5, 0.49, 0.51], 0.1) == pytest.approx([0.5, 0.4, 0.6])
+
+
+def test_the_time_left_is_told_in_words() -> None:
+    assert [time_left(60, 0, 9), time_left(60, 2, 4), time_left(3600, 1, 3), time_left(60, 9, 0)] == [
+        "", "2 min left", "3.0 h left", ""
+    ]  # fmt: skip
+
+
+def fails(task: int) -> None:
+    if task == 2:
+        raise DataError("two cannot be done: leave it out.")
+    if task == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == 4:
+        raise KeyError("four")
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("task", "error", "says"),
+    [(2, DataError, "two cannot"), (3, CdtlError, "exit code -9"), (4, RuntimeError, "KeyError: 'four'")],
+)
+def test_an_error_in_a_process_is_told_and_all_processes_end(task: int, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        list(work_through([task, 1], fails, jobs=2))
+    found = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+    assert [command for command in found if "resource_tracker" not in command] == []  # Python's own, ends with it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("--methods", "alone,fedsgd"), 3, "the method 'fedsgd' is unknown"),
+        (("--methods", "alone,cdtl:nothing"), 3, "the control 'cdtl:nothing' is unknown"),
+        (("--methods", "cdtl"), 3, "add alone"),
+        (("--methods", "alone,alone"), 3, "methods names one twice"),
+        (("--methods", "alone,cdtl:shuffled"), 3, "name the receiving sites with --target"),
+        (("--target", "rome"), 3, "the target 'rome' is no site"),
+        (("--patients", "4,500", "--target", "alba"), 4, "500 are asked"),
+        (("--patients", "few"), 3, "patients has 'few'"),
+        (("--folds", "1"), 3, "at least 2 folds"),
+        (("--folds", "9"), 4, "has no patient in the"),
+        (("--seeds", "0"), 3, "1 seed"),
+        (("--set", "dp.enabled=true"), 3, "dp.enabled = false"),
+        (("--set", "train.lrr=1"), 3, "train.lrr"),
+        (("--set", "model.backbone=resnet0"), 5, "resnet0"),
+        (("--out", "tiny.toml"), 6, "is a file"),
+        (("--resume", "x"), 2, "not both"),
+        (("--jobs", "0"), 2, "--jobs"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_leaves_nothing(
+    cdtl: Cdtl, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    found, _, error = cdtl("compare", "tiny.toml", *arguments)
+    assert (found, says in error) == (code, True), error
+    assert "Traceback" not in error
+    assert code == 2 or error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"tiny.toml", "runs"}
+    assert not any((tmp_path / "runs").glob("*"))
+
+
+def test_resuming_takes_no_new_settings(cdtl: Cdtl) -> None:
+    for own in (("--set", "train.lr=0.1"), ("--seeds", "3"), ("--methods", "alone"), ("--target", "alba")):
+        found, _, error = cdtl("compare", "--resume", "a", *own)
+        assert (found, "leave out all but" in error) == (2, True), error
+    found, _, error = cdtl("compare", "--resume", "nowhere")
+    assert (found, "holds no study" in error) == (6, True)
+
+
+def test_differences_are_paired_by_patient() -> None:
+    """The draws that a comparison shares among methods are those of `paired_difference`."""
+    from cdtl_core.learning.metrics import bootstrap_auroc
+
+    rng = np.random.default_rng(0)
+    positive, patients = rng.random(90) < 0.4, rng.integers(0, 40, 90)
+    one, two = rng.normal(size=90) + positive, rng.normal(size=90)
+    found = bootstrap_auroc(positive, one, patients, seed=3).less(bootstrap_auroc(positive, two, patients, seed=3))
+    assert found == paired_difference(positive, one, two, patients, seed=3)
