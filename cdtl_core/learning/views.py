@@ -37,7 +37,7 @@ class Views:
 
 def draw_views(image: npt.NDArray[np.uint8], views: Views) -> torch.Tensor:
     """The pool V C H W in [0, 1] of an image C H W: first as it is, then changed; three equal channels become one."""
-    own = _one_channel(image)
+    own = _one_channel(image).copy()  # of a file mapped read-only
     plain, change, name = to_unit(own[None]), Augmentation(**views.change.model_dump()), _id(own)
     changed = [augment(plain, change, _generator(f"{views.seed}/{name}/{view}")) for view in range(1, 1 + views.count)]
     return torch.cat([plain, *changed])

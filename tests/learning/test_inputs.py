@@ -69,7 +69,7 @@ def test_a_run_that_keeps_activations_is_the_run_that_computes_them_at_each_step
 def test_gradients_are_those_of_the_whole_network_on_the_same_views(levels: tuple[int, ...], tmp_path: Path) -> None:
     """Up to the rounding to float16 between the stages."""
     model, images, entry = classifier(levels=levels), fold(), Entry(3, VIEWS, tmp_path)
-    rows = np.array([4, 0, 11, 4, 7])
+    rows = np.concatenate([[4], np.arange(19)])
     views = np.random.default_rng(5).integers(3, size=len(rows))
     pools = [draw_views(images.pixels[images.rows[row]], VIEWS) for row in rows]
     whole = normalise(torch.stack([pool[view] for pool, view in zip(pools, views, strict=True)]), model.mean, model.std)
@@ -84,7 +84,7 @@ def test_gradients_are_those_of_the_whole_network_on_the_same_views(levels: tupl
         grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     for name, value in grads[0].items():
-        assert (grads[1][name] - value).norm() <= 0.02 * value.norm() + 1e-5, name
+        assert (grads[1][name] - value).norm() <= 0.03 * value.norm() + 1e-5, name
 
 
 def test_the_plain_view_scores_as_the_image_itself() -> None:
