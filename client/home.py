@@ -49,7 +49,7 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
         device=choose_device(own.device),
         cache=home / "cache" / "features",
     )
-    if site.entry is not None:
+    if site.entry is not None and site.entry.stages is not None:
         check_division(site.model.backbone, site.entry.stages, config.image.size)
     return site
 
@@ -117,7 +117,8 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
             )
     else:
         manifest = own.data.root.expanduser() / (own.data.manifest or "")
-    return read_manifest(manifest, labels=labels, label_map=own.data.label_map, where=own.data.where)
+    data = own.data
+    return read_manifest(manifest, labels=labels, label_map=data.label_map, where=data.where, box=data.box)
 
 
 @functools.lru_cache(maxsize=4)

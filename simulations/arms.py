@@ -21,6 +21,7 @@ _THETA0: Mapping[str, Callable[[], Method[Any]]] = {
     "cdtl_fixed": lambda: cdtl_from_theta0("fixed"),
     "cdtl_retention": lambda: cdtl_from_theta0("retention"),
     "cdtl_annealed": lambda: cdtl_from_theta0("annealed"),
+    "cdtl_scarce": lambda: cdtl_from_theta0("scarce"),
 }
 _DONORS = ("shuffled", "phantom")
 

@@ -17,7 +17,7 @@ from cdtl_core.learning.train import score
 from cdtl_core.learning.weights import Weights, load_into
 from cdtl_core.settings import load_simulation
 from client.home import open_site
-from simulations.arms import arm_of
+from simulations.arms import ALONE, arm_of
 from simulations.folds import scarce_site
 from simulations.methods.loop import play
 from simulations.study import Cell, Study
@@ -40,6 +40,8 @@ def play_cell(out: Path, cell: Cell) -> None:
     config, study = _settings(out)
     sites = sites_of(open_sites(config, out), study, cell, out)
     run = config.run.model_copy(update={"seed": cell.seed})
+    if cell.method == ALONE:  # nobody else changes anything
+        sites = [site for site in sites if site.name in study.targets]
     models = play(arm_of(cell.method).method, sites, _theta0(run.model_dump_json()), run)
     scores = {site.name: _scores(site, models[site.name]) for site in sites if site.name in study.targets}
     seconds = round(time.perf_counter() - began, 2)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cdtl_core import __version__
 from cdtl_core.config import SimulationConfig, SiteConfig
-from cdtl_core.learning.metrics import Bootstrap, auroc, bootstrap_auroc, sensitivity_at, summarise
+from cdtl_core.learning.metrics import Bootstrap, auroc, bootstrap_auroc, mean_bootstrap, sensitivity_at, summarise
 from cdtl_core.reporting.comparison import ArmResult, Comparison, Point, claim_of
 from cdtl_core.reporting.report import Estimate
 from simulations.arms import ALONE, is_control, theta0_control
@@ -93,9 +93,8 @@ def _point(study: Study, site: SiteConfig, size: Size, out: Path) -> Point:
     }
     means = {method: mean_of_seeds(found) for method, found in scores.items()}
     seed = study.seeds[0]
-    draws = {
-        method: bootstrap_auroc(mean.truth, mean.score, mean.patients, seed=seed) for method, mean in means.items()
-    }
+    draws = {method: _drawn(mean, seed) for method, mean in means.items()}
+    singles = {method: mean_bootstrap([_drawn(one, seed) for one in found]) for method, found in scores.items()}
     one = means[study.methods[0]]
     return Point(
         target=site.site,
@@ -105,7 +104,7 @@ def _point(study: Study, site: SiteConfig, size: Size, out: Path) -> Point:
         training_patients=round(one.training_patients, 2),
         tested_patients=len(np.unique(one.patients)),
         tested_images=len(one.labels),
-        results={method: _result(method, scores[method], means[method], draws) for method in study.methods},
+        results={method: _result(method, scores[method], means[method], draws, singles) for method in study.methods},
     )
 
 
@@ -115,7 +114,17 @@ def _read(study: Study, first: Cell, target: str, out: Path) -> OutOfFold:
     return join_folds([json.loads(text)["targets"][target] for text in texts])
 
 
-def _result(method: str, seeds: Sequence[OutOfFold], mean: OutOfFold, draws: Mapping[str, Bootstrap]) -> ArmResult:
+def _drawn(scores: OutOfFold, seed: int) -> Bootstrap:
+    return bootstrap_auroc(scores.truth, scores.score, scores.patients, seed=seed)
+
+
+def _result(
+    method: str,
+    seeds: Sequence[OutOfFold],
+    mean: OutOfFold,
+    draws: Mapping[str, Bootstrap],
+    singles: Mapping[str, Bootstrap],
+) -> ArmResult:
     references = [name for name in draws if name != method and (name == ALONE or is_control(name))]
     minus = {name: Estimate.of(draws[method].less(draws[name])) for name in references}
     control = theta0_control(method, draws)
@@ -123,6 +132,8 @@ def _result(method: str, seeds: Sequence[OutOfFold], mean: OutOfFold, draws: Map
     return ArmResult(
         auroc=Estimate.of(draws[method].interval),
         auroc_by_seed=tuple(_number(auroc(seed.truth, seed.score)) for seed in seeds),
+        auroc_of_one=Estimate.of(singles[method].interval),
+        minus_of_one={name: Estimate.of(singles[method].less(singles[name])) for name in references},
         metrics=_metrics(mean),
         minus=minus,
         theta0_control=control,

@@ -11,7 +11,7 @@ from cdtl_core.reporting.report import Estimate
 
 __all__ = ["print_comparison"]
 
-_WIDTH = 136
+_WIDTH = 180
 
 
 def print_comparison(comparison: Comparison, folder: Path) -> None:
@@ -25,7 +25,7 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
     table.add_column("target", overflow="fold")
     table.add_column("patients", justify="right")
     table.add_column("method", overflow="fold")
-    for header in ("AUROC", "less alone", "less theta0 control"):
+    for header in ("AUROC", "less alone", "less theta0 control", "one run", "one run less alone"):
         table.add_column(header, justify="center")
     table.add_column("claim", no_wrap=True)
     for point in comparison.points:
@@ -46,6 +46,8 @@ def _row(point: Point, method: str, result: ArmResult) -> list[str]:
         _estimate(result.auroc),
         _estimate(result.minus.get("alone"), "+"),
         _estimate(control, "+"),
+        _estimate(result.auroc_of_one),
+        _estimate(result.minus_of_one.get("alone"), "+"),
         result.claim or "",
     ]
 
@@ -62,6 +64,7 @@ def _notes(comparison: Comparison, folder: Path) -> list[str]:
     notes = []
     if any(point.synthetic for point in comparison.points):
         notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
+    notes.append("one run: mean of the seeds' own AUROCs, what a site has that trains once; AUROC: of averaged scores.")
     notes.append(
         "gain: the paired intervals against alone and against the theta0 control are both above 0; worse than alone: "
         "the former is below 0."

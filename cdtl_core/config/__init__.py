@@ -22,11 +22,21 @@ from cdtl_core.config.run import (
     TrainConfig,
 )
 from cdtl_core.config.simulation import SimulationConfig
-from cdtl_core.config.site import ChecksConfig, DataConfig, Locks, PhantomConfig, PublishConfig, SiteConfig, SitePrivacy
+from cdtl_core.config.site import (
+    BoxConfig,
+    ChecksConfig,
+    DataConfig,
+    Locks,
+    PhantomConfig,
+    PublishConfig,
+    SiteConfig,
+    SitePrivacy,
+)
 
 __all__ = [
     "AugmentConfig",
     "BlendConfig",
+    "BoxConfig",
     "ChecksConfig",
     "DataConfig",
     "DpConfig",

@@ -54,7 +54,8 @@ class ModelConfig(Settings):
     """Backbone name, where its first weights come from (`imagenet`, `random` or a .safetensors file), dropout.
 
     `levels` are stages of the backbone (from 1, as `train.freeze` counts) whose pooled outputs together are the
-    features, each of unit length and the whole centred by the site's own mean; none: the backbone's own output.
+    features, each of unit length and the whole centred by the site's own mean; none: the backbone's own output. With
+    `regions` = ``centre`` each stage's output is pooled twice: over the image's central half and over the rest.
     `adapter` is the width of a small residual layer between features and head (0: none).
     """
 
@@ -62,11 +63,23 @@ class ModelConfig(Settings):
     weights: str = "imagenet"
     dropout: float = Field(0.2, ge=0, lt=1)
     levels: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    regions: Literal["whole", "centre"] = "whole"
     adapter: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _regions_of_levels(self) -> "ModelConfig":
+        if self.regions != "whole" and not self.levels:
+            raise ValueError(f"regions = '{self.regions}' pools stages and levels names none: set model.levels")
+        return self
 
 
 class AugmentConfig(Settings):
-    """Random changes of training images: chance of a flip, and the widest change of each kind."""
+    """Random changes of training images: chance of a flip, and the widest change of each kind.
+
+    `invert` and `blur` are chances that an image is inverted (black for white) and smoothed over 5 x 5 pixels; `gamma`
+    is the widest change of the logarithm of its exponent. They teach what does not depend on how a modality renders a
+    lesion: dark in ultrasound, bright in mammography.
+    """
 
     flip: _Share = 0.5
     rotate_deg: float = Field(10.0, ge=0, le=180)
@@ -75,6 +88,9 @@ class AugmentConfig(Settings):
     brightness: float = Field(0.1, ge=0, lt=1)
     contrast: float = Field(0.15, ge=0, lt=1)
     noise: float = Field(0.01, ge=0, lt=1)
+    invert: _Share = 0.0
+    gamma: float = Field(0.0, ge=0, lt=3)
+    blur: _Share = 0.0
 
 
 class TrainConfig(Settings):
@@ -145,7 +161,7 @@ class BlendConfig(Settings):
     modality, those it takes from; a modality that is not named takes from all, one with an empty list from none.
     """
 
-    policy: Literal["fixed", "retention", "annealed", "size"] = "annealed"
+    policy: Literal["fixed", "retention", "annealed", "scarce", "size"] = "annealed"
     alpha: _Share = 0.9
     warmup: int = Field(0, ge=0)
     settle: int = Field(2, ge=0)
@@ -227,10 +243,11 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _levels_behind_views(self) -> "RunConfig":
-        skipped = [level for level in self.model.levels if level <= self.train.freeze]
-        if self.train.views and skipped and not self.dp.enabled:
+        levels, freeze = self.model.levels, self.train.freeze
+        skipped = [level for level in levels if level <= freeze]
+        if self.train.views and skipped and max(levels) > freeze and not self.dp.enabled:
             raise ValueError(
-                f"model.levels names stage {skipped[0]}, which train.views skips with train.freeze = "
-                f"{self.train.freeze}: name later stages, or set train.views to 0"
+                f"model.levels names stages before and behind train.freeze = {freeze}, and train.views skips the "
+                f"former: freeze up to stage {max(levels)} or up to {min(levels) - 1}, or set train.views to 0"
             )
         return self

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_va
 
 from cdtl_core.config.run import ModalityName, RunConfig, Settings, SiteName
 
-__all__ = ["DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
+__all__ = ["BoxConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
 
 
 class PhantomConfig(Settings):
@@ -19,13 +19,27 @@ class PhantomConfig(Settings):
     seed: int = Field(0, ge=0)
 
 
+class BoxConfig(Settings):
+    """Where a lesion is in its image: what is trained on is the square around it.
+
+    `column` of the manifest holds ``x, y, width, height`` in pixels (brackets are allowed), `scale` names the column
+    whose number leads from these pixels to the file's. The square's side is `margin` times the box's longer one, at
+    least `least_px` pixels of the file; beyond the image's edge it is black.
+    """
+
+    column: str = Field(min_length=1)
+    scale: str | None = None
+    margin: float = Field(1.25, ge=1, le=10)
+    least_px: int = Field(32, ge=1)
+
+
 class DataConfig(Settings):
     """Where a site's images are and how its labels are read.
 
     `manifest` is a CSV (file,label,patient_id,...) relative to `root`; `where` keeps rows by column (a value, a list of
     values, or ``">=0.25"``); `label_map` maps local labels to the task's, ``""`` leaves that label's images out.
-    `frame` is the one taken of a multi-frame image, by place or number from 0. Decoded images are kept while a
-    file's size and time are unchanged, with `strict` while its contents are.
+    `frame` is the one taken of a multi-frame image, by place or number from 0. `box` cuts lesions out. Decoded images
+    are kept while a file's size and time are unchanged, with `strict` while its contents are.
     """
 
     root: Path = Path()
@@ -35,6 +49,7 @@ class DataConfig(Settings):
     phantom: PhantomConfig | None = None
     where: dict[str, str | tuple[str, ...]] = Field({})
     label_map: dict[str, str] = Field({})
+    box: BoxConfig | None = None
 
 
 class ChecksConfig(Settings):

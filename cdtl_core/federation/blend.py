@@ -50,9 +50,12 @@ def blend_matrix(config: BlendConfig, patients: Mapping[str, int], *, round: int
     matrix = np.zeros((count, count))
     for row, name in enumerate(names):
         donors = _donors(config, name, names)
+        if config.policy == "scarce":
+            donors = [donor for donor in donors if patients[donor] > patients[name]]
         matrix[row, row] = alphas[row] if donors else 1.0
+        weights = {donor: patients[donor] if config.policy == "scarce" else 1 for donor in donors}
         for donor in donors:
-            matrix[row, names.index(donor)] = (1 - alphas[row]) / len(donors)
+            matrix[row, names.index(donor)] = (1 - alphas[row]) * weights[donor] / sum(weights.values())
     check_blend_matrix(matrix)
     return matrix
 
@@ -162,6 +165,8 @@ def _alphas(config: BlendConfig, patients: Sequence[int], *, position: int, blen
         risen = 1 / count + (1 - 1 / count) * (position - 1) / max(blending - 1, 1)
         return [min(risen, 1.0)] * count  # the last sum may round to more than 1
     wanted = [n / (n + config.half_patients) for n in patients]
+    if config.policy == "scarce":
+        return wanted
     rhos = np.clip(wanted, config.retention_min, config.retention_max)
     return [alpha_of_retention(float(rho), modalities=count, rounds=blending) for rho in rhos]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.federation.gate import BLENDED, GateDecision, choose_model
+from cdtl_core.federation.gate import ALONE, BLENDED, GateDecision, choose_model
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round
 from cdtl_core.learning.calibration import fit_temperature
 from cdtl_core.learning.metrics import log_loss_by_patient
@@ -15,7 +15,6 @@ from cdtl_core.learning.weights import Weights, load_into, take
 
 __all__ = ["ALONE", "Outcome", "candidate", "finish", "with_fresh_norms"]
 
-ALONE = "alone"
 Floats = npt.NDArray[np.float64]
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLENDED", "GateDecision", "choose_model"]
+__all__ = ["ALONE", "BLENDED", "GateDecision", "choose_model"]
 
-BLENDED = "blended"
+ALONE, BLENDED = "alone", "blended"
 _FEWEST_PATIENTS = 3
 
 
@@ -28,8 +28,8 @@ class GateDecision:
 
     @property
     def accepted(self) -> bool | None:
-        """Whether the blended model is the one used; None if there was nothing to compare it with."""
-        return self.chosen == BLENDED if self.excess else None
+        """Whether the blended model is the one used; None if there was nothing to use or compare in its place."""
+        return self.chosen == BLENDED if self.excess or self.chosen != BLENDED else None
 
 
 def choose_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_errors: float) -> GateDecision:
@@ -40,10 +40,12 @@ def choose_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_erro
             ``blended``.
         standard_errors: How clear a loss must be.
 
-    With fewer than three validation patients there is no comparison.
+    With fewer than three validation patients there is no comparison: nothing shows that the blend does no harm, and the
+    model trained alone is used, where the site has one.
     """
     if len(losses[BLENDED]) < _FEWEST_PATIENTS:
-        losses = {BLENDED: losses[BLENDED]}
+        chosen = ALONE if ALONE in losses else BLENDED
+        return GateDecision(chosen, {name: float(losses[name].mean()) for name in {BLENDED, chosen}}, {})
     means = {name: float(values.mean()) for name, values in losses.items()}
     excess = {name: _excess(losses[BLENDED] - values) for name, values in losses.items() if name != BLENDED}
     better = [name for name, value in excess.items() if value > standard_errors]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -35,6 +35,7 @@ class ModelNote(BaseModel):
     modality: str
     backbone: str
     levels: tuple[int, ...] = ()
+    regions: Literal["whole", "centre"] = "whole"
     adapter: int = 0
     labels: tuple[str, ...]
     positive: str
@@ -57,6 +58,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome) -> None:
         modality=site.modality,
         backbone=site.config.model.backbone,
         levels=site.config.model.levels,
+        regions=site.config.model.regions,
         adapter=site.config.model.adapter,
         labels=site.cohort.labels,
         positive=site.cohort.labels[site.positive],
@@ -80,7 +82,7 @@ def load_model(folder: Path) -> tuple[Classifier, ModelNote]:
         raise ModelError(
             f"{folder / MODEL_FILE} is missing or is not the file that model.json vouches for: copy it anew."
         )
-    network = ModelConfig(backbone=note.backbone, levels=note.levels, adapter=note.adapter)
+    network = ModelConfig(backbone=note.backbone, levels=note.levels, regions=note.regions, adapter=note.adapter)
     model = build_classifier(network, len(note.labels), note.image_size)
     weights = load_weights(folder / MODEL_FILE)
     needed = {name for name, value in model.state_dict().items() if value.is_floating_point()}

@@ -79,7 +79,8 @@ def build_cohort(
     Raises:
         DataError: An image is missing or cannot be decoded.
     """
-    stored = load_pixels([case.file for case in cases], size=size, folder=cache, frame=frame, strict=strict)
+    files, squares = [case.file for case in cases], [case.square for case in cases]
+    stored = load_pixels(files, size=size, folder=cache, squares=squares, frame=frame, strict=strict)
     number = {patient: i for i, patient in enumerate(dict.fromkeys(case.patient for case in cases))}
     label = np.array([case.label for case in cases], np.int64)
     patient = np.array([number[case.patient] for case in cases], np.int64)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from cdtl_core.config import BoxConfig
 from cdtl_core.errors import ConfigError, DataError
+from cdtl_core.imaging.box import Square, square_of
 from cdtl_core.imaging.source import Row, rows_of_manifest
 
 __all__ = ["Case", "Condition", "cases_of", "keep_rows", "read_manifest"]
@@ -16,12 +18,16 @@ Condition = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One image: where it is, its label as an index into the task's labels, whose it is, its fixed split if any."""
+    """One image: where it is, its label as an index into the task's labels, whose it is, its fixed split if any.
+
+    `square` is the part of it that is looked at; None: all of it.
+    """
 
     file: Path
     label: int
     patient: str
     split: str = ""
+    square: Square | None = None
 
 
 def read_manifest(
@@ -30,15 +36,16 @@ def read_manifest(
     labels: Sequence[str],
     label_map: Mapping[str, str] | None = None,
     where: Mapping[str, Condition] | None = None,
+    box: BoxConfig | None = None,
 ) -> tuple[Case, ...]:
-    """Read a manifest's cases; see `cases_of` for labels and `keep_rows` for conditions.
+    """Read a manifest's cases; see `cases_of` for labels, `keep_rows` for conditions and `square_of` for boxes.
 
     Raises:
-        DataError: The manifest is missing, lacks a column, or names a label the task does not have.
-        ConfigError: `where` names a column that the manifest lacks, or bounds one that is no number.
+        DataError: The manifest is missing, lacks a column, names a label the task does not have, or has no box.
+        ConfigError: `where` or `box` names a column that the manifest lacks, or `where` bounds one that is no number.
     """
     rows = keep_rows(rows_of_manifest(path), where or {})
-    return cases_of(rows, labels=labels, label_map=label_map or {}, source=str(path))
+    return cases_of(rows, labels=labels, label_map=label_map or {}, source=str(path), box=box)
 
 
 def keep_rows(rows: Iterable[Row], where: Mapping[str, Condition]) -> list[Row]:
@@ -51,7 +58,12 @@ def keep_rows(rows: Iterable[Row], where: Mapping[str, Condition]) -> list[Row]:
 
 
 def cases_of(
-    rows: Iterable[Row], *, labels: Sequence[str], label_map: Mapping[str, str], source: str
+    rows: Iterable[Row],
+    *,
+    labels: Sequence[str],
+    label_map: Mapping[str, str],
+    source: str,
+    box: BoxConfig | None = None,
 ) -> tuple[Case, ...]:
     """Rows as cases of a task.
 
@@ -61,11 +73,13 @@ def cases_of(
         label_map: Local label to task label; ``""`` leaves that label's images out. A label without an entry stands
             for itself.
         source: Names the rows in errors.
+        box: Where lesions are; None: whole images are looked at.
 
     Raises:
-        DataError: A label is not the task's, a patient is missing, or no image is left.
+        DataError: A label is not the task's, a patient or a box is missing, or no image is left.
+        ConfigError: The rows lack a column that `box` names.
     """
-    cases = [case for row in rows if (case := _case(row, source, labels, label_map)) is not None]
+    cases = [case for row in rows if (case := _case(row, source, labels, label_map, box)) is not None]
     if not cases:
         raise DataError(f"the manifest {source} leaves no image after where and label_map: loosen them.")
     _refuse_repeated(cases, source)
@@ -104,7 +118,9 @@ def _holds(value: str, wanted: Condition, column: str) -> bool:
     return number >= bound if wanted.startswith(">=") else number <= bound
 
 
-def _case(row: Row, source: str, labels: Sequence[str], label_map: Mapping[str, str]) -> Case | None:
+def _case(
+    row: Row, source: str, labels: Sequence[str], label_map: Mapping[str, str], box: BoxConfig | None
+) -> Case | None:
     label = label_map.get(row.label, row.label)
     if label == "" and row.label in label_map:
         return None
@@ -119,4 +135,5 @@ def _case(row: Row, source: str, labels: Sequence[str], label_map: Mapping[str, 
         )
     if not row.patient:
         raise DataError(f"the manifest {source} has no patient_id for {row.file.name}: fill it in.")
-    return Case(row.file, labels.index(label), row.patient, row.split)
+    square = square_of(row.more, box, row.file.name) if box else None
+    return Case(row.file, labels.index(label), row.patient, row.split, square)

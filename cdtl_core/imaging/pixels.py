@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from cdtl_core.durable import file_hash, replace_json
 from cdtl_core.errors import DataError
+from cdtl_core.imaging.box import Square, cut
 from cdtl_core.imaging.frame import Frame
 from cdtl_core.imaging.read import fit_square, read_picture
 from cdtl_core.progress import report
@@ -38,21 +40,29 @@ class PixelFile:
 
 
 def load_pixels(
-    files: Sequence[Path], *, size: int, folder: Path, frame: Frame = "middle", strict: bool = False, workers: int = 0
+    files: Sequence[Path],
+    *,
+    size: int,
+    folder: Path,
+    squares: Sequence[Square | None] = (),
+    frame: Frame = "middle",
+    strict: bool = False,
+    workers: int = 0,
 ) -> PixelFile:
     """The images of `files` as one memory-mapped array.
 
     The first call decodes them in parallel into `folder`; later ones map the same file as long as the paths, sizes and
-    modification times of the files (with `strict` their contents), the frame, the image size and the intake version are
-    unchanged.
+    modification times of the files (with `strict` their contents), the squares cut out of them (none: whole images),
+    the frame, the image size and the intake version are unchanged.
 
     Raises:
-        DataError: A file is missing or cannot be decoded.
+        DataError: A file is missing or cannot be decoded, or a square lies outside its image.
     """
-    key = _key(files, f"{INTAKE_VERSION}/{size}/{frame}", strict)
+    parts = tuple(squares) if any(squares) else (None,) * len(files)
+    key = _key(files, f"{INTAKE_VERSION}/{size}/{frame}" + (f"/{parts}" if any(squares) else ""), strict)
     data, note = folder / f"{key}.npy", folder / f"{key}.json"
     if not note.exists():
-        bits = _decode(files, size, frame, data, workers or num_cores())
+        bits = _decode(list(zip(files, parts, strict=True)), size, frame, data, workers or num_cores())
         replace_json(note, {"images": len(files), "size": size, "intake": INTAKE_VERSION, "bits": bits})
     found: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
     return PixelFile(found, int(json.loads(note.read_text(encoding="utf-8"))["bits"]))
@@ -70,31 +80,34 @@ def _key(files: Sequence[Path], settings: str, strict: bool) -> str:
     return digest.hexdigest()[:24]
 
 
-def _decode(files: Sequence[Path], size: int, frame: Frame, target: Path, workers: int) -> int:
+def _decode(files: Sequence[tuple[Path, Square | None]], size: int, frame: Frame, target: Path, workers: int) -> int:
     """Write the array; returns the most bits per sample that a file stores."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob("*.draft"):  # of a killed process
-        left.unlink()
-    draft = target.with_suffix(".draft")
+        if not psutil.pid_exists(int(left.suffixes[0][1:])):
+            left.unlink(missing_ok=True)
+    draft, slim = (target.with_suffix(f".{os.getpid()}.{part}.draft") for part in ("all", "gray"))
     try:
         array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(files), 3, size, size))
         is_gray, bits = True, 1
         with ThreadPoolExecutor(workers) as pool:
-            for index, (square, depth) in enumerate(pool.map(lambda file: _square(file, size, frame), files)):
+            for index, (square, depth) in enumerate(pool.map(lambda one: _square(*one, size, frame), files)):
                 is_gray &= square.ndim == 2
                 bits = max(bits, depth)
                 array[index] = square if square.ndim == 2 else square.transpose(2, 0, 1)
                 report(decoded=index + 1, of=len(files))
         array.flush()
         if is_gray:
-            np.save(target, array[:, :1], allow_pickle=False)
-        else:
-            os.replace(draft, target)
+            gray = np.lib.format.open_memmap(slim, mode="w+", dtype=np.uint8, shape=(len(files), 1, size, size))
+            gray[:] = array[:, :1]
+            gray.flush()
+        os.replace(slim if is_gray else draft, target)
         return bits
     finally:
-        draft.unlink(missing_ok=True)
+        for left in (draft, slim):
+            left.unlink(missing_ok=True)
 
 
-def _square(file: Path, size: int, frame: Frame) -> tuple[Pixels, int]:
+def _square(file: Path, square: Square | None, size: int, frame: Frame) -> tuple[Pixels, int]:
     picture = read_picture(file, frame)
-    return fit_square(picture.pixels, size), picture.bits
+    return fit_square(cut(picture.pixels, square) if square else picture.pixels, size), picture.bits

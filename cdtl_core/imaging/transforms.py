@@ -5,14 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
 __all__ = ["Augmentation", "augment", "normalise", "to_unit"]
+
+_BLUR = 5
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Widest random change of each kind; lengths are shares of the image, angles degrees."""
+    """Widest random change of each kind.
+
+    Lengths are shares of the image, angles degrees, `gamma` a logarithm; `flip`, `invert` and `blur` are chances.
+    """
 
     flip: float
     rotate_deg: float
@@ -21,6 +26,9 @@ class Augmentation:
     brightness: float
     contrast: float
     noise: float
+    invert: float = 0.0
+    gamma: float = 0.0
+    blur: float = 0.0
 
 
 def to_unit(batch: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -30,6 +38,8 @@ def to_unit(batch: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) -> torch.Tensor:
     """Change each image of a batch on its own: flip, rotation, shift, scale, contrast, brightness, noise.
+
+    With settings above 0 also gamma, inversion and smoothing.
 
     Args:
         images: B C H W in [0, 1].
@@ -53,7 +63,21 @@ def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) ->
     contrast, brightness = (1 + spread(change.contrast)).view(-1, 1, 1, 1), spread(change.brightness).view(-1, 1, 1, 1)
     mean = moved.mean(dim=(1, 2, 3), keepdim=True)
     moved = (moved - mean) * contrast + mean + brightness
-    return moved.add_(torch.randn(moved.shape, generator=rng), alpha=change.noise).clamp_(0, 1)
+    noisy = moved.add_(torch.randn(moved.shape, generator=rng), alpha=change.noise).clamp_(0, 1)
+    return _rendered(noisy, change, rng)
+
+
+def _rendered(images: torch.Tensor, change: Augmentation, rng: torch.Generator) -> torch.Tensor:
+    """As another modality might render them; a change that is switched off draws nothing."""
+    each = (images.shape[0], 1, 1, 1)
+    if change.gamma:
+        images = images.clamp_min(1e-4) ** torch.exp((torch.rand(each, generator=rng) * 2 - 1) * change.gamma)
+    if change.invert:
+        images = torch.where(torch.rand(each, generator=rng) < change.invert, 1 - images, images)
+    if change.blur:
+        smooth = avg_pool2d(images, _BLUR, stride=1, padding=_BLUR // 2, count_include_pad=False)
+        images = torch.where(torch.rand(each, generator=rng) < change.blur, smooth, images)
+    return images
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -11,11 +11,11 @@ import torch
 from cdtl_core.config import AugmentConfig
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.transforms import normalise
-from cdtl_core.learning.kept import Half, keep, key_of
+from cdtl_core.learning.kept import Half, Kept, keep, key_of
 from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.views import Views
 
-__all__ = ["Features", "feature_views"]
+__all__ = ["Features", "feature_views", "kept_features"]
 
 Features = Half
 
@@ -44,15 +44,29 @@ def feature_views(
     Raises:
         CheckpointError, ModelError: As `keep`.
     """
-    model.to(device).eval()
-    pool = Views(views, seed, change)
-    said = f"features/{model.levels}/{pool}/{model.mean}/{model.std}"
+    kept = kept_features(model, fold, Views(views, seed, change), device=device, cache=cache)
+    return np.stack([kept(row) for row in range(fold.num_images)])
+
+
+def kept_features(
+    model: Classifier, fold: Fold, pool: Views, *, device: torch.device, cache: Path | None = None
+) -> Kept:
+    """The same, V D for a row of the fold, as it is asked for.
+
+    Raises:
+        CheckpointError, ModelError: As `keep`.
+    """
+    said = f"features/{model.levels}/{model.regions}/{pool}/{model.mean}/{model.std}"
     names = [name for name, value in model.state_dict().items() if name.startswith("backbone.") and value.ndim]
 
     def compute(images: torch.Tensor) -> torch.Tensor:
+        model.to(device).backbone.eval()
+        entry, model.entry = model.entry, 0
         batch = normalise(images, model.mean, model.std).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            return model.features(batch)
+        try:
+            with torch.inference_mode():
+                return model.features(batch)
+        finally:
+            model.entry = entry
 
-    kept = keep(fold, pool, compute, key=key_of(model, names, said), cache=cache)
-    return np.stack([kept(row) for row in range(fold.num_images)])
+    return keep(fold, pool, compute, key=key_of(model, names, said), cache=cache)

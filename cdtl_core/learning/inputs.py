@@ -15,6 +15,7 @@ import torch
 from cdtl_core.config import AugmentConfig, RunConfig
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
+from cdtl_core.learning.features import kept_features
 from cdtl_core.learning.kept import Kept, keep, key_of
 from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.stages import run_stages, stages_of, tensors_of_stages
@@ -32,12 +33,12 @@ class Entry:
     """Where images enter a network: behind its frozen stages, as a fixed pool of views.
 
     Attributes:
-        stages: How many are frozen, 1 or more.
+        stages: How many are frozen, 1 or more; None: all that the features need, which are what enters.
         views: The pool of each image.
         cache: Folder for what the frozen stages say; none: it is computed whenever it is asked for.
     """
 
-    stages: int
+    stages: int | None
     views: Views
     cache: Path | None = None
 
@@ -47,7 +48,8 @@ def entry_of(config: RunConfig, cache: Path | None) -> Entry | None:
     train = config.train
     if config.dp.enabled or not train.views:
         return None
-    return Entry(train.freeze, Views(train.views, train.views_seed, train.augment), cache)
+    frozen = config.model.levels and max(config.model.levels) <= train.freeze
+    return Entry(None if frozen else train.freeze, Views(train.views, train.views_seed, train.augment), cache)
 
 
 @contextmanager
@@ -104,6 +106,9 @@ def random_view(kept: Kept, num_views: int, rng: np.random.Generator) -> Inputs:
 
 def _activations(model: Classifier, fold: Fold, entry: Entry) -> Kept:
     """What the first stages say of each image's pool, V ...; they must have the weights now that they keep."""
+    if entry.stages is None:
+        device = next(model.backbone.parameters()).device
+        return kept_features(model, fold, entry.views, device=device, cache=entry.cache)
     frozen = tensors_of_stages(model.backbone, entry.stages)
     state = model.state_dict()
     names = [name for name in frozen if state[name].is_floating_point()]

@@ -1,5 +1,6 @@
 """How good scores are: AUROC with patient-level bootstrap intervals, log-loss, and the usual figures at a threshold."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ __all__ = [
     "log_loss_by_patient",
     "paired_difference",
 ]
-__all__ += ["bootstrap_auroc", "sensitivity_at", "summarise"]
+__all__ += ["bootstrap_auroc", "mean_bootstrap", "sensitivity_at", "summarise"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -49,6 +50,12 @@ class Bootstrap:
     def less(self, other: "Bootstrap") -> Interval:
         """The paired difference to another one of the same images and seed."""
         return Interval(self.value - other.value, *_ends(self.draws - other.draws, self.patients))
+
+
+def mean_bootstrap(found: Sequence[Bootstrap]) -> Bootstrap:
+    """The mean of several AUROCs of the same patients and resamples, such as of runs with different seeds."""
+    value, draws = np.mean([one.value for one in found]), np.mean([one.draws for one in found], axis=0)
+    return Bootstrap(float(value), draws, found[0].patients)
 
 
 def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:

@@ -11,6 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.learning.backbones import build_backbone, load_initial_weights
+from cdtl_core.learning.pooling import pooled
 from cdtl_core.learning.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
 from cdtl_core.learning.weights import Weights, check_finite
 
@@ -59,8 +60,9 @@ class Classifier(nn.Module):
     """A backbone and a linear head with dropout before it: B 3 H W to logits B K.
 
     The head starts at zero: the same at every site without being sent, and no first step distorts the features.
-    With `levels`, the features are the pooled outputs of those stages, each of unit length, centred.
-    While `entry` is above 0 it takes the output of so many stages in the place of images.
+    With `levels`, the features are the pooled outputs of those stages, each of unit length, centred; `feature_length`
+    is the length of all together.
+    While `entry` is above 0 it takes the output of so many stages in the place of images, while it is None features.
 
     Source: eq. (8), Inbaraj et al. 2025 (dropout on the activations before the head).
     """
@@ -71,7 +73,8 @@ class Classifier(nn.Module):
         self.backbone = found.module
         if frozen_norms:
             freeze_norms(self.backbone)
-        self.levels, self.entry = config.levels, 0
+        self.levels, self.regions = config.levels, config.regions
+        self.entry: int | None = 0
         self.mean, self.std = found.mean, found.std
         num_features = self._num_features(image_size) if self.levels else found.num_features
         self.centre = Centre(num_features) if self.levels else nn.Identity()
@@ -87,8 +90,10 @@ class Classifier(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the backbone says of normalised images B 3 H W, or of what `entry` says: B D."""
+        if self.entry is None:
+            return images
         if not self.levels:
-            return self._run(images)
+            return self._run(images, self.entry)
         outputs: dict[int, torch.Tensor] = {}
 
         def keep(level: int) -> Any:
@@ -97,11 +102,12 @@ class Classifier(nn.Module):
         modules = zip(self.levels, level_modules(self.backbone, self.levels), strict=True)
         hooks = [module.register_forward_hook(keep(level)) for level, module in modules]
         try:
-            self._run(images)
+            self._run(images, self.entry)
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.cat([normalize(_pooled(outputs[level]), dim=1) for level in self.levels], 1)
+        parts = [part for level in self.levels for part in pooled(outputs[level], self.regions)]
+        return torch.cat([normalize(part, dim=1) for part in parts], 1)
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Logits B K of features B D."""
@@ -112,8 +118,13 @@ class Classifier(nn.Module):
         """The same modules as one: features B D to logits B K; what is trained of it is trained here."""
         return nn.Sequential(self.centre, self.adapter, self.dropout, self.head)
 
-    def _run(self, images: torch.Tensor) -> torch.Tensor:
-        with skip_stages(self.backbone, self.entry):
+    @property
+    def feature_length(self) -> float:
+        """Of the features that `levels` give, before they are centred: one for each stage and region."""
+        return float(len(self.levels) * (1 if self.regions == "whole" else 2)) ** 0.5
+
+    def _run(self, images: torch.Tensor, entry: int) -> torch.Tensor:
+        with skip_stages(self.backbone, entry):
             features: torch.Tensor = self.backbone(images)
         return features
 
@@ -121,13 +132,6 @@ class Classifier(nn.Module):
         self.backbone.eval()
         with torch.inference_mode():
             return self.features(torch.zeros(1, 3, image_size, image_size)).shape[1]
-
-
-def _pooled(output: torch.Tensor) -> torch.Tensor:
-    """A stage's output as B C: images B C H W and tokens B N C averaged."""
-    if output.ndim == 4:
-        return output.mean(dim=(2, 3))
-    return output.mean(dim=1) if output.ndim == 3 else output
 
 
 @dataclass(frozen=True)

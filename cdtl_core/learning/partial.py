@@ -101,8 +101,8 @@ def _features(model: Classifier, fold: Fold, config: RunConfig, device: torch.de
 def _centre(
     model: Classifier, features: Features, fold: Fold, mechanism: Mechanism, steps: int, entropy: Entropy
 ) -> None:
-    """The site's own mean of plain features, as private as so many steps; L levels of unit length have sqrt(L)."""
-    longest = replace(mechanism, max_grad_norm=len(model.levels) ** 0.5)
+    """The site's own mean of plain features, as private as so many steps; P parts of unit length have sqrt(P)."""
+    longest = replace(mechanism, max_grad_norm=model.feature_length)
     plain = features[:, 0].astype(np.float32)
     means = [private_mean(plain, fold.patients, longest, entropy) for _ in range(steps)]
     model.centre.load_state_dict({"mean": torch.stack(means).mean(dim=0)})

@@ -24,16 +24,20 @@ class ArmResult(_Part):
     Attributes:
         auroc: Of each image's probability, averaged over seeds.
         auroc_by_seed: Of each seed alone, in the order of the study's seeds.
+        auroc_of_one: Mean over seeds of the AUROC of one seed's scores: what a site has that trains once.
         metrics: Further figures of the averaged probabilities.
-        minus: Paired differences of AUROC, by what is subtracted: alone, and each control.
+        minus: Paired differences of `auroc`, by what is subtracted: alone, and each control.
+        minus_of_one: The same of `auroc_of_one`.
         theta0_control: The control that had to be beaten for a claim; null if none was played.
         claim: Null for alone and for controls.
     """
 
     auroc: Estimate
     auroc_by_seed: tuple[float | None, ...]
+    auroc_of_one: Estimate
     metrics: dict[str, float | None]
     minus: dict[str, Estimate]
+    minus_of_one: dict[str, Estimate]
     theta0_control: str | None
     claim: Claim | None
 

@@ -11,7 +11,7 @@ from simulations.methods.track import Track, advance, begin, coordinated, outcom
 
 __all__ = ["Gated", "Policy", "cdtl", "cdtl_gated", "crossed", "settings_of", "unblended_round"]
 
-Policy = Literal["fixed", "retention", "annealed"]
+Policy = Literal["fixed", "retention", "annealed", "scarce"]
 
 
 @dataclass(frozen=True)

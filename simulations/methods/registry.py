@@ -36,6 +36,7 @@ METHODS: Mapping[str, Method[Any]] = {
     "cdtl_fixed": cdtl("fixed"),
     "cdtl_retention": cdtl("retention"),
     "cdtl_annealed": cdtl("annealed"),
+    "cdtl_scarce": cdtl("scarce"),
     "cdtl_learned": cdtl_learned(validation_gains),
     "cdtl_learned_cosine": cdtl_learned(update_cosines),
     "cdtl_gated": cdtl_gated(),

@@ -190,8 +190,10 @@ def test_a_backbone_that_cannot_be_entered_is_refused_and_stays_whole(backbone: 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match=r"train\.freeze is 0"):
         TrainConfig(views=2)
-    with pytest.raises(ValueError, match=r"model\.levels names stage 3"):
+    with pytest.raises(ValueError, match=r"model\.levels names stages before and behind"):
         RunConfig.model_validate({"train": {"views": 2, "freeze": 3}, "model": {"levels": [3, 5]}})
+    pooled = RunConfig.model_validate({"train": {"views": 2, "freeze": 5}, "model": {"levels": [3, 5]}})
+    assert entry_of(pooled, None) == Entry(None, VIEWS)
     run = RunConfig.model_validate({"train": {"views": 2, "freeze": 3}, "model": {"levels": [4, 5]}})
     assert entry_of(run, None) == Entry(3, VIEWS)
     assert entry_of(RunConfig.model_validate({"train": {"freeze": 3}}), None) is None
