@@ -4,7 +4,7 @@
 
 EfficientNet-Lite0 at 128 px, batches of 24 as by default, one round of 12 steps of `fit` for each figure, arms in turn,
 median of `--repeats`, milliseconds of the processor, which others on the machine disturb least. An image is one of a
-batch: forward, backward, optimizer and what it takes to have the batch (changing images, or reading activations) are in.
+batch: forward, backward, optimizer and what it takes to have the batch (changing images, reading activations) are in.
 Half of the network is `--freeze` of its stages, by default 5 of 9. The cache is filled before; what filling takes is
 said beside it, per image and view. Images are synthetic, or those that a site of CONFIG trains on. Exit code 1 if a
 ratio to the whole network is above its bar.

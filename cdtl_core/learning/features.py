@@ -14,6 +14,7 @@ from cdtl_core.imaging.transforms import normalise
 from cdtl_core.learning.kept import Half, keep, key_of
 from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.views import Views
+from cdtl_core.learning.weights import take
 
 __all__ = ["Features", "feature_views"]
 
@@ -46,7 +47,7 @@ def feature_views(
     """
     model.to(device).eval()
     pool = Views(views, seed, change)
-    said = f"features/{model.levels}/{pool}/{model.mean}/{model.std}"
+    said = f"features/{model.name}/{model.levels}/{pool}/{model.mean}/{model.std}"
     names = [name for name, value in model.state_dict().items() if name.startswith("backbone.") and value.ndim]
 
     def compute(images: torch.Tensor) -> torch.Tensor:
@@ -54,5 +55,5 @@ def feature_views(
         with torch.inference_mode():
             return model.features(batch)
 
-    kept = keep(fold, pool, compute, key=key_of(model, names, said), cache=cache)
+    kept = keep(fold, pool, compute, key=key_of(take(model, names), said), cache=cache)
     return np.stack([kept(row) for row in range(fold.num_images)])

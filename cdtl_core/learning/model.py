@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         self.backbone = found.module
         if frozen_norms:
             freeze_norms(self.backbone)
-        self.levels, self.entry = config.levels, 0
+        self.name, self.levels, self.entry = config.backbone, config.levels, 0
         self.mean, self.std = found.mean, found.std
         num_features = self._num_features(image_size) if self.levels else found.num_features
         self.centre = Centre(num_features) if self.levels else nn.Identity()
