@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/feature_cache.py [CONFIG --site NAME --set data.root=FOLDER] [--out FILE]
 
 EfficientNet-Lite0 at 128 px, batches of 24 as by default, one round of 12 steps of `fit` for each figure, arms in turn,
-median of `--repeats`. An image is one of a batch: forward, backward, optimizer and what it takes to have the batch
-(changing images, or reading activations) are in. Half of the network is `--freeze` of its stages, by default 5 of 9.
-The cache is filled before; what filling takes is said beside it, per image and view. Images are synthetic, or those
-that a site of CONFIG trains on. Exit code 1 if a ratio to the whole network is above its bar.
+median of `--repeats`, milliseconds of the processor, which others on the machine disturb least. An image is one of a
+batch: forward, backward, optimizer and what it takes to have the batch (changing images, reading activations) are in.
+Half of the network is `--freeze` of its stages, by default 5 of 9. The cache is filled before; what filling takes is
+said beside it, per image and view. Images are synthetic, or those that a site of CONFIG trains on. Exit code 1 if a
+ratio to the whole network is above its bar.
 """
 
 import argparse
@@ -68,17 +69,17 @@ def _round(config: RunConfig, fold: Fold, cache: Path, seed: int) -> float:
     """Seconds of one round from theta0."""
     model = _model(config)
     rng, entry = np.random.default_rng(seed), entry_of(config, cache)
-    began = time.perf_counter()
+    began = time.process_time()
     fit(model, fold, config.train, epoch=0, rng=rng, device=CPU, entry=entry)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def _fill(config: RunConfig, fold: Fold, cache: Path) -> tuple[float, int]:
     """Seconds it took, and bytes on disk."""
     model = _model(config)
-    began = time.perf_counter()
+    began = time.process_time()
     plain_inputs(model, fold, entry_of(config, cache))
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     return took, sum(path.stat().st_size for path in cache.glob("*/*.npy"))
 
 

@@ -83,15 +83,15 @@ def _key(files: Sequence[Path], settings: str, strict: bool) -> str:
 def _decode(files: Sequence[tuple[Path, Square | None]], size: int, frame: Frame, target: Path, workers: int) -> int:
     """Write the array; returns the most bits per sample that a file stores."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob("*.draft"):  # of a killed process
-        if not psutil.pid_exists(int(left.suffixes[0][1:])):
+    for left in target.parent.glob("*.draft"):
+        if not psutil.pid_exists(int(left.name.split(".")[1])):  # of a killed process
             left.unlink(missing_ok=True)
     draft, slim = (target.with_suffix(f".{os.getpid()}.{part}.draft") for part in ("all", "gray"))
     try:
         array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(files), 3, size, size))
         is_gray, bits = True, 1
         with ThreadPoolExecutor(workers) as pool:
-            for index, (square, depth) in enumerate(pool.map(lambda one: _square(*one, size, frame), files)):
+            for index, (square, depth) in enumerate(pool.map(lambda one: _square(one[0], one[1], size, frame), files)):
                 is_gray &= square.ndim == 2
                 bits = max(bits, depth)
                 array[index] = square if square.ndim == 2 else square.transpose(2, 0, 1)

@@ -14,6 +14,7 @@ from cdtl_core.imaging.transforms import normalise
 from cdtl_core.learning.kept import Half, Kept, keep, key_of
 from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.views import Views
+from cdtl_core.learning.weights import take
 
 __all__ = ["Features", "feature_views", "kept_features"]
 
@@ -56,7 +57,7 @@ def kept_features(
     Raises:
         CheckpointError, ModelError: As `keep`.
     """
-    said = f"features/{model.levels}/{model.regions}/{pool}/{model.mean}/{model.std}"
+    said = f"features/{model.name}/{model.levels}/{model.regions}/{pool}/{model.mean}/{model.std}"
     names = [name for name, value in model.state_dict().items() if name.startswith("backbone.") and value.ndim]
 
     def compute(images: torch.Tensor) -> torch.Tensor:
@@ -69,4 +70,4 @@ def kept_features(
         finally:
             model.entry = entry
 
-    return keep(fold, pool, compute, key=key_of(model, names, said), cache=cache)
+    return keep(fold, pool, compute, key=key_of(take(model, names), said), cache=cache)

@@ -18,7 +18,7 @@ from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_un
 from cdtl_core.learning.features import kept_features
 from cdtl_core.learning.kept import Kept, keep, key_of
 from cdtl_core.learning.model import Classifier
-from cdtl_core.learning.stages import run_stages, stages_of, tensors_of_stages
+from cdtl_core.learning.stages import run_stages, stages_of
 from cdtl_core.learning.views import Views
 
 __all__ = ["Entry", "Inputs", "Ints", "changed_inputs", "entering", "entry_of", "plain_inputs", "random_view"]
@@ -109,20 +109,25 @@ def _activations(model: Classifier, fold: Fold, entry: Entry) -> Kept:
     if entry.stages is None:
         device = next(model.backbone.parameters()).device
         return kept_features(model, fold, entry.views, device=device, cache=entry.cache)
-    frozen = tensors_of_stages(model.backbone, entry.stages)
-    state = model.state_dict()
-    names = [name for name in frozen if state[name].is_floating_point()]
-    modules = [module for stage in stages_of(model.backbone)[: entry.stages] for _, module in stage]
-    said = f"{modules}/{entry.views}/{model.mean}/{model.std}"
+    stages = entry.stages
+    frozen = [pair for stage in stages_of(model.backbone)[:stages] for pair in stage]
+    weights = {
+        f"{prefix}.{name}": value.cpu()
+        for prefix, module in frozen
+        for name, value in module.state_dict().items()
+        if value.is_floating_point()
+    }
+    weights |= {name: value.detach().cpu() for name, value in model.backbone.named_parameters(recurse=False)}
+    said = f"{model.name}/{stages}/{entry.views}/{model.mean}/{model.std}"
     device = next(model.backbone.parameters()).device
 
     def compute(images: torch.Tensor) -> torch.Tensor:
-        for module in modules:
+        for _, module in frozen:
             module.eval()
         batch = normalise(images, model.mean, model.std).to(device, memory_format=torch.channels_last)
-        return run_stages(model.backbone, entry.stages, batch)
+        return run_stages(model.backbone, stages, batch)
 
-    return keep(fold, entry.views, compute, key=key_of(model, names, said), cache=entry.cache)
+    return keep(fold, entry.views, compute, key=key_of(weights, said), cache=entry.cache)
 
 
 def _stacked(values: list[npt.NDArray[np.float16]]) -> torch.Tensor:

@@ -21,12 +21,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.views import Views, draw_views, image_ids
-from cdtl_core.learning.weights import take, weights_hash
+from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.progress import report
 
 __all__ = ["Compute", "Half", "Kept", "keep", "key_of"]
@@ -67,9 +66,9 @@ def keep(fold: Fold, views: Views, compute: Compute, *, key: str, cache: Path | 
     return places.__getitem__
 
 
-def key_of(model: nn.Module, names: Iterable[str], said: str) -> str:
-    """A folder's name, of the named tensors of a model and of whatever else the values depend on."""
-    return hashlib.sha256(f"{said}/{weights_hash(take(model, names))}".encode()).hexdigest()[:32]
+def key_of(weights: Weights, said: str) -> str:
+    """A folder's name, of tensors on the CPU and of whatever else the values depend on."""
+    return hashlib.sha256(f"{said}/{weights_hash(weights)}".encode()).hexdigest()[:32]
 
 
 def _values(image: npt.NDArray[np.uint8], views: Views, compute: Compute) -> Half:

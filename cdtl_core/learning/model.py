@@ -1,5 +1,6 @@
 """The classifier and its split: what may be shared, what stays at the site, what is frozen. By type, never by name."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,7 @@ class Classifier(nn.Module):
         self.backbone = found.module
         if frozen_norms:
             freeze_norms(self.backbone)
-        self.levels, self.regions = config.levels, config.regions
+        self.name, self.levels, self.regions = config.backbone, config.levels, config.regions
         self.entry: int | None = 0
         self.mean, self.std = found.mean, found.std
         num_features = self._num_features(image_size) if self.levels else found.num_features
@@ -121,7 +122,8 @@ class Classifier(nn.Module):
     @property
     def feature_length(self) -> float:
         """Of the features that `levels` give, before they are centred: one for each stage and region."""
-        return float(len(self.levels) * (1 if self.regions == "whole" else 2)) ** 0.5
+        parts = len(self.levels) * (1 if self.regions == "whole" else 2)
+        return math.sqrt(parts)
 
     def _run(self, images: torch.Tensor, entry: int) -> torch.Tensor:
         with skip_stages(self.backbone, entry):

@@ -125,6 +125,22 @@ def test_a_comparison_from_command_to_result_goes_on_from_its_cells(cdtl: Cdtl, 
     assert (code, "the patients of site como have changed" in error) == (6, True)
 
 
+def test_cells_share_what_frozen_stages_say_of_an_image(cdtl: Cdtl, tmp_path: Path) -> None:
+    """Over folds and methods each image is computed once for a theta0, which here is another for each seed."""
+    views = ("--set", "train.freeze=2", "--set", "train.views=2")
+    study = ("--methods", "alone,pooled", "--seeds", "2", "--folds", "2", "--jobs", "1", "--out", "shared")
+    code, _, lines = cdtl("compare", "tiny.toml", *views, *study)
+    assert code == 0, lines
+    kept = [[np.load(path)["image"] for path in key.glob("*.npy")] for key in (tmp_path / "shared" / "cache").iterdir()]
+    names = [np.concatenate(parts).tolist() for parts in kept]
+    assert [len(set(one)) for one in names] == [len(one) for one in names]
+    assert len(names) == 2
+    assert set(names[0]) == set(names[1])
+    refused = cdtl("compare", "tiny.toml", *views, *study[:-1], "refused", "--set", "model.backbone=test_vit")
+    assert (refused[0], "cannot be run from behind its stage 2" in refused[2]) == (5, True)
+    assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.ci
 def test_a_study_killed_in_the_middle_is_resumed_to_the_same_bytes(cdtl: Cdtl, tmp_path: Path) -> None:
