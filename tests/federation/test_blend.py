@@ -178,3 +178,18 @@ def test_annealing_ends_at_one_whatever_the_number_of_modalities_and_rounds(coun
     for rounds in range(2, 13):
         last = blend_matrix(BlendConfig(settle=0), patients, round=rounds, rounds=rounds)
         assert last == pytest.approx(np.eye(count))
+
+
+def test_scarce_takes_from_richer_modalities_in_proportion_and_gives_less_as_it_grows() -> None:
+    patients = {"histology": 10, "mammography": 50, "mri": 150, "ultrasound": 450}
+    matrix = blend_matrix(BlendConfig(policy="scarce", settle=0), patients, round=1, rounds=4)
+    assert matrix[1] == pytest.approx([0, 0.5, 0.125, 0.375])  # 50 / (50 + 50); 150 : 450
+    assert matrix[3].tolist() == [0, 0, 0, 1]
+    assert matrix[0, 0] == pytest.approx(10 / 60)
+    assert matrix[0, 1:] == pytest.approx(np.array([50, 150, 450]) / 650 * 50 / 60)
+
+
+def test_scarce_never_swaps_and_equals_take_nothing_from_each_other() -> None:
+    matrix = blend_matrix(BlendConfig(policy="scarce", settle=0), {"a": 1, "b": 1, "c": 900}, round=1, rounds=1)
+    assert matrix[0, 1] == matrix[1, 0] == 0
+    assert matrix[2, 2] == 1

@@ -30,8 +30,12 @@ def test_equal_models_are_no_reason_to_refuse() -> None:
     assert choose_model({"blended": same, "alone": same}, standard_errors=0.0).accepted
 
 
-def test_with_one_or_two_patients_there_is_no_comparison() -> None:
-    decision = choose_model({"blended": np.array([0.9, 0.9]), "alone": np.array([0.1, 0.1])}, standard_errors=1.0)
+def test_with_one_or_two_patients_nothing_speaks_for_the_blend_and_the_own_model_is_kept() -> None:
+    few = {"blended": np.array([0.1, 0.1]), "unblended": np.array([0.2, 0.2]), "alone": np.array([0.9, 0.9])}
+    decision = choose_model(few, standard_errors=1.0)
+    assert (decision.chosen, decision.accepted, decision.excess) == ("alone", False, {})
+    del few["alone"]
+    decision = choose_model(few, standard_errors=1.0)
     assert (decision.chosen, decision.accepted) == ("blended", None)
 
 

@@ -54,3 +54,18 @@ def test_gray_is_repeated_and_standardised_per_channel() -> None:
     out = normalise(batch, (0.1, 0.2, 0.3), (1.0, 0.5, 0.1))
     assert out.shape == (2, 3, 4, 4)
     torch.testing.assert_close(out[0, :, 0, 0], torch.tensor([0.1, 0.0, -1.0]), atol=1e-4, rtol=1e-4)
+
+
+def test_inversion_gamma_and_smoothing_change_what_they_say_and_draw_nothing_when_off() -> None:
+    plain = images()
+    torch.testing.assert_close(changed(invert=1.0), 1 - plain, atol=1e-5, rtol=0)
+    smooth = changed(blur=1.0)[0, 0, 8, 8]
+    torch.testing.assert_close(smooth, plain[0, 0, 6:11, 6:11].mean(), atol=1e-5, rtol=0)
+    exponents = changed(gamma=1.0).clamp(1e-3, 0.999).log() / plain.clamp(1e-3, 0.999).log()
+    medians = exponents.flatten(1).median(dim=1).values
+    assert len(medians.unique()) == len(plain)
+    assert bool(((medians > 1 / 2.72) & (medians < 2.72)).all())
+    rng, again = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    augment(plain, NOTHING, rng)
+    augment(plain, Augmentation(**{**vars(NOTHING), "invert": 0.0, "gamma": 0.0, "blur": 0.0}), again)
+    assert torch.rand(1, generator=again).equal(torch.rand(1, generator=rng))

@@ -198,3 +198,19 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     assert entry_of(run, None) == Entry(3, VIEWS)
     assert entry_of(RunConfig.model_validate({"train": {"freeze": 3}}), None) is None
     assert entry_of(RunConfig.model_validate({**run.model_dump(), "dp": {"enabled": True}}), None) is None
+
+
+def test_features_of_frozen_levels_enter_in_the_place_of_images(tmp_path: Path) -> None:
+    """Training, scores and norms are those of a network that computes them; only the head and the centre move."""
+    config = CONFIG.model_copy(update={"freeze": 4})
+    found = []
+    for entry in (Entry(None, VIEWS), Entry(None, VIEWS, tmp_path)):
+        model, images = classifier(levels=(2, 4)), fold()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        fit(model, images, config, epoch=0, rng=np.random.default_rng(0), device=CPU, entry=entry)
+        refresh_norms(model, images, freeze=4, device=CPU, entry=entry)
+        moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+        assert moved == {"head.weight", "head.bias"}
+        found.append(score(model, images, device=CPU, entry=entry))
+    assert np.array_equal(*found)
+    np.testing.assert_allclose(found[0], score(model, images, device=CPU), rtol=1e-3, atol=5e-3)  # float16
