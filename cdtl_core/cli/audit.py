@@ -33,6 +33,7 @@ def audit(
 
     from cdtl_core.apps import add_to_path
     from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.durable import replace_json
 
     if all_ and broken != "none":
         raise typer.BadParameter("--all breaks all in turn: leave out --broken")
@@ -46,6 +47,8 @@ def audit(
         subject = _subject(site_dir, config, epsilon, Path(scratch))
         audits = [audit_form(subject, canaries=canaries, seed=seed, broken=form) for form in forms]
         attacks = [audit_membership(subject, seed=seed, private=private) for private in (True, False)]
+    if site_dir is not None and not all_ and broken == "none":
+        replace_json(site_dir / "audit.json", audits[0].as_dict())
     _print_json(audits, attacks) if json_ else _print(audits, attacks, in_table=all_)
     _judge(audits, expected=all_)
 
