@@ -62,7 +62,7 @@ def choose_threshold(positive: Bools, scores: Floats) -> float | None:
     called = scores[None, :] >= between[:, None]
     gain = called[:, positive].mean(axis=1) - called[:, ~positive].mean(axis=1)
     best = between[gain >= gain.max() - 1e-12]
-    return float(best[np.argmin(np.abs(best - 0.5))])
+    return float(best[np.argmin(np.round(np.abs(best - 0.5), 12))])
 
 
 def confusion_at(positive: Bools, scores: Floats, patients: Ints, threshold: float) -> Confusion:

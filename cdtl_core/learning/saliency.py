@@ -4,11 +4,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from cdtl_core.learning.model import Classifier
 
 __all__ = ["grad_cam"]
 
+_MAPS = (nn.Conv2d, nn.BatchNorm2d, FrozenBatchNorm2d)
+"""What gives feature maps; in attention four dimensions mean something else."""
 _SMALLEST = 5
 """Rows and columns that a feature map must have: a coarser one says nothing of where."""
 
@@ -32,7 +35,7 @@ def grad_cam(model: Classifier, images: torch.Tensor, label: int) -> torch.Tenso
             maps.append(output)
 
     model.eval()
-    hooks = [module.register_forward_hook(keep) for module in model.backbone.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(keep) for module in model.backbone.modules() if isinstance(module, _MAPS)]
     try:
         with torch.enable_grad():
             logits = model(images.detach().requires_grad_())
