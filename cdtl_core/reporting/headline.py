@@ -11,8 +11,8 @@ from cdtl_core.reporting.styles import method_name, method_style
 __all__ = ["SEED_NOTE", "gain_forest", "gate_sentence", "headline_of", "open_headline"]
 
 SEED_NOTE = (
-    "Intervals are 95 % percentile intervals of a paired bootstrap over test patients. They cover which patients were "
-    "tested, not the seed: this is one run, and a claim of gain needs several (cdtl compare)."
+    "Intervals are 95\u00a0% percentile intervals of a paired bootstrap over test patients. They cover which patients "
+    "were tested, not the seed: this is one run, and a claim of gain needs several (cdtl compare)."
 )
 
 
@@ -43,7 +43,9 @@ def headline_of(
     if difference.low is None or difference.high is None:
         few = f"only {test_patients} test patients allow no interval, so this figure is an anecdote"
         return Headline(site, about, "none", f"No evidence of gain: {amount} over training alone, but {few}.", more)
-    interval = f"95 % interval {signed(difference.low)} to {signed(difference.high)}, {test_patients} test patients"
+    interval = (
+        f"95\u00a0% interval {signed(difference.low)} to {signed(difference.high)}, {test_patients} test patients"
+    )
     if difference.low > 0:
         return Headline(site, about, "gain", f"{name} is better than training alone: {amount} ({interval}).", more)
     if difference.high < 0:

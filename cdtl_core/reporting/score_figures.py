@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from cdtl_core.learning.bands import Curve, precision_recall, reliability, roc
+from cdtl_core.learning.metrics import expected_calibration_error
 from cdtl_core.learning.operating import Confusion, choose_threshold, confusion_at
 from cdtl_core.reporting.figure import Axis, Bar, Chart, Heat, Line, Rule, Shape, Table, ticks_of
 from cdtl_core.reporting.numbers import estimate_text, percent, plain
@@ -64,10 +65,10 @@ def reliability_chart(site: str, scores: Scores, style: int) -> Chart:
         )
         for one in bins
     ]
-    off = max((abs(one.observed.value - one.mean) for one in bins), default=0.0)
+    error, count = expected_calibration_error(scores.positive, scores.probability), len(scores.images)
     return Chart(
         f"Reliability of {site}",
-        f"{len(bins)} tenths of the {kind} probability hold images; the farthest is {plain(off, 2)} off.",
+        f"{kind.capitalize()} probabilities; expected calibration error {plain(error)} over {count} images.",
         Axis("probability that the model says", 0, 1, _UNIT),
         Axis("share that is positive", 0, 1, _UNIT),
         Table(

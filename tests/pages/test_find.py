@@ -78,7 +78,9 @@ def test_a_simulations_report_has_every_section_and_no_image(finished: Path) -> 
     assert "script" not in reader.tags
     assert [section.id for section in page.sections if not section.blocks] == ["privacy", "examples"]
     assert "SYNTHETIC" in text
-    assert not [thing for site in ("alba", "como") for thing in patients_things(finished / "sites" / site) if thing in text]
+    assert not [
+        thing for site in ("alba", "como") for thing in patients_things(finished / "sites" / site) if thing in text
+    ]
     assert str(finished) not in text
 
 
@@ -88,7 +90,8 @@ def test_the_headline_says_what_report_json_says(finished: Path) -> None:
     text = says(page_of(finished), "summary")
     gain = alba["gain"]["cdtl-alone"]
     assert f"{gain['low']:+.3f}".replace("-", "−") in text
-    wanted = "gain" if gain["low"] > 0 else "worse than alone" if gain["high"] < 0 else "no evidence of gain"
+    better, worse = gain["low"] > 0, gain["high"] < 0
+    wanted = "better than alone" if better else "worse than alone" if worse else "no evidence of gain"
     assert wanted in text.split("como")[0]
     assert como["gain"]["cdtl-alone"]["low"] is None
     assert "allow no interval" in text
