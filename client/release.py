@@ -134,7 +134,7 @@ def _promise(home: Path, own: SiteConfig, config: RunConfig) -> Promise:
 
 
 def _audit(home: Path) -> Audited | None:
-    """The last audit of this site's mechanism, which `cdtl privacy audit` kept."""
+    """The last audit of this site's mechanism, which `cdtl privacy audit --keep` left."""
     path = home / "audit.json"
     if not path.exists():
         return None

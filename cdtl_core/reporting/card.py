@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import ModelError
-from cdtl_core.reporting.card_text import card_markdown
 from cdtl_core.reporting.report import Counts, Estimate
 
 __all__ = ["CARD_FILE", "CARD_TEXT", "Audited", "Blend", "Calibration", "Cohort", "ModelCard", "Operating", "Promise"]
@@ -134,6 +133,8 @@ class ModelCard(_Part):
 
 def save_card(folder: Path, card: ModelCard) -> None:
     """Write model_card.json and model_card.md."""
+    from cdtl_core.reporting.card_text import card_markdown  # a round needs no templates
+
     replace_json(folder / CARD_FILE, card.model_dump(mode="json"))
     replace_bytes(folder / CARD_TEXT, card_markdown(card).encode())
 

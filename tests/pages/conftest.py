@@ -88,3 +88,18 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
     run_in_process(server_app, client_app, folder=run, homes=homes.values(), settings=settings)
     save_run_state(run, RunState(status="completed", queued_at=1.0))
     return Hospitals(folder / "coordinator", run, homes)
+
+
+@pytest.fixture(scope="session")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished simulation with differential privacy at one site; the other is exempt."""
+    out = tmp_path_factory.mktemp("private") / "tiny"
+    run = {
+        "dp": {"enabled": True, "target_epsilon": 4.0, "centre_steps": 2},
+        "model": {**TINY_RUN["model"], "levels": [2, 3], "adapter": 3, "dropout": 0.0},
+    }
+    config = _simulation(methods=("cdtl",), **run)
+    alba, como = config.sites
+    exempt = como.model_copy(update={"privacy": como.privacy.model_copy(update={"exempt": True})})
+    simulate(config.model_copy(update={"sites": (alba, exempt)}), out)
+    return out

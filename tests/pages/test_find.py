@@ -185,3 +185,19 @@ def test_what_is_no_report_is_refused_in_a_sentence(finished: Path, tmp_path: Pa
         page_without_patients(finished / "sites" / "alba")
     with pytest.raises(ConfigError, match="no run other"):
         page_of(finished / "sites" / "alba", run="other")
+
+
+def test_a_private_run_shows_its_ledger_and_whose_figures_nobody_told(private: Path) -> None:
+    page = page_of(private)
+    read(page)
+    text = says(page, "privacy")
+    spent = json.loads((private / "report.json").read_text())["sites"][0]["privacy"]["cdtl"]
+    assert f"{spent['epsilon_rdp']:.3f}" in text
+    assert "como: without differential privacy" in text
+    assert "tells no loss" in says(page, "rounds") or "como" in says(page, "rounds")
+    own = page_of(private, site="alba")
+    read(own)
+    assert f"{spent['epsilon_rdp']:.3f}" in says(own, "privacy")
+    card = (private / "sites" / "alba" / "model_card.md").read_text()
+    assert "Differentially private for each training patient" in card
+    assert "No differential privacy" in (private / "sites" / "como" / "model_card.md").read_text()
