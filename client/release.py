@@ -1,5 +1,6 @@
 """The card of the model that a run leaves at a site, written beside it; like the model it stays there."""
 
+import contextlib
 import json
 import platform
 from collections.abc import Mapping
@@ -176,7 +177,8 @@ def _approved_bundle(home: Path, settings: Mapping[str, object]) -> str | None:
     """The hash of the code that this site approved for these settings; None in a simulation, or if it is not one."""
     found = set()
     for path in (home / "approvals").glob("*.json"):
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("settings") == dict(settings):
-            found.add(str(content.get("bundle_sha256")))
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged one approves nothing
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("settings") == dict(settings):
+                found.add(str(content.get("bundle_sha256")))
     return found.pop() if len(found) == 1 else None

@@ -8,7 +8,7 @@ from cdtl_core.reporting.figure import Axis, Chart, Forest, Line
 __all__ = ["Drawn", "DrawnLine", "DrawnRow", "draw_chart", "draw_forest", "mark"]
 
 WIDTH, HEIGHT = 360, 270
-LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 72, 12, 12, 44
 _ROW = 30
 _MARKS = 4
 
