@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow join audit lint clean
+.PHONY: demo test slow join audit page lint clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -20,6 +20,11 @@ join: $(VENV)/.installed  ## a coordinator and three sites as real processes: ki
 
 audit: $(VENV)/.installed  ## attack the privacy mechanism, whole and broken in three ways; fails if one ends otherwise
 	$(BIN)/cdtl privacy audit --all
+
+page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-core; screenshots in runs/page, to be looked at
+	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends chromium)
+	npm install --prefix tests/page --no-package-lock --no-audit --no-fund --ignore-scripts
+	CDTL_SHOTS=runs/page CDTL_PICTURE=docs/report.png $(BIN)/python -m pytest -q -m slow tests/page
 
 lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -5,24 +5,28 @@
     HOME/theta0/<hash>.safetensors             what every site starts from
     HOME/memory/<federation>/round-0003.safetensors   norms and a local head after a round
     HOME/memory/<federation>/update-0003-<order>.safetensors   what was sent, with differential privacy
-    HOME/models/<federation>/model.safetensors + model.json + scores.csv   the model a run left
+    HOME/models/<federation>/model.safetensors + model.json   the model a run left
+    HOME/models/<federation>/scores.csv + validation.csv      what it says of each test and validation image
 """
 
 import contextlib
 import csv
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import FederationError, ModelError
-from cdtl_core.federation.finish import Outcome
+from cdtl_core.federation.finish import Floats, Outcome
 from cdtl_core.federation.model_folder import MODEL_FILE, save_model
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate
+from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.calibration import rescale
 from cdtl_core.learning.weights import Weights, load_weights, save_weights, weights_hash
+from cdtl_core.reporting.scores import CALIBRATED, TEST_FILE, VALIDATION_FILE
 
 __all__ = ["alone_model", "held_theta0", "keep_update", "kept_update", "load_memory", "load_theta0", "model_folder"]
 __all__ += ["save_memory", "save_outcome", "save_theta0"]
@@ -124,20 +128,26 @@ def alone_model(home: Path, federation: str) -> Weights | None:
 
 
 def save_outcome(home: Path, federation: str, site: Site, outcome: Outcome) -> None:
-    """Write the model folder and, beside it, the test patients' scores, which are never sent."""
+    """Write the model folder and, beside it, the test and validation patients' scores, which are never sent."""
     folder = model_folder(home, federation)
-    fold, chosen = site.cohort.folds["test"], outcome.decision.chosen
-    columns = {f"p_{name}": np.exp(values[:, site.positive]) for name, values in outcome.test.items()}
+    _save_scores(folder / TEST_FILE, site, outcome, site.cohort.folds["test"], outcome.test)
+    _save_scores(folder / VALIDATION_FILE, site, outcome, site.cohort.folds["val"], outcome.val)
+    save_model(folder, site, outcome)
+
+
+def _save_scores(path: Path, site: Site, outcome: Outcome, fold: Fold, found: Mapping[str, Floats]) -> None:
+    """One row per image: its file, its patient's number, its truth, the positive label's probability by candidate."""
+    columns = {f"p_{name}": np.exp(values[:, site.positive]) for name, values in found.items()}
     if outcome.temperature is not None:
-        columns["p_calibrated"] = np.exp(rescale(outcome.test[chosen], outcome.temperature)[:, site.positive])
+        calibrated = rescale(found[outcome.decision.chosen], outcome.temperature)
+        columns[CALIBRATED] = np.exp(calibrated[:, site.positive])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "patient", "positive", *columns])
     for i, (row, patient, label) in enumerate(zip(fold.rows, fold.patients, fold.labels, strict=True)):
         scores = [f"{values[i]:.9g}" for values in columns.values()]
         writer.writerow([site.cohort.files[row], patient, int(label == site.positive), *scores])
-    replace_bytes(folder / "scores.csv", text.getvalue().encode())
-    save_model(folder, site, outcome)
+    replace_bytes(path, text.getvalue().encode())
 
 
 def _memories(home: Path, federation: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """What a site does with each message: open its folder, act, keep what stays, encode what leaves."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import RoundOrder, SiteUpdate, is_centred, run_round
 from cdtl_core.learning.metrics import auroc_interval
 from cdtl_core.learning.weights import Weights, weights_hash
+from cdtl_core.reporting.card import save_card
 from cdtl_core.settings import SITE_FILE, load_site
 from client import memory
+from client.diary import note_round
 from client.home import contract_of, open_site
+from client.release import card_of
 from client.spending import exempt_grant, is_private, ledger_of, reserve_round, settle
 
 __all__ = ["describe_site", "federation_key", "finish_run", "train_round"]
@@ -42,18 +46,27 @@ def describe_site(_content: RecordDict, home: Path, config: RunConfig) -> Record
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
     """Train one round from the site's memory of the round before; the memory is kept before the reply is built."""
+    began = time.monotonic()
+    update = _update_of(content, home, config)
+    reply, seconds = wire.encode_update(update), round(time.monotonic() - began, 3)
+    federation, figures = federation_key(config), update.metrics
+    note_round(home, federation, round=update.round, seconds=seconds, received=content, sent=reply, metrics=figures)
+    return reply
+
+
+def _update_of(content: RecordDict, home: Path, config: RunConfig) -> SiteUpdate:
     orders, theta0_hash, _ = wire.decode_order(content)
     received = wire.decode_theta0(content)
     if received is not None:
         memory.save_theta0(home, received, theta0_hash)
     theta0, order = memory.load_theta0(home, theta0_hash), orders["blended"]
     if is_private(load_site(home / SITE_FILE), config):
-        return wire.encode_update(_train_privately(home, config, theta0, order))
+        return _train_privately(home, config, theta0, order)
     site, before = open_site(home, config), memory.load_memory(home, federation_key(config), before=order.round)
     grant = exempt_grant(config, site, centred=is_centred(before)) if config.dp.enabled else None
     after, update = run_round(site, theta0, before, order, grant)
     memory.save_memory(home, federation_key(config), after)
-    return wire.encode_update(update)
+    return update
 
 
 def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: RoundOrder) -> SiteUpdate:
@@ -80,6 +93,7 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
     before = memory.load_memory(home, federation, before=orders["blended"].round)
     outcome = finish(site, memory.load_theta0(home, theta0_hash), before, orders, memory.alone_model(home, baseline))
     memory.save_outcome(home, federation, site, outcome)
+    save_card(memory.model_folder(home, federation), card_of(home, federation, site, theta0_hash))
     if is_private(load_site(home / SITE_FILE), config):
         return wire.encode_final(wire.FinalScalars({}, ""))
     fold, chosen = site.cohort.folds["test"], outcome.decision.chosen

@@ -40,6 +40,8 @@ class Reply:
         bytes_received: By the site: size of the message, theta0 included.
         theta0_bytes: Of these, theta0's.
         bytes_sent: By the site: size of its reply.
+        seconds: From the last time it was asked to its answer; where sites take turns, as in a simulation, with the
+            others' work.
     """
 
     site: str
@@ -49,6 +51,7 @@ class Reply:
     bytes_received: int
     theta0_bytes: int
     bytes_sent: int
+    seconds: float = 0.0
 
 
 @dataclass
@@ -67,6 +70,7 @@ class _Asked:
     session: str = ""
     tries: int = 0
     lost: str = "not connected"
+    sent_at: float = 0.0
 
 
 class Exchange:
@@ -193,6 +197,7 @@ class Exchange:
             if name:
                 asked.ids.add(name)
                 asked.session, asked.lost, asked.tries = session, "", asked.tries + 1
+                asked.sent_at = time.monotonic()
 
     def _name(self, node: NodeInfo) -> str:
         return node.name or self._names.get(node.node_id, f"{PROVISIONAL}{node.node_id}")
@@ -206,7 +211,8 @@ def pause() -> None:
 def _reply(asked: _Asked, message: Message) -> Reply:
     if message.has_error():
         return Reply(asked.site, asked.kind, None, _fault(message), *_sizes(asked), 0)
-    return Reply(asked.site, asked.kind, message.content, "", *_sizes(asked), num_bytes(message.content))
+    seconds = time.monotonic() - asked.sent_at
+    return Reply(asked.site, asked.kind, message.content, "", *_sizes(asked), num_bytes(message.content), seconds)
 
 
 def _fault(message: Message) -> str:

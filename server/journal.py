@@ -72,8 +72,10 @@ class Journal:
         return value is not None and (value.get("method") != self._method or value.get("round", 0) <= round)
 
 
-def _sizes(reply: "Reply") -> dict[str, int]:
-    sizes = {"bytes_received": reply.bytes_received, "bytes_sent": reply.bytes_sent}
+def _sizes(reply: "Reply") -> dict[str, int | float]:
+    """Bytes, and seconds until the answer."""
+    sizes: dict[str, int | float] = {"bytes_received": reply.bytes_received, "bytes_sent": reply.bytes_sent}
+    sizes["seconds"] = _milli(reply.seconds)
     return {**sizes, "theta0_bytes": reply.theta0_bytes} if reply.theta0_bytes else sizes
 
 

@@ -1,48 +1,33 @@
 """The report of a simulation, gathered from what the server and the sites wrote; one machine may read them all."""
 
-import csv
 import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cdtl_core import __version__
 from cdtl_core.config import Method, SimulationConfig, SiteConfig
-from cdtl_core.federation.blend import retention_of
+from cdtl_core.errors import CheckpointError
+from cdtl_core.federation.blend import retention_of, transfer_of
 from cdtl_core.federation.coordinator import Member, round_matrices, start
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.model_folder import MODEL_FILE, NOTE_FILE
 from cdtl_core.imaging.cohort import Cohort
 from cdtl_core.learning.ledger import read_ledger
-from cdtl_core.learning.metrics import auroc, auroc_interval, paired_difference, summarise
-from cdtl_core.reporting.report import Bytes, Counts, Estimate, Gate, MethodResult, Privacy, Report, SiteReport
+from cdtl_core.learning.metrics import auroc
+from cdtl_core.reporting.card import CARD_FILE, CARD_TEXT, load_card, save_card
+from cdtl_core.reporting.report import Bytes, Counts, Gate, Privacy, Report, SiteReport
+from cdtl_core.reporting.scores import CALIBRATED, Scores, gains, method_result, read_scores
 from cdtl_core.reporting.spent import spent_of
 from client.home import open_site
 from client.memory import model_folder
 from client.spending import is_private
 
 __all__ = ["gather_report", "sites_folder"]
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """The test scores that one method left at a site."""
-
-    positive: npt.NDArray[np.bool_]
-    patients: npt.NDArray[np.int64]
-    columns: Mapping[str, npt.NDArray[np.float64]]
-    chosen: str
-
-    @property
-    def used(self) -> npt.NDArray[np.float64]:
-        """Scores of the model the site uses."""
-        return self.columns[f"p_{self.chosen}"]
 
 
 def sites_folder(out: Path) -> Path:
@@ -68,9 +53,11 @@ def gather_report(config: SimulationConfig, out: Path, engine: str) -> Report:
 def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: Sequence[Any]) -> SiteReport:
     home = sites_folder(out) / site.site
     cohort = open_site(home, config.of_method(config.methods[0])).cohort
-    scores: dict[str, _Scores] = {
-        method: _read_scores(model_folder(home, f"{config.run.name}-{method}")) for method in config.methods
+    scores: dict[str, Scores] = {
+        method: _scores_of(model_folder(home, f"{config.run.name}-{method}")) for method in config.methods
     }
+    if "cdtl" in config.methods:
+        _realised_blend(model_folder(home, f"{config.run.name}-cdtl"), lines)
     _publish_model(home, model_folder(home, f"{config.run.name}-{_final_method(config)}"))
     seed = config.run.seed
     return SiteReport(
@@ -80,14 +67,8 @@ def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: S
         num_patients=cohort.num_patients,
         patients=_counts(cohort, "num_patients"),
         images=_counts(cohort, "num_images"),
-        results={method: _result(found, seed) for method, found in scores.items()},
-        gain={
-            f"{method}-alone": Estimate.of(
-                paired_difference(found.positive, found.used, scores["alone"].used, found.patients, seed=seed)
-            )
-            for method, found in scores.items()
-            if method != "alone" and "alone" in scores
-        },
+        results={method: method_result(found, seed) for method, found in scores.items()},
+        gain=gains(scores, seed),
         gate=_gate(home, config, scores) if "cdtl" in config.methods else None,
         bytes_per_round={m: _bytes(lines, m, home) for m in config.methods if m != "alone"},
         privacy=_privacy(config, site, home, lines) if is_private(site, config.run) else {},
@@ -119,36 +100,34 @@ def _final_method(config: SimulationConfig) -> Method:
 
 
 def _publish_model(home: Path, source: Path) -> None:
-    for name in (MODEL_FILE, NOTE_FILE):
+    for name in (MODEL_FILE, NOTE_FILE, CARD_FILE, CARD_TEXT):
         shutil.copyfile(source / name, home / f".{name}.draft")
         (home / f".{name}.draft").replace(home / name)
 
 
-def _read_scores(folder: Path) -> _Scores:
-    note = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
-    with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if name.startswith("p_")]
-    return _Scores(
-        positive=np.array([row["positive"] == "1" for row in rows]),
-        patients=np.array([int(row["patient"]) for row in rows]),
-        columns={name: np.array([float(row[name]) for row in rows]) for name in names},
-        chosen=note["chosen"],
-    )
+def _realised_blend(folder: Path, lines: Sequence[Any]) -> None:
+    """Say in a site's card what the matrices of all rounds did, which a site between hospitals does not know."""
+    rounds, card = [line for line in lines if line["method"] == "cdtl" and "matrix" in line], load_card(folder)
+    if card is None or not rounds:
+        return
+    matrices, groups = [np.array(line["matrix"]) for line in rounds], tuple(rounds[-1]["groups"])
+    kept = dict(zip(groups, retention_of(matrices), strict=True))[card.modality]
+    shares = tuple(tuple(round(float(share), 6) for share in row) for row in transfer_of(matrices))
+    told = {"groups": groups, "transfer": shares, "retention": round(kept, 6)}
+    save_card(folder, card.model_copy(update={"blend": card.blend.model_copy(update=told)}))
 
 
-def _result(scores: _Scores, seed: int) -> MethodResult:
-    probability = scores.columns.get("p_calibrated", scores.used)
-    return MethodResult(
-        auroc=Estimate.of(auroc_interval(scores.positive, scores.used, scores.patients, seed=seed)),
-        metrics={name: _number(value) for name, value in summarise(scores.positive, probability).items()},
-    )
+def _scores_of(folder: Path) -> Scores:
+    found = read_scores(folder)
+    if found is None:
+        raise CheckpointError(f"{folder} holds no scores: resume the run.")
+    return found
 
 
-def _gate(home: Path, config: SimulationConfig, scores: Mapping[str, _Scores]) -> Gate:
+def _gate(home: Path, config: SimulationConfig, scores: Mapping[str, Scores]) -> Gate:
     folder = model_folder(home, f"{config.run.name}-cdtl")
     note, found = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8")), scores["cdtl"]
-    candidates = {name.removeprefix("p_"): values for name, values in found.columns.items() if name != "p_calibrated"}
+    candidates = {name.removeprefix("p_"): values for name, values in found.columns.items() if name != CALIBRATED}
     return Gate(
         chosen=note["chosen"],
         accepted=note["chosen"] == "blended" if len(note["validation_log_loss"]) > 1 else None,

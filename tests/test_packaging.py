@@ -1,5 +1,6 @@
 """What is shipped: the wheel and the Flower bundle; the containers are in test_docker.py."""
 
+import io
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.apps import bundle_root
+from cdtl_core.deploy.bundle import build_bundle
 
 ROOT = bundle_root()
 
@@ -17,7 +19,9 @@ def test_no_file_names_a_path_of_some_machine() -> None:
     pattern = re.compile(r"(^|[^A-Za-z0-9_.])/(work|root|home/(?!cdtl))[/A-Za-z0-9_]")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     named = [
-        name for name in tracked if name != "tests/test_packaging.py" and pattern.search((ROOT / name).read_text())
+        name
+        for name in tracked
+        if name != "tests/test_packaging.py" and not name.endswith(".png") and pattern.search((ROOT / name).read_text())
     ]
     assert named == []
 
@@ -48,3 +52,51 @@ def test_an_installed_wheel_runs_without_the_checkout_and_adds_only_cdtl_core(tm
     assert done.returncode == 0, done.stderr
     assert "SYNTHETIC" in done.stdout
     assert (tmp_path / "runs" / "demo" / "sites" / "north" / "model.json").exists()
+
+
+PLAY = """
+import sys
+from pathlib import Path
+
+bundle, root, out = map(Path, sys.argv[1:])
+sys.path[:0] = [str(bundle)]
+import cdtl_core
+
+assert Path(cdtl_core.__file__).is_relative_to(bundle), cdtl_core.__file__
+from cdtl_core.config import RunConfig
+from cdtl_core.settings import flatten
+from client.app import app as client_app
+from server.app import app as server_app
+
+sys.path.append(str(root))  # the grid that stands for Flower's is not in a bundle
+from simulations.inprocess import run_in_process
+
+homes = []
+for number, (site, modality) in enumerate({"alba": "ultrasound", "como": "histology"}.items()):
+    homes.append(out / "sites" / site)
+    homes[-1].mkdir(parents=True)
+    text = f'site = "{site}"\\nmodality = "{modality}"\\ndata.phantom = {{ patients = 12, seed = {number} }}\\n'
+    (homes[-1] / "site.toml").write_text(text)
+model = {"backbone": "test_efficientnet", "weights": "random"}
+settings = {"name": "tiny", "image": {"size": 32}, "model": model, "train": {"steps": 1, "batch_size": 4}}
+run = RunConfig.model_validate({**settings, "federation": {"rounds": 2, "min_sites": 2}, "blend": {"settle": 1}})
+run_in_process(server_app, client_app, folder=out, homes=homes, settings=flatten(run))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_bundle_that_sites_approve_plays_a_run_by_itself(tmp_path: Path) -> None:
+    """What hospitals run is the bundle, not this checkout: whatever a site needs must be in it."""
+    bundle = build_bundle(tmp_path / "app")
+    with zipfile.ZipFile(io.BytesIO(bundle)) as found:
+        found.extractall(tmp_path / "bundle")
+        rooms = {"/".join(name.split("/")[:2]) for name in found.namelist()}
+    assert not {"cdtl_core/cli", "cdtl_core/deploy", "cdtl_core/pages"} & rooms
+    command = [sys.executable, "-P", "-c", PLAY, tmp_path / "bundle", ROOT, tmp_path / "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for site in ("alba", "como"):
+        assert (
+            "# Model card" in (tmp_path / "out" / "sites" / site / "models" / "tiny-cdtl" / "model_card.md").read_text()
+        )

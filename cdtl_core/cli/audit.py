@@ -26,6 +26,9 @@ def audit(
         Literal["none", "noise", "clip", "accountant"], typer.Option(help="Break this on purpose; must end in code 8.")
     ] = "none",
     all_: Annotated[bool, typer.Option("--all", help="The whole form and the three broken ones.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the result in SITE_DIR/audit.json, for model cards and the report.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Train on invented patients and guess who was in; exit code 8 if that refutes the claim. Nothing is sent."""
@@ -33,9 +36,12 @@ def audit(
 
     from cdtl_core.apps import add_to_path
     from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.durable import replace_json
 
     if all_ and broken != "none":
         raise typer.BadParameter("--all breaks all in turn: leave out --broken")
+    if keep and (site_dir is None or all_ or broken != "none"):
+        raise typer.BadParameter("--keep is for the whole mechanism of a SITE_DIR: leave out --all and --broken")
     add_to_path()
     from simulations.audit import audit as audit_form
     from simulations.audit import audit_membership
@@ -46,6 +52,8 @@ def audit(
         subject = _subject(site_dir, config, epsilon, Path(scratch))
         audits = [audit_form(subject, canaries=canaries, seed=seed, broken=form) for form in forms]
         attacks = [audit_membership(subject, seed=seed, private=private) for private in (True, False)]
+    if keep and site_dir is not None:
+        replace_json(site_dir / "audit.json", audits[0].as_dict())
     _print_json(audits, attacks) if json_ else _print(audits, attacks, in_table=all_)
     _judge(audits, expected=all_)
 

@@ -1,5 +1,6 @@
 """`cdtl data`: a hospital's images, before anything is shared."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ def make_manifest(
         str, typer.Option(help="Regular expression whose first group is the patient in a file's name.")
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Manifest to write; default SOURCE/manifest.csv.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write manifest.csv from class folders, or from a DICOM tree and a label table."""
     from cdtl_core.errors import DataError
@@ -40,7 +42,12 @@ def make_manifest(
     without = sum(not row.patient for row in rows)
     if without:
         typer.echo(f"Note: {without} images have no patient_id: fill it in, or use --patient-pattern.", err=True)
-    typer.echo(f"{len(rows)} images, {_by_label(rows)}: {target}")
+    if json_:
+        counts = Counter(row.label for row in rows)
+        told = {"manifest": str(target), "images": len(rows), "labels": dict(sorted(counts.items()))}
+        typer.echo(json.dumps({**told, "without_patient": without, "notes": list(notes)}, indent=1))
+    else:
+        typer.echo(f"{len(rows)} images, {_by_label(rows)}: {target}")
 
 
 def _by_label(rows: "list[Row]") -> str:
@@ -58,8 +65,6 @@ def check(
     html: Annotated[Path | None, typer.Option(help="Page to write, with the images concerned.")] = None,
 ) -> None:
     """Check a cohort before anything is trained or shared; exit code 4 if an error stands."""
-    import json
-
     from cdtl_core.cli.findings import print_check
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.durable import replace_bytes

@@ -59,12 +59,15 @@ def _lines(run: Path) -> Iterator[dict[str, Any]]:
 
 def _text(line: Mapping[str, Any]) -> str:
     if "finish" in line:
-        ends = [f"{site} {_number(end['test_auroc'])} ({end['chosen']})" for site, end in line["finish"].items()]
+        ends = [
+            f"{site} {_number(end.get('test_auroc'))} ({end['chosen'] or 'not told'})"
+            for site, end in line["finish"].items()
+        ]
         lost = [f"{site} has no model: {why}" for site, why in line["missing"].items()]
         return f"finished in {line['seconds']:.0f} s; test AUROC: {', '.join(ends)}" + "".join(
             f"\n  {one}" for one in lost
         )
-    sites = [f"{site} {_number(values['val_auroc'])}" for site, values in line["sites"].items()]
+    sites = [f"{site} {_number(values.get('val_auroc'))}" for site, values in line["sites"].items()]
     text = (
         f"round {line['round']} in {line['seconds']:.0f} s; validation AUROC of what was received: {', '.join(sites)}"
     )

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from cdtl_core import __version__
-from cdtl_core.cli import audit, compare, data, predict, privacy, server, simulate, site
+from cdtl_core.cli import audit, compare, data, doctor, model, predict, privacy, report, server, simulate, site
 from cdtl_core.errors import CdtlError
 from cdtl_core.threads import set_thread_defaults
 
@@ -21,11 +21,14 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("report")(report.report)
+app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")
 privacy.app.command("audit")(audit.audit)
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(server.app, name="server")
 app.add_typer(site.app, name="site")
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

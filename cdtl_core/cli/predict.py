@@ -1,11 +1,15 @@
 """`cdtl predict`: probabilities for images, from a model folder."""
 
 import csv
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from cdtl_core.federation.predict import Prediction
 
 __all__ = ["predict"]
 
@@ -13,13 +17,18 @@ __all__ = ["predict"]
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, e.g. runs/demo/sites/north.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file to write; default: print it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: print it.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
 ) -> None:
     """Write the probability of each label for each IMAGE; says whether they are calibrated. Research use only."""
     from cdtl_core.durable import replace_bytes
     from cdtl_core.federation.predict import predict_images
 
     table = predict_images(model, images)
+    if json_:
+        text = _json(table, images)
+        typer.echo(text) if out is None else replace_bytes(out, f"{text}\n".encode())
+        return
     lines = [["file", *(f"p_{label}" for label in table.labels), "probabilities"]]
     for path, row in zip(images, table.probabilities, strict=True):
         lines.append([str(path), *(f"{value:.6f}" for value in row), table.kind])
@@ -28,6 +37,14 @@ def predict(
         return
     replace_bytes(out, "".join(",".join(_quoted(cell) for cell in line) + "\n" for line in lines).encode())
     typer.echo(f"{len(images)} images, {table.kind} probabilities: {out}")
+
+
+def _json(table: "Prediction", images: list[Path]) -> str:
+    rows = [
+        {"file": str(path), "probabilities": dict(zip(table.labels, map(float, row), strict=True))}
+        for path, row in zip(images, table.probabilities, strict=True)
+    ]
+    return json.dumps({"kind": table.kind, "predictions": rows}, indent=1)
 
 
 def _quoted(cell: str) -> str:

@@ -126,8 +126,11 @@ def run(
     queue_run(place)
     if wait:
         from cdtl_core.cli.follow import follow_run
+        from cdtl_core.cli.watching import writing_events
 
-        raise typer.Exit(follow_run(folder, place))
+        with writing_events(place):
+            code = follow_run(folder, place)
+        raise typer.Exit(code)
 
 
 @app.command("status")
@@ -141,6 +144,30 @@ def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="P
     typer.echo(json.dumps(found, indent=1)) if json_ else print_coordinator(found)
     if not found["running"]:
         raise typer.Exit(FederationError.exit_code)
+
+
+@app.command("page")
+def page(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder, or any run directory.")],
+    run: Annotated[str, typer.Option(help="Which run; default the newest.")] = "",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
+) -> None:
+    """Serve the report of a run, brought up to date after each round; until Ctrl-C. It shows no image and no score."""
+    from cdtl_core.apps import add_to_path
+    from cdtl_core.errors import ConfigError
+
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder: give a coordinator's, or a run directory.")
+    add_to_path()
+    from cdtl_core.pages.live import server_of
+    from cdtl_core.pages.serve import is_loopback
+
+    with server_of(folder, host=host, port=port, run=run) as server:
+        if not is_loopback(host):
+            typer.echo("Whoever reaches this address can read the page: there is no password.", err=True)
+        typer.echo(f"{server.url} (Ctrl-C ends it)")
+        server.serve_forever(0.2)
 
 
 @app.command("unit")

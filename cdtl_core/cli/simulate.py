@@ -20,6 +20,10 @@ def simulate(
     engine: Annotated[
         Literal["in-process", "ray"], typer.Option(help="ray: Flower's own simulation engine, one process per site.")
     ] = "in-process",
+    open_: Annotated[
+        bool, typer.Option("--open", help="Show the run's page in a browser while it goes on (loopback only).")
+    ] = False,
+    mlflow: Annotated[str, typer.Option(metavar="URI", help="Log rounds to this MLflow server or folder too.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
 ) -> None:
     """Train alone, with FedAvg and with CDTL over the sites of CONFIG, and compare them."""
@@ -35,15 +39,15 @@ def simulate(
         raise typer.BadParameter("--resume goes on with the run's own settings and folder: leave out --set and --out")
     settings = load_simulation(find_config(config), set_ or []) if config is not None else None
     add_to_path()
+    from cdtl_core.cli.watching import watching
     from simulations.simulate import resume_simulation
     from simulations.simulate import simulate as start_simulation
 
-    with showing_progress():
+    folder = resume or out or new_folder(Path("runs"), settings.run.name if settings else "")
+    with watching(folder, settings, open_=open_, mlflow=mlflow), showing_progress():
         if settings is not None:
-            folder = out or new_folder(Path("runs"), settings.run.name)
             report = start_simulation(settings, folder, engine=engine)
         else:
-            folder = resume or Path()
             report = resume_simulation(folder, engine=engine)
     if json_:
         typer.echo(report.model_dump_json(indent=1))

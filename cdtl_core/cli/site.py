@@ -31,6 +31,7 @@ def init(
     labels: Annotated[str, typer.Option(help="The labels that the federation predicts, with commas.")] = "",
     positive: Annotated[str, typer.Option(help="Which of them is the positive one.")] = "",
     phantom: Annotated[int, typer.Option(help="Synthetic patients in place of --data, to try things out.")] = 0,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
     from cdtl_core.apps import add_to_path
@@ -49,9 +50,13 @@ def init(
     if options or not (folder / SITE_FILE).exists():  # an init that stopped at the images may be tried with others
         make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, phantom))
     own = load_site(folder / SITE_FILE)
-    _check_data(own)
+    _check_data(own, quiet=json_)
     with showing_progress():
         enrolment = enrol_site(folder, _task(labels or ",".join(own.labels or ()), positive))
+    if json_:
+        told = {"site": own.site, "enrolment": str(folder / ENROLMENT_FILE), "fingerprint": enrolment.fingerprint}
+        typer.echo(json.dumps(told, indent=1))
+        return
     typer.echo(f"Site {own.site} in {folder}. The key in it never leaves; keep a backup of the folder.")
     typer.echo(
         f"Send {folder / ENROLMENT_FILE} to the coordinator, and read out by telephone:\n  {enrolment.fingerprint}"
@@ -93,6 +98,7 @@ def approve(
     yes: Yes = False,
     withdraw: Annotated[bool, typer.Option(help="Take the approval back; nothing more of the run is sent.")] = False,
     note: Annotated[str, typer.Option(help="Who approved it and why, for the site's own records.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON; needs --yes or --withdraw.")] = False,
 ) -> None:
     """Show a run's code hash, what it may send and its privacy terms; put it on the site's list."""
     from cdtl_core.apps import add_to_path
@@ -108,19 +114,27 @@ def approve(
     from cdtl_core.errors import PrivacyError
     from cdtl_core.settings import SITE_FILE, load_site
 
+    if json_ and not (yes or withdraw):
+        raise typer.BadParameter("--json asks nothing: give --yes, once the request has been read")
     own = load_site(folder / SITE_FILE)
     request = load_request(Path(what)) if Path(what).is_file() else None
     if withdraw:
         what = request_id(request.bundle_sha256, request.settings) if request else what
         withdraw_run(folder, what)
-        typer.echo(f"{what} is no longer approved; its code is not run here any more.")
+        done = f"{what} is no longer approved; its code is not run here any more."
+        typer.echo(json.dumps({"withdrawn": what}, indent=1) if json_ else done)
         return
     request = request or request_of(find(folder, what))
     check_request(request)
     if fault := lock_fault(request.settings, own.lock):
         raise PrivacyError(fault)
-    print_request(request, own)
     same = bundle_sha256() == request.bundle_sha256
+    if json_:
+        approval = approve_run(folder, request, own, note=note)
+        told = {"approved": approval.id, "bundle_sha256": request.bundle_sha256, "same_as_installed": same}
+        typer.echo(json.dumps({**told, "egress": approval.egress.model_dump(mode="json")}, indent=1))
+        return
+    print_request(request, own)
     typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the cdtl installed here, byte for byte.")
     confirm("Approve this run at this site?", yes)
     approval = approve_run(folder, request, own, note=note)
@@ -209,7 +223,7 @@ def _new_site(
     return site_of(tree, "the options")
 
 
-def _check_data(own: "SiteConfig") -> None:
+def _check_data(own: "SiteConfig", *, quiet: bool) -> None:
     """Check the cohort, print what was found, and stop if an error stands."""
     from cdtl_core.cli.findings import print_check
     from cdtl_core.cli.progress import showing_progress
@@ -227,7 +241,8 @@ def _check_data(own: "SiteConfig") -> None:
             label_map=own.data.label_map,
             switched_off=own.checks.off,
         )
-    print_check(result, source.parent)
+    if not quiet:
+        print_check(result, source.parent)
     if result.has_errors:
         raise DataError(
             "the images have errors: mend them, or switch a rule off in site.toml [checks] with a reason, "

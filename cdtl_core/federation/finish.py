@@ -27,12 +27,14 @@ class Outcome:
         temperature: Divides the logits; None where the site has too few validation patients to calibrate.
         decision: The gate's.
         test: Candidate to log-probabilities N K of the test images.
+        val: The same of the validation images.
     """
 
     weights: Weights
     temperature: float | None
     decision: GateDecision
     test: Mapping[str, Floats]
+    val: Mapping[str, Floats]
 
 
 def finish(
@@ -65,7 +67,7 @@ def finish(
     decision = choose_model(losses, standard_errors=gate.standard_errors if gate.enabled else np.inf)
     chosen = decision.chosen if gate.enabled else BLENDED
     temperature = fit_temperature(val_scores[chosen], val.labels, val.patients)
-    return Outcome(candidates[chosen], temperature, decision, test_scores)
+    return Outcome(candidates[chosen], temperature, decision, test_scores, val_scores)
 
 
 def candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:

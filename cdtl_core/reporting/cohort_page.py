@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from cdtl_core.errors import DataError
 from cdtl_core.imaging.lint import CohortCheck, Finding
 from cdtl_core.imaging.read import read_picture
+from cdtl_core.reporting.environment import page_environment
 
 __all__ = ["cohort_html"]
 
@@ -55,26 +55,23 @@ def cohort_html(check: CohortCheck, *, root: Path, title: str = "Cohort check") 
         root: Folder that file names are shown relative to.
         title: Heading, e.g. the site's name.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = _sections(check, root)
     counts = check.counts
-    return environment.get_template("cohort.html").render(
-        title=title,
-        check=check,
-        counts=counts,
-        sections=sections,
-        errors=_number(check, "error"),
-        warnings=_number(check, "warning"),
-        waived=sum(bool(finding.waived) for finding in check.findings),
-        sizes=list(counts.sizes.items())[:SIZES],
-        other_sizes=max(0, len(counts.sizes) - SIZES),
-        widest=max((one.images for one in counts.classes), default=1),
+    return (
+        page_environment()
+        .get_template("cohort.html")
+        .render(
+            title=title,
+            check=check,
+            counts=counts,
+            sections=sections,
+            errors=_number(check, "error"),
+            warnings=_number(check, "warning"),
+            waived=sum(bool(finding.waived) for finding in check.findings),
+            sizes=list(counts.sizes.items())[:SIZES],
+            other_sizes=max(0, len(counts.sizes) - SIZES),
+            widest=max((one.images for one in counts.classes), default=1),
+        )
     )
 
 

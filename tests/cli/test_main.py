@@ -73,7 +73,8 @@ def test_help_needs_no_torch() -> None:
         "from cdtl_core.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "assert not {'torch', 'flwr', 'numpy', 'pydantic'} & set(sys.modules), sorted(sys.modules)"
+        "found = {'torch', 'flwr', 'numpy', 'pydantic', 'jinja2', 'matplotlib'} & set(sys.modules)\n"
+        "assert not found, found"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,46 @@
+"""`cdtl model`: a released model, its card, and other forms of it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Look at a model, and export it.", no_args_is_help=True, rich_markup_mode=None)
+Folder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model folder, e.g. runs/demo/sites/north.")]
+
+
+@app.command("card")
+def card(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print a model's card: what it is, how good, for what not."""
+    from cdtl_core.errors import ModelError
+    from cdtl_core.reporting.card import load_card
+    from cdtl_core.reporting.card_text import card_markdown
+
+    found = load_card(folder)
+    if found is None:
+        raise ModelError(f"{folder} holds no model_card.json: give a model folder that this version of cdtl wrote.")
+    typer.echo(found.model_dump_json(indent=1) if json_ else card_markdown(found), nl=json_)
+
+
+@app.command("export")
+def export(
+    folder: Folder,
+    onnx: Annotated[Path, typer.Option(help="File to write.")],
+    images: Annotated[list[Path] | None, typer.Argument(help="Images to compare on; default: drawn ones.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a model as ONNX, images in [0, 1] to calibrated probabilities, and check that it says what torch says."""
+    from cdtl_core.federation.export import TOLERANCE, export_onnx
+
+    done = export_onnx(folder, onnx, tuple(images or ()))
+    if json_:
+        told = {"onnx": str(done.path), "bytes": done.bytes, "images": done.images}
+        typer.echo(json.dumps({**told, "largest_difference": done.largest_difference, "allowed": TOLERANCE}, indent=1))
+        return
+    typer.echo(
+        f"{done.path} ({done.bytes / 1e6:.1f} MB): on {done.images} images its probabilities differ from torch's by at "
+        f"most {done.largest_difference:.1g} (allowed {TOLERANCE:g}). Research use only."
+    )

@@ -1,0 +1,41 @@
+"""`cdtl report`: what a run gave each site, as one HTML file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run directory, a coordinator's folder or run, or a site's folder.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="File to write; default DIR/report.html.")] = None,
+    site: Annotated[str, typer.Option(help="A site of a simulation: its own report, with example images.")] = "",
+    run: Annotated[str, typer.Option(help="Of a coordinator or a site, which run; default the newest.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="Print where the file is and what it holds as JSON.")] = False,
+) -> None:
+    """Write the report of a run: one file that fetches nothing. Images are in a site's own report alone."""
+    import json
+
+    from cdtl_core.apps import add_to_path
+    from cdtl_core.durable import replace_bytes
+    from cdtl_core.errors import CheckpointError
+
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder: give a run directory, a coordinator's folder or a site's.")
+    add_to_path()
+    from cdtl_core.pages.find import page_of, report_path
+    from cdtl_core.reporting.page import page_html
+
+    page = page_of(folder, site=site, run=run)
+    target = out or report_path(folder, site=site, run=run)
+    content = page_html(page).encode()
+    replace_bytes(target, content)
+    empty = [section.id for section in page.sections if not section.blocks]
+    if json_:
+        typer.echo(json.dumps({"report": str(target), "bytes": len(content), "without_material": empty}, indent=1))
+    else:
+        typer.echo(f"{target} ({len(content) / 1e6:.1f} MB). {page.keep}")

@@ -1,0 +1,46 @@
+"""Who may look at a run while it goes on: a browser, TensorBoard, MLflow."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import typer
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.pages.live import open_page
+from cdtl_core.pages.tracking import MlflowSink, Sink, TensorBoardSink, following, has_tensorboard
+from cdtl_core.settings import flatten, load_simulation
+
+__all__ = ["watching", "writing_events"]
+
+
+@contextmanager
+def watching(folder: Path, settings: SimulationConfig | None, *, open_: bool, mlflow: str) -> Iterator[None]:
+    """Tell whoever asked of a simulation's rounds while the block plays it.
+
+    Raises:
+        ConfigError: A library that was asked for is missing.
+    """
+    more: list[Sink] = []
+    if mlflow:
+        run = (settings or load_simulation(folder / "config.toml")).run
+        more.append(MlflowSink(mlflow, run.name, flatten(run)))
+    with ExitStack() as stack:
+        stack.enter_context(writing_events(folder, more))
+        if open_:
+            url = stack.enter_context(open_page(folder))
+            typer.echo(f"The run's page: {url} (report.html in {folder} once it has ended)", err=True)
+        yield
+
+
+@contextmanager
+def writing_events(folder: Path, more: list[Sink] | None = None) -> Iterator[None]:
+    """Write TensorBoard's event files into a run directory where that library is installed; else say so once."""
+    sinks = list(more or ())
+    if has_tensorboard():
+        sinks.append(TensorBoardSink(folder))
+    elif sys.stderr.isatty():
+        typer.echo("No TensorBoard files are written: pip install 'cdtl[tensorboard]'.", err=True)
+    with following(folder, sinks):
+        yield

@@ -1,0 +1,66 @@
+"""What the reports of runs, coordinators and sites say alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cdtl_core import __version__
+from cdtl_core.config import RunConfig
+from cdtl_core.federation.blend import transfer_of
+from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.reporting.figure import Table
+from cdtl_core.reporting.numbers import bytes_text
+from cdtl_core.reporting.page import Block, Note
+from cdtl_core.reporting.records import settings_table
+from cdtl_core.reporting.rounds import Journal
+from cdtl_core.settings import flatten
+
+__all__ = ["SYNTHETIC", "changed_settings", "egress_table", "journal_of", "run_blocks", "transfer"]
+
+SYNTHETIC = "Images are SYNTHETIC phantoms: no figure on this page says anything about patients."
+_TYPES = {"query.describe": "introduction, once", "train": "each round", "evaluate": "at the end"}
+
+
+def transfer(journal: Journal | None) -> tuple[Sequence[str], Sequence[Sequence[float]]] | None:
+    """Groups and shares over all rounds that were played; None where the groups changed on the way."""
+    if journal is None or not journal.rounds:
+        return None
+    groups = list(journal.rounds[-1].groups)
+    if not groups or any(list(one.groups) != groups for one in journal.rounds):
+        return None
+    return groups, transfer_of([np.array(one.matrix) for one in journal.rounds]).tolist()
+
+
+def journal_of(journals: Sequence[Journal], method: str | None) -> Journal | None:
+    """Of a method."""
+    return next((one for one in journals if one.method == method), None)
+
+
+def egress_table(manifest: EgressManifest, caption: str) -> Table:
+    """All that may leave a site, as its list says."""
+    rows = []
+    for kind, rule in manifest.replies.items():
+        when = _TYPES.get(kind, kind)
+        for record, tensors in rule.arrays.items():
+            dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors.values()}))
+            rows.append((when, record, f"{len(tensors)} tensors, {dtypes}", bytes_text(rule.total_bytes)))
+        for records in (rule.metrics, rule.configs):
+            rows += [(when, record, ", ".join(names), "") for record, names in records.items()]
+    return Table(caption, ("when", "record", "what", "most"), rows, numbers=3)
+
+
+def changed_settings(config: RunConfig) -> Mapping[str, object]:
+    """What differs from the defaults."""
+    defaults = flatten(RunConfig())
+    return {key: value for key, value in flatten(config).items() if value != defaults[key]}
+
+
+def run_blocks(config: RunConfig, facts: Mapping[str, Any]) -> list[Block]:
+    """What ran, as a table, and the settings."""
+    rows = [(name, str(value)) for name, value in {"cdtl here": __version__, **facts}.items()]
+    return [
+        Table("The run", ("", ""), rows, numbers=9),
+        settings_table(changed_settings(config)),
+        Note("All settings are in config.toml, a valid input that gives the same run again."),
+    ]

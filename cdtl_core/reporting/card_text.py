@@ -1,0 +1,32 @@
+"""A model card in Markdown, for a person."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from cdtl_core.reporting.environment import text_environment
+from cdtl_core.reporting.numbers import estimate_text, percent, plain
+
+if TYPE_CHECKING:
+    from cdtl_core.reporting.card import ModelCard
+
+__all__ = ["card_markdown"]
+
+_NAMES = {
+    "auroc": "AUROC",
+    "auprc": "average precision",
+    "brier": "Brier score (0 is best)",
+}
+
+
+def card_markdown(card: "ModelCard") -> str:
+    """The card as Markdown; whatever a label is called, it makes no markup."""
+    environment = text_environment()
+    environment.filters |= {"md": _escaped, "estimate": estimate_text, "percent": percent, "plain": plain}
+    return environment.get_template("card.md").render(card=card, names=_NAMES, splits=("train", "val", "test"))
+
+
+def _escaped(value: Any) -> str:
+    """Text in which no character means anything to Markdown or HTML, on one line."""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|#~>])", r"\\\1", text)

@@ -1,0 +1,30 @@
+"""Jinja as all our templates use it: what is undefined is an error, what is a value is escaped."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+__all__ = ["page_environment", "text_environment"]
+
+_FOLDER = Path(__file__).parent / "templates"
+
+
+def page_environment() -> Environment:
+    """For HTML: every value is escaped."""
+    return _environment(autoescape=True)
+
+
+def text_environment() -> Environment:
+    """For text: values go through a filter of their own."""
+    return _environment(autoescape=False)
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=autoescape,  # noqa: S701 - each value of a text template goes through its own filter
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

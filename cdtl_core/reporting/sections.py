@@ -1,0 +1,164 @@
+"""The sections that scores, rounds and matrices fill; a section without material says why in a sentence."""
+
+from collections.abc import Mapping, Sequence
+
+from cdtl_core.reporting.blend_figures import blend_heats, matrix_heat
+from cdtl_core.reporting.figure import Chart, Figure, Table
+from cdtl_core.reporting.headline import SEED_NOTE, gain_forest, headline_of, open_headline
+from cdtl_core.reporting.material import Material
+from cdtl_core.reporting.numbers import estimate_text, plain
+from cdtl_core.reporting.page import Block, Fold, Grid, Headlines, Note, Section
+from cdtl_core.reporting.report import Estimate
+from cdtl_core.reporting.round_figures import presence, round_charts
+from cdtl_core.reporting.rounds import Journal
+from cdtl_core.reporting.score_figures import (
+    confusion_heat,
+    histogram,
+    operation_of,
+    pr_chart,
+    reliability_chart,
+    roc_chart,
+)
+from cdtl_core.reporting.styles import method_name, method_style
+
+__all__ = ["absence", "blend", "calibration", "discrimination", "operating", "rounds", "summary"]
+
+
+def summary(found: Sequence[Material], unfinished: str) -> Section:
+    """A sentence per site; `unfinished` is said of a site without a model yet."""
+    items = []
+    for one in found:
+        if one.main is None:
+            items.append(open_headline(one.site, one.about, unfinished))
+            continue
+        items.append(
+            headline_of(
+                one.site,
+                one.about,
+                main=one.main,
+                results=one.results,
+                gain=one.gain,
+                gate=one.gate,
+                test_patients=one.test[one.main].num_patients,
+            )
+        )
+    forest = gain_forest({one.site: one.gain for one in found})
+    blocks: list[Block] = [Headlines(items)]
+    blocks += [Note(SEED_NOTE), Grid([forest])] if forest else []
+    return Section("summary", blocks if found else [], "" if found else unfinished)
+
+
+def discrimination(found: Sequence[Material], seed: int, why: str) -> Section:
+    """ROC and precision-recall."""
+    ended = [(one, one.main) for one in found if one.main]
+    roc = [roc_chart(one.site, one.test, main, seed) for one, main in ended]
+    precise = [pr_chart(one.site, one.test, main, seed) for one, main in ended]
+    if not any(roc):
+        return Section("discrimination", [], why or "The test images of no site hold both classes.")
+    lead = "Test images only. The band is a pointwise 95 % interval over resampled patients."
+    both = [Grid(_known(roc + precise))] if len(ended) == 1 else []
+    apart = [Grid(_known(roc), "ROC"), Grid(_known(precise), "Precision and recall")]
+    return Section("discrimination", [*(both or apart), _figures(found)], lead=lead)
+
+
+def calibration(found: Sequence[Material], why: str) -> Section:
+    """Reliability diagrams."""
+    ended = [(one, one.main) for one in found if one.main]
+    charts = [reliability_chart(one.site, one.test[main], method_style(main)) for one, main in ended]
+    raw = [one.site for one, main in ended if not one.test[main].is_calibrated]
+    lead = (
+        "Test images in tenths of the probability of the model that the site uses. Bars are Wilson's 95 % intervals "
+        "with the number of patients."
+    )
+    if raw:
+        lead += f" Not calibrated, for lack of 20 validation patients: {', '.join(raw)}."
+    return Section("calibration", [Grid(charts)] if charts else [], "" if charts else why, lead if charts else "")
+
+
+def operating(found: Sequence[Material], why: str) -> Section:
+    """Confusion matrices and histograms."""
+    blocks: list[Block] = []
+    for one in found:
+        if not one.main:
+            continue
+        test, positive = one.test[one.main], one.card.positive if one.card else "positive"
+        told = operation_of(test, one.val.get(one.main))
+        c = told.confusion
+        shares = (("sensitivity", c.sensitivity), ("specificity", c.specificity), ("precision", c.precision))
+        rows = [
+            (f"{name}, {share.part} of {share.whole}", estimate_text(Estimate.of(share.interval)))
+            for name, share in shares
+        ]
+        table = Table(f"At the operating point, {one.site}", ("of test images", "share (95 %)"), rows)
+        heading = f"{one.site}: threshold {plain(c.threshold, 3)}, {told.why}"
+        items: list[Figure] = [
+            confusion_heat(one.site, told, positive),
+            histogram(one.site, test, positive, c.threshold),
+            table,
+        ]
+        blocks.append(Grid(items, heading))
+    lead = "What is at least as probable as the threshold is called positive. Intervals are Wilson's, over patients."
+    return Section("operating", blocks, "" if blocks else why, lead if blocks else "")
+
+
+def rounds(journals: Sequence[Journal], main: str | None, timed: str) -> Section:
+    """Loss, AUROC, time, bytes by round and site; other methods on demand; `timed` says what is timed."""
+    drawn: dict[str, list[Chart]] = {one.method: round_charts(one, one.sites) for one in journals if one.rounds}
+    if not drawn:
+        return Section("rounds", [], "No round has ended yet.")
+    first = main if main in drawn else list(drawn)[-1]
+    blocks: list[Block] = [Grid(drawn[first], method_name(first))]
+    blocks += [Fold(f"{method_name(m)}: the same", [Grid(charts)]) for m, charts in drawn.items() if m != first]
+    lead = f"Loss and AUROC are those of the weights a site received, on its validation patients. {timed}"
+    if any("val_loss" not in told for journal in journals for one in journal.rounds for told in one.sites.values()):
+        lead += " A site with differential privacy tells no loss and no AUROC."
+    return Section("rounds", blocks, lead=lead)
+
+
+def blend(
+    journal: Journal | None, transfer: tuple[Sequence[str], Sequence[Sequence[float]]] | None, why: str
+) -> Section:
+    """Blend matrices by round, and the transfer of the whole run."""
+    if journal is None or not journal.rounds or not journal.rounds[-1].groups:
+        return Section("blend", [], why)
+    heats = blend_heats(journal.rounds)
+    blocks: list[Block] = []
+    if transfer is not None:
+        groups, shares = transfer
+        own = ", ".join(f"{group} {plain(shares[place][place], 2)}" for place, group in enumerate(groups))
+        says = f"Own share: {own}. With equal drifts in every round; 1 would be: nothing crossed."
+        blocks.append(Grid([matrix_heat("Transfer over the whole run", says, groups, shares, "ends with, of")]))
+    blocks.append(Grid(heats, "Blend matrix by round"))
+    lead = f"{method_name(journal.method)}: each row is a modality and what it took from each; rows sum to 1."
+    return Section("blend", blocks, lead=lead)
+
+
+def absence(journals: Sequence[Journal]) -> Section:
+    """Who was there in which round."""
+    known = [one for one in journals if one.rounds]
+    if not known:
+        return Section("absence", [], "No round has ended yet.")
+    lead = "● took part, ○ not connected, ✕ no usable answer, ◆ privacy budget spent, + joined, · not a member yet."
+    return Section("absence", [presence(one) for one in known], lead=lead)
+
+
+def _known(charts: Sequence[Chart | None]) -> list[Chart]:
+    return [chart for chart in charts if chart is not None]
+
+
+def _figures(found: Sequence[Material]) -> Fold:
+    """All figures of all methods, as a table."""
+    names = ("auprc", "accuracy", "majority_rate", "balanced_accuracy", "f1", "brier", "ece")
+    rows = [
+        (one.site, method_name(method), estimate_text(result.auroc), *(plain(_of(result.metrics, n)) for n in names))
+        for one in found
+        for method, result in one.results.items()
+    ]
+    titles = ("average precision", "accuracy", "majority rate", "balanced accuracy", "F1", "Brier", "ECE")
+    headers = ("site", "method", "AUROC (95 %)", *titles)
+    table = Table("Figures on test images; threshold 0.5 where one is needed", headers, rows, numbers=2)
+    return Fold("All figures of all methods", [table])
+
+
+def _of(metrics: Mapping[str, float | None], name: str) -> float | None:
+    return metrics.get(name)

@@ -1,0 +1,89 @@
+"""ONNX says what torch says, calibrated; what cannot be written is a sentence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cdtl_core.config import ModelConfig
+from cdtl_core.durable import file_hash
+from cdtl_core.errors import ModelError
+from cdtl_core.federation import export as exporting
+from cdtl_core.federation.export import TOLERANCE, export_onnx
+from cdtl_core.federation.model_folder import ModelNote
+from cdtl_core.federation.predict import predict_images
+from cdtl_core.learning.model import build_classifier
+from cdtl_core.learning.weights import save_weights
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A calibrated model with everything a network may have."""
+    config = ModelConfig(backbone="test_efficientnet", weights="random", levels=(2, 4), adapter=4)
+    model = build_classifier(config, 2, 32)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.head.weight)
+    home = tmp_path / "model"
+    weights = {name: value.contiguous() for name, value in model.state_dict().items() if value.is_floating_point()}
+    save_weights(home / "model.safetensors", weights)
+    note = ModelNote(
+        cdtl_version="0", federation="f-cdtl", method="cdtl", seed=0, site="alba", modality="mri",
+        backbone=config.backbone, levels=config.levels, adapter=4, labels=("benign", "malignant"), positive="malignant",
+        image_size=32, temperature=2.5, chosen="blended", validation_log_loss={},
+        weights_sha256=file_hash(home / "model.safetensors"),
+    )  # fmt: skip
+    (home / "model.json").write_text(note.model_dump_json())
+    return home
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> tuple[Path, ...]:
+    rng, paths = np.random.default_rng(0), []
+    for number, shape in enumerate([(40, 30), (32, 32, 3), (50, 64)]):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(paths[-1])
+    return tuple(paths)
+
+
+def test_predict_applies_the_temperature(folder: Path, images: tuple[Path, ...]) -> None:
+    calibrated = predict_images(folder, images)
+    note = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(note | {"temperature": None}))
+    raw = predict_images(folder, images)
+    assert (calibrated.kind, raw.kind) == ("calibrated", "raw")
+    scaled = np.log(raw.probabilities) / 2.5
+    expected = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
+    assert calibrated.probabilities == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_says_what_predict_says_in_batches_of_any_size(folder: Path, images: tuple[Path, ...]) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = export_onnx(folder, folder / "model.onnx", images)
+    assert done.images == 3
+    assert done.largest_difference < TOLERANCE
+    session = runtime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    pixels = exporting._read(images, 32)
+    together = session.run(None, {"images": pixels})[0]
+    assert together == pytest.approx(predict_images(folder, images).probabilities, abs=1e-4)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["labels"]) == ["benign", "malignant"]
+    assert told["use"] == "research only"
+
+
+def test_what_differs_is_not_written(folder: Path, images: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    with pytest.raises(ModelError, match="nothing was written"):
+        export_onnx(folder, folder / "model.onnx", images)
+    assert not (folder / "model.onnx").exists()
+
+
+def test_a_missing_library_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(ModelError, match=r"pip install 'cdtl\[onnx\]'"):
+        export_onnx(folder, folder / "model.onnx")

@@ -1,0 +1,109 @@
+"""Command line manners: JSON where a script reads, nothing coloured where none may be, one sentence on stderr."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cdtl_core.cli.main import main
+from cdtl_core.reporting.page import SECTIONS
+from tests.pages.conftest import Hospitals
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    errors: str
+
+
+@pytest.fixture
+def cdtl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["cdtl", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capfd.readouterr())
+
+    return call
+
+
+Cdtl = Callable[..., Done]
+
+
+def test_report_writes_one_file_and_says_where(cdtl: Cdtl, finished: Path, tmp_path: Path) -> None:
+    done = cdtl("report", finished, "--out", tmp_path / "r.html", "--json")
+    told = json.loads(done.out)
+    assert (done.code, done.errors) == (0, "")
+    assert told["bytes"] == (tmp_path / "r.html").stat().st_size < 3_000_000
+    assert set(told["without_material"]) < set(SECTIONS)
+    done = cdtl("report", finished, "--site", "alba")
+    assert "stays at the site" in done.out
+    assert (finished / "sites" / "alba" / "report.html").exists()
+    assert cdtl("report", finished, "--site", "roma").errors.startswith("Error: ")
+    assert cdtl("report", tmp_path / "nowhere").code == 6
+
+
+def test_a_coordinators_report_lies_in_its_run(cdtl: Cdtl, hospitals: Hospitals) -> None:
+    assert cdtl("report", hospitals.coordinator).code == 0
+    assert (hospitals.run / "report.html").exists()
+    assert cdtl("report", hospitals.coordinator, "--run", "other").code == 3
+
+
+def test_the_card_is_printed_as_text_and_as_json(cdtl: Cdtl, finished: Path, tmp_path: Path) -> None:
+    home = finished / "sites" / "alba"
+    text, told = cdtl("model", "card", home).out, json.loads(cdtl("model", "card", home, "--json").out)
+    assert text == (home / "model_card.md").read_text()
+    assert told == json.loads((home / "model_card.json").read_text())
+    report = json.loads((finished / "report.json").read_text())["sites"][0]
+    assert told["metrics"]["auroc"] == report["results"]["cdtl"]["auroc"]
+    assert told["gain"]["used-alone"] == report["gain"]["cdtl-alone"]
+    assert told["blend"]["transfer"] is not None
+    assert told["cohort"]["patients"] == report["patients"]
+    assert told["bundle_sha256"] is None
+    assert "not a medical device" in text
+    assert "Synthetic images" in text
+    assert cdtl("model", "card", tmp_path).code == 5
+
+
+def test_a_hospitals_card_names_the_code_it_approved(hospitals: Hospitals) -> None:
+    told = json.loads((hospitals.homes["alba"] / "models" / "study-cdtl" / "model_card.json").read_text())
+    assert told["bundle_sha256"] == json.loads((hospitals.run / "request.json").read_text())["bundle_sha256"]
+    assert told["blend"]["transfer"] is None
+
+
+def test_predict_as_json(cdtl: Cdtl, finished: Path) -> None:
+    home = finished / "sites" / "alba"
+    image = next(home.glob("phantoms-*/images/*.png"))
+    told = json.loads(cdtl("predict", home, image, "--json").out)
+    (one,) = told["predictions"]
+    assert told["kind"] in {"raw", "calibrated"}
+    assert sum(one["probabilities"].values()) == pytest.approx(1)
+
+
+def test_doctor_looks_at_everything_and_changes_nothing(cdtl: Cdtl, tmp_path: Path) -> None:
+    done = cdtl("doctor", tmp_path / "later", "--json")
+    found = json.loads(done.out)["checks"]
+    assert {one["name"] for one in found} == {"versions", "device", "memory", "disk", "ports", "clock"}
+    assert done.code == int(any(one["state"] == "wrong" for one in found))
+    assert list(tmp_path.iterdir()) == []
+    assert "\x1b[" not in cdtl("doctor", tmp_path).out
+
+
+def test_no_color_is_heard_and_completion_offered() -> None:
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "cdtl_core.cli.main"]
+    shown = {"capture_output": True, "text": True, "timeout": 60, "env": environment}
+    wrong = subprocess.run([*command, "report"], **shown)  # type: ignore[call-overload]
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "\x1b[" not in wrong.stderr
+    script = subprocess.run([*command, "--show-completion", "bash"], **shown)  # type: ignore[call-overload]
+    assert "complete -o" in script.stdout, script.stderr
