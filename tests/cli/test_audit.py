@@ -89,7 +89,7 @@ def test_a_site_is_left_as_it_was_but_for_its_caches(cdtl: Cdtl, tmp_path: Path)
     assert cdtl("north", "--canaries", "50")[0] == 0
     assert contents(home) == before
     assert not {"privacy", "memory", "models", "ledger.jsonl"} & {path.name for path in home.rglob("*")}
-    assert len(list((home / "cache" / "features").glob("*.npy"))) == 1
+    assert len(list((home / "cache" / "features").glob("*/*.npy"))) == 1
 
 
 def contents(folder: Path) -> dict[str, str]:
