@@ -85,7 +85,9 @@ def _cohort(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, .
     cases = _cases(home, own, config, labels)
     split = _split(home, cases, config, labels)
     data, size, cache = own.data, config.image.size, home / "cache"
-    return build_cohort(cases, split, labels=labels, size=size, cache=cache, frame=data.frame, strict=data.strict)
+    return build_cohort(
+        cases, split, labels=labels, size=size, cache=cache, frame=data.frame, strict=data.strict, box=data.box
+    )
 
 
 def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple[str, ...]) -> dict[str, Split]:

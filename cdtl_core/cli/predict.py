@@ -17,6 +17,9 @@ __all__ = ["predict"]
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, e.g. runs/demo/sites/north.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    box: Annotated[
+        list[str] | None, typer.Option(help="x,y,width,height of the lesion, once per image, for a model of lesions.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; default: print it.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
 ) -> None:
@@ -24,7 +27,7 @@ def predict(
     from cdtl_core.durable import replace_bytes
     from cdtl_core.federation.predict import predict_images
 
-    table = predict_images(model, images)
+    table = predict_images(model, images, box or ())
     if json_:
         text = _json(table, images)
         typer.echo(text) if out is None else replace_bytes(out, f"{text}\n".encode())

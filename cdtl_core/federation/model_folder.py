@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core import __version__
-from cdtl_core.config import ModelConfig
+from cdtl_core.config import BoxConfig, ModelConfig
 from cdtl_core.durable import file_hash, replace_json
 from cdtl_core.errors import ModelError
 from cdtl_core.federation.finish import Outcome
@@ -40,6 +40,7 @@ class ModelNote(BaseModel):
     labels: tuple[str, ...]
     positive: str
     image_size: int
+    box: BoxConfig | None = None
     temperature: float | None
     chosen: str
     validation_log_loss: dict[str, float]
@@ -63,6 +64,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome) -> None:
         labels=site.cohort.labels,
         positive=site.cohort.labels[site.positive],
         image_size=site.config.image.size,
+        box=site.cohort.box,
         temperature=outcome.temperature,
         chosen=outcome.decision.chosen,
         validation_log_loss=dict(outcome.decision.losses),

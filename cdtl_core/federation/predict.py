@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cdtl_core.errors import DataError
 from cdtl_core.federation.model_folder import load_model
+from cdtl_core.imaging.box import cut, square_of
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.read import fit_square, read_image
 from cdtl_core.learning.calibration import rescale
@@ -15,6 +17,8 @@ from cdtl_core.learning.device import choose_device
 from cdtl_core.learning.train import score
 
 __all__ = ["Prediction", "predict_images"]
+
+_BOX = "--box"
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,29 @@ class Prediction:
     kind: str
 
 
-def predict_images(folder: Path, images: Sequence[Path]) -> Prediction:
+def predict_images(folder: Path, images: Sequence[Path], boxes: Sequence[str] = ()) -> Prediction:
     """Score images with the model in `folder`.
+
+    Args:
+        folder: Of the model.
+        images: Files.
+        boxes: The lesion's box in each of them, ``x,y,width,height`` in pixels, for a model of lesions cut out.
 
     Raises:
         ModelError: The folder holds no model.
-        DataError: An image cannot be read.
+        DataError: An image cannot be read, or there is not one box for each.
     """
     model, note = load_model(folder)
-    squares = [fit_square(read_image(path), note.image_size) for path in images]
+    if len(boxes) != (len(images) if note.box else 0):
+        wanted = f"give --box x,y,width,height for each of {len(images)} images" if note.box else "leave out --box"
+        looked = "lesions cut out by their boxes" if note.box else "whole images"
+        raise DataError(f"the model of {folder} looks at {looked} and {len(boxes)} boxes are given: {wanted}.")
+    whole = [read_image(path) for path in images]
+    if note.box:
+        asked = note.box.model_copy(update={"column": _BOX, "scale": None})
+        found = [square_of({_BOX: box}, asked, path.name) for box, path in zip(boxes, images, strict=True)]
+        whole = [cut(image, square) for image, square in zip(whole, found, strict=True)]
+    squares = [fit_square(image, note.image_size) for image in whole]
     pixels = np.stack([_three_channels(square) for square in squares])
     count = np.arange(len(images), dtype=np.int64)
     log_probabilities = score(model, Fold(pixels, count, count, count), device=choose_device("cpu"))

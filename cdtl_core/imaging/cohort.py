@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cdtl_core.config import BoxConfig
 from cdtl_core.imaging.frame import Frame
 from cdtl_core.imaging.manifest import Case
 from cdtl_core.imaging.pixels import Pixels, load_pixels
@@ -46,12 +47,16 @@ class Fold:
 
 @dataclass(frozen=True)
 class Cohort:
-    """All images of a site, by split; its labels in order, file names, and most bits per sample of its files."""
+    """All images of a site, by split; its labels in order, file names, and most bits per sample of its files.
+
+    `box` says how lesions were cut out of them; None: they are whole.
+    """
 
     labels: tuple[str, ...]
     folds: Mapping[Split, Fold]
     files: tuple[str, ...]
     bits: int
+    box: BoxConfig | None = None
 
     @property
     def channels(self) -> int:
@@ -73,6 +78,7 @@ def build_cohort(
     cache: Path,
     frame: Frame = "middle",
     strict: bool = False,
+    box: BoxConfig | None = None,
 ) -> Cohort:
     """Decode `cases` (once, into `cache`) and divide them by `split` (patient to split).
 
@@ -87,7 +93,7 @@ def build_cohort(
     where = np.array([split[case.patient] for case in cases])
     rows = {name: np.flatnonzero(where == name) for name in SPLITS}
     folds = {name: Fold(stored.array, rows[name], label[rows[name]], patient[rows[name]]) for name in SPLITS}
-    return Cohort(tuple(labels), folds, tuple(case.file.name for case in cases), stored.bits)
+    return Cohort(tuple(labels), folds, tuple(case.file.name for case in cases), stored.bits, box)
 
 
 def pixel_statistics(fold: Fold) -> tuple[float, float]:
