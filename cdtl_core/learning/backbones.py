@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cdtl_core.errors import ModelError
+from cdtl_core.learning.own_nets import OWN
 
 __all__ = ["Backbone", "build_backbone", "load_initial_weights"]
 
 _LITE0 = "efficientnet_lite0"
+_HALVES = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -43,8 +45,11 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     Raises:
         ModelError: No library has a classifier of this name, or it cannot take images of this size.
     """
-    if timm.is_model(_timm_name(name)):
-        module: Any = _timm_backbone(_timm_name(name), image_size)
+    if name in OWN:
+        module: Any = OWN[name]()
+        mean, std = _HALVES, _HALVES
+    elif timm.is_model(_timm_name(name)):
+        module = _timm_backbone(_timm_name(name), image_size)
         mean, std = tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"])
     elif name in torchvision.models.list_models(torchvision.models):
         module, mean, std = _torchvision_backbone(name), _IMAGENET_MEAN, _IMAGENET_STD

@@ -1,0 +1,30 @@
+"""What a classifier costs: parameters, and multiplications with additions for one image."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cdtl_core.learning.model import Classifier
+
+__all__ = ["Cost", "cost_of"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Trainable parameters, and multiply-accumulate operations for one image."""
+
+    parameters: int
+    macs: int
+
+
+def cost_of(model: Classifier, image_size: int) -> Cost:
+    """Count a classifier's parameters, head included, and its multiply-accumulates of convolutions and matrices.
+
+    Source: eq. (16), Inbaraj et al. 2025, counted by torch's FlopCounterMode at two operations each.
+    """
+    model.eval()
+    images = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images)
+    return Cost(sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2)
