@@ -22,9 +22,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import DpConfig, ModelConfig, RunConfig
+from cdtl_core.learning.inputs import Inputs
 from cdtl_core.learning.mechanism import Mechanism
 from cdtl_core.learning.model import Classifier, build_classifier, frozen_stages, set_training
-from cdtl_core.learning.privacy import Examples, Inputs, fit_private
+from cdtl_core.learning.privacy import Examples, fit_private
 
 PATIENTS, CPU = 750, torch.device("cpu")
 

@@ -15,6 +15,7 @@ from cdtl_core.imaging.manifest import Case, read_manifest
 from cdtl_core.imaging.split import Split, split_patients
 from cdtl_core.learning.device import choose_device
 from cdtl_core.learning.model import Classifier, build_classifier
+from cdtl_core.learning.stages import check_division
 from cdtl_core.settings import SITE_FILE, load_site
 
 __all__ = ["contract_of", "labels_of", "open_site"]
@@ -26,6 +27,7 @@ def open_site(home: Path, config: RunConfig) -> Site:
     Raises:
         ConfigError: `site.toml` is missing or wrong.
         DataError: The cohort cannot be used.
+        ModelError: The backbone is unknown, or `train.views` is set and it cannot be run from its frozen stages on.
     """
     own = load_site(home / SITE_FILE)
     return _open(home.absolute(), own.model_dump_json(), config.model_dump_json())
@@ -37,7 +39,7 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
     labels = labels_of(own, config)
     if config.task.positive not in labels:
         raise ConfigError(f"site {own.site} lacks the positive label '{config.task.positive}': add it to labels.")
-    return Site(
+    site = Site(
         name=own.site,
         modality=own.modality,
         positive=labels.index(config.task.positive),
@@ -47,6 +49,9 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
         device=choose_device(own.device),
         cache=home / "cache" / "features",
     )
+    if site.entry is not None:
+        check_division(site.model.backbone, site.entry.stages, config.image.size)
+    return site
 
 
 def contract_of(home: Path, site: Site) -> ModalityContract:

@@ -27,6 +27,7 @@ __all__ = ["CELLS", "SETTINGS_FILE", "STUDY_FILE", "open_sites", "play_cell", "s
 SETTINGS_FILE = "settings.toml"
 STUDY_FILE = "study.json"
 CELLS = "cells"
+CACHE = "cache"
 
 
 def play_cell(out: Path, cell: Cell) -> None:
@@ -61,8 +62,8 @@ def sites_of(sites: Sequence[Site], study: Study, cell: Cell, out: Path) -> list
 
 
 def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
-    """All sites with their images, decoded once; no cell keeps features, which are of one fold's images."""
-    return [replace(open_site(out / "sites" / own.site, config.run), cache=None) for own in config.sites]
+    """All sites with their images, decoded once; what frozen stages say of an image is kept for all cells together."""
+    return [replace(open_site(out / "sites" / own.site, config.run), cache=out / CACHE) for own in config.sites]
 
 
 def _scores(site: Site, weights: Weights) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def _scores(site: Site, weights: Weights) -> dict[str, Any]:
         "patients": test.patients.tolist(),
         "labels": test.labels.tolist(),
         "positive": site.positive,
-        "probabilities": np.exp(score(site.model, test, device=site.device)).tolist(),
+        "probabilities": np.exp(score(site.model, test, device=site.device, entry=site.entry)).tolist(),
     }
 
 

@@ -78,7 +78,13 @@ class AugmentConfig(Settings):
 
 
 class TrainConfig(Settings):
-    """Local training in one round; `steps` is the same at every site, `freeze` counts early stages kept at theta0."""
+    """Local training in one round; `steps` is the same at every site, `freeze` counts early stages kept at theta0.
+
+    With `views` above 0 each image has a fixed pool of so many changed views and the plain one, drawn by `views_seed`
+    and not by the run's seed. A step takes one of them at random, and what the frozen stages say of it is computed
+    once and kept at the site as float16. With `views` 0 each step changes its images anew. Runs with `dp.enabled` have
+    `dp.views` in its place.
+    """
 
     steps: int = Field(12, ge=0)
     batch_size: int = Field(24, ge=2)
@@ -89,8 +95,16 @@ class TrainConfig(Settings):
     class_weighted: bool = True
     ema: float = Field(0.0, ge=0, lt=1)
     freeze: int = Field(0, ge=0)
+    views: int = Field(0, ge=0)
+    views_seed: int = Field(0, ge=0, lt=2**31)
     refresh_norms: bool = True
     augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _views_of_frozen_stages(self) -> "TrainConfig":
+        if self.views and not self.freeze:
+            raise ValueError("views is above 0 and train.freeze is 0: freeze the stages it skips, or set views to 0")
+        return self
 
 
 class SplitConfig(Settings):
@@ -210,3 +224,13 @@ class RunConfig(Settings):
     share: ShareConfig = ShareConfig()
     gate: GateConfig = GateConfig()
     dp: DpConfig = DpConfig()
+
+    @model_validator(mode="after")
+    def _levels_behind_views(self) -> "RunConfig":
+        skipped = [level for level in self.model.levels if level <= self.train.freeze]
+        if self.train.views and skipped and not self.dp.enabled:
+            raise ValueError(
+                f"model.levels names stage {skipped[0]}, which train.views skips with train.freeze = "
+                f"{self.train.freeze}: name later stages, or set train.views to 0"
+            )
+        return self

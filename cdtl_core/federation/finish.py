@@ -59,8 +59,8 @@ def finish(
     test_scores: dict[str, Floats] = {}
     for name, weights in candidates.items():
         load_into(site.model, weights)
-        val_scores[name] = score(site.model, val, device=site.device)
-        test_scores[name] = score(site.model, test, device=site.device)
+        val_scores[name] = score(site.model, val, device=site.device, entry=site.entry)
+        test_scores[name] = score(site.model, test, device=site.device, entry=site.entry)
     losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in val_scores.items()}
     gate = site.config.gate
     decision = choose_model(losses, standard_errors=gate.standard_errors if gate.enabled else np.inf)
@@ -83,6 +83,7 @@ def with_fresh_norms(site: Site, weights: Weights | None = None) -> Weights:
     """All floating-point tensors of `weights` (default: what the model holds), norms refreshed if the run says so."""
     load_into(site.model, weights or {})
     if site.config.train.refresh_norms and not site.config.dp.enabled:
-        refresh_norms(site.model, site.cohort.folds["train"], freeze=site.config.train.freeze, device=site.device)
+        train, freeze = site.cohort.folds["train"], site.config.train.freeze
+        refresh_norms(site.model, train, freeze=freeze, device=site.device, entry=site.entry)
     state = site.model.state_dict()
     return take(site.model, [name for name, value in state.items() if value.is_floating_point()])

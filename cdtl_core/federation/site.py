@@ -15,6 +15,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.errors import PrivacyError
 from cdtl_core.federation.label_map import head_name
 from cdtl_core.imaging.cohort import Cohort
+from cdtl_core.learning.inputs import Entry, entry_of
 from cdtl_core.learning.mechanism import Grant
 from cdtl_core.learning.metrics import auroc, log_loss_by_patient
 from cdtl_core.learning.model import Classifier, Parts, frozen_stages, parts_of
@@ -49,6 +50,11 @@ class Site:
     model: Classifier
     device: torch.device
     cache: Path | None = None
+
+    @property
+    def entry(self) -> Entry | None:
+        """Where images enter the model."""
+        return entry_of(self.config, self.cache)
 
 
 @dataclass(frozen=True)
@@ -155,8 +161,11 @@ def _train(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, obje
         from cdtl_core.learning.partial import set_centre
 
         set_centre(site.model, train, site.config, device=site.device, cache=site.cache)
-    rng, epoch = _rng(site, order), order.round - 1
-    return fit(site.model, train, settings, epoch=epoch, rng=rng, device=site.device, objective=objective).loss
+    rng, epoch, entry = _rng(site, order), order.round - 1, site.entry
+    fitted = fit(
+        site.model, train, settings, epoch=epoch, rng=rng, device=site.device, objective=objective, entry=entry
+    )
+    return fitted.loss
 
 
 def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, grant: Grant) -> float:
@@ -195,7 +204,7 @@ def _rng(site: Site, order: RoundOrder) -> np.random.Generator:
 
 def _validation(site: Site) -> dict[str, float]:
     fold = site.cohort.folds["val"]
-    log_probabilities = score(site.model, fold, device=site.device)
+    log_probabilities = score(site.model, fold, device=site.device, entry=site.entry)
     losses = log_loss_by_patient(fold.labels, log_probabilities, fold.patients)
     value = auroc(fold.labels == site.positive, log_probabilities[:, site.positive])
     return {"val_loss": float(losses.mean()), "val_auroc": value}

@@ -11,7 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.learning.backbones import build_backbone, load_initial_weights
-from cdtl_core.learning.stages import NORMS, freeze_norms, level_modules, stages_of, tensors_of_stages
+from cdtl_core.learning.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
 from cdtl_core.learning.weights import Weights, check_finite
 
 __all__ = ["Adapter", "Centre", "Classifier", "Parts", "build_classifier", "build_theta0", "frozen_stages"]
@@ -60,6 +60,7 @@ class Classifier(nn.Module):
 
     The head starts at zero: the same at every site without being sent, and no first step distorts the features.
     With `levels`, the features are the pooled outputs of those stages, each of unit length, centred.
+    While `entry` is above 0 it takes the output of so many stages in the place of images.
 
     Source: eq. (8), Inbaraj et al. 2025 (dropout on the activations before the head).
     """
@@ -70,7 +71,7 @@ class Classifier(nn.Module):
         self.backbone = found.module
         if frozen_norms:
             freeze_norms(self.backbone)
-        self.levels = config.levels
+        self.levels, self.entry = config.levels, 0
         self.mean, self.std = found.mean, found.std
         num_features = self._num_features(image_size) if self.levels else found.num_features
         self.centre = Centre(num_features) if self.levels else nn.Identity()
@@ -85,10 +86,9 @@ class Classifier(nn.Module):
         return self.classify(self.features(images))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the backbone says of normalised images: B 3 H W to B D."""
+        """What the backbone says of normalised images B 3 H W, or of what `entry` says: B D."""
         if not self.levels:
-            features: torch.Tensor = self.backbone(images)
-            return features
+            return self._run(images)
         outputs: dict[int, torch.Tensor] = {}
 
         def keep(level: int) -> Any:
@@ -97,7 +97,7 @@ class Classifier(nn.Module):
         modules = zip(self.levels, level_modules(self.backbone, self.levels), strict=True)
         hooks = [module.register_forward_hook(keep(level)) for level, module in modules]
         try:
-            self.backbone(images)
+            self._run(images)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -111,6 +111,11 @@ class Classifier(nn.Module):
     def end(self) -> nn.Module:
         """The same modules as one: features B D to logits B K; what is trained of it is trained here."""
         return nn.Sequential(self.centre, self.adapter, self.dropout, self.head)
+
+    def _run(self, images: torch.Tensor) -> torch.Tensor:
+        with skip_stages(self.backbone, self.entry):
+            features: torch.Tensor = self.backbone(images)
+        return features
 
     def _num_features(self, image_size: int) -> int:
         self.backbone.eval()

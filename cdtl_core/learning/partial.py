@@ -8,12 +8,12 @@ import torch
 
 from cdtl_core.config import RunConfig
 from cdtl_core.imaging.cohort import Fold
-from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.learning.features import Features, feature_views
+from cdtl_core.learning.inputs import changed_inputs, random_view
 from cdtl_core.learning.mechanism import Grant, Mechanism, without_noise
 from cdtl_core.learning.model import Classifier, frozen_stages, set_training
 from cdtl_core.learning.noise import Entropy, kernel_entropy
-from cdtl_core.learning.privacy import Examples, Inputs, Ints, fit_private, private_mean
+from cdtl_core.learning.privacy import Examples, fit_private, private_mean
 
 __all__ = ["fit_part", "set_centre"]
 
@@ -61,7 +61,10 @@ def fit_part(
         _centre(model, features, fold, grant.mechanism, spent, entropy)
         steps -= spent
     set_training(model, freeze=frozen_stages(model, config))
-    inputs = _views_of(features, rng) if frozen and features is not None else _images_of(model, fold, config, rng)
+    if frozen and features is not None:
+        inputs = random_view(features.__getitem__, features.shape[1], rng)
+    else:
+        inputs = changed_inputs(model, fold, config.train.augment, rng)
     examples = Examples(fold.patients, fold.labels, inputs)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(rng.integers(2**62)))  # dropout draws from the global generator
@@ -103,24 +106,3 @@ def _centre(
     plain = features[:, 0].astype(np.float32)
     means = [private_mean(plain, fold.patients, longest, entropy) for _ in range(steps)]
     model.centre.load_state_dict({"mean": torch.stack(means).mean(dim=0)})
-
-
-def _views_of(features: Features, rng: np.random.Generator) -> Inputs:
-    """A random view of each image."""
-
-    def inputs(rows: Ints) -> torch.Tensor:
-        return torch.from_numpy(features[rows, rng.integers(features.shape[1], size=len(rows))].astype(np.float32))
-
-    return inputs
-
-
-def _images_of(model: Classifier, fold: Fold, config: RunConfig, rng: np.random.Generator) -> Inputs:
-    """Each image, changed anew."""
-    change = Augmentation(**config.train.augment.model_dump())
-    images_rng = torch.Generator().manual_seed(int(rng.integers(2**62)))
-
-    def inputs(rows: Ints) -> torch.Tensor:
-        images = augment(to_unit(fold.pixels[fold.rows[rows]]), change, images_rng)
-        return normalise(images, model.mean, model.std)
-
-    return inputs

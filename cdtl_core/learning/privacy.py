@@ -7,7 +7,7 @@ Sources: Abadi et al. 2016 (DP-SGD); De et al. 2022 (a gradient averaged over an
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,15 +21,12 @@ from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import DpConfig
 from cdtl_core.errors import PrivacyError
+from cdtl_core.learning.inputs import Inputs, Ints
 from cdtl_core.learning.mechanism import Mechanism
 from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.noise import Entropy, drawn, gaussian, kernel_entropy
 
-__all__ = ["Examples", "Inputs", "Ints", "check_private", "fit_private", "private_mean"]
-
-Ints = npt.NDArray[np.int64]
-Inputs = Callable[[Ints], torch.Tensor]
-"""Rows B of a fold to what a module is given, B ...; may draw an augmented view."""
+__all__ = ["Examples", "check_private", "fit_private", "private_mean"]
 
 
 class Examples:

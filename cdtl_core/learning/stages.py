@@ -1,5 +1,9 @@
 """A backbone in stages: groups of one module with weights and the norms and activations behind it, counted from 1."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torchvision
 from timm.layers.norm import RmsNorm
@@ -7,7 +11,8 @@ from torch import nn
 
 from cdtl_core.errors import ModelError
 
-__all__ = ["NORMS", "FrozenNorm", "freeze_norms", "level_modules", "stages_of", "tensors_of_stages"]
+__all__ = ["NORMS", "FrozenNorm", "check_division", "freeze_norms", "level_modules", "run_stages", "skip_stages"]
+__all__ += ["stages_of", "tensors_of_stages"]
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -91,3 +96,68 @@ def tensors_of_stages(backbone: nn.Module, first: int, *, beyond: int | None = N
     own = [name for name, _ in backbone.named_parameters(recurse=False)] if first else []
     inside = [f"{name}.{key}" for stage in chosen for name, module in stage for key in module.state_dict()]
     return {f"backbone.{name}" for name in own + inside}
+
+
+class _Reached(Exception):  # noqa: N818
+    """The output that was waited for: nothing behind it is run."""
+
+    def __init__(self, output: torch.Tensor) -> None:
+        self.output = output
+
+
+def run_stages(backbone: nn.Module, first: int, images: torch.Tensor) -> torch.Tensor:
+    """What the first stages, 1 or more, make of images B 3 H W: B ..., as constants; the others are not run.
+
+    Raises:
+        ModelError: The backbone has fewer stages, or does not run the last of them.
+    """
+
+    def stop(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        raise _Reached(output)
+
+    tensors_of_stages(backbone, first)
+    hook = stages_of(backbone)[first - 1][-1][1].register_forward_hook(stop)
+    try:
+        with torch.no_grad():
+            backbone(images)
+    except _Reached as reached:
+        return reached.output
+    finally:
+        hook.remove()
+    raise ModelError(f"the backbone never runs its stage {first}: choose another train.freeze, or train.views = 0.")
+
+
+@contextmanager
+def skip_stages(backbone: nn.Module, first: int) -> Iterator[None]:
+    """Inside the block the backbone takes what `run_stages` gives, and does the rest; its tensors keep their names."""
+    modules = [pair for stage in stages_of(backbone)[:first] for pair in stage] if first else []
+    parents = [(backbone.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name, _ in modules]
+    try:
+        for parent, key in parents:
+            parent._modules[key] = nn.Identity()
+        yield
+    finally:
+        for (parent, key), (_, module) in zip(parents, modules, strict=True):
+            parent._modules[key] = module
+
+
+def check_division(backbone: nn.Module, first: int, image_size: int) -> None:
+    """Check that the first stages and the rest, run one after the other, are the backbone.
+
+    Raises:
+        ModelError: They are not, as where images enter twice or a later stage looks past the one before it.
+    """
+    backbone.eval()
+    images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        between, whole = run_stages(backbone, first, images), backbone(images)
+        try:
+            with skip_stages(backbone, first):
+                same = torch.allclose(backbone(between), whole, rtol=1e-4, atol=1e-5)
+        except Exception:  # any layer may object to what is not for it, in its own way
+            same = False
+    if not same:
+        raise ModelError(
+            f"the backbone cannot be run from behind its stage {first} on: change train.freeze, set train.views to 0, "
+            "or choose a backbone whose stages follow one another."
+        )

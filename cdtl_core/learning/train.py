@@ -12,14 +12,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cdtl_core.config import TrainConfig
 from cdtl_core.imaging.cohort import Fold
-from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.learning.device import autocast
+from cdtl_core.learning.inputs import Entry, changed_inputs, entering, plain_inputs
 from cdtl_core.learning.model import Classifier, set_training
 from cdtl_core.learning.objective import PLAIN, Objective
 from cdtl_core.learning.weights import load_into
 from cdtl_core.progress import report
 
-__all__ = ["FitReport", "class_weights", "fit", "images_of", "learning_rate", "refresh_norms", "score"]
+__all__ = ["FitReport", "class_weights", "fit", "learning_rate", "on_device", "refresh_norms", "score"]
 
 Floats = npt.NDArray[np.float64]
 _SCORE_BATCH = 64
@@ -42,6 +42,7 @@ def fit(
     rng: np.random.Generator,
     device: torch.device,
     objective: Objective = PLAIN,
+    entry: Entry | None = None,
 ) -> FitReport:
     """Train `model` in place for `config.steps` steps of AdamW with a fresh optimizer.
 
@@ -53,6 +54,11 @@ def fit(
         rng: The only source of randomness (order, augmentation, dropout).
         device: Where to compute.
         objective: What is minimised.
+        entry: Where images enter the network.
+
+    Raises:
+        CheckpointError: What the frozen stages say cannot be kept.
+        ModelError: It is beyond float16's range.
 
     Source: eqs. (4)-(8), Inbaraj et al. 2025. Differs: cross-entropy also for two classes; AdamW.
     """
@@ -62,8 +68,9 @@ def fit(
     optimizer = _optimizer(model, config, epoch)
     weight = class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
     losses = []
-    with _seeded_dropout(rng, device):
-        for step, (images, labels) in enumerate(_training_batches(model, fold, config, rng, device), start=1):
+    with entering(model, entry), _seeded_dropout(rng, device):
+        batches = _training_batches(model, fold, config, rng, device, entry)
+        for step, (images, labels) in enumerate(batches, start=1):
             with autocast(device):
                 loss = objective.loss(model, images, labels, weight)
             optimizer.zero_grad(set_to_none=True)
@@ -86,16 +93,19 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.lr / (1 + config.lr_decay * epoch)
 
 
-def score(model: Classifier, fold: Fold, *, device: torch.device) -> Floats:
+def score(model: Classifier, fold: Fold, *, device: torch.device, entry: Entry | None = None) -> Floats:
     """Log-probabilities N K of a fold's images, in its order."""
     model.to(device).eval()
-    with torch.inference_mode(), autocast(device):
-        batches = _plain_batches(model, fold, device)
+    inputs, rows = plain_inputs(model, fold, entry), np.arange(fold.num_images)
+    with torch.inference_mode(), autocast(device), entering(model, entry):
+        batches = (on_device(inputs(rows[at : at + _SCORE_BATCH]), device) for at in range(0, len(rows), _SCORE_BATCH))
         parts = [model(images).float().log_softmax(dim=1).cpu() for images in batches]
     return torch.cat(parts).numpy().astype(np.float64)
 
 
-def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: torch.device) -> None:
+def refresh_norms(
+    model: Classifier, fold: Fold, *, freeze: int, device: torch.device, entry: Entry | None = None
+) -> None:
     """Recompute the running statistics of batch norms for the weights now in the model, from the site's own images.
 
     A blended backbone's activations differ from those that the site's statistics were collected with. Images come in
@@ -107,14 +117,14 @@ def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: torch.d
     model.to(device)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     momenta = [norm.momentum for norm in norms]
-    order = np.random.default_rng(0).permutation(fold.num_images)
+    order, inputs = np.random.default_rng(0).permutation(fold.num_images), plain_inputs(model, fold, entry)
     try:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a cumulative mean
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(device):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(device), entering(model, entry):
             for rows in np.array_split(order, -(-fold.num_images // _SCORE_BATCH)):
-                model.backbone(images_of(model, fold, rows, device))
+                model.features(on_device(inputs(rows), device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -126,9 +136,9 @@ def class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> torch.Tens
     return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
 
 
-def images_of(model: Classifier, fold: Fold, rows: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """Images B 3 H W of some rows of a fold, normalised for the model, not augmented."""
-    return _device_batch(model, to_unit(fold.pixels[fold.rows[rows]]), device)
+def on_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Inputs B ... where the network is; B C H W in the layout of its weights."""
+    return batch.to(device, memory_format=torch.channels_last) if batch.ndim == 4 else batch.to(device)
 
 
 def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> torch.optim.Optimizer:
@@ -157,23 +167,17 @@ def _seeded_dropout(rng: np.random.Generator, device: torch.device) -> Iterator[
 
 
 def _training_batches(
-    model: Classifier, fold: Fold, config: TrainConfig, rng: np.random.Generator, device: torch.device
+    model: Classifier,
+    fold: Fold,
+    config: TrainConfig,
+    rng: np.random.Generator,
+    device: torch.device,
+    entry: Entry | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`config.steps` augmented batches: shuffled passes over all images, one after the other."""
-    change = Augmentation(**config.augment.model_dump())
-    images_rng = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    """`config.steps` changed batches: shuffled passes over all images, one after the other."""
+    inputs = changed_inputs(model, fold, config.augment, rng, entry)
     need = config.steps * config.batch_size
     passes = [rng.permutation(fold.num_images) for _ in range(-(-need // fold.num_images))]
     order = np.concatenate([np.empty(0, np.int64), *passes])[:need]
     for rows in order.reshape(config.steps, config.batch_size):
-        images = augment(to_unit(fold.pixels[fold.rows[rows]]), change, images_rng)
-        yield _device_batch(model, images, device), torch.from_numpy(fold.labels[rows]).to(device)
-
-
-def _plain_batches(model: Classifier, fold: Fold, device: torch.device) -> Iterator[torch.Tensor]:
-    for start in range(0, fold.num_images, _SCORE_BATCH):
-        yield _device_batch(model, to_unit(fold.pixels[fold.rows[start : start + _SCORE_BATCH]]), device)
-
-
-def _device_batch(model: Classifier, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return normalise(images, model.mean, model.std).to(device, memory_format=torch.channels_last)
+        yield on_device(inputs(rows), device), torch.from_numpy(fold.labels[rows]).to(device)

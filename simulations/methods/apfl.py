@@ -10,8 +10,9 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from cdtl_core.federation.finish import with_fresh_norms
+from cdtl_core.learning.inputs import entering, plain_inputs
 from cdtl_core.learning.objective import Mixture, mix_tensors
-from cdtl_core.learning.train import class_weights, images_of
+from cdtl_core.learning.train import class_weights, on_device
 from cdtl_core.learning.weights import Weights, load_into
 from simulations.methods.method import Federation, Method
 from simulations.methods.track import Track, advance, begin, deployed, received
@@ -93,13 +94,14 @@ def _loss_at(
     fold = here.cohort.folds["train"]
     rng = np.random.default_rng([config.seed, zlib.crc32(site.encode()), state.shared.server.round, 1])
     rows = rng.choice(fold.num_images, size=min(config.train.batch_size, fold.num_images), replace=False)
-    images = images_of(here.model, fold, rows, here.device)
+    images = on_device(plain_inputs(here.model, fold, here.entry)(rows), here.device)
     labels = torch.from_numpy(fold.labels[rows]).to(here.device)
     weight = class_weights(fold.labels, here.model.head.out_features).to(here.device)
 
     def loss(mixed: Mapping[str, torch.Tensor]) -> torch.Tensor:
         placed = {name: value.to(here.device) for name, value in mixed.items()}
-        logits = functional_call(here.model, placed, (images,))
+        with entering(here.model, here.entry):
+            logits = functional_call(here.model, placed, (images,))
         return cross_entropy(logits, labels, weight if config.train.class_weighted else None)
 
     return loss

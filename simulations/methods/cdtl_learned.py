@@ -129,7 +129,8 @@ def _loss_with(federation: Federation, track: Track, name: str, own: str, donor:
     order = RoundOrder(track.server.round + 1, drift, shares_head(track.server, member, federation.config))
     load_into(site.model, candidate(site, federation.theta0, track.memories[name], order))
     fold = site.cohort.folds["val"]
-    return float(log_loss_by_patient(fold.labels, score(site.model, fold, device=site.device), fold.patients).mean())
+    scores = score(site.model, fold, device=site.device, entry=site.entry)
+    return float(log_loss_by_patient(fold.labels, scores, fold.patients).mean())
 
 
 def _flat(before: Weights, after: Weights) -> npt.NDArray[np.float64]:
