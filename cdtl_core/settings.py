@@ -15,6 +15,7 @@ from cdtl_core.errors import CdtlError, ConfigError
 
 __all__ = [
     "SITE_FILE",
+    "changed_run",
     "flatten",
     "load_run",
     "load_simulation",
@@ -75,6 +76,15 @@ def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     return _validated(RunConfig, tree, str(path))
 
 
+def changed_run(run: RunConfig, changes: Mapping[str, Any], source: str) -> RunConfig:
+    """A run with a tree of changes laid over its settings; `source` names them in errors.
+
+    Raises:
+        ConfigError: A setting is unknown or ill-typed.
+    """
+    return _validated(RunConfig, _laid_over(run.model_dump(), changes), source)
+
+
 def save_toml(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a tree of settings as TOML, atomically."""
     replace_bytes(path, tomli_w.dumps(tree).encode())
@@ -127,6 +137,14 @@ def unflatten(flat: Mapping[str, Any]) -> RunConfig:
             node = node.setdefault(part, {})
         node[last] = json.loads(value) if key in _TABLES | _LISTS and isinstance(value, str) else value
     return _validated(RunConfig, tree, "the run's settings")
+
+
+def _laid_over(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    over = {
+        key: _laid_over(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return {**tree, **over}
 
 
 _TABLES = {"blend.donors"}

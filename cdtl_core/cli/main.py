@@ -5,7 +5,7 @@ import sys
 import typer
 
 from cdtl_core import __version__
-from cdtl_core.cli import audit, compare, data, predict, privacy, server, simulate, site
+from cdtl_core.cli import audit, compare, data, paper, predict, privacy, server, simulate, site
 from cdtl_core.errors import CdtlError
 from cdtl_core.threads import set_thread_defaults
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
+app.command("paper")(paper.paper)
 app.command("predict")(predict.predict)
 app.add_typer(data.app, name="data")
 privacy.app.command("audit")(audit.audit)

@@ -15,7 +15,6 @@ class RowConfig(Settings):
     """One row: a method, the run's settings that it changes (`changes`), and how often it is played.
 
     `leaky` is the number of random splits image by image, `folds` and `repeats` those by patient (0 repeats: none).
-    A row of several `members` is an ensemble: the mean probability of as many models, each of its own seed.
     """
 
     row: _RowName
@@ -24,7 +23,6 @@ class RowConfig(Settings):
     leaky: int = Field(1, ge=0)
     folds: int = Field(5, ge=2)
     repeats: int = Field(1, ge=0)
-    members: int = Field(1, ge=1)
 
 
 class PaperConfig(Settings):

@@ -31,10 +31,10 @@ class DeepUNet(nn.Module):
     map of its size from the way down beside it.
 
     Source: Li et al. 2018 (DeepUNet, sea-land segmentation). Differs: five blocks each way instead of seven, for images
-    of 128 px; half its 32 channels; batch norm; pooled features in place of a mask.
+    of 128 px; a quarter of its 32 channels; batch norm; pooled features in place of a mask.
     """
 
-    def __init__(self, width: int = 16, depth: int = 5) -> None:
+    def __init__(self, width: int = 8, depth: int = 5) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(width)

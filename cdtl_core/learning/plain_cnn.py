@@ -1,5 +1,7 @@
 """A plain convolutional network: what the others are measured against."""
 
+from itertools import pairwise
+
 from torch import nn
 
 __all__ = ["PlainCNN"]
@@ -14,7 +16,7 @@ class PlainCNN(nn.Sequential):
     def __init__(self, width: int = 16, depth: int = 5) -> None:
         widths = [3, *(width * 2**level for level in range(depth))]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
             layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -60,9 +60,7 @@ def rates_with_intervals(splits: Sequence[Scored], *, seed: int) -> dict[str, In
     draws = [
         rates_of(split, counts[:, np.searchsorted(patients, split.patients)].astype(np.float64)) for split in splits
     ]
-    return {
-        name: interval_of_draws(float(_mean(values, name)[0]), _mean(draws, name), len(patients)) for name in RATES
-    }
+    return {name: interval_of_draws(float(_mean(values, name)[0]), _mean(draws, name), len(patients)) for name in RATES}
 
 
 def _mean(found: Sequence[Mapping[str, Floats]], name: str) -> Floats:

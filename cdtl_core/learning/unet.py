@@ -1,4 +1,4 @@
-"""U-Net as a feature extractor: an encoder, a decoder that sees the encoder's maps, and what both end with, averaged."""
+"""U-Net as a feature extractor: an encoder, a decoder that sees the encoder's maps, and the ends of both, averaged."""
 
 import torch
 from torch import nn
@@ -40,11 +40,11 @@ class UNet(nn.Module):
     Five levels of `width` to 16 `width` channels. The bottom is there too since a mask's few channels are a narrow
     door for a classifier.
 
-    Source: Ronneberger et al. 2015. Differs: padded convolutions, batch norm, a quarter of its 64 channels, pooled
+    Source: Ronneberger et al. 2015. Differs: padded convolutions, batch norm, an eighth of its 64 channels, pooled
     features in place of a mask.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 8) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(5)]
         self.down = nn.ModuleList(
