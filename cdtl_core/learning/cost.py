@@ -3,23 +3,22 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from cdtl_core.learning.model import Classifier
 
 __all__ = ["Cost", "cost_of"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Trainable parameters, and multiply-accumulate operations for one image."""
+    """Parameters, frozen ones too, and multiply-accumulate operations for one image."""
 
     parameters: int
     macs: int
 
 
-def cost_of(model: Classifier, image_size: int) -> Cost:
-    """Count a classifier's parameters, head included, and its multiply-accumulates of convolutions and matrices.
+def cost_of(model: nn.Module, image_size: int) -> Cost:
+    """Count the parameters of a network of images B 3 H W, and its multiply-accumulates of convolutions and matrices.
 
     Source: eq. (16), Inbaraj et al. 2025, counted by torch's FlopCounterMode at two operations each.
     """
