@@ -15,6 +15,7 @@ from cdtl_core.errors import CdtlError, ConfigError
 
 __all__ = [
     "SITE_FILE",
+    "changed_run",
     "flatten",
     "load_run",
     "load_simulation",
@@ -34,7 +35,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConfig:
     """Read a simulation's TOML file; `overrides` are ``key=value`` with dots, values as in TOML or plain text.
 
-    Top-level `[data]` is what all sites share (``data.root``); all other tables but `sites` are the run's.
+    Top-level `[data]` is what all sites share (``data.root``); all other tables but `sites` and `paper` are the run's.
 
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
@@ -45,8 +46,10 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
     shared, sites = _typed(tree, "data", {}), _typed(tree, "sites", [])
     if "method" in tree:
         raise ConfigError(f"method in {path} is no setting of a simulation: list the methods to compare in methods.")
-    methods = tree.pop("methods", None)
+    methods, paper = tree.pop("methods", None), tree.pop("paper", None)
     document: dict[str, Any] = {"run": tree, "sites": [_with_shared(site, shared) for site in sites]}
+    if paper is not None:
+        document["paper"] = paper
     if methods is not None:
         document["methods"] = methods.split(",") if isinstance(methods, str) else methods
     return _validated(SimulationConfig, document, str(path))
@@ -56,11 +59,11 @@ def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
     """The same simulation as a TOML tree that `load_simulation` reads back to an equal value."""
     plain = config.model_dump(mode="json", exclude_none=True)
     run = {key: value for key, value in plain["run"].items() if key != "method"}
-    return {**run, "methods": plain["methods"], "sites": plain["sites"]}
+    return {**run, **{key: plain[key] for key in ("methods", "sites", "paper") if key in plain}}
 
 
 def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read what a federation agrees on; sites and methods to compare, as a simulation has, are left aside.
+    """Read what a federation agrees on; what only a simulation has is left aside.
 
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
@@ -68,9 +71,18 @@ def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     tree = read_toml(path)
     for override in overrides:
         _apply(tree, override)
-    for key in ("sites", "methods", "data"):
+    for key in ("sites", "methods", "data", "paper"):
         tree.pop(key, None)
     return _validated(RunConfig, tree, str(path))
+
+
+def changed_run(run: RunConfig, changes: Mapping[str, Any], source: str) -> RunConfig:
+    """A run with a tree of changes laid over its settings; `source` names them in errors.
+
+    Raises:
+        ConfigError: A setting is unknown or ill-typed.
+    """
+    return _validated(RunConfig, _laid_over(run.model_dump(), changes), source)
 
 
 def save_toml(path: Path, tree: Mapping[str, Any]) -> None:
@@ -125,6 +137,14 @@ def unflatten(flat: Mapping[str, Any]) -> RunConfig:
             node = node.setdefault(part, {})
         node[last] = json.loads(value) if key in _TABLES | _LISTS and isinstance(value, str) else value
     return _validated(RunConfig, tree, "the run's settings")
+
+
+def _laid_over(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    over = {
+        key: _laid_over(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return {**tree, **over}
 
 
 _TABLES = {"blend.donors"}

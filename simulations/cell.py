@@ -22,7 +22,7 @@ from simulations.folds import scarce_site
 from simulations.methods.loop import play
 from simulations.study import Cell, Study
 
-__all__ = ["CELLS", "SETTINGS_FILE", "STUDY_FILE", "open_sites", "play_cell", "sites_of"]
+__all__ = ["CELLS", "SETTINGS_FILE", "STUDY_FILE", "open_sites", "play_cell", "scores_of", "sites_of"]
 
 SETTINGS_FILE = "settings.toml"
 STUDY_FILE = "study.json"
@@ -43,7 +43,7 @@ def play_cell(out: Path, cell: Cell) -> None:
     if cell.method == ALONE:  # nobody else changes anything
         sites = [site for site in sites if site.name in study.targets]
     models = play(arm_of(cell.method).method, sites, _theta0(run.model_dump_json()), run)
-    scores = {site.name: _scores(site, models[site.name]) for site in sites if site.name in study.targets}
+    scores = {site.name: scores_of(site, models[site.name]) for site in sites if site.name in study.targets}
     seconds = round(time.perf_counter() - began, 2)
     replace_json(out / CELLS / cell.file, {"targets": scores, "seconds": seconds})
 
@@ -68,7 +68,7 @@ def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
     return [replace(open_site(out / "sites" / own.site, config.run), cache=out / CACHE) for own in config.sites]
 
 
-def _scores(site: Site, weights: Weights) -> dict[str, Any]:
+def scores_of(site: Site, weights: Weights) -> dict[str, Any]:
     """Each test image by its place among the site's, its patient's number, its label, its probabilities."""
     test, train = site.cohort.folds["test"], site.cohort.folds["train"]
     load_into(site.model, weights)

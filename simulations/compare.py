@@ -25,7 +25,7 @@ from simulations.run_folder import refuse_used, with_absolute_paths
 from simulations.study import Cell, Study, cells_of
 from simulations.tally import tally
 
-__all__ = ["compare", "resume_comparison"]
+__all__ = ["check_patients", "compare", "resume_comparison"]
 
 _COHORTS = "cohorts.json"
 
@@ -81,7 +81,7 @@ def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:
         save_toml(out / "sites" / own.site / SITE_FILE, own.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
     sites = open_sites(config, out)
-    _check_patients(sites, out)
+    check_patients(sites, out)
     for name in study.methods:
         if arm_of(name).donors and not donors_to(sites, study.targets):
             raise ConfigError(f"'{name}' has no donor of another modality: name the receiving sites with --target.")
@@ -91,8 +91,12 @@ def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:
             sites_of(sites, study, cell, out)
 
 
-def _check_patients(sites: Sequence[Site], out: Path) -> None:
-    """Cells name images by their places: those of a study must not change while it is under way."""
+def check_patients(sites: Sequence[Site], out: Path) -> None:
+    """Cells name images by their places: those of a study must not change while it is under way.
+
+    Raises:
+        CheckpointError: A site's patients have changed since the study in `out` began.
+    """
     wholes = {site.name: whole_fold(site.cohort) for site in sites}
     found = {
         name: hashlib.sha256(whole.labels.tobytes() + whole.patients.tobytes()).hexdigest()

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from cdtl_core import __version__
-from cdtl_core.cli import audit, compare, data, doctor, model, predict, privacy, report, server, simulate, site
+from cdtl_core.cli import audit, compare, data, doctor, model, paper, predict, privacy, report, server, simulate, site
 from cdtl_core.errors import CdtlError
 from cdtl_core.threads import set_thread_defaults
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
+app.command("paper")(paper.paper)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
 app.add_typer(model.app, name="model")

@@ -4,6 +4,7 @@ A setting is written the same way everywhere: ``train.lr`` in TOML, in ``--set``
 `RunConfig` is what all sites of a federation share; `SiteConfig` belongs to one hospital; their keys are disjoint.
 """
 
+from cdtl_core.config.paper import PaperConfig, RowConfig
 from cdtl_core.config.run import (
     AugmentConfig,
     BlendConfig,
@@ -47,8 +48,10 @@ __all__ = [
     "Method",
     "ModalityName",
     "ModelConfig",
+    "PaperConfig",
     "PhantomConfig",
     "PublishConfig",
+    "RowConfig",
     "RunConfig",
     "ShareConfig",
     "SimulationConfig",

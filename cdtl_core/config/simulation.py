@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from cdtl_core.config.paper import PaperConfig
 from cdtl_core.config.run import Method, RunConfig, Settings
 from cdtl_core.config.site import SiteConfig
 
@@ -9,11 +10,15 @@ __all__ = ["SimulationConfig"]
 
 
 class SimulationConfig(Settings):
-    """Whole federations on one machine: the agreed run, the sites, and the methods to compare over them."""
+    """Whole federations on one machine: the agreed run, the sites, and the methods to compare over them.
+
+    `paper` is read by `cdtl paper` alone.
+    """
 
     run: RunConfig = RunConfig()
     methods: tuple[Method, ...] = Field(("alone", "fedavg", "cdtl"), min_length=1)
     sites: tuple[SiteConfig, ...] = Field(min_length=1)
+    paper: PaperConfig | None = None
 
     @model_validator(mode="after")
     def _distinct(self) -> "SimulationConfig":
@@ -22,6 +27,8 @@ class SimulationConfig(Settings):
             raise ValueError(f"site names must be distinct, got {', '.join(names)}")
         if len(set(self.methods)) != len(self.methods):
             raise ValueError(f"methods must be distinct, got {', '.join(self.methods)}")
+        if self.paper is not None and self.paper.target not in names:
+            raise ValueError(f"paper.target '{self.paper.target}' is no site: name one of {', '.join(names)}")
         return self
 
     def of_method(self, method: Method) -> RunConfig:

@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cdtl_core.errors import ModelError
+from cdtl_core.learning.lite0_levels import Lite0Levels
+from cdtl_core.learning.own_nets import OWN
 
 __all__ = ["Backbone", "build_backbone", "load_initial_weights"]
 
 _LITE0 = "efficientnet_lite0"
+_HALVES = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -38,19 +41,23 @@ class Backbone:
 
 
 def build_backbone(name: str, image_size: int) -> Backbone:
-    """Build a backbone with arbitrary weights: `efficientnet_lite0`, or any timm or torchvision classifier.
+    """Build a backbone with arbitrary weights: `efficientnet_lite0`, one of ours, or any of timm or torchvision.
 
     Raises:
         ModelError: No library has a classifier of this name, or it cannot take images of this size.
     """
-    if timm.is_model(_timm_name(name)):
-        module: Any = _timm_backbone(_timm_name(name), image_size)
+    if name in OWN:
+        module: Any = OWN[name]()
+        mean, std = _HALVES, _HALVES
+    elif timm.is_model(_timm_name(name)):
+        module = _timm_backbone(_timm_name(name), image_size)
         mean, std = tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"])
     elif name in torchvision.models.list_models(torchvision.models):
         module, mean, std = _torchvision_backbone(name), _IMAGENET_MEAN, _IMAGENET_STD
     else:
         raise ModelError(
-            f"the backbone '{name}' is unknown: use efficientnet_lite0 or a classifier of timm or torchvision."
+            f"the backbone '{name}' is unknown: use efficientnet_lite0, {', '.join(OWN)}, or a classifier of timm or "
+            "torchvision."
         )
     return Backbone(module, _num_features(module, name, image_size), mean, std)
 
@@ -75,6 +82,14 @@ def _load_imagenet(module: nn.Module, name: str, image_size: int) -> None:
     if name == _LITE0:
         _load_lite0(module)
         return
+    if isinstance(module, Lite0Levels):
+        whole = timm.create_model("tf_efficientnet_lite0")
+        _load_lite0(whole)
+        own = module.trunk.state_dict()
+        module.trunk.load_state_dict({key: value for key, value in whole.state_dict().items() if key in own})
+        return
+    if name in OWN:
+        raise ModelError(f"there are no ImageNet weights for '{name}': set model.weights to 'random' or to a file.")
     try:
         if timm.is_model(name):
             state = _timm_backbone(name, image_size, pretrained=True).state_dict()

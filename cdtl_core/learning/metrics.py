@@ -14,6 +14,7 @@ __all__ = [
     "auroc",
     "auroc_interval",
     "expected_calibration_error",
+    "interval_of_draws",
     "log_loss_by_patient",
     "paired_difference",
 ]
@@ -45,11 +46,12 @@ class Bootstrap:
     @property
     def interval(self) -> Interval:
         """With its 95 % percentile interval."""
-        return Interval(self.value, *_ends(self.draws, self.patients))
+        return interval_of_draws(self.value, self.draws, len(np.unique(self.patients)))
 
     def less(self, other: "Bootstrap") -> Interval:
         """The paired difference to another one of the same images and seed."""
-        return Interval(self.value - other.value, *_ends(self.draws - other.draws, self.patients))
+        draws = self.draws - other.draws
+        return interval_of_draws(self.value - other.value, draws, len(np.unique(self.patients)))
 
 
 def mean_bootstrap(found: Sequence[Bootstrap]) -> Bootstrap:
@@ -107,6 +109,14 @@ def paired_difference(
 def bootstrap_auroc(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, *, seed: int) -> Bootstrap:
     """What `auroc_interval` and `paired_difference` are made of, for who compares many scores of the same images."""
     return Bootstrap(auroc(positive, scores), _auroc_draws(positive, scores, patients, seed), patients)
+
+
+def interval_of_draws(value: float, draws: Floats, patients: int) -> Interval:
+    """A figure with the 95 % percentile interval of its resamples, R, of so many patients; NaN where these are few."""
+    if patients < _FEWEST_PATIENTS or np.isnan(draws).mean() > 0.1:
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
 
 
 def sensitivity_at(positive: npt.NDArray[np.bool_], scores: Floats, *, specificity: float) -> float:
@@ -190,10 +200,3 @@ def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints
     pairs = w_up.sum(axis=1) * w_down.sum(axis=1)
     right = ((w_up @ ranked) * w_down).sum(axis=1)
     return np.asarray(np.divide(right, pairs, out=np.full(_RESAMPLES, np.nan), where=pairs > 0), np.float64)
-
-
-def _ends(draws: Floats, patients: Ints) -> tuple[float, float]:
-    if len(np.unique(patients)) < _FEWEST_PATIENTS or np.isnan(draws).mean() > 0.1:
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return float(low), float(high)

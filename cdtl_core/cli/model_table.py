@@ -1,0 +1,80 @@
+"""A table of models for a person: one table for the leaky split, one for the grouped."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cdtl_core.reporting.model_table import ModelTable, RowResult, SplitResult
+from cdtl_core.reporting.report import Estimate
+
+__all__ = ["print_models"]
+
+_WIDTH = 190
+_FIGURES = ("accuracy", "sensitivity", "f1", "precision", "auroc")
+
+
+def print_models(table: ModelTable, folder: Path) -> None:
+    """Print both tables and, below, what their figures are."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    leaky = [(row, row.leaky) for row in table.rows if row.leaky]
+    grouped = [(row, row.grouped) for row in table.rows if row.grouped]
+    for title, rows in (
+        ("LEAKY split, image by image, for parity with the literature alone", leaky),
+        ("grouped: no patient's images on both sides", grouped),
+    ):
+        if rows:
+            console.print(_table(f"{table.name}, {table.target}: {title}", rows))
+    for line in _notes(table, folder):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _table(title: str, rows: list[tuple[RowResult, SplitResult]]) -> Table:
+    found = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    found.add_column("model", overflow="fold")
+    for header in ("tested", "majority", *_FIGURES, "parameters", "MACs", "epochs", "minutes"):
+        found.add_column(header, justify="right")
+    for row, split in rows:
+        figures = [_estimate(split.figures[name]) for name in _FIGURES]
+        epochs = f"{row.steps * row.batch_size / split.training_images:.1f}"
+        cost = [f"{row.parameters / 1e6:.2f} M", f"{row.macs / 1e9:.3f} G"]
+        found.add_row(
+            row.row, _tested(split), f"{split.majority_rate:.3f}", *figures, *cost, epochs, f"{split.seconds / 60:.1f}"
+        )
+    return found
+
+
+def _tested(split: SplitResult) -> str:
+    """``647, 5 folds x 2``: images of a repeat, folds, repeats."""
+    folds = f", {split.folds} folds" if split.folds > 1 else ""
+    return f"{split.tested_images}{folds} x {split.repeats}"
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "-"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.2f}-{estimate.high:.2f})"
+
+
+def _notes(table: ModelTable, folder: Path) -> list[str]:
+    notes = []
+    if table.synthetic:
+        notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
+    leaked = [row.leaky.leaked for row in table.rows if row.leaky]
+    if leaked:
+        notes.append(
+            f"leaky: of {leaked[0]:.0%} of the test images the same patient has another one to train on; such figures "
+            "are better than what a new patient would see."
+        )
+    notes.append("Mean over repeats, 95 % bootstrap interval over patients; rates at threshold 0.5; - is 0/0.")
+    for row in table.rows:
+        if row.grouped and row.grouped.auroc_of_mean:
+            mean = _estimate(row.grouped.auroc_of_mean)
+            notes.append(f"{row.row}, ensemble over its {row.grouped.repeats} repeats: AUROC {mean}")
+    notes.append(f"table.json and every cell's scores are in {folder}.")
+    return notes

@@ -1,0 +1,54 @@
+"""`cdtl paper`: a table of models over one site's images, split image by image and by patient."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["paper"]
+
+
+def paper(
+    config: Annotated[
+        Path | None, typer.Argument(help="A .toml file with a [paper] table, or the shipped one: paper.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. data.root=FOLDER.")
+    ] = None,
+    rows: Annotated[str | None, typer.Option(help="Rows to play, e.g. 'U-Net,CDTL'; default all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default runs/<name>, numbered.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a table to go on with, or to report again.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Cells at a time, each on one core; default: the cores.", min=1)
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print table.json instead of the tables.")] = False,
+) -> None:
+    """Train the models of CONFIG's [paper] table and print what each is worth, leaky split and grouped one."""
+    from cdtl_core.apps import add_to_path, find_config
+    from cdtl_core.cli.cells import showing_cells
+    from cdtl_core.cli.model_table import print_models
+    from cdtl_core.cli.run_folder import new_folder
+    from cdtl_core.settings import load_simulation
+    from cdtl_core.threads import num_cores
+
+    if (config is None) == (resume is None):
+        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
+    if resume is not None and any(value is not None for value in (set_, rows, out)):
+        raise typer.BadParameter("--resume goes on with the table's own settings: leave out all but --jobs and --json")
+    add_to_path()
+    from simulations import paper as room
+
+    with showing_cells():
+        if config is not None:
+            settings = load_simulation(find_config(config), set_ or [])
+            if rows is not None:
+                settings = room.only_rows(settings, [part.strip() for part in rows.split(",")])
+            folder = out or new_folder(Path("runs"), settings.run.name)
+            result = room.play_table(settings, folder, jobs=jobs or num_cores())
+        else:
+            folder = resume or Path()
+            result = room.resume_table(folder, jobs=jobs or num_cores())
+    if json_:
+        typer.echo(result.model_dump_json(indent=1))
+    else:
+        print_models(result, folder)
