@@ -10,7 +10,7 @@ from PIL import Image
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.durable import file_hash
-from cdtl_core.errors import ModelError
+from cdtl_core.errors import DataError, ModelError
 from cdtl_core.federation import export as exporting
 from cdtl_core.federation.export import TOLERANCE, export_onnx
 from cdtl_core.federation.model_folder import ModelNote
@@ -57,6 +57,24 @@ def test_predict_applies_the_temperature(folder: Path, images: tuple[Path, ...])
     scaled = np.log(raw.probabilities) / 2.5
     expected = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
     assert calibrated.probabilities == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_model_of_lesions_looks_at_the_box_and_wants_one_for_each_image(folder: Path, tmp_path: Path) -> None:
+    image = np.random.default_rng(1).integers(0, 255, (40, 60), np.uint8)
+    Image.fromarray(image).save(tmp_path / "film.png")
+    Image.fromarray(image[10:30, 20:40]).save(tmp_path / "lesion.png")
+    expected = predict_images(folder, [tmp_path / "lesion.png"])
+    with pytest.raises(DataError, match="leave out --box"):
+        predict_images(folder, [tmp_path / "lesion.png"], ["1,2,3,4"])
+    note = json.loads((folder / "model.json").read_text())
+    box = {"column": "bbox", "scale": "scale", "margin": 2.0, "least_px": 1}
+    (folder / "model.json").write_text(json.dumps(note | {"box": box}))
+    found = predict_images(folder, [tmp_path / "film.png"], ["25,15,10,6"])
+    assert found.probabilities.tolist() != expected.probabilities.tolist()  # the box's middle is at 30, 18
+    found = predict_images(folder, [tmp_path / "film.png"], ["25,15,10,10"])
+    assert found.probabilities.tolist() == expected.probabilities.tolist()
+    with pytest.raises(DataError, match="for each of 1 images"):
+        predict_images(folder, [tmp_path / "film.png"])
 
 
 @pytest.mark.filterwarnings("ignore")
