@@ -39,7 +39,7 @@ def play_cell(out: Path, cell: Cell) -> None:
     began = time.perf_counter()
     config, study = _settings(out)
     sites = sites_of(open_sites(config, out), study, cell, out)
-    run = config.run.model_copy(update={"seed": cell.seed})
+    run = config.run.model_copy(update={"seed": cell.training_seed})
     if cell.method == ALONE:  # nobody else changes anything
         sites = [site for site in sites if site.name in study.targets]
     models = play(arm_of(cell.method).method, sites, _theta0(run.model_dump_json()), run)

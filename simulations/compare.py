@@ -121,7 +121,7 @@ def _play(config: SimulationConfig, study: Study, out: Path, jobs: int) -> Compa
     report(cells=total, cells_done=total - len(left))
     with closing(work_through(left, partial(play_cell, out), jobs=jobs)) as played:
         for done, cell in enumerate(played, start=total - len(left) + 1):
-            what = f"{cell.method}, seed {cell.seed}, fold {cell.fold}, {cell.patients} patients"
+            what = f"{cell.method}, seed {cell.seed}, fold {cell.fold}, {cell.patients} patients, run {cell.run}"
             report(cells=total, cells_done=done, cell=what)
     result = tally(config, study, out)
     save_comparison(out / "compare.json", result)

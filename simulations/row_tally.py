@@ -18,7 +18,7 @@ from cdtl_core.reporting.model_table import ModelTable, RowResult, SplitResult
 from cdtl_core.reporting.report import Estimate
 from simulations.cell import CELLS
 from simulations.row_cell import RowCell, Split, cells_of_row, run_of_row, table_of
-from simulations.tally import OutOfFold, join_folds, mean_of_seeds
+from simulations.tally import OutOfFold, join_folds, mean_of
 
 __all__ = ["tally_rows"]
 
@@ -86,7 +86,7 @@ def _joined(found: Mapping[RowCell, Mapping[str, Any]], repeat: int) -> OutOfFol
 
 
 def _of_mean(repeats: Sequence[OutOfFold], seed: int) -> Estimate:
-    mean = mean_of_seeds(repeats)
+    mean = mean_of(repeats)
     return Estimate.of(auroc_interval(mean.truth, mean.score, mean.patients, seed=seed))
 
 

@@ -13,10 +13,15 @@ from simulations.arms import ALONE, arm_of
 __all__ = ["Cell", "Size", "Study", "cells_of", "study_of"]
 
 Size = int | Literal["all"]
+_RUN_STRIDE = 1_000_003  # more than anyone's number of seeds: no two runs share one
 
 
 class Study(BaseModel):
-    """What is compared: arms, seeds, numbers of training patients at the targets, folds."""
+    """What is compared: arms, seeds, numbers of training patients at the targets, folds.
+
+    Attributes:
+        runs: How often each fold is trained anew on the same patients; their scores are averaged.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,21 +30,34 @@ class Study(BaseModel):
     patients: tuple[Size, ...]
     targets: tuple[str, ...]
     folds: int
+    runs: int = 1
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One play: a method with one seed, one fold tested, one number of training patients at the targets."""
+    """One play: a method with one seed, one fold tested, one number of training patients at the targets.
+
+    Attributes:
+        seed: Of the folds, of who is among the first patients, and of the first run's training.
+        run: Which training of the same patients, from 0.
+    """
 
     method: str
     seed: int
     fold: int
     patients: Size
+    run: int = 0
 
     @property
     def file(self) -> str:
         """The name of its file."""
-        return f"seed{self.seed}-fold{self.fold}-{self.patients}-{self.method.replace(':', '-')}.json"
+        run = f"-run{self.run}" if self.run else ""
+        return f"seed{self.seed}-fold{self.fold}-{self.patients}-{self.method.replace(':', '-')}{run}.json"
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of the training itself, another in every run."""
+        return self.seed + _RUN_STRIDE * self.run
 
     @property
     def count(self) -> int | None:
@@ -55,6 +73,7 @@ def study_of(
     patients: Sequence[str],
     targets: Sequence[str],
     folds: int,
+    runs: int = 1,
 ) -> Study:
     """The study that a command line asks for; without targets every site is one.
 
@@ -62,8 +81,8 @@ def study_of(
         ConfigError: A method, control or site is unknown or named twice, alone is missing, or a number is too small.
     """
     _check_methods(methods)
-    if folds < 2 or seeds < 1:
-        raise ConfigError(f"folds is {folds} and seeds {seeds}: give at least 2 folds and 1 seed.")
+    if folds < 2 or seeds < 1 or runs < 1:
+        raise ConfigError(f"folds is {folds}, seeds {seeds}, runs {runs}: give at least 2 folds, 1 seed and 1 run.")
     names = [site.site for site in config.sites]
     for name in targets:
         if name not in names:
@@ -81,6 +100,7 @@ def study_of(
         patients=tuple(sorted(sizes, key=lambda size: (size == "all", size))),
         targets=tuple(name for name in names if name in targets or not targets),
         folds=folds,
+        runs=runs,
     )
 
 
@@ -90,7 +110,8 @@ def cells_of(study: Study) -> Iterator[Cell]:
         for fold in range(study.folds):
             for patients in study.patients:
                 for method in study.methods:
-                    yield Cell(method, seed, fold, patients)
+                    for run in range(study.runs):
+                        yield Cell(method, seed, fold, patients, run)
 
 
 def _check_methods(methods: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from simulations.arms import ALONE, is_control, theta0_control
 from simulations.cell import CELLS
 from simulations.study import Cell, Size, Study
 
-__all__ = ["OutOfFold", "join_folds", "mean_of_seeds", "tally"]
+__all__ = ["OutOfFold", "join_folds", "mean_of", "tally"]
 
 _KEPT = ("auprc", "brier", "ece", "accuracy", "balanced_accuracy", "majority_rate")
 
@@ -63,6 +63,7 @@ def tally(config: SimulationConfig, study: Study, out: Path) -> Comparison:
         methods=study.methods,
         seeds=study.seeds,
         folds=study.folds,
+        runs=study.runs,
         targets=study.targets,
         points=tuple(_point(study, site, size, out) for site in sites for size in study.patients),
     )
@@ -78,20 +79,20 @@ def join_folds(found: Sequence[Mapping[str, Any]]) -> OutOfFold:
     return OutOfFold(labels, patients, probabilities, found[0]["positive"], training)
 
 
-def mean_of_seeds(seeds: Sequence[OutOfFold]) -> OutOfFold:
-    """The same images with the mean of their probabilities over seeds."""
-    one = seeds[0]
-    mean = np.mean([seed.probabilities for seed in seeds], axis=0)
-    training = float(np.mean([seed.training_patients for seed in seeds]))
+def mean_of(plays: Sequence[OutOfFold]) -> OutOfFold:
+    """The same images with the mean of their probabilities over seeds, or over the runs of one."""
+    one = plays[0]
+    mean = np.mean([play.probabilities for play in plays], axis=0)
+    training = float(np.mean([play.training_patients for play in plays]))
     return OutOfFold(one.labels, one.patients, mean, one.positive, training)
 
 
 def _point(study: Study, site: SiteConfig, size: Size, out: Path) -> Point:
     scores = {
-        method: [_read(study, Cell(method, seed, 0, size), site.site, out) for seed in study.seeds]
+        method: [_of_seed(study, Cell(method, seed, 0, size), site.site, out) for seed in study.seeds]
         for method in study.methods
     }
-    means = {method: mean_of_seeds(found) for method, found in scores.items()}
+    means = {method: mean_of(found) for method, found in scores.items()}
     seed = study.seeds[0]
     draws = {method: _drawn(mean, seed) for method, mean in means.items()}
     singles = {method: mean_bootstrap([_drawn(one, seed) for one in found]) for method, found in scores.items()}
@@ -108,8 +109,13 @@ def _point(study: Study, site: SiteConfig, size: Size, out: Path) -> Point:
     )
 
 
+def _of_seed(study: Study, first: Cell, target: str, out: Path) -> OutOfFold:
+    """What one site has: the mean of its runs on the same patients."""
+    return mean_of([_read(study, replace(first, run=run), target, out) for run in range(study.runs)])
+
+
 def _read(study: Study, first: Cell, target: str, out: Path) -> OutOfFold:
-    cells = [Cell(first.method, first.seed, fold, first.patients) for fold in range(study.folds)]
+    cells = [replace(first, fold=fold) for fold in range(study.folds)]
     texts = [(out / CELLS / cell.file).read_text(encoding="utf-8") for cell in cells]
     return join_folds([json.loads(text)["targets"][target] for text in texts])
 
@@ -126,18 +132,18 @@ def _result(
     singles: Mapping[str, Bootstrap],
 ) -> ArmResult:
     references = [name for name in draws if name != method and (name == ALONE or is_control(name))]
-    minus = {name: Estimate.of(draws[method].less(draws[name])) for name in references}
+    minus_of_one = {name: Estimate.of(singles[method].less(singles[name])) for name in references}
     control = theta0_control(method, draws)
     claimed = method != ALONE and not is_control(method)
     return ArmResult(
         auroc=Estimate.of(draws[method].interval),
         auroc_by_seed=tuple(_number(auroc(seed.truth, seed.score)) for seed in seeds),
         auroc_of_one=Estimate.of(singles[method].interval),
-        minus_of_one={name: Estimate.of(singles[method].less(singles[name])) for name in references},
+        minus_of_one=minus_of_one,
         metrics=_metrics(mean),
-        minus=minus,
+        minus={name: Estimate.of(draws[method].less(draws[name])) for name in references},
         theta0_control=control,
-        claim=claim_of(minus[ALONE], minus[control] if control else None) if claimed else None,
+        claim=claim_of(minus_of_one[ALONE], minus_of_one[control] if control else None) if claimed else None,
     )
 
 

@@ -137,7 +137,8 @@ def cdtl_commands() -> list[str]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         fences = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-        lines = [line.removeprefix("$ ") for fence in fences for line in fence.splitlines()]
+        joined = [re.sub(r"\\\n\s*", "", fence) for fence in fences]
+        lines = [line.removeprefix("$ ") for fence in joined for line in fence.splitlines()]
         inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
         found += [re.split(r" # | > ", line)[0] for line in (*lines, *inline) if line.startswith("cdtl ")]
     return sorted(set(found))

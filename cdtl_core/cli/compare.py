@@ -12,7 +12,7 @@ _METHODS = "alone,fedbn,cdtl,cdtl_from_theta0"
 
 def compare(
     config: Annotated[
-        Path | None, typer.Argument(help="A .toml file, or the name of a shipped one: demo, breast.")
+        Path | None, typer.Argument(help="A .toml file, or the name of a shipped one: demo, breast, scarce.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")
@@ -28,6 +28,9 @@ def compare(
         str | None, typer.Option(help="Sites that are tested and made scarce; default every site.")
     ] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of the targets' patients; default 5.")] = None,
+    runs: Annotated[
+        int | None, typer.Option(help="Trainings of the same patients, their scores averaged; default 1.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default runs/<name>-compare, numbered.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a study to go on with, or to report again.")] = None,
     jobs: Annotated[
@@ -45,7 +48,7 @@ def compare(
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
-    own = (set_, methods, seeds, patients, target, folds, out)
+    own = (set_, methods, seeds, patients, target, folds, runs, out)
     if resume is not None and any(value is not None for value in own):
         raise typer.BadParameter("--resume goes on with the study's own settings: leave out all but --jobs and --json")
     add_to_path()
@@ -62,6 +65,7 @@ def compare(
                 patients=_listed(patients or "all"),
                 targets=_listed(target or ""),
                 folds=5 if folds is None else folds,
+                runs=1 if runs is None else runs,
             )
             folder = out or new_folder(Path("runs"), f"{settings.run.name}-compare")
             result = room.compare(settings, study, folder, jobs=jobs or num_cores())

@@ -20,12 +20,13 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     seeds, folds = len(comparison.seeds), comparison.folds
-    title = f"{comparison.name}: out-of-fold AUROC (95 % interval over patients), {seeds} seeds x {folds} folds"
+    runs = f" x {comparison.runs} runs" if comparison.runs > 1 else ""
+    title = f"{comparison.name}: out-of-fold AUROC (95 % interval over patients), {seeds} seeds x {folds} folds{runs}"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("target", overflow="fold")
     table.add_column("patients", justify="right")
     table.add_column("method", overflow="fold")
-    for header in ("AUROC", "less alone", "less theta0 control", "one run", "one run less alone"):
+    for header in ("one site", "less alone", "less theta0 control", "all seeds averaged", "less alone"):
         table.add_column(header, justify="center")
     table.add_column("claim", no_wrap=True)
     for point in comparison.points:
@@ -38,16 +39,16 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
 
 
 def _row(point: Point, method: str, result: ArmResult) -> list[str]:
-    control = result.minus[result.theta0_control] if result.theta0_control else None
+    control = result.minus_of_one[result.theta0_control] if result.theta0_control else None
     return [
         point.target,
         f"all ({point.training_patients:g})" if point.patients == "all" else str(point.patients),
         method,
-        _estimate(result.auroc),
-        _estimate(result.minus.get("alone"), "+"),
-        _estimate(control, "+"),
         _estimate(result.auroc_of_one),
         _estimate(result.minus_of_one.get("alone"), "+"),
+        _estimate(control, "+"),
+        _estimate(result.auroc),
+        _estimate(result.minus.get("alone"), "+"),
         result.claim or "",
     ]
 
@@ -64,7 +65,11 @@ def _notes(comparison: Comparison, folder: Path) -> list[str]:
     notes = []
     if any(point.synthetic for point in comparison.points):
         notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
-    notes.append("one run: mean of the seeds' own AUROCs, what a site has that trains once; AUROC: of averaged scores.")
+    trains = "trains once" if comparison.runs == 1 else f"averages {comparison.runs} trainings"
+    notes.append(
+        f"one site: mean of the seeds' own AUROCs, what a site has with these patients that {trains}; all seeds "
+        "averaged: of scores that more patients than one site's stand behind."
+    )
     notes.append(
         "gain: the paired intervals against alone and against the theta0 control are both above 0; worse than alone: "
         "the former is below 0."

@@ -24,12 +24,13 @@ class ArmResult(_Part):
     Attributes:
         auroc: Of each image's probability, averaged over seeds.
         auroc_by_seed: Of each seed alone, in the order of the study's seeds.
-        auroc_of_one: Mean over seeds of the AUROC of one seed's scores: what a site has that trains once.
+        auroc_of_one: Mean over seeds of the AUROC of one seed's scores: what a site has with its patients, which trains
+            once or, with several runs, averages them.
         metrics: Further figures of the averaged probabilities.
         minus: Paired differences of `auroc`, by what is subtracted: alone, and each control.
         minus_of_one: The same of `auroc_of_one`.
         theta0_control: The control that had to be beaten for a claim; null if none was played.
-        claim: Null for alone and for controls.
+        claim: From `minus_of_one`; null for alone and for controls.
     """
 
     auroc: Estimate
@@ -65,6 +66,7 @@ class Comparison(_Part):
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     folds: int
+    runs: int = 1
     targets: tuple[str, ...]
     points: tuple[Point, ...]
 
@@ -73,7 +75,7 @@ def claim_of(against_alone: Estimate, against_theta0: Estimate | None) -> Claim:
     """What may be said of a method at a target.
 
     Args:
-        against_alone: Its paired difference to training alone.
+        against_alone: Its paired difference to training alone, of one site.
         against_theta0: Its paired difference to the control whose donors are theta0; None: it was not played.
     """
     if against_alone.high is not None and against_alone.high < 0:

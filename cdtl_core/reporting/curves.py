@@ -52,7 +52,7 @@ def draw_curves(comparison: Comparison) -> "Figure":
     panels[0].set_ylabel("AUROC, out of fold (95 % interval over patients)")
     seeds, folds = len(comparison.seeds), comparison.folds
     synthetic = ", SYNTHETIC images" if any(point.synthetic for point in comparison.points) else ""
-    figure.suptitle(f"{comparison.name}: scores averaged over {seeds} seeds, {folds} folds{synthetic}", fontsize=10)
+    figure.suptitle(f"{comparison.name}: one site, mean of {seeds} seeds, {folds} folds{synthetic}", fontsize=10)
     return figure
 
 
@@ -115,14 +115,14 @@ def _draw_line(
 
 
 def _figures(results: Sequence[ArmResult]) -> tuple[Floats, Floats, Floats]:
-    found = [(one.auroc.value, one.auroc.low, one.auroc.high) for one in results]
+    found = [(one.auroc_of_one.value, one.auroc_of_one.low, one.auroc_of_one.high) for one in results]
     value, low, high = np.array([[np.nan if part is None else part for part in one] for one in found]).T
     return value, low, high
 
 
 def _label(panel: "Axes", last: Point, methods: Sequence[str]) -> None:
     """Each line's name beside its end, in its colour."""
-    ends = {method: value for method in methods if (value := last.results[method].auroc.value) is not None}
+    ends = {method: value for method in methods if (value := last.results[method].auroc_of_one.value) is not None}
     bottom, top = panel.get_ylim()
     places = np.array(spread(list(ends.values()), _GAP * (top - bottom)))
     places += min(0.0, top - places.max(initial=bottom))

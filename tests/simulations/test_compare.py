@@ -17,13 +17,13 @@ import pytest
 from cdtl_core.cli.cells import time_left
 from cdtl_core.cli.main import main
 from cdtl_core.errors import CdtlError, DataError
-from cdtl_core.learning.metrics import paired_difference, sensitivity_at
+from cdtl_core.learning.metrics import auroc, paired_difference, sensitivity_at
 from cdtl_core.reporting.comparison import claim_of
 from cdtl_core.reporting.curves import spread
 from cdtl_core.reporting.report import Estimate
 from simulations.arms import arm_of, is_control, theta0_control
 from simulations.crew import work_through
-from simulations.tally import join_folds, mean_of_seeds
+from simulations.tally import join_folds, mean_of
 
 TINY = """
 name = "tiny"
@@ -123,6 +123,27 @@ def test_a_comparison_from_command_to_result_goes_on_from_its_cells(cdtl: Cdtl, 
     cohorts.write_text(cohorts.read_text().replace('"como": "', '"como": "x'))
     code, _, error = cdtl("compare", "--resume", "a", "--jobs", "1")
     assert (code, "the patients of site como have changed" in error) == (6, True)
+
+
+def test_runs_train_the_same_patients_anew_and_one_site_is_their_mean(cdtl: Cdtl, tmp_path: Path) -> None:
+    study = ("--methods", "alone", "--seeds", "1", "--folds", "2", "--patients", "4", "--target", "alba", "--runs", "2")
+    code, _, error = cdtl("compare", "tiny.toml", *study, "--out", "a", "--jobs", "1")
+    assert code == 0, error
+
+    def cell(fold: int, run: str) -> dict[str, Any]:
+        text = (tmp_path / "a" / "cells" / f"seed0-fold{fold}-4-alone{run}.json").read_text()
+        found: dict[str, Any] = json.loads(text)["targets"]["alba"]
+        return found
+
+    pairs = [(cell(fold, ""), cell(fold, "-run1")) for fold in range(2)]
+    for first, second in pairs:
+        assert (first["images"], first["labels"]) == (second["images"], second["labels"])
+        assert first["probabilities"] != second["probabilities"]
+    truth = np.concatenate([np.array(first["labels"]) == first["positive"] for first, _ in pairs])
+    score = np.concatenate([np.mean([one["probabilities"] for one in pair], axis=0)[:, 1] for pair in pairs])
+    found = json.loads((tmp_path / "a" / "compare.json").read_text())
+    assert (found["runs"], pairs[0][0]["positive"]) == (2, 1)
+    assert found["points"][0]["results"]["alone"]["auroc_by_seed"] == [pytest.approx(auroc(truth, score))]
 
 
 def test_cells_share_what_frozen_stages_say_of_an_image(cdtl: Cdtl, tmp_path: Path) -> None:
@@ -226,7 +247,7 @@ def test_folds_are_put_together_by_image_and_seeds_averaged() -> None:
     two = join_folds([cell([1, 2], [0.8, 0.1], 5), cell([3, 0], [0.7, 0.4], 5)])
     assert one.score.tolist() == [0.2, 0.6, 0.3, 0.9]
     assert one.patients.tolist() == [0, 0, 1, 1]
-    mean = mean_of_seeds([one, two])
+    mean = mean_of([one, two])
     assert mean.score == pytest.approx([0.3, 0.7, 0.2, 0.8])
     assert mean.truth.tolist() == [False, True, False, True]
     assert mean.training_patients == 5.25
