@@ -10,7 +10,7 @@ from cdtl_core.config import SimulationConfig
 from cdtl_core.errors import ConfigError
 from simulations.arms import ALONE, arm_of
 
-__all__ = ["Cell", "Size", "Study", "cells_of", "study_of"]
+__all__ = ["Cell", "Size", "Study", "cells_of", "only_sites", "study_of"]
 
 Size = int | Literal["all"]
 _RUN_STRIDE = 1_000_003  # more than anyone's number of seeds: no two runs share one
@@ -83,10 +83,7 @@ def study_of(
     _check_methods(methods)
     if folds < 2 or seeds < 1 or runs < 1:
         raise ConfigError(f"folds is {folds}, seeds {seeds}, runs {runs}: give at least 2 folds, 1 seed and 1 run.")
-    names = [site.site for site in config.sites]
-    for name in targets:
-        if name not in names:
-            raise ConfigError(f"the target '{name}' is no site of the configuration: use {', '.join(names)}.")
+    _check_sites("target", targets, config)
     if config.run.dp.enabled:
         raise ConfigError("dp.enabled is true and a comparison plays without privacy: set dp.enabled = false.")
     sizes = [_size(text) for text in patients]
@@ -98,10 +95,21 @@ def study_of(
         methods=tuple(methods),
         seeds=tuple(range(first, first + seeds)),
         patients=tuple(sorted(sizes, key=lambda size: (size == "all", size))),
-        targets=tuple(name for name in names if name in targets or not targets),
+        targets=tuple(site.site for site in config.sites if site.site in targets or not targets),
         folds=folds,
         runs=runs,
     )
+
+
+def only_sites(config: SimulationConfig, names: Sequence[str]) -> SimulationConfig:
+    """The configuration with these sites alone, in its own order; with no names as it is.
+
+    Raises:
+        ConfigError: A name is no site of the configuration.
+    """
+    _check_sites("site", names, config)
+    chosen = [site for site in config.sites if site.site in names or not names]
+    return config.model_copy(update={"sites": tuple(chosen)})
 
 
 def cells_of(study: Study) -> Iterator[Cell]:
@@ -112,6 +120,13 @@ def cells_of(study: Study) -> Iterator[Cell]:
                 for method in study.methods:
                     for run in range(study.runs):
                         yield Cell(method, seed, fold, patients, run)
+
+
+def _check_sites(what: str, names: Sequence[str], config: SimulationConfig) -> None:
+    known = [site.site for site in config.sites]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"the {what} '{name}' is no site of the configuration: use {', '.join(known)}.")
 
 
 def _check_methods(methods: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ def compare(
     target: Annotated[
         str | None, typer.Option(help="Sites that are tested and made scarce; default every site.")
     ] = None,
+    sites: Annotated[str | None, typer.Option(help="Sites that take part; default all of the configuration.")] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of the targets' patients; default 5.")] = None,
     runs: Annotated[
         int | None, typer.Option(help="Trainings of the same patients, their scores averaged; default 1.")
@@ -48,16 +49,16 @@ def compare(
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
-    own = (set_, methods, seeds, patients, target, folds, runs, out)
+    own = (set_, methods, seeds, patients, target, sites, folds, runs, out)
     if resume is not None and any(value is not None for value in own):
         raise typer.BadParameter("--resume goes on with the study's own settings: leave out all but --jobs and --json")
     add_to_path()
     from simulations import compare as room
-    from simulations.study import study_of
+    from simulations.study import only_sites, study_of
 
     with showing_cells():
         if config is not None:
-            settings = load_simulation(find_config(config), set_ or [])
+            settings = only_sites(load_simulation(find_config(config), set_ or []), _listed(sites or ""))
             study = study_of(
                 settings,
                 methods=_listed(methods or _METHODS),

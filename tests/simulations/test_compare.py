@@ -126,9 +126,23 @@ def test_a_comparison_from_command_to_result_goes_on_from_its_cells(cdtl: Cdtl, 
 
 
 def test_runs_train_the_same_patients_anew_and_one_site_is_their_mean(cdtl: Cdtl, tmp_path: Path) -> None:
-    study = ("--methods", "alone", "--seeds", "1", "--folds", "2", "--patients", "4", "--target", "alba", "--runs", "2")
-    code, _, error = cdtl("compare", "tiny.toml", *study, "--out", "a", "--jobs", "1")
+    study = (
+        "--methods",
+        "alone",
+        "--seeds",
+        "1",
+        "--folds",
+        "2",
+        "--patients",
+        "4",
+        "--target",
+        "alba",
+        "--sites",
+        "alba",
+    )
+    code, _, error = cdtl("compare", "tiny.toml", *study, "--runs", "2", "--out", "a", "--jobs", "1")
     assert code == 0, error
+    assert "como" not in (tmp_path / "a" / "settings.toml").read_text()
 
     def cell(fold: int, run: str) -> dict[str, Any]:
         text = (tmp_path / "a" / "cells" / f"seed0-fold{fold}-4-alone{run}.json").read_text()
@@ -305,6 +319,9 @@ def test_an_error_in_a_process_is_told_and_all_processes_end(task: int, error: t
         (("--methods", "alone,alone"), 3, "methods names one twice"),
         (("--methods", "alone,cdtl:shuffled"), 3, "name the receiving sites with --target"),
         (("--target", "rome"), 3, "the target 'rome' is no site"),
+        (("--sites", "alba,rome"), 3, "the site 'rome' is no site"),
+        (("--sites", "como", "--target", "alba"), 3, "use como"),
+        (("--runs", "0"), 3, "1 run"),
         (("--patients", "4,500", "--target", "alba"), 4, "500 are asked"),
         (("--patients", "few"), 3, "patients has 'few'"),
         (("--folds", "1"), 3, "at least 2 folds"),
