@@ -26,7 +26,7 @@ evidence: $(VENV)/.installed  ## 20 mammography patients with ultrasound donors:
 	@test -f $(DATA)/bus_bra/manifest.csv || { echo "no images at $(DATA): make evidence DATA=FOLDER (docs/results.md)" >&2; exit 3; }
 	rm -rf runs/evidence
 	$(BIN)/cdtl compare scarce --set data.root=$(DATA) --sites rio_logiq7,rio_logiq5,mias --target mias --patients 20 \
-		--seeds 5 --folds 3 --jobs 2 --methods alone,fedavg_shared,fedbn,cdtl,cdtl_from_theta0,cdtl:shuffled --out runs/evidence
+		--seeds 10 --folds 3 --jobs 2 --methods alone,fedavg_shared,fedbn,cdtl,cdtl_from_theta0,cdtl:shuffled --out runs/evidence
 
 page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-core; screenshots in runs/page, to be looked at
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends chromium)
