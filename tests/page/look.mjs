@@ -22,7 +22,7 @@ const looked = async (width, scheme) => {
     const limit = document.documentElement.clientWidth + 1;
     const inside = (one) => one.closest(".scroll") || one.closest(".skip");
     const all = [...document.querySelectorAll("body *")].filter((one) => !inside(one));
-    const cut = [...document.querySelectorAll("figure .scroll")].filter((one) => one.scrollWidth > one.clientWidth + 1);
+    const cut = [...document.querySelectorAll(".scroll:has(table.heat)")].filter((one) => one.scrollWidth > one.clientWidth + 1);
     const past = all.filter((one) => one.getBoundingClientRect().right > limit);
     return [...past, ...cut].map((one) => one.outerHTML.slice(0, 120));
   });
