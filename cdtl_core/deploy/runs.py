@@ -6,6 +6,7 @@
     DIR/runs/<name>/request.json    what sites approve
     DIR/runs/<name>/bundle.fab      the code, byte for byte
     DIR/runs/<name>/run.json        status, kept by the service
+    DIR/runs/<name>/enrolled.json   what its sites enrolled with, written before each try
     DIR/runs/<name>/progress.json, rounds.jsonl, checkpoints/, outcome.json    written by the run itself
 """
 
@@ -27,7 +28,7 @@ from cdtl_core.errors import CheckpointError, ConfigError, FederationError
 from cdtl_core.settings import flatten, save_toml
 
 __all__ = ["ENDED", "RunState", "load_run_state", "prepare_run", "queue_run", "read_json", "run_folders"]
-__all__ += ["save_run_state", "stop_run"]
+__all__ += ["save_enrolled", "save_run_state", "stop_run"]
 
 ENDED = {"completed", "incomplete", "failed", "stopped"}
 _STATE = "run.json"
@@ -138,6 +139,12 @@ def load_run_state(run: Path) -> RunState | None:
 def save_run_state(run: Path, state: RunState) -> None:
     """Keep a run's state."""
     replace_json(run / _STATE, state.model_dump(mode="json"))
+
+
+def save_enrolled(folder: Path, run: Path) -> None:
+    """Tell a run what its coordinator's sites enrolled with: what they say of themselves is held against it."""
+    contracts = {member.site: member.enrolment.contract.model_dump(mode="json") for member in members(folder)}
+    replace_json(run / "enrolled.json", contracts)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

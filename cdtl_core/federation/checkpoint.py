@@ -8,6 +8,7 @@ from typing import Any
 from cdtl_core.durable import file_hash, publish_folder
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.federation.coordinator import CoordinatorState, Member
+from cdtl_core.federation.guard import Record
 from cdtl_core.learning.weights import Weights, load_weights, save_weights
 
 __all__ = ["load_latest", "save_checkpoint"]
@@ -29,6 +30,7 @@ def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
         "groups": list(state.drifts),
         "tensors": list(weights),
         "theta0_hash": state.theta0_hash,
+        "records": {site: vars(record) for site, record in state.records.items()},
         "sha256": file_hash(tensors),
     }
     (draft / "state.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
@@ -68,7 +70,13 @@ def _load(path: Path) -> CoordinatorState:
         _nested("drift", weights, groups),
         _nested("unblended", weights, groups),
         str(note["theta0_hash"]),
+        {site: _record(value) for site, value in note.get("records", {}).items()},
     )
+
+
+def _record(value: dict[str, Any]) -> Record:
+    norms, digests = tuple(map(float, value["norms"])), tuple(map(str, value["digests"]))
+    return Record(norms, digests, int(value["strikes"]), str(value["quarantined"]))
 
 
 def _rounds(folder: Path) -> list[Path]:
