@@ -10,7 +10,7 @@ from flwr.app import RecordDict
 from cdtl_core.durable import append_line, replace_bytes
 from cdtl_core.federation import wire
 
-__all__ = ["note_round"]
+__all__ = ["last_round", "note_round"]
 
 
 def note_round(
@@ -37,6 +37,13 @@ def note_round(
         sizes["theta0_bytes"] = theta0
     figures = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     append_line(path, json.dumps({"round": round, "seconds": seconds, **sizes, **figures}))
+
+
+def last_round(home: Path, federation: str, *, before: int) -> int:
+    """The last round before `before` that this site noted; 0 without any."""
+    path = home / "rounds" / f"{federation}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return max((int(number) for line in lines if (number := _round_of(line)) < before), default=0)
 
 
 def _round_of(line: str) -> float:

@@ -151,7 +151,7 @@ def _site_log(out: Path) -> Iterator[list[logging.LogRecord]]:
     failures: list[logging.LogRecord] = []
     logger, handler = logging.getLogger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(site)s: %(message)s"))
-    handler.addFilter(lambda record: not failures.append(record))  # type: ignore[func-returns-value]
+    handler.addFilter(lambda record: record.levelno < logging.ERROR or not failures.append(record))  # type: ignore[func-returns-value]
     logger.addHandler(handler)
     try:
         yield failures

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.durable import file_hash, publish_folder
+from cdtl_core.durable import file_hash, publish_folder, unwritable
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.federation.coordinator import CoordinatorState, Member
 from cdtl_core.federation.guard import Record
@@ -17,8 +17,21 @@ _KEPT = 2
 
 
 def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
-    """Write ``folder/round-0003``: state.safetensors, state.json with its hash; then drop older rounds."""
-    draft, target = folder / f".draft-{state.round:04d}", folder / f"round-{state.round:04d}"
+    """Write ``folder/round-0003``: state.safetensors, state.json with its hash; then drop older rounds.
+
+    Raises:
+        CheckpointError: The disk is full or read-only; what was there before is whole.
+    """
+    target = folder / f"round-{state.round:04d}"
+    try:
+        _publish(folder / f".draft-{state.round:04d}", target, state)
+    except OSError as error:
+        raise unwritable(target, error) from None
+    for old in _rounds(folder)[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     tensors = draft / "state.safetensors"
@@ -35,8 +48,6 @@ def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
     }
     (draft / "state.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     publish_folder(draft, target)
-    for old in _rounds(folder)[:-_KEPT]:
-        shutil.rmtree(old)
 
 
 def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
