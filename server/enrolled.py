@@ -9,6 +9,7 @@ from pathlib import Path
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract, load_contract
 from cdtl_core.federation.coordinator import Member
+from cdtl_core.foreign import parse_json
 
 __all__ = ["ENROLLED_FILE", "checked_number", "enrolled_contracts"]
 
@@ -28,7 +29,7 @@ def enrolled_contracts(home: Path) -> Mapping[str, ModalityContract]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         return {str(site): load_contract(json.dumps(value), f"in {ENROLLED_FILE}") for site, value in found.items()}
     except (OSError, ValueError, AttributeError, DataError) as error:
         raise FederationError(

@@ -10,7 +10,6 @@
     DIR/runs/<name>/progress.json, rounds.jsonl, checkpoints/, outcome.json    written by the run itself
 """
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from cdtl_core.deploy.members import members
 from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, save_request
 from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import CheckpointError, ConfigError, FederationError
+from cdtl_core.foreign import parse_json
 from cdtl_core.settings import flatten, save_toml
 
 __all__ = ["ENDED", "RunState", "load_run_state", "prepare_run", "queue_run", "read_json", "run_folders"]
@@ -150,7 +150,7 @@ def save_enrolled(folder: Path, run: Path) -> None:
 def read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object that another process writes; empty if it is not there yet."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -9,6 +9,7 @@ from cdtl_core.durable import file_hash, publish_folder, unwritable
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.federation.coordinator import CoordinatorState, Member
 from cdtl_core.federation.guard import Record
+from cdtl_core.foreign import parse_json
 from cdtl_core.learning.weights import Weights, load_weights, save_weights
 
 __all__ = ["load_latest", "save_checkpoint"]
@@ -60,7 +61,7 @@ def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
     for path in reversed(_rounds(folder)):
         try:
             return _load(path), faults
-        except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ModelError) as error:
             faults.append(f"the checkpoint {path} is damaged ({type(error).__name__}): going back to the one before.")
     if faults:
         raise CheckpointError(f"every checkpoint in {folder} is damaged: start the run anew in another folder.")
@@ -68,7 +69,7 @@ def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
 
 
 def _load(path: Path) -> CoordinatorState:
-    note: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    note: dict[str, Any] = parse_json((path / "state.json").read_text(encoding="utf-8"))
     tensors = path / "state.safetensors"
     if file_hash(tensors) != note["sha256"]:
         raise ValueError("hash differs")
