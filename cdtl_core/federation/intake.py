@@ -1,7 +1,7 @@
 """The updates of one round as they come: each is judged, then added to its group's mean, or refused with a reason.
 
-An update is dropped once it has been added. It is held until all have come only in a run's first round, when there is
-no running median yet, and under `aggregate.robust`, whose means need all of a group.
+An update is dropped once it has been added. It is held until all have come only while too few sites have a past to be
+compared with, as in a run's first round, and under `aggregate.robust`, whose means need all of a group.
 """
 
 from collections.abc import Mapping
@@ -81,18 +81,19 @@ def take_in(intake: Intake, update: SiteUpdate) -> None:
         _refuse(intake, site, str(error))
         return
     norm, digest = norm_of(update.delta), digest_of(update.delta)
-    if any(record.norms for record in intake.before.values()):
-        _settle(intake, update, norm, digest, {name: record.norms for name, record in intake.before.items()})
-    else:
+    reference = _reference(intake, site, {})
+    if reference is None and intake.seats[site].pool:
         intake._held[site] = (update, norm, digest)
+    else:
+        _settle(intake, update, norm, digest, reference)
 
 
 def finished(intake: Intake) -> dict[str, Weights]:
     """Each group's mean update, float64, of a group from which nothing usable came: empty."""
-    norms = {site: (norm,) for site, (_, norm, _) in intake._held.items()}
+    norms = {site: norm for site, (_, norm, _) in intake._held.items()}
     for site in sorted(intake._held):
         update, norm, digest = intake._held[site]
-        _settle(intake, update, norm, digest, norms)
+        _settle(intake, update, norm, digest, _reference(intake, site, norms))
     intake._held.clear()
     means = {group: mean_of(mean) for group, mean in intake._means.items()}
     weights = {site: seat.weight for site, seat in intake.seats.items()}
@@ -101,12 +102,15 @@ def finished(intake: Intake) -> dict[str, Weights]:
     return {group: means.get(group, {}) for group in {seat.group for seat in intake.seats.values()}}
 
 
-def _settle(
-    intake: Intake, update: SiteUpdate, norm: float, digest: str, norms: Mapping[str, tuple[float, ...]]
-) -> None:
+def _reference(intake: Intake, site: str, now: Mapping[str, float]) -> float | None:
+    """The usual length by what was known before the round and, of sites without a past, by what they send `now`."""
+    norms: dict[str, tuple[float, ...]] = {name: (value,) for name, value in now.items()}
+    norms |= {name: record.norms for name, record in intake.before.items() if record.norms and name in intake.seats}
+    return running_median(norms, {name: seat.pool for name, seat in intake.seats.items()}, site)
+
+
+def _settle(intake: Intake, update: SiteUpdate, norm: float, digest: str, reference: float | None) -> None:
     site, seat = update.site, intake.seats[update.site]
-    pools = {name: place.pool for name, place in intake.seats.items()}
-    reference = running_median(norms, pools, site)
     why = judge(intake.records[site], norm, digest, reference, bound=intake.settings.norm_bound)
     try:
         if not why:

@@ -66,6 +66,19 @@ def test_the_bound_of_the_first_round_does_not_depend_on_the_order_of_replies() 
     assert len(set(results)) == 1
 
 
+def test_a_liar_of_three_is_refused_in_every_round_though_two_sites_alone_have_a_past() -> None:
+    run, three = config(strikes=0), FIVE[:3]
+    state = start(three, run)
+    for _ in range(4):
+        updates = [
+            update("a", 1.0, state.round + 1),
+            update("c", 900.0, state.round + 1),
+            update("b", 1.0, state.round + 1),
+        ]
+        state, report = step(state, updates, run)
+        assert list(report.refused) == ["c"]
+
+
 def test_an_update_of_an_earlier_round_sent_again_under_a_new_number_is_refused() -> None:
     run = config()
     state = played(start(FIVE, run), HONEST, run)
