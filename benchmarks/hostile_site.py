@@ -4,9 +4,10 @@
 
     python benchmarks/hostile_site.py --seeds 3 --out hostile.json
 
-Four ultrasound sites and one mammography site train with `fedavg` (heads shared); the fifth ultrasound site is honest,
-absent, or hostile in one way. Of four sites `trimmed` and `median` are the same rule. The plain loop of the algorithm is run, without Flower. The figure is the mean over the
-honest sites of the test AUROC of the model that each ends with.
+Three ultrasound sites and one mammography site train with `fedavg` (heads shared); the fifth, of ultrasound too, is
+honest, absent, or hostile in one way. Of four sites of a modality `trimmed` and `median` are the same rule. The plain
+loop of the algorithm is run, without Flower. The figure is the mean over the honest sites of the test AUROC of the
+model that each ends with.
 """
 
 import argparse
