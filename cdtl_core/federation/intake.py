@@ -1,11 +1,11 @@
 """The updates of one round as they come: each is judged, then added to its group's mean, or refused with a reason.
 
-An update is dropped once it has been added. It is held until all have come only while too few sites have a past to be
-compared with, as in a run's first round, and under `aggregate.robust`, whose means need all of a group.
+An update is dropped once it has been added. It is held, in a temporary file, until all have come only while too few
+sites have a past to be compared with, as in a run's first round, and under `aggregate.robust`, whose means need all.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cdtl_core.config import AggregateConfig
 from cdtl_core.errors import FederationError
@@ -13,6 +13,7 @@ from cdtl_core.federation.aggregate import Mean, check_update, fold_in, mean_of
 from cdtl_core.federation.guard import Record, accept, digest_of, judge, norm_of, running_median, struck
 from cdtl_core.federation.robust import robust_mean
 from cdtl_core.federation.site import SiteUpdate
+from cdtl_core.federation.spool import spooled
 from cdtl_core.learning.weights import Weights
 
 __all__ = ["Intake", "Seat", "finished", "take_in"]
@@ -83,7 +84,7 @@ def take_in(intake: Intake, update: SiteUpdate) -> None:
     norm, digest = norm_of(update.delta), digest_of(update.delta)
     reference = _reference(intake, site, {})
     if reference is None and intake.seats[site].pool:
-        intake._held[site] = (update, norm, digest)
+        intake._held[site] = (replace(update, delta=spooled(update.delta)), norm, digest)
     else:
         _settle(intake, update, norm, digest, reference)
 
@@ -92,9 +93,8 @@ def finished(intake: Intake) -> dict[str, Weights]:
     """Each group's mean update, float64, of a group from which nothing usable came: empty."""
     norms = {site: norm for site, (_, norm, _) in intake._held.items()}
     for site in sorted(intake._held):
-        update, norm, digest = intake._held[site]
+        update, norm, digest = intake._held.pop(site)
         _settle(intake, update, norm, digest, _reference(intake, site, norms))
-    intake._held.clear()
     means = {group: mean_of(mean) for group, mean in intake._means.items()}
     weights = {site: seat.weight for site, seat in intake.seats.items()}
     for group, deltas in intake._deltas.items():
@@ -132,7 +132,7 @@ def _add(intake: Intake, seat: Seat, update: SiteUpdate) -> None:
     held = intake._deltas.setdefault(seat.group, {})
     for other in held.values():
         check_update(update.delta, other)
-    held[update.site] = update.delta
+    held[update.site] = spooled(update.delta)
 
 
 def _refuse(intake: Intake, site: str, why: str) -> None:

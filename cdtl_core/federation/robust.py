@@ -1,6 +1,6 @@
 """Means that a minority of hostile sites cannot move far; every site weighs alike, since a number can be a lie.
 
-All of them need every update of a group at once: memory is one model for each of its sites.
+All of them need every update of a group at once; tensor by tensor, so only one tensor of each site is in memory.
 """
 
 from collections.abc import Mapping

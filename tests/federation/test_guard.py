@@ -15,6 +15,7 @@ from cdtl_core.federation.coordinator import CoordinatorState, Member, robust_no
 from cdtl_core.federation.guard import running_median
 from cdtl_core.federation.robust import robust_mean
 from cdtl_core.federation.site import SiteUpdate
+from cdtl_core.federation.spool import spooled
 
 FIVE = [Member(site, "ultrasound", 10, "L") for site in "abcd"] + [Member("e", "mri", 10, "L")]
 
@@ -155,6 +156,13 @@ def test_the_median_is_of_the_modality_where_three_are_known_else_of_all_and_a_p
     assert running_median(norms, pools, "d") == 2.0
     assert running_median(norms, pools, "p") == 900.0
     assert running_median({"a": (1.0,), "b": (9.0,)}, pools, "a") is None
+
+
+def test_what_waits_in_a_file_has_the_same_bits() -> None:
+    weights = {"a": torch.randn(3, 4).half(), "b": torch.randn(2).half(), "c": torch.zeros(0).half()}
+    found = spooled(weights)
+    assert all(found[name].equal(value) and found[name].dtype == value.dtype for name, value in weights.items())
+    assert spooled({}) == {}
 
 
 def lone(rule: str, values: list[float]) -> float:
