@@ -24,6 +24,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.coordinator import CoordinatorState, Member, final_orders, order_for, start, step
 from cdtl_core.federation.finish import candidate
+from cdtl_core.federation.guard import norm_of, running_median
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import Site, SiteMemory, SiteUpdate, run_round
 from cdtl_core.learning.metrics import auroc
@@ -111,7 +112,7 @@ def play(folder: Path, seed: int, rounds: int, attack: str, defence: dict[str, o
     theta0 = build_theta0(config.model, seed, config.image.size)
     state = start([_member(site) for site in sites.values()], config)
     memories, refused = dict.fromkeys(sites, SiteMemory()), 0
-    rng = np.random.default_rng(seed)
+    rng, longest = np.random.default_rng(seed), 0.0
     try:
         for _ in range(rounds):
             updates = []
@@ -120,11 +121,23 @@ def play(folder: Path, seed: int, rounds: int, attack: str, defence: dict[str, o
                 memory, update = run_round(sites[member.site], theta0, memories[member.site], order)
                 memories[member.site] = memory
                 updates.append(ATTACKS[attack](update, rng) if member.site == MALLORY else update)
+            if attack == "honest":
+                longest = max(longest, *_lengths(state, updates))
             state, report = step(state, updates, config)
             refused += MALLORY in report.refused
-        return {"auroc": _honest_auroc(sites, state, theta0, memories, config), "refused": refused}
+        return {"auroc": _honest_auroc(sites, state, theta0, memories, config), "refused": refused, "longest": longest}
     except CdtlError as error:
         return {"auroc": None, "refused": refused, "fault": f"{type(error).__name__}: {error}"}
+
+
+def _lengths(state: CoordinatorState, updates: list[SiteUpdate]) -> Iterator[float]:
+    """Each update's length in running medians; in the first round, of this round's."""
+    now = {update.site: norm_of(update.delta) for update in updates}
+    past = {site: record.norms for site, record in state.records.items() if record.norms}
+    pools = {member.site: member.modality for member in state.members}
+    for update in updates:
+        usual = running_median({**{site: (norm,) for site, norm in now.items()}, **past}, pools, update.site)
+        yield now[update.site] / usual if usual else 0.0
 
 
 def _honest_auroc(
@@ -170,6 +183,8 @@ def print_table(cells: dict[str, dict[str, object]], seeds: int) -> None:
     for attack in ("absent", *ATTACKS):
         row = [_cell([cells.get(f"{seed}/{attack}/{defence}") for seed in range(seeds)]) for defence in DEFENCES]
         print(f"| {attack} | " + " | ".join(row) + " |")
+    lengths = [float(str(one["longest"])) for one in cells.values() if one.get("longest")]
+    print(f"longest honest update: {max(lengths):.2f} times the running median ({len(lengths)} runs)")
 
 
 def _cell(found: list[dict[str, object] | None]) -> str:

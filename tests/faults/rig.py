@@ -4,6 +4,7 @@ A run is a child forked from this warm process, in which torch is imported and n
 the time since the last round, not the start of Python.
 """
 
+import ctypes
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from cdtl_core.progress import listen
 from simulations.simulate import CONFIG_FILE, resume_simulation, simulate
 
 DEADLINE_S = 120.0
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux: a rig that is killed leaves no run behind
 
 
 @dataclass
@@ -64,6 +66,7 @@ def play(config: SimulationConfig, out: Path, *, before: Callable[[], object] = 
     if pid:
         return pid
     try:
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         before()
         _run(config, out)
         code = 0
