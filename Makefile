@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow join audit evidence page lint clean
+.PHONY: demo test slow join faults fuzz soak audit evidence page lint lock clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -17,6 +17,16 @@ slow: $(VENV)/.installed  ## the slow tests
 
 join: $(VENV)/.installed  ## a coordinator and three sites as real processes: kills, doors, approvals; prints the figures
 	$(BIN)/python -m pytest -q -m slow tests/deploy tests/test_docs.py
+
+faults: $(VENV)/.installed  ## kills, cut lines, full disks, hostile replies: prints the table; fails if anything is lost
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/faults
+
+EXECUTIONS ?= 1000000
+fuzz: $(VENV)/.installed  ## damaged input to every reader; --atheris for guidance by coverage (docs/faults.md)
+	$(BIN)/python -m tests.faults.fuzz --executions $(EXECUTIONS)
+
+soak: $(VENV)/.installed  ## 500 rounds, 64 sites, 8 deployed sites
+	for what in rounds sites deployed; do OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak $$what || exit 1; done
 
 audit: $(VENV)/.installed  ## attack the privacy mechanism, whole and broken in three ways; fails if one ends otherwise
 	$(BIN)/cdtl privacy audit --all
@@ -38,6 +48,10 @@ lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lock: ## resolve the dependencies of a release anew, with hashes; needs uv
+	uv pip compile pyproject.toml --extra onnx --extra tensorboard --python-version 3.11 --no-header --no-annotate \
+		--python-platform x86_64-manylinux_2_28 --generate-hashes -o requirements.lock
 
 # The environment is made anew only when pyproject.toml's dependencies changed. Plain pip: it takes a torch wheel that
 # lies on disk where the machine has one.

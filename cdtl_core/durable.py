@@ -14,6 +14,7 @@ from typing import Any
 from cdtl_core.errors import CheckpointError
 
 __all__ = ["append_line", "file_hash", "locked", "publish_folder", "replace_bytes", "replace_json"]
+__all__ += ["unwritable"]
 
 
 def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -37,9 +38,12 @@ def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path} cannot be written ({error.strerror}): check the path, rights and space."
-        ) from None
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> CheckpointError:
+    """What to say of a path that the system does not let us write."""
+    return CheckpointError(f"{path} cannot be written ({error.strerror}): check the path, rights and space.")
 
 
 def replace_json(path: Path, value: Any) -> None:
@@ -48,11 +52,18 @@ def replace_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and make it durable; a kill can tear the last line only."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append one line and make it durable; a kill or a full disk can tear the last line only.
+
+    Raises:
+        CheckpointError: The disk is full or read-only.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def publish_folder(draft: Path, target: Path) -> None:

@@ -9,8 +9,9 @@ from flwr.app import RecordDict
 
 from cdtl_core.durable import append_line, replace_bytes
 from cdtl_core.federation import wire
+from cdtl_core.foreign import parse_json
 
-__all__ = ["note_round"]
+__all__ = ["last_round", "note_round"]
 
 
 def note_round(
@@ -28,7 +29,7 @@ def note_round(
     A round that is asked for again replaces its line and those after it.
     """
     path = home / "rounds" / f"{federation}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     kept = [line for line in lines if _round_of(line) < round]
     if kept != lines or not path.exists():
         replace_bytes(path, "".join(line + "\n" for line in kept).encode())
@@ -39,9 +40,16 @@ def note_round(
     append_line(path, json.dumps({"round": round, "seconds": seconds, **sizes, **figures}))
 
 
+def last_round(home: Path, federation: str, *, before: int) -> int:
+    """The last round before `before` that this site noted; 0 without any."""
+    path = home / "rounds" / f"{federation}.jsonl"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return max((int(number) for line in lines if (number := _round_of(line)) < before), default=0)
+
+
 def _round_of(line: str) -> float:
     """A line's round; a torn line belongs to none that stays."""
     try:
-        return float(json.loads(line)["round"])
-    except (ValueError, KeyError, TypeError):
+        return float(parse_json(line)["round"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return math.inf

@@ -1,7 +1,6 @@
 """A site's folder: its `site.toml` opened into a `Site`, ready to train. Nothing of it is sent."""
 
 import functools
-import json
 from pathlib import Path
 
 from cdtl_core.config import ModelConfig, RunConfig, SiteConfig
@@ -9,6 +8,7 @@ from cdtl_core.durable import replace_json
 from cdtl_core.errors import ConfigError, DataError
 from cdtl_core.federation.contract import ModalityContract, PixelStatistics, round_patients
 from cdtl_core.federation.site import Site
+from cdtl_core.foreign import parse_json
 from cdtl_core.imaging.cohort import Cohort, build_cohort, pixel_statistics
 from cdtl_core.imaging.identity import KEY_FILE, load_key, pseudonym
 from cdtl_core.imaging.manifest import Case, read_manifest
@@ -96,7 +96,7 @@ def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple
         raise DataError(f"{home / KEY_FILE} is gone while splits are kept: restore it, or remove the folder splits.")
     key, shares = load_key(home), config.split
     path = home / "splits" / f"seed{config.seed}-test{shares.test}-val{shares.val}.json"
-    kept: dict[str, Split] = json.loads(path.read_text()) if path.exists() else {}
+    kept: dict[str, Split] = parse_json(path.read_text()) if path.exists() else {}
     names = {case.patient: pseudonym(key, case.patient) for case in cases}
     before = {patient: kept[name] for patient, name in names.items() if name in kept}
     split = split_patients(cases, test=shares.test, val=shares.val, seed=config.seed, labels=labels, before=before)

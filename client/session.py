@@ -1,5 +1,6 @@
 """What a site does with each message: open its folder, act, keep what stays, encode what leaves."""
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.reporting.card import save_card
 from cdtl_core.settings import SITE_FILE, load_site
 from client import memory
-from client.diary import note_round
+from client.diary import last_round, note_round
 from client.home import contract_of, open_site
 from client.release import card_of
 from client.spending import exempt_grant, is_private, ledger_of, reserve_round, settle
 
 __all__ = ["describe_site", "federation_key", "finish_run", "train_round"]
+
+_log = logging.getLogger("cdtl.site")
 
 
 def federation_key(config: RunConfig) -> str:
@@ -62,11 +65,24 @@ def _update_of(content: RecordDict, home: Path, config: RunConfig) -> SiteUpdate
     theta0, order = memory.load_theta0(home, theta0_hash), orders["blended"]
     if is_private(load_site(home / SITE_FILE), config):
         return _train_privately(home, config, theta0, order)
+    _say_lost_memory(home, federation_key(config), order.round)
     site, before = open_site(home, config), memory.load_memory(home, federation_key(config), before=order.round)
     grant = exempt_grant(config, site, centred=is_centred(before)) if config.dp.enabled else None
     after, update = run_round(site, theta0, before, order, grant)
     memory.save_memory(home, federation_key(config), after)
     return update
+
+
+def _say_lost_memory(home: Path, federation: str, round: int) -> None:
+    """Say at the site that its norms and head are older than its diary: what lay between cannot be had again."""
+    held = memory.load_memory(home, federation, before=round).round
+    noted = last_round(home, federation, before=round)
+    if held < noted:
+        _log.warning(
+            "the memory of round %d is gone and that of round %d is used: was this site's folder restored from an "
+            "older copy? Its norms, and its head if that is not shared, have lost what was learned between",
+            noted, held, extra={"site": home.name},
+        )  # fmt: skip
 
 
 def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: RoundOrder) -> SiteUpdate:

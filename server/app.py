@@ -41,9 +41,10 @@ def main(grid: Grid, context: Context) -> None:
 def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     """Play a run; returns who has no model at its end and why, empty if every member has."""
     from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
-    from cdtl_core.federation.coordinator import round_matrices
+    from cdtl_core.federation.coordinator import robust_notes, round_matrices
     from cdtl_core.learning.model import build_theta0
     from cdtl_core.progress import report
+    from server.enrolled import enrolled_contracts
     from server.exchange import Exchange
     from server.journal import Journal
     from server.ledgers import KnownLedgers
@@ -57,10 +58,13 @@ def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     for fault in faults:
         _log.warning("%s", fault)
     theta0 = build_theta0(config.model, config.seed, config.image.size)
-    party = open_party(Exchange(grid), config, theta0, KnownLedgers(_ledgers(home, config.method)))
+    ledgers = KnownLedgers(_ledgers(home, config.method))
+    party = open_party(Exchange(grid), config, theta0, ledgers, enrolled_contracts(home))
     gather_sites(party, {member.site: member for member in before.members} if before else {})
     state = begin(party, before)
     round_matrices(state, config)
+    for note in robust_notes(state, config):
+        _log.warning("%s", note)
     journal.rewind(state.round)
     while state.round < config.federation.rounds:
         began = time.monotonic()

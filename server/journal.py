@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdtl_core.durable import append_line, replace_bytes
+from cdtl_core.foreign import parse_json
 
 if TYPE_CHECKING:
     from server.exchange import Reply
@@ -28,7 +29,11 @@ class Journal:
         """Drop this method's lines after `round`, and a line torn by a kill."""
         if not self._path.exists():
             return
-        kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if self._stays(line, round)]
+        kept = [
+            line
+            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if self._stays(line, round)
+        ]
         replace_bytes(self._path, "".join(line + "\n" for line in kept).encode())
 
     def add_round(self, played: "Round", seconds: float) -> None:
@@ -60,7 +65,7 @@ class Journal:
 
     def finished(self) -> bool:
         """Whether this method's run has ended: its last line says so after every site has kept its model."""
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines() if self._path.exists() else []
         own = [value for line in lines if (value := _read(line)) and value.get("method") == self._method]
         return any("finish" in value for value in own)
 
@@ -85,7 +90,7 @@ def _milli(seconds: float) -> float:
 
 def _read(line: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -1,11 +1,11 @@
 """Which privacy ledger each site last showed: a site that comes back without it, or with an older one, is left out."""
 
-import json
 from pathlib import Path
 
 from cdtl_core.durable import replace_json
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.coordinator import Member
+from cdtl_core.foreign import parse_json
 
 __all__ = ["KnownLedgers"]
 
@@ -39,9 +39,9 @@ class KnownLedgers:
         if not self._path.exists():
             return {}
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8")).items()
+            found = parse_json(self._path.read_text(encoding="utf-8")).items()
             return {site: (str(ledger), int(count)) for site, (ledger, count) in found}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise FederationError(
                 f"{self._path} cannot be read ({type(error).__name__}): restore it, ledgers are held against it."
             ) from None

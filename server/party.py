@@ -14,11 +14,12 @@ from flwr.app import RecordDict
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
-from cdtl_core.federation.contract import check_contract
+from cdtl_core.federation.contract import ModalityContract, check_contract
 from cdtl_core.federation.coordinator import Member
 from cdtl_core.learning.model import build_classifier, frozen_stages, parts_of
 from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.progress import report
+from server.enrolled import checked_number
 from server.exchange import PROVISIONAL, Exchange, Reply, pause
 from server.ledgers import KnownLedgers
 
@@ -42,6 +43,7 @@ class Party:
     left_out: dict[str, str] = field(default_factory=dict)
     without_theta0: set[str] = field(default_factory=set)
     ledgers: KnownLedgers | None = None
+    enrolled: Mapping[str, ModalityContract] = field(default_factory=dict)
     asked_at: dict[str, float] = field(default_factory=dict)
     _theta0_record: Any = field(default=None)
 
@@ -60,12 +62,18 @@ class Party:
         return {site: self.left_out.get(site, why[site]) for site in sorted(expected - set(self.members))}
 
 
-def open_party(exchange: Exchange, config: RunConfig, theta0: Weights, ledgers: KnownLedgers | None = None) -> Party:
-    """A party that nobody has joined yet; `ledgers` remembers the sites' privacy ledgers."""
+def open_party(
+    exchange: Exchange,
+    config: RunConfig,
+    theta0: Weights,
+    ledgers: KnownLedgers | None = None,
+    enrolled: Mapping[str, ModalityContract] | None = None,
+) -> Party:
+    """A party that nobody has joined yet; `ledgers` remembers privacy ledgers, `enrolled` what sites enrolled with."""
     model = build_classifier(config.model, len(config.task.labels), config.image.size)
     names, state = parts_of(model, freeze=frozen_stages(model, config), share_head=True).shared, model.state_dict()
     shapes = {name: state[name].shape for name in names}
-    return Party(exchange, config, theta0, weights_hash(theta0), shapes, ledgers=ledgers)
+    return Party(exchange, config, theta0, weights_hash(theta0), shapes, ledgers=ledgers, enrolled=enrolled or {})
 
 
 def gather_sites(party: Party, known: Mapping[str, Member]) -> None:
@@ -198,6 +206,7 @@ def _admit(party: Party, reply: Reply, known: Mapping[str, Member]) -> Member:
     if before and (before.modality, before.label_hash) != (member.modality, member.label_hash):
         raise FederationError(f"site {member.site} came back with another modality or label map: start a new run.")
     check_contract(introduction.contract, party.config, party.theta0_hash)
+    member = checked_number(member, introduction.contract, party.enrolled.get(member.site))
     _check_privacy(party, member)
     if provisional:
         party.exchange.rename(reply.site, member.site)

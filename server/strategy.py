@@ -1,5 +1,6 @@
 """The coordinator's conversation: play rounds, finish. Decode, step, encode; the algorithm is the core's."""
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,7 @@ from cdtl_core.federation.coordinator import (
     order_for,
     start,
     step,
+    strike,
 )
 from cdtl_core.federation.finish import ALONE
 from cdtl_core.federation.gate import BLENDED
@@ -28,7 +30,7 @@ from server.party import DESCRIBE, Party, admit, ask_newcomers, quorum_fault
 
 __all__ = ["Finish", "Round", "begin", "finish_run", "play_round"]
 
-
+_log = logging.getLogger("cdtl.server")
 _Enough = Callable[[Collection[str]], bool]
 
 
@@ -51,10 +53,11 @@ class Finish:
 
 @dataclass
 class _Heard:
-    """What a round's replies said beside the updates."""
+    """What a round's replies said beside the updates; `broken` are of sites that sent what cannot be read."""
 
     sizes: dict[str, Reply] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
     newcomers: list[Reply] = field(default_factory=list)
 
 
@@ -78,11 +81,13 @@ def play_round(party: Party, state: CoordinatorState) -> tuple[CoordinatorState,
         FederationError: Too few sites answered usably within `federation.round_timeout_s`.
     """
     report(round=state.round + 1, rounds=party.config.federation.rounds)
-    asked = [member for member in state.members if member.site in party.members]
+    asked = [member for member in state.members if member.site in party.members and _counts(state, member)]
     contents = {m.site: _order_content(party, m, {BLENDED: order_for(state, m, party.config)}) for m in asked}
     heard = _Heard()
     after, result = step(state, _updates(party, state, contents, heard), party.config)
+    after = strike(after, heard.broken, party.config)
     faults = heard.faults | dict(result.refused)
+    _say_quarantined(state, after)
     updated = [member for member in state.members if member.site in (*result.updated, *result.spent)]
     what = f"gave a usable update in round {after.round}"
     if fault := quorum_fault(updated, party.config, what, faults, state.members):
@@ -92,6 +97,17 @@ def play_round(party: Party, state: CoordinatorState) -> tuple[CoordinatorState,
     absent = tuple(site for site in result.absent if site not in faults)
     joined = tuple(member.site for member in new)
     return join(after, new, party.config), Round(replace(result, refused=faults, absent=absent), heard.sizes, joined)
+
+
+def _counts(state: CoordinatorState, member: Member) -> bool:
+    """Whether a member's updates count: one in quarantine is not asked for any."""
+    return not (member.site in state.records and state.records[member.site].quarantined)
+
+
+def _say_quarantined(before: CoordinatorState, after: CoordinatorState) -> None:
+    for member in after.members:
+        if _counts(before, member) and not _counts(after, member):
+            _log.warning("%s is %s", member.site, after.records[member.site].quarantined)
 
 
 def finish_run(party: Party, state: CoordinatorState) -> Finish:
@@ -111,7 +127,10 @@ def finish_run(party: Party, state: CoordinatorState) -> Finish:
         if reply.content is None:
             missing[reply.site] = reply.fault
             continue
-        finals[reply.site] = replace(reply, content=None), wire.decode_final(reply.content)
+        try:
+            finals[reply.site] = replace(reply, content=None), wire.decode_final(reply.content)
+        except FederationError as error:
+            missing[reply.site] = str(error)
     done = [members[site] for site in finals]
     if fault := quorum_fault(done, party.config, "could finish", missing, state.members):
         raise FederationError(fault)
@@ -162,7 +181,7 @@ def _updates(
         try:
             update = wire.decode_update(reply.content, reply.site, _expected(party, members[reply.site]))
         except FederationError as error:
-            heard.faults[reply.site] = str(error)
+            heard.faults[reply.site] = heard.broken[reply.site] = str(error)
             continue
         given.append(update.site)
         yield update

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from cdtl_core import __version__
 from cdtl_core.config import Method, SimulationConfig, SiteConfig
+from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CheckpointError
 from cdtl_core.federation.blend import retention_of, transfer_of
 from cdtl_core.federation.coordinator import Member, round_matrices, start
@@ -101,8 +101,7 @@ def _final_method(config: SimulationConfig) -> Method:
 
 def _publish_model(home: Path, source: Path) -> None:
     for name in (MODEL_FILE, NOTE_FILE, CARD_FILE, CARD_TEXT):
-        shutil.copyfile(source / name, home / f".{name}.draft")
-        (home / f".{name}.draft").replace(home / name)
+        replace_bytes(home / name, (source / name).read_bytes())
 
 
 def _realised_blend(folder: Path, lines: Sequence[Any]) -> None:

@@ -7,6 +7,9 @@ from cdtl_core.errors import CheckpointError
 
 __all__ = ["refuse_used", "with_absolute_paths"]
 
+_BEFORE = {".lock", ".config.toml.draft"}
+"""All that a run leaves that is killed before its settings stand: nothing to go on with."""
+
 
 def refuse_used(out: Path) -> None:
     """Raise where a new run would write into what is there.
@@ -16,7 +19,7 @@ def refuse_used(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file: choose a folder for --out.")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name not in _BEFORE for path in out.iterdir()):
         raise CheckpointError(f"{out} is not empty: continue its run with --resume {out}, or choose another --out.")
 
 

@@ -12,7 +12,7 @@ from cdtl_core.durable import locked
 from cdtl_core.errors import CheckpointError, FederationError, error_of_code
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import check_contract
-from cdtl_core.federation.coordinator import Member, round_matrices, start
+from cdtl_core.federation.coordinator import Member, robust_notes, round_matrices, start
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.learning.mechanism import check_terms
 from cdtl_core.learning.model import build_theta0, frozen_stages, parts_of
@@ -95,7 +95,9 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         load_into(site.model, theta0)
         parts_of(site.model, freeze=frozen_stages(site.model, run), share_head=run.share.head)
     for method in config.methods:
-        round_matrices(start(members, config.of_method(method)), config.of_method(method))
+        run = config.of_method(method)
+        round_matrices(start(members, run), run)
+        robust_notes(start(members, run), run)
 
 
 def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:
@@ -149,7 +151,7 @@ def _site_log(out: Path) -> Iterator[list[logging.LogRecord]]:
     failures: list[logging.LogRecord] = []
     logger, handler = logging.getLogger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(site)s: %(message)s"))
-    handler.addFilter(lambda record: not failures.append(record))  # type: ignore[func-returns-value]
+    handler.addFilter(lambda record: record.levelno < logging.ERROR or not failures.append(record))  # type: ignore[func-returns-value]
     logger.addHandler(handler)
     try:
         yield failures

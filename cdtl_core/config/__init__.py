@@ -6,6 +6,7 @@ A setting is written the same way everywhere: ``train.lr`` in TOML, in ``--set``
 
 from cdtl_core.config.paper import PaperConfig, RowConfig
 from cdtl_core.config.run import (
+    AggregateConfig,
     AugmentConfig,
     BlendConfig,
     DpConfig,
@@ -35,6 +36,7 @@ from cdtl_core.config.site import (
 )
 
 __all__ = [
+    "AggregateConfig",
     "AugmentConfig",
     "BlendConfig",
     "BoxConfig",

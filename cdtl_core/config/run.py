@@ -7,7 +7,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from cdtl_core.errors import ConfigError
 from cdtl_core.modality import modality_of
 
-__all__ = ["BlendConfig", "DpConfig", "Method", "ModalityName", "ModelConfig", "RunConfig", "Settings", "SiteName"]
+__all__ = [
+    "AggregateConfig",
+    "BlendConfig",
+    "DpConfig",
+    "Method",
+    "ModalityName",
+    "ModelConfig",
+    "RunConfig",
+    "Settings",
+    "SiteName",
+]
 __all__ += ["TrainConfig"]
 
 Method = Literal["alone", "fedavg", "cdtl"]
@@ -178,6 +188,19 @@ class BlendConfig(Settings):
         return self
 
 
+class AggregateConfig(Settings):
+    """How updates are judged and averaged within a modality, see `cdtl_core.federation.intake`.
+
+    An update longer than `norm_bound` times the running median of its modality is refused (0: any length); a site
+    with so many refused ones as `strikes` is quarantined: no update of it counts any more, at the end it receives the
+    model (0: never). `robust` takes the place of the patient-weighted mean where four sites of a modality answer.
+    """
+
+    robust: Literal["none", "trimmed", "median", "krum"] = "none"
+    norm_bound: float = Field(10.0, ge=0)
+    strikes: int = Field(2, ge=0)
+
+
 class ShareConfig(Settings):
     """Whether sites with the same label map share the classifier head."""
 
@@ -236,6 +259,7 @@ class RunConfig(Settings):
     split: SplitConfig = SplitConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()
+    aggregate: AggregateConfig = AggregateConfig()
     blend: BlendConfig = BlendConfig()
     share: ShareConfig = ShareConfig()
     gate: GateConfig = GateConfig()
@@ -249,5 +273,14 @@ class RunConfig(Settings):
             raise ValueError(
                 f"model.levels names stages before and behind train.freeze = {freeze}, and train.views skips the "
                 f"former: freeze up to stage {max(levels)} or up to {min(levels) - 1}, or set train.views to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_outvoted_noise(self) -> "RunConfig":
+        if self.dp.enabled and self.aggregate.robust != "none":
+            raise ValueError(
+                f"aggregate.robust = '{self.aggregate.robust}' takes the noise of a small private site for an attack: "
+                "set it to 'none' with dp.enabled"
             )
         return self

@@ -19,6 +19,7 @@ from cdtl_core.deploy.keys import fingerprint, public_line, read_public_line
 from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract
+from cdtl_core.foreign import parse_json
 
 __all__ = ["Enrolment", "load_enrolment", "make_enrolment", "save_enrolment"]
 
@@ -92,7 +93,7 @@ def load_enrolment(path: Path) -> Enrolment:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"the enrolment {path} cannot be read ({error.strerror}): check the path.") from None
     except ValueError:

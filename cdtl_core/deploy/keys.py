@@ -63,7 +63,7 @@ def read_public_line(line: str) -> ec.EllipticCurvePublicKey:
     """
     try:
         key = serialization.load_ssh_public_key(line.encode())
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError):
         raise DataError("the public key is no OpenSSH line: ask the site for its enrolment again.") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise DataError("the public key is not of the curve P-384: let the site make its key with cdtl.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, read_json, run_folders, save_run_state
+from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, read_json, run_folders, save_enrolled, save_run_state
 from cdtl_core.deploy.superlink import SuperLink
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import CONNECTION
@@ -61,6 +61,7 @@ class RunKeeper:
             return
         (run / "outcome.json").unlink(missing_ok=True)
         (run / "progress.json").unlink(missing_ok=True)
+        save_enrolled(self._folder, run)
         number, answer = self._link.flower.submit(run / "app", run / "settings.toml")
         if not number:
             _log.warning("%s: Flower did not take the run: %s", run.name, answer.strip()[-400:])

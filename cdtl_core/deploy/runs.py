@@ -6,10 +6,10 @@
     DIR/runs/<name>/request.json    what sites approve
     DIR/runs/<name>/bundle.fab      the code, byte for byte
     DIR/runs/<name>/run.json        status, kept by the service
+    DIR/runs/<name>/enrolled.json   what its sites enrolled with, written before each try
     DIR/runs/<name>/progress.json, rounds.jsonl, checkpoints/, outcome.json    written by the run itself
 """
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,10 +24,11 @@ from cdtl_core.deploy.members import members
 from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, save_request
 from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import CheckpointError, ConfigError, FederationError
+from cdtl_core.foreign import parse_json
 from cdtl_core.settings import flatten, save_toml
 
 __all__ = ["ENDED", "RunState", "load_run_state", "prepare_run", "queue_run", "read_json", "run_folders"]
-__all__ += ["save_run_state", "stop_run"]
+__all__ += ["save_enrolled", "save_run_state", "stop_run"]
 
 ENDED = {"completed", "incomplete", "failed", "stopped"}
 _STATE = "run.json"
@@ -140,10 +141,16 @@ def save_run_state(run: Path, state: RunState) -> None:
     replace_json(run / _STATE, state.model_dump(mode="json"))
 
 
+def save_enrolled(folder: Path, run: Path) -> None:
+    """Tell a run what its coordinator's sites enrolled with: what they say of themselves is held against it."""
+    contracts = {member.site: member.enrolment.contract.model_dump(mode="json") for member in members(folder)}
+    replace_json(run / "enrolled.json", contracts)
+
+
 def read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object that another process writes; empty if it is not there yet."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -12,7 +12,7 @@ import torch
 from cdtl_core.errors import FederationError
 from cdtl_core.learning.weights import Weights
 
-__all__ = ["Mean", "fold_in", "mean_of"]
+__all__ = ["Mean", "check_update", "fold_in", "mean_of"]
 
 
 @dataclass
@@ -31,20 +31,29 @@ def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
     """
     if weight < 1:
         raise FederationError(f"an update has the weight {weight}: a site needs at least one patient.")
-    for name, value in delta.items():
-        total = mean.sums.get(name)
-        if total is not None and total.shape != value.shape:
-            raise FederationError(
-                f"an update has '{name}' with shape {tuple(value.shape)}, others {tuple(total.shape)}: use one model."
-            )
-        if not bool(torch.isfinite(value).all()):
-            raise FederationError(f"an update has values in '{name}' that are not finite: leave that site out.")
+    check_update(delta, mean.sums)
     for name, value in delta.items():
         if name in mean.sums:
             mean.sums[name].add_(value.to(torch.float64), alpha=weight)
         else:
             mean.sums[name] = value.to(torch.float64).mul_(weight)
         mean.weights[name] = mean.weights.get(name, 0) + weight
+
+
+def check_update(delta: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Refuse an update that cannot be averaged with others.
+
+    Raises:
+        FederationError: A tensor has another shape than in `others`, or a value that is not finite.
+    """
+    for name, value in delta.items():
+        other = (others or {}).get(name)
+        if other is not None and other.shape != value.shape:
+            raise FederationError(
+                f"an update has '{name}' with shape {tuple(value.shape)}, others {tuple(other.shape)}: use one model."
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise FederationError(f"an update has values in '{name}' that are not finite: leave that site out.")
 
 
 def mean_of(mean: Mean) -> Weights:

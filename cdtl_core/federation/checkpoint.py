@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.durable import file_hash, publish_folder
+from cdtl_core.durable import file_hash, publish_folder, unwritable
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.federation.coordinator import CoordinatorState, Member
+from cdtl_core.federation.guard import Record
+from cdtl_core.foreign import parse_json
 from cdtl_core.learning.weights import Weights, load_weights, save_weights
 
 __all__ = ["load_latest", "save_checkpoint"]
@@ -16,8 +18,21 @@ _KEPT = 2
 
 
 def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
-    """Write ``folder/round-0003``: state.safetensors, state.json with its hash; then drop older rounds."""
-    draft, target = folder / f".draft-{state.round:04d}", folder / f"round-{state.round:04d}"
+    """Write ``folder/round-0003``: state.safetensors, state.json with its hash; then drop older rounds.
+
+    Raises:
+        CheckpointError: The disk is full or read-only; what was there before is whole.
+    """
+    target = folder / f"round-{state.round:04d}"
+    try:
+        _publish(folder / f".draft-{state.round:04d}", target, state)
+    except OSError as error:
+        raise unwritable(target, error) from None
+    for old in _rounds(folder)[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     tensors = draft / "state.safetensors"
@@ -29,12 +44,11 @@ def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
         "groups": list(state.drifts),
         "tensors": list(weights),
         "theta0_hash": state.theta0_hash,
+        "records": {site: vars(record) for site, record in state.records.items()},
         "sha256": file_hash(tensors),
     }
     (draft / "state.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     publish_folder(draft, target)
-    for old in _rounds(folder)[:-_KEPT]:
-        shutil.rmtree(old)
 
 
 def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
@@ -47,7 +61,7 @@ def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
     for path in reversed(_rounds(folder)):
         try:
             return _load(path), faults
-        except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ModelError) as error:
             faults.append(f"the checkpoint {path} is damaged ({type(error).__name__}): going back to the one before.")
     if faults:
         raise CheckpointError(f"every checkpoint in {folder} is damaged: start the run anew in another folder.")
@@ -55,7 +69,7 @@ def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
 
 
 def _load(path: Path) -> CoordinatorState:
-    note: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    note: dict[str, Any] = parse_json((path / "state.json").read_text(encoding="utf-8"))
     tensors = path / "state.safetensors"
     if file_hash(tensors) != note["sha256"]:
         raise ValueError("hash differs")
@@ -68,7 +82,13 @@ def _load(path: Path) -> CoordinatorState:
         _nested("drift", weights, groups),
         _nested("unblended", weights, groups),
         str(note["theta0_hash"]),
+        {site: _record(value) for site, value in note.get("records", {}).items()},
     )
+
+
+def _record(value: dict[str, Any]) -> Record:
+    norms, digests = tuple(map(float, value["norms"])), tuple(map(str, value["digests"]))
+    return Record(norms, digests, int(value["strikes"]), str(value["quarantined"]))
 
 
 def _rounds(folder: Path) -> list[Path]:

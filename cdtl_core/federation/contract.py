@@ -1,6 +1,5 @@
 """The modality contract: what a site publishes of its cohort when it enrols, and nothing else."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cdtl_core.config import ModalityName, RunConfig
 from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
+from cdtl_core.foreign import parse_json
 from cdtl_core.imaging.pixels import INTAKE_VERSION
 
 __all__ = ["ModalityContract", "PixelStatistics", "check_contract", "load_contract", "round_patients", "save_contract"]
@@ -99,7 +99,7 @@ def load_contract(text: str, source: str) -> ModalityContract:
         DataError: It is no contract of this schema.
     """
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         contract = ModalityContract.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]

@@ -7,21 +7,23 @@ A group is a modality; for the method `alone` each site is its own group and not
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
-from cdtl_core.federation.aggregate import Mean, fold_in, mean_of
 from cdtl_core.federation.blend import Matrix, blend, blend_matrix
 from cdtl_core.federation.gate import BLENDED
+from cdtl_core.federation.guard import Record, struck
+from cdtl_core.federation.intake import Intake, Seat, finished, take_in
+from cdtl_core.federation.robust import FEWEST
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.weights import Weights, to_half
 
 __all__ = ["CoordinatorState", "Member", "RoundReport", "final_orders", "group_of", "join", "order_for"]
-__all__ += ["round_matrices", "shares_head", "start", "step"]
+__all__ += ["robust_notes", "round_matrices", "shares_head", "start", "step", "strike"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class CoordinatorState:
         drifts: Group to drift, float16; tensors that nobody has changed yet are absent.
         unblended: The same before the last blend, for the sites' acceptance gate.
         theta0_hash: Of the weights that the drifts add to.
+        records: Site to what its updates were like, and whether it is quarantined.
     """
 
     round: int
@@ -57,6 +60,7 @@ class CoordinatorState:
     drifts: Mapping[str, Weights]
     unblended: Mapping[str, Weights]
     theta0_hash: str = ""
+    records: Mapping[str, Record] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,11 +163,15 @@ def step(
     Raises:
         FederationError: No usable update came, and nobody's budget is spent.
     """
-    means, metrics, refused, spent = _collect(state, updates, config)
+    intake = _intake(state, config)
+    for update in updates:
+        take_in(intake, update)
+    means = finished(intake)
+    metrics, refused, spent = intake.metrics, intake.refused, intake.spent
     if not metrics and not spent:
         reasons = "; ".join(f"{site}: {why}" for site, why in refused.items())
         raise FederationError(f"round {state.round + 1} brought no usable update: {reasons or 'no site sent one'}.")
-    applied = _complete({group: _apply(drift, means[group]) for group, drift in state.drifts.items()})
+    applied = _complete({group: _apply(drift, means.get(group, {})) for group, drift in state.drifts.items()})
     here = {group_of(member, config) for member in state.members if member.site in metrics or member.site in spent}
     matrix = _matrix(state, config, present=here)
     blended = blend(applied, matrix, depth=_blend_settings(config).depth)
@@ -172,6 +180,7 @@ def step(
         round=state.round + 1,
         drifts={group: to_half(drift) for group, drift in blended.items()},
         unblended={group: to_half(drift) for group, drift in applied.items()},
+        records={**state.records, **intake.records},
     )
     absent = tuple(m.site for m in state.members if m.site not in {*metrics, *refused, *spent})
     ordered = {m.site: metrics[m.site] for m in state.members if m.site in metrics}
@@ -179,29 +188,43 @@ def step(
     return after, RoundReport(after.round, tuple(ordered), empty, absent, refused, ordered, tuple(applied), matrix)
 
 
-def _collect(
-    state: CoordinatorState, updates: Iterable[SiteUpdate], config: RunConfig
-) -> tuple[dict[str, Mean], dict[str, Mapping[str, float]], dict[str, str], set[str]]:
-    members = {member.site: member for member in state.members}
-    means = {group: Mean() for group in state.drifts}
-    metrics: dict[str, Mapping[str, float]] = {}
-    refused: dict[str, str] = {}
-    spent: set[str] = set()
-    for update in updates:
-        member = members.get(update.site)
-        if member is None or update.site in metrics or update.site in spent or update.round != state.round + 1:
-            refused[update.site] = "an update of an unknown site, of another round, or sent twice"
-            continue
-        if update.spent:
-            spent.add(update.site)
-            continue
-        try:
-            fold_in(means[group_of(member, config)], update.delta, _weight(member, config))
-        except FederationError as error:
-            refused[update.site] = str(error)
-            continue
-        metrics[update.site] = update.metrics
-    return means, metrics, refused, spent
+def strike(state: CoordinatorState, faults: Mapping[str, str], config: RunConfig) -> CoordinatorState:
+    """The state after a round in which members sent what could not even be read."""
+    records, strikes = dict(state.records), config.aggregate.strikes
+    for member in state.members:
+        if why := faults.get(member.site):
+            record = records.get(member.site, Record())
+            records[member.site] = struck(record, why.rstrip("."), round=state.round, strikes=strikes)
+    return replace(state, records=records)
+
+
+def robust_notes(state: CoordinatorState, config: RunConfig) -> list[str]:
+    """A sentence for each modality that has too few sites for `aggregate.robust`.
+
+    Raises:
+        ConfigError: That is all of them.
+    """
+    rule = config.aggregate.robust
+    if rule == "none" or config.method == "alone":
+        return []
+    groups = [group_of(member, config) for member in state.members]
+    few = {group: groups.count(group) for group in state.drifts if groups.count(group) < FEWEST}
+    if len(few) == len(state.drifts):
+        raise ConfigError(
+            f"aggregate.robust = '{rule}' needs {FEWEST} sites of a modality, and no modality has as many: use 'none'."
+        )
+    return [
+        f"{group} has {n} of the {FEWEST} sites that '{rule}' needs: their plain mean is used."
+        for group, n in few.items()
+    ]
+
+
+def _intake(state: CoordinatorState, config: RunConfig) -> Intake:
+    seats = {
+        member.site: Seat(group_of(member, config), _weight(member, config), "" if member.ledger else member.modality)
+        for member in state.members
+    }
+    return Intake(state.round + 1, config.aggregate, seats, state.records)
 
 
 def _weight(member: Member, config: RunConfig) -> int:
@@ -209,10 +232,10 @@ def _weight(member: Member, config: RunConfig) -> int:
     return min(member.num_patients, cap) if cap else member.num_patients
 
 
-def _apply(drift: Weights, mean: Mean) -> Weights:
+def _apply(drift: Weights, mean: Weights) -> Weights:
     """U = W + mean delta, float64; tensors without an update keep their value."""
     moved = {name: value.to(torch.float64) for name, value in drift.items()}
-    for name, value in mean_of(mean).items():
+    for name, value in mean.items():
         moved[name] = moved[name] + value if name in moved else value
     return moved
 

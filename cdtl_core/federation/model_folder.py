@@ -1,6 +1,5 @@
 """A model as a folder: model.safetensors and model.json, everything needed to predict."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +11,11 @@ from cdtl_core.durable import file_hash, replace_json
 from cdtl_core.errors import ModelError
 from cdtl_core.federation.finish import Outcome
 from cdtl_core.federation.site import Site
+from cdtl_core.foreign import parse_json
 from cdtl_core.learning.model import Classifier, build_classifier
 from cdtl_core.learning.weights import load_into, load_weights, save_weights
 
-__all__ = ["MODEL_FILE", "NOTE_FILE", "ModelNote", "load_model", "save_model"]
+__all__ = ["MODEL_FILE", "NOTE_FILE", "ModelNote", "load_model", "read_note", "save_model"]
 
 MODEL_FILE, NOTE_FILE = "model.safetensors", "model.json"
 _SCHEMA = 1
@@ -79,7 +79,7 @@ def load_model(folder: Path) -> tuple[Classifier, ModelNote]:
     Raises:
         ModelError: A file is missing, damaged, or does not belong to the other.
     """
-    note = _note(folder / NOTE_FILE)
+    note = read_note(folder / NOTE_FILE)
     if not (folder / MODEL_FILE).exists() or file_hash(folder / MODEL_FILE) != note.weights_sha256:
         raise ModelError(
             f"{folder / MODEL_FILE} is missing or is not the file that model.json vouches for: copy it anew."
@@ -96,9 +96,14 @@ def load_model(folder: Path) -> tuple[Classifier, ModelNote]:
     return model, note
 
 
-def _note(path: Path) -> ModelNote:
+def read_note(path: Path) -> ModelNote:
+    """Read the note of a model folder.
+
+    Raises:
+        ModelError: It is missing, damaged, or of another schema.
+    """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = parse_json(path.read_text(encoding="utf-8"))
         note = ModelNote.model_validate(content)
     except FileNotFoundError:
         raise ModelError(

@@ -3,13 +3,11 @@
 Flower's encodings leave room beside the values (NumPy headers, JSON, protobuf): what leaves a site is written here.
 """
 
-import io
-
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from cdtl_core.errors import PrivacyError
 from cdtl_core.federation.egress import Outline, Tensor
+from cdtl_core.federation.packing import numbers_of
 
 __all__ = ["outline", "written_anew"]
 
@@ -48,17 +46,6 @@ def _tensor(array: Array) -> Tensor:
 
 def _array(array: Array) -> Array:
     try:
-        return Array(_numbers(bytes(array.data)))
-    except Exception as error:  # whatever a forged header makes NumPy say
-        raise PrivacyError(f"a tensor of a reply is no array ({type(error).__name__}): nothing of it leaves.") from None
-
-
-def _numbers(data: bytes) -> np.ndarray:
-    """The array of a NumPy file that holds it and nothing more; nothing is allocated on the header's word."""
-    file = io.BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("an unknown version")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject:
-        raise ValueError("objects")
-    return np.array(np.frombuffer(data[file.tell() :], dtype).reshape(shape, order="F" if fortran else "C"), order="C")
+        return Array(numbers_of(array.data))
+    except ValueError as error:
+        raise PrivacyError(f"a tensor of a reply is {error}: nothing of it leaves.") from None

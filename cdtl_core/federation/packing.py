@@ -3,6 +3,7 @@
 A packed record holds one array of bytes; a record beside it, ``<key>.index``, names the tensors within, in order.
 """
 
+import io
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -10,7 +11,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-__all__ = ["arrays_of", "is_packed", "pack", "packed", "unpacked"]
+from cdtl_core.foreign import parse_json
+
+__all__ = ["arrays_of", "is_packed", "numbers_of", "pack", "packed", "unpacked"]
 
 Arrays = Mapping[str, np.ndarray]
 _PACKED, _INDEX, _TENSORS = "packed", ".index", "tensors"
@@ -42,10 +45,10 @@ def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
     """
     record = content.array_records[key]
     if not is_packed(content, key):
-        return {name: array.numpy() for name, array in record.items()}
-    (data,) = (array.numpy() for array in record.values())
+        return {name: numbers_of(array.data) for name, array in record.items()}
+    (data,) = (numbers_of(array.data) for array in record.values())
     (text,) = content.config_records[key + _INDEX].values()
-    index = json.loads(str(text))
+    index = parse_json(str(text))
     sizes = [_size(dtype, shape) for _, dtype, shape in index]
     if _written(index) != text:
         raise ValueError("an index holds more than its tensors")
@@ -56,6 +59,25 @@ def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
         str(name): data[end - size : end].copy().view(dtype).reshape(shape)
         for (name, dtype, shape), size, end in zip(index, sizes, ends, strict=True)
     }
+
+
+def numbers_of(data: bytes) -> np.ndarray:
+    """The array of a NumPy file that holds it and nothing more; nothing is allocated on the header's word.
+
+    Raises:
+        ValueError: It is no such file.
+    """
+    try:
+        file = io.BytesIO(bytes(data))
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("an unknown version")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or any(length < 0 for length in shape):
+            raise ValueError("objects, or no shape")
+        body = bytes(data)[file.tell() :]
+        return np.array(np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C"), order="C")
+    except Exception as error:  # whatever a forged header makes NumPy say
+        raise ValueError(f"no array ({type(error).__name__})") from None
 
 
 def unpacked(content: RecordDict) -> RecordDict:

@@ -3,7 +3,7 @@
 Whatever is not named here cannot leave a site: replies are built from `Member`, `SiteUpdate` and `FinalScalars` alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -161,12 +161,11 @@ def decode_update(content: RecordDict, site: str, expected: Mapping[str, torch.S
         if value.dtype != torch.float16 or not _fits(value.shape, expected.get(name)):
             raise FederationError(f"its reply holds '{name}' with an unexpected name, shape or type: leave it out.")
     private = "spent" in record
-    numbers = {name: record.get(name) for name in ("round", *(("spent",) if private else _UPDATE_METRICS))}
-    if not all(isinstance(value, int | float) for value in numbers.values()):
-        raise FederationError("its reply lacks a number: use the same cdtl version at server and site.")
-    values = {name: float(value) for name, value in numbers.items()}  # type: ignore[arg-type]
-    round, spent = int(values.pop("round")), bool(values.pop("spent", 0))
-    return SiteUpdate(site, round, delta, values, private=private, spent=spent)
+    values = _numbers(record, ("round", *(("spent",) if private else _UPDATE_METRICS)))
+    round, spent = values.pop("round"), bool(values.pop("spent", 0))
+    if not round.is_integer():
+        raise FederationError("its reply is of no round: use the same cdtl version at server and site.")
+    return SiteUpdate(site, int(round), delta, values, private=private, spent=spent)
 
 
 def encode_final(value: FinalScalars) -> RecordDict:
@@ -186,12 +185,11 @@ def decode_final(content: RecordDict) -> FinalScalars:
     record = content.metric_records.get("final")
     if record is not None and set(record) == {"kept"}:
         return FinalScalars({}, "")
-    if record is None or any(name not in record for name in (*_FINAL_METRICS, "chosen")):
-        raise FederationError("its final reply lacks a number: use the same cdtl version at server and site.")
-    index = record["chosen"]
+    record = record or MetricRecord()
+    values, index = _numbers(record, (*_FINAL_METRICS, "chosen")), record["chosen"]
     if not isinstance(index, int) or not 0 <= index < len(_CHOICES):
         raise FederationError("its final reply names no known choice: use the same cdtl version at server and site.")
-    return FinalScalars({name: float(record[name]) for name in _FINAL_METRICS}, _CHOICES[index])  # type: ignore[arg-type]
+    return FinalScalars({name: values[name] for name in _FINAL_METRICS}, _CHOICES[index])
 
 
 def num_bytes(content: RecordDict) -> int:
@@ -202,6 +200,13 @@ def num_bytes(content: RecordDict) -> int:
 def theta0_bytes(content: RecordDict) -> int:
     """Of these, theta0's: its pack and the pack's index."""
     return sum(record.count_bytes() for key, record in content.items() if key.partition(".")[0] == "theta0")
+
+
+def _numbers(record: MetricRecord, names: Iterable[str]) -> dict[str, float]:
+    found = {name: record.get(name) for name in names}
+    if not all(isinstance(value, int | float) for value in found.values()):
+        raise FederationError("its reply lacks a number: use the same cdtl version at server and site.")
+    return {name: float(value) for name, value in found.items()}  # type: ignore[arg-type]
 
 
 def _fits(shape: torch.Size, expected: torch.Size | None) -> bool:

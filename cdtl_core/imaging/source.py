@@ -42,10 +42,10 @@ def rows_of(source: Path) -> list[Row]:
 
 
 def rows_of_manifest(path: Path) -> list[Row]:
-    """Read a manifest; a relative file is relative to the manifest's folder.
+    """Read a manifest; a relative file is relative to the manifest's folder and lies below it.
 
     Raises:
-        DataError: It is missing, no CSV, or lacks file, label or patient_id.
+        DataError: It is missing, no CSV, lacks file, label or patient_id, or a relative file leads out of its folder.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -61,6 +61,11 @@ def rows_of_manifest(path: Path) -> list[Row]:
     missing = [column for column in _COLUMNS[:3] if column not in columns]
     if missing:
         raise DataError(f"the manifest {path} lacks the column {', '.join(missing)}: add it to the header.")
+    outside = [line["file"] for line in lines if Path(os.path.normpath(line.get("file", ""))).parts[:1] == ("..",)]
+    if outside:
+        raise DataError(
+            f"the manifest {path} names '{outside[0]}', which leads out of its folder: write a path below it."
+        )
     return [_row(path.parent, line) for line in lines]
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from cdtl_core.durable import append_line, locked, replace_json
 from cdtl_core.errors import PrivacyError
+from cdtl_core.foreign import parse_json
 from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, merged, plan_noise
 from cdtl_core.learning.ledger_entries import ENTRY, Commitment, Entry, Opening, Plan, Reservation
 
@@ -126,7 +127,7 @@ def read_ledger(folder: Path) -> PrivacyLedger:
     head = ""
     for number, line in enumerate(text.split(b"\n")[:-1], start=1):
         try:
-            value = json.loads(line)
+            value = parse_json(line)
             entry, head = ENTRY.validate_python(value["entry"]), _link(head, value["entry"])
             valid = _line(value["entry"], head).encode() == line and isinstance(entry, Opening) == (number == 1)
         except (ValueError, KeyError, TypeError, ValidationError):
@@ -243,7 +244,7 @@ def _known_length(folder: Path) -> int | None:
     """How many lines the ledger had at least; None before its first was followed by anything."""
     path = folder / _HEAD
     try:
-        return int(json.loads(path.read_bytes())["lines"])
+        return int(parse_json(path.read_bytes())["lines"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):

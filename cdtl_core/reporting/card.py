@@ -1,6 +1,5 @@
 """The model card: what a released model is, how it came to be, how good it is and for what it is not; as data."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import ModelError
+from cdtl_core.foreign import parse_json
 from cdtl_core.reporting.report import Counts, Estimate
 
 __all__ = ["CARD_FILE", "CARD_TEXT", "Audited", "Blend", "Calibration", "Cohort", "ModelCard", "Operating", "Promise"]
@@ -149,6 +149,6 @@ def load_card(folder: Path) -> ModelCard | None:
     if not path.exists():
         return None
     try:
-        return ModelCard.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return ModelCard.model_validate(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
         raise ModelError(f"{path} cannot be read ({type(error).__name__}): copy the model folder anew.") from None

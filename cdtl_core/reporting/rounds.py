@@ -1,10 +1,11 @@
 """The rounds of a run as ``rounds.jsonl`` tells them, or a site's own diary; a line torn by a kill is left out."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from cdtl_core.foreign import parse_json
 
 __all__ = ["Ending", "Journal", "Round", "read_diary", "read_journal"]
 
@@ -68,7 +69,7 @@ def read_diary(path: Path, method: str, site: str) -> Journal:
 
 
 def _journal(method: str, lines: Sequence[Mapping[str, Any]]) -> Journal:
-    ends = [line for line in lines if "finish" in line]
+    ends = [line for line in lines if isinstance(line.get("finish"), dict)]
     rounds = [
         Round(
             number=line["round"],
@@ -82,22 +83,22 @@ def _journal(method: str, lines: Sequence[Mapping[str, Any]]) -> Journal:
             matrix=line.get("matrix", ()),
         )
         for line in lines
-        if "sites" in line
+        if isinstance(line.get("sites"), dict)
     ]
     return Journal(method, rounds, Ending(ends[-1]["finish"], ends[-1].get("missing", {})) if ends else None)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     found = []
     for line in text.splitlines():
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError:
             continue
-        if isinstance(value, dict) and "round" in value:
+        if isinstance(value, dict) and isinstance(value.get("round"), int):
             found.append(value)
     return found

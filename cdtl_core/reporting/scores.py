@@ -1,7 +1,6 @@
 """The scores that a method left at a site, read back: ``scores.csv`` (test) and ``validation.csv``."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdtl_core.errors import CheckpointError
+from cdtl_core.foreign import parse_json
 from cdtl_core.learning.metrics import auroc_interval, paired_difference, summarise
 from cdtl_core.reporting.report import Estimate, MethodResult
 
@@ -69,7 +69,7 @@ def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
     if not (folder / name).exists() or not (folder / _NOTE).exists():
         return None
     try:
-        chosen = json.loads((folder / _NOTE).read_text(encoding="utf-8"))["chosen"]
+        chosen = parse_json((folder / _NOTE).read_text(encoding="utf-8"))["chosen"]
         with open(folder / name, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         columns = [column for column in rows[0] if column.startswith("p_")]
@@ -80,7 +80,7 @@ def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
             columns={column: np.array([float(row[column]) for row in rows]) for column in columns},
             chosen=chosen,
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         raise CheckpointError(
             f"{folder / name} cannot be read ({type(error).__name__}): restore it, or finish the run anew."
         ) from None

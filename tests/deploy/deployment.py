@@ -34,6 +34,7 @@ class Deployment:
     def __init__(self, folder: Path, sites: list[SiteConfig], run: RunConfig) -> None:
         self.coordinator, self.port = folder / "coordinator", free_port()
         self.homes = {site.site: folder / "hospitals" / site.site for site in sites}
+        self.ports: dict[str, int] = {}  # of sites that reach the coordinator through something else
         self.settings = {site.site: site for site in sites}
         self._mark = secrets.token_hex(8)
         self._services: dict[str, ProcessGroup] = {}
@@ -54,7 +55,8 @@ class Deployment:
             arguments = ["server", "start", str(self.coordinator)]
         else:
             arguments = ["site", "start", str(self.homes[name])]
-            arguments += ["--server", f"localhost:{self.port}", "--ca", str(self.ca)]
+            port = self.ports.get(name, self.port)
+            arguments += ["--server", f"localhost:{port}", "--ca", str(self.ca)]
         group = ProcessGroup({**os.environ, MARK: self._mark}, Path.cwd())
         group.start(name, [sys.executable, "-m", "cdtl_core.cli.main", *arguments], self._logs / f"{name}.log")
         self._services[name] = group
@@ -71,6 +73,10 @@ class Deployment:
         """The process of a service whose command line holds `part`."""
         children = psutil.Process(self._services[name].pids()[name]).children(recursive=True)
         return next(child.pid for child in children if part in " ".join(child.cmdline()))
+
+    def pid(self, name: str) -> int:
+        """A service's own process."""
+        return self._services[name].pids()[name]
 
     def request(self, config: RunConfig) -> Path:
         """Prepare a run; returns its folder."""

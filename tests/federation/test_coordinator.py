@@ -60,10 +60,10 @@ def test_within_a_modality_patients_weigh_and_across_them_the_matrix_does() -> N
 
 def test_an_absent_modality_keeps_its_weights_and_still_gives() -> None:
     state, _ = step(start(MEMBERS, config()), [update(s, 1.0) for s in "abcd"], config())
-    after, report = step(state, [update("a", 1.0, 2), update("b", 1.0, 2), update("d", 1.0, 2)], config())
+    after, report = step(state, [update("a", 1.5, 2), update("b", 0.5, 2), update("d", 1.5, 2)], config())
     assert report.absent == ("c",)
     assert after.drifts["mri"]["w"].equal(state.drifts["mri"]["w"])
-    assert values(after)["ultrasound"] == pytest.approx(0.7 * 2 + 0.15 * 1 + 0.15 * 2, abs=2e-3)
+    assert values(after)["ultrasound"] == pytest.approx(0.7 * (1 + 1.25) + 0.15 * 1 + 0.15 * 2.5, abs=2e-3)
 
 
 def test_the_order_of_replies_changes_no_bit() -> None:

@@ -209,6 +209,10 @@ def test_a_folder_in_use_or_not_empty_is_refused(tiny: Tiny, tmp_path: Path) -> 
         simulate(tiny(), tmp_path / "full")
     with pytest.raises(CheckpointError, match="holds no run"):
         resume_simulation(tmp_path / "full")
+    (tmp_path / "early").mkdir()
+    for name in (".lock", ".config.toml.draft"):  # of a run that was killed before its settings stood
+        (tmp_path / "early" / name).touch()
+    simulate(tiny(), tmp_path / "early")
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="is a file"):
         simulate(tiny(), tmp_path / "file")

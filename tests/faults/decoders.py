@@ -1,0 +1,296 @@
+"""Every reader of what comes from elsewhere, as a function of bytes, with whole examples to damage."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.enrolling import enrol_site, make_site
+from cdtl_core.deploy.enrolment import load_enrolment
+from cdtl_core.deploy.gate.judge import judge
+from cdtl_core.deploy.members import admit, members
+from cdtl_core.deploy.request import check_request, load_request, make_request, save_request
+from cdtl_core.deploy.runs import load_run_state, read_json
+from cdtl_core.federation import wire
+from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
+from cdtl_core.federation.contract import ModalityContract, load_contract
+from cdtl_core.federation.coordinator import CoordinatorState, Member
+from cdtl_core.federation.egress import egress_manifest
+from cdtl_core.federation.guard import Record
+from cdtl_core.federation.model_folder import read_note
+from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.imaging.manifest import read_manifest
+from cdtl_core.learning.ledger import open_ledger, read_ledger
+from cdtl_core.learning.weights import load_weights, save_weights
+from cdtl_core.reporting.card import CARD_FILE, load_card
+from cdtl_core.reporting.rounds import read_diary, read_journal
+from cdtl_core.reporting.scores import TEST_FILE, read_scores
+from cdtl_core.settings import load_run, load_site, save_toml
+from server.enrolled import ENROLLED_FILE, enrolled_contracts
+from server.journal import Journal
+from server.ledgers import KnownLedgers
+
+CONTRACT = ModalityContract(
+    site="north", modality="mri", labels=("benign", "malignant"), positive="malignant", channels=1, bit_depth=8,
+    patients=40,
+)  # fmt: skip
+RUN = RunConfig.model_validate({"image": {"size": 32}, "model": {"backbone": "test_efficientnet", "weights": "random"}})
+EXPECTED = {"w": torch.Size([3]), "v": torch.Size([2, -1])}
+DELTA = {"w": torch.tensor([1.0, -2.0, 3.0]).half(), "v": torch.ones(2, 2).half()}
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A reader: what whole input looks like, and how damaged input is put to it."""
+
+    seeds: tuple[bytes, ...]
+    read: Callable[[bytes], object]
+
+
+def decoders(folder: Path) -> dict[str, Decoder]:
+    """All of them; files are written below `folder`."""
+    return {**_messages(), **_files(folder)}
+
+
+def _messages() -> dict[str, Decoder]:
+    update = wire.encode_update(SiteUpdate("north", 3, DELTA, {"val_loss": 0.5, "val_auroc": 0.75, "train_loss": 1.0}))
+    plain = RecordDict({"delta": ArrayRecord({n: Array(v.numpy()) for n, v in DELTA.items()}), **_without(update)})
+    private = wire.encode_update(SiteUpdate("north", 3, DELTA, {}, private=True))
+    hello = wire.encode_introduction(wire.Introduction(Member("north", "mri", 24, "L"), "0" * 64, CONTRACT))
+    order = wire.encode_order({"blended": RoundOrder(3, DELTA, True)}, "0" * 64, "alone")
+    final = wire.encode_final(
+        wire.FinalScalars({"test_auroc": 0.5, "test_auroc_low": 0.25, "test_auroc_high": 0.75}, "blended")
+    )
+    theta0 = RecordDict(dict(wire.encode_theta0(DELTA)))
+    manifest = egress_manifest(RUN)
+    return {
+        "message: update": _message((update, plain, private), lambda m: wire.decode_update(m, "north", EXPECTED)),
+        "message: introduction": _message((hello,), wire.decode_introduction),
+        "message: order": _message((order,), wire.decode_order),
+        "message: theta0": _message((theta0,), wire.decode_theta0),
+        "message: final": _message((final,), wire.decode_final),
+        "gate: reply": Decoder(
+            tuple(_packet(one) for one in (update, hello, final)),
+            lambda data: judge(manifest, "train", *_objects(data)),
+        ),
+        "contract": Decoder((CONTRACT.model_dump_json().encode(),), _of_text(lambda text: load_contract(text, "here"))),
+    }
+
+
+def _without(content: RecordDict) -> dict[str, MetricRecord]:
+    return dict(content.metric_records.items())
+
+
+def _message(whole: tuple[RecordDict, ...], decode: Callable[[RecordDict], object]) -> Decoder:
+    """Records as JSON, so that damage reaches the values; what Flower itself refuses never reaches us."""
+
+    def read(data: bytes) -> object:
+        content = _record_of(data)
+        return None if content is None else decode(content)
+
+    return Decoder(tuple(_text_of(one) for one in whole), read)
+
+
+def _text_of(content: RecordDict) -> bytes:
+    arrays = {
+        key: {name: array.data.decode("latin-1") for name, array in record.items()}
+        for key, record in content.array_records.items()
+    }
+    metrics = {key: dict(record) for key, record in content.metric_records.items()}
+    configs = {key: dict(record) for key, record in content.config_records.items()}
+    return _json([arrays, metrics, configs])
+
+
+def _record_of(data: bytes) -> RecordDict | None:
+    try:
+        arrays, metrics, configs = json.loads(data)
+        content = RecordDict()
+        for key, record in arrays.items():
+            content[key] = ArrayRecord(
+                {n: Array("float32", (1,), "numpy.ndarray", text.encode("latin-1")) for n, text in record.items()}
+            )
+        for key, record in metrics.items():
+            content[key] = MetricRecord(record)
+        for key, record in configs.items():
+            content[key] = ConfigRecord(record)
+    except Exception:  # no such message can be
+        return None
+    return content
+
+
+def _packet(content: RecordDict) -> bytes:
+    """All objects of a record, behind each other: length, name, content."""
+    parts = get_all_nested_objects(content)
+    names = list(parts)
+    packet = b""
+    for name in names:
+        body = parts[name].deflate()
+        packet += name.encode().ljust(64, b" ") + len(body).to_bytes(4, "big") + body
+    return packet
+
+
+def _objects(data: bytes) -> tuple[str, dict[str, bytes]]:
+    found: dict[str, bytes] = {}
+    name = ""
+    while len(data) >= 68:
+        name, size = data[:64].decode("latin-1").strip(), int.from_bytes(data[64:68], "big")
+        found[name], data = data[68 : 68 + size], data[68 + size :]
+    return name, found
+
+
+def _of_text(read: Callable[[str], object]) -> Callable[[bytes], object]:
+    return lambda data: read(data.decode("utf-8", errors="replace"))
+
+
+def _files(folder: Path) -> dict[str, Decoder]:
+    place = folder / "files"
+    place.mkdir(parents=True, exist_ok=True)
+    line = {"method": "cdtl", "round": 1, "seconds": 1.0}
+    rounds = [
+        {**line, "sites": {"north": {"val_loss": 0.5}}, "refused": {"south": "why"}},
+        {**line, "round": 2, "finish": {"north": {"test_auroc": 0.5}}, "missing": {}},
+    ]
+    journal = "".join(json.dumps(one) + "\n" for one in rounds).encode()
+    known = Member("north", "mri", 24, "L", "a" * 32, 4)
+    written: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
+        "enrolled.json": (
+            ENROLLED_FILE,
+            _json({"north": CONTRACT.model_dump(mode="json")}),
+            _beside(enrolled_contracts),
+        ),
+        "ledgers.json": ("ledgers.json", _json({"north": ["a" * 32, 3]}), lambda path: KnownLedgers(path).admit(known)),
+        "progress.json": ("progress.json", _json({"pid": 12, "round": 3, "waiting": {"north": "at work"}}), read_json),
+        "run.json": ("run.json", _json({"status": "running", "flower_run": "12"}), _beside(load_run_state)),
+        "rounds.jsonl, page": ("rounds.jsonl", journal, read_journal),
+        "rounds.jsonl, server": ("served.jsonl", journal, _rewound),
+        "diary": (
+            "diary.jsonl",
+            _json({"round": 1, "val_loss": 0.5}) + b"\n",
+            lambda p: read_diary(p, "cdtl", "north"),
+        ),
+        "run settings": ("run.toml", _toml(RUN.model_dump(mode="json"), place), load_run),
+        "site settings": ("site.toml", _SITE, load_site),
+        "manifest": ("manifest.csv", _MANIFEST, lambda path: read_manifest(path, labels=CONTRACT.labels)),
+    }
+    found = {name: _file(place / file, [seed], read) for name, (file, seed, read) in written.items()}
+    return {**_checkpoints(folder), **_papers(folder), **_models(folder), **found}
+
+
+_SITE = b'site = "north"\nmodality = "mri"\n[data]\nroot = "x"\nmanifest = "m.csv"\n'
+_MANIFEST = b"file,label,patient_id,split\na.png,benign,p1,train\nb.png,malignant,p2,\n"
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _beside(read: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda path: read(path.parent)
+
+
+def _rewound(path: Path) -> bool:
+    (path.parent / "rounds.jsonl").write_bytes(path.read_bytes())
+    return Journal(path.parent, "cdtl").finished()
+
+
+def _file(path: Path, seeds: list[bytes], read: Callable[[Path], object]) -> Decoder:
+    def damaged(data: bytes) -> object:
+        path.write_bytes(data)
+        return read(path)
+
+    return Decoder(tuple(seeds), damaged)
+
+
+def _toml(tree: dict[str, object], folder: Path) -> bytes:
+    save_toml(folder / "whole.toml", tree)
+    text = (folder / "whole.toml").read_bytes()
+    assert tomllib.loads(text.decode())
+    return text
+
+
+def _checkpoints(folder: Path) -> dict[str, Decoder]:
+    records = {"north": Record((1.0, 2.0), ("a" * 16,), 1, "")}
+    place = folder / "checkpoints"
+    for round in (1, 2):
+        drifts, before = ({"mri": {"w": torch.full((2,), value).half()}, "ct": {}} for value in (1.0, 2.0))
+        member = Member("north", "mri", 3, "L")
+        save_checkpoint(place, CoordinatorState(round, (member,), drifts, before, "t", records))
+    newest = place / "round-0002"
+
+    def one(name: str) -> Decoder:
+        whole = (newest / name).read_bytes()
+
+        def read(data: bytes) -> object:
+            (newest / name).write_bytes(data)
+            try:
+                return load_latest(place)
+            finally:
+                (newest / name).write_bytes(whole)
+
+        return Decoder((whole,), read)
+
+    return {f"checkpoint: {name}": one(name) for name in ("state.json", "state.safetensors")}
+
+
+def _papers(folder: Path) -> dict[str, Decoder]:
+    """Enrolments, members, requests, approvals, ledgers."""
+    home, coordinator = folder / "north", folder / "coordinator"
+    site = SiteConfig.model_validate({"site": "north", "modality": "mri", "data": {"phantom": {"patients": 12}}})
+    if not home.exists():
+        make_site(home, site)
+    enrolment = enrol_site(home, RUN)
+    admit(coordinator, enrolment)
+    save_request(folder / "request.json", make_request(RUN, "0" * 64))
+    (member,) = [path for path in coordinator.rglob("*.json") if "north" in path.name]
+    ledger = folder / "ledger"
+    open_ledger(ledger, site="north", num_patients=20)
+    (line,) = [path for path in ledger.iterdir() if path.suffix == ".jsonl"]
+    list_ = home / "approvals"
+    list_.mkdir(exist_ok=True)
+    return {
+        "enrolment": _file(folder / "enrolment.json", [enrolment.model_dump_json().encode()], load_enrolment),
+        "member": _file(member, [member.read_bytes()], lambda _: members(coordinator)),
+        "request": _file(
+            folder / "asked.json",
+            [(folder / "request.json").read_bytes()],
+            lambda path: check_request(load_request(path)),
+        ),
+        "approval": _file(list_ / f"{'a' * 16}.json", [b'{"id": "a"}'], lambda _: approvals(home)),
+        "privacy ledger": _file(line, [line.read_bytes()], lambda path: read_ledger(path.parent)),
+    }
+
+
+def _models(folder: Path) -> dict[str, Decoder]:
+    place = folder / "model"
+    note = {
+        "cdtl_version": "0.1.0", "federation": "f", "method": "cdtl", "seed": 0, "site": "north", "modality": "mri",
+        "backbone": "test_efficientnet", "labels": ["benign", "malignant"], "positive": "malignant", "image_size": 32,
+        "temperature": 1.0, "chosen": "blended", "validation_log_loss": {"blended": 0.5}, "weights_sha256": "0" * 64,
+    }  # fmt: skip
+    place.mkdir(exist_ok=True)
+    (place / "model.json").write_text(json.dumps(note))
+    weights, card = place / "model.safetensors", _json({"schema_version": 1, "site": "north"})
+    save_weights(weights, {"w": torch.ones(3), "b": torch.zeros(2, 2).half()})
+    scores = b"image,patient,positive,p_blended,p_alone\na.png,0,1,0.5,0.25\nb.png,1,0,0.1,0.9\n"
+    return {
+        "model.json": _file(place / "note.json", [json.dumps(note).encode()], read_note),
+        "model.safetensors": _file(weights, [weights.read_bytes()], load_weights),
+        "model_card.json": _file(place / CARD_FILE, [card], lambda _: load_card(place)),
+        "scores.csv": _file(place / TEST_FILE, [scores], lambda _: read_scores(place)),
+    }
+
+
+def numpy_files() -> list[bytes]:
+    """Arrays as Flower sends them, for forged headers."""
+    return [Array(np.zeros(shape, dtype)).data for shape, dtype in (((3,), "<f2"), ((2, 2), "<f4"), ((4,), "u1"))]
+
+
+__all__ = ["Decoder", "decoders", "numpy_files"]

@@ -1,0 +1,88 @@
+"""A site that sends what cannot be read or cannot be: the run goes on without it, and says so."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.federation.coordinator import CoordinatorState
+from cdtl_core.federation.packing import arrays_of, pack
+from cdtl_core.learning.model import build_theta0
+from cdtl_core.settings import flatten
+from client.app import app as client_app
+from server.exchange import Exchange
+from server.party import Party, gather_sites, open_party
+from server.strategy import begin, finish_run, play_round
+from simulations.inprocess import InProcessGrid
+from simulations.simulate import simulate
+
+Tiny = Callable[..., SimulationConfig]
+Lie = Callable[[RecordDict], None]
+
+
+def federation(tiny: Tiny, folder: Path, lies: dict[str, Lie], liar: str = "bari") -> tuple[Party, CoordinatorState]:
+    """Three sites that have introduced themselves; one of them lies in replies of these kinds."""
+    config = tiny(federation={"rounds": 5, "min_sites": 2})
+    simulate(tiny(), folder / "prepared")
+    homes = sorted((folder / "prepared" / "sites").iterdir())
+
+    def lying(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        lie = lies.get(message.metadata.message_type)
+        if lie and str(context.node_config["home"]).endswith(liar):
+            lie(reply.content)
+        return reply
+
+    grid = InProcessGrid(lying, homes, flatten(config.run))  # type: ignore[arg-type]
+    run = config.run
+    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
+    gather_sites(party, {})
+    return party, begin(party, None)
+
+
+def nothing(content: RecordDict) -> None:
+    for key in list(content):
+        del content[key]
+
+
+def huge(content: RecordDict) -> None:
+    arrays = {name: (value * 0 + 60000).astype(value.dtype) for name, value in arrays_of(content, "delta").items()}
+    content.update(pack("delta", arrays))
+
+
+@pytest.mark.parametrize(("lie", "why"), [(nothing, "lacks delta or metrics"), (huge, "times as long as")])
+def test_a_site_refused_twice_is_not_asked_again_and_has_its_model_at_the_end(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, lie: Lie, why: str
+) -> None:
+    party, state = federation(tiny, tmp_path, {"train": lie})
+    with caplog.at_level(logging.WARNING, "cdtl.server"):
+        for _ in range(3):
+            state, played = play_round(party, state)
+            assert why in played.report.refused["bari"]
+            assert played.report.updated == ("alba", "como")
+    assert played.report.refused["bari"].startswith("quarantined since round 2")
+    assert "bari" not in played.replies
+    assert "bari is quarantined since round 2" in caplog.text
+    assert sorted(finish_run(party, state).finals) == ["alba", "bari", "como"]
+
+
+def test_a_last_answer_that_cannot_be_read_is_named_and_the_others_have_their_models(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    party, state = federation(tiny, tmp_path, {"evaluate": nothing})
+    state, _ = play_round(party, state)
+    finish = finish_run(party, state)
+    assert sorted(finish.finals) == ["alba", "como"]
+    assert "lacks a number" in finish.missing["bari"]
+
+
+def test_a_site_that_says_it_has_a_thousand_patients_more_than_it_has_is_left_out(tiny: Tiny, tmp_path: Path) -> None:
+    def boast(content: RecordDict) -> None:
+        content.config_records["site"]["num_patients"] = 5000
+
+    party, _ = federation(tiny, tmp_path, {"query.describe": boast})
+    assert sorted(party.members) == ["alba", "como"]
+    assert "trains on 5000 patients of 10" in str(party.left_out)
