@@ -3,6 +3,7 @@
 A packed record holds one array of bytes; a record beside it, ``<key>.index``, names the tensors within, in order.
 """
 
+import io
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -15,6 +16,7 @@ __all__ = ["arrays_of", "is_packed", "pack", "packed", "unpacked"]
 Arrays = Mapping[str, np.ndarray]
 _PACKED, _INDEX, _TENSORS = "packed", ".index", "tensors"
 _TYPES = {"float16": 2, "float32": 4}
+_HEADER = 128
 
 
 def pack(key: str, arrays: Arrays) -> dict[str, ArrayRecord | ConfigRecord]:
@@ -24,7 +26,7 @@ def pack(key: str, arrays: Arrays) -> dict[str, ArrayRecord | ConfigRecord]:
     index = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
     parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays.values()]
     return {
-        key: ArrayRecord({_PACKED: Array(np.concatenate(parts))}),
+        key: ArrayRecord({_PACKED: _joined(parts)}),
         key + _INDEX: ConfigRecord({_TENSORS: _written(index)}),
     }
 
@@ -43,7 +45,7 @@ def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
     record = content.array_records[key]
     if not is_packed(content, key):
         return {name: array.numpy() for name, array in record.items()}
-    (data,) = (array.numpy() for array in record.values())
+    (data,) = (_bytes_of(array) for array in record.values())
     (text,) = content.config_records[key + _INDEX].values()
     index = json.loads(str(text))
     sizes = [_size(dtype, shape) for _, dtype, shape in index]
@@ -77,6 +79,30 @@ def packed(content: RecordDict, keys: Collection[str]) -> RecordDict:
     for key in keys:
         dense.update(pack(key, arrays_of(content, key)))
     return dense
+
+
+def _joined(parts: Collection[np.ndarray]) -> Array:
+    """One array of bytes, in one pass: `Array` of a numpy array copies it three times."""
+    count = sum(part.size for part in parts)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
+    data = b"".join([head.getvalue(), *(part.data for part in parts)])
+    return Array(dtype="uint8", shape=(count,), stype="numpy.ndarray", data=data)
+
+
+def _bytes_of(array: Array) -> np.ndarray:
+    """An array of bytes, not to be written to; any other comes as Flower reads it.
+
+    Raises:
+        TypeError, ValueError: It cannot be read.
+    """
+    head = io.BytesIO(array.data[:_HEADER])
+    if array.stype != "numpy.ndarray" or np.lib.format.read_magic(head) != (1, 0):
+        return array.numpy()
+    shape, _, dtype = np.lib.format.read_array_header_1_0(head)
+    if dtype != np.uint8 or len(shape) != 1:
+        return array.numpy()
+    return np.frombuffer(array.data, np.uint8, shape[0], offset=head.tell())
 
 
 def _written(index: object) -> str:
