@@ -76,12 +76,11 @@ _QUIET = {"FLWR_TELEMETRY_ENABLED": 0, "RAY_USAGE_STATS_ENABLED": 0, "RAY_ACCEL_
 
 
 def _commands(folder: Path, nvflare: Path | None) -> Mapping[str, list[str]]:
-    client = Path(__file__).parent / "arms" / "nvflare.py"
     return {
         "bare": python_program(f"{_ARMS}.bare", folder, "{said}"),
         "cdtl": python_program(f"{_ARMS}.cdtl", folder, "{folder}/out", "{said}"),
         "ray": python_program(f"{_ARMS}.flower"),
-        "nvflare": [str(nvflare), str(client)],
+        "nvflare": python_program(f"{_ARMS}.flare", python=str(nvflare)),
     }
 
 
