@@ -60,7 +60,8 @@ def mean_of(mean: Mean) -> Weights:
 
 def _parts(total: torch.Tensor, value: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Sum and value in pieces that stay in a core's cache, and below the size that torch shares among threads."""
-    return list(zip(total.view(-1).split(_PIECE), value.contiguous().view(-1).split(_PIECE), strict=True))
+    sums, values = (torch.split(flat.view(-1), _PIECE) for flat in (total, value.contiguous()))
+    return list(zip(sums, values, strict=True))
 
 
 def _add(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], weight: int) -> None:

@@ -169,7 +169,9 @@ def step(
     matrix = _matrix(state, config, present=here)
     blended = blend(applied, matrix, depth=_blend_settings(config).depth)
     drifts = _halved(blended)
-    unblended = _halved(applied) if config.method == "cdtl" and not np.array_equal(matrix, np.eye(len(matrix))) else drifts
+    unblended = (
+        _halved(applied) if config.method == "cdtl" and not np.array_equal(matrix, np.eye(len(matrix))) else drifts
+    )
     after = replace(state, round=state.round + 1, drifts=drifts, unblended=unblended)
     absent = tuple(m.site for m in state.members if m.site not in {*metrics, *refused, *spent})
     ordered = {m.site: metrics[m.site] for m in state.members if m.site in metrics}

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in rows:
             entries[row.name] = _measured(row, session, rows)
             if options.json:
+                options.json.parent.mkdir(parents=True, exist_ok=True)
                 options.json.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(table_text(ROWS, entries) + "\n")
     return int(any(entries[row.name]["verdict"] == "missed" for row in rows))

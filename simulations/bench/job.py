@@ -1,4 +1,4 @@
-"""The job that every arm plays: four sites' synthetic images on disk, the split, theta0, and cdtl's own settings for it.
+"""The job that every arm plays: four sites' images on disk, the split, theta0, and cdtl's own settings for it.
 
 ::
 

@@ -35,7 +35,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     peak = _Peak(every)
     began = time.monotonic()
-    program = subprocess.Popen(command)
+    program = subprocess.Popen(command)  # noqa: S603
     try:
         if every:
             threading.Thread(target=peak.watch, args=(program.pid,), daemon=True).start()

@@ -1,6 +1,6 @@
 """One call of the benchmark: its jobs, played in turn by the arms that the chosen rows need, each once for all rows."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from simulations.bench.row import Play, Row
 __all__ = ["Session"]
 
 _ARMS = "simulations.bench.arms"
+_LIKENESS = 1e-3
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Session:
             arms = {arm: self._arm(job, arm) for of, arm in needs if of == job and self._can(arm)}
             for arm, runs in alternate(arms, self.runs).items():
                 self._played[job, arm] = runs
+            _check_same_work(self._played.get((job, "bare"), []), self._played.get((job, "cdtl"), []))
 
     def plays(self, job: str, arm: str) -> list[Run]:
         """The runs of an arm; none if it can't be played here."""
@@ -68,7 +70,6 @@ class Session:
         command = _commands(folder, self.nvflare)[arm]
         run = play(command, memory=job == "memory", BENCH_JOB=folder, **_QUIET)
         self.say(f"{job}, {arm}: {run.wall_s:.1f} s, {run.cpu_s:.1f} s of processors, {run.peak_pss / 1e6:.0f} MB")
-        _check_same_work(folder, arm, run, self._played.get((job, "bare"), []))
         return run
 
 
@@ -84,11 +85,10 @@ def _commands(folder: Path, nvflare: Path | None) -> Mapping[str, list[str]]:
     }
 
 
-def _check_same_work(folder: Path, arm: str, run: Run, bare: list[Run]) -> None:
+def _check_same_work(bare: Sequence[Run], cdtl: Sequence[Run]) -> None:
     """The first round's losses of both arms agree: same images, same draws, same steps."""
-    if arm != "cdtl" or not bare:
-        return
-    for site, loss in bare[0].said["losses"].items():
-        own = run.said["losses"][site]
-        if own is not None and abs(own - loss) > 1e-3 * abs(loss):
-            raise CdtlError(f"the arms did not do the same work: {site} has a first loss of {own}, bare of {loss}.")
+    for plain, own in zip(bare, cdtl, strict=False):
+        for site, loss in plain.said["losses"].items():
+            found = own.said["losses"][site]
+            if found is not None and not abs(found - loss) <= _LIKENESS * abs(loss):
+                raise CdtlError(f"the arms did not do the same work: {site} has a first loss of {found}, bare {loss}.")

@@ -30,7 +30,8 @@ def main() -> None:
     shared = {name: value for name, value in start.items() if name not in norms}
     local = {site: {name: start[name].clone() for name in norms} for site in sites}
     total = sum(images.patients for images in sites.values())
-    starts, losses = [], {}
+    starts: list[float] = []
+    losses: dict[str, float] = {}
     for round in range(1, job["rounds"] + 1):
         starts.append(time.monotonic())
         mean = {name: torch.zeros_like(value) for name, value in shared.items()}

@@ -1,16 +1,16 @@
 """`cdtl simulate` as a person starts it, with an ear on its progress: when each round began.
 
-    python -m simulations.bench.arms.cdtl JOB_FOLDER OUT SAID.json [KEY=VALUE ...]
+python -m simulations.bench.arms.cdtl JOB_FOLDER OUT SAID.json [KEY=VALUE ...]
 """
 
 import json
+import runpy
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.cli.main import main as cdtl
 from cdtl_core.progress import listen
 from cdtl_core.threads import set_thread_defaults
 
@@ -31,7 +31,7 @@ def main() -> None:
     sys.argv = ["cdtl", "simulate", str(job / "config.toml"), "--out", str(out), *settings]
     with listen(hear):
         try:
-            cdtl()
+            runpy.run_module("cdtl_core.cli.main", run_name="__main__")  # as the command does; nothing imports the cli
         except SystemExit as ended:
             if ended.code:
                 raise
@@ -50,7 +50,8 @@ def main() -> None:
 
 def _auroc(result: Mapping[str, Any]) -> float | None:
     value = result["auroc"]
-    return value["value"] if isinstance(value, Mapping) else value
+    found: float | None = value["value"] if isinstance(value, Mapping) else value
+    return found
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Played by `run_simulation`, the cheapest of Flower's ways to Ray, with as many w
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -36,14 +37,21 @@ def _images(site: str) -> Images:
 def _opened(message: Message, context: Context) -> tuple[Net, Images, str]:
     site = list(_job()["sites"])[int(context.node_config["partition-id"])]
     net = Net(_job())
-    net.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    net.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     return net, _images(site), site
+
+
+def _round(message: Message) -> int:
+    value = message.content.config_records["config"]["server-round"]
+    if not isinstance(value, int):
+        raise TypeError(f"the round is {value!r}")
+    return value
 
 
 @client.train()
 def _train(message: Message, context: Context) -> Message:
     net, images, site = _opened(message, context)
-    loss = train(net, images, _job(), site=site, round=int(message.content["config"]["server-round"]))
+    loss = train(net, images, _job(), site=site, round=_round(message))
     metrics = MetricRecord({"train_loss": loss, "num-examples": images.patients})
     return Message(RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
 
@@ -72,7 +80,7 @@ def main() -> None:
     """Play the job."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sites = len(_job()["sites"])
-    backend = {
+    backend: Any = {
         "init_args": {"num_cpus": cores},
         "client_resources": {"num_cpus": max(1, cores // sites), "num_gpus": 0.0},
     }

@@ -1,6 +1,6 @@
 """The real server against sites that only answer: two rounds with N sites of ResNet-18, for the server's memory.
 
-    python -m simulations.bench.arms.server_memory N OUT
+python -m simulations.bench.arms.server_memory N OUT
 """
 
 import sys
@@ -52,7 +52,7 @@ def play_server(sites: int, out: Path, config: RunConfig) -> None:
     def _describe(message: Message, context: Context) -> Message:
         own = member(context)
         facts = {"labels": _LABELS, "positive": config.task.positive, "channels": 1, "bit_depth": 8, "patients": 10}
-        contract = ModalityContract(site=own.site, modality=own.modality, **facts)  # type: ignore[arg-type]
+        contract = ModalityContract(site=own.site, modality=own.modality, **facts)
         return Message(wire.encode_introduction(wire.Introduction(own, "", contract)), reply_to=message)
 
     @app.train()

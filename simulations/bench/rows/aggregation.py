@@ -62,5 +62,11 @@ def _one_by_one(updates: object) -> Iterator[object]:
 
 
 ROWS = (
-    Row("aggregation", "aggregation + blend, ResNet-18, 32 sites, over one read of the inputs", 2.5, _measure, minutes=0.5),
+    Row(
+        "aggregation",
+        "aggregation + blend, ResNet-18, 32 sites, over one read of the inputs",
+        2.5,
+        _measure,
+        minutes=0.5,
+    ),
 )

@@ -36,8 +36,8 @@ def _round(session: Session) -> Measured:
     bare, own = ([later_rounds(run) for run in session.plays(*need)] for need in _EMPTY)
     note = f"{1e3 * middle(own):.0f} ms a round against {1e3 * middle(bare):.0f} ms, 4 sites of ResNet-18"
     floor = (
-        "the bare loop copies each model twice a round in memory; cdtl rounds differences to float16 and packs them for "
-        "the wire both ways, sums in float64, and keeps a checkpoint on the disk, flushed, each round"
+        "the bare loop copies each model twice a round in memory; cdtl rounds differences to float16 and packs them "
+        "for the wire both ways, sums in float64, and keeps a checkpoint on the disk, flushed, each round"
     )
     return Measured(median_ratio(own, bare), note, {"cdtl_s": own, "bare_s": bare}, floor)
 

@@ -90,6 +90,12 @@ def _draw(found: Mapping[str, list[Run]], path: Path | None) -> None:
 
 
 ROWS = (
-    Row("growth-time", "10 times the rounds, sites, images: slope of the last stretch over the first", 1.2, _time, minutes=3),
+    Row(
+        "growth-time",
+        "10 times the rounds, sites, images: slope of the last stretch over the first",
+        1.2,
+        _time,
+        minutes=3,
+    ),
     Row("growth-memory", "likewise: peak memory of the largest over the smallest", 1.1, _memory),
 )

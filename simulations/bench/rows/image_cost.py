@@ -32,5 +32,7 @@ def _measure(session: Session, *, arm: str) -> Measured:
 _WHAT = "ms per image over full fine-tuning, both channels_last"
 ROWS = (
     Row("image-frozen", f"half the stages frozen: {_WHAT}", 0.5, partial(_measure, arm="half frozen"), minutes=1.5),
-    Row("image-kept", f"and kept (train.views): {_WHAT}", 0.25, partial(_measure, arm="half frozen, kept"), minutes=1.5),
+    Row(
+        "image-kept", f"and kept (train.views): {_WHAT}", 0.25, partial(_measure, arm="half frozen, kept"), minutes=1.5
+    ),
 )

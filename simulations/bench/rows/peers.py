@@ -37,4 +37,9 @@ def _row(arm: str, job: str, bar: float) -> Row:
     return Row(f"{arm}-{job}", f"{_NAMES[arm]} over cdtl: {what}", bar, measure, "at least", needs=needs)
 
 
-ROWS = (_row("ray", "empty", 3.0), _row("ray", "train", 1.3), _row("nvflare", "empty", 6.0), _row("nvflare", "train", 1.4))
+ROWS = (
+    _row("ray", "empty", 3.0),
+    _row("ray", "train", 1.3),
+    _row("nvflare", "empty", 6.0),
+    _row("nvflare", "train", 1.4),
+)

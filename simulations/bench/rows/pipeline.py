@@ -19,8 +19,8 @@ def _measure(session: Session) -> Measured:
     found = alternate({"loop": loop, "step": step}, session.runs, warm=True)
     images = 24 * _STEPS
     note = (
-        f"{images / middle(found['loop']):.0f} images/s through the loop, {images / middle(found['step']):.0f} images/s "
-        "of the model alone, CPU time of this process"
+        f"{images / middle(found['loop']):.0f} images/s through the loop, {images / middle(found['step']):.0f} of the "
+        "model alone, by CPU time of this process"
     )
     floor = "reading and changing an image (rotation, contrast, noise) on the same cores as the model"
     figures = {"loop_s": found["loop"], "step_s": found["step"]}
@@ -66,11 +66,13 @@ def _steps(model: Any, batch: Any, labels: Any) -> float:
     for _ in range(_STEPS):
         loss = cross_entropy(model(batch), labels)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return time.process_time() - began
 
 
 ROWS = (
-    Row("pipeline", "site's training loop over the pure model step: throughput", 0.95, _measure, "at least", minutes=1.5),
+    Row(
+        "pipeline", "site's training loop over the pure model step: throughput", 0.95, _measure, "at least", minutes=1.5
+    ),
 )

@@ -28,7 +28,10 @@ def figures_of(script: str, *arguments: object) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory(prefix="cdtl-bench-") as folder:
         out = Path(folder) / "figures.json"
         command = [sys.executable, str(path), *map(str, arguments), "--out", str(out)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(bundle_root()), os.environ.get("PYTHONPATH", "")])}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(bundle_root()), os.environ.get("PYTHONPATH", "")]),
+        }
         done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603
         if not out.exists():
             raise CdtlError(f"{script} wrote no figures: {' / '.join(done.stderr.splitlines()[-5:])}.")
