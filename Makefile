@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow join faults fuzz soak audit evidence page lint lock clean
+.PHONY: demo test slow join faults fuzz soak audit evidence bench page lint lock clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -37,6 +37,10 @@ evidence: $(VENV)/.installed  ## 20 mammography patients with ultrasound donors:
 	rm -rf runs/evidence
 	$(BIN)/cdtl compare scarce --set data.root=$(DATA) --sites rio_logiq7,rio_logiq5,mias --target mias --patients 20 \
 		--seeds 10 --folds 3 --jobs 2 --methods alone,fedavg_shared,fedbn,cdtl,cdtl_from_theta0,cdtl:shuffled --out runs/evidence
+
+NVFLARE ?=
+bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; about 25 minutes
+	$(BIN)/python -m simulations.bench $(if $(NVFLARE),--nvflare $(NVFLARE)) --json runs/bench.json --plot runs/bench.png
 
 page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-core; screenshots in runs/page, to be looked at
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends chromium)

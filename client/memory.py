@@ -2,14 +2,12 @@
 
 ::
 
-    HOME/theta0/<hash>.safetensors             what every site starts from
     HOME/memory/<federation>/round-0003.safetensors   norms and a local head after a round
     HOME/memory/<federation>/update-0003-<order>.safetensors   what was sent, with differential privacy
     HOME/models/<federation>/model.safetensors + model.json   the model a run left
     HOME/models/<federation>/scores.csv + validation.csv      what it says of each test and validation image
 """
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -19,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from cdtl_core.durable import replace_bytes
-from cdtl_core.errors import FederationError, ModelError
 from cdtl_core.federation.finish import Floats, Outcome
 from cdtl_core.federation.model_folder import MODEL_FILE, save_model
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate
@@ -28,47 +25,9 @@ from cdtl_core.learning.calibration import rescale
 from cdtl_core.learning.weights import Weights, load_weights, save_weights, weights_hash
 from cdtl_core.reporting.scores import CALIBRATED, TEST_FILE, VALIDATION_FILE
 
-__all__ = ["alone_model", "held_theta0", "keep_update", "kept_update", "load_memory", "load_theta0", "model_folder"]
-__all__ += ["save_memory", "save_outcome", "save_theta0"]
+__all__ = ["alone_model", "keep_update", "kept_update", "load_memory", "model_folder", "save_memory", "save_outcome"]
 
 _KEPT = 3
-
-
-def held_theta0(home: Path) -> str:
-    """Hash of the theta0 on disk, empty if there is none or if it is damaged; a damaged one is removed."""
-    for path in (home / "theta0").glob("*.safetensors"):
-        with contextlib.suppress(FederationError):
-            load_theta0(home, path.stem)
-            return path.stem
-    return ""
-
-
-def save_theta0(home: Path, theta0: Weights, expected: str) -> None:
-    """Keep theta0.
-
-    Raises:
-        FederationError: Its hash is not the one that the server announced.
-    """
-    if weights_hash(theta0) != expected:
-        raise FederationError("the theta0 received has another hash than announced: ask the coordinator to start anew.")
-    for old in (home / "theta0").glob("*.safetensors"):
-        old.unlink()
-    save_weights(home / "theta0" / f"{expected}.safetensors", theta0)
-
-
-def load_theta0(home: Path, expected: str) -> Weights:
-    """theta0 with this hash.
-
-    Raises:
-        FederationError: The site does not have it, or it is damaged; it is then removed, so that it is sent again.
-    """
-    path = home / "theta0" / f"{expected}.safetensors"
-    with contextlib.suppress(ModelError):
-        theta0 = load_weights(path)
-        if weights_hash(theta0) == expected:
-            return theta0
-    path.unlink(missing_ok=True)
-    raise FederationError("this site lacks the theta0 that the server names, or its copy was damaged: resume the run.")
 
 
 def load_memory(home: Path, federation: str, *, before: int) -> SiteMemory:

@@ -23,6 +23,7 @@ from client.diary import last_round, note_round
 from client.home import contract_of, open_site
 from client.release import card_of
 from client.spending import exempt_grant, is_private, ledger_of, reserve_round, settle
+from client.theta0 import held_theta0, load_theta0, save_theta0
 
 __all__ = ["describe_site", "federation_key", "finish_run", "train_round"]
 
@@ -44,7 +45,7 @@ def describe_site(_content: RecordDict, home: Path, config: RunConfig) -> Record
         first, count = ledger.opening, len(ledger.reservations)
         member = replace(member, num_patients=first.num_patients, ledger=first.ledger, reservations=count)
         contract = contract.model_copy(update=dict(first.published))
-    return wire.encode_introduction(wire.Introduction(member, memory.held_theta0(home), contract))
+    return wire.encode_introduction(wire.Introduction(member, held_theta0(home), contract))
 
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
@@ -61,8 +62,8 @@ def _update_of(content: RecordDict, home: Path, config: RunConfig) -> SiteUpdate
     orders, theta0_hash, _ = wire.decode_order(content)
     received = wire.decode_theta0(content)
     if received is not None:
-        memory.save_theta0(home, received, theta0_hash)
-    theta0, order = memory.load_theta0(home, theta0_hash), orders["blended"]
+        save_theta0(home, received, theta0_hash)
+    theta0, order = load_theta0(home, theta0_hash), orders["blended"]
     if is_private(load_site(home / SITE_FILE), config):
         return _train_privately(home, config, theta0, order)
     _say_lost_memory(home, federation_key(config), order.round)
@@ -107,7 +108,7 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
     orders, theta0_hash, baseline = wire.decode_order(content)
     site, federation = open_site(home, config), federation_key(config)
     before = memory.load_memory(home, federation, before=orders["blended"].round)
-    outcome = finish(site, memory.load_theta0(home, theta0_hash), before, orders, memory.alone_model(home, baseline))
+    outcome = finish(site, load_theta0(home, theta0_hash), before, orders, memory.alone_model(home, baseline))
     memory.save_outcome(home, federation, site, outcome)
     save_card(memory.model_folder(home, federation), card_of(home, federation, site, theta0_hash))
     if is_private(load_site(home / SITE_FILE), config):

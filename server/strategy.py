@@ -82,7 +82,7 @@ def play_round(party: Party, state: CoordinatorState) -> tuple[CoordinatorState,
     """
     report(round=state.round + 1, rounds=party.config.federation.rounds)
     asked = [member for member in state.members if member.site in party.members and _counts(state, member)]
-    contents = {m.site: _order_content(party, m, {BLENDED: order_for(state, m, party.config)}) for m in asked}
+    contents = _contents(party, {m: {BLENDED: order_for(state, m, party.config)} for m in asked})
     heard = _Heard()
     after, result = step(state, _updates(party, state, contents, heard), party.config)
     after = strike(after, heard.broken, party.config)
@@ -118,7 +118,7 @@ def finish_run(party: Party, state: CoordinatorState) -> Finish:
     """
     members = {member.site: member for member in state.members}
     here = [member for member in state.members if member.site in party.members]
-    contents = {m.site: _order_content(party, m, final_orders(state, m, party.config)) for m in here}
+    contents = _contents(party, {m: final_orders(state, m, party.config) for m in here})
     finals: dict[str, tuple[Reply, wire.FinalScalars]] = {}
     missing = {site: "not connected" for site in members if site not in contents}
     for reply in _conversation(party, contents, "evaluate", state, enough=lambda _: False):
@@ -190,11 +190,18 @@ def _updates(
         raise FederationError(quorum_fault([], party.config, what, heard.faults))
 
 
-def _order_content(party: Party, member: Member, orders: Mapping[str, RoundOrder]) -> RecordDict:
-    config = party.config
+def _contents(party: Party, orders: Mapping[Member, Mapping[str, RoundOrder]]) -> dict[str, RecordDict]:
+    """A message for each site; sites with the same order share its records, so memory does not grow with sites."""
+    config, encoded = party.config, dict[tuple[object, ...], RecordDict]()
     baseline = f"{config.name}-{ALONE}" if config.method == "cdtl" else ""
-    content = wire.encode_order(orders, party.theta0_hash, baseline)
-    return party.with_theta0(content) if member.site in party.without_theta0 else content
+    contents = {}
+    for member, own in orders.items():
+        same = tuple((name, id(order.drift), order.share_head) for name, order in own.items())
+        if same not in encoded:
+            encoded[same] = wire.encode_order(own, party.theta0_hash, baseline)
+        content = RecordDict(dict(encoded[same]))
+        contents[member.site] = party.with_theta0(content) if member.site in party.without_theta0 else content
+    return contents
 
 
 def _expected(party: Party, member: Member) -> dict[str, torch.Size]:

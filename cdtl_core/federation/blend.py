@@ -85,7 +85,7 @@ def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none")
     """Blend the modalities' models tensor by tensor, in float64; the result is float32.
 
     A tensor that only some modalities hold (a head of their label map) is blended among those, with their rows'
-    shares scaled to sum to 1.
+    shares scaled to sum to 1. Modalities with equal rows get one tensor, not to be written to.
 
     Args:
         models: Modality to its weights (or drifts: rows sum to 1, so both give the same), in the matrix's order.
@@ -98,9 +98,15 @@ def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none")
         layer = _at_depth(matrix, position, depth)
         holders = [(index, name) for index, name in enumerate(models) if tensor in models[name]]
         values = [models[name][tensor] for _, name in holders]
+        mixed: dict[bytes, torch.Tensor] = {}
         for index, name in holders:
-            shares = layer[index, [other for other, _ in holders]]
-            result[name][tensor] = _mix(values, shares, own=models[name][tensor])
+            shares, own = layer[index, [other for other, _ in holders]], models[name][tensor]
+            if _is_own(values, shares, own):
+                result[name][tensor] = own.clone()
+                continue
+            if shares.tobytes() not in mixed:
+                mixed[shares.tobytes()] = _mix(values, shares)
+            result[name][tensor] = mixed[shares.tobytes()]
     return result
 
 
@@ -197,14 +203,21 @@ def _at_depth(matrix: Matrix, position: float, depth: str) -> Matrix:
     return matrix + pull * (np.eye(len(matrix)) - matrix)
 
 
-def _mix(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own: torch.Tensor) -> torch.Tensor:
+def _is_own(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own: torch.Tensor) -> bool:
+    """Whether a row takes nothing from others.
+
+    Raises:
+        FederationError: The modalities have tensors of several shapes.
+    """
     shapes = {tuple(value.shape) for value in values}
     if len(shapes) > 1:
         raise FederationError(f"a tensor has the shapes {sorted(shapes)} at different modalities: use one backbone.")
     total = float(shares.sum())
-    if total <= 0 or any(share == total and value is own for share, value in zip(shares, values, strict=True)):
-        return own.clone()
-    mixed = torch.zeros_like(own, dtype=torch.float64)
+    return total <= 0 or any(share == total and value is own for share, value in zip(shares, values, strict=True))
+
+
+def _mix(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64]) -> torch.Tensor:
+    total, mixed = float(shares.sum()), torch.zeros_like(values[0], dtype=torch.float64)
     for share, value in zip(shares, values, strict=True):
         if share:
             mixed.add_(value.to(torch.float64), alpha=float(share / total))

@@ -1,16 +1,19 @@
 """The server's state on disk, one folder a round, published whole; the two newest are kept."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import save
 
 from cdtl_core.durable import file_hash, publish_folder, unwritable
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.federation.coordinator import CoordinatorState, Member
 from cdtl_core.federation.guard import Record
 from cdtl_core.foreign import parse_json
-from cdtl_core.learning.weights import Weights, load_weights, save_weights
+from cdtl_core.learning.weights import Weights, load_weights
 
 __all__ = ["load_latest", "save_checkpoint"]
 
@@ -19,6 +22,8 @@ _KEPT = 2
 
 def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
     """Write ``folder/round-0003``: state.safetensors, state.json with its hash; then drop older rounds.
+
+    A tensor that several groups hold is written once.
 
     Raises:
         CheckpointError: The disk is full or read-only; what was there before is whole.
@@ -35,17 +40,18 @@ def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
 def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    tensors = draft / "state.safetensors"
     weights = {**_flat("drift", state.drifts), **_flat("unblended", state.unblended)}
-    save_weights(tensors, weights)
+    firsts = {id(value): name for name, value in reversed(weights.items())}  # groups may hold the same tensor
+    content = save({name: weights[name] for name in firsts.values()})
+    (draft / "state.safetensors").write_bytes(content)
     note = {
         "round": state.round,
         "members": [vars(member) for member in state.members],
         "groups": list(state.drifts),
-        "tensors": list(weights),
+        "tensors": {name: firsts[id(value)] for name, value in weights.items()},
         "theta0_hash": state.theta0_hash,
         "records": {site: vars(record) for site, record in state.records.items()},
-        "sha256": file_hash(tensors),
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
     (draft / "state.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     publish_folder(draft, target)
@@ -74,7 +80,7 @@ def _load(path: Path) -> CoordinatorState:
     if file_hash(tensors) != note["sha256"]:
         raise ValueError("hash differs")
     found, groups = load_weights(tensors), list(note["groups"])
-    weights = {name: found[name] for name in note["tensors"]}  # the file's own order is another one
+    weights = {name: found[first] for name, first in dict(note["tensors"]).items()}  # the file's order is another one
     members = tuple(Member(**member) for member in note["members"])
     return CoordinatorState(
         int(note["round"]),

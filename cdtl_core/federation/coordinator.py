@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import zeros_like
 
 from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
@@ -50,7 +51,7 @@ class CoordinatorState:
         round: 0 before training.
         members: In the order of their names.
         drifts: Group to drift, float16; tensors that nobody has changed yet are absent.
-        unblended: The same before the last blend, for the sites' acceptance gate.
+        unblended: The same before the last blend, for the sites' acceptance gate; of methods without one, after it.
         theta0_hash: Of the weights that the drifts add to.
         records: Site to what its updates were like, and whether it is quarantined.
     """
@@ -175,13 +176,12 @@ def step(
     here = {group_of(member, config) for member in state.members if member.site in metrics or member.site in spent}
     matrix = _matrix(state, config, present=here)
     blended = blend(applied, matrix, depth=_blend_settings(config).depth)
-    after = replace(
-        state,
-        round=state.round + 1,
-        drifts={group: to_half(drift) for group, drift in blended.items()},
-        unblended={group: to_half(drift) for group, drift in applied.items()},
-        records={**state.records, **intake.records},
+    drifts = _halved(blended)
+    unblended = (
+        _halved(applied) if config.method == "cdtl" and not np.array_equal(matrix, np.eye(len(matrix))) else drifts
     )
+    records = {**state.records, **intake.records}
+    after = replace(state, round=state.round + 1, drifts=drifts, unblended=unblended, records=records)
     absent = tuple(m.site for m in state.members if m.site not in {*metrics, *refused, *spent})
     ordered = {m.site: metrics[m.site] for m in state.members if m.site in metrics}
     empty = tuple(m.site for m in state.members if m.site in spent)
@@ -236,8 +236,18 @@ def _apply(drift: Weights, mean: Weights) -> Weights:
     """U = W + mean delta, float64; tensors without an update keep their value."""
     moved = {name: value.to(torch.float64) for name, value in drift.items()}
     for name, value in mean.items():
-        moved[name] = moved[name] + value if name in moved else value
+        moved[name] = moved[name].add_(value) if name in moved else value
     return moved
+
+
+def _halved(models: Mapping[str, Weights]) -> dict[str, Weights]:
+    """Every group's drift on the grid of float16; groups that are the same tensors stay the same tensors."""
+    done: dict[tuple[int, ...], Weights] = {}
+    for weights in models.values():
+        same = tuple(map(id, weights.values()))
+        if same not in done:
+            done[same] = to_half(weights)
+    return {group: done[tuple(map(id, weights.values()))] for group, weights in models.items()}
 
 
 def _complete(models: dict[str, Weights]) -> dict[str, Weights]:
@@ -250,7 +260,7 @@ def _complete(models: dict[str, Weights]) -> dict[str, Weights]:
     complete: dict[str, Weights] = {}
     for group, weights in models.items():
         heads = sorted(name for name in weights if name.startswith("head."))
-        complete[group] = {name: weights.get(name, torch.zeros_like(shapes[name])) for name in backbone}
+        complete[group] = {name: weights[name] if name in weights else zeros_like(shapes[name]) for name in backbone}
         complete[group] |= {name: weights[name] for name in heads}
     return complete
 

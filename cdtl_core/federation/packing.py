@@ -18,6 +18,7 @@ __all__ = ["arrays_of", "is_packed", "numbers_of", "pack", "packed", "unpacked"]
 Arrays = Mapping[str, np.ndarray]
 _PACKED, _INDEX, _TENSORS = "packed", ".index", "tensors"
 _TYPES = {"float16": 2, "float32": 4}
+_HEADER = 1024  # bytes, of which a header of any plain shape takes 128
 
 
 def pack(key: str, arrays: Arrays) -> dict[str, ArrayRecord | ConfigRecord]:
@@ -27,7 +28,7 @@ def pack(key: str, arrays: Arrays) -> dict[str, ArrayRecord | ConfigRecord]:
     index = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
     parts = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays.values()]
     return {
-        key: ArrayRecord({_PACKED: Array(np.concatenate(parts))}),
+        key: ArrayRecord({_PACKED: _joined(parts)}),
         key + _INDEX: ConfigRecord({_TENSORS: _written(index)}),
     }
 
@@ -45,7 +46,7 @@ def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
     """
     record = content.array_records[key]
     if not is_packed(content, key):
-        return {name: numbers_of(array.data) for name, array in record.items()}
+        return {name: numbers_of(array.data).copy() for name, array in record.items()}
     (data,) = (numbers_of(array.data) for array in record.values())
     (text,) = content.config_records[key + _INDEX].values()
     index = parse_json(str(text))
@@ -62,20 +63,19 @@ def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
 
 
 def numbers_of(data: bytes) -> np.ndarray:
-    """The array of a NumPy file that holds it and nothing more; nothing is allocated on the header's word.
+    """The array of a NumPy file that holds it and nothing more, not to be written to; nothing is copied or allocated.
 
     Raises:
         ValueError: It is no such file.
     """
     try:
-        file = io.BytesIO(bytes(data))
-        if np.lib.format.read_magic(file) != (1, 0):
+        head = io.BytesIO(data[:_HEADER])
+        if np.lib.format.read_magic(head) != (1, 0):
             raise ValueError("an unknown version")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
         if dtype.hasobject or any(length < 0 for length in shape):
             raise ValueError("objects, or no shape")
-        body = bytes(data)[file.tell() :]
-        return np.array(np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C"), order="C")
+        return np.frombuffer(data, dtype, offset=head.tell()).reshape(shape, order="F" if fortran else "C")
     except Exception as error:  # whatever a forged header makes NumPy say
         raise ValueError(f"no array ({type(error).__name__})") from None
 
@@ -99,6 +99,15 @@ def packed(content: RecordDict, keys: Collection[str]) -> RecordDict:
     for key in keys:
         dense.update(pack(key, arrays_of(content, key)))
     return dense
+
+
+def _joined(parts: Collection[np.ndarray]) -> Array:
+    """One array of bytes, in one pass: `Array` of a numpy array copies it three times."""
+    count = sum(part.size for part in parts)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
+    data = b"".join([head.getvalue(), *(part.data for part in parts)])
+    return Array(dtype="uint8", shape=(count,), stype="numpy.ndarray", data=data)
 
 
 def _written(index: object) -> str:

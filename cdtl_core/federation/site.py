@@ -21,7 +21,7 @@ from cdtl_core.learning.metrics import auroc, log_loss_by_patient
 from cdtl_core.learning.model import Classifier, Parts, frozen_stages, parts_of
 from cdtl_core.learning.objective import PLAIN, Objective
 from cdtl_core.learning.train import fit, score
-from cdtl_core.learning.weights import Weights, check_finite, load_into, take, to_half
+from cdtl_core.learning.weights import Weights, check_finite, check_shapes, load_into, take, to_half
 from cdtl_core.progress import report
 
 __all__ = ["RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "load_round", "run_round"]
@@ -120,19 +120,34 @@ def run_round(
     """
     report(site=site.name, round=order.round)
     parts = load_round(site, theta0, memory, order)
-    received = take(site.model, parts.shared)
+    received = _shared(site, parts)
     private = grant is not None and grant.private
     metrics = {} if private else _validation(site)
     if grant is None:
         loss = _train(site, memory, order, parts, objective)
     else:
         loss = _train_part(site, memory, order, parts, grant)
-    trained = take(site.model, parts.shared + parts.local)
-    check_finite(trained, "the trained model")
-    delta = to_half({head_name(name, site.cohort.labels): trained[name] - received[name] for name in parts.shared})
+    own = take(site.model, parts.local)
+    check_finite(own, "the trained model")
+    delta = _delta(site, parts, received)
     metrics = {} if private else {**metrics, "train_loss": loss}
     update = SiteUpdate(site.name, order.round, delta, metrics, private=private)
-    return SiteMemory(order.round, {name: trained[name] for name in parts.local}), update
+    return SiteMemory(order.round, own), update
+
+
+def _shared(site: Site, parts: Parts) -> Weights:
+    """Copies of what is shared, in the layout of the model: no value changes its place."""
+    state = site.model.state_dict()
+    return {name: state[name].to("cpu", copy=True) for name in parts.shared}
+
+
+def _delta(site: Site, parts: Parts, received: Weights) -> Weights:
+    """Trained less received, by the names that travel, float16; `received` is used up."""
+    state = site.model.state_dict()
+    check_finite({name: state[name] for name in parts.shared}, "the trained model")
+    moved = {name: torch.sub(state[name].cpu(), received[name], out=received[name]) for name in parts.shared}
+    half = to_half({head_name(name, site.cohort.labels): value for name, value in moved.items()})
+    return {name: value.contiguous() for name, value in half.items()}
 
 
 def load_round(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Parts:
@@ -148,9 +163,12 @@ def load_round(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrde
             own.setdefault(name, torch.zeros_like(value, device="cpu"))
     load_into(site.model, {**theta0, **own})
     names = {head_name(name, site.cohort.labels): name for name in parts.shared}
-    start = take(site.model, parts.shared)
+    state = site.model.state_dict()
     drift = {names[wire]: value for wire, value in order.drift.items() if wire in names}
-    load_into(site.model, {name: start[name] + value.to(torch.float32) for name, value in drift.items()})
+    check_shapes(state, drift)
+    for name, value in drift.items():
+        wide = torch.empty_like(state[name]).copy_(value)  # into the layout of the model, then in one go
+        state[name].add_(wide)
     return parts
 
 

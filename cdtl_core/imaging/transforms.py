@@ -88,4 +88,4 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     if images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)
     centre, spread = torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
-    return (images - centre) / (spread + 1e-6)
+    return (images - centre).div_(spread + 1e-6)

@@ -1,0 +1,1 @@
+"""The programs that play a job: a plain loop, cdtl, Flower's simulation, NVFlare's."""

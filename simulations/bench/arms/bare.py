@@ -1,0 +1,66 @@
+"""A federation as one would write it without a framework: one network, a loop over rounds and sites, a running mean.
+
+    python -m simulations.bench.arms.bare JOB_FOLDER SAID.json
+
+FedAvg with norms kept at the sites, as cdtl's `fedavg`; everything stays float32.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from simulations.bench.plain import Net, auroc_of, images_of, read_job, refresh, score, theta0_of, train
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Play the job and say when rounds began, the first losses and the test AUROC."""
+    folder, said = Path(sys.argv[1]), Path(sys.argv[2])
+    job = read_job(folder)
+    sites = {site: images_of(job, site) for site in job["sites"]}
+    net = Net(job)
+    norms = _norm_names(net)
+    net.load_state_dict(theta0_of(folder), strict=False)
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+    shared = {name: value for name, value in start.items() if name not in norms}
+    local = {site: {name: start[name].clone() for name in norms} for site in sites}
+    total = sum(images.patients for images in sites.values())
+    starts: list[float] = []
+    losses: dict[str, float] = {}
+    for round in range(1, job["rounds"] + 1):
+        starts.append(time.monotonic())
+        mean = {name: torch.zeros_like(value) for name, value in shared.items()}
+        for site, images in sites.items():
+            net.load_state_dict({**shared, **local[site]})
+            score(net, images, "val")
+            loss = train(net, images, job, site=site, round=round)
+            losses.setdefault(site, loss)
+            state = net.state_dict()
+            local[site] = {name: state[name].clone() for name in norms}
+            for name, value in mean.items():
+                value.add_(state[name], alpha=images.patients / total)
+        shared = mean
+    starts.append(time.monotonic())
+    aurocs = {}
+    for site, images in sites.items():
+        net.load_state_dict({**shared, **local[site]})
+        if job["steps"]:
+            refresh(net, images)
+        score(net, images, "val")
+        aurocs[site] = auroc_of(images, score(net, images, "test"))
+    said.write_text(json.dumps({"starts": starts, "losses": losses, "auroc": aurocs}), encoding="utf-8")
+
+
+def _norm_names(net: nn.Module) -> list[str]:
+    """Tensors of batch norms, counters too."""
+    found = [(prefix, module) for prefix, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return [f"{prefix}.{name}" for prefix, module in found for name in module.state_dict()]
+
+
+if __name__ == "__main__":
+    main()

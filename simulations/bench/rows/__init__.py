@@ -1,0 +1,21 @@
+"""The rows of the table, in its order; a file holds those that are measured together."""
+
+from simulations.bench.row import Row
+from simulations.bench.rows import aggregation, deployed, growth, image_cost, memory, peers, pipeline, sending, start
+from simulations.bench.rows import federation as overhead
+
+__all__ = ["ROWS"]
+
+ROWS: tuple[Row, ...] = (
+    *overhead.ROWS,
+    *peers.ROWS,
+    *memory.ROWS,
+    *aggregation.ROWS,
+    *sending.ROWS,
+    *deployed.ROWS,
+    *pipeline.ROWS,
+    *image_cost.ROWS,
+    *growth.ROWS,
+    *start.ROWS,
+)
+"""All rows; names are distinct."""

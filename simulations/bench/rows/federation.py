@@ -1,0 +1,50 @@
+"""What `cdtl simulate` costs over a plain PyTorch loop that takes the same steps on the same images."""
+
+from itertools import pairwise
+
+from simulations.bench.program import Run
+from simulations.bench.ratio import median_ratio, middle
+from simulations.bench.row import Measured, Row
+from simulations.bench.session import Session
+
+__all__ = ["ROWS", "later_rounds"]
+
+_TRAIN = (("train", "bare"), ("train", "cdtl"))
+_EMPTY = (("empty", "bare"), ("empty", "cdtl"))
+_CALLS = "cdtl starts up (typer, pydantic, Flower), decodes in processes of their own, and writes every round to disk"
+
+
+def later_rounds(run: Run) -> float:
+    """Seconds of a round: the median of those that begin after the first one's end and end before the last."""
+    starts = run.said["starts"]
+    return middle([after - before for before, after in pairwise(starts[1:])])
+
+
+def _cpu(session: Session) -> Measured:
+    bare, own = ([run.cpu_s for run in session.plays(*need)] for need in _TRAIN)
+    note = f"{middle(own):.1f} s of processors against {middle(bare):.1f} s"
+    return Measured(median_ratio(own, bare), note, {"cdtl_s": own, "bare_s": bare}, _CALLS)
+
+
+def _wall(session: Session) -> Measured:
+    bare, own = ([run.wall_s for run in session.plays(*need)] for need in _TRAIN)
+    note = f"{middle(own):.1f} s against {middle(bare):.1f} s"
+    return Measured(median_ratio(own, bare), note, {"cdtl_s": own, "bare_s": bare}, _CALLS)
+
+
+def _round(session: Session) -> Measured:
+    bare, own = ([later_rounds(run) for run in session.plays(*need)] for need in _EMPTY)
+    note = f"{1e3 * middle(own):.0f} ms a round against {1e3 * middle(bare):.0f} ms, 4 sites of ResNet-18"
+    floor = (
+        "the bare loop copies each model twice a round in memory; cdtl rounds differences to float16 and packs them "
+        "for the wire both ways, sums in float64, and keeps a checkpoint on the disk, flushed, each round"
+    )
+    return Measured(median_ratio(own, bare), note, {"cdtl_s": own, "bare_s": bare}, floor)
+
+
+_SAME = "cdtl simulate over a bare PyTorch loop, 4 sites, 5 rounds, EfficientNet-Lite0 with training"
+ROWS = (
+    Row("simulate-cpu", f"{_SAME}: CPU seconds", 1.10, _cpu, needs=_TRAIN),
+    Row("simulate-wall", f"{_SAME}: wall", 1.10, _wall, needs=_TRAIN),
+    Row("round-empty", "without training: a round after the first over the bare loop's", 2.0, _round, needs=_EMPTY),
+)

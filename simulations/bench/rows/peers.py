@@ -1,0 +1,45 @@
+"""Flower's Ray simulation and NVFlare's simulator over cdtl, on the same job."""
+
+from collections.abc import Callable
+from functools import partial
+
+from simulations.bench.program import Run
+from simulations.bench.ratio import median_ratio, middle
+from simulations.bench.row import Measured, Row
+from simulations.bench.session import Session
+
+__all__ = ["ROWS"]
+
+_NAMES = {"ray": "Flower's Ray simulation", "nvflare": "NVFlare's simulator"}
+
+
+def _wall(run: Run) -> float:
+    return run.wall_s
+
+
+def _cpu(run: Run) -> float:
+    return run.cpu_s
+
+
+def _over(session: Session, *, job: str, arm: str, of: Callable[[Run], float]) -> Measured:
+    peer, own = [of(run) for run in session.plays(job, arm)], [of(run) for run in session.plays(job, "cdtl")]
+    if not peer:
+        return Measured(None, "not played: give --nvflare PYTHON of an environment with nvflare and this torch")
+    note = f"{middle(peer):.1f} s against {middle(own):.1f} s"
+    floor = "cdtl's own start and its writing to disk, see round-empty"
+    return Measured(median_ratio(peer, own), note, {"peer_s": peer, "cdtl_s": own}, floor)
+
+
+def _row(arm: str, job: str, bar: float) -> Row:
+    of, what = (_wall, "whole process, no training") if job == "empty" else (_cpu, "CPU seconds with training")
+    measure = partial(_over, job=job, arm=arm, of=of)
+    needs = ((job, "cdtl"), (job, arm))
+    return Row(f"{arm}-{job}", f"{_NAMES[arm]} over cdtl: {what}", bar, measure, "at least", needs=needs)
+
+
+ROWS = (
+    _row("ray", "empty", 3.0),
+    _row("ray", "train", 1.3),
+    _row("nvflare", "empty", 6.0),
+    _row("nvflare", "train", 1.4),
+)

@@ -1,0 +1,55 @@
+"""The table that a person reads and the JSON that a program reads."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simulations.bench.row import Measured, Row, verdict
+
+__all__ = ["entry_of", "table_text"]
+
+_WIDTH = 118
+
+
+def entry_of(row: Row, measured: Measured, **about: object) -> dict[str, Any]:
+    """A row's entry in the JSON: the row, what it gave, whether the bar was met, and how it was measured."""
+    return {
+        "what": row.what,
+        "bar": row.bar,
+        "sense": row.sense,
+        "unit": row.unit,
+        "value": measured.value,
+        "verdict": verdict(row, measured),
+        "note": measured.note,
+        "floor": measured.floor,
+        "figures": dict(measured.figures),
+        **about,
+    }
+
+
+def table_text(rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Every row with its bar, its value and its verdict; below it the figures, and what stops it where it is missed."""
+    head = f"{'row':<22} {'bar':>9} {'measured':>9}  {'':<8} what"
+    lines = [head, "-" * _WIDTH]
+    for row in rows:
+        entry = entries.get(row.name)
+        if entry is None:
+            lines.append(f"{row.name:<22} {_bar(row):>9} {'':>9}  {'not run':<8} {row.what}")
+            continue
+        lines.append(f"{row.name:<22} {_bar(row):>9} {_number(entry['value']):>9}  {entry['verdict']:<8} {row.what}")
+        lines += _indented(str(entry["note"]))
+        if entry["floor"] and entry["verdict"] == "missed":
+            lines += _indented(f"floor: {entry['floor']}")
+    return "\n".join(lines)
+
+
+def _bar(row: Row) -> str:
+    return f"{'<=' if row.sense == 'at most' else '>='} {row.bar:g}{'' if row.unit == 'x' else ' ' + row.unit}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _indented(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent=" " * 24, subsequent_indent=" " * 24)
