@@ -1,7 +1,8 @@
 """The updates of one round as they come: each is judged, then added to its group's mean, or refused with a reason.
 
-An update is dropped once it has been added. It is held, in a temporary file, until all have come only while too few
-sites have a past to be compared with, as in a run's first round, and under `aggregate.robust`, whose means need all.
+An update is dropped once it has been added. It is held, in a temporary file, until all have come only where too few
+sites have a past to be compared with, as in a run's first round, where it is longer than usual, since the others' may be
+too, and under `aggregate.robust`, whose means need all.
 """
 
 from collections.abc import Mapping
@@ -82,8 +83,9 @@ def take_in(intake: Intake, update: SiteUpdate) -> None:
         _refuse(intake, site, str(error))
         return
     norm, digest = norm_of(update.delta), digest_of(update.delta)
-    reference = _reference(intake, site, {})
-    if reference is None and intake.seats[site].pool:
+    reference, bound = _reference(intake, site, {}), intake.settings.norm_bound
+    is_clear = reference is not None and not (bound and norm > bound * reference)
+    if intake.seats[site].pool and not is_clear:
         intake._held[site] = (replace(update, delta=spooled(update.delta)), norm, digest)
     else:
         _settle(intake, update, norm, digest, reference)
@@ -91,10 +93,12 @@ def take_in(intake: Intake, update: SiteUpdate) -> None:
 
 def finished(intake: Intake) -> dict[str, Weights]:
     """Each group's mean update, float64, of a group from which nothing usable came: empty."""
-    norms = {site: norm for site, (_, norm, _) in intake._held.items()}
-    for site in sorted(intake._held):
+    held = {site: norm for site, (_, norm, _) in intake._held.items()}
+    now = held | {site: intake.records[site].norms[-1] for site in intake.metrics}
+    for site in sorted(held):
         update, norm, digest = intake._held.pop(site)
-        _settle(intake, update, norm, digest, _reference(intake, site, norms))
+        usual = [one for one in (_reference(intake, site, held), _median(intake, site, now)) if one is not None]
+        _settle(intake, update, norm, digest, max(usual, default=None))
     means = {group: mean_of(mean) for group, mean in intake._means.items()}
     weights = {site: seat.weight for site, seat in intake.seats.items()}
     for group, deltas in intake._deltas.items():
@@ -106,7 +110,16 @@ def _reference(intake: Intake, site: str, now: Mapping[str, float]) -> float | N
     """The usual length by what was known before the round and, of sites without a past, by what they send `now`."""
     norms: dict[str, tuple[float, ...]] = {name: (value,) for name, value in now.items()}
     norms |= {name: record.norms for name, record in intake.before.items() if record.norms and name in intake.seats}
-    return running_median(norms, {name: seat.pool for name, seat in intake.seats.items()}, site)
+    return running_median(norms, _pools(intake), site)
+
+
+def _median(intake: Intake, site: str, now: Mapping[str, float]) -> float | None:
+    """The usual length by what this round brought alone: a step that is longer at most sites is no attack."""
+    return running_median({name: (value,) for name, value in now.items()}, _pools(intake), site)
+
+
+def _pools(intake: Intake) -> dict[str, str]:
+    return {name: seat.pool for name, seat in intake.seats.items()}
 
 
 def _settle(intake: Intake, update: SiteUpdate, norm: float, digest: str, reference: float | None) -> None:

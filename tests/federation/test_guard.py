@@ -44,7 +44,7 @@ HONEST = dict.fromkeys("abcde", 1.0)
 
 @pytest.mark.parametrize("bad", [-100.0, 5.0, 60000.0, float("nan"), float("inf")])
 def test_what_is_too_long_or_not_finite_counts_nowhere_in_any_round_and_is_named(bad: float) -> None:
-    run, without = config(), [member for member in FIVE if member.site != "b"]
+    run, without = config().model_copy(update={"method": "cdtl"}), [member for member in FIVE if member.site != "b"]
     for rounds in (0, 2):
         state, clean = start(FIVE, run), start(without, run)
         for _ in range(rounds):
@@ -218,3 +218,16 @@ def test_nothing_usable_names_each_reason() -> None:
     run = config()
     with pytest.raises(FederationError, match="a: an update has values in 'w' that are not finite"):
         step(start(FIVE, run), [update("a", float("nan"))], run)
+
+
+def test_when_most_sites_take_longer_steps_than_before_none_is_refused_but_the_liar_among_them() -> None:
+    """A head that starts at zero moves nothing behind it in its first step: a second round is hundreds of times longer."""
+    run = config(strikes=0)
+    state = played(start(FIVE, run), dict.fromkeys("abcde", 0.01), run)
+    _, report = step(state, [update(site, 1.0, 2) for site in "abcde"], run)
+    assert report.refused == {}
+    values = {**HONEST, "c": 50.0}
+    for order in (values, reversed(values)):
+        _, report = step(state, [update(site, values[site], 2) for site in order], run)
+        assert list(report.refused) == ["c"]
+        assert sorted(report.updated) == ["a", "b", "d", "e"]
