@@ -1,8 +1,8 @@
 """The updates of one round as they come: each is judged, then added to its group's mean, or refused with a reason.
 
 An update is dropped once it has been added. It is held, in a temporary file, until all have come only where too few
-sites have a past to be compared with, as in a run's first round, where it is longer than usual, since the others' may be
-too, and under `aggregate.robust`, whose means need all.
+sites have a past to be compared with, as in a run's first round; where it is longer than usual, since the others' may
+be too; and under `aggregate.robust`, whose means need all.
 """
 
 from collections.abc import Mapping

@@ -221,7 +221,7 @@ def test_nothing_usable_names_each_reason() -> None:
 
 
 def test_when_most_sites_take_longer_steps_than_before_none_is_refused_but_the_liar_among_them() -> None:
-    """A head that starts at zero moves nothing behind it in its first step: a second round is hundreds of times longer."""
+    """A head that starts at zero moves nothing behind it in its first step: the second is hundreds of times longer."""
     run = config(strikes=0)
     state = played(start(FIVE, run), dict.fromkeys("abcde", 0.01), run)
     _, report = step(state, [update(site, 1.0, 2) for site in "abcde"], run)
