@@ -126,7 +126,10 @@ def run(executions: int, seed: int, folder: Path) -> Counter[str]:
             began = time.perf_counter()
             outcome = attempt(decoder, data)
             if outcome not in OUTCOMES and not found[f"{name}{_MADE}{outcome}"]:
-                print(f"{name}: {outcome} from {data!r}", file=sys.stderr)
+                print(
+                    f"{name}: {outcome} from {data[:100]!r}... ({len(data)} bytes), seed {seed}, number {number}",
+                    file=sys.stderr,
+                )
             costs[name] += time.perf_counter() - began
             found[name] += 1
             found[f"{name}{_MADE}{outcome}"] += 1
