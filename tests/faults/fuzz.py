@@ -18,6 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+if "--atheris" in sys.argv:  # before anything of ours is imported otherwise
+    import atheris
+
+    with atheris.instrument_imports(include=["cdtl_core", "server"]):
+        import tests.faults.decoders  # noqa: F401
+
 from cdtl_core.errors import CdtlError
 from tests.faults.decoders import Decoder, decoders
 
@@ -145,14 +151,10 @@ def cheapest(rng: random.Random, names: list[str], costs: dict[str, float], foun
 
 def guided(executions: int, folder: Path) -> None:
     """The same readers with coverage of cdtl's code as the guide; atheris ends the process."""
-    import atheris
-
-    with atheris.instrument_imports(include=["cdtl_core", "server"]):
-        from tests.faults.decoders import decoders as instrumented
     logging.disable(logging.CRITICAL)
-    table = instrumented(folder / "readers")
+    table = decoders(folder / "readers")
     names, corpus = list(table), folder / "corpus"
-    corpus.mkdir()
+    corpus.mkdir(parents=True)
     for number, name in enumerate(names):
         for which, seed in enumerate(table[name].seeds):
             (corpus / f"{number}-{which}").write_bytes(bytes([number]) + seed)
