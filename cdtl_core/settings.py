@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.foreign import parse_json
 
 __all__ = [
     "SITE_FILE",
@@ -133,9 +134,12 @@ def unflatten(flat: Mapping[str, Any]) -> RunConfig:
     for key, value in flat.items():
         *path, last = key.split(".")
         node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = json.loads(value) if key in _TABLES | _LISTS and isinstance(value, str) else value
+        try:
+            for part in path:
+                node = node.setdefault(part, {})
+            node[last] = parse_json(value) if key in _TABLES | _LISTS and isinstance(value, str) else value
+        except (ValueError, TypeError, AttributeError):
+            raise ConfigError(f"the run's settings cannot be read at {key[:60]!r}: make the request anew.") from None
     return _validated(RunConfig, tree, "the run's settings")
 
 

@@ -167,3 +167,9 @@ def test_the_readme_of_a_schema_is_the_schema() -> None:
     missing = [name for part in parts for name in part.model_fields if f"`{name}`" not in text]
     assert missing == []
     assert json.dumps(report.SCHEMA_VERSION) in text
+
+
+@pytest.mark.parametrize("flat", [{"blend.donors": "T}"}, {"seed": 1, "seed.x": 2}, {"task.labels": "[" * 5000}])
+def test_flat_settings_that_cannot_be_read_are_a_sentence(flat: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="settings cannot be read at"):
+        unflatten(flat)

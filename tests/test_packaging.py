@@ -4,10 +4,13 @@ import io
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from cdtl_core.apps import bundle_root
 from cdtl_core.deploy.bundle import build_bundle
@@ -24,6 +27,21 @@ def test_no_file_names_a_path_of_some_machine() -> None:
         if name != "tests/test_packaging.py" and not name.endswith(".png") and pattern.search((ROOT / name).read_text())
     ]
     assert named == []
+
+
+def test_the_lock_file_pins_every_dependency_by_hash_and_names_no_registry() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    assert "--index" not in text
+    assert "--find-links" not in text
+    entries = re.split(r"\n(?=[a-z0-9])", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
+    assert all(re.match(r"[a-z0-9._-]+==\S+", entry) and "--hash=sha256:" in entry for entry in entries)
+    pinned = {name: Version(number) for name, number in re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
+    wrong = [line for line in map(Requirement, needed) if pinned.get(line.name, Version("0")) not in line.specifier]
+    assert wrong == []
+    assert len(pinned) == len(entries) > 100
 
 
 @pytest.mark.slow

@@ -18,6 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+if "--atheris" in sys.argv:  # before anything of ours is imported otherwise
+    import atheris
+
+    with atheris.instrument_imports(include=["cdtl_core", "server"]):
+        import tests.faults.decoders  # noqa: F401
+
 from cdtl_core.errors import CdtlError
 from tests.faults.decoders import Decoder, decoders
 
@@ -126,7 +132,10 @@ def run(executions: int, seed: int, folder: Path) -> Counter[str]:
             began = time.perf_counter()
             outcome = attempt(decoder, data)
             if outcome not in OUTCOMES and not found[f"{name}{_MADE}{outcome}"]:
-                print(f"{name}: {outcome} from {data!r}", file=sys.stderr)
+                print(
+                    f"{name}: {outcome} from {data[:100]!r}... ({len(data)} bytes), seed {seed}, number {number}",
+                    file=sys.stderr,
+                )
             costs[name] += time.perf_counter() - began
             found[name] += 1
             found[f"{name}{_MADE}{outcome}"] += 1
@@ -142,14 +151,10 @@ def cheapest(rng: random.Random, names: list[str], costs: dict[str, float], foun
 
 def guided(executions: int, folder: Path) -> None:
     """The same readers with coverage of cdtl's code as the guide; atheris ends the process."""
-    import atheris
-
-    with atheris.instrument_imports(include=["cdtl_core", "server"]):
-        from tests.faults.decoders import decoders as instrumented
     logging.disable(logging.CRITICAL)
-    table = instrumented(folder / "readers")
+    table = decoders(folder / "readers")
     names, corpus = list(table), folder / "corpus"
-    corpus.mkdir()
+    corpus.mkdir(parents=True)
     for number, name in enumerate(names):
         for which, seed in enumerate(table[name].seeds):
             (corpus / f"{number}-{which}").write_bytes(bytes([number]) + seed)
