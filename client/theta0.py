@@ -37,13 +37,15 @@ def save_theta0(home: Path, theta0: Weights, expected: str) -> None:
         raise FederationError("the theta0 received has another hash than announced: ask the coordinator to start anew.")
     for old in (home / "theta0").glob("*.safetensors"):
         old.unlink()
-    save_weights(home / "theta0" / f"{expected}.safetensors", theta0)
+    path = home / "theta0" / f"{expected}.safetensors"
+    save_weights(path, theta0)
+    _note(_state(path), expected, theta0)
 
 
 def load_theta0(home: Path, expected: str) -> Weights:
     """theta0 with this hash, not to be written to.
 
-    A file is read and checked once in a process while its size and times stay the same.
+    A file that this process wrote or has checked is not read again while its size and times stay the same.
 
     Raises:
         FederationError: The site does not have it, or it is damaged; it is then removed, so that it is sent again.
@@ -62,6 +64,10 @@ def _read(path: Path, state: _State, expected: str) -> None:
     theta0 = load_weights(path)
     if weights_hash(theta0) != expected:
         raise ModelError("it has another hash")
+    _note(state, expected, theta0)
+
+
+def _note(state: _State, expected: str, theta0: Weights) -> None:
     if len(_sound) >= _MOST:
         _sound.clear()
     _sound[state] = expected

@@ -1,7 +1,10 @@
 """A model card in Markdown, for a person."""
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import Template
 
 from cdtl_core.reporting.environment import text_environment
 from cdtl_core.reporting.numbers import estimate_text, percent, plain
@@ -20,9 +23,15 @@ _NAMES = {
 
 def card_markdown(card: "ModelCard") -> str:
     """The card as Markdown; whatever a label is called, it makes no markup."""
+    return _template().render(card=card, names=_NAMES, splits=("train", "val", "test"))
+
+
+@functools.cache
+def _template() -> Template:
+    """Compiled once in a process: a simulation writes many cards."""
     environment = text_environment()
     environment.filters |= {"md": _escaped, "estimate": estimate_text, "percent": percent, "plain": plain}
-    return environment.get_template("card.md").render(card=card, names=_NAMES, splits=("train", "val", "test"))
+    return environment.get_template("card.md")
 
 
 def _escaped(value: Any) -> str:

@@ -1,0 +1,46 @@
+"""OpenMP is told to sleep and how many threads to use before torch is there, in every process that cdtl starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdtl_core.flower import flower_environment
+from cdtl_core.threads import num_cores
+
+ROOT = Path(__file__).parent.parent
+COMMAND = """
+import sys
+from cdtl_core.cli.main import main
+sys.argv = ["cdtl", "--version"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+STARTS = {"command": COMMAND, "server": "import server.app", "site": "import client.app"}
+SAY = "\nimport os, sys; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'], os.environ['OMP_NUM_THREADS'])"
+
+
+def said(code: str, **own: str) -> list[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    command = [sys.executable, "-c", code + SAY]
+    done = subprocess.run(command, env={**env, **own}, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_threads_are_settled_before_torch_is_imported(start: str) -> None:
+    assert said(STARTS[start]) == ["False", "passive", str(num_cores())]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_users_own_setting_wins(start: str) -> None:
+    assert said(STARTS[start], OMP_WAIT_POLICY="active", OMP_NUM_THREADS="3") == ["False", "active", "3"]
+
+
+def test_flowers_processes_inherit_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert flower_environment({})["OMP_NUM_THREADS"] == "3"
