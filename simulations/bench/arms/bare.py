@@ -31,9 +31,11 @@ def main() -> None:
     local = {site: {name: start[name].clone() for name in norms} for site in sites}
     total = sum(images.patients for images in sites.values())
     starts: list[float] = []
+    cpu: list[float] = []
     losses: dict[str, float] = {}
     for round in range(1, job["rounds"] + 1):
         starts.append(time.monotonic())
+        cpu.append(time.process_time())
         mean = {name: torch.zeros_like(value) for name, value in shared.items()}
         for site, images in sites.items():
             net.load_state_dict({**shared, **local[site]})
@@ -46,6 +48,7 @@ def main() -> None:
                 value.add_(state[name], alpha=images.patients / total)
         shared = mean
     starts.append(time.monotonic())
+    cpu.append(time.process_time())
     aurocs = {}
     for site, images in sites.items():
         net.load_state_dict({**shared, **local[site]})
@@ -53,7 +56,7 @@ def main() -> None:
             refresh(net, images)
         score(net, images, "val")
         aurocs[site] = auroc_of(images, score(net, images, "test"))
-    said.write_text(json.dumps({"starts": starts, "losses": losses, "auroc": aurocs}), encoding="utf-8")
+    said.write_text(json.dumps({"starts": starts, "cpu": cpu, "losses": losses, "auroc": aurocs}), encoding="utf-8")
 
 
 def _norm_names(net: nn.Module) -> list[str]:

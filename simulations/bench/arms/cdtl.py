@@ -22,10 +22,12 @@ def main() -> None:
     job, out, said = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     settings = [part for setting in sys.argv[4:] for part in ("--set", setting)]
     starts: list[float] = []
+    cpu: list[float] = []
 
     def hear(fields: Mapping[str, object]) -> None:
         if "rounds" in fields and "round" in fields:
             starts.append(time.monotonic())
+            cpu.append(time.process_time())
 
     set_thread_defaults()
     sys.argv = ["cdtl", "simulate", str(job / "config.toml"), "--out", str(out), *settings]
@@ -41,6 +43,7 @@ def main() -> None:
     losses = {site: values.get("train_loss") for site, values in lines[0]["sites"].items()}
     words = {
         "starts": starts,
+        "cpu": cpu,
         "losses": losses,
         "auroc": {site["name"]: _auroc(site["results"][method]) for site in report["sites"]},
         "bytes": {site["name"]: site["bytes_per_round"].get(method) for site in report["sites"]},
