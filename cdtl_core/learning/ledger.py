@@ -224,8 +224,8 @@ def _append(folder: Path, ledger: PrivacyLedger, entry: Entry) -> PrivacyLedger:
         append_line(folder / _FILE, _line(value, head))
     except CheckpointError:
         raise PrivacyError(
-            f"the privacy ledger {folder / _FILE} cannot be written, so nothing may be trained: free space, or mend its "
-            "rights."
+            f"the privacy ledger {folder / _FILE} cannot be written, so nothing may be trained: free space, or mend "
+            "its rights."
         ) from None
     entries = (*ledger.entries, entry)
     replace_json(folder / _HEAD, {"lines": len(entries)})
