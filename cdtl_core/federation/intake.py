@@ -1,7 +1,8 @@
 """The updates of one round as they come: each is judged, then added to its group's mean, or refused with a reason.
 
-An update is dropped once it has been added. It is held, in a temporary file, until all have come only while too few
-sites have a past to be compared with, as in a run's first round, and under `aggregate.robust`, whose means need all.
+An update is dropped once it has been added. It waits, in a temporary file, until all have come in three cases: too few
+sites have a past to be compared with, as in a run's first round; it is too long for the past, when the lengths of this
+round decide whether it is the site or the whole run that has changed; and under `aggregate.robust`, which needs all.
 """
 
 from collections.abc import Mapping
@@ -54,6 +55,7 @@ class Intake:
     refused: dict[str, str] = field(default_factory=dict)
     spent: set[str] = field(default_factory=set)
     _held: dict[str, tuple[SiteUpdate, float, str]] = field(default_factory=dict)
+    _lengths: dict[str, float] = field(default_factory=dict)
     _means: dict[str, Mean] = field(default_factory=dict)
     _deltas: dict[str, dict[str, Weights]] = field(default_factory=dict)
 
@@ -82,19 +84,21 @@ def take_in(intake: Intake, update: SiteUpdate) -> None:
         _refuse(intake, site, str(error))
         return
     norm, digest = norm_of(update.delta), digest_of(update.delta)
-    reference = _reference(intake, site, {})
-    if reference is None and intake.seats[site].pool:
+    intake._lengths[site] = norm
+    usual, pool = _usual(intake, site), intake.seats[site].pool
+    if pool and (usual is None or norm > intake.settings.norm_bound * usual):
         intake._held[site] = (replace(update, delta=spooled(update.delta)), norm, digest)
     else:
-        _settle(intake, update, norm, digest, reference)
+        _settle(intake, update, norm, digest, usual)
 
 
 def finished(intake: Intake) -> dict[str, Weights]:
     """Each group's mean update, float64, of a group from which nothing usable came: empty."""
-    norms = {site: norm for site, (_, norm, _) in intake._held.items()}
+    pools, now = _pools(intake), {site: (norm,) for site, norm in intake._lengths.items()}
     for site in sorted(intake._held):
         update, norm, digest = intake._held.pop(site)
-        _settle(intake, update, norm, digest, _reference(intake, site, norms))
+        usual = max(_usual(intake, site) or 0.0, running_median(now, pools, site) or 0.0)
+        _settle(intake, update, norm, digest, usual or None)
     means = {group: mean_of(mean) for group, mean in intake._means.items()}
     weights = {site: seat.weight for site, seat in intake.seats.items()}
     for group, deltas in intake._deltas.items():
@@ -102,11 +106,14 @@ def finished(intake: Intake) -> dict[str, Weights]:
     return {group: means.get(group, {}) for group in {seat.group for seat in intake.seats.values()}}
 
 
-def _reference(intake: Intake, site: str, now: Mapping[str, float]) -> float | None:
-    """The usual length by what was known before the round and, of sites without a past, by what they send `now`."""
-    norms: dict[str, tuple[float, ...]] = {name: (value,) for name, value in now.items()}
-    norms |= {name: record.norms for name, record in intake.before.items() if record.norms and name in intake.seats}
-    return running_median(norms, {name: seat.pool for name, seat in intake.seats.items()}, site)
+def _usual(intake: Intake, site: str) -> float | None:
+    """The running median of what was accepted before the round; None while too few sites have a past."""
+    past = {name: intake.before[name].norms for name in intake.seats if name in intake.before}
+    return running_median(past, _pools(intake), site)
+
+
+def _pools(intake: Intake) -> dict[str, str]:
+    return {name: seat.pool for name, seat in intake.seats.items()}
 
 
 def _settle(intake: Intake, update: SiteUpdate, norm: float, digest: str, reference: float | None) -> None:
