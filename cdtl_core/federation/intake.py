@@ -1,8 +1,8 @@
 """The updates of one round as they come: each is judged, then added to its group's mean, or refused with a reason.
 
-An update is dropped once it has been added. It is held, in a temporary file, until all have come only where too few
-sites have a past to be compared with, as in a run's first round; where it is longer than usual, since the others' may
-be too; and under `aggregate.robust`, whose means need all.
+An update is dropped once it has been added. It waits, in a temporary file, until all have come in three cases: too few
+sites have a past to be compared with, as in a run's first round; it is too long for the past, when the lengths of this
+round decide whether it is the site or the whole run that has changed; and under `aggregate.robust`, which needs all.
 """
 
 from collections.abc import Mapping
@@ -55,6 +55,7 @@ class Intake:
     refused: dict[str, str] = field(default_factory=dict)
     spent: set[str] = field(default_factory=set)
     _held: dict[str, tuple[SiteUpdate, float, str]] = field(default_factory=dict)
+    _lengths: dict[str, float] = field(default_factory=dict)
     _means: dict[str, Mean] = field(default_factory=dict)
     _deltas: dict[str, dict[str, Weights]] = field(default_factory=dict)
 
@@ -83,22 +84,21 @@ def take_in(intake: Intake, update: SiteUpdate) -> None:
         _refuse(intake, site, str(error))
         return
     norm, digest = norm_of(update.delta), digest_of(update.delta)
-    reference, bound = _reference(intake, site, {}), intake.settings.norm_bound
-    is_clear = reference is not None and not (bound and norm > bound * reference)
-    if intake.seats[site].pool and not is_clear:
+    intake._lengths[site] = norm
+    usual, pool = _usual(intake, site), intake.seats[site].pool
+    if pool and (usual is None or 0 < intake.settings.norm_bound * usual < norm):
         intake._held[site] = (replace(update, delta=spooled(update.delta)), norm, digest)
     else:
-        _settle(intake, update, norm, digest, reference)
+        _settle(intake, update, norm, digest, usual)
 
 
 def finished(intake: Intake) -> dict[str, Weights]:
     """Each group's mean update, float64, of a group from which nothing usable came: empty."""
-    held = {site: norm for site, (_, norm, _) in intake._held.items()}
-    now = held | {site: intake.records[site].norms[-1] for site in intake.metrics}
-    for site in sorted(held):
+    pools, now = _pools(intake), {site: (norm,) for site, norm in intake._lengths.items()}
+    for site in sorted(intake._held):
         update, norm, digest = intake._held.pop(site)
-        usual = [one for one in (_reference(intake, site, held), _median(intake, site, now)) if one is not None]
-        _settle(intake, update, norm, digest, max(usual, default=None))
+        usual = max(_usual(intake, site) or 0.0, running_median(now, pools, site) or 0.0)
+        _settle(intake, update, norm, digest, usual or None)
     means = {group: mean_of(mean) for group, mean in intake._means.items()}
     weights = {site: seat.weight for site, seat in intake.seats.items()}
     for group, deltas in intake._deltas.items():
@@ -106,16 +106,10 @@ def finished(intake: Intake) -> dict[str, Weights]:
     return {group: means.get(group, {}) for group in {seat.group for seat in intake.seats.values()}}
 
 
-def _reference(intake: Intake, site: str, now: Mapping[str, float]) -> float | None:
-    """The usual length by what was known before the round and, of sites without a past, by what they send `now`."""
-    norms: dict[str, tuple[float, ...]] = {name: (value,) for name, value in now.items()}
-    norms |= {name: record.norms for name, record in intake.before.items() if record.norms and name in intake.seats}
-    return running_median(norms, _pools(intake), site)
-
-
-def _median(intake: Intake, site: str, now: Mapping[str, float]) -> float | None:
-    """The usual length by what this round brought alone: a step that is longer at most sites is no attack."""
-    return running_median({name: (value,) for name, value in now.items()}, _pools(intake), site)
+def _usual(intake: Intake, site: str) -> float | None:
+    """The running median of what was accepted before the round; None while too few sites have a past."""
+    past = {name: intake.before[name].norms for name in intake.seats if name in intake.before}
+    return running_median(past, _pools(intake), site)
 
 
 def _pools(intake: Intake) -> dict[str, str]:

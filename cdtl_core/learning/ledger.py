@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cdtl_core.durable import append_line, locked, replace_json
-from cdtl_core.errors import PrivacyError
+from cdtl_core.errors import CheckpointError, PrivacyError
 from cdtl_core.foreign import parse_json
 from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, merged, plan_noise
 from cdtl_core.learning.ledger_entries import ENTRY, Commitment, Entry, Opening, Plan, Reservation
@@ -222,10 +222,10 @@ def _append(folder: Path, ledger: PrivacyLedger, entry: Entry) -> PrivacyLedger:
     head = _link(ledger.head, value)
     try:
         append_line(folder / _FILE, _line(value, head))
-    except OSError as error:
+    except CheckpointError:
         raise PrivacyError(
-            f"the privacy ledger {folder / _FILE} cannot be written ({error.strerror}), so nothing may be trained: "
-            "free space, or mend its rights."
+            f"the privacy ledger {folder / _FILE} cannot be written, so nothing may be trained: free space, or mend "
+            "its rights."
         ) from None
     entries = (*ledger.entries, entry)
     replace_json(folder / _HEAD, {"lines": len(entries)})

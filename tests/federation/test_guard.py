@@ -67,6 +67,15 @@ def test_the_bound_of_the_first_round_does_not_depend_on_the_order_of_replies() 
     assert len(set(results)) == 1
 
 
+def test_when_all_updates_grow_at_once_the_run_has_changed_and_nobody_is_refused() -> None:
+    """As after a first round of one step, in which a head of zeros gives the backbone no gradient."""
+    run = config()
+    for order in itertools.permutations(HONEST):
+        state = played(start(FIVE, run), dict.fromkeys(HONEST, 0.01), run)
+        _, report = step(state, [update(s, {**HONEST, "b": 20.0}[s], 2) for s in order], run)
+        assert list(report.refused) == ["b"]
+
+
 def test_a_liar_of_three_is_refused_in_every_round_though_two_sites_alone_have_a_past() -> None:
     run, three = config(strikes=0), FIVE[:3]
     state = start(three, run)
