@@ -8,29 +8,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from cdtl_core.errors import CheckpointError
 
 __all__ = ["append_line", "file_hash", "locked", "publish_folder", "replace_bytes", "replace_json"]
-__all__ += ["unwritable", "without_flush"]
-
-_flush = ContextVar("_flush", default=True)
-
-
-@contextmanager
-def without_flush() -> Iterator[None]:
-    """Inside the block files are still whole or not there for whoever looks, but not flushed to the disk.
-
-    A kill of this process at any moment loses nothing then either; a power cut may lose or tear what was written last.
-    """
-    token = _flush.set(False)
-    try:
-        yield
-    finally:
-        _flush.reset(token)
+__all__ += ["unwritable"]
 
 
 def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -48,7 +32,7 @@ def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
-            _sync(file.fileno())
+            os.fsync(file.fileno())
         os.replace(draft, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -77,7 +61,7 @@ def append_line(path: Path, line: str) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
-            _sync(file.fileno())
+            os.fsync(file.fileno())
     except OSError as error:
         raise unwritable(path, error) from None
 
@@ -86,7 +70,7 @@ def publish_folder(draft: Path, target: Path) -> None:
     """Put the finished folder `draft` in the place of `target`; an older `target` is removed first."""
     for file in draft.iterdir():
         with open(file, "rb") as handle:
-            _sync(handle.fileno())
+            os.fsync(handle.fileno())
     _sync_folder(draft)
     if target.exists():
         shutil.rmtree(target)
@@ -131,11 +115,6 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        _sync(handle)
+        os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sync(handle: int) -> None:
-    if _flush.get():
-        os.fsync(handle)

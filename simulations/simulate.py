@@ -3,12 +3,12 @@
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from cdtl_core.config import Method, RunConfig, SimulationConfig
-from cdtl_core.durable import locked, without_flush
+from cdtl_core.durable import locked
 from cdtl_core.errors import CheckpointError, FederationError, error_of_code
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import check_contract
@@ -103,10 +103,9 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
 def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:
     homes = [sites_folder(out) / own.site for own in config.sites]
     report(visits=sum(_rounds_left(config, method, out) for method in config.methods) * len(homes))
-    with nullcontext() if config.run.dp.enabled else without_flush():  # a ledger is flushed wherever it is
-        for method in config.methods:
-            if not Journal(out, method).finished():
-                _play_method(_all_take_part(config, method), out, homes, engine)
+    for method in config.methods:
+        if not Journal(out, method).finished():
+            _play_method(_all_take_part(config, method), out, homes, engine)
     result = gather_report(config, out, engine)
     save_report(out / "report.json", result)
     return result
