@@ -37,7 +37,7 @@ def play_cell(out: Path, cell: Cell) -> None:
         CdtlError: The data, a setting or the training fails; the sentence says which.
     """
     began = time.perf_counter()
-    config, study = _settings(out)
+    config, study = _settings(out.resolve())
     sites = sites_of(open_sites(config, out), study, cell, out)
     run = config.run.model_copy(update={"seed": cell.training_seed})
     if cell.method == ALONE:  # nobody else changes anything

@@ -88,7 +88,7 @@ def play_row_cell(out: Path, cell: RowCell) -> None:
         CdtlError: The data, a setting or the training fails; the sentence says which.
     """
     began = time.perf_counter()
-    config = _settings(out)
+    config = _settings(out.resolve())
     table = table_of(config)
     row = next(row for row in table.rows if row.row == cell.row)
     sites = row_sites(config, table, row, cell, out)
