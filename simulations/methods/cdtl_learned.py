@@ -1,6 +1,6 @@
 """CDTL whose donors are found by evidence: who helps whom is measured, not assumed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +85,8 @@ def validation_gains(federation: Federation, _before: Track, after: Track) -> Ma
 
 def update_cosines(_federation: Federation, before: Track, after: Track) -> Matrix:
     """Cosine K K between what the modalities' models learned in the round: the server sees it without asking."""
-    moved = [_flat(before.server.drifts[group], drift) for group, drift in after.server.drifts.items()]
+    names = _compared(list(after.server.drifts.values()))
+    moved = [_flat(before.server.drifts[group], drift, names) for group, drift in after.server.drifts.items()]
     unit = [step / max(float(np.linalg.norm(step)), np.finfo(np.float64).tiny) for step in moved]
     return np.array([[one @ two for two in unit] for one in unit], np.float64)
 
@@ -133,8 +134,14 @@ def _loss_with(federation: Federation, track: Track, name: str, own: str, donor:
     return float(log_loss_by_patient(fold.labels, scores, fold.patients).mean())
 
 
-def _flat(before: Weights, after: Weights) -> npt.NDArray[np.float64]:
-    """The difference of the backbone's tensors as one vector; heads belong to label maps and are left out."""
-    names = [name for name in after if not name.startswith("head.")]
+def _compared(drifts: Sequence[Weights]) -> list[str]:
+    """What all groups have learned: backbones; where heads alone are trained these, if all are for one label map."""
+    first = drifts[0]
+    names = [name for name in first if all(name in one and one[name].shape == first[name].shape for one in drifts)]
+    return [name for name in names if not name.startswith("head.")] or names
+
+
+def _flat(before: Weights, after: Weights, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The difference of these tensors as one vector; without any there is none, and no cosine but 0."""
     moved = [after[name].double() - before[name].double() if name in before else after[name].double() for name in names]
-    return np.concatenate([value.flatten().numpy() for value in moved])
+    return np.concatenate([value.flatten().numpy() for value in moved]) if moved else np.zeros(1)

@@ -1,6 +1,7 @@
 """Donors by evidence, and the gate's choice at the end."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,18 @@ def test_cosines_of_updates_are_those_of_what_was_learned_in_the_round(build: Bu
 
     a, b = moved("histology"), moved("ultrasound")
     assert found[0, 2] == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+@pytest.mark.parametrize(("other", "cosine"), [([0.0, 2.0], 0.0), ([3.0, 4.0], 0.6), ([1.0, 2.0, 3.0], 0.0)])
+def test_where_heads_alone_are_trained_their_cosines_count_if_they_are_of_one_label_map(
+    build: Build, other: list[float], cosine: float
+) -> None:
+    federation = build()
+    before = begin(federation)
+    drifts = {"ultrasound": {"head.weight": torch.tensor([1.0, 0.0])}, "mri": {"head.weight": torch.tensor(other)}}
+    after = replace(before, server=replace(before.server, drifts=drifts))
+    none = replace(before, server=replace(before.server, drifts={"ultrasound": {}, "mri": {}}))
+    assert update_cosines(federation, none, after)[0, 1] == pytest.approx(cosine)
 
 
 def test_gains_are_nothing_from_oneself_and_finite_from_others(build: Build) -> None:
