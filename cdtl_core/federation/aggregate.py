@@ -40,7 +40,7 @@ def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
             mean.sums[name] = torch.zeros(value.shape, dtype=torch.float64)
         mean.weights[name] = mean.weights.get(name, 0) + weight
     parts = [part for name, value in delta.items() for part in _parts(mean.sums[name], value)]
-    share = -(-len(parts) // torch.get_num_threads())
+    share = max(1, -(-len(parts) // torch.get_num_threads()))
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         shares = [parts[at : at + share] for at in range(0, len(parts), share)]
         list(pool.map(_add, shares, [weight] * len(shares)))

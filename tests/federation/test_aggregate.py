@@ -64,3 +64,13 @@ def test_a_bad_update_is_refused_and_changes_nothing(delta: dict[str, torch.Tens
     with pytest.raises(FederationError, match=says):
         fold_in(mean, delta, weight)
     assert mean_of(mean)["w"].tolist() == [1.0, 1.0]
+
+
+def test_an_update_without_tensors_changes_nothing() -> None:
+    """A site whose network is frozen and whose head is its own sends none."""
+    mean = Mean()
+    fold_in(mean, {}, 3)
+    assert mean_of(mean) == {}
+    fold_in(mean, {"w": torch.ones(2).half()}, 2)
+    fold_in(mean, {}, 3)
+    assert mean_of(mean)["w"].tolist() == [1.0, 1.0]
