@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,5 +106,6 @@ def test_no_color_is_heard_and_completion_offered() -> None:
     wrong = subprocess.run([*command, "report"], **shown)  # type: ignore[call-overload]
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "\x1b[" not in wrong.stderr
-    script = subprocess.run([*command, "--show-completion", "bash"], **shown)  # type: ignore[call-overload]
+    asked = f"{shlex.join(command)} --show-completion; true"  # the shell is found among the parents, if not replaced
+    script = subprocess.run(["bash", "-c", asked], **shown)  # type: ignore[call-overload]
     assert "complete -o" in script.stdout, script.stderr
