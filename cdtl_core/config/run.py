@@ -208,7 +208,7 @@ class ShareConfig(Settings):
 
 
 class GateConfig(Settings):
-    """The acceptance gate: a blended model is refused if worse by more than this many standard errors."""
+    """The acceptance gate: the model trained alone is used unless another is better by so many standard errors."""
 
     enabled: bool = True
     standard_errors: float = Field(1.0, ge=0)

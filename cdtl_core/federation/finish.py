@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.federation.gate import ALONE, BLENDED, GateDecision, choose_model
+from cdtl_core.federation.gate import ALONE, GateDecision, choose_model
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round
 from cdtl_core.learning.calibration import fit_temperature
 from cdtl_core.learning.metrics import log_loss_by_patient
@@ -64,10 +64,9 @@ def finish(
         test_scores[name] = score(site.model, test, device=site.device, entry=site.entry)
     losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in val_scores.items()}
     gate = site.config.gate
-    decision = choose_model(losses, standard_errors=gate.standard_errors if gate.enabled else np.inf)
-    chosen = decision.chosen if gate.enabled else BLENDED
-    temperature = fit_temperature(val_scores[chosen], val.labels, val.patients)
-    return Outcome(candidates[chosen], temperature, decision, test_scores, val_scores)
+    decision = choose_model(losses, standard_errors=gate.standard_errors if gate.enabled else None)
+    temperature = fit_temperature(val_scores[decision.chosen], val.labels, val.patients)
+    return Outcome(candidates[decision.chosen], temperature, decision, test_scores, val_scores)
 
 
 def candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:

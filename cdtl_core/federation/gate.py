@@ -1,4 +1,4 @@
-"""The acceptance gate: a blended model is used only if, on the site's validation patients, it is not clearly worse."""
+"""The acceptance gate: on validation patients, is a federation's model clearly better than the site's own?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,24 +32,33 @@ class GateDecision:
         return self.chosen == BLENDED if self.excess or self.chosen != BLENDED else None
 
 
-def choose_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_errors: float) -> GateDecision:
-    """Keep the blended model unless an alternative beats it by more than `standard_errors` of the paired difference.
+def choose_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_errors: float | None) -> GateDecision:
+    """Use the model trained alone unless another beats it by more than `standard_errors` of the paired difference.
+
+    Of several that do the one with the least loss is used. A site without a model of its own uses the blended one,
+    unless the unblended one beats it likewise.
 
     Args:
         losses: Candidate to log-loss per validation patient, P, the same patients in the same order; must hold
             ``blended``.
-        standard_errors: How clear a loss must be.
+        standard_errors: How clear a difference must be; None: the blended model is used whatever it is like.
 
     With fewer than three validation patients there is no comparison: nothing shows that the blend does no harm, and the
     model trained alone is used, where the site has one.
     """
+    if standard_errors is None:
+        return _decision(BLENDED, losses)
     if len(losses[BLENDED]) < _FEWEST_PATIENTS:
         chosen = ALONE if ALONE in losses else BLENDED
         return GateDecision(chosen, {name: float(losses[name].mean()) for name in {BLENDED, chosen}}, {})
+    kept = ALONE if ALONE in losses else BLENDED
+    better = [name for name, values in losses.items() if _excess(losses[kept] - values) > standard_errors]
+    return _decision(min(better, key=lambda name: float(losses[name].mean()), default=kept), losses)
+
+
+def _decision(chosen: str, losses: Mapping[str, npt.NDArray[np.float64]]) -> GateDecision:
     means = {name: float(values.mean()) for name, values in losses.items()}
     excess = {name: _excess(losses[BLENDED] - values) for name, values in losses.items() if name != BLENDED}
-    better = [name for name, value in excess.items() if value > standard_errors]
-    chosen = min(better, key=lambda name: means[name]) if better else BLENDED
     return GateDecision(chosen, means, excess)
 
 

@@ -193,7 +193,9 @@ def axis_of(label: str, values: Sequence[float], *, floor: float | None = None) 
 
 
 def ticks_of(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
-    """Round numbers that cover low to high, at most about `most`."""
+    """Round numbers that cover low to high, at most about `most`; where both are one number, half a unit about it."""
+    if low == high:
+        low, high = low - 0.5, high + 0.5
     raw = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw - 1e-12)
