@@ -108,7 +108,7 @@ def _told(end: Mapping[str, Any], method: str) -> tuple[str, list[str]]:
     found = Estimate(value=end["test_auroc"], low=end.get("test_auroc_low"), high=end.get("test_auroc_high"))
     chosen = end.get("chosen") or "not told"
     gate = {"blended": "kept the blended model"}.get(
-        chosen, f"refused the blended model, the site uses the {chosen} one"
+        chosen, f"the blended model was not clearly better, the site uses the {chosen} one"
     )
     more = [f"Gate: {gate}."] if method == "cdtl" else []
     return f"AUROC of the model it uses, on its test patients: {estimate_text(found)}.", more

@@ -38,7 +38,7 @@ def headline_of(
         return Headline(site, about, "open", f"AUROC of {name} on test patients: {told}; {why}.", more)
     amount = f"{signed(difference.value)} AUROC"
     if gate is not None and gate.chosen == "alone":
-        used = "the gate refused the blended model, and the site uses the one it trained alone"
+        used = "the blended model was not clearly better, and the site uses the one it trained alone"
         return Headline(site, about, "none", f"No evidence of gain: {used}.", more)
     if difference.low is None or difference.high is None:
         few = f"only {test_patients} test patients allow no interval, so this figure is an anecdote"
@@ -67,7 +67,8 @@ def gate_sentence(gate: Gate) -> str:
         return f"Gate: there was no alternative to the {gate.chosen} model (validation log-loss {losses})."
     if gate.accepted:
         return f"Gate: accepted the blended model (validation log-loss {losses})."
-    return f"Gate: refused the blended model; the site uses the {gate.chosen} one (validation log-loss {losses})."
+    why = "was not clearly better" if gate.chosen == "alone" else "was not the best"
+    return f"Gate: the blended model {why}; the site uses the {gate.chosen} one (validation log-loss {losses})."
 
 
 def gain_forest(sites: Mapping[str, Mapping[str, Estimate]]) -> Forest | None:
