@@ -50,7 +50,7 @@ def choose_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_erro
         return _decision(BLENDED, losses)
     if len(losses[BLENDED]) < _FEWEST_PATIENTS:
         chosen = ALONE if ALONE in losses else BLENDED
-        return GateDecision(chosen, {name: float(losses[name].mean()) for name in {BLENDED, chosen}}, {})
+        return GateDecision(chosen, {name: float(losses[name].mean()) for name in dict.fromkeys((BLENDED, chosen))}, {})
     kept = ALONE if ALONE in losses else BLENDED
     better = [name for name, values in losses.items() if _excess(losses[kept] - values) > standard_errors]
     return _decision(min(better, key=lambda name: float(losses[name].mean()), default=kept), losses)
