@@ -1,6 +1,7 @@
 """Small federations of synthetic images, for tests that need one."""
 
 import os
+import sys
 
 # Before torch: see cdtl_core.threads. The tests' networks are so small that a second thread only costs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -8,10 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from cdtl_core.cli.main import main
 from cdtl_core.config import SimulationConfig
 
 TINY_RUN: dict[str, Any] = {
@@ -27,6 +29,34 @@ TINY_SITES = [
     {"site": "bari", "modality": "ultrasound", "data": {"phantom": {"patients": 12, "seed": 2}}},
     {"site": "como", "modality": "histology", "data": {"phantom": {"patients": 12, "seed": 3}}},
 ]
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cdtl = Callable[..., Done]
+
+
+@pytest.fixture
+def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdtl:
+    """Call the real `main` as the installed command does, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["cdtl", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """`cdtl privacy audit` as a person meets it: the verdict, the JSON, exit code 8, and a site left as it was."""
 
+import functools
 import hashlib
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cdtl_core.cli.main import main
+from tests.conftest import Cdtl
 
 TERMS = """
 [image]
@@ -33,35 +32,24 @@ lr = 0.2
 momentum = 0.0
 """
 SITE = 'site = "north"\nmodality = "ultrasound"\ndata.phantom = { patients = 60 }\n'
-Cdtl = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdtl:
+def audit(cdtl: Cdtl, tmp_path: Path) -> Cdtl:
+    """`cdtl privacy audit` of these terms."""
     (tmp_path / "terms.toml").write_text(TERMS)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cdtl", "privacy", "audit", "--config", "terms.toml", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        return code, *capfd.readouterr()
-
-    return call
+    return functools.partial(cdtl, "privacy", "audit", "--config", "terms.toml")
 
 
-def test_the_whole_mechanism_is_not_refuted(cdtl: Cdtl) -> None:
-    code, out, err = cdtl("--canaries", "100")
+def test_the_whole_mechanism_is_not_refuted(audit: Cdtl) -> None:
+    code, out, err = audit("--canaries", "100")
     assert (code, err) == (0, "")
     for words in ("Claim        epsilon 8.00 at delta 1e-05", "not refuted", "never proves", "at most 3.5", "AUROC"):
         assert words in out
 
 
-def test_no_noise_ends_in_code_8_and_json_still_stands(cdtl: Cdtl) -> None:
-    code, out, err = cdtl("--canaries", "150", "--epsilon", "2", "--broken", "noise", "--json")
+def test_no_noise_ends_in_code_8_and_json_still_stands(audit: Cdtl) -> None:
+    code, out, err = audit("--canaries", "150", "--epsilon", "2", "--broken", "noise", "--json")
     assert code == 8
     assert err.startswith("Error: the audit certifies epsilon")
     assert err.count("\n") == 1
@@ -73,20 +61,20 @@ def test_no_noise_ends_in_code_8_and_json_still_stands(cdtl: Cdtl) -> None:
     assert found["membership"]["private"]["members"] == 150
 
 
-def test_all_forms_end_in_code_8_where_one_is_not_noticed(cdtl: Cdtl) -> None:
-    code, out, err = cdtl("--canaries", "100", "--all")  # a hundred canaries cannot refute a claim of 8
+def test_all_forms_end_in_code_8_where_one_is_not_noticed(audit: Cdtl) -> None:
+    code, out, err = audit("--canaries", "100", "--all")  # a hundred canaries cannot refute a claim of 8
     assert code == 8
     assert out.count("NOT as expected") == 3
     assert "noise, clip, accountant" in err
 
 
-def test_a_site_is_left_as_it_was_but_for_its_caches(cdtl: Cdtl, tmp_path: Path) -> None:
+def test_a_site_is_left_as_it_was_but_for_its_caches(audit: Cdtl, tmp_path: Path) -> None:
     home = tmp_path / "north"
     home.mkdir()
     (home / "site.toml").write_text(SITE)
-    assert cdtl("north", "--canaries", "50")[0] == 0
+    assert audit("north", "--canaries", "50")[0] == 0
     before = contents(home)
-    assert cdtl("north", "--canaries", "50")[0] == 0
+    assert audit("north", "--canaries", "50")[0] == 0
     assert contents(home) == before
     assert not {"privacy", "memory", "models", "ledger.jsonl"} & {path.name for path in home.rglob("*")}
     assert len(list((home / "cache" / "features").glob("*/*.npy"))) == 1
@@ -109,7 +97,7 @@ def contents(folder: Path) -> dict[str, str]:
         (("--broken", "noise", "--all"), 2, "--all"),
     ],
 )
-def test_wrong_input_is_one_sentence(cdtl: Cdtl, arguments: tuple[str, ...], code: int, says: str) -> None:
-    found, _, err = cdtl(*arguments)
+def test_wrong_input_is_one_sentence(audit: Cdtl, arguments: tuple[str, ...], code: int, says: str) -> None:
+    found, _, err = audit(*arguments)
     assert found == code
     assert says in err

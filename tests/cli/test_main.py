@@ -4,67 +4,13 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cdtl_core.cli.main import main
-
-TINY = """
-name = "tiny"
-[image]
-size = 32
-[model]
-backbone = "test_efficientnet"
-weights = "random"
-[train]
-steps = 1
-batch_size = 4
-[federation]
-rounds = 2
-[blend]
-settle = 1
-[[sites]]
-site = "alba"
-modality = "ultrasound"
-data.phantom = { patients = 12 }
-[[sites]]
-site = "como"
-modality = "histology"
-data.phantom = { patients = 12 }
-"""
-
-
-Cdtl = Callable[..., "Done"]
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Call the real `main` as the installed command does, in a folder of its own that holds tiny.toml."""
-    (tmp_path / "tiny.toml").write_text(TINY)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["cdtl", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        return Done(code, *capfd.readouterr())
-
-    return call
+from tests.conftest import Cdtl
 
 
 def test_help_needs_no_torch() -> None:
@@ -91,13 +37,13 @@ def test_the_installed_command_answers(tmp_path: Path) -> None:
 
 def test_simulate_then_predict(cdtl: Cdtl, tmp_path: Path) -> None:
     done = cdtl("simulate", "tiny.toml", "--out", "run")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     for word in ("alba", "como", "SYNTHETIC", "alone", "FedAvg", "CDTL", "report.json"):
-        assert word in done.stdout
-    assert done.stderr == ""
+        assert word in done.out
+    assert done.err == ""
     image = next((tmp_path / "run" / "sites" / "alba").glob("phantoms-*/images/*.png"))
     told = cdtl("predict", "run/sites/alba", str(image), str(image), "--out", "p.csv")
-    assert told.returncode == 0, told.stderr
+    assert told.code == 0, told.err
     header, first, second = (tmp_path / "p.csv").read_text().splitlines()
     assert header == "file,p_benign,p_malignant,probabilities"
     assert first == second
@@ -105,24 +51,24 @@ def test_simulate_then_predict(cdtl: Cdtl, tmp_path: Path) -> None:
     assert float(benign) + float(malignant) == pytest.approx(1, abs=2e-6)
     assert kind == "raw"  # too few validation patients to calibrate
     again = cdtl("simulate", "tiny.toml", "--out", "run")
-    assert (again.returncode, "--resume" in again.stderr) == (6, True)
+    assert (again.code, "--resume" in again.err) == (6, True)
 
 
 def test_prediction_equals_what_the_run_wrote_of_the_same_image(cdtl: Cdtl, tmp_path: Path) -> None:
-    assert cdtl("simulate", "tiny.toml", "--out", "run", "--set", "methods=alone").returncode == 0
+    assert cdtl("simulate", "tiny.toml", "--out", "run", "--set", "methods=alone").code == 0
     home = tmp_path / "run" / "sites" / "como"
     with open(home / "models" / "tiny-alone" / "scores.csv") as file:
         rows = list(csv.DictReader(file))[:5]
     images = [str(next(home.glob(f"phantoms-*/images/{row['image']}"))) for row in rows]
     told = cdtl("predict", str(home), *images)
-    predicted = [float(row["p_malignant"]) for row in csv.DictReader(told.stdout.splitlines())]
+    predicted = [float(row["p_malignant"]) for row in csv.DictReader(told.out.splitlines())]
     assert predicted == pytest.approx([float(row["p_blended"]) for row in rows], abs=1e-4)
 
 
 def test_json_is_the_report(cdtl: Cdtl, tmp_path: Path) -> None:
     done = cdtl("simulate", "tiny.toml", "--json", "--set", "methods=alone")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == json.loads((tmp_path / "runs" / "tiny" / "report.json").read_text())
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == json.loads((tmp_path / "runs" / "tiny" / "report.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -149,12 +95,12 @@ def test_wrong_input_is_one_sentence_and_the_familys_code(
     cdtl: Cdtl, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     done = cdtl(*arguments)
-    assert done.returncode == code, done.stderr
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == code, done.err
+    assert says in done.err
+    assert "Traceback" not in done.err
     if code != 2:
-        assert done.stderr.count("\n") == 1
-        assert done.stderr.startswith("Error: ")
+        assert done.err.count("\n") == 1
+        assert done.err.startswith("Error: ")
     left = {path.name for path in tmp_path.iterdir()}
     assert left <= {"tiny.toml", "runs"}
     assert not any((tmp_path / "runs").glob("*"))
@@ -175,6 +121,6 @@ def test_a_wrong_cohort_is_one_sentence(cdtl: Cdtl, tmp_path: Path, fault: str) 
         file.write('[[sites]]\nsite = "extra"\nmodality = "mri"\ndata.manifest = "m.csv"\n')
     done = cdtl("simulate", "tiny.toml")
     expected = {"label": "the label 'bening'", "class": "'malignant' has no patient", "image": "4.png"}[fault]
-    assert done.returncode == 4
-    assert expected in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.code == 4
+    assert expected in done.err
+    assert done.err.count("\n") == 1

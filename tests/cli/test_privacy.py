@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ import pytest
 from cdtl_core.cli.privacy_text import _ranges
 from cdtl_core.learning.accounting import epsilon_prv
 from cdtl_core.learning.ledger import Budget, commit, open_ledger, read_ledger, reserve
-from tests.cli.test_main import Done, cdtl  # noqa: F401  (the fixture)
+from tests.conftest import Cdtl
 
-Cdtl = Callable[..., Done]
 BUDGET = Budget(target_epsilon=8.0, target_delta=1e-5, sample_rate=1.0, steps=60)
 
 
@@ -31,10 +29,10 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "north"
 
 
-def test_a_ledger_is_told_to_a_person(cdtl: Cdtl, home: Path) -> None:  # noqa: F811
+def test_a_ledger_is_told_to_a_person(cdtl: Cdtl, home: Path) -> None:
     ledger = read_ledger(home / "privacy")
     done = cdtl("privacy", "ledger", "north")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
     spent, noise = ledger.epsilon(1e-5), ledger.history[0].noise_multiplier
     for words in (
         f"Ledger {ledger.opening.ledger[:8]} of north in north/privacy, opened 2027-01-15, 200 training patients",
@@ -44,13 +42,13 @@ def test_a_ledger_is_told_to_a_person(cdtl: Cdtl, home: Path) -> None:  # noqa: 
         "round 3: 12 steps reserved and never committed; all count",
         f"by a factor of at most e^{spent:.2f}, but for a chance of 1e-05; what the same woman's images spend at other",
     ):
-        assert words in done.stdout, done.stdout
+        assert words in done.out, done.out
 
 
-def test_a_ledger_is_told_as_data_and_reading_changes_nothing(cdtl: Cdtl, home: Path) -> None:  # noqa: F811
+def test_a_ledger_is_told_as_data_and_reading_changes_nothing(cdtl: Cdtl, home: Path) -> None:
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     done = cdtl("privacy", "ledger", "north", "--json")
-    (told,) = json.loads(done.stdout)["ledgers"]
+    (told,) = json.loads(done.out)["ledgers"]
     ledger = read_ledger(home / "privacy")
     assert told["epsilon_rdp"] == ledger.epsilon(1e-5)
     assert told["ledger"] == ledger.opening.ledger
@@ -64,36 +62,36 @@ def test_a_ledger_is_told_as_data_and_reading_changes_nothing(cdtl: Cdtl, home: 
     assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
 
 
-def test_steps_left_are_steps_that_can_be_taken(cdtl: Cdtl, home: Path) -> None:  # noqa: F811
-    (told,) = json.loads(cdtl("privacy", "ledger", "north", "--json").stdout)["ledgers"]
+def test_steps_left_are_steps_that_can_be_taken(cdtl: Cdtl, home: Path) -> None:
+    (told,) = json.loads(cdtl("privacy", "ledger", "north", "--json").out)["ledgers"]
     given = reserve(home / "privacy", run="study", round=4, steps=100, budget=BUDGET)
     assert given is not None
     assert given.steps == told["runs"][0]["left_steps"] == 24
-    assert "left: not one step." in cdtl("privacy", "ledger", "north").stdout
+    assert "left: not one step." in cdtl("privacy", "ledger", "north").out
 
 
-def test_simulated_runs_have_a_ledger_each(cdtl: Cdtl, tmp_path: Path) -> None:  # noqa: F811
+def test_simulated_runs_have_a_ledger_each(cdtl: Cdtl, tmp_path: Path) -> None:
     for run in ("demo-cdtl", "demo-fedavg"):
         spend(tmp_path / "alba" / "privacy" / run, run=run, rounds=1)
     done = cdtl("privacy", "ledger", "alba")
-    assert done.stdout.count("Ledger ") == done.stdout.count("This means") == 2
-    assert len(json.loads(cdtl("privacy", "ledger", "alba", "--json").stdout)["ledgers"]) == 2
+    assert done.out.count("Ledger ") == done.out.count("This means") == 2
+    assert len(json.loads(cdtl("privacy", "ledger", "alba", "--json").out)["ledgers"]) == 2
 
 
-def test_a_site_that_never_trained_with_privacy_is_told_so(cdtl: Cdtl, tmp_path: Path) -> None:  # noqa: F811
+def test_a_site_that_never_trained_with_privacy_is_told_so(cdtl: Cdtl, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     done = cdtl("privacy", "ledger", "new")
-    assert done.returncode == 0
-    assert done.stdout == "No steps with differential privacy were ever taken here: new/privacy holds no ledger.\n"
-    assert json.loads(cdtl("privacy", "ledger", "new", "--json").stdout) == {"ledgers": []}
+    assert done.code == 0
+    assert done.out == "No steps with differential privacy were ever taken here: new/privacy holds no ledger.\n"
+    assert json.loads(cdtl("privacy", "ledger", "new", "--json").out) == {"ledgers": []}
     open_ledger(tmp_path / "new" / "privacy", site="new", num_patients=50)
-    assert "Nothing is spent." in cdtl("privacy", "ledger", "new").stdout
+    assert "Nothing is spent." in cdtl("privacy", "ledger", "new").out
 
 
 @pytest.mark.parametrize("fault", ["byte", "line", "gone", "head"])
 @pytest.mark.parametrize("run", ["", "demo-cdtl"])
 def test_a_damaged_ledger_is_one_sentence_and_exit_code_8(
-    cdtl: Cdtl,  # noqa: F811
+    cdtl: Cdtl,
     tmp_path: Path,
     fault: str,
     run: str,
@@ -109,17 +107,17 @@ def test_a_damaged_ledger_is_one_sentence_and_exit_code_8(
     else:
         (path if fault == "gone" else folder / "head.json").unlink()
     done = cdtl("privacy", "ledger", "alba")
-    assert (done.returncode, done.stdout) == (8, "")
+    assert (done.code, done.out) == (8, "")
     says = {"byte": "is damaged in line 3", "line": "has 3 lines and had 4", "gone": "cannot be read"}
-    assert says.get(fault, "no head.json") in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert "restore the newest copy" in done.stderr
+    assert says.get(fault, "no head.json") in done.err
+    assert done.err.count("\n") == 1
+    assert "restore the newest copy" in done.err
 
 
-def test_a_plan_is_told_to_a_person(cdtl: Cdtl) -> None:  # noqa: F811
+def test_a_plan_is_told_to_a_person(cdtl: Cdtl) -> None:
     options = ("--patients", "200", "--epsilon", "8", "--rounds", "5", "--config", "tiny.toml", "--steps", "12")
     done = cdtl("privacy", "plan", *options)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
     for words in (
         "steps             60 (5 rounds of 12)",
         "sample rate q     1, 200 patients expected in a step",
@@ -131,17 +129,17 @@ def test_a_plan_is_told_to_a_person(cdtl: Cdtl) -> None:  # noqa: F811
         "head + whole backbone",
         "Workable up to 0.20 over all steps, marginal up to 1.00",
     ):
-        assert words in done.stdout, done.stdout
+        assert words in done.out, done.out
 
 
-def test_options_of_a_plan_replace_what_the_file_says(cdtl: Cdtl, tmp_path: Path) -> None:  # noqa: F811
+def test_options_of_a_plan_replace_what_the_file_says(cdtl: Cdtl, tmp_path: Path) -> None:
     with open(tmp_path / "tiny.toml", "a") as file:
         file.write("[dp]\ntarget_epsilon = 2.0\nbatch_patients = 50\n")
     plan = ("privacy", "plan", "--json", "--config", "tiny.toml", "--patients", "200")
-    told = json.loads(cdtl(*plan).stdout)
+    told = json.loads(cdtl(*plan).out)
     assert (told["steps"], told["target_epsilon"], told["sample_rate"]) == (2, 2, 0.25)
     options = ("--epsilon", "4", "--rounds", "3", "--steps", "7", "--delta", "1e-4", "--clip", "0.1", "--batch", "20")
-    told = json.loads(cdtl(*plan, *options).stdout)
+    told = json.loads(cdtl(*plan, *options).out)
     assert (told["steps"], told["target_epsilon"], told["sample_rate"]) == (21, 4, 0.1)
     assert (told["target_delta"], told["max_grad_norm"], told["expected_patients"]) == (1e-4, 0.1, 20)
     assert told["epsilon_prv"] < told["epsilon_rdp"] <= 4
@@ -170,22 +168,22 @@ def test_options_of_a_plan_replace_what_the_file_says(cdtl: Cdtl, tmp_path: Path
         (("ledger", "tiny.toml"), 3, "tiny.toml is no folder"),
     ],
 )
-def test_wrong_input_is_one_sentence(cdtl: Cdtl, arguments: tuple[str, ...], code: int, says: str) -> None:  # noqa: F811
+def test_wrong_input_is_one_sentence(cdtl: Cdtl, arguments: tuple[str, ...], code: int, says: str) -> None:
     done = cdtl("privacy", *arguments)
-    assert done.returncode == code, done.stderr
-    assert says in done.stderr
-    assert done.stdout == ""
+    assert done.code == code, done.err
+    assert says in done.err
+    assert done.out == ""
     if code != 2:
-        assert done.stderr.startswith("Error: ")
-        assert done.stderr.count("\n") == 1
+        assert done.err.startswith("Error: ")
+        assert done.err.count("\n") == 1
 
 
 def test_rounds_are_named_in_ranges() -> None:
     assert _ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7-8"
 
 
-def test_the_plan_in_the_page_is_what_the_command_prints(cdtl: Cdtl) -> None:  # noqa: F811
+def test_the_plan_in_the_page_is_what_the_command_prints(cdtl: Cdtl) -> None:
     page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
     command, shown = re.findall(r"^```console\n\$ cdtl (.*?)\n```\n\n```text\n(.*?)```$", page, re.M | re.S)[0]
-    printed = cdtl(*command.split()).stdout
+    printed = cdtl(*command.split()).out
     assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()

@@ -5,51 +5,25 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from cdtl_core.cli.main import main
 from cdtl_core.reporting.page import SECTIONS
+from tests.conftest import Cdtl
 from tests.pages.conftest import Hospitals
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    errors: str
-
-
-@pytest.fixture
-def cdtl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["cdtl", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Done(code, *capfd.readouterr())
-
-    return call
-
-
-Cdtl = Callable[..., Done]
 
 
 def test_report_writes_one_file_and_says_where(cdtl: Cdtl, finished: Path, tmp_path: Path) -> None:
     done = cdtl("report", finished, "--out", tmp_path / "r.html", "--json")
     told = json.loads(done.out)
-    assert (done.code, done.errors) == (0, "")
+    assert (done.code, done.err) == (0, "")
     assert told["bytes"] == (tmp_path / "r.html").stat().st_size < 3_000_000
     assert set(told["without_material"]) < set(SECTIONS)
     done = cdtl("report", finished, "--site", "alba")
     assert "stays at the site" in done.out
     assert (finished / "sites" / "alba" / "report.html").exists()
-    assert cdtl("report", finished, "--site", "roma").errors.startswith("Error: ")
+    assert cdtl("report", finished, "--site", "roma").err.startswith("Error: ")
     assert cdtl("report", tmp_path / "nowhere").code == 6
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import psutil
 import pytest
 
 from cdtl_core.cli.cells import time_left
-from cdtl_core.cli.main import main
 from cdtl_core.errors import CdtlError, DataError
 from cdtl_core.learning.metrics import auroc, paired_difference, sensitivity_at
 from cdtl_core.reporting.comparison import claim_of
@@ -24,6 +22,7 @@ from cdtl_core.reporting.report import Estimate
 from simulations.arms import arm_of, is_control, theta0_control
 from simulations.crew import work_through
 from simulations.tally import join_folds, mean_of
+from tests.conftest import Cdtl
 
 TINY = """
 name = "tiny"
@@ -49,25 +48,11 @@ modality = "histology"
 data.phantom = { patients = 16, seed = 2 }
 """
 STUDY = ("--methods", "alone,cdtl", "--seeds", "2", "--folds", "2", "--patients", "4,all", "--target", "alba")
-Cdtl = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdtl:
-    """Call the real `main` in a folder of its own that holds tiny.toml: code, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cdtl", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        return code, *capfd.readouterr()
-
-    return call
 
 
 def kill_midway(folder: Path, cells: int) -> None:

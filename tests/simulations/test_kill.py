@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import TINY
+from tests.cli.conftest import TINY
 
 SITE_FILE = ["--set", "federation.rounds=4", "--set", "train.steps=2", "--set", "methods=alone,cdtl"]
 

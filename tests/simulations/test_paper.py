@@ -1,7 +1,6 @@
 """Tables of models: a whole one of synthetic images, gone on with after a loss, the leak, wrong input."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ import numpy as np
 import pytest
 
 from cdtl_core.apps import find_config
-from cdtl_core.cli.main import main
 from cdtl_core.errors import ConfigError, DataError
 from cdtl_core.settings import changed_run, load_run, load_simulation, save_toml, simulation_toml
 from client.home import open_site
 from simulations.leak import leaked_share, leaky_site
 from simulations.row_cell import RowCell, cells_of_table, run_of_row, table_of
+from tests.conftest import Cdtl
 
 TINY = """
 name = "tiny"
@@ -57,25 +56,11 @@ site = "como"
 modality = "histology"
 data.phantom = { patients = 16, seed = 2 }
 """
-Cdtl = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdtl:
-    """Call the real `main` in a folder of its own that holds tiny.toml: code, stdout, stderr."""
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cdtl", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        return code, *capfd.readouterr()
-
-    return call
 
 
 def test_a_table_from_command_to_result_goes_on_from_its_cells(cdtl: Cdtl, tmp_path: Path) -> None:
