@@ -1,12 +1,11 @@
 """The card of the model that a run leaves at a site, written beside it; like the model it stays there."""
 
 import contextlib
-import json
+import logging
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from cdtl_core import __version__
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.federation.model_folder import ModelNote
 from cdtl_core.federation.site import Site
+from cdtl_core.foreign import parse_json
 from cdtl_core.learning.bands import average_precision_interval, mean_interval
 from cdtl_core.learning.ledger import read_ledger
 from cdtl_core.learning.metrics import Interval, auroc_interval, expected_calibration_error
@@ -28,6 +28,7 @@ from client.spending import is_private, ledger_folder
 
 __all__ = ["card_of"]
 
+_log = logging.getLogger("cdtl.site")
 _PACKAGES = ("torch", "torchvision", "timm", "flwr", "numpy", "opacus")
 _UNKNOWN = Estimate(value=None, low=None, high=None)
 
@@ -139,8 +140,15 @@ def _audit(home: Path) -> Audited | None:
     path = home / "audit.json"
     if not path.exists():
         return None
-    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return Audited.model_validate({name: content[name] for name in Audited.model_fields})
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+        return Audited.model_validate({name: content[name] for name in Audited.model_fields})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning(
+            "%s cannot be read (%s) and the model card lacks it: run cdtl privacy audit --keep again",
+            path.name, type(error).__name__, extra={"site": home.name},
+        )  # fmt: skip
+        return None
 
 
 def _weights_name(config: RunConfig) -> str:
@@ -178,7 +186,7 @@ def _approved_bundle(home: Path, settings: Mapping[str, object]) -> str | None:
     found = set()
     for path in (home / "approvals").glob("*.json"):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged one approves nothing
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if content.get("settings") == dict(settings):
                 found.add(str(content.get("bundle_sha256")))
     return found.pop() if len(found) == 1 else None

@@ -5,17 +5,15 @@ as ``max |delta| * sum of weights < 2^29``, so the order in which replies arrive
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
 from cdtl_core.errors import FederationError
-from cdtl_core.learning.weights import Weights, is_finite
+from cdtl_core.learning.pieces import Piece, over_pieces, scratch, widened
+from cdtl_core.learning.weights import Weights
 
-__all__ = ["Mean", "check_update", "fold_in", "mean_of"]
-
-_PIECE = 32768
+__all__ = ["Mean", "check_shapes", "fold_in", "mean_of"]
 
 
 @dataclass
@@ -29,53 +27,44 @@ class Mean:
 def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
     """Add one site's delta with its number of patients, in place.
 
+    Args:
+        mean: What it is added to.
+        delta: Finite: see `guard.norm_of`.
+        weight: Patients.
+
     Raises:
-        FederationError: The weight is not positive, or a tensor has another shape or a value that is not finite.
+        FederationError: The weight is not positive, or a tensor has another shape.
     """
     if weight < 1:
         raise FederationError(f"an update has the weight {weight}: a site needs at least one patient.")
-    check_update(delta, mean.sums)
+    check_shapes(delta, mean.sums)
     for name, value in delta.items():
         if name not in mean.sums:
             mean.sums[name] = torch.zeros(value.shape, dtype=torch.float64)
         mean.weights[name] = mean.weights.get(name, 0) + weight
-    parts = [part for name, value in delta.items() for part in _parts(mean.sums[name], value)]
-    share = max(1, -(-len(parts) // torch.get_num_threads()))
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        shares = [parts[at : at + share] for at in range(0, len(parts), share)]
-        list(pool.map(_add, shares, [weight] * len(shares)))
+
+    def add(pieces: Sequence[Piece]) -> None:
+        single, double = scratch(torch.float32), scratch(torch.float64)
+        for total, value in pieces:
+            total.add_(widened(value, single, double), alpha=weight)
+
+    over_pieces(add, [(mean.sums[name], value) for name, value in delta.items()])
 
 
-def check_update(delta: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor] | None = None) -> None:
+def check_shapes(delta: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> None:
     """Refuse an update that cannot be averaged with others.
 
     Raises:
-        FederationError: A tensor has another shape than in `others`, or a value that is not finite.
+        FederationError: A tensor has another shape than in `others`.
     """
     for name, value in delta.items():
-        other = (others or {}).get(name)
+        other = others.get(name)
         if other is not None and other.shape != value.shape:
             raise FederationError(
                 f"an update has '{name}' with shape {tuple(value.shape)}, others {tuple(other.shape)}: use one model."
             )
-        if not is_finite(value):
-            raise FederationError(f"an update has values in '{name}' that are not finite: leave that site out.")
 
 
 def mean_of(mean: Mean) -> Weights:
     """The patient-weighted mean delta, float64; the sum is used up."""
     return {name: total.div_(mean.weights[name]) for name, total in mean.sums.items()}
-
-
-def _parts(total: torch.Tensor, value: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Sum and value in pieces that stay in a core's cache, and below the size that torch shares among threads."""
-    sums, values = (torch.split(flat.view(-1), _PIECE) for flat in (total, value.contiguous()))
-    return list(zip(sums, values, strict=True))
-
-
-def _add(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], weight: int) -> None:
-    """Widen, then add: torch adds numbers of two types to each other eight times slower."""
-    single, double = torch.empty(_PIECE, dtype=torch.float32), torch.empty(_PIECE, dtype=torch.float64)
-    for total, value in parts:
-        wide = double[: value.numel()].copy_(single[: value.numel()].copy_(value))
-        total.add_(wide, alpha=weight)

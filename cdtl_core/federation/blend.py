@@ -18,6 +18,7 @@ import torch
 
 from cdtl_core.config import BlendConfig
 from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.learning.pieces import Piece, over_pieces, scratch, widened
 from cdtl_core.learning.weights import Weights
 
 __all__ = ["alpha_of_retention", "blend", "blend_matrix", "check_blend_matrix", "contraction", "retention"]
@@ -217,8 +218,16 @@ def _is_own(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own
 
 
 def _mix(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64]) -> torch.Tensor:
-    total, mixed = float(shares.sum()), torch.zeros_like(values[0], dtype=torch.float64)
-    for share, value in zip(shares, values, strict=True):
-        if share:
-            mixed.add_(value.to(torch.float64), alpha=float(share / total))
-    return mixed.to(torch.float32)
+    total, mixed = float(shares.sum()), torch.empty(values[0].shape, dtype=torch.float32)
+    given = [(float(share / total), value) for share, value in zip(shares, values, strict=True) if share]
+
+    def mix(pieces: Sequence[Piece]) -> None:
+        single, double, summed = scratch(torch.float32), scratch(torch.float64), scratch(torch.float64)
+        for out, *parts in pieces:
+            result = summed[: out.numel()].zero_()
+            for (share, _), part in zip(given, parts, strict=True):
+                result.add_(widened(part, single, double), alpha=share)
+            out.copy_(result)
+
+    over_pieces(mix, [(mixed, *(value for _, value in given))])
+    return mixed

@@ -6,7 +6,7 @@ sites compute with the same bits. Rows of a blend matrix sum to 1, hence blendin
 A group is a modality; for the method `alone` each site is its own group and nothing crosses.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from cdtl_core.federation.guard import Record, struck
 from cdtl_core.federation.intake import Intake, Seat, finished, take_in
 from cdtl_core.federation.robust import FEWEST
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.learning.pieces import Piece, over_pieces, scratch, widened
 from cdtl_core.learning.weights import Weights, to_half
 
 __all__ = ["CoordinatorState", "Member", "RoundReport", "final_orders", "group_of", "join", "order_for"]
@@ -220,11 +221,14 @@ def robust_notes(state: CoordinatorState, config: RunConfig) -> list[str]:
 
 
 def _intake(state: CoordinatorState, config: RunConfig) -> Intake:
+    """Under `alone` no update is too long: it reaches nobody else."""
+    alone, settings = config.method == "alone", config.aggregate
     seats = {
-        member.site: Seat(group_of(member, config), _weight(member, config), "" if member.ledger else member.modality)
-        for member in state.members
+        m.site: Seat(group_of(m, config), _weight(m, config), "" if m.ledger or alone else m.modality)
+        for m in state.members
     }
-    return Intake(state.round + 1, config.aggregate, seats, state.records)
+    judged = settings.model_copy(update={"norm_bound": 0.0}) if alone else settings
+    return Intake(state.round + 1, judged, seats, state.records)
 
 
 def _weight(member: Member, config: RunConfig) -> int:
@@ -233,11 +237,15 @@ def _weight(member: Member, config: RunConfig) -> int:
 
 
 def _apply(drift: Weights, mean: Weights) -> Weights:
-    """U = W + mean delta, float64; tensors without an update keep their value."""
-    moved = {name: value.to(torch.float64) for name, value in drift.items()}
-    for name, value in mean.items():
-        moved[name] = moved[name].add_(value) if name in moved else value
-    return moved
+    """U = W + mean delta, float64, in the place of the mean; tensors without an update keep their value."""
+
+    def add(pieces: Sequence[Piece]) -> None:
+        single, double = scratch(torch.float32), scratch(torch.float64)
+        for total, value in pieces:
+            total.add_(widened(value, single, double))
+
+    over_pieces(add, [(mean[name], value) for name, value in drift.items() if name in mean])
+    return {name: mean[name] if name in mean else value.to(torch.float64) for name, value in (drift | mean).items()}
 
 
 def _halved(models: Mapping[str, Weights]) -> dict[str, Weights]:

@@ -3,17 +3,20 @@
 Nothing here needs the other updates of a round but their lengths, so updates are still consumed one at a time.
 """
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
 
-from cdtl_core.learning.weights import Weights, weights_hash
+from cdtl_core.learning.pieces import Piece, over_pieces, scratch
+from cdtl_core.learning.weights import Weights
 
 __all__ = ["Record", "accept", "digest_of", "judge", "norm_of", "running_median", "struck"]
 
-_NORMS, _DIGESTS, _FEWEST = 5, 20, 3
+_NORMS, _DIGESTS, _FEWEST, _STRIDE = 5, 20, 3, 61
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,33 @@ class Record:
 
 
 def norm_of(delta: Weights) -> float:
-    """The Euclidean length of an update over all its tensors; NaN or infinite if a value is."""
-    return float(sum(float(value.to(torch.float64).square().sum()) for value in delta.values()) ** 0.5)
+    """The Euclidean length of an update over all its tensors; NaN or infinite if, and only if, one of its values is.
+
+    Squares of float16 are summed in float32 within a piece, which they cannot leave; pieces are summed exactly.
+    """
+
+    def squares(pieces: Sequence[Piece]) -> list[float]:
+        single, double = scratch(torch.float32), scratch(torch.float64)
+        found = []
+        for (value,) in pieces:
+            wide = (single if value.dtype == torch.float16 else double)[: value.numel()].copy_(value)
+            found.append(float(wide.square_().sum()))
+        return found
+
+    shares = over_pieces(squares, [(value,) for value in delta.values()])
+    return math.sqrt(math.fsum(value for share in shares for value in share))
 
 
-def digest_of(delta: Weights) -> str:
-    """64 bits that tell an update from another."""
-    return weights_hash(delta)[:16]
+def digest_of(delta: Weights, norm: float) -> str:
+    """64 bits that tell an update from another: of its length and every 61st of its values.
+
+    Whoever wants to send an old update as a new one need only change one bit: more than that no digest could see.
+    """
+    digest = hashlib.sha256(repr(norm).encode())
+    for name in sorted(delta):
+        digest.update(f"{name}/{tuple(delta[name].shape)}\n".encode())
+        digest.update(delta[name].reshape(-1)[::_STRIDE].contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def running_median(norms: Mapping[str, Sequence[float]], pools: Mapping[str, str], site: str) -> float | None:

@@ -5,17 +5,18 @@ sites have a past to be compared with, as in a run's first round; it is too long
 round decide whether it is the site or the whole run that has changed; and under `aggregate.robust`, which needs all.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from cdtl_core.config import AggregateConfig
 from cdtl_core.errors import FederationError
-from cdtl_core.federation.aggregate import Mean, check_update, fold_in, mean_of
+from cdtl_core.federation.aggregate import Mean, check_shapes, fold_in, mean_of
 from cdtl_core.federation.guard import Record, accept, digest_of, judge, norm_of, running_median, struck
 from cdtl_core.federation.robust import robust_mean
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.spool import spooled
-from cdtl_core.learning.weights import Weights
+from cdtl_core.learning.weights import Weights, is_finite
 
 __all__ = ["Intake", "Seat", "finished", "take_in"]
 
@@ -78,12 +79,12 @@ def take_in(intake: Intake, update: SiteUpdate) -> None:
     if update.spent:
         intake.spent.add(site)
         return
-    try:
-        check_update(update.delta)
-    except FederationError as error:
-        _refuse(intake, site, str(error))
+    norm = norm_of(update.delta)
+    if not math.isfinite(norm):
+        name = next(name for name, value in update.delta.items() if not is_finite(value))
+        _refuse(intake, site, f"an update has values in '{name}' that are not finite: leave that site out.")
         return
-    norm, digest = norm_of(update.delta), digest_of(update.delta)
+    digest = digest_of(update.delta, norm)
     intake._lengths[site] = norm
     usual, pool = _usual(intake, site), intake.seats[site].pool
     if pool and (usual is None or 0 < intake.settings.norm_bound * usual < norm):
@@ -138,7 +139,7 @@ def _add(intake: Intake, seat: Seat, update: SiteUpdate) -> None:
         return
     held = intake._deltas.setdefault(seat.group, {})
     for other in held.values():
-        check_update(update.delta, other)
+        check_shapes(update.delta, other)
     held[update.site] = spooled(update.delta)
 
 

@@ -54,8 +54,6 @@ def test_a_tensor_that_one_site_holds_is_averaged_over_that_site() -> None:
     [
         ({"w": torch.ones(2)}, 0, "weight 0"),
         ({"w": torch.ones(3)}, 1, "shape"),
-        ({"w": torch.tensor([1.0, float("nan")])}, 1, "not finite"),
-        ({"w": torch.tensor([1.0, float("inf")])}, 1, "not finite"),
     ],
 )
 def test_a_bad_update_is_refused_and_changes_nothing(delta: dict[str, torch.Tensor], weight: int, says: str) -> None:

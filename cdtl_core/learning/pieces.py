@@ -1,0 +1,52 @@
+"""Large tensors in pieces that stay in a core's cache, shared among threads of our own.
+
+torch shares one call among threads only where it is larger than a piece, and takes eight times as long to add numbers
+of two types as to widen a piece and add that.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+__all__ = ["PIECE", "Piece", "over_pieces", "scratch", "widened"]
+
+PIECE = 32768
+"""Numbers of a piece: the most that torch works on without threads."""
+
+_T = TypeVar("_T")
+Piece = tuple[torch.Tensor, ...]
+
+
+def over_pieces(act: Callable[[Sequence[Piece]], _T], rows: Iterable[Sequence[torch.Tensor]]) -> list[_T]:
+    """Call `act` with shares of all pieces, one for each thread; what it returns, in the order of the pieces.
+
+    Args:
+        act: Works on pieces in turn; it may write to tensors that are contiguous.
+        rows: Tensors that belong together, of equally many numbers; each is cut into the same flat pieces.
+    """
+    parts = [part for row in rows for part in zip(*(torch.split(_flat(value), PIECE) for value in row), strict=True)]
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads < 2:
+        return [act(parts)] if parts else []
+    share = -(-len(parts) // threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(act, [parts[at : at + share] for at in range(0, len(parts), share)]))
+
+
+def scratch(dtype: torch.dtype) -> torch.Tensor:
+    """Room for one piece."""
+    return torch.empty(PIECE, dtype=dtype)
+
+
+def widened(piece: torch.Tensor, single: torch.Tensor, double: torch.Tensor) -> torch.Tensor:
+    """A piece as float64 in `double`; of float16 by way of `single`, since torch casts slower in one step."""
+    count = piece.numel()
+    if piece.dtype == torch.float16:
+        piece = single[:count].copy_(piece)
+    return double[:count].copy_(piece)
+
+
+def _flat(value: torch.Tensor) -> torch.Tensor:
+    return value.contiguous().view(-1)
