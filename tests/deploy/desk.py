@@ -1,0 +1,177 @@
+"""A site's gate between Flower's own SuperNode connection and SuperLink, and what a test needs to play both."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import pull_objects, push_objects
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from cdtl_core.config import SimulationConfig, SiteConfig
+from cdtl_core.deploy.approvals import Approval, approve
+from cdtl_core.deploy.gate.app import build_app
+from cdtl_core.deploy.gate.config import GateConfig
+from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.deploy.request import make_request
+from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.settings import flatten, save_toml
+from tests.deploy.loopback import Coordinator, eventually, free_port, served, write_certificates
+
+BUNDLE = b"the code of a run"
+SECRET = "Martha Example, born 1950"
+Tiny = Callable[..., SimulationConfig]
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*:DeprecationWarning",  # of Flower's SuperLink app
+)
+
+
+@dataclass
+class Node:
+    """Flower's SuperNode connection, used as its main loop does."""
+
+    id: int
+    receive: Callable[[], Any]
+    send: Callable[..., Any]
+    get_run: Callable[[int], Any]
+    get_fab: Callable[[str, int], Any]
+    pull_object: Callable[[int, str], bytes]
+    push_object: Callable[[int, str, str, bytes], None]
+    confirm: Callable[[int, str], None]
+
+    def take(self) -> Message | None:
+        """The next message, its objects pulled and confirmed."""
+        if (received := self.receive()) is None:
+            return None
+        message, tree = received
+        run, names = message.metadata.run_id, [part.object_id for part in iterate_object_tree(tree)]
+        pull_objects(names, lambda name: self.pull_object(run, name))
+        self.confirm(run, message.metadata.message_id)
+        return message  # type: ignore[no-any-return]
+
+    def answer(self, message: Message, content: RecordDict | Error) -> None:
+        reply = Message(content, reply_to=message)  # type: ignore[call-overload]
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        wanted, session = self.send(reply, get_object_tree(reply), 0.5)
+        run = reply.metadata.run_id
+        push_objects(
+            get_all_nested_objects(reply),
+            lambda name, content: self.push_object(run, session, name, content),
+            object_ids_to_push=wanted,
+        )
+
+
+@dataclass
+class Desk:
+    """A site with a gate before a coordinator, and what a test needs to play both."""
+
+    home: Path
+    config: GateConfig
+    coordinator: Coordinator
+    key: ec.EllipticCurvePrivateKey
+    settings: dict[str, Any]
+    site: SiteConfig
+    run_config: Any
+    seal: Seal
+
+    @contextmanager
+    def gate(self) -> Iterator[None]:
+        self.seal.publish(self.config.trusted_entities)
+        with served(build_app(self.config, self.seal), self.config.port, self.coordinator.certificates):
+            yield
+
+    @contextmanager
+    def process(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The gate as a process of its own, as a site runs it."""
+        file = self.home / "config.json"
+        file.write_text(self.config.model_dump_json())
+        command = [sys.executable, "-m", "cdtl_core.deploy.gate", str(file)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                eventually(lambda: (self.home / "gate.json").exists() or process.poll() is not None, "the gate")
+                assert process.poll() is None
+                yield process
+            finally:
+                process.kill()
+
+    def client(self) -> FleetHttpClient:
+        """A bare client with this site's signature, for what a SuperNode in order does not do."""
+        signed = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(self.key, self.key.public_key())]
+        address, ca = f"127.0.0.1:{self.config.port}", str(self.coordinator.certificates.ca)
+        return FleetHttpClient.from_server_address(address, False, ca, signed)
+
+    @contextmanager
+    def node(self) -> Iterator[Node]:
+        address, ca = f"127.0.0.1:{self.config.port}", self.coordinator.certificates.ca.read_bytes()
+        with http_request_response(address, False, ca, (self.key, self.key.public_key())) as connection:
+            yield Node(*connection)
+
+    def approve(self, **settings: Any) -> Approval:
+        request = make_request(self.run_config, hashlib.sha256(BUNDLE).hexdigest())
+        return approve(self.home, request.model_copy(update={"settings": {**request.settings, **settings}}), self.site)
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.home / "logs" / "egress.jsonl").read_text().splitlines()]
+
+    def outcome(self, count: int = 1) -> None:
+        """Wait until the gate has delivered so many replies."""
+        eventually(lambda: [line["kind"] for line in self.log()].count("outcome") >= count, "the gate's outcome")
+
+
+@pytest.fixture
+def desk(tiny: Tiny, tmp_path: Path) -> Iterator[Desk]:
+    home, certificates = tmp_path / "site", write_certificates(tmp_path / "tls")
+    coordinator, key = Coordinator(certificates), ec.generate_private_key(ec.SECP384R1())
+    coordinator.enrol(key.public_key())
+    tree = {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16}}}
+    save_toml(home / "site.toml", tree)
+    config = GateConfig(
+        home=home,
+        settings=home / "site.toml",
+        port=free_port(),
+        certificate=certificates.certificate,
+        private_key=certificates.key,
+        upstream_host="127.0.0.1",
+        upstream_port=coordinator.port,
+        ca=certificates.ca,
+        client_certificate=certificates.certificate,
+        client_key=certificates.key,
+        trusted_entities=home / "trusted.yaml",
+        hold_s=0,
+    )
+    run = tiny().run
+    with coordinator.open():
+        yield Desk(home, config, coordinator, key, flatten(run), SiteConfig.model_validate(tree), run, Seal())
+
+
+@pytest.fixture
+def open_desk(desk: Desk) -> Iterator[tuple[Desk, Node]]:
+    with ExitStack() as stack:
+        stack.enter_context(desk.gate())
+        yield desk, stack.enter_context(desk.node())
+
+
+def honest(manifest: EgressManifest) -> RecordDict:
+    """What a site of this list would answer to ``train``."""
+    rng, tensors = np.random.default_rng(1), manifest.replies["train"].arrays["delta"]
+    delta = {name: Array(rng.normal(size=tensor.shape).astype(np.float16)) for name, tensor in tensors.items()}
+    metrics = {"round": 1, "val_loss": 0.5, "val_auroc": 0.75, "train_loss": 0.25}
+    return RecordDict({"delta": ArrayRecord(delta), "metrics": MetricRecord(metrics)})
+
+
+def error_of(message: Message) -> tuple[int, str]:
+    return message.error.code, message.error.reason

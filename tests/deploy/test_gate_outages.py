@@ -1,0 +1,191 @@
+"""The site's gate when something is gone: coordinator, SuperNode, the gate itself; and what starts nothing."""
+
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from flwr.app import RecordDict
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.node_pb2 import Node as ProtoNode
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+
+from cdtl_core.deploy.gate.refusals import RESTARTED
+from cdtl_core.deploy.gate.release import release_node
+from cdtl_core.deploy.gate.status import read_status
+from tests.deploy.desk import BUNDLE, SECRET, Desk, Node, error_of, honest
+from tests.deploy.loopback import eventually, free_port, write_certificates
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*:DeprecationWarning",  # of Flower's SuperLink app
+)
+
+
+@pytest.mark.parametrize("broken", ["push-messages", "push-object"])
+def test_a_reply_outlives_an_outage_of_the_coordinator(open_desk: tuple[Desk, Node], broken: str) -> None:
+    desk, node = open_desk
+    approval = desk.approve()
+    run = desk.coordinator.start_run(BUNDLE, desk.settings)
+    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    message = node.take()
+    assert message is not None
+    desk.coordinator.broken.add(broken)
+    node.answer(message, honest(approval.egress))
+    assert desk.coordinator.refused.wait(10)
+    desk.coordinator.broken.clear()
+    assert desk.coordinator.reply(run, asked).has_content()
+
+
+def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk) -> None:
+    approval = desk.approve()
+    with ExitStack() as gates, ExitStack() as nodes:
+        with desk.process() as process:
+            node = nodes.enter_context(desk.node())
+            run = desk.coordinator.start_run(BUNDLE, desk.settings)
+            asked = desk.coordinator.ask(run, node.id, RecordDict())
+            message = node.take()
+            assert message is not None
+            process.kill()
+        gates.enter_context(desk.gate())
+        node.answer(message, honest(approval.egress))  # to a gate that never asked
+        assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
+        assert b"val_auroc" not in desk.coordinator.heard
+        with pytest.raises(ObjectPushError):
+            node.push_object(run, "a session of the old gate", "0" * 64, b"content")
+        again = desk.coordinator.ask(run, node.id, RecordDict(), round="2")
+        message = node.take()
+        assert message is not None
+        node.answer(message, honest(approval.egress))
+        assert desk.coordinator.reply(run, again).has_content()
+
+
+def test_a_question_is_kept_open_until_the_coordinators_message_comes(desk: Desk) -> None:
+    desk.approve()
+    desk.config = desk.config.model_copy(update={"hold_s": 20.0})
+    with desk.gate(), desk.node() as node, ThreadPoolExecutor(1) as pool:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        taken = pool.submit(node.take)
+        eventually(lambda: [name for name, _ in desk.coordinator.bodies].count("pull-messages") >= 3, "three looks")
+        assert not taken.done()
+        desk.coordinator.ask(run, node.id, RecordDict())
+        assert taken.result(10) is not None
+
+
+def test_a_message_is_not_fetched_for_a_supernode_that_hung_up(desk: Desk) -> None:
+    desk.approve()
+    desk.config = desk.config.model_copy(update={"hold_s": 20.0})
+    with desk.gate(), desk.node() as node:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        with desk.client() as impatient:
+            impatient._client.timeout = httpx.Timeout(0.7)
+            with pytest.raises(httpx.ReadTimeout):
+                impatient.PullMessages(PullMessagesRequest(node=ProtoNode(node_id=node.id)))
+        threading.Event().wait(0.6)  # one more look at most; there is no event of its end
+        desk.coordinator.ask(run, node.id, RecordDict())
+        assert node.take() is not None
+
+
+def test_a_killed_supernodes_message_is_answered_when_it_comes_again(desk: Desk) -> None:
+    desk.approve()
+    with desk.gate(), desk.node() as node:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        asked = desk.coordinator.ask(run, node.id, RecordDict())
+        assert node.take() is not None
+        desk.coordinator.state.deactivate_node(node.id)
+        with desk.node():
+            assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
+
+
+def test_a_supernode_that_owes_a_reply_and_asks_for_more_is_ended_and_answered_for(desk: Desk) -> None:
+    """Else it would push each reply one message late: Flower pushes only after the next message has come."""
+    desk.approve()
+    with desk.gate(), desk.node() as node:
+        run = desk.coordinator.start_run(BUNDLE, desk.settings)
+        asked = desk.coordinator.ask(run, node.id, RecordDict())
+        assert node.take() is not None
+        with desk.client() as out_of_step, pytest.raises(httpx.HTTPStatusError, match="401"):
+            out_of_step.PullMessages(PullMessagesRequest(node=ProtoNode(node_id=node.id)))
+        desk.coordinator.state.deactivate_node(node.id)
+        with desk.node() as restarted:
+            assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
+            assert restarted.take() is None
+
+
+@pytest.mark.parametrize("fault", ["nobody there", "another authority"])
+def test_a_coordinator_out_of_reach_is_503_for_the_supernode_and_told_in_the_state(
+    desk: Desk, tmp_path: Path, fault: str
+) -> None:
+    stranger = write_certificates(tmp_path / "stranger").ca
+    changed = {"upstream_port": free_port()} if fault == "nobody there" else {"ca": stranger}
+    desk.config = desk.config.model_copy(update=changed)
+    context = ssl.create_default_context(cafile=str(desk.coordinator.certificates.ca))
+    with desk.gate(), httpx.Client(verify=context, trust_env=False) as client:
+        url = f"https://127.0.0.1:{desk.config.port}/v1/fleet/get-run"
+        assert client.post(url, content=GetRunRequest(run_id=1).SerializeToString()).status_code == 503
+    state = read_status(desk.home)
+    assert state["connected"] is False
+    assert ("CERTIFICATE" in state["last_fault"]["why"].upper()) is (fault == "another authority")
+    assert desk.coordinator.bodies == []
+
+
+def test_only_the_fleet_paths_exist_and_bodies_are_bounded(open_desk: tuple[Desk, Node]) -> None:
+    desk, _ = open_desk
+    base, ca = f"https://127.0.0.1:{desk.config.port}", str(desk.coordinator.certificates.ca)
+    with httpx.Client(base_url=base, verify=ssl.create_default_context(cafile=ca), trust_env=False) as client:
+        for path in ("/v1/control/list-runs", "/v1/fleet/register-node", "/v1/fleet/", "/docs", "/v1/fleet/get-run/x"):
+            assert client.post(path).status_code == 404
+        assert client.get("/v1/fleet/get-run").status_code == 405
+        assert client.post("/v1/fleet/get-run", content=b"x" * 70_000).status_code == 413
+        assert client.post("/v1/fleet/get-run", content=SECRET.encode()).status_code == 400
+        hidden = b"\x12\x19" + SECRET.encode()  # field 2 of GetFabRequest is the hash
+        assert client.post("/v1/fleet/get-fab", content=hidden).status_code == 400
+    assert {name for name, _ in desk.coordinator.bodies} <= {"activate-node", "send-node-heartbeat"}
+    assert SECRET.encode() not in desk.coordinator.heard
+
+
+def test_a_killed_supernodes_node_can_be_released(desk: Desk, tmp_path: Path) -> None:
+    key_file = tmp_path / "node_key"
+    key_file.write_bytes(desk.key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    assert not release_node(desk.config, key_file)
+    with desk.gate(), ExitStack() as stack:
+        node = stack.enter_context(desk.node())
+        eventually(lambda: read_status(desk.home).get("node_id") == str(node.id), "the node's id in gate.json")
+        assert not desk.coordinator.state.activate_node(node.id, 30.0)
+        assert release_node(desk.config, key_file)
+        assert desk.coordinator.state.activate_node(node.id, 30.0)
+
+
+def test_the_process_serves_without_torch_and_ends_at_sigterm(desk: Desk) -> None:
+    approval = desk.approve()
+    with desk.process() as process:
+        entities = yaml.safe_load(desk.config.trusted_entities.read_text())
+        assert entities["fpk_cdtl_gate"].startswith("ssh-ed25519 ")
+        with desk.node() as node:
+            run = desk.coordinator.start_run(BUNDLE, desk.settings)
+            asked = desk.coordinator.ask(run, node.id, RecordDict())
+            message = node.take()
+            assert message is not None
+            node.answer(message, honest(approval.egress))
+            assert desk.coordinator.reply(run, asked).has_content()
+        assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"port": 1, "diary": 2}'])
+def test_a_wrong_configuration_starts_nothing(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "gate.json"
+    file.write_text(content)
+    command = [sys.executable, "-m", "cdtl_core.deploy.gate", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 3
+    assert ended.stderr.strip().count("\n") == 0

@@ -1,0 +1,32 @@
+"""Cells among processes: an error in one is told, and all end."""
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from cdtl_core.errors import CdtlError, DataError
+from simulations.crew import work_through
+
+
+def fails(task: int) -> None:
+    if task == 2:
+        raise DataError("two cannot be done: leave it out.")
+    if task == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == 4:
+        raise KeyError("four")
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("task", "error", "says"),
+    [(2, DataError, "two cannot"), (3, CdtlError, "exit code -9"), (4, RuntimeError, "KeyError: 'four'")],
+)
+def test_an_error_in_a_process_is_told_and_all_processes_end(task: int, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        list(work_through([task, 1], fails, jobs=2))
+    found = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+    assert [command for command in found if "resource_tracker" not in command] == []  # Python's own, ends with it
