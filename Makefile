@@ -39,7 +39,7 @@ evidence: $(VENV)/.installed  ## 20 mammography patients with ultrasound donors:
 		--seeds 10 --folds 3 --jobs 2 --methods alone,fedavg_shared,fedbn,cdtl,cdtl_from_theta0,cdtl:shuffled --out runs/evidence
 
 NVFLARE ?=
-bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; about 25 minutes
+bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; about an hour
 	$(BIN)/python -m simulations.bench $(if $(NVFLARE),--nvflare $(NVFLARE)) --json runs/bench.json --plot runs/bench.png
 
 page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-core; screenshots in runs/page, to be looked at

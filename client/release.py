@@ -16,8 +16,9 @@ from cdtl_core.federation.site import Site
 from cdtl_core.foreign import parse_json
 from cdtl_core.learning.bands import average_precision_interval, mean_interval
 from cdtl_core.learning.ledger import read_ledger
-from cdtl_core.learning.metrics import Interval, auroc_interval, expected_calibration_error
+from cdtl_core.learning.metrics import Interval, auroc_interval
 from cdtl_core.learning.operating import choose_threshold, confusion_at
+from cdtl_core.learning.summary import expected_calibration_error
 from cdtl_core.reporting.card import Audited, Blend, Calibration, Cohort, ModelCard, Operating, Promise, Start
 from cdtl_core.reporting.card_limits import INTENDED_USE, OUT_OF_SCOPE, known_limits
 from cdtl_core.reporting.report import Counts, Estimate

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from cdtl_core import __version__
 from cdtl_core.config import SimulationConfig, SiteConfig
-from cdtl_core.learning.metrics import Bootstrap, auroc, bootstrap_auroc, mean_bootstrap, sensitivity_at, summarise
+from cdtl_core.learning.metrics import Bootstrap, auroc, bootstrap_auroc, mean_bootstrap, sensitivity_at
+from cdtl_core.learning.summary import summarise
 from cdtl_core.reporting.comparison import ArmResult, Comparison, Point, claim_of
 from cdtl_core.reporting.report import Estimate
 from simulations.arms import ALONE, is_control, theta0_control

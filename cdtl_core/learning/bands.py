@@ -9,7 +9,8 @@ import numpy.typing as npt
 from cdtl_core.learning.metrics import Interval
 from cdtl_core.learning.operating import wilson
 
-__all__ = ["Bin", "Curve", "average_precision_interval", "mean_interval", "precision_recall", "reliability", "roc"]
+__all__ = ["Bin", "Curve", "average_precision", "average_precision_interval", "mean_interval", "precision_recall"]
+__all__ += ["reliability", "roc"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -83,15 +84,18 @@ def precision_recall(positive: Bools, scores: Floats, patients: Ints, *, seed: i
     return Curve(x, y, _GRID, on_grid(hits, alarms), _band(positive, scores, patients, seed, on_grid))
 
 
-def average_precision_interval(positive: Bools, scores: Floats, patients: Ints, *, seed: int) -> Interval:
-    """Average precision with a 95 % percentile bootstrap interval over patients; NaN as for AUROC.
+def average_precision(positive: Bools, scores: Floats) -> float:
+    """As scikit-learn's `average_precision_score` without its import, which takes longer; NaN without positives."""
+    if not positive.any():
+        return float("nan")
+    return _average_precision(*next(_counts(positive, scores, np.ones((1, len(scores))))))
 
-    As scikit-learn's `average_precision_score`.
-    """
-    nan = float("nan")
+
+def average_precision_interval(positive: Bools, scores: Floats, patients: Ints, *, seed: int) -> Interval:
+    """Average precision with a 95 % percentile bootstrap interval over patients; NaN as for AUROC."""
+    nan, value = float("nan"), average_precision(positive, scores)
     if not positive.any():
         return Interval(nan, nan, nan)
-    value = _average_precision(*next(_counts(positive, scores, np.ones((1, len(scores))))))
     draws = [_average_precision(*pair) for pair in _counts(positive, scores, _weights(patients, seed)) if pair[0][-1]]
     if len(np.unique(patients)) < _FEWEST_PATIENTS or len(draws) < 0.9 * _RESAMPLES:
         return Interval(value, nan, nan)

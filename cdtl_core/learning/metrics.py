@@ -1,4 +1,4 @@
-"""How good scores are: AUROC with patient-level bootstrap intervals, log-loss, and the usual figures at a threshold."""
+"""How good scores are: AUROC with patient-level bootstrap intervals, and log-loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,11 @@ __all__ = [
     "Interval",
     "auroc",
     "auroc_interval",
-    "expected_calibration_error",
     "interval_of_draws",
     "log_loss_by_patient",
     "paired_difference",
 ]
-__all__ += ["bootstrap_auroc", "mean_bootstrap", "sensitivity_at", "summarise"]
+__all__ += ["bootstrap_auroc", "mean_bootstrap", "sensitivity_at"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -144,45 +143,6 @@ def log_loss_by_patient(labels: Ints, log_probabilities: Floats, patients: Ints)
     losses = -log_probabilities[np.arange(len(labels)), labels]
     _, index = np.unique(patients, return_inverse=True)
     return np.bincount(index, weights=losses) / np.bincount(index)
-
-
-def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:
-    """Further figures at threshold 0.5 and over all thresholds; 0/0 is NaN.
-
-    Source: eqs. (11)-(15), Inbaraj et al. 2025.
-    """
-    from sklearn.metrics import average_precision_score
-
-    said = probability >= 0.5
-    hits, misses = np.sum(said & positive), np.sum(~said & positive)
-    rejects, alarms = np.sum(~said & ~positive), np.sum(said & ~positive)
-    sensitivity, specificity = _ratio(hits, hits + misses), _ratio(rejects, rejects + alarms)
-    return {
-        "auprc": float(average_precision_score(positive, probability)) if positive.any() else float("nan"),
-        "accuracy": float(np.mean(said == positive)),
-        "majority_rate": float(max(positive.mean(), 1 - positive.mean())),
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "balanced_accuracy": (sensitivity + specificity) / 2,
-        "precision": _ratio(hits, hits + alarms),
-        "f1": _ratio(2 * hits, 2 * hits + misses + alarms),
-        "brier": float(np.mean((probability - positive) ** 2)),
-        "ece": expected_calibration_error(positive, probability),
-    }
-
-
-def expected_calibration_error(positive: npt.NDArray[np.bool_], probability: Floats, bins: int = 10) -> float:
-    """Mean gap between probability and frequency over equally wide bins, weighted by their images.
-
-    Source: Guo et al. 2017, eq. (3). Differs: probability of the positive class, not of the predicted one.
-    """
-    index = np.minimum((probability * bins).astype(np.int64), bins - 1)
-    gap = np.bincount(index, weights=probability - positive, minlength=bins)
-    return float(np.abs(gap).sum() / len(positive))
-
-
-def _ratio(part: np.generic, whole: np.generic) -> float:
-    return float(part) / float(whole) if whole else float("nan")
 
 
 def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, seed: int) -> Floats:

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from cdtl_core.learning.bands import Curve, precision_recall, reliability, roc
-from cdtl_core.learning.metrics import expected_calibration_error
 from cdtl_core.learning.operating import Confusion, choose_threshold, confusion_at
+from cdtl_core.learning.summary import expected_calibration_error
 from cdtl_core.reporting.figure import Axis, Bar, Chart, Heat, Line, Rule, Shape, Table, ticks_of
 from cdtl_core.reporting.numbers import estimate_text, percent, plain
 from cdtl_core.reporting.report import Estimate

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from cdtl_core.errors import CheckpointError
 from cdtl_core.foreign import parse_json
-from cdtl_core.learning.metrics import auroc_interval, paired_difference, summarise
+from cdtl_core.learning.metrics import auroc_interval, paired_difference
+from cdtl_core.learning.summary import summarise
 from cdtl_core.reporting.report import Estimate, MethodResult
 
 __all__ = ["CALIBRATED", "TEST_FILE", "VALIDATION_FILE", "Scores", "gains", "method_result", "read_scores"]

@@ -2,7 +2,7 @@
 
     python -m simulations.bench [--rows a,b] [--runs 5] [--nvflare PYTHON] [--json FILE] [--plot FILE.png]
 
-All rows with five runs take about 25 minutes on two idle cores, 15 more with NVFlare. NVFlare is optional and has an
+All rows with five runs take about 35 minutes on two idle cores, 20 more with NVFlare. NVFlare is optional and has an
 environment of its own: ``python -m venv nv``, a file ``nv/lib/python3.*/site-packages/torch.pth`` with the path of this
 environment's site-packages, ``nv/bin/pip install nvflare``, then ``--nvflare nv/bin/python``.
 Rows that FILE already holds stay in it and in the table, so that the rows can be measured in several calls. Exit code 1

@@ -35,7 +35,7 @@ class Job:
 
 
 JOBS = {
-    "train": Job(5, 3, "efficientnet_lite0", "imagenet", 128, 60),
+    "train": Job(5, 6, "efficientnet_lite0", "imagenet", 128, 60),
     "memory": Job(2, 3, "efficientnet_lite0", "imagenet", 128, 60),
     "empty": Job(5, 0, "resnet18", "random", 32, 12),
 }

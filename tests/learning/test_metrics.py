@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cdtl_core.errors import ModelError
 from cdtl_core.learning.calibration import fit_temperature, rescale
@@ -12,11 +12,10 @@ from cdtl_core.learning.metrics import (
     _auroc_draws,
     auroc,
     auroc_interval,
-    expected_calibration_error,
     log_loss_by_patient,
     paired_difference,
-    summarise,
 )
+from cdtl_core.learning.summary import expected_calibration_error, summarise
 
 
 def sample(seed: int, count: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -96,6 +95,18 @@ def test_figures_at_a_threshold_by_hand() -> None:
     assert figures["f1"] == pytest.approx(2 / 3)
     assert figures["accuracy"] == pytest.approx(3 / 5)
     assert figures["majority_rate"] == pytest.approx(3 / 5)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40))
+def test_average_precision_is_scikit_learns_with_ties_too(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    positive, scores = rng.random(count) < 0.4, rng.integers(0, 5, count) / 5
+    found = summarise(positive, scores)["auprc"]
+    if positive.any():
+        assert found == pytest.approx(average_precision_score(positive, scores))
+    else:
+        assert np.isnan(found)
 
 
 def test_zero_over_zero_is_nan() -> None:
