@@ -12,7 +12,7 @@ _METHODS = "alone,fedbn,cdtl,cdtl_from_theta0"
 
 def compare(
     config: Annotated[
-        Path | None, typer.Argument(help="A .toml file, or the name of a shipped one: demo, breast, scarce.")
+        Path | None, typer.Argument(help="A .toml file, or a shipped one: demo, breast, phantoms, scarce.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")

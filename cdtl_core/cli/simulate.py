@@ -10,7 +10,7 @@ __all__ = ["simulate"]
 
 def simulate(
     config: Annotated[
-        Path | None, typer.Argument(help="A .toml file, or the name of a shipped one: demo, breast, phantoms, private, scarce.")
+        Path | None, typer.Argument(help="A .toml file, or a shipped one: demo, breast, phantoms, private, scarce.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")
