@@ -1,6 +1,6 @@
 """Large tensors in pieces that stay in a core's cache, shared among threads of our own.
 
-torch shares one call among threads only where it is larger than a piece, and takes eight times as long to add numbers
+torch shares one call among threads only where it is larger than a piece, which costs more than it gives; it takes eight times as long to add numbers
 of two types as to widen a piece and add that.
 """
 
@@ -12,8 +12,8 @@ import torch
 
 __all__ = ["PIECE", "Piece", "over_pieces", "scratch", "widened"]
 
-PIECE = 32768
-"""Numbers of a piece: the most that torch works on without threads."""
+PIECE = 32752
+"""Numbers of a piece, of whole cache lines: torch shares calls on 32768 or more among its threads."""
 
 _T = TypeVar("_T")
 Piece = tuple[torch.Tensor, ...]

@@ -8,10 +8,11 @@ from cdtl_core.errors import ConfigError
 
 __all__ = ["alternate", "median_ratio", "middle"]
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 
-def alternate(arms: Mapping[str, Callable[[], _T]], runs: int, *, warm: bool = False) -> dict[str, list[_T]]:
+def alternate(arms: Mapping[_K, Callable[[], _T]], runs: int, *, warm: bool = False) -> dict[_K, list[_T]]:
     """Play every arm once, then every arm once more, `runs` times.
 
     Args:
@@ -22,7 +23,7 @@ def alternate(arms: Mapping[str, Callable[[], _T]], runs: int, *, warm: bool = F
     if warm:
         for play in arms.values():
             play()
-    found: dict[str, list[_T]] = {name: [] for name in arms}
+    found: dict[_K, list[_T]] = {name: [] for name in arms}
     for _ in range(runs):
         for name, play in arms.items():
             found[name].append(play())

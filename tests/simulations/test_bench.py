@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+from cdtl_core.config import RunConfig
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.learning.model import build_classifier, build_theta0
 from cdtl_core.learning.train import fit
@@ -19,6 +20,7 @@ from cdtl_core.settings import load_simulation
 from client.home import open_site
 from simulations.bench import pss
 from simulations.bench.__main__ import main
+from simulations.bench.arms.server_memory import play_server
 from simulations.bench.job import JOBS, prepare
 from simulations.bench.plain import Net, images_of, read_job, theta0_of, train
 from simulations.bench.program import play
@@ -51,6 +53,18 @@ def test_arms_take_turns() -> None:
 def test_a_bar_bounds_from_its_side_and_counts_as_reached(value: float, sense: str, said: str) -> None:
     assert verdict(replace(ROW, sense=sense), Measured(value, "")) == said
     assert verdict(ROW, Measured(None, "no such program")) == "not had"
+
+
+def test_the_server_takes_what_the_memory_arms_sites_answer(tmp_path: Path) -> None:
+    model = {"backbone": "test_efficientnet", "weights": "random"}
+    config = RunConfig.model_validate(
+        {"name": "memory", "method": "fedavg", "image": {"size": 32}, "model": model, "federation": {"rounds": 3}}
+    )
+    play_server(4, tmp_path, config)
+    rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
+    assert [sorted(line["sites"]) for line in rounds if line["round"] <= 3] == [
+        [f"site{n}" for n in range(101, 105)]
+    ] * 3
 
 
 def test_the_table_names_every_row_and_the_floor_of_a_missed_one_only() -> None:

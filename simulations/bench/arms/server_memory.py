@@ -3,7 +3,9 @@
 python -m simulations.bench.arms.server_memory N OUT
 """
 
+import functools
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,8 +43,8 @@ def main() -> None:
 
 
 def play_server(sites: int, out: Path, config: RunConfig) -> None:
-    """Two modalities in turn; every site answers the same small differences."""
-    app, delta = ClientApp(), _delta(config)
+    """Two modalities in turn; in a round every site answers the same small differences, in the next others."""
+    app, deltas = ClientApp(), functools.cache(partial(_delta, config))
 
     def member(context: Context) -> Member:
         number = int(context.node_id)
@@ -59,7 +61,8 @@ def play_server(sites: int, out: Path, config: RunConfig) -> None:
     def _train(message: Message, context: Context) -> Message:
         orders, _, _ = wire.decode_order(message.content)
         said = dict.fromkeys(("val_loss", "val_auroc", "train_loss"), 0.5)
-        update = SiteUpdate(member(context).site, orders["blended"].round, delta, said)
+        round = orders["blended"].round
+        update = SiteUpdate(member(context).site, round, deltas(round), said)
         return Message(wire.encode_update(update), reply_to=message)
 
     @app.evaluate()
@@ -72,9 +75,9 @@ def play_server(sites: int, out: Path, config: RunConfig) -> None:
     run_in_process(server, app, folder=out, homes=homes, settings=flatten(config))
 
 
-def _delta(config: RunConfig) -> dict[str, torch.Tensor]:
+def _delta(config: RunConfig, round: int) -> dict[str, torch.Tensor]:
     model = build_classifier(config.model, len(_LABELS), config.image.size)
-    state, rng = model.state_dict(), torch.Generator().manual_seed(0)
+    state, rng = model.state_dict(), torch.Generator().manual_seed(round)
     shared = parts_of(model, freeze=0, share_head=False).shared
     return {name: (1e-3 * torch.randn(state[name].shape, generator=rng)).half() for name in shared}
 
