@@ -1,7 +1,7 @@
 """Large tensors in pieces that stay in a core's cache, shared among threads of our own.
 
-torch shares one call among threads only where it is larger than a piece, which costs more than it gives; it takes eight times as long to add numbers
-of two types as to widen a piece and add that.
+torch shares one call among threads only where it is larger than a piece, which costs more than it gives, and takes
+eight times as long to add numbers of two types as to widen a piece and add that.
 """
 
 from collections.abc import Callable, Iterable, Sequence
