@@ -197,7 +197,7 @@ class AggregateConfig(Settings):
     """
 
     robust: Literal["none", "trimmed", "median", "krum"] = "none"
-    norm_bound: float = Field(10.0, ge=0)
+    norm_bound: float = Field(3.0, ge=0)
     strikes: int = Field(2, ge=0)
 
 
