@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow join faults fuzz soak audit evidence bench page lint lock clean
+.PHONY: demo test slow join attack faults fuzz soak audit evidence bench page lint lock clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -20,6 +20,9 @@ join: $(VENV)/.installed  ## a coordinator and three sites as real processes: ki
 
 faults: $(VENV)/.installed  ## kills, cut lines, full disks, hostile replies: prints the table; fails if anything is lost
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/faults
+
+attack: $(VENV)/.installed  ## try to refute every stated property; prints the table; fails if one breaks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m attack
 
 EXECUTIONS ?= 1000000
 fuzz: $(VENV)/.installed  ## damaged input to every reader; --atheris for guidance by coverage (docs/faults.md)

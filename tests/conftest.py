@@ -7,7 +7,7 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,55 @@ TINY_SITES = [
     {"site": "bari", "modality": "ultrasound", "data": {"phantom": {"patients": 12, "seed": 2}}},
     {"site": "como", "modality": "histology", "data": {"phantom": {"patients": 12, "seed": 3}}},
 ]
+
+
+class Tries:
+    """How many attempts one attack made, for the table of ``make attack``."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, count: int = 1) -> None:
+        """Count `count` more attempts."""
+        self.count += count
+
+
+_TRIES = pytest.StashKey[Tries]()
+_ATTACKS = pytest.StashKey[list[tuple[str, str, int, str]]]()
+
+
+@pytest.fixture
+def tries(request: pytest.FixtureRequest) -> Tries:
+    """The counter of this attack; a test without it counts as one attempt."""
+    counter = Tries()
+    request.node.stash[_TRIES] = counter
+    return counter
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Remember how each attack (``@pytest.mark.attack(PROPERTY, ATTACK)``) ended."""
+    report = yield
+    if (mark := item.get_closest_marker("attack")) and (report.when == "call" or report.outcome != "passed"):
+        counter = item.stash.get(_TRIES, None)
+        rows = item.config.stash.setdefault(_ATTACKS, [])
+        rows.append((*mark.args, counter.count if counter else 1, report.outcome))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table: property, attack, tries, held; rows of one attack are added up."""
+    rows: dict[tuple[str, str], tuple[int, set[str]]] = {}
+    for name, attack, count, outcome in config.stash.get(_ATTACKS, []):
+        total, outcomes = rows.get((name, attack), (0, set()))
+        rows[name, attack] = (total + count, outcomes | {outcome})
+    if not rows:
+        return
+    widths = [max(len(key[i]) for key in rows) for i in (0, 1)]
+    terminalreporter.section("attacks")
+    for (name, attack), (count, outcomes) in sorted(rows.items()):
+        held = "BROKEN" if "failed" in outcomes else "skipped" if "skipped" in outcomes else "held"
+        terminalreporter.line(f"{name:{widths[0]}}  {attack:{widths[1]}}  {count:7d}  {held}")
 
 
 class Done(NamedTuple):
