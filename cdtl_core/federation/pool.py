@@ -1,0 +1,231 @@
+"""Pooling the own and the joint model at a site: equation (10), once, in comparable units.
+
+Each site ends a run with two models: its own, trained alone, and the joint one. Their logits differ in size: the own
+head of a small site is far more certain than a joint head. So each is first brought to unit spread over the site's
+own training images. Then
+
+    logits = bias + scale * (own / s_own + r * joint / s_joint)
+
+r is the share of the joint model relative to the own one: 0 is the own model alone, 1 is half and half. It follows from
+evidence on patients that neither model was trained on; without such evidence r is 1.
+
+Nothing here leaves the site: the server sees neither the own model nor the spreads nor r.
+
+Source: eq. (10), Inbaraj et al. 2025. Differs: applied once at the receiver, at unit spread; the share follows from
+evidence.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "EQUAL_SHARE",
+    "FEWEST_PATIENTS",
+    "Evidence",
+    "Pool",
+    "Standard",
+    "fit_pool",
+    "patient_weights",
+    "standard_of",
+]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+EQUAL_SHARE = 1.0
+FEWEST_PATIENTS = 20
+"""Fewer held-out patients than this are no evidence: the share is then 1."""
+_FLAT = 1e-6
+_PRIOR, _SPREAD = 0.7, 0.7
+"""Mean and standard deviation of the normal prior of r: a little less than half joint, and far from certain."""
+_VAGUE = 4.0
+"""Variance of the priors of bias and log scale: nearly free."""
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What brings a model's logits to unit spread over a site's training images.
+
+    Attributes:
+        centre: Mean of the centred logits, K.
+        spread: Their standard deviation; for two classes that of the margin. Below 1e-6 the model says nothing.
+    """
+
+    centre: Floats
+    spread: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the model gives all images the same logits."""
+        return self.spread < _FLAT
+
+    def __call__(self, logits: Floats) -> Floats:
+        """Logits or log-probabilities N K, centred over classes, at unit spread; zeros for a flat model."""
+        if self.is_flat:
+            return np.zeros_like(logits)
+        return np.asarray((_centred(logits) - self.centre) / self.spread, np.float64)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What both models say of patients that they were not trained on, at unit spread.
+
+    Attributes:
+        own: N K.
+        joint: N K.
+        labels: Class index, N.
+        patients: Number of each image's patient, N.
+    """
+
+    own: Floats
+    joint: Floats
+    labels: Ints
+    patients: Ints
+
+    @property
+    def num_patients(self) -> int:
+        """How many patients there are."""
+        return len(np.unique(self.patients))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How a site joins its two models.
+
+    Attributes:
+        own: Standard of the own model.
+        joint: Standard of the joint model.
+        share: r, 0 or more.
+        scale: Multiplies both.
+        bias: Added to the logits, K.
+        by: What set the share: ``evidence`` or ``equal``.
+        num_patients: Held-out patients behind the share; 0 for an equal one.
+    """
+
+    own: Standard
+    joint: Standard
+    share: float
+    scale: float
+    bias: Floats
+    by: str
+    num_patients: int
+
+    def __call__(self, own: Floats, joint: Floats) -> Floats:
+        """Log-probabilities N K from both models' logits or log-probabilities N K."""
+        from scipy.special import log_softmax
+
+        logits = self.bias + self.scale * (self.own(own) + self.share * self.joint(joint))
+        return np.asarray(log_softmax(logits, axis=1), np.float64)
+
+
+def standard_of(logits: Floats, patients: Ints) -> Standard:
+    """The standard of a model from its logits N K of the site's training images; patients count alike.
+
+    For two classes the spread is the standard deviation of the margin (the difference of both logits).
+    """
+    weights = 1 / _images_of_patient(patients)
+    weights /= weights.sum()
+    values = _centred(logits)
+    centre = weights @ values
+    variance = 2 / (values.shape[1] - 1) * float(weights @ np.square(values - centre).sum(axis=1))
+    return Standard(centre, float(np.sqrt(variance)))
+
+
+def patient_weights(labels: Ints, patients: Ints) -> Floats:
+    """One weight per image, N, sum 1: patients count alike, and then the classes that are there."""
+    weights = 1 / _images_of_patient(patients)
+    for label in np.unique(labels):
+        weights[labels == label] /= weights[labels == label].sum()
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def fit_pool(own: Standard, joint: Standard, evidence: Evidence | None) -> Pool:
+    """The pool with the most probable share r, scale and bias.
+
+    The evidence is the log-loss over held-out patients, classes alike; r has a normal prior (0.7, deviation 0.7) and
+    is never negative. Scale and bias are then fitted with all patients alike, so that probabilities fit the site's own
+    mix of classes. Without evidence, or with fewer than `FEWEST_PATIENTS` patients, r is 1 and the scale is the own
+    model's.
+
+    Args:
+        own: Standard of the own model.
+        joint: Standard of the joint model.
+        evidence: Scores of patients that neither model was trained on, or None.
+    """
+    if evidence is None or evidence.num_patients < FEWEST_PATIENTS or len(np.unique(evidence.labels)) < 2:
+        return _equal(own, joint)
+    share = 0.0 if joint.is_flat else _fit_share(evidence)
+    weights = 1 / _images_of_patient(evidence.patients)
+    scale, bias = _fit_scale(evidence.own + share * evidence.joint, evidence.labels, weights)
+    return Pool(own, joint, share, scale, bias, "evidence", evidence.num_patients)
+
+
+def _equal(own: Standard, joint: Standard) -> Pool:
+    share = 0.0 if joint.is_flat else EQUAL_SHARE
+    if own.is_flat:
+        return Pool(own, joint, share, joint.spread, joint.centre, "equal", 0)
+    return Pool(own, joint, share, own.spread / (1 + share), own.centre, "equal", 0)
+
+
+def _fit_share(evidence: Evidence) -> float:
+    """Minimise the penalised log-loss over log scale, bias (K, kept centred by its prior) and r."""
+    from scipy.optimize import minimize
+
+    weights = evidence.num_patients * patient_weights(evidence.labels, evidence.patients)
+    classes = evidence.own.shape[1]
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        scale, share, bias = np.exp(values[0]), values[1], values[2:]
+        mixed = evidence.own + share * evidence.joint
+        value, slope = _log_loss(bias + scale * mixed, evidence.labels, weights)
+        value += _prior(values[0], bias) + (share - _PRIOR) ** 2 / (2 * _SPREAD**2)
+        of_scale = scale * float((slope * mixed).sum()) + values[0] / _VAGUE
+        of_share = scale * float((slope * evidence.joint).sum()) + (share - _PRIOR) / _SPREAD**2
+        return value, np.array([of_scale, of_share, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
+
+    start = np.array([0.0, _PRIOR, *np.zeros(classes)])
+    bounds = [(-3, 3), (0, None), *[(None, None)] * classes]
+    return float(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[1])
+
+
+def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:
+    """Scale and bias with the least penalised log-loss; `weights` count patients."""
+    from scipy.optimize import minimize
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        scale, bias = np.exp(values[0]), values[1:]
+        value, slope = _log_loss(bias + scale * mixed, labels, weights)
+        of_scale = scale * float((slope * mixed).sum()) + values[0] / _VAGUE
+        return value + _prior(values[0], bias), np.array([of_scale, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
+
+    bounds = [(-3, 3), *[(None, None)] * mixed.shape[1]]
+    found = minimize(loss, np.zeros(1 + mixed.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(np.exp(found[0])), np.asarray(found[1:] - found[1:].mean(), np.float64)
+
+
+def _prior(log_scale: float, bias: Floats) -> float:
+    """Minus the log of normal priors; for two classes the bias counts as that of the margin."""
+    return float((log_scale**2 + 2 * np.square(bias).sum()) / (2 * _VAGUE))
+
+
+def _log_loss(logits: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:
+    """Weighted log-loss and its slope by the logits, N K."""
+    from scipy.special import log_softmax
+
+    log_probabilities = log_softmax(logits, axis=1)
+    rows = np.arange(len(labels))
+    slope = np.exp(log_probabilities)
+    slope[rows, labels] -= 1
+    slope *= weights[:, None]
+    return float(-(weights * log_probabilities[rows, labels]).sum()), slope
+
+
+def _centred(logits: Floats) -> Floats:
+    return np.asarray(logits - logits.mean(axis=1, keepdims=True), np.float64)
+
+
+def _images_of_patient(patients: Ints) -> Floats:
+    _, index, count = np.unique(patients, return_inverse=True, return_counts=True)
+    return np.asarray(count[index], np.float64)
