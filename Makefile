@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow join attack faults fuzz soak audit evidence bench page lint lock clean
+.PHONY: demo test slow join attack faults fuzz soak audit evidence bench page lint lock sbom release images clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -56,17 +56,50 @@ lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock: ## resolve the dependencies of a release anew, with hashes; needs uv
-	uv pip compile pyproject.toml --extra onnx --extra tensorboard --python-version 3.11 --no-header --no-annotate \
-		--python-platform x86_64-manylinux_2_28 --generate-hashes -o requirements.lock
+COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+	--no-header --no-annotate
+lock: $(VENV)/.installed  ## write requirements.lock and tools.lock: the installed versions, with the hashes of their wheels
+	$(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable > $(VENV)/installed.txt
+	$(COMPILE) pyproject.toml --extra onnx --extra tensorboard --constraint $(VENV)/installed.txt -o requirements.lock >/dev/null
+	$(COMPILE) --group tools -o tools.lock >/dev/null
 
-# The environment is made anew only when pyproject.toml's dependencies changed. Plain pip: it takes a torch wheel that
-# lies on disk where the machine has one.
-$(VENV)/.installed: pyproject.toml
+TOOLS := .tools
+$(TOOLS)/.installed: tools.lock
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tools.lock
+	@touch $@
+
+DIST ?= dist
+sbom: $(TOOLS)/.installed  ## list all that an installation holds, with hashes, as CycloneDX: for GPUs and for a CPU
+	mkdir -p $(DIST)
+	$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o $(DIST)/sbom.cdx.json requirements.lock
+	$(PYTHON) docker/cpu_torch.py lock requirements.lock | $(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible -o $(DIST)/sbom-cpu.cdx.json -
+
+# The same commit gives the same bytes: no time but the commit's goes into an archive.
+release: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+release: $(TOOLS)/.installed  ## wheel, sdist, lock file, CPU script, SBOM and SHA256SUMS in DIST, of a commit
+	@test -z "$$(git status --porcelain)" || { echo "commit or remove first: git status" >&2; exit 3; }
+	rm -rf $(DIST)
+	$(TOOLS)/bin/python -m build --no-isolation --outdir $(DIST) .
+	$(MAKE) --no-print-directory sbom
+	cp requirements.lock docker/cpu_torch.py $(DIST)
+	cd $(DIST) && sha256sum * > SHA256SUMS
+
+images:  ## build the containers on a fresh Debian, list what is in them, play a study in them; root, Debian, 12 GB in TMPDIR
+	$(PYTHON) -m tests.images
+
+# Made again only when the dependencies changed. Plain pip: it takes a torch wheel that lies on disk where there is one.
+# The locked versions come first, each checked by its hash; what `dev` adds for developers is not locked.
+LOCKED := import platform, sys; sys.exit((sys.version_info[:2], sys.platform, platform.machine()) != ((3, 11), "linux", "x86_64"))
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+$(VENV)/.installed: pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing cdtl and its dependencies into $(VENV) (a few minutes the first time) ..."
-	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e '.[dev]'
+	@if $(BIN)/python -c '$(LOCKED)'; then $(PIP) --require-hashes -r requirements.lock; \
+		else echo "requirements.lock is for Python 3.11 on Linux x86-64: here pip chooses the versions"; fi
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(TOOLS) runs
