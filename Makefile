@@ -70,6 +70,7 @@ $(TOOLS)/.installed: tools.lock
 	@touch $@
 
 DIST ?= dist
+sbom: export PYTHONWARNINGS = ignore  # it warns that a lock file is a list, not a graph
 sbom: $(TOOLS)/.installed  ## list all that an installation holds, with hashes, as CycloneDX: for GPUs and for a CPU
 	mkdir -p $(DIST)
 	$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o $(DIST)/sbom.cdx.json requirements.lock

@@ -1,4 +1,4 @@
-"""Install PyPI's torch on a machine without a GPU: 5 GB less, every wheel still checked by the hash in requirements.lock.
+"""Install PyPI's torch on a machine without a GPU: 5 GB less, each wheel still checked by its hash in requirements.lock.
 
 PyPI's torch for Linux brings NVIDIA libraries, GPU machine code and Triton. A CPU never runs them, but torch does not
 load without them. Indexes of CPU builds have other hashes and other version names than the lock file. So:
@@ -8,9 +8,9 @@ load without them. Indexes of CPU builds have other hashes and other version nam
     python docker/cpu_torch.py strip .venv/lib/python3.11/site-packages   # needs gcc and binutils
 
 `strip` changes torch in two ways. Each NVIDIA library that is left out gets a stand-in that defines the functions that
-torch links against. If one is called, it prints its name and aborts; none is reached without a GPU, because torch first
-asks the CUDA runtime, which stays, how many there are. The GPU machine code inside torch's own libraries is cut out. The
-instructions that a CPU runs, and their data, stay the bytes of the wheel.
+torch links against. A function that is called prints its name and aborts. Without a GPU torch calls none: it first asks
+the CUDA runtime, which stays, how many GPUs there are. And the GPU machine code inside torch's own libraries is cut out.
+The instructions that a CPU runs, and their data, stay the bytes of the wheel.
 """
 
 import argparse
