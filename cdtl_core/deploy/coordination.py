@@ -1,6 +1,8 @@
 """The coordinator's service: SuperLink, gateway, the list of sites and the runs, kept going until it is stopped."""
 
 import logging
+import os
+import shutil
 import socket
 import sys
 import time
@@ -11,7 +13,7 @@ from cdtl_core.deploy.certificates import issue_server_certificate, load_credent
 from cdtl_core.deploy.gateway_config import GatewayConfig
 from cdtl_core.deploy.members import MemberBook
 from cdtl_core.deploy.run_keeper import RunKeeper
-from cdtl_core.deploy.server_config import ServerConfig, load_server, save_server
+from cdtl_core.deploy.server_config import SERVER_FILE, ServerConfig, load_server, save_server
 from cdtl_core.deploy.service import running_service
 from cdtl_core.deploy.superlink import SuperLink, open_superlink, register_sites, start_superlink
 from cdtl_core.deploy.unit import Unit
@@ -26,24 +28,44 @@ _TICK_S = 0.2
 _UP_S = 30.0
 _PAUSE_S = 1.0
 _PYTHON = [sys.executable, "-m"]
+_DRAFT = ".init"
+_PARTS = {"tls", "sites", "runs", "logs", SERVER_FILE}
 
 
 def make_coordinator(folder: Path, config: ServerConfig) -> None:
     """Write a coordinator's folder: its authority, its TLS certificate, its settings.
 
+    Everything is made in a draft folder inside and then moved, the settings last. A call after a kill at any moment
+    starts again, or moves what is missing. Kubernetes relies on that: it repeats the command until it succeeds.
+
     Raises:
-        CheckpointError: The folder is not empty.
+        CheckpointError: The folder holds other files, or a coordinator of other settings was being made in it.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} is not empty: choose another folder.")
+    draft = folder / _DRAFT
+    found = {path.name for path in folder.iterdir()} - {_DRAFT, "lost+found"} if folder.is_dir() else set()
+    complete = (draft / SERVER_FILE).exists()
+    if (folder.exists() and not folder.is_dir()) or (found and not (complete and found <= _PARTS)):
+        raise CheckpointError(f"{folder} is not empty and holds no coordinator that can be finished: choose another.")
+    if found and load_server(draft) != config:
+        raise CheckpointError(f"in {folder} a coordinator of other settings is half made: repeat that command.")
+    if not found:
+        _make_draft(draft, config)
+    for part in sorted(draft.iterdir(), key=lambda path: path.name == SERVER_FILE):
+        os.replace(part, folder / part.name)
+    draft.rmdir()
+
+
+def _make_draft(draft: Path, config: ServerConfig) -> None:
     authority = make_authority(f"cdtl coordinator {config.names[0]}")
     server = issue_server_certificate(authority, config.names)  # before a file is written: a name may be none
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # sites' weights and the authority's key
-    save_credential(authority, folder / "tls" / "ca.crt", folder / "tls" / "ca.key")
-    save_credential(server, folder / "tls" / "server.crt", folder / "tls" / "server.key")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # sites' weights and the authority's key
+    draft.mkdir(mode=0o700)
+    save_credential(authority, draft / "tls" / "ca.crt", draft / "tls" / "ca.key")
+    save_credential(server, draft / "tls" / "server.crt", draft / "tls" / "server.key")
     for name in ("sites", "runs", "logs"):
-        (folder / name).mkdir(exist_ok=True)
-    save_server(folder, config)
+        (draft / name).mkdir()
+    save_server(draft, config)
 
 
 def renew_certificate(folder: Path, config: ServerConfig) -> None:
