@@ -96,12 +96,35 @@ def test_every_path_that_is_copied_exists_and_is_let_in() -> None:
 def test_all_that_the_wheel_needs_is_copied_and_no_more() -> None:
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     needed = {*wheel["packages"], *wheel["force-include"], PROJECT["project"]["readme"], "pyproject.toml"}
-    assert set(copied()) == needed | set(PROJECT["project"]["license-files"])
+    locked = {"requirements.lock", "tools.lock", "docker/cpu_torch.py"}
+    assert set(copied()) == needed | set(PROJECT["project"]["license-files"]) | locked
 
 
 def test_the_last_target_is_the_simulation_and_the_others_share_one_installation() -> None:
     assert list(STAGES) == ["build", "base", "coordinator", "site", "simulation"]
-    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["python:3.11-slim"] * 2 + ["base"] * 3
+    pinned = "${PYTHON_IMAGE}@sha256:${PYTHON_SHA256}"
+    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == [pinned] * 2 + ["base"] * 3
+
+
+@pytest.mark.attack("every image is built from pinned bytes", "a base by tag, a wheel without hash, an extra index")
+def test_nothing_is_installed_that_is_not_pinned(tries: Any) -> None:
+    """No digest is given in our files: nobody can check it for the user, and an invented one would be worse."""
+    assert re.findall(r"^ARG (PYTHON_\S+)", DOCKERFILE, re.MULTILINE) == [
+        "PYTHON_IMAGE=python:3.11-slim",
+        "PYTHON_SHA256",
+    ]
+    installs = re.findall(r"pip (?:--python \S+ )?install [^&;]+", DOCKERFILE)
+    for install in installs:
+        tries.add()
+        assert ("--require-hashes --" in install and ".lock" in install) or "--no-deps --no-index /tmp/wheel" in install
+    assert len(installs) == 3
+    assert not re.search(r"INDEX|--(extra-)?index-url|--find-links", DOCKERFILE)
+    builds = [service["build"]["args"] for service in SERVICES.values() if "build" in service]
+    assert builds
+    for given in builds:
+        tries.add()
+        assert given["PYTHON_SHA256"].startswith("${PYTHON_SHA256:?")  # Compose stops with a sentence without it
+        assert set(given) == {"PYTHON_IMAGE", "PYTHON_SHA256", "TORCH"}
 
 
 def test_images_run_as_a_numbered_user_and_end_on_sigterm() -> None:

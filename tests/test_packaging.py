@@ -1,21 +1,26 @@
 """What is shipped: the wheel and the Flower bundle; the containers are in test_docker.py."""
 
 import io
+import platform
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from cdtl_core.apps import bundle_root
 from cdtl_core.deploy.bundle import build_bundle
 
 ROOT = bundle_root()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_no_file_names_a_path_of_some_machine() -> None:
@@ -29,19 +34,49 @@ def test_no_file_names_a_path_of_some_machine() -> None:
     assert named == []
 
 
-def test_the_lock_file_pins_every_dependency_by_hash_and_names_no_registry() -> None:
-    text = (ROOT / "requirements.lock").read_text()
+def pinned(name: str) -> dict[str, Version]:
+    """The versions of a lock file; every entry has one, and hashes; the file names no registry."""
+    text = (ROOT / name).read_text()
     assert "://" not in text
     assert "--index" not in text
     assert "--find-links" not in text
-    entries = re.split(r"\n(?=[a-z0-9])", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
+    entries = re.split(r"\n(?=[a-z0-9])", text.strip())
     assert all(re.match(r"[a-z0-9._-]+==\S+", entry) and "--hash=sha256:" in entry for entry in entries)
-    pinned = {name: Version(number) for name, number in re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE)}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = {name: Version(number) for name, number in re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE)}
+    assert len(found) == len(entries)
+    return found
+
+
+def not_met(needed: list[str], versions: dict[str, Version]) -> list[str]:
+    return [line for line in needed if versions.get((one := Requirement(line)).name, Version("0")) not in one.specifier]
+
+
+def test_the_lock_files_pin_every_dependency_by_hash_and_name_no_registry() -> None:
+    project = PROJECT["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
-    wrong = [line for line in map(Requirement, needed) if pinned.get(line.name, Version("0")) not in line.specifier]
-    assert wrong == []
-    assert len(pinned) == len(entries) > 100
+    assert not_met(needed, pinned("requirements.lock")) == []
+    assert len(pinned("requirements.lock")) > 100
+    assert (
+        not_met([*PROJECT["dependency-groups"]["tools"], *PROJECT["build-system"]["requires"]], pinned("tools.lock"))
+        == []
+    )
+
+
+@pytest.mark.attack("what is released is what was tested", "another version in requirements.lock than in the tests")
+def test_the_lock_file_holds_the_versions_that_the_tests_run_on(tries: Any) -> None:
+    if (sys.version_info[:2], sys.platform, platform.machine()) != ((3, 11), "linux", "x86_64"):
+        pytest.skip("requirements.lock is for Python 3.11 on Linux x86-64")
+    locked = pinned("requirements.lock")
+    installed = {canonicalize_name(one.name): Version(one.version) for one in distributions()}
+    tries.add(len(locked))
+    differ = {
+        name: (str(version), str(installed.get(name)))
+        for name, version in locked.items()
+        if installed.get(name) != version
+    }
+    assert differ == {}, (
+        "make lock writes the installed versions into the file; pip install -r requirements.lock the other way"
+    )
 
 
 @pytest.mark.slow
