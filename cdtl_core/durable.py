@@ -13,8 +13,8 @@ from typing import Any
 
 from cdtl_core.errors import CheckpointError
 
-__all__ = ["append_line", "file_hash", "locked", "publish_folder", "replace_bytes", "replace_json"]
-__all__ += ["unwritable"]
+__all__ = ["append_bytes", "append_line", "file_hash", "locked", "publish_folder", "replace_bytes", "replace_json"]
+__all__ += ["sync_folder", "unwritable"]
 
 
 def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -34,7 +34,7 @@ def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -52,18 +52,40 @@ def replace_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and make it durable; a kill or a full disk can tear the last line only.
+    """Append one line and make it durable; a kill can tear the last line only.
 
     Raises:
-        CheckpointError: The disk is full or read-only.
+        CheckpointError: The disk is full or read-only; the line is not in the file.
     """
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_bytes(path, f"{line}\n".encode())
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def append_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Append `content` to a file, which is made if it does not exist.
+
+    Args:
+        path: Of the file.
+        content: Written whole: on a fault, what was written of it is removed again.
+        sync: Make it durable before returning.
+
+    Raises:
+        OSError: The disk is full or read-only.
+    """
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(before)
+            raise
 
 
 def publish_folder(draft: Path, target: Path) -> None:
@@ -71,11 +93,11 @@ def publish_folder(draft: Path, target: Path) -> None:
     for file in draft.iterdir():
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
-    _sync_folder(draft)
+    sync_folder(draft)
     if target.exists():
         shutil.rmtree(target)
     os.replace(draft, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def file_hash(path: Path) -> str:
@@ -112,7 +134,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: those that were added, renamed or removed."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from cdtl_core.cli.logs import server_app
+
 __all__ = ["app"]
 
 app = typer.Typer(help="Coordinate a federation.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(server_app, name="log")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdtl_core.cli.logs import site_app
+
 if TYPE_CHECKING:
     from cdtl_core.config import RunConfig, SiteConfig
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Take part with a hospital's own images.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(site_app, name="log")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder; it holds its key and its models.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Server = Annotated[str, typer.Option(help="The coordinator, HOST:PORT; noted in DIR at the first time.")]

@@ -1,41 +1,47 @@
 """Who came and what became of it: one JSON line for each request and each failed handshake."""
 
 import asyncio
-import json
 import logging
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cdtl_core.chained import ChainedLog
 from cdtl_core.deploy.door import Refusal
 from cdtl_core.deploy.rate import RateLimit
-from cdtl_core.errors import ConfigError
+from cdtl_core.deploy.records import access_files
+from cdtl_core.errors import CheckpointError, ConfigError
 
 __all__ = ["AccessLog", "LoggedApp", "Visit"]
 
 _LONGEST_PATH = 200
+_SYNC_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """JSON lines in FOLDER/access.log, ten megabytes to a file, the last five files kept.
+    """Chained JSON lines in FOLDER/logs/access.log, ten megabytes to a file, the last five files kept.
 
     A line has `time` (UTC, ISO), `client`, and for a request `site`, `route`, `status`, `bytes_in`, `bytes_out`, `ms`;
-    `refused` says in words why somebody was sent away. Headers are never written: signatures could be used again.
-    Of strangers' refusals ten a second are written for each address, so that nobody can flood the past away; the next
+    `refused` says in words why a request was refused. Headers are never written: signatures could be used again.
+    Of strangers' refusals ten a second are written for each address, so that no flood pushes the past out; the next
     line says in `left_out` how many were not.
+
+    Lines come by the hundred a second, so the disk is asked to keep them once a second only (`keep`): a power cut
+    loses at most that second. A fault of the disk stops no request: the line is lost, and a later one says in `lost`
+    how many were.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "access.log"
-        self._handler: RotatingFileHandler | None = None
+        self._path = access_files(folder).path
+        self._lines = ChainedLog(access_files(folder), sync_s=_SYNC_S)
         self._strangers = RateLimit(600)
-        self._left_out = 0
+        self._left_out = self._lost = 0
 
     def write(self, **fields: str | int | None) -> None:
         """Append a line; fields that are None are left out."""
@@ -43,33 +49,37 @@ class AccessLog:
         if "refused" in known and "site" not in known and self._strangers.wait(str(known.get("client"))):
             self._left_out += 1
             return
-        if self._left_out:
-            known["left_out"], self._left_out = self._left_out, 0
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **known}
-        record = logging.LogRecord("access", logging.INFO, "", 0, json.dumps(line), None, None)
-        self.open().handle(record)
+        known |= {name: count for name, count in (("left_out", self._left_out), ("lost", self._lost)) if count}
+        try:
+            self._lines.append({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **known})
+            self._left_out = self._lost = 0
+        except CheckpointError as error:
+            if not self._lost:
+                _log.error("requests are served and not logged: %s", error)
+            self._lost += 1
+
+    async def keep(self) -> None:
+        """Make the lines durable once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(_SYNC_S)
+            await asyncio.to_thread(self._lines.sync)
 
     def close(self) -> None:
-        """Close the file; the next line opens it again."""
-        if self._handler:
-            self._handler.close()
-            self._handler = None
+        """Make the last lines durable."""
+        self._lines.sync()
 
-    def open(self) -> RotatingFileHandler:
-        """Open the file, if it is not; later faults of the disk go to stderr and stop nobody.
+    def open(self) -> None:
+        """Make sure that it can be written.
 
         Raises:
-            ConfigError: It cannot be written.
+            ConfigError: It cannot.
         """
-        if self._handler is None:
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._handler = RotatingFileHandler(self._path, maxBytes=10_000_000, backupCount=5, encoding="utf-8")
-            except OSError as error:
-                raise ConfigError(
-                    f"{self._path} cannot be written ({error.strerror}): check rights and space."
-                ) from None
-        return self._handler
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "ab"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be written ({error.strerror}): check rights and space.") from None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 The list is a folder, ``HOME/approvals``, and is read anew for each decision: removing a file revokes at once.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config import SiteConfig
+from cdtl_core.deploy.records import record_approval
 from cdtl_core.deploy.request import ApprovalRequest, Flat, Sha256, request_id
-from cdtl_core.durable import replace_bytes
-from cdtl_core.errors import ConfigError, PrivacyError
+from cdtl_core.durable import replace_bytes, sync_folder, unwritable
+from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.settings import unflatten
 
@@ -64,6 +66,7 @@ def approve(
     Raises:
         ConfigError: The settings are not those of a run.
         PrivacyError: They contradict a lock of the site.
+        CheckpointError: The disk is full or read-only; the run is not approved.
     """
     config = unflatten(request.settings)
     if fault := lock_fault(request.settings, site.lock):
@@ -73,22 +76,33 @@ def approve(
     egress = egress_manifest(config, site=site.site, modality=site.modality, labels=labels, private=private)
     settings, bundle = request.settings, request.bundle_sha256
     approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
-    replace_bytes(_folder(home) / f"{approval.id}.json", approval.model_dump_json(indent=1).encode())
+    content = approval.model_dump_json(indent=1).encode()
+    record_approval(home, "approved", approval.id, sha256=hashlib.sha256(content).hexdigest(), note=note, clock=clock)
+    replace_bytes(_folder(home) / f"{approval.id}.json", content)
     for suffix in (".json", ".fab"):
         (home / "pending" / f"{approval.id}{suffix}").unlink(missing_ok=True)
     return approval
 
 
-def withdraw(home: Path, id: str) -> None:
+def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> None:
     """Take a run off the list, at once and also while it is under way.
 
     Raises:
         ConfigError: It is not on the list.
+        CheckpointError: It cannot be removed; or it is off the list, and the log of approvals cannot be written.
     """
+    path = _folder(home) / f"{id}.json"
     try:
-        (_folder(home) / f"{id}.json").unlink()
+        path.unlink()
+        sync_folder(path.parent)
     except FileNotFoundError:
         raise ConfigError(f"no approval {id} at this site: cdtl site status lists them.") from None
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        record_approval(home, "withdrawn", id, clock=clock)
+    except CheckpointError as error:  # the withdrawal must not wait for a disk that is full
+        raise CheckpointError(f"{id} is withdrawn, but its line in the log of approvals is missing: {error}") from None
 
 
 def approvals(home: Path) -> dict[str, Approval]:

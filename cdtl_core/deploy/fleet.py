@@ -49,12 +49,13 @@ class Fleet:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        keeping = asyncio.create_task(self._seen.keep())
+        keeping = [asyncio.create_task(self._seen.keep()), asyncio.create_task(self._log.keep())]
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
             await self._upstream.aclose()
             self._log.close()
 

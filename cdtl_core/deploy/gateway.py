@@ -34,7 +34,7 @@ def open_gateway(config: GatewayConfig) -> tuple[uvicorn.Server, socket.socket]:
     Raises:
         ConfigError: The port is taken, or a certificate or the log cannot be used.
     """
-    book, log = MemberBook(config.folder), AccessLog(config.folder / "logs")
+    book, log = MemberBook(config.folder), AccessLog(config.folder)
     clients = PinnedClients(server_context(config.certificate, config.key), book)
     entrance = Entrance(
         clients=clients,

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from cdtl_core.deploy.records import record_approval
 from cdtl_core.deploy.service import stop_service
 from cdtl_core.settings import SITE_FILE, load_site
 
@@ -17,10 +18,12 @@ def leave_federation(home: Path) -> list[str]:
     Raises:
         ConfigError: `home` holds no site.
         FederationError: The service does not end.
+        CheckpointError: The site has left, and the log of approvals cannot be written.
     """
     load_site(home / SITE_FILE)
     stop_service(home)
     for name in _FORGOTTEN:
         path = home / name
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    record_approval(home, "left", "")
     return [name for name in ("models", "memory", "logs", "site.key") if (home / name).exists()]

@@ -5,7 +5,6 @@ BEFORE they are trained; a reservation that no commitment follows counts in full
 the ledger was, so that a copy of an earlier day is noticed.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from cdtl_core.chained import link
 from cdtl_core.durable import append_line, locked, replace_json
 from cdtl_core.errors import CheckpointError, PrivacyError
 from cdtl_core.foreign import parse_json
@@ -128,7 +128,7 @@ def read_ledger(folder: Path) -> PrivacyLedger:
     for number, line in enumerate(text.split(b"\n")[:-1], start=1):
         try:
             value = parse_json(line)
-            entry, head = ENTRY.validate_python(value["entry"]), _link(head, value["entry"])
+            entry, head = ENTRY.validate_python(value["entry"]), link(head, value["entry"])
             valid = _line(value["entry"], head).encode() == line and isinstance(entry, Opening) == (number == 1)
         except (ValueError, KeyError, TypeError, ValidationError):
             valid = False
@@ -219,7 +219,7 @@ def _mended(folder: Path) -> PrivacyLedger:
 
 def _append(folder: Path, ledger: PrivacyLedger, entry: Entry) -> PrivacyLedger:
     value = entry.model_dump(mode="json")
-    head = _link(ledger.head, value)
+    head = link(ledger.head, value)
     try:
         append_line(folder / _FILE, _line(value, head))
     except CheckpointError:
@@ -230,10 +230,6 @@ def _append(folder: Path, ledger: PrivacyLedger, entry: Entry) -> PrivacyLedger:
     entries = (*ledger.entries, entry)
     replace_json(folder / _HEAD, {"lines": len(entries)})
     return PrivacyLedger(entries, head)
-
-
-def _link(head: str, value: object) -> str:
-    return hashlib.sha256(f"{head}{json.dumps(value, sort_keys=True)}".encode()).hexdigest()
 
 
 def _line(value: object, head: str) -> str:

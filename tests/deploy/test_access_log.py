@@ -40,7 +40,7 @@ def test_a_request_that_does_not_end_is_answered_and_logged(tmp_path: Path) -> N
     log = AccessLog(tmp_path)
     asyncio.run(LoggedApp(stuck, log, 0.01)(scope(), nothing, send))
     log.close()
-    line = json.loads((tmp_path / "access.log").read_text())
+    line = json.loads((tmp_path / "logs" / "access.log").read_text())
     assert sent[0]["status"] == line["status"] == 503
     assert line["refused"] == "slow: the request did not end within 0.01 s"
     assert line["client"] == "10.0.0.9"
@@ -53,7 +53,7 @@ def test_a_stranger_cannot_flood_the_past_away(tmp_path: Path) -> None:
         log.write(client="6.6.6.6", refused="unknown path")
     log.write(client="10.0.0.9", site="north", status=200)
     log.close()
-    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "logs" / "access.log").read_text().splitlines()]
     assert len(lines) < 300
     assert (lines[-1]["site"], lines[-1]["left_out"]) == ("north", 1001 - len(lines))
 
@@ -61,7 +61,7 @@ def test_a_stranger_cannot_flood_the_past_away(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file in the folder's place")
     with pytest.raises(ConfigError, match="cannot be written"):
-        AccessLog(tmp_path / "logs").open()
+        AccessLog(tmp_path).open()
 
 
 def test_who_was_seen_is_on_disk_soon_and_survives_a_restart(tmp_path: Path) -> None:

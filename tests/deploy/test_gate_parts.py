@@ -13,7 +13,6 @@ from flwr.common.constant import ErrorCode
 from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 from flwr.supernode.start_client_internal import FAB_VERIFICATION_ERROR
 
-from cdtl_core.deploy.gate import egress_log
 from cdtl_core.deploy.gate.asks import Ask
 from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.gate.inbox import Inbox
@@ -22,6 +21,7 @@ from cdtl_core.deploy.gate.refusals import FLOWERS_OWN, NOT_APPROVED, passing
 from cdtl_core.deploy.gate.seal import Seal
 from cdtl_core.deploy.gate.status import Status
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
+from cdtl_core.deploy.records import egress_files
 from cdtl_core.federation.egress import EgressManifest, ReplyRule, Tensor
 
 LIST = EgressManifest(
@@ -96,14 +96,13 @@ def test_flowers_own_sentences_are_still_flowers() -> None:
     }
 
 
-def test_the_log_is_rotated_and_its_sum_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(egress_log, "MAX_BYTES", 300)
-    log = egress_log.EgressLog(tmp_path)
+def test_the_log_is_rotated_and_its_sum_kept(tmp_path: Path) -> None:
+    log = EgressLog(tmp_path, max_bytes=600)
     for size in range(1, 9):
         log.count("push-object", size)
         log.flush()
     files = sorted((tmp_path / "logs").iterdir())
-    assert 2 <= len(files) <= egress_log.KEPT + 1
+    assert 2 <= len(files) <= egress_files(tmp_path).kept + 1
     lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert sum(line["requests"]["push-object"]["bytes"] for line in lines) == 36
 

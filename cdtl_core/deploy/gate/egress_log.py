@@ -1,30 +1,35 @@
-"""``HOME/logs/egress.jsonl``: what left the site. Nobody needs to trust us about it: every byte is in a sum.
+"""``HOME/logs/egress.jsonl``: what left the site, chained line by line. Every byte is in a sum.
 
 Lines of kind ``traffic`` count all requests to the coordinator and their bytes, by path, once a minute and after each
 reply: their sum is all that left (bodies; headers are fixed and hold no data). Lines of kind ``reply`` are written
 BEFORE a reply leaves and say what it is; lines of kind ``refused`` say what did not leave.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.durable import append_line
+from cdtl_core.chained import ChainedLog
+from cdtl_core.deploy.records import egress_files
 
 __all__ = ["EgressLog"]
 
-MAX_BYTES = 8 * 1024 * 1024
-KEPT = 4
-
 
 class EgressLog:
-    """Counts and lines; rotated by size, `KEPT` older files are kept."""
+    """Counts and lines of a chained log; each line is on the disk when its call returns.
 
-    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
-        self._path, self._clock = home / "logs" / "egress.jsonl", clock
+    Args:
+        home: The site's folder.
+        clock: Seconds since 1970.
+        max_bytes: The size at which a file is closed; None: the usual one.
+    """
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time, *, max_bytes: int | None = None) -> None:
+        files = egress_files(home)
+        self._lines = ChainedLog(replace(files, max_bytes=max_bytes) if max_bytes else files)
+        self._clock = clock
         self._counts: dict[str, list[int]] = {}
         self._since = clock()
 
@@ -35,23 +40,21 @@ class EgressLog:
         counts[1] += num_bytes
 
     def write(self, kind: str, **fields: Any) -> None:
-        """One line, durable."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists() and self._path.stat().st_size > MAX_BYTES:
-            self._rotate()
-        append_line(self._path, json.dumps({"time": round(self._clock(), 3), "kind": kind, **fields}))
+        """One line, durable.
+
+        Raises:
+            CheckpointError: The disk is full or read-only; the line is not in the log.
+        """
+        self._lines.append({"time": round(self._clock(), 3), "kind": kind, **fields})
 
     def flush(self, *, every_s: float = 0.0) -> None:
-        """Write what was counted, if it is due and there is anything."""
+        """Write what was counted, if it is due and there is anything; on a fault it is counted on.
+
+        Raises:
+            CheckpointError: The disk is full or read-only.
+        """
         if self._counts and self._clock() - self._since >= every_s:
             requests = {name: {"count": n, "bytes": size} for name, (n, size) in sorted(self._counts.items())}
-            self._counts.clear()
             self.write("traffic", since=round(self._since, 3), requests=requests)
+            self._counts.clear()
             self._since = self._clock()
-
-    def _rotate(self) -> None:
-        for number in range(KEPT, 0, -1):
-            older = self._path.with_name(f"egress.{number}.jsonl")
-            newer = self._path.with_name(f"egress.{number - 1}.jsonl") if number > 1 else self._path
-            if newer.exists():
-                os.replace(newer, older)
