@@ -3,20 +3,28 @@
 A `ProcessGroup` is one Unix process group, and outside it a keeper: a shell that waits on a pipe whose other end this
 process holds. When this process ends, however it ends, the pipe closes and the keeper kills the group, with whatever
 its programs have started in turn.
+
+What a program prints goes through a pipe to a writer outside the group (`rotating.py`), which ends once nothing is left
+to write, also when this process was killed. This process holds the pipe open: if a writer is killed, the program waits
+for the next one, which `ProcessGroup.ended` starts.
 """
 
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from cdtl_core import rotating
 
 __all__ = ["ProcessGroup", "free_port"]
 
 _POLL_S = 0.02
-_LARGE = 20_000_000
+_LAST_WORDS_S = 2.0
 
 
 class ProcessGroup:
@@ -31,6 +39,7 @@ class ProcessGroup:
     def __init__(self, env: Mapping[str, str], folder: Path, *, farewell: str = ":") -> None:
         self._env, self._folder = dict(env), folder
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
+        self._logs: dict[str, _Log] = {}
         self._first = self._shell("exec cat")
         self._keeper = self._shell(f"cat > /dev/null\nkill -KILL -{self._first.pid}\n{farewell}")
 
@@ -40,20 +49,24 @@ class ProcessGroup:
         return self._first.pid
 
     def start(self, name: str, command: Sequence[str], log: Path) -> None:
-        """Start a program; what it prints is appended to `log`, or to a new one if that has grown large."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists() and log.stat().st_size > _LARGE:
-            log.replace(log.with_name(f"{log.name}.1"))
-        with open(log, "ab", buffering=0) as file:
+        """Start a program; what it and its children print is appended to `log`, which is rotated as it grows."""
+        source, sink = os.pipe()
+        try:
+            self._logs[name] = _Log(log, source)
             self._programs[name] = subprocess.Popen(  # noqa: S603
                 list(command), env=self._env, cwd=self._folder, stdin=subprocess.DEVNULL,
-                stdout=file, stderr=file, process_group=self._first.pid,
+                stdout=sink, stderr=sink, process_group=self._first.pid,
             )  # fmt: skip
+        finally:
+            os.close(sink)
 
     def ended(self) -> dict[str, int]:
-        """Programs that have ended, with their exit codes; the keeper is one."""
+        """Programs that have ended, with their exit codes; the keeper is one. Writers that were killed are replaced."""
         programs = {**self._programs, "keeper": self._keeper}
-        return {name: code for name, program in programs.items() if (code := program.poll()) is not None}
+        codes = {name: code for name, program in programs.items() if (code := program.poll()) is not None}
+        for name, log in self._logs.items():
+            log.finish() if name in codes else log.keep()
+        return codes
 
     def pids(self) -> dict[str, int]:
         """The programs' process numbers."""
@@ -79,6 +92,8 @@ class ProcessGroup:
         deadline = time.monotonic() + 2.0
         while time.monotonic() < deadline and self._signal(0):
             time.sleep(_POLL_S)
+        for log in self._logs.values():
+            log.close()
 
     def _signal(self, number: int) -> bool:
         """Send a signal to the group; False if nobody is left in it."""
@@ -93,6 +108,40 @@ class ProcessGroup:
         return subprocess.Popen(  # noqa: S603
             ["/bin/sh", "-c", script], env=self._env, cwd=self._folder, process_group=0,
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+class _Log:
+    """The writer of one program's log, and the end of the pipe that it reads from."""
+
+    def __init__(self, path: Path, source: int) -> None:
+        self._path, self._source, self._finished = path.absolute(), source, False
+        self._writer = self._started()
+
+    def keep(self) -> None:
+        """Start another writer if this one has ended, which it does only if it is killed."""
+        if self._writer.poll() is not None and not self._finished:
+            self._writer = self._started()
+
+    def finish(self) -> None:
+        """Wait a moment until a program's last words are in its log; what it has started may go on printing."""
+        if not self._finished:
+            self.keep()
+            with suppress(subprocess.TimeoutExpired):
+                self._writer.wait(_LAST_WORDS_S)
+            self._finished = True
+
+    def close(self) -> None:
+        """All programs have ended."""
+        if self._source >= 0:
+            self.finish()
+            os.close(self._source)
+            self._source = -1
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-I", "-S", rotating.__file__, str(self._path)], cwd="/", env={}, process_group=0,
+            stdin=self._source, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
 
