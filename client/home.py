@@ -109,7 +109,7 @@ def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple
 def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> tuple[Case, ...]:
     phantom = own.data.phantom
     if phantom is not None:
-        folder = home / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}"
+        folder = home / "cache" / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}"
         manifest = folder / "manifest.csv"
         if not manifest.exists():
             from cdtl_core.imaging.phantom import write_phantoms

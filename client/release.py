@@ -183,11 +183,10 @@ def _versions() -> dict[str, str]:
 
 
 def _approved_bundle(home: Path, settings: Mapping[str, object]) -> str | None:
-    """The hash of the code that this site approved for these settings; None in a simulation, or if it is not one."""
+    """The hash of the code that the site's filter handed over for these settings; None in a simulation."""
     found = set()
-    for path in (home / "approvals").glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged one approves nothing
-            content = parse_json(path.read_text(encoding="utf-8"))
-            if content.get("settings") == dict(settings):
-                found.add(str(content.get("bundle_sha256")))
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        for entry in parse_json((home / "approved.json").read_text(encoding="utf-8")):
+            if entry["settings"] == dict(settings):
+                found.add(str(entry["bundle_sha256"]))
     return found.pop() if len(found) == 1 else None

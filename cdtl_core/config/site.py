@@ -112,7 +112,8 @@ class SiteConfig(Settings):
     """All that belongs to one hospital; nothing of it is sent.
 
     `lock` names run settings that this site fixes, for example privacy terms: a run that says otherwise is refused,
-    approved or not.
+    approved or not. With `require_separation` no approved code runs where nothing keeps it from the site's key and from
+    the network.
     """
 
     site: SiteName
@@ -124,6 +125,7 @@ class SiteConfig(Settings):
     publish: PublishConfig = PublishConfig()
     privacy: SitePrivacy = SitePrivacy()
     lock: Locks = Field({})
+    require_separation: bool = False
 
     @model_validator(mode="after")
     def _one_source(self) -> "SiteConfig":

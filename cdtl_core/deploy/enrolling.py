@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment, save_enrolment
+from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
-from cdtl_core.deploy.supernode import CERTIFICATE_FILE
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CheckpointError, DataError
 from cdtl_core.imaging.source import rows_of_folders, write_manifest

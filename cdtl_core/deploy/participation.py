@@ -1,52 +1,122 @@
-"""A site's service: gate, SuperNode and executor, kept going until it is stopped. All connections go outwards."""
+"""A site's service: filter and node, together or each alone, kept going until it is stopped. All calls go outwards."""
 
 import logging
+import threading
 from pathlib import Path
+from typing import Literal
 
 from cdtl_core.deploy.coordinator_address import load_address
+from cdtl_core.deploy.filter import Filter, open_filter, start_gate
 from cdtl_core.deploy.gate.status import read_status
+from cdtl_core.deploy.link import LINK, Link
+from cdtl_core.deploy.separation import find_separation, note_separation, require_separation
 from cdtl_core.deploy.service import running_service
-from cdtl_core.deploy.supernode import open_supernode, start_gate, start_supernode
+from cdtl_core.deploy.supernode import NodeService, link_state, start_node
 from cdtl_core.deploy.unit import Unit
 from cdtl_core.settings import SITE_FILE, load_site
 from client.spending import check_one_ledger
 
-__all__ = ["serve_site"]
+__all__ = ["NODE_FOLDER", "Part", "serve_site"]
 
+Part = Literal["all", "filter", "node"]
+NODE_FOLDER = "node"
+"""Where a node's service keeps its note and its logs, in the site's folder."""
 _log = logging.getLogger("cdtl.deploy")
 _TICK_S = 0.5
 _PAUSE_S = 1.0
 
 
-def serve_site(home: Path) -> None:
+def serve_site(home: Path, part: Part = "all") -> None:
     """Run until SIGTERM, SIGINT or SIGHUP.
 
+    Args:
+        home: The site's folder.
+        part: ``filter`` holds the key and reaches the coordinator, ``node`` runs approved code; both by default.
+
     Raises:
-        ConfigError: The site knows no coordinator, or would count each run's privacy for itself.
+        ConfigError: The site knows no coordinator, would count each run's privacy for itself, or requires a separation
+            that cannot be made here.
         DataError: Its key is missing.
         CheckpointError: Another service runs on this folder.
     """
     home = home.resolve()
+    if part == "node":
+        _serve_node(home)
+        return
     check_one_ledger(load_site(home / SITE_FILE))
     address = load_address(home)
     with running_service(home) as (end, scratch):
-        node = open_supernode(home, scratch, address)
-        gate = Unit("gate", lambda: start_gate(node, end.is_set), pause_s=_PAUSE_S)
-        flower = Unit("SuperNode", lambda: start_supernode(node, end.is_set), pause_s=_PAUSE_S)
-        said: dict[str, object] = {}
+        link = Link(scratch / LINK) if part == "all" else Link(home / LINK, 0o640)
+        filter = open_filter(home, scratch, address, link)
+        gate = Unit("gate", lambda: start_gate(filter, end.is_set), pause_s=_PAUSE_S)
+        node = _Node(home, link.folder, scratch, home / "logs") if part == "all" else None
         _log.info("connecting to %s port %d", address.host, address.port)
         try:
+            _keep_going(filter, gate, node, end)
+        finally:
+            if node:
+                node.stop()
+            gate.stop()
+
+
+def _keep_going(filter: Filter, gate: Unit, node: "_Node | None", end: threading.Event) -> None:
+    said: dict[str, object] = {}
+    while not end.is_set():
+        gate.keep()
+        if node and gate.pids:
+            node.keep()
+        filter.link.copy_from(filter.home)
+        said = _say(filter.home, said)
+        end.wait(_TICK_S)
+    _log.info("ending")
+
+
+def _serve_node(home: Path) -> None:
+    with running_service(home / NODE_FOLDER) as (end, scratch):
+        node = _Node(home, home / LINK, scratch, home / NODE_FOLDER / "logs")
+        try:
             while not end.is_set():
-                if gate.keep():
-                    flower.stop()  # the key with which a gate vouches for approved code ends with it
-                if gate.pids:
-                    flower.keep()
-                said = _say(home, said)
+                node.keep()
                 end.wait(_TICK_S)
             _log.info("ending")
         finally:
-            flower.stop()
-            gate.stop()
+            node.stop()
+
+
+class _Node:
+    """The node's unit; it is started again with each new filter, whose keys live as long as it does."""
+
+    def __init__(self, home: Path, link: Path, scratch: Path, logs: Path) -> None:
+        self._link = link
+        self._separation = find_separation(home)
+        (home / NODE_FOLDER).mkdir(exist_ok=True, mode=0o700)
+        note_separation(home, self._separation)
+        if self._separation.kind == "none":
+            _log.warning("%s", self._separation.text)
+        else:
+            _log.info("%s", self._separation.text)
+        self._service = NodeService(home, link, scratch, logs, self._separation.kind == "sandbox")
+        self._unit = Unit("node", lambda: start_node(self._service), pause_s=_PAUSE_S)
+        self._filter: tuple[int, int] | None = None
+
+    def keep(self) -> None:
+        """Look after the node.
+
+        Raises:
+            ConfigError: The site requires a separation that cannot be made here.
+        """
+        now = link_state(self._link)
+        if now != self._filter:
+            self._unit.stop()
+            self._filter = now
+        if now:
+            if load_site(self._link / SITE_FILE).require_separation:
+                require_separation(self._separation)
+            self._unit.keep()
+
+    def stop(self) -> None:
+        """End the node."""
+        self._unit.stop()
 
 
 def _say(home: Path, said: dict[str, object]) -> dict[str, object]:

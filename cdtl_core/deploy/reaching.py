@@ -11,9 +11,9 @@ from typing import Literal
 import httpx
 
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress
-from cdtl_core.deploy.gate.release import node_headers
+from cdtl_core.deploy.filter import CERTIFICATE_FILE, outbound_proxy, save_tls_key
+from cdtl_core.deploy.gate.signing import load_signer
 from cdtl_core.deploy.keys import KEY_FILE
-from cdtl_core.deploy.supernode import CERTIFICATE_FILE, outbound_proxy, save_tls_key
 
 __all__ = ["check_coordinator"]
 
@@ -63,7 +63,7 @@ def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple
 
 def _admitted(client: httpx.Client, home: Path) -> tuple[State, str]:
     try:
-        answer = client.post("/v1/fleet/get-run", content=b"", headers=node_headers(home / KEY_FILE))
+        answer = client.post("/v1/fleet/get-run", content=b"", headers=load_signer(home / KEY_FILE).headers())
     except httpx.HTTPError:
         return "wrong", "the coordinator does not know this site's certificate: ask whether it is admitted."
     ours = "json" not in answer.headers.get("content-type", "")  # Flower's own 401: the request names no node of its

@@ -12,9 +12,9 @@ from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.coordinator_address import load_address
 from cdtl_core.deploy.enrolling import ENROLMENT_FILE
 from cdtl_core.deploy.enrolment import load_enrolment
+from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, fingerprint, load_key
 from cdtl_core.deploy.reaching import check_coordinator
-from cdtl_core.deploy.supernode import CERTIFICATE_FILE
 from cdtl_core.errors import CdtlError
 from cdtl_core.imaging.check_source import check_source
 from cdtl_core.learning.device import choose_device

@@ -70,8 +70,6 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
     data = own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
     settings = own.model_copy(update={"data": data, "lock": {}})
     save_toml(shadow / SITE_FILE, settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
-    for path in home.glob("phantoms-*"):
-        (shadow / path.name).symlink_to(path.absolute())
     if (home / "cache").exists():
         (shadow / "cache").symlink_to((home / "cache").absolute())
 

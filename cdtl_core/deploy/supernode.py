@@ -1,154 +1,126 @@
-"""A site's two units on loopback: the gate, and behind it a SuperNode with the executor that runs approved code."""
+"""A site's node: Flower's SuperNode, executor and the approved code; it has no key and reaches the filter only."""
 
-import os
+import json
 import secrets
-import socket
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-
-from cdtl_core.deploy.certificates import loopback_certificate, save_credential
-from cdtl_core.deploy.coordinator_address import CoordinatorAddress
-from cdtl_core.deploy.gate.config import GateConfig
-from cdtl_core.deploy.gate.release import release_node
-from cdtl_core.deploy.keys import KEY_FILE, load_key
+from cdtl_core.deploy.link import APPROVED_FILE, CERTIFICATE, COPIED, NODE_FOLDERS, NODE_KEY, SOCKET, TRUSTED
+from cdtl_core.deploy.sandbox import Place, enclosed, readable_folders
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
 from cdtl_core.processes import ProcessGroup, free_port
+from cdtl_core.settings import SITE_FILE, load_site
 
-__all__ = [
-    "CERTIFICATE_FILE",
-    "SuperNode",
-    "open_supernode",
-    "outbound_proxy",
-    "save_tls_key",
-    "start_gate",
-    "start_supernode",
-]
+__all__ = ["NodeService", "link_state", "start_node"]
 
-CERTIFICATE_FILE = "site.crt"
-_UP_S = 30.0
+_KEPT = ("PATH", "LANG", "TZ", "CDTL_HOME")
+_KEPT_FAMILIES = (
+    *("LC_", "CDTL_", "FLWR_", "RAY_", "OMP_", "MKL_", "OPENBLAS_"),
+    *("CUDA_", "CUBLAS_", "NVIDIA_", "TORCH", "PYTORCH_", "HSA_", "ROCR_", "HIP_"),
+)
+"""Variables that the approved code sees: those that steer computing. Proxies, tokens and all others stay outside."""
 
 
 @dataclass(frozen=True)
-class SuperNode:
-    """What a site's units are started with.
+class NodeService:
+    """What a node is started with.
 
     Attributes:
         home: The site's folder.
-        scratch: Made anew at each start of the service.
-        gate: The gate's configuration.
-        runtime_port: Where the SuperNode hands messages to the executor, on 127.0.0.1.
+        link: What the filter hands over.
+        scratch: A folder that only its owner can enter; the node gets one below it.
+        logs: Where the node's output goes.
+        sandbox: Whether the node runs in a sandbox; else whoever starts it has separated it, or nothing does.
     """
 
     home: Path
+    link: Path
     scratch: Path
-    gate: GateConfig
-    runtime_port: int
+    logs: Path
+    sandbox: bool
 
     @property
-    def logs(self) -> Path:
-        """Where the programs' output goes."""
-        return self.home / "logs"
+    def log(self) -> Path:
+        """What the node prints; approved code prints too, so it may name files."""
+        return self.logs / "training.log"
 
 
-def open_supernode(home: Path, scratch: Path, address: CoordinatorAddress) -> SuperNode:
-    """Choose ports and write what the units need; nothing is started.
-
-    Raises:
-        DataError: The site's key is missing or damaged.
-    """
-    save_credential(loopback_certificate(), scratch / "loopback.crt", scratch / "loopback.key")
-    replace_bytes(scratch / "secret", secrets.token_bytes(32), mode=0o600)
-    save_tls_key(home, scratch / "client.key")
-    (scratch / "empty").mkdir()
-    gate = GateConfig(
-        home=home,
-        settings=home / "site.toml",
-        port=free_port(),
-        certificate=scratch / "loopback.crt",
-        private_key=scratch / "loopback.key",
-        upstream_host=address.host,
-        upstream_port=address.port,
-        ca=home / address.ca,
-        client_certificate=home / CERTIFICATE_FILE,
-        client_key=scratch / "client.key",
-        proxy=outbound_proxy(address.host),
-        trusted_entities=scratch / "trusted.yaml",
-    )
-    return SuperNode(home, scratch, gate, free_port())
+def link_state(link: Path) -> tuple[int, int] | None:
+    """Changes when another filter has begun to serve, whose node must start again; None while there is none."""
+    with suppress(OSError):
+        found = (link / TRUSTED).stat()  # the last file that a filter writes before it listens
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
-def start_gate(node: SuperNode, ending: Callable[[], bool]) -> ProcessGroup:
-    """Start the gate; returns once it listens.
-
-    Raises:
-        FederationError: It does not listen in time.
-    """
-    path, log = node.scratch / "gate.json", node.logs / "gate.log"
-    replace_bytes(path, node.gate.model_dump_json().encode(), mode=0o600)
-    group = ProcessGroup(flower_environment({}), node.scratch / "empty")
-    group.start("gate", [sys.executable, "-m", "cdtl_core.deploy.gate", str(path)], log)
-    try:
-        _await_port(node.gate.port, log, lambda: bool(group.ended()) or ending())
-    except BaseException:
-        group.kill()
-        raise
-    return group
-
-
-def start_supernode(node: SuperNode, ending: Callable[[], bool]) -> ProcessGroup:
+def start_node(node: NodeService) -> ProcessGroup:
     """Start a SuperNode with an empty Flower folder, so that no bundle unpacked earlier is used again.
 
-    A session that a killed SuperNode left open at the coordinator is closed first.
+    Raises:
+        FederationError: No filter has written the link.
+        DataError: The manifest cannot be read.
     """
-    release_node(node.gate, node.home / KEY_FILE)
-    flower_home = node.scratch / f"flower-{time.monotonic_ns()}"
-    flower_home.mkdir(mode=0o700)
-    group = ProcessGroup(flower_environment({"FLWR_HOME": flower_home, "CDTL_HOME": node.home}), node.scratch / "empty")
-    secret = ["--superexec-auth-secret-file", str(node.scratch / "secret")]
-    link = ["--superlink", f"127.0.0.1:{node.gate.port}", "--root-certificates", str(node.gate.certificate)]
-    trust = ["--auth-supernode-private-key", str(node.home / KEY_FILE)]
-    trust += ["--trusted-entities", str(node.gate.trusted_entities)]
-    place = ["--host", "127.0.0.1", "--port", str(node.runtime_port), "--isolation", "process"]
-    executor = ["flower-superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{node.runtime_port}"]
-    log = node.logs / "supernode.log"
+    if link_state(node.link) is None or not (node.link / SITE_FILE).exists():
+        raise FederationError(f"no filter serves this node in {node.link}: start the site's filter.")
+    scratch = node.scratch / f"node-{time.monotonic_ns()}"
+    for old in node.scratch.glob("node-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    (scratch / "flower").mkdir(parents=True, mode=0o700)
+    replace_bytes(scratch / "secret", secrets.token_bytes(32), mode=0o600)
+    place = Place(node.home, node.link, scratch)
+    if node.sandbox:
+        place = Place(node.home, node.link, scratch, readable_folders(node.home, load_site(node.link / SITE_FILE)))
+    home = node.home if node.sandbox else _view(node.home, node.link, scratch)
+    env = _environment({"FLWR_HOME": scratch / "flower", "CDTL_HOME": home, "HOME": scratch})
+    command = [sys.executable, "-I", str(Path(__file__).with_name("node_main.py")), _spec(node.link, scratch)]
+    if node.sandbox:
+        command = enclosed(place, command, env)
+    group = ProcessGroup(env, scratch)
     try:
-        group.start("SuperNode", ["flower-supernode", *link, *trust, *place, *secret], log)
-        _await_port(node.runtime_port, log, lambda: bool(group.ended()) or ending())
-        group.start("executor", [*executor, *secret], node.logs / "training.log")
+        group.start("node", command, node.log)
     except BaseException:
         group.kill()
         raise
     return group
 
 
-def save_tls_key(home: Path, path: Path) -> None:
-    """The site's key in the form that TLS libraries read, for as long as the service runs."""
-    content = load_key(home).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+def _spec(link: Path, scratch: Path) -> str:
+    port, runtime = free_port(), free_port()
+    secret = ["--superexec-auth-secret-file", str(scratch / "secret")]
+    way = ["--superlink", f"127.0.0.1:{port}", "--root-certificates", str(link / CERTIFICATE)]
+    trust = ["--auth-supernode-private-key", str(link / NODE_KEY), "--trusted-entities", str(link / TRUSTED)]
+    place = ["--host", "127.0.0.1", "--port", str(runtime), "--isolation", "process"]
+    executor = ["flower-superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{runtime}"]
+    return json.dumps(
+        {
+            "socket": str(link / SOCKET),
+            "port": port,
+            "runtime_port": runtime,
+            "supernode": ["flower-supernode", *way, *trust, *place, *secret],
+            "executor": [*executor, *secret],
+        }
     )
-    replace_bytes(path, content, mode=0o600)
 
 
-def outbound_proxy(host: str) -> str | None:
-    """The outbound proxy that the environment names, unless it excepts this host."""
-    excepted = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
-    if host in excepted or host in {"127.0.0.1", "localhost", "::1"}:
-        return None
-    return os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or None
+def _environment(own: Mapping[str, object]) -> dict[str, str]:
+    every = flower_environment({})
+    kept = {name: value for name, value in every.items() if name in _KEPT or name.startswith(_KEPT_FAMILIES)}
+    return {**kept, "TMPDIR": "/tmp", "USER": "cdtl", **{name: str(value) for name, value in own.items()}}  # noqa: S108
 
 
-def _await_port(port: int, log: Path, given_up: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _UP_S
-    while time.monotonic() < deadline and not given_up():
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    raise FederationError(f"a program of this site did not open its port {port} on 127.0.0.1: read {log}.")
+def _view(home: Path, link: Path, scratch: Path) -> Path:
+    """Outside a sandbox: a folder that leads to what the approved code reads and writes of the site's folder."""
+    view = scratch / home.name
+    view.mkdir()
+    for name in NODE_FOLDERS:
+        (view / name).symlink_to(home / name)
+    for name in (*COPIED, APPROVED_FILE):
+        (view / name).symlink_to(link / name)
+    return view

@@ -41,7 +41,7 @@ def test_simulate_then_predict(cdtl: Cdtl, tmp_path: Path) -> None:
     for word in ("alba", "como", "SYNTHETIC", "alone", "FedAvg", "CDTL", "report.json"):
         assert word in done.out
     assert done.err == ""
-    image = next((tmp_path / "run" / "sites" / "alba").glob("phantoms-*/images/*.png"))
+    image = next((tmp_path / "run" / "sites" / "alba").glob("cache/phantoms-*/images/*.png"))
     told = cdtl("predict", "run/sites/alba", str(image), str(image), "--out", "p.csv")
     assert told.code == 0, told.err
     header, first, second = (tmp_path / "p.csv").read_text().splitlines()
@@ -59,7 +59,7 @@ def test_prediction_equals_what_the_run_wrote_of_the_same_image(cdtl: Cdtl, tmp_
     home = tmp_path / "run" / "sites" / "como"
     with open(home / "models" / "tiny-alone" / "scores.csv") as file:
         rows = list(csv.DictReader(file))[:5]
-    images = [str(next(home.glob(f"phantoms-*/images/{row['image']}"))) for row in rows]
+    images = [str(next(home.glob(f"cache/phantoms-*/images/{row['image']}"))) for row in rows]
     told = cdtl("predict", str(home), *images)
     predicted = [float(row["p_malignant"]) for row in csv.DictReader(told.out.splitlines())]
     assert predicted == pytest.approx([float(row["p_blended"]) for row in rows], abs=1e-4)

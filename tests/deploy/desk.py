@@ -1,18 +1,23 @@
 """A site's gate between Flower's own SuperNode connection and SuperLink, and what a test needs to play both."""
 
+import asyncio
 import hashlib
 import json
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_ssh_private_key
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_objects, push_objects
@@ -26,7 +31,11 @@ from cdtl_core.deploy.approvals import Approval, approve
 from cdtl_core.deploy.gate.app import build_app
 from cdtl_core.deploy.gate.config import GateConfig
 from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.deploy.gate.signing import Signer
+from cdtl_core.deploy.link import NODE_KEY, SOCKET, Link
+from cdtl_core.deploy.node_main import open_way
 from cdtl_core.deploy.request import make_request
+from cdtl_core.durable import replace_bytes
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.settings import flatten, save_toml
 from tests.deploy.loopback import Coordinator, eventually, free_port, served, write_certificates
@@ -86,12 +95,16 @@ class Desk:
     settings: dict[str, Any]
     site: SiteConfig
     run_config: Any
-    seal: Seal
+    port: int
+    node_key: ec.EllipticCurvePrivateKey
 
     @contextmanager
     def gate(self) -> Iterator[None]:
-        self.seal.publish(self.config.trusted_entities)
-        with served(build_app(self.config, self.seal), self.config.port, self.coordinator.certificates):
+        """The gate in this process; the node signs with the key that it has made for it."""
+        seal = Seal()
+        seal.publish(Link(self.config.link))
+        self.node_key = seal.node_pass.key
+        with served(build_app(self.config, seal), self.port, self.coordinator.certificates):
             yield
 
     @contextmanager
@@ -100,24 +113,53 @@ class Desk:
         file = self.home / "config.json"
         file.write_text(self.config.model_dump_json())
         command = [sys.executable, "-m", "cdtl_core.deploy.gate", str(file)]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process, self._way():
             try:
                 eventually(lambda: (self.home / "gate.json").exists() or process.poll() is not None, "the gate")
                 assert process.poll() is None
+                self.node_key = load_ssh_private_key((self.config.link / NODE_KEY).read_bytes(), None)  # type: ignore[assignment]
                 yield process
             finally:
                 process.kill()
 
+    @contextmanager
+    def _way(self) -> Iterator[None]:
+        """From the port to the gate's socket, as in the node's place."""
+        began: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+        async def lead() -> None:
+            end = asyncio.Event()
+            async with await open_way(str(self.config.link / SOCKET), self.port):
+                began.set_result((asyncio.get_running_loop(), end))
+                await end.wait()
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, lead())
+            loop, end = began.result()
+            try:
+                yield
+            finally:
+                loop.call_soon_threadsafe(end.set)
+
     def client(self) -> FleetHttpClient:
         """A bare client with this site's signature, for what a SuperNode in order does not do."""
-        signed = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(self.key, self.key.public_key())]
-        address, ca = f"127.0.0.1:{self.config.port}", str(self.coordinator.certificates.ca)
+        signed = [
+            RuntimeVersionHttpInterceptor("SuperNode"),
+            NodeAuthHttpInterceptor(self.node_key, self.node_key.public_key()),
+        ]
+        address, ca = f"127.0.0.1:{self.port}", str(self.coordinator.certificates.ca)
         return FleetHttpClient.from_server_address(address, False, ca, signed)
+
+    def bare(self) -> httpx.Client:
+        """HTTP with the node's signature and without Flower."""
+        context = ssl.create_default_context(cafile=str(self.coordinator.certificates.ca))
+        headers = Signer(self.node_key).headers()
+        return httpx.Client(base_url=f"https://127.0.0.1:{self.port}", verify=context, trust_env=False, headers=headers)
 
     @contextmanager
     def node(self) -> Iterator[Node]:
-        address, ca = f"127.0.0.1:{self.config.port}", self.coordinator.certificates.ca.read_bytes()
-        with http_request_response(address, False, ca, (self.key, self.key.public_key())) as connection:
+        address, ca = f"127.0.0.1:{self.port}", self.coordinator.certificates.ca.read_bytes()
+        with http_request_response(address, False, ca, (self.node_key, self.node_key.public_key())) as connection:
             yield Node(*connection)
 
     def approve(self, **settings: Any) -> Approval:
@@ -142,20 +184,23 @@ def desk(tiny: Tiny, tmp_path: Path) -> Iterator[Desk]:
     config = GateConfig(
         home=home,
         settings=home / "site.toml",
-        port=free_port(),
+        link=tmp_path / "link",
         certificate=certificates.certificate,
         private_key=certificates.key,
+        site_key=home / "site.key",
         upstream_host="127.0.0.1",
         upstream_port=coordinator.port,
         ca=certificates.ca,
         client_certificate=certificates.certificate,
         client_key=certificates.key,
-        trusted_entities=home / "trusted.yaml",
         hold_s=0,
     )
+    config.link.mkdir()
+    replace_bytes(config.site_key, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     run = tiny().run
+    site = SiteConfig.model_validate(tree)
     with coordinator.open():
-        yield Desk(home, config, coordinator, key, flatten(run), SiteConfig.model_validate(tree), run, Seal())
+        yield Desk(home, config, coordinator, key, flatten(run), site, run, free_port(), key)
 
 
 @pytest.fixture

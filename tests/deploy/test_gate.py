@@ -12,6 +12,7 @@ from flwr.supernode.start_client_internal import _verify_fab
 from cdtl_core.deploy.approvals import approve, withdraw
 from cdtl_core.deploy.gate.refusals import HELD_BACK, NOT_APPROVED
 from cdtl_core.deploy.gate.status import read_status
+from cdtl_core.deploy.link import TRUSTED
 from cdtl_core.deploy.pending import find, pending, request_of
 from cdtl_core.errors import CdtlError, FederationError, reply_error
 from cdtl_core.federation.egress import EgressManifest
@@ -55,7 +56,7 @@ def test_an_approved_bundle_is_signed_for_the_supernode_and_an_unapproved_one_is
     open_desk: tuple[Desk, Node],
 ) -> None:
     desk, node = open_desk
-    trusted = yaml.safe_load(desk.config.trusted_entities.read_text())
+    trusted = yaml.safe_load((desk.config.link / TRUSTED).read_text())
     name = hashlib.sha256(BUNDLE).hexdigest()
     refused = desk.coordinator.start_run(BUNDLE, desk.settings)
     assert node.get_run(refused).fab_hash == name

@@ -1,7 +1,6 @@
 """The site's gate when something is gone: coordinator, SuperNode, the gate itself; and what starts nothing."""
 
 import signal
-import ssl
 import subprocess
 import sys
 import threading
@@ -12,7 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flwr.app import RecordDict
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node as ProtoNode
@@ -20,8 +18,8 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from cdtl_core.deploy.gate.refusals import RESTARTED
-from cdtl_core.deploy.gate.release import release_node
 from cdtl_core.deploy.gate.status import read_status
+from cdtl_core.deploy.link import TRUSTED
 from tests.deploy.desk import BUNDLE, SECRET, Desk, Node, error_of, honest
 from tests.deploy.loopback import eventually, free_port, write_certificates
 
@@ -47,16 +45,15 @@ def test_a_reply_outlives_an_outage_of_the_coordinator(open_desk: tuple[Desk, No
 
 def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk) -> None:
     approval = desk.approve()
-    with ExitStack() as gates, ExitStack() as nodes:
+    with ExitStack() as stack:
         with desk.process() as process:
-            node = nodes.enter_context(desk.node())
+            old = stack.enter_context(desk.node())
             run = desk.coordinator.start_run(BUNDLE, desk.settings)
-            asked = desk.coordinator.ask(run, node.id, RecordDict())
-            message = node.take()
-            assert message is not None
+            asked = desk.coordinator.ask(run, old.id, RecordDict())
+            assert old.take() is not None
             process.kill()
-        gates.enter_context(desk.gate())
-        node.answer(message, honest(approval.egress))  # to a gate that never asked
+        stack.enter_context(desk.gate())
+        node = stack.enter_context(desk.node())  # the service starts the SuperNode again with its gate
         assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
         assert b"val_auroc" not in desk.coordinator.heard
         with pytest.raises(ObjectPushError):
@@ -127,10 +124,9 @@ def test_a_coordinator_out_of_reach_is_503_for_the_supernode_and_told_in_the_sta
     stranger = write_certificates(tmp_path / "stranger").ca
     changed = {"upstream_port": free_port()} if fault == "nobody there" else {"ca": stranger}
     desk.config = desk.config.model_copy(update=changed)
-    context = ssl.create_default_context(cafile=str(desk.coordinator.certificates.ca))
-    with desk.gate(), httpx.Client(verify=context, trust_env=False) as client:
-        url = f"https://127.0.0.1:{desk.config.port}/v1/fleet/get-run"
-        assert client.post(url, content=GetRunRequest(run_id=1).SerializeToString()).status_code == 503
+    with desk.gate(), desk.bare() as client:
+        asked = client.post("/v1/fleet/get-run", content=GetRunRequest(run_id=1).SerializeToString())
+        assert asked.status_code == 503
     state = read_status(desk.home)
     assert state["connected"] is False
     assert ("CERTIFICATE" in state["last_fault"]["why"].upper()) is (fault == "another authority")
@@ -139,8 +135,7 @@ def test_a_coordinator_out_of_reach_is_503_for_the_supernode_and_told_in_the_sta
 
 def test_only_the_fleet_paths_exist_and_bodies_are_bounded(open_desk: tuple[Desk, Node]) -> None:
     desk, _ = open_desk
-    base, ca = f"https://127.0.0.1:{desk.config.port}", str(desk.coordinator.certificates.ca)
-    with httpx.Client(base_url=base, verify=ssl.create_default_context(cafile=ca), trust_env=False) as client:
+    with desk.bare() as client:
         for path in ("/v1/control/list-runs", "/v1/fleet/register-node", "/v1/fleet/", "/docs", "/v1/fleet/get-run/x"):
             assert client.post(path).status_code == 404
         assert client.get("/v1/fleet/get-run").status_code == 405
@@ -152,22 +147,31 @@ def test_only_the_fleet_paths_exist_and_bodies_are_bounded(open_desk: tuple[Desk
     assert SECRET.encode() not in desk.coordinator.heard
 
 
-def test_a_killed_supernodes_node_can_be_released(desk: Desk, tmp_path: Path) -> None:
-    key_file = tmp_path / "node_key"
-    key_file.write_bytes(desk.key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    assert not release_node(desk.config, key_file)
+def test_a_killed_supernodes_session_is_closed_for_the_next_one_and_the_last_one_with_the_gate(desk: Desk) -> None:
     with desk.gate(), ExitStack() as stack:
         node = stack.enter_context(desk.node())
-        eventually(lambda: read_status(desk.home).get("node_id") == str(node.id), "the node's id in gate.json")
         assert not desk.coordinator.state.activate_node(node.id, 30.0)
-        assert release_node(desk.config, key_file)
-        assert desk.coordinator.state.activate_node(node.id, 30.0)
+        with desk.node() as again:  # the first has not said that it ended
+            assert again.id == node.id
+        assert stack.enter_context(desk.node()).id == node.id
+    assert desk.coordinator.state.activate_node(node.id, 30.0)
+
+
+def test_a_stranger_at_the_gate_is_not_signed_for(desk: Desk) -> None:
+    with desk.gate():
+        desk.node_key = desk.key  # the site's own key opens nothing here: only the pass of this gate does
+        with desk.bare() as client:
+            assert client.post("/v1/fleet/get-run").status_code == 401
+        with desk.bare() as client:
+            client.headers.pop("flwr-signature")
+            assert client.post("/v1/fleet/get-run").status_code == 401
+    assert desk.coordinator.bodies == []
 
 
 def test_the_process_serves_without_torch_and_ends_at_sigterm(desk: Desk) -> None:
     approval = desk.approve()
     with desk.process() as process:
-        entities = yaml.safe_load(desk.config.trusted_entities.read_text())
+        entities = yaml.safe_load((desk.config.link / TRUSTED).read_text())
         assert entities["fpk_cdtl_gate"].startswith("ssh-ed25519 ")
         with desk.node() as node:
             run = desk.coordinator.start_run(BUNDLE, desk.settings)

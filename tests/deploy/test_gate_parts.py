@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, RecordDict
 from flwr.app.message.message import Message
 from flwr.common.constant import ErrorCode
@@ -19,8 +20,10 @@ from cdtl_core.deploy.gate.inbox import Inbox
 from cdtl_core.deploy.gate.judge import judge
 from cdtl_core.deploy.gate.refusals import FLOWERS_OWN, NOT_APPROVED, passing
 from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.deploy.gate.signing import Signer
 from cdtl_core.deploy.gate.status import Status
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
+from cdtl_core.deploy.link import NODE_KEY, TRUSTED, Link
 from cdtl_core.deploy.records import egress_files
 from cdtl_core.federation.egress import EgressManifest, ReplyRule, Tensor
 
@@ -108,9 +111,13 @@ def test_the_log_is_rotated_and_its_sum_kept(tmp_path: Path) -> None:
 
 
 def test_every_gate_has_a_key_of_its_own(tmp_path: Path) -> None:
-    Seal().publish(tmp_path / "one.yaml")
-    Seal().publish(tmp_path / "two.yaml")
-    assert (tmp_path / "one.yaml").read_text() != (tmp_path / "two.yaml").read_text()
+    keys = set()
+    for _ in range(2):
+        Seal().publish(Link(tmp_path))
+        keys.add((tmp_path / TRUSTED).read_text())
+        keys.add((tmp_path / NODE_KEY).read_text())
+        assert (tmp_path / NODE_KEY).stat().st_mode & 0o777 == 0o600
+    assert len(keys) == 4
 
 
 @pytest.mark.parametrize(
@@ -129,6 +136,8 @@ def test_every_gate_has_a_key_of_its_own(tmp_path: Path) -> None:
 def test_an_answer_that_may_have_been_lost_on_its_way_is_told_from_a_request_that_never_went(
     tmp_path: Path, failure: httpx.HTTPError | int, uncertain: bool
 ) -> None:
+    signer = Signer(ec.generate_private_key(ec.SECP384R1()))
+
     def handle(_: httpx.Request) -> httpx.Response:
         if isinstance(failure, int):
             return httpx.Response(failure)
@@ -136,6 +145,6 @@ def test_an_answer_that_may_have_been_lost_on_its_way_is_told_from_a_request_tha
 
     async def ask() -> Answer:
         async with httpx.AsyncClient(base_url="https://c", transport=httpx.MockTransport(handle)) as client:
-            return await Upstream(client, EgressLog(tmp_path), Status(tmp_path)).send("pull-messages", b"", {})
+            return await Upstream(client, EgressLog(tmp_path), Status(tmp_path), signer).send("pull-messages", b"")
 
     assert asyncio.run(ask()).uncertain is uncertain

@@ -104,7 +104,7 @@ def test_a_sites_own_report_is_too_and_shows_images(demo: Path, shots: Path) -> 
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_says_what_torch_says_of_the_sites_own_images(demo: Path, tmp_path: Path) -> None:
     for site in ("north", "south", "west"):
-        images = sorted((demo / "sites" / site).glob("phantoms-*/images/*.png"))[:24]
+        images = sorted((demo / "sites" / site).glob("cache/phantoms-*/images/*.png"))[:24]
         assert len(images) == 24
         assert (
             export_onnx(demo / "sites" / site, tmp_path / f"{site}.onnx", tuple(images)).largest_difference <= TOLERANCE

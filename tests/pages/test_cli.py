@@ -57,7 +57,7 @@ def test_a_hospitals_card_names_the_code_it_approved(hospitals: Hospitals) -> No
 
 def test_predict_as_json(cdtl: Cdtl, finished: Path) -> None:
     home = finished / "sites" / "alba"
-    image = next(home.glob("phantoms-*/images/*.png"))
+    image = next(home.glob("cache/phantoms-*/images/*.png"))
     told = json.loads(cdtl("predict", home, image, "--json").out)
     (one,) = told["predictions"]
     assert told["kind"] in {"raw", "calibrated"}

@@ -1,4 +1,4 @@
-"""``python -m cdtl_core.deploy.gate CONFIG.json``: run a site's gate until SIGTERM or SIGINT."""
+"""``python -m cdtl_core.deploy.gate CONFIG.json``: run a site's gate on its socket until SIGTERM or SIGINT."""
 
 import logging
 import signal
@@ -10,6 +10,7 @@ import uvicorn
 from cdtl_core.deploy.gate.app import build_app
 from cdtl_core.deploy.gate.config import load_gate_config
 from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.deploy.link import SOCKET, Link
 from cdtl_core.errors import CdtlError
 
 
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
         config = load_gate_config(Path(arguments[0]))
         seal = Seal()
         app = build_app(config, seal)
-        seal.publish(config.trusted_entities)  # before anybody can connect
+        seal.publish(Link(config.link, config.link_mode))  # before the node can connect
     except CdtlError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -33,8 +34,7 @@ def main(arguments: list[str]) -> int:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            host="127.0.0.1",
-            port=config.port,
+            uds=str(config.link / SOCKET),
             ssl_certfile=config.certificate,
             ssl_keyfile=config.private_key,
             access_log=False,

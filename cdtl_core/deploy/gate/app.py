@@ -5,11 +5,11 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
-from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeRequest, PullMessagesResponse
 from flwr.proto.node_pb2 import Node
 from google.protobuf.message import DecodeError, Message
 from starlette.applications import Starlette
@@ -27,8 +27,10 @@ from cdtl_core.deploy.gate.replies import Replies
 from cdtl_core.deploy.gate.requests import FORWARDED, MAX_REQUEST, rebuilt
 from cdtl_core.deploy.gate.runs import KnownRun, Runs
 from cdtl_core.deploy.gate.seal import Seal
+from cdtl_core.deploy.gate.signing import Signer, load_signer
 from cdtl_core.deploy.gate.status import Status
-from cdtl_core.deploy.gate.upstream import Answer, Credentials, Upstream, open_client
+from cdtl_core.deploy.gate.upstream import Answer, Upstream, open_client
+from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.pending import pending
 from cdtl_core.errors import CdtlError, PrivacyError
 
@@ -38,6 +40,7 @@ _MAX_SMALL = 64 * 1024
 _FETCH_PAUSES_S = (1.0, 3.0)
 _TICK_S, _PENDING_TICKS = 1.0, 30
 _TRAFFIC_EVERY_S = 60.0
+_FAREWELL_S = 2.0
 _log = logging.getLogger("cdtl.gate")
 
 
@@ -47,11 +50,11 @@ def build_app(config: GateConfig, seal: Seal) -> Starlette:
     Raises:
         ConfigError: A certificate cannot be used.
     """
-    client = open_client(config)
+    client, signer = open_client(config), load_signer(config.site_key)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        gate = Gate(config, client, seal)
+        gate = Gate(config, client, signer, seal)
         app.state.gate = gate
         async with client:
             tasks = [asyncio.create_task(gate.outbox.run()), asyncio.create_task(gate.keep_books())]
@@ -63,6 +66,8 @@ def build_app(config: GateConfig, seal: Seal) -> Starlette:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(gate.end_session(), _FAREWELL_S)
                 gate.close_books()
 
     async def fleet(request: Request) -> Response:
@@ -76,14 +81,19 @@ class Gate:
     """One site's gate: what the SuperNode asks, what of it goes on, and what comes back."""
 
     def __init__(
-        self, config: GateConfig, client: httpx.AsyncClient, seal: Seal, clock: Callable[[], float] = time.time
+        self,
+        config: GateConfig,
+        client: httpx.AsyncClient,
+        signer: Signer,
+        seal: Seal,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._home, self._clock = config.home, clock
+        self._home, self._clock, self._pass = config.home, clock, seal.node_pass
         self._log, self._status = EgressLog(config.home), Status(config.home)
-        self._asks, self._credentials = Asks(config.home), Credentials()
-        self._upstream = Upstream(client, self._log, self._status)
-        self._runs = Runs(config.home, config.settings, self._upstream, seal)
-        self.outbox = Outbox(self._upstream, self._credentials, self._asks, self._log)
+        self._asks = Asks(config.home)
+        self._upstream = Upstream(client, self._log, self._status, signer)
+        self._runs = Runs(config.home, config.settings, self._upstream, seal, Link(config.link, config.link_mode))
+        self.outbox = Outbox(self._upstream, self._asks, self._log)
         self.replies = Replies(self._runs, self._asks, self.outbox, self._log)
         self._patience = Patience(config.hold_s)
         self._handlers = {
@@ -98,15 +108,16 @@ class Gate:
         name = request.path_params["name"]
         if name not in FORWARDED and name not in self._handlers and name != "pull-messages":
             return Response("not found", 404)
+        if not self._pass.admits(request.headers):
+            return Response("this gate serves its own node only", 401)
         body = await _body(request, MAX_REQUEST if name.startswith("push-") else _MAX_SMALL)
         if body is None:
             return Response("too large", 413)
-        headers = self._credentials.renew(request.headers)
         try:
             if name == "pull-messages":
-                answer = await self._pull_messages(body, headers, request.is_disconnected)
+                answer = await self._pull_messages(body, request.is_disconnected)
             else:
-                answer = await self._handlers.get(name, lambda b, h: self._forward(name, b, h))(body, headers)
+                answer = await self._handlers.get(name, lambda b: self._forward(name, b))(body)
         except (PrivacyError, DecodeError) as error:
             self._log.write("refused", request=name, why=str(error))
             return Response("refused", 400)
@@ -137,41 +148,55 @@ class Gate:
         self._status.note(connected=False)
         self._status.write(force=True)
 
-    async def _forward(self, name: str, body: bytes, headers: dict[str, str]) -> Answer:
-        answer = await self._upstream.send(name, rebuilt(name, body).SerializeToString(), headers)
+    async def _forward(self, name: str, body: bytes) -> Answer:
+        request = rebuilt(name, body)
+        if name == "activate-node":
+            await self.end_session()
+            request.public_key = self._upstream.public_key
+        answer = await self._upstream.send(name, request.SerializeToString())
         if name == "activate-node":
             await self._note_activation(answer)
         if name == "deactivate-node" and answer.status == 200:
             self._status.note(node_id=None)
         return answer
 
+    async def end_session(self) -> None:
+        """Close the last SuperNode's session, which it left open if it was killed: a new one would be refused."""
+        node_id = self._status.node_id
+        if node_id:
+            request = DeactivateNodeRequest(node_id=int(node_id)).SerializeToString()
+            if (await self._upstream.send("deactivate-node", request)).status == 200:
+                self._status.note(node_id=None)
+
     async def _note_activation(self, answer: Answer) -> None:
         if answer.status == 200:  # a SuperNode that starts knows nothing of earlier messages
             await self.replies.answer_lost()
             self._status.note(node_id=str(ActivateNodeResponse.FromString(answer.content).node_id), last_refusal=None)
+            with suppress(CdtlError):  # at once: a gate that is killed now must find the session that it left open
+                self._status.write(force=True)
         elif not answer.passing:
             why = f"{answer.status}: {answer.content[:300].decode(errors='replace')}"
             self._status.note(last_refusal={"time": round(self._clock(), 1), "why": why})
 
-    async def _fetch(self, run_id: int, node: Node, headers: dict[str, str]) -> KnownRun | Answer:
+    async def _fetch(self, run_id: int, node: Node) -> KnownRun | Answer:
         for pause in (*_FETCH_PAUSES_S, 0.0):
-            known = await self._runs.fetch(run_id, node, headers)
+            known = await self._runs.fetch(run_id, node)
             if not isinstance(known, Answer) or not known.passing:
                 break
             await asyncio.sleep(pause)
         return known
 
-    async def _get_run(self, body: bytes, headers: dict[str, str]) -> Answer:
+    async def _get_run(self, body: bytes) -> Answer:
         request = rebuilt("get-run", body)
-        known = await self._runs.fetch(request.run_id, request.node, headers)
+        known = await self._runs.fetch(request.run_id, request.node)
         return known if isinstance(known, Answer) else _protobuf(known.run)
 
-    async def _get_fab(self, body: bytes, headers: dict[str, str]) -> Answer:
+    async def _get_fab(self, body: bytes) -> Answer:
         request = rebuilt("get-fab", body)
-        known = await self._runs.fetch(request.run_id, request.node, headers)
+        known = await self._runs.fetch(request.run_id, request.node)
         return known if isinstance(known, Answer) else _protobuf(self._runs.sealed_bundle(known))
 
-    async def _pull_messages(self, body: bytes, headers: dict[str, str], gone: Callable[[], Awaitable[bool]]) -> Answer:
+    async def _pull_messages(self, body: bytes, gone: Callable[[], Awaitable[bool]]) -> Answer:
         """The next message, looked for with patience as long as the SuperNode is there to take it.
 
         A SuperNode that asks for the next message while it owes a reply has dropped the message that it had, say
@@ -183,7 +208,7 @@ class Gate:
             return Answer(401)
         request, asked_at = rebuilt("pull-messages", body), self._patience.now()
         while True:
-            answer = await self._pull_once(request, headers)
+            answer = await self._pull_once(request)
             if answer.content and await gone():
                 await self.replies.answer_lost()
             pause = self._patience.pause(asked_at)
@@ -193,13 +218,13 @@ class Gate:
             if await gone():
                 return answer  # to nobody, but nothing more is fetched for nobody
 
-    async def _pull_once(self, request: Any, headers: dict[str, str]) -> Answer:
+    async def _pull_once(self, request: Any) -> Answer:
         """Hand over messages of approved runs; answer all others in the SuperNode's place.
 
         A message whose way here was cut is delivered for Flower and known to nobody here. The SuperNode is ended then:
         its new session tells the server to ask again.
         """
-        answer = await self._upstream.send("pull-messages", request.SerializeToString(), headers)
+        answer = await self._upstream.send("pull-messages", request.SerializeToString())
         if answer.uncertain:
             _log.warning("an answer to the question for messages was lost: the SuperNode begins a new session")
             return Answer(401)
@@ -207,14 +232,14 @@ class Gate:
             return answer
         told, passed = PullMessagesResponse.FromString(answer.content), PullMessagesResponse()
         for message, tree in zip(told.messages_list, told.message_object_trees, strict=True):
-            if await self._admit(Ask.of(message.metadata), request.node, headers):
+            if await self._admit(Ask.of(message.metadata), request.node):
                 passed.messages_list.append(message)
                 passed.message_object_trees.append(tree)
             self._patience.stir()
         return _protobuf(passed)
 
-    async def _admit(self, ask: Ask, node: Node, headers: dict[str, str]) -> bool:
-        known = await self._fetch(ask.run_id, node, headers)
+    async def _admit(self, ask: Ask, node: Node) -> bool:
+        known = await self._fetch(ask.run_id, node)
         if isinstance(known, Answer):
             if known.status != 403:  # 403: the run is over, nobody waits
                 await self.replies.post(
@@ -234,11 +259,11 @@ class Gate:
         self._asks.add(ask)
         return True
 
-    async def _push_messages(self, body: bytes, _headers: dict[str, str]) -> Answer:
+    async def _push_messages(self, body: bytes) -> Answer:
         self._patience.stir()
         return _protobuf(await self.replies.push_messages(body))
 
-    async def _push_object(self, body: bytes, _headers: dict[str, str]) -> Answer:
+    async def _push_object(self, body: bytes) -> Answer:
         return _protobuf(await self.replies.push_object(body))
 
 

@@ -1,6 +1,7 @@
 """What a gate is told at its start."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,14 +18,15 @@ class GateConfig(BaseModel):
     Attributes:
         home: The site's folder: ``approvals/``, ``pending/``, ``logs/egress.jsonl``, ``gate.json``, ``asks.json``.
         settings: The site's `site.toml`; read anew at each decision, for its locks.
-        port: On 127.0.0.1.
+        link: Folder that the node may read; the gate listens on ``gate.sock`` in it and writes what the node needs.
+        link_mode: Rights of the files in it: 0o600, or 0o640 where the node is another account of the folder's group.
         certificate: For the SuperNode, PEM; its key beside it in `private_key`.
+        site_key: The site's P-384 key, with which the gate signs every request; OpenSSH format.
         upstream_host: The coordinator's name, as in its certificate.
         upstream_port: Of its gateway.
         ca: Who signs the coordinator's certificate, PEM; no other authority counts.
         client_certificate: The site's own TLS certificate, with `client_key`; none: the coordinator asks for none.
         proxy: Outbound proxy (``http://host:port``); the environment is not looked at.
-        trusted_entities: File to write for ``flower-supernode --trusted-entities``.
         hold_s: The longest that the SuperNode's question for messages is kept open; its client gives up after 30 s.
     """
 
@@ -32,16 +34,17 @@ class GateConfig(BaseModel):
 
     home: Path
     settings: Path
-    port: int = _Port
+    link: Path
+    link_mode: Literal[0o600, 0o640] = 0o600
     certificate: Path
     private_key: Path
+    site_key: Path
     upstream_host: str = Field(min_length=1)
     upstream_port: int = _Port
     ca: Path
     client_certificate: Path | None = None
     client_key: Path | None = None
     proxy: str | None = None
-    trusted_entities: Path
     hold_s: float = Field(20.0, ge=0, le=25)
 
     @property

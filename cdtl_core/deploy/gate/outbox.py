@@ -1,7 +1,7 @@
 """Replies on their way out: sent until the coordinator has them, through outages of its gateway and its SuperLink.
 
-The SuperNode has delivered when its last object is at the gate; from there the gate delivers, with the SuperNode's own
-signed headers, which its heartbeats keep fresh. If the gate dies before, the next one tells the coordinator so.
+The SuperNode has delivered when its last object is at the gate; from there the gate delivers. If the gate dies before,
+the next one tells the coordinator so.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 
 from cdtl_core.deploy.gate.asks import Ask, Asks
 from cdtl_core.deploy.gate.egress_log import EgressLog
-from cdtl_core.deploy.gate.upstream import Answer, Credentials, Upstream
+from cdtl_core.deploy.gate.upstream import Answer, Upstream
 
 __all__ = ["Letter", "Outbox", "packed"]
 
@@ -64,12 +64,11 @@ class Outbox:
     def __init__(
         self,
         upstream: Upstream,
-        credentials: Credentials,
         asks: Asks,
         log: EgressLog,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._upstream, self._credentials, self._asks, self._log, self._clock = upstream, credentials, asks, log, clock
+        self._upstream, self._asks, self._log, self._clock = upstream, asks, log, clock
         self._queue: asyncio.Queue[Letter] = asyncio.Queue()
 
     def post(self, letter: Letter) -> None:
@@ -143,16 +142,10 @@ class Outbox:
         return "delivered" if PushObjectResponse.FromString(answer.content).stored else "again"
 
     async def _insist(self, name: str, body: bytes) -> Answer:
-        """Send until there is an answer that trying again would not change; after a 401 with newer headers."""
-        tries, used = 0, None
-        while True:
-            used = await self._credentials.fresh(other_than=used)
-            answer = await self._upstream.send(name, body, used)
-            if answer.status == 401 and tries < len(_BACKOFF_S):
-                tries += 1
-                continue
-            if not answer.passing:
+        """Send until there is an answer that trying again would not change; a clock that is set may mend a 401."""
+        for tries in itertools.count():
+            answer = await self._upstream.send(name, body)
+            if not answer.passing and (answer.status != 401 or tries >= len(_BACKOFF_S)):
                 return answer
-            used = None
             await asyncio.sleep(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
-            tries += 1
+        raise AssertionError("unreachable")

@@ -14,6 +14,7 @@ from flwr.supercore.constant import TaskType
 from cdtl_core.deploy.approvals import Verdict, decide
 from cdtl_core.deploy.gate.seal import Seal
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
+from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.pending import keep_pending
 from cdtl_core.deploy.request import Flat
 from cdtl_core.errors import CdtlError
@@ -45,21 +46,21 @@ class KnownRun:
 class Runs:
     """The latest few runs; judged anew at each look, since an approval can be withdrawn."""
 
-    def __init__(self, home: Path, settings: Path, upstream: Upstream, seal: Seal) -> None:
-        self._home, self._settings, self._upstream, self._seal = home, settings, upstream, seal
+    def __init__(self, home: Path, settings: Path, upstream: Upstream, seal: Seal, link: Link) -> None:
+        self._home, self._settings, self._upstream, self._seal, self._link = home, settings, upstream, seal, link
         self._known: dict[int, KnownRun] = {}
 
-    async def fetch(self, run_id: int, node: Any, headers: dict[str, str]) -> KnownRun | Answer:
+    async def fetch(self, run_id: int, node: Any) -> KnownRun | Answer:
         """The run, from the coordinator at the first time; or the coordinator's answer if that is not 200."""
         if run_id in self._known:
             return self._known[run_id]
         request = GetRunRequest(node=node, run_id=run_id).SerializeToString()
-        told = await self._upstream.send("get-run", request, headers)
+        told = await self._upstream.send("get-run", request)
         if told.status != 200:
             return told
         run = GetRunResponse.FromString(told.content).run
         request = GetFabRequest(node=node, hash_str=run.fab_hash, run_id=run_id).SerializeToString()
-        fetched = await self._upstream.send("get-fab", request, headers)
+        fetched = await self._upstream.send("get-fab", request)
         if fetched.status != 200:
             return fetched
         known = _known(run_id, run, told.content, GetFabResponse.FromString(fetched.content).fab)
@@ -86,6 +87,7 @@ class Runs:
         if self.verdict(known).approved:
             answer.fab.content = known.bundle
             answer.fab.verifications.update(self._seal.verifications(known.bundle))
+            self._link.approved(known.settings, known.sha256)
         sealed: bytes = answer.SerializeToString()
         return sealed
 

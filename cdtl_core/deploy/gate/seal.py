@@ -1,6 +1,6 @@
-"""The gate's signature under approved bundles: a key that lives in this process alone, and the file that names it.
+"""Two keys that live as long as the gate: one signs approved bundles, with the other the SuperNode asks the gate.
 
-The SuperNode reads that file at its start: a gate that is started anew needs a SuperNode that is started anew.
+The SuperNode reads their files at its start: a gate that starts again needs a SuperNode that starts again.
 """
 
 import base64
@@ -8,13 +8,13 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cdtl_core.durable import replace_bytes
+from cdtl_core.deploy.gate.signing import NodePass
+from cdtl_core.deploy.link import NODE_KEY, TRUSTED, Link
 from cdtl_core.errors import PrivacyError
 
 __all__ = ["Seal"]
@@ -27,16 +27,18 @@ class Seal:
 
     def __init__(self) -> None:
         self._key = Ed25519PrivateKey.generate()
+        self.node_pass = NodePass()
 
-    def publish(self, path: Path) -> None:
-        """Write the file for ``--trusted-entities`` and read it back as the SuperNode will.
+    def publish(self, link: Link) -> None:
+        """Write the SuperNode's key and the file for ``--trusted-entities``, and read that back as the SuperNode will.
 
         Raises:
             PrivacyError: What is in the file afterwards is not this key: an empty file would switch verification off.
         """
         public = self._key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-        entities = {_ENTITY: public}
-        replace_bytes(path, (json.dumps(entities) + "\n").encode())  # JSON is YAML too
+        entities, path = {_ENTITY: public}, link.folder / TRUSTED
+        link.write(NODE_KEY, self.node_pass.pem())
+        link.write(TRUSTED, (json.dumps(entities) + "\n").encode())  # JSON is YAML too
         if yaml.safe_load(path.read_text(encoding="utf-8")) != entities:
             raise PrivacyError(f"{path} does not hold the gate's key after writing it: check the disk; nothing starts.")
 

@@ -34,6 +34,12 @@ class Status:
         self._written = 0.0
         self._dirty = True
 
+    @property
+    def node_id(self) -> str | None:
+        """Of the SuperNode whose session is open at the coordinator, this gate's or an earlier one's."""
+        node_id: str | None = self._facts["node_id"]
+        return node_id
+
     def note(self, **facts: Any) -> None:
         """Change some facts."""
         if any(self._facts.get(key) != value for key, value in facts.items()):

@@ -1,33 +1,19 @@
-"""The way to the coordinator: mutual TLS, its own authority only, no environment; every byte is counted here."""
+"""The way to the coordinator: mutual TLS, its own authority only, no environment; signed and counted here."""
 
-import asyncio
 import ssl
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import httpx
 
 from cdtl_core.deploy.gate.config import GateConfig
 from cdtl_core.deploy.gate.egress_log import EgressLog
+from cdtl_core.deploy.gate.signing import Signer
 from cdtl_core.deploy.gate.status import Status
 from cdtl_core.errors import ConfigError
 
-__all__ = ["KEPT_HEADERS", "Answer", "Credentials", "Upstream", "open_client", "tls_context"]
+__all__ = ["Answer", "Upstream", "open_client", "tls_context"]
 
-KEPT_HEADERS = (
-    "content-type",
-    "accept",
-    "flwr-public-key",
-    "flwr-timestamp",
-    "flwr-signature",
-    "flwr-package-name",
-    "flwr-package-version",
-    "flwr-component-name",
-)
-_MAX_HEADER = 1024
 _MAX_ANSWER = 64 * 1024 * 1024
-_FRESH_S = 240.0
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _FAILED_BEHIND = (502, 504)
 
@@ -50,38 +36,20 @@ class Answer:
         return self.status in (502, 503, 504)
 
 
-class Credentials:
-    """The SuperNode's most recent signed headers; they are good for about 305 s, for any request."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._at = clock, -_FRESH_S
-        self._headers: dict[str, str] = {}
-        self._renewed = asyncio.Event()
-
-    def renew(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Keep what goes on of a request's headers, and return it."""
-        kept = {name: headers[name] for name in KEPT_HEADERS if len(headers.get(name, "")) in range(1, _MAX_HEADER)}
-        if "flwr-signature" in kept:
-            self._headers, self._at = kept, self._clock()
-            self._renewed.set()
-        return kept
-
-    async def fresh(self, *, other_than: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Headers that are still good; waits for the SuperNode's next request if there are none."""
-        while self._clock() - self._at >= _FRESH_S or self._headers == other_than:
-            self._renewed.clear()
-            await self._renewed.wait()
-        return self._headers
-
-
 class Upstream:
-    """Sends requests to the coordinator's gateway."""
+    """Sends requests to the coordinator's gateway, each signed with the site's key."""
 
-    def __init__(self, client: httpx.AsyncClient, log: EgressLog, status: Status) -> None:
-        self._client, self._log, self._status = client, log, status
+    def __init__(self, client: httpx.AsyncClient, log: EgressLog, status: Status, signer: Signer) -> None:
+        self._client, self._log, self._status, self._signer = client, log, status, signer
 
-    async def send(self, name: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    @property
+    def public_key(self) -> bytes:
+        """The site's, as the coordinator knows it."""
+        return self._signer.public_key
+
+    async def send(self, name: str, body: bytes) -> Answer:
         """POST a request to ``/v1/fleet/<name>``; an answer beyond 64 MiB is cut off and counts as none."""
+        headers = self._signer.headers()
         self._log.count(name, len(body))
         try:
             async with self._client.stream("POST", f"/v1/fleet/{name}", content=body, headers=headers) as response:

@@ -1,0 +1,96 @@
+"""The link: the one folder of the filter that the node may read; it holds no key of the site.
+
+::
+
+    gate.sock      the filter listens here, with TLS
+    gate.crt       its certificate
+    node.key       what the SuperNode signs with: good for this filter only, and only as long as it runs
+    trusted.yaml   the key with which the filter signs approved bundles
+    approved.json  settings and code of the runs handed over, for the model card
+    site.toml, patient.key, audit.json   copies of the site's own files that the approved code reads
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdtl_core.durable import replace_bytes
+from cdtl_core.errors import ConfigError
+from cdtl_core.imaging.identity import KEY_FILE as PATIENT_KEY_FILE
+from cdtl_core.settings import SITE_FILE
+
+__all__ = [
+    "APPROVED_FILE",
+    "CERTIFICATE",
+    "COPIED",
+    "LINK",
+    "NODE_FOLDERS",
+    "NODE_KEY",
+    "SOCKET",
+    "TRUSTED",
+    "Link",
+    "check_length",
+]
+
+LINK = "link"
+"""The link's name in the site's folder, where filter and node are started apart."""
+SOCKET, CERTIFICATE, NODE_KEY, TRUSTED = "gate.sock", "gate.crt", "node.key", "trusted.yaml"
+APPROVED_FILE = "approved.json"
+COPIED = (SITE_FILE, PATIENT_KEY_FILE, "audit.json")
+"""Files of the site's folder that the approved code reads."""
+NODE_FOLDERS = ("cache", "memory", "models", "privacy", "rounds", "splits", "theta0")
+"""Folders of the site's folder that the approved code writes; it writes nowhere else."""
+_LONGEST = 100
+
+
+@dataclass(frozen=True)
+class Link:
+    """Writes the link's files.
+
+    Attributes:
+        folder: The link.
+        mode: Rights of each file: 0o600, or 0o640 where the node runs under another account of the folder's group.
+    """
+
+    folder: Path
+    mode: int = 0o600
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file in one step.
+
+        Raises:
+            CheckpointError: The disk is full or read-only.
+        """
+        replace_bytes(self.folder / name, content, mode=0o600)
+        (self.folder / name).chmod(self.mode)
+
+    def approved(self, settings: Mapping[str, object], bundle_sha256: str) -> None:
+        """Note a run whose code is handed over; its settings are the code's own, and say nothing new to it."""
+        try:
+            known = json.loads((self.folder / APPROVED_FILE).read_bytes())
+        except (OSError, ValueError):
+            known = []
+        entry = {"settings": dict(settings), "bundle_sha256": bundle_sha256}
+        if entry not in known:
+            self.write(APPROVED_FILE, json.dumps([*known, entry]).encode())
+
+    def copy_from(self, home: Path) -> None:
+        """Copy what the approved code reads, where it has changed."""
+        for name in COPIED:
+            with suppress(FileNotFoundError):
+                content, target = (home / name).read_bytes(), self.folder / name
+                if not target.exists() or target.read_bytes() != content:
+                    self.write(name, content)
+
+
+def check_length(link: Path) -> None:
+    """Refuse a link whose socket would have too long a path.
+
+    Raises:
+        ConfigError: It is longer than a Unix socket's may be.
+    """
+    if len(os.fsencode(link / SOCKET)) > _LONGEST:
+        raise ConfigError(f"{link / SOCKET} is longer than {_LONGEST} bytes: move the site's folder to a shorter path.")

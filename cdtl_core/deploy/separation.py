@@ -1,0 +1,77 @@
+"""What keeps the approved code from the site's key and from the network, found out at the node's start."""
+
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cdtl_core.deploy.keys import KEY_FILE
+from cdtl_core.deploy.runs import read_json
+from cdtl_core.deploy.sandbox import sandbox_fault
+from cdtl_core.durable import replace_json
+from cdtl_core.errors import ConfigError
+
+__all__ = ["Separation", "find_separation", "note_separation", "noted_separation", "require_separation"]
+
+_FILE = "separation.json"
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How the approved code is kept apart.
+
+    Attributes:
+        kind: ``sandbox`` made here, ``own`` account or container without key and network, or ``none``.
+        text: One sentence.
+    """
+
+    kind: Literal["sandbox", "own", "none"]
+    text: str
+
+
+def find_separation(home: Path) -> Separation:
+    """Look at what this machine, container or account gives to a node that is started here and now."""
+    fault = sandbox_fault()
+    if not fault:
+        return Separation("sandbox", "approved code runs in a sandbox (bubblewrap) without key and network")
+    reachable = [
+        what
+        for what, open_ in (("read the site's key", _sees_key(home)), ("reach the network", _has_network()))
+        if open_
+    ]
+    if not reachable:
+        return Separation("own", "approved code runs in an account or container of its own without key and network")
+    return Separation("none", f"NOT SEPARATED: approved code could {' and '.join(reachable)}, since {fault}")
+
+
+def require_separation(found: Separation) -> None:
+    """Refuse to run approved code that nothing keeps apart.
+
+    Raises:
+        ConfigError: Nothing does.
+    """
+    if found.kind == "none":
+        raise ConfigError(f"require_separation is set in site.toml, and this node is {found.text}")
+
+
+def note_separation(home: Path, found: Separation) -> None:
+    """Say for `noted_separation` what this node runs in."""
+    replace_json(home / "node" / _FILE, {"kind": found.kind, "text": found.text})
+
+
+def noted_separation(home: Path) -> Separation | None:
+    """What the node that was started last said of itself; None if none has said anything."""
+    note = read_json(home / "node" / _FILE)
+    return Separation(note["kind"], str(note["text"])) if note.get("kind") in ("sandbox", "own", "none") else None
+
+
+def _sees_key(home: Path) -> bool:
+    with suppress(OSError):
+        return os.access(home / KEY_FILE, os.R_OK)
+    return False
+
+
+def _has_network() -> bool:
+    return any(name != "lo" for _, name in socket.if_nameindex())
