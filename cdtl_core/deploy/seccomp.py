@@ -27,7 +27,8 @@ _CALLS: dict[str, tuple[int, int, int, dict[str, int]]] = {
         56,
         {
             "ptrace": 101, "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161, "keyctl": 250,
-            "add_key": 248, "request_key": 249, "unshare": 272, "perf_event_open": 298, "setns": 308, "process_vm_readv": 310,
+            "add_key": 248, "request_key": 249, "unshare": 272,
+            "perf_event_open": 298, "setns": 308, "process_vm_readv": 310,
             "process_vm_writev": 311, "bpf": 321, "userfaultfd": 323, "open_by_handle_at": 304,
         },
     ),

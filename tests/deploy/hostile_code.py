@@ -28,7 +28,7 @@ _CALLS = {"io_uring_setup": 425, "bpf": 321, "keyctl": 250, "userfaultfd": 323, 
 
 def attack(facts: dict[str, Any]) -> dict[str, str]:
     """Try everything; a name leads to an empty text where it was refused, else to what was got."""
-    found, outside = {}, os.readlink("/proc/self/ns/mnt") == facts["mounts"]
+    found, outside = {}, str(Path("/proc/self/ns/mnt").readlink()) == facts["mounts"]
     for name, attempt in _harmless(facts) if outside else _attempts(facts):
         try:
             got = attempt()
@@ -72,10 +72,7 @@ def _processes(pids: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
             yield f"read /proc/{pid}/{file}", partial(Path(f"/proc/{pid}/{file}").read_bytes)
         yield f"signal {pid}", lambda pid=pid: os.kill(pid, 0) or "reached"
         yield f"trace {pid}", lambda pid=pid: _zero(_LIBC.ptrace(16, pid, 0, 0))
-    yield (
-        "see a process outside",
-        lambda: [name for name in os.listdir("/proc") if name.isdigit() and int(name) in pids],
-    )
+    yield "see a process outside", lambda: [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     yield "trace itself", lambda: _zero(_LIBC.ptrace(0, 0, 0, 0))
     yield "gain rights by exec", lambda: _LIBC.prctl(39, 0, 0, 0, 0) != 1
     yield "hold a capability", lambda: int(_status("CapEff"), 16) or int(_status("CapBnd"), 16)

@@ -170,7 +170,9 @@ def test_a_run_whose_site_never_ends_is_incomplete_and_says_who(tiny: Tiny, make
     deployment.stop()
 
 
-ALTERATION = '\nfrom pathlib import Path as _P\n_P("{mark}").touch()\n'
+ALTERATION = (
+    '\nimport os as _o\nfrom pathlib import Path as _P\n_P(_o.environ["CDTL_HOME"], "models", "executed").touch()\n'
+)
 SMUGGLER = """
 _encode = encode_update
 def encode_update(update):
@@ -192,25 +194,26 @@ def altered(run: Path, file: str, more: str) -> None:
 
 @pytest.mark.ci
 def test_an_altered_bundle_is_neither_unpacked_nor_executed_and_approving_it_later_is_enough(
-    tiny: Tiny, make: Make, tmp_path: Path
+    tiny: Tiny, make: Make
 ) -> None:
-    config, mark = tiny(**ALL), tmp_path / "executed"
+    config = tiny(**ALL)
     deployment = make(config)
+    marks = [home / "models" / "executed" for home in deployment.homes.values()]
     deployment.start_all()
     run = deployment.request(config.of_method("cdtl"))
     deployment.approve(run)  # the honest code
-    altered(run, "client/app.py", ALTERATION.format(mark=mark))
+    altered(run, "client/app.py", ALTERATION)
     deployment.play(run)
     refused = dict.fromkeys(deployment.homes, "it has not approved this run")
     deployment.until(lambda: read_json(run / "progress.json").get("waiting") == refused, 120.0, "three refusals")
-    assert not mark.exists()
+    assert not any(mark.exists() for mark in marks)
     scratch = {Path(read_json(home / "service.json")["scratch"]) for home in deployment.homes.values()}
-    assert not [path for folder in scratch for path in folder.glob("flower-*/apps/*")]
+    assert not [path for folder in scratch for path in folder.glob("node-*/flower/apps/*")]
     for home in deployment.homes.values():
         withdraw(home, next(iter(approvals(home))))
     deployment.approve(run)
     assert deployment.ended(run) == "completed", deployment.story()
-    assert mark.exists()
+    assert all(mark.exists() for mark in marks)
     deployment.stop()
 
 

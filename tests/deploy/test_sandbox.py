@@ -62,7 +62,7 @@ def outside(place: Place) -> Iterator[dict[str, Any]]:
         named.listen()
         home = place.home
         yield {
-            "mounts": os.readlink("/proc/self/ns/mnt"),
+            "mounts": str(Path("/proc/self/ns/mnt").readlink()),
             "home": str(home),
             "secrets": [*(str(home / name) for name in SECRETS), str(home.parent / "client.key"), "/etc/shadow"],
             "files": [
