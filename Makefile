@@ -87,8 +87,8 @@ release: $(TOOLS)/.installed  ## wheel, sdist, lock file, CPU script, SBOM and S
 	cp requirements.lock docker/cpu_torch.py $(DIST)
 	cd $(DIST) && sha256sum * > SHA256SUMS
 
-images:  ## build the containers on a fresh Debian, list what is in them, play a study in them; root, Debian, 12 GB in TMPDIR
-	$(PYTHON) -m tests.images
+images: $(VENV)/.installed  ## build the containers on a fresh Debian, list what is in them, play a study in them; root, 10 GB
+	$(BIN)/python -m tests.images
 
 # Made again only when the dependencies changed. Plain pip: it takes a torch wheel that lies on disk where there is one.
 # The locked versions come first, each checked by its hash; what `dev` adds for developers is not locked.

@@ -1,0 +1,127 @@
+"""`make images`: build every target, say what is in it, attack it, play a study; exit code 1 if anything is wrong."""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cdtl_core.errors import CdtlError
+from tests.images import probe
+from tests.images.build import TARGETS, Store, check_machine
+from tests.images.contents import contents, faults
+from tests.images.study import Study, steps
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = "192.0.2.1"  # an address that is nobody's (RFC 5737)
+MOST_BYTES = 2_000_000_000  # of an image for a CPU
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    print(text, flush=True)
+
+
+def described(store: Store, target: str, out: Path, torch: str) -> list[str]:
+    """Print what is in an image, write the whole lists to `out`, return what is wrong."""
+    root = store.mounted(target)
+    found = contents(root)
+    (out / f"{target}.txt").write_text("\n".join([*found.packages, "", *found.distributions, ""]))
+    say(f"\n{target}: {found.bytes / 1e6:,.0f} MB in files, {len(found.packages)} packages of Debian,")
+    say(f"  {len(found.distributions)} of Python (lists: {out / target}.txt)")
+    for place, size in sorted(found.folders.items(), key=lambda one: -one[1])[:8]:
+        say(f"  {size / 1e6:7,.0f} MB  {place}")
+    say(f"  files with setuid or setgid: {', '.join(found.elevated) or 'none'}")
+    say(f"  paths that user 10001 may write: {', '.join(found.writable) or 'none'}")
+    say(f"  compilers, pip, download tools: {', '.join(found.tools) or 'none'}")
+    if torch == "gpu":
+        return [line for line in faults(found) if "for a CPU" not in line]
+    return faults(found) + ([f"{target} holds {found.bytes} bytes"] if found.bytes > MOST_BYTES else [])
+
+
+def confined(study: Study, name: str) -> list[str]:
+    """Try from inside a service what it must not be able to do; returns what it could, in sentences."""
+    own = {port.network for port in study.ports if port.service == name}
+    near = {port.address.split("/")[0] for port in study.ports if port.network in own}
+    every = [port.address.split("/")[0] for port in study.ports] + [OUTSIDE]
+    source = Path(probe.__file__).read_text()
+    found: dict[str, Any] = json.loads(study.containers.execute(name, "python", "-c", source, *every))
+    wrong = [f"{name} reaches {at}" for at, how in found["reached"].items() if how != "unreachable" and at not in near]
+    wrong += [f"{name} cannot be reached at {at}" for at in near if found["reached"][at] == "unreachable"]
+    wrong += [
+        f"{name} writes {at}"
+        for at, how in found["written"].items()
+        if how == "written" and at[:4] not in ("/tmp", "/sta")
+    ]
+    wrong += [
+        f"{name} has {key} {value}" for key, value in found["status"].items() if key[:3] == "Cap" and int(value, 16)
+    ]
+    wrong += (
+        []
+        if found["status"]["NoNewPrivs"] == "1" and found["status"]["Seccomp"] == "2"
+        else [f"{name} may gain rights"]
+    )
+    wrong += [] if found["user"] == [10001, 10001, []] else [f"{name} runs as {found['user']}"]
+    if name != "coordinator":
+        wrong += [f"{name} listens on {at}" for at in found["listening"]]
+    opened = [at for at, how in found["reached"].items() if how == "open"]
+    say(f"  {name}: opens {', '.join(opened) or 'nothing'} of {len(every)} addresses; writing: {found['written']}")
+    return wrong
+
+
+def played(store: Store) -> list[str]:
+    """Play the README, then attack the running containers; returns what is wrong."""
+    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+    study = Study(compose, store)
+    try:
+        for words in steps((ROOT / "docker" / "README.md").read_text()):
+            say(f"  {' '.join(words)[:110]}")
+            study.play(words)
+        say(study.await_end())
+        say("Confinement, tried from inside:")
+        wrong = [line for name in compose["services"] for line in confined(study, name)]
+        say(study.containers.execute("coordinator", "cdtl", "server", "status", "/state/coordinator"))
+        return wrong
+    except BaseException:
+        for path in sorted((store.folder / "docker" / "logs").iterdir()):
+            say(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}")
+        raise
+    finally:
+        study.stop()
+
+
+def main() -> int:
+    """Do it all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--torch", choices=["cpu", "gpu"], default="cpu", help="gpu: all of NVIDIA's libraries too")
+    parser.add_argument("--driver", choices=["overlay", "vfs"], default="overlay", help="buildah's storage driver")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "images", help="folder for the lists of packages")
+    given = parser.parse_args()
+    try:
+        check_machine()
+    except CdtlError as error:
+        say(str(error))
+        return error.exit_code
+    given.out.mkdir(parents=True, exist_ok=True)
+    store = Store(Path(tempfile.mkdtemp(prefix="cdtl-images-")), given.driver)
+    began, wrong = time.monotonic(), []
+    try:
+        digest = store.base()
+        say(f"base: Debian by debootstrap, sha256:{digest}")
+        for target in TARGETS:
+            store.build(ROOT, target, digest, given.torch)
+            wrong += described(store, target, given.out, given.torch)
+        say("\nA study in the containers, step by step as in docker/README.md:")
+        wrong += played(store)
+    finally:
+        store.remove()
+    say(f"\n{time.monotonic() - began:.0f} s; " + ("WRONG:\n" + "\n".join(wrong) if wrong else "nothing wrong"))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

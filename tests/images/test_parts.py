@@ -1,0 +1,261 @@
+"""The parts of `make images` that need no image: configurations, real networks, an image's faults, torch for a CPU."""
+
+import ctypes
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from cdtl_core.apps import bundle_root
+from cdtl_core.errors import ConfigError
+from tests.images import build, network, probe
+from tests.images.containers import bundle, seccomp, size
+from tests.images.contents import contents, faults
+from tests.images.study import Study, steps, tiny
+
+ROOT = bundle_root()
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+SEPARATE = {
+    "networks": {"east": {"internal": True}, "north": {"internal": True}},
+    "services": {
+        "coordinator": {"networks": ["north", "east"], "sysctls": {"net.ipv4.ip_forward": "0"}},
+        "north": {"networks": ["north"]},
+        "east": {"networks": ["east"]},
+        "alone": {},
+    },
+}
+needs_root = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="needs root and iproute2")
+needs_gcc = pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("readelf")), reason="needs gcc and binutils")
+
+
+def cpu_torch() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("cpu_torch", ROOT / "docker" / "cpu_torch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_members_of_a_network_share_a_subnet_and_know_each_others_names() -> None:
+    ports = network.plan(SEPARATE)
+    by_network = {
+        name: {port.address.rsplit(".", 1)[0] for port in ports if port.network == name} for name in ("north", "east")
+    }
+    assert {name: len(nets) for name, nets in by_network.items()} == {"north": 1, "east": 1}
+    assert by_network["north"] != by_network["east"]
+    assert len({port.address for port in ports}) == len(ports) == 4
+    assert "coordinator" in network.hosts(ports, "north")
+    assert "east" not in network.hosts(ports, "north")
+    assert network.hosts(ports, "alone") == "127.0.0.1 localhost\n"
+
+
+def test_a_network_that_leads_outside_is_refused() -> None:
+    with pytest.raises(ValueError, match="north is not internal"):
+        network.plan({"networks": {"north": {}}, "services": {}})
+    with pytest.raises(ValueError, match="names the network south"):
+        network.plan({"networks": {}, "services": {"south": {"networks": ["south"]}}})
+
+
+def in_namespace(name: str, *addresses: str) -> Any:
+    command = ["ip", "netns", "exec", name, sys.executable, probe.__file__, *addresses]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout)["reached"]
+
+
+@needs_root
+@pytest.mark.attack("a site reaches its coordinator only", "connect to every address of the other networks")
+def test_the_networks_of_the_compose_file_hold_between_real_namespaces(tries: Any) -> None:
+    ports, prefix = network.plan(COMPOSE), f"cdtltest{os.getpid()}-"
+    try:
+        network.set_up(ports, SERVICES, prefix)
+        for site in ("north", "east", "south"):
+            own = {port.network for port in ports if port.service == site}
+            addresses = [port.address.split("/")[0] for port in ports]
+            found = in_namespace(f"{prefix}{site}", *addresses, "192.0.2.1")
+            near = [port.address.split("/")[0] for port in ports if port.network in own]
+            assert {found.pop(address) for address in near} == {"refused"}
+            assert set(found.values()) == {"unreachable"}
+            tries.add(len(found))
+    finally:
+        network.remove(prefix)
+    left = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    assert prefix not in left
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_service_becomes_a_container_without_rights(name: str, tmp_path: Path) -> None:
+    service = SERVICES[name]
+    sources = {mount["source"]: tmp_path for mount in service["volumes"]}
+    image = {"User": "10001:10001", "Env": ["PATH=/opt/cdtl/bin"], "Entrypoint": ["cdtl"], "WorkingDir": "/state"}
+    if not Path("/usr/share/containers/seccomp.json").exists():
+        pytest.skip("needs the profile that comes with buildah")
+    config = bundle(service, image, tmp_path, sources, Path("/run/netns/x"))
+    assert config["root"]["readonly"] is True
+    assert config["process"]["user"] == {"uid": 10001, "gid": 10001}
+    assert config["process"]["args"][2:4] == ["cdtl", *service["command"][:1]]
+    assert set(map(len, config["process"]["capabilities"].values())) == {0}
+    assert config["linux"]["resources"]["memory"] == {"limit": 4 * 1024**3, "swap": 4 * 1024**3}
+    by_place = {mount["destination"]: mount for mount in config["mounts"]}
+    assert {by_place[place]["options"][1] for place in by_place.keys() & {"/data", "/desk"}} == {"ro"}
+    with pytest.raises(ValueError, match="privileged"):
+        bundle({**service, "privileged": True}, image, tmp_path, sources, None)
+    with pytest.raises(ValueError, match="without capabilities"):
+        bundle({**service, "cap_drop": ["NET_RAW"]}, image, tmp_path, sources, None)
+
+
+def test_the_system_calls_that_need_a_capability_are_not_in_the_profile() -> None:
+    free = {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [], "includes": {}, "excludes": {}}
+    bound = {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}}
+    arm = {"names": ["arm_fadvise64_64"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["arm"]}}
+    profile = seccomp({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": [free, bound, arm]})
+    assert profile["syscalls"] == [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]
+    assert profile["defaultErrnoRet"] == 38
+
+
+def test_sizes_of_the_compose_file() -> None:
+    assert [size(text) for text in ("4g", "512m", 7, "1kb")] == [4 * 1024**3, 512 * 1024**2, 7, 1024]
+    with pytest.raises(ValueError, match="many"):
+        size("many")
+
+
+def test_every_step_of_the_readme_is_one_that_the_study_plays() -> None:
+    played = steps((ROOT / "docker" / "README.md").read_text())
+    assert len(played) > 20
+    kinds = {tuple(words[:3]) if words[0] == "docker" else words[0] for words in played}
+    assert kinds == {"mkdir", "cp", *(("docker", "compose", verb) for verb in ("run", "up", "exec"))}
+    assert any(words[-2:] == ["--set", "blend.settle=1"] for words in map(tiny, played))
+    assert "160" not in {word for words in played for word in tiny(words)}
+    with pytest.raises(ValueError, match="docker volume"):
+        Study.play(Study.__new__(Study), ["docker", "volume", "prune", "-f"])
+
+
+def test_a_machine_without_the_programs_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"apt-get install buildah debootstrap|sudo make images"):
+        build.check_machine()
+
+
+def test_pips_settings_travel_into_the_build_with_what_they_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels, index = tmp_path / "wheels", tmp_path / "index" / "simple"
+    settings = tmp_path / "settings"
+    settings.write_text(
+        f"[global]\ncert = {tmp_path}/ca.crt\nfind-links = {wheels}\nextra-index-url = file://{index}\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+    for name in ("PIP_CERT", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    mounts = {place: source for source, place in build.pip_settings(tmp_path)}
+    assert mounts["/etc/pip-ca.crt"] == tmp_path / "ca.crt"
+    assert mounts[str(wheels)] == wheels
+    assert mounts[str(index.parent)] == index.parent
+    assert "cert = /etc/pip-ca.crt" in (tmp_path / "pip.conf").read_text()
+
+
+@pytest.mark.attack("an image holds no tool for an attacker", "plant setuid, pip, a compiler, a writable file")
+def test_what_must_not_be_in_an_image_is_found(tmp_path: Path, tries: Any) -> None:
+    for name in ("var/lib/dpkg", "usr/bin", "tmp", "opt/cdtl/lib/python3.11/site-packages/numpy-2.dist-info"):
+        (tmp_path / name).mkdir(parents=True, mode=0o755)
+    (tmp_path / "var/lib/dpkg/status").write_text("Package: bash\nStatus: installed\nVersion: 5.2\n\n")
+    (tmp_path / "opt/cdtl/lib/python3.11/site-packages/numpy-2.dist-info/METADATA").write_text(
+        "Name: numpy\nVersion: 2\n"
+    )
+    found = contents(tmp_path)
+    assert (found.packages, found.distributions, faults(found)) == (["bash 5.2"], ["numpy 2"], [])
+    for name, mode in (
+        ("usr/bin/su", 0o4755),
+        ("usr/bin/wall", 0o2755),
+        ("usr/bin/gcc-12", 0o755),
+        ("usr/bin/pip3", 0o755),
+        ("usr/x", 0o666),
+    ):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(mode)
+        assert [line.split()[0] for line in faults(contents(tmp_path))] == [f"/{name}"]
+        (tmp_path / name).unlink()
+        tries.add()
+
+
+def test_the_cpus_lock_leaves_out_nvidia_and_nothing_else() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    names = {line.split("==")[0] for line in text.splitlines() if line[0] != " "}
+    kept = {line.split("==")[0] for line in cpu_torch().cpu_lock(text).splitlines() if line[0] != " "}
+    assert {"torch", "torchvision", "flwr", "nvidia-cuda-runtime"} <= kept
+    assert {name for name in names - kept if not name.startswith(("nvidia-", "cuda-"))} == {"triton"}
+    assert len(names - kept) > 12
+    assert cpu_torch().cpu_lock("a==1 \\\n    --hash=x\ntriton==2 \\\n    --hash=y\n") == "a==1 \\\n    --hash=x\n"
+
+
+CODE = """
+extern int nothereCall(int), nothereOther(void);
+const char kernels[200000] __attribute__((section(".nv_fatbin"))) = {1, 2, 3};
+const char after[] = "after the kernels";
+int twice(int x) { return 2 * x; }
+const char *last(void) { return after; }
+int ask(int x) { return nothereCall(x) + nothereOther(); }
+int kernel(int i) { return kernels[i]; }
+"""
+
+
+def library(folder: Path) -> Path:
+    """A library with GPU code that needs another one, which is then removed."""
+    (folder / "absent.c").write_text("int nothereCall(int x) { return x; }\nint nothereOther(void) { return 1; }\n")
+    (folder / "code.c").write_text(CODE)
+    (folder / "versions").write_text("libnothere.so.3 { global: nothereCall; };")
+    absent, made = folder / "libnothere.so.3", folder / "libcode.so"
+    flags = ["gcc", "-shared", "-fPIC", "-Wl,--build-id=sha1", f"-Wl,-rpath,{folder}"]
+    subprocess.run(
+        [
+            *flags,
+            "-Wl,-soname,libnothere.so.3",
+            f"-Wl,--version-script={folder}/versions",
+            "-o",
+            absent,
+            folder / "absent.c",
+        ],
+        check=True,
+    )
+    subprocess.run([*flags, "-o", made, folder / "code.c", absent], check=True)
+    absent.unlink()
+    return made
+
+
+@needs_gcc
+def test_a_library_works_without_its_gpu_code_and_refuses_what_it_calls_of_nvidia(tmp_path: Path) -> None:
+    module, path = cpu_torch(), library(tmp_path)
+    wanted = module.wanted([path], {"libc.so.6"})
+    assert wanted == {"libnothere.so.3": {"nothereCall": "libnothere.so.3", "nothereOther": ""}}
+    module.stand_in(tmp_path / "libnothere.so.3", wanted["libnothere.so.3"])
+    assert module.cut(path) > 190_000
+    assert module.cut(tmp_path / "libnothere.so.3") == 0
+    code = ctypes.CDLL(str(path))
+    code.last.restype = ctypes.c_char_p
+    assert (code.twice(21), code.last(), code.kernel(100_000)) == (42, b"after the kernels", 0)
+    call = f"import ctypes; ctypes.CDLL({str(path)!r}).ask(1)"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True)
+    assert done.returncode < 0
+    assert "nothereCall of CUDA, but this is the CPU installation" in done.stderr
+
+
+def test_only_a_torch_built_for_cuda_is_changed(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no torch built for CUDA"):
+        cpu_torch().strip(tmp_path)
+
+
+def test_the_probe_tells_open_refused_and_silent_apart() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert probe.reached("127.0.0.1", port) == "open"
+    assert probe.reached("127.0.0.1", port) == "refused"
+    assert probe.written("/proc/x") in ("ENOENT", "EACCES", "EPERM")
