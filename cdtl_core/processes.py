@@ -48,14 +48,21 @@ class ProcessGroup:
         """For programs that are started elsewhere and shall end with these."""
         return self._first.pid
 
-    def start(self, name: str, command: Sequence[str], log: Path) -> None:
-        """Start a program; what it and its children print is appended to `log`, which is rotated as it grows."""
+    def start(self, name: str, command: Sequence[str], log: Path, *, keep: Sequence[int] = ()) -> None:
+        """Start a program; what it and its children print is appended to `log`, which is rotated as it grows.
+
+        Args:
+            name: For `ended` and `pids`.
+            command: The program and its arguments.
+            log: A file.
+            keep: File descriptors that the program inherits.
+        """
         source, sink = os.pipe()
         try:
             self._logs[name] = _Log(log, source)
             self._programs[name] = subprocess.Popen(  # noqa: S603
                 list(command), env=self._env, cwd=self._folder, stdin=subprocess.DEVNULL,
-                stdout=sink, stderr=sink, process_group=self._first.pid,
+                stdout=sink, stderr=sink, process_group=self._first.pid, pass_fds=keep,
             )  # fmt: skip
         finally:
             os.close(sink)

@@ -23,8 +23,9 @@ import typer
 from cdtl_core.apps import bundle_root
 from cdtl_core.cli.main import app
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.deploy.runs import ENDED, load_run_state, read_json
+from cdtl_core.deploy.runs import ENDED, load_run_state
 from cdtl_core.deploy.standing import site_standing
+from cdtl_core.foreign import read_json
 from cdtl_core.imaging.phantom import write_phantoms
 from cdtl_core.processes import free_port
 
@@ -51,7 +52,11 @@ SUM = (
 RUN = "cdtl server run coordinator study.toml"
 STORY = (
     (OFFICE, "cdtl --version", "cdtl 0"),
-    (OFFICE, "cdtl server init coordinator --name federation.example.org --port 8443", "Keep coordinator/tls/ca.key"),
+    (
+        OFFICE,
+        "cdtl server init coordinator --name federation.example.org --port 8443",
+        "Keep coordinator/authority/ca.key",
+    ),
     (OFFICE, "cdtl server start coordinator", "in the background until: the port is open"),
     (OFFICE, "cdtl server unit coordinator --user cdtl > cdtl-coordinator.service", ""),
     (

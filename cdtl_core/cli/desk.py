@@ -93,6 +93,8 @@ def print_egress(egress: "EgressManifest") -> None:
 def print_coordinator(found: Mapping[str, Any]) -> None:
     """How a coordinator stands."""
     typer.echo(f"Coordinator {', '.join(found['names'])} port {found['port']}: {_running(found)}")
+    if found["loopback_warning"]:
+        typer.echo(found["loopback_warning"])
     typer.echo(f"TLS certificate until {found['certificate_expires'][:10]}")
     table = Table("site", "modality", "patients", "state", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, site in found["sites"].items():

@@ -21,8 +21,9 @@ def follow_run(folder: Path, run: Path) -> int:
     Raises:
         FederationError: The coordinator has ended before the run.
     """
-    from cdtl_core.deploy.runs import ENDED, load_run_state, read_json
+    from cdtl_core.deploy.runs import ENDED, load_run_state
     from cdtl_core.deploy.service import is_running
+    from cdtl_core.foreign import read_json
 
     printed, said = 0, ""
     while True:

@@ -24,33 +24,42 @@ def init(
     ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="The only public port.")] = 8443,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104
+    authority_key: Annotated[
+        Path | None, typer.Option(help="Write the authority's key here, for example to a medium that you take away.")
+    ] = None,
 ) -> None:
     """Make a coordinator: its own authority, its TLS certificate, its settings."""
-    from cdtl_core.deploy.coordination import make_coordinator
+    from cdtl_core.deploy.authority import make_coordinator
     from cdtl_core.deploy.server_config import ServerConfig
 
-    make_coordinator(folder, ServerConfig(names=tuple(name), host=host, port=port))
-    typer.echo(f"Coordinator in {folder}. Keep {folder / 'tls' / 'ca.key'} secret.")
+    key = make_coordinator(folder, ServerConfig(names=tuple(name), host=host, port=port), key=authority_key)
+    typer.echo(f"Coordinator in {folder}. Keep {key} secret; only cdtl server renew needs it.")
     typer.echo(f"Give each site: {folder / 'tls' / 'ca.crt'} and the address {name[0]}:{port}.")
     typer.echo(f"Next: cdtl server start {folder}")
 
 
 @app.command("renew")
-def renew(folder: Folder) -> None:
-    """Issue the TLS certificate anew, for the names in server.toml; sites keep the same ca.crt."""
-    from cdtl_core.deploy.coordination import renew_certificate
+def renew(
+    folder: Folder,
+    authority_key: Annotated[Path | None, typer.Option(help="The authority's key, if you keep it elsewhere.")] = None,
+) -> None:
+    """Issue a new TLS certificate with a new key, for the names in server.toml; sites keep the same ca.crt."""
+    from cdtl_core.deploy.authority import renew_server
     from cdtl_core.deploy.server_config import load_server
 
-    renew_certificate(folder, load_server(folder))
+    renew_server(folder, load_server(folder), key=authority_key)
     typer.echo(f"Renewed; a coordinator that runs shows it after cdtl server stop {folder} and start.")
 
 
 @app.command("start")
 def start(folder: Folder) -> None:
     """Run the coordinator in the foreground; a run that was under way is gone on with."""
-    from cdtl_core.deploy.coordination import serve_coordinator
+    from cdtl_core.deploy.front import open_front
 
-    serve_coordinator(folder)
+    with open_front(folder) as front:
+        from cdtl_core.deploy.coordination import serve_coordinator  # starts threads: after the isolation
+
+        serve_coordinator(front)
 
 
 @app.command("stop")

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cdtl_core
+from cdtl_core.deploy.front import loopback_warning
+from cdtl_core.isolation import isolation_fault
 
 __all__ = ["Symptom", "examine_machine"]
 
@@ -50,6 +52,7 @@ def examine_machine(folder: Path, port: int) -> dict[str, Any]:
         ("memory", _memory),
         ("disk", lambda: _disk(folder)),
         ("ports", lambda: _ports(port)),
+        ("isolation", _isolation),
         ("clock", _clock),
     )
     return {"checks": [asdict(Symptom(name, state, text)) for name, look in looks for state, text in look()]}
@@ -134,6 +137,13 @@ def _ports(port: int) -> Iterator[tuple[State, str]]:
             yield "ok", f"port {port} is free for a coordinator"
     except OSError as error:
         yield "warning", f"port {port} cannot be listened on ({error.strerror}): a coordinator runs, or use --port."
+
+
+def _isolation() -> Iterator[tuple[State, str]]:
+    if fault := isolation_fault():
+        yield "warning", loopback_warning(fault)
+    else:
+        yield "ok", "a coordinator has a network of its own: other accounts here do not reach its loopback ports"
 
 
 def _clock() -> Iterator[tuple[State, str]]:

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import uvicorn
 from cdtl_core.deploy.access_log import AccessLog
 from cdtl_core.deploy.connection import Entrance
 from cdtl_core.deploy.fleet import Fleet
-from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config
+from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config, open_listener
 from cdtl_core.deploy.members import MemberBook
 from cdtl_core.deploy.tls import PinnedClients, server_context
 from cdtl_core.errors import CdtlError, ConfigError
@@ -61,7 +62,7 @@ def open_gateway(config: GatewayConfig) -> tuple[uvicorn.Server, socket.socket]:
             h11_max_incomplete_event_size=_HEAD_BYTES,
         )
     )
-    listener = _listen(config.host, config.port)
+    listener = _public(config)
     try:
         log.open()
     except ConfigError:
@@ -78,8 +79,11 @@ def serve(config: GatewayConfig) -> None:
     """
     server, listener = open_gateway(config)
     _log.info("gateway on %s port %d, SuperLink on port %d", config.host, config.port, config.upstream_port)
-    with listener:
-        server.run(sockets=[listener])
+    with ExitStack() as sockets:
+        open_ones = [sockets.enter_context(listener)]
+        if config.probe_port:
+            open_ones.append(sockets.enter_context(open_listener("127.0.0.1", config.probe_port)))
+        server.run(sockets=open_ones)
 
 
 def main(arguments: list[str]) -> int:
@@ -100,6 +104,12 @@ def _usage() -> GatewayConfig:
     raise ConfigError("the gateway takes one argument: give the path of its configuration, a JSON file.")
 
 
+def _public(config: GatewayConfig) -> socket.socket:
+    if config.listener is not None:
+        return socket.socket(fileno=config.listener)
+    return open_listener(config.host, config.port)
+
+
 def _upstream(config: GatewayConfig) -> httpx.AsyncClient:
     try:
         trusted = ssl.create_default_context(cafile=config.authority)
@@ -113,16 +123,6 @@ def _upstream(config: GatewayConfig) -> httpx.AsyncClient:
         # The SuperLink hangs up after 5 s of silence: we do so first, or a request would meet a closed door.
         limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=2),
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=256)
-    except OSError as error:
-        raise ConfigError(
-            f"port {port} of {host} cannot be opened ({error.strerror}): stop what uses it or choose another."
-        ) from None
 
 
 if __name__ == "__main__":

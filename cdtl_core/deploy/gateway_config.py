@@ -1,12 +1,13 @@
 """What a gateway must be told: where it listens, what it shows, where the coordinator's files are, its limits."""
 
+import socket
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.errors import ConfigError
 
-__all__ = ["GatewayConfig", "GatewayLimits", "load_gateway_config"]
+__all__ = ["GatewayConfig", "GatewayLimits", "load_gateway_config", "open_listener"]
 
 
 class GatewayLimits(BaseModel):
@@ -31,6 +32,8 @@ class GatewayConfig(BaseModel):
 
     Attributes:
         folder: The coordinator's: FOLDER/sites is read; FOLDER/logs/access.log and FOLDER/seen.json are written.
+        listener: File descriptor of the public port, opened by the service; without it the gateway opens the port.
+        probe_port: On 127.0.0.1, where the service looks whether the gateway answers; 0: none.
         certificate: Shown to sites, PEM.
         key: Of that certificate, PEM.
         authority: Signed the SuperLink's certificate, PEM.
@@ -41,6 +44,8 @@ class GatewayConfig(BaseModel):
     folder: Path
     host: str = "0.0.0.0"  # noqa: S104
     port: int = Field(ge=0, le=65535)
+    listener: int | None = None
+    probe_port: int = Field(0, ge=0, le=65535)
     upstream_port: int = Field(ge=1, le=65535)
     certificate: Path
     key: Path
@@ -62,3 +67,18 @@ def load_gateway_config(path: Path) -> GatewayConfig:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise ConfigError(f"{path} is wrong in {field}: {first['msg']}; correct it.") from None
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A socket that listens on a port.
+
+    Raises:
+        ConfigError: The port is taken, or may not be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=256)
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} of {host} cannot be opened ({error.strerror}): stop what uses it or choose another."
+        ) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
 from cdtl_core.deploy.approvals import approve
-from cdtl_core.deploy.coordination import make_coordinator
+from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.enrolling import enrol_site
 from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, prepare_run, queue_run

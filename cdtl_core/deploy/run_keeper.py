@@ -6,10 +6,11 @@ from pathlib import Path
 
 import psutil
 
-from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, read_json, run_folders, save_enrolled, save_run_state
+from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, run_folders, save_enrolled, save_run_state
 from cdtl_core.deploy.superlink import SuperLink
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import CONNECTION
+from cdtl_core.foreign import read_json
 
 __all__ = ["RunKeeper"]
 

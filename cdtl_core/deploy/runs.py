@@ -12,9 +12,9 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,10 +24,9 @@ from cdtl_core.deploy.members import members
 from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, save_request
 from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import CheckpointError, ConfigError, FederationError
-from cdtl_core.foreign import parse_json
 from cdtl_core.settings import flatten, save_toml
 
-__all__ = ["ENDED", "RunState", "load_run_state", "prepare_run", "queue_run", "read_json", "run_folders"]
+__all__ = ["ENDED", "RunState", "load_run_state", "prepare_run", "queue_run", "run_folders"]
 __all__ += ["save_enrolled", "save_run_state", "stop_run"]
 
 ENDED = {"completed", "incomplete", "failed", "stopped"}
@@ -145,15 +144,6 @@ def save_enrolled(folder: Path, run: Path) -> None:
     """Tell a run what its coordinator's sites enrolled with: what they say of themselves is held against it."""
     contracts = {member.site: member.enrolment.contract.model_dump(mode="json") for member in members(folder)}
     replace_json(run / "enrolled.json", contracts)
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object that another process writes; empty if it is not there yet."""
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _with_sites(folder: Path, config: RunConfig) -> RunConfig:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 
-from cdtl_core.deploy.runs import read_json
 from cdtl_core.durable import locked, replace_json
 from cdtl_core.errors import FederationError
+from cdtl_core.foreign import read_json
 
-__all__ = ["SERVICE_FILE", "is_running", "require_running", "running_service", "stop_service"]
+__all__ = ["SERVICE_FILE", "is_running", "note_service", "require_running", "running_service", "stop_service"]
 
 SERVICE_FILE = "service.json"
 _log = logging.getLogger("cdtl.deploy")
@@ -48,6 +48,11 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
                 signal.signal(number, handler)
             shutil.rmtree(scratch, ignore_errors=True)
             (folder / SERVICE_FILE).unlink(missing_ok=True)
+
+
+def note_service(folder: Path, **facts: object) -> None:
+    """Add to what the running service tells of itself in ``service.json``."""
+    replace_json(folder / SERVICE_FILE, {**read_json(folder / SERVICE_FILE), **facts})
 
 
 def is_running(folder: Path) -> int:

@@ -10,11 +10,12 @@ from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.gate.status import read_status
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.pending import pending
-from cdtl_core.deploy.runs import load_run_state, read_json, run_folders
+from cdtl_core.deploy.runs import load_run_state, run_folders
 from cdtl_core.deploy.seen import last_seen
 from cdtl_core.deploy.server_config import load_server
-from cdtl_core.deploy.service import is_running
+from cdtl_core.deploy.service import SERVICE_FILE, is_running
 from cdtl_core.errors import PrivacyError
+from cdtl_core.foreign import read_json
 from cdtl_core.reporting.spent import spent_of_site
 from cdtl_core.settings import SITE_FILE, load_site
 
@@ -47,6 +48,7 @@ def coordinator_standing(folder: Path) -> dict[str, Any]:
         "pid": pid,
         "names": list(config.names),
         "port": config.port,
+        "loopback_warning": read_json(folder / SERVICE_FILE).get("loopback_warning", "") if pid else "",
         "certificate_expires": expiry(folder / "tls" / "server.crt").isoformat(),
         "sites": sites,
         "runs": [_run(path) for path in reversed(list(run_folders(folder)))],

@@ -9,10 +9,10 @@ from typing import Any
 
 from cdtl_core.deploy.certificates import loopback_certificate, save_credential
 from cdtl_core.deploy.members import Member, members
-from cdtl_core.deploy.runs import read_json
 from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment
+from cdtl_core.foreign import read_json
 from cdtl_core.processes import ProcessGroup, free_port
 from cdtl_core.settings import save_toml
 

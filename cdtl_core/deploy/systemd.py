@@ -26,7 +26,7 @@ PrivateTmp=true
 ProtectSystem=strict
 ProtectHome=read-only
 ReadWritePaths={folder}
-
+{more}
 [Install]
 WantedBy=multi-user.target
 """
@@ -35,4 +35,5 @@ WantedBy=multi-user.target
 def unit_text(role: Literal["server", "site"], folder: Path, user: str) -> str:
     """The text of a unit that starts ``cdtl ROLE start FOLDER`` with this Python."""
     command = shlex.join([str(Path(sys.executable).parent / "cdtl"), role, "start", str(folder)])
-    return _UNIT.format(role=role, folder=folder, user=user, command=command)
+    more = f"InaccessiblePaths=-{folder / 'authority'}\n" if role == "server" else ""
+    return _UNIT.format(role=role, folder=folder, user=user, command=command, more=more)

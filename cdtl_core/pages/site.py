@@ -138,7 +138,7 @@ def _privacy(home: Path, own: SiteConfig, config: RunConfig | None) -> Section:
 
 
 def _audit(home: Path) -> list[Block]:
-    from cdtl_core.deploy.runs import read_json
+    from cdtl_core.foreign import read_json
 
     told: Mapping[str, Any] = read_json(home / "audit.json")
     if not told:

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from flwr.cli.build import build_fab_from_disk
 
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.deploy.approvals import approve
-from cdtl_core.deploy.coordination import make_coordinator
+from cdtl_core.deploy.authority import make_coordinator
+from cdtl_core.deploy.bundle import bundle_sha256
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.members import admit
-from cdtl_core.deploy.request import load_request
-from cdtl_core.deploy.runs import ENDED, load_run_state, prepare_run, queue_run, read_json
+from cdtl_core.deploy.request import load_request, save_request
+from cdtl_core.deploy.runs import ENDED, load_run_state, prepare_run, queue_run
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.standing import coordinator_standing
+from cdtl_core.foreign import read_json
 from cdtl_core.processes import ProcessGroup, free_port
 
 MARK = "CDTL_TEST_DEPLOYMENT"
@@ -85,6 +88,15 @@ class Deployment:
     def approve(self, run: Path, *sites: str) -> None:
         for site in sites or tuple(self.homes):
             approve(self.homes[site], load_request(run / "request.json"), self.settings[site])
+
+    def alter(self, run: Path, file: str, more: str) -> None:
+        """Change the code of a prepared run, as a dishonest coordinator would."""
+        path = run / "app" / file
+        path.write_text(path.read_text() + more)
+        bundle = bytes(build_fab_from_disk(run / "app"))
+        (run / "bundle.fab").write_bytes(bundle)
+        request = load_request(run / "request.json")
+        save_request(run / "request.json", request.model_copy(update={"bundle_sha256": bundle_sha256(bundle)}))
 
     def play(self, run: Path) -> None:
         queue_run(run)

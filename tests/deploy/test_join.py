@@ -10,13 +10,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from flwr.cli.build import build_fab_from_disk
 
 from cdtl_core.config import RunConfig, SimulationConfig
 from cdtl_core.deploy.approvals import approvals, withdraw
-from cdtl_core.deploy.bundle import bundle_sha256
-from cdtl_core.deploy.request import load_request, save_request
-from cdtl_core.deploy.runs import load_run_state, read_json
+from cdtl_core.deploy.runs import load_run_state
+from cdtl_core.foreign import read_json
 from cdtl_core.imaging.phantom import write_phantoms
 from cdtl_core.imaging.source import rows_of
 from cdtl_core.reporting.spent import spent_of_site
@@ -182,16 +180,6 @@ def encode_update(update):
 """
 
 
-def altered(run: Path, file: str, more: str) -> None:
-    """Change the code of a prepared run, as a dishonest coordinator would."""
-    path = run / "app" / file
-    path.write_text(path.read_text() + more)
-    bundle = bytes(build_fab_from_disk(run / "app"))
-    (run / "bundle.fab").write_bytes(bundle)
-    request = load_request(run / "request.json")
-    save_request(run / "request.json", request.model_copy(update={"bundle_sha256": bundle_sha256(bundle)}))
-
-
 @pytest.mark.ci
 def test_an_altered_bundle_is_neither_unpacked_nor_executed_and_approving_it_later_is_enough(
     tiny: Tiny, make: Make
@@ -202,7 +190,7 @@ def test_an_altered_bundle_is_neither_unpacked_nor_executed_and_approving_it_lat
     deployment.start_all()
     run = deployment.request(config.of_method("cdtl"))
     deployment.approve(run)  # the honest code
-    altered(run, "client/app.py", ALTERATION)
+    deployment.alter(run, "client/app.py", ALTERATION)
     deployment.play(run)
     refused = dict.fromkeys(deployment.homes, "it has not approved this run")
     deployment.until(lambda: read_json(run / "progress.json").get("waiting") == refused, 120.0, "three refusals")
@@ -222,7 +210,7 @@ def test_a_tensor_outside_the_egress_list_is_held_back_even_from_an_approved_bun
     deployment = make(config)
     deployment.start_all()
     run = deployment.request(config.of_method("cdtl"))
-    altered(run, "cdtl_core/federation/wire.py", SMUGGLER)
+    deployment.alter(run, "cdtl_core/federation/wire.py", SMUGGLER)
     deployment.approve(run)
     deployment.play(run)
     assert deployment.ended(run) == "failed", deployment.story()

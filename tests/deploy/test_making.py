@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.certificates import load_credential
-from cdtl_core.deploy.coordination import make_coordinator
 from cdtl_core.deploy.server_config import ServerConfig, load_server
 from cdtl_core.errors import CheckpointError
 
@@ -47,8 +47,9 @@ def test_an_init_that_was_killed_anywhere_succeeds_when_it_is_repeated(tmp_path:
         else:
             make_coordinator(folder, CONFIG)
         assert load_server(folder) == CONFIG
-        load_credential(folder / "tls" / "ca.crt", folder / "tls" / "ca.key")
-        assert {path.name for path in folder.iterdir()} - {".init"} == {"tls", "sites", "runs", "logs", "server.toml"}
+        load_credential(folder / "tls" / "ca.crt", folder / "authority" / "ca.key")
+        parts = {"authority", "tls", "sites", "runs", "logs", "server.toml"}
+        assert {path.name for path in folder.iterdir()} - {".init"} == parts
         number += 1
     tries.add(number - 1)
     assert number > 20

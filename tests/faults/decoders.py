@@ -18,7 +18,7 @@ from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.gate.judge import judge
 from cdtl_core.deploy.members import admit, members
 from cdtl_core.deploy.request import check_request, load_request, make_request, save_request
-from cdtl_core.deploy.runs import load_run_state, read_json
+from cdtl_core.deploy.runs import load_run_state
 from cdtl_core.federation import wire
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
 from cdtl_core.federation.contract import ModalityContract, load_contract
@@ -27,6 +27,7 @@ from cdtl_core.federation.egress import egress_manifest
 from cdtl_core.federation.guard import Record
 from cdtl_core.federation.model_folder import read_note
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.foreign import read_json
 from cdtl_core.imaging.manifest import read_manifest
 from cdtl_core.learning.ledger import open_ledger, read_ledger
 from cdtl_core.learning.weights import load_weights, save_weights

@@ -7,7 +7,7 @@ import pytest
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.deploy.approvals import approve
-from cdtl_core.deploy.coordination import make_coordinator
+from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.members import admit

@@ -67,7 +67,7 @@ def test_predict_as_json(cdtl: Cdtl, finished: Path) -> None:
 def test_doctor_looks_at_everything_and_changes_nothing(cdtl: Cdtl, tmp_path: Path) -> None:
     done = cdtl("doctor", tmp_path / "later", "--json")
     found = json.loads(done.out)["checks"]
-    assert {one["name"] for one in found} == {"versions", "device", "memory", "disk", "ports", "clock"}
+    assert {one["name"] for one in found} == {"versions", "device", "memory", "disk", "ports", "isolation", "clock"}
     assert done.code == int(any(one["state"] == "wrong" for one in found))
     assert list(tmp_path.iterdir()) == []
     assert "\x1b[" not in cdtl("doctor", tmp_path).out

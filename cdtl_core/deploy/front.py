@@ -1,0 +1,102 @@
+"""What a coordinator's service does first: hold its folder, open the public port, close its other ports to others.
+
+Nothing here imports numpy, which starts threads: Linux isolates a process of one thread only.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdtl_core.deploy.authority import AUTHORITY_FOLDER, adopt_authority_key
+from cdtl_core.deploy.gateway_config import open_listener
+from cdtl_core.deploy.server_config import ServerConfig, load_server
+from cdtl_core.deploy.service import note_service, running_service
+from cdtl_core.errors import ConfigError
+from cdtl_core.isolation import has_own_network, isolate, isolation_fault
+
+__all__ = ["Front", "loopback_warning", "open_front"]
+
+_log = logging.getLogger("cdtl.deploy")
+_PORT_S = 10.0
+_FIRST_FD = 3  # sd_listen_fds(3)
+
+
+@dataclass(frozen=True)
+class Front:
+    """A coordinator's service before it starts a program.
+
+    Attributes:
+        folder: The coordinator's.
+        config: Its settings.
+        end: Set when the service shall end.
+        scratch: A folder that ends with the service.
+        listener: The public port, open.
+    """
+
+    folder: Path
+    config: ServerConfig
+    end: threading.Event
+    scratch: Path
+    listener: socket.socket
+
+
+@contextmanager
+def open_front(folder: Path) -> Iterator[Front]:
+    """Hold a coordinator's folder, open its public port and isolate this process; import the rest inside the block.
+
+    Where isolation is not possible, the log and ``cdtl server status`` say so.
+
+    Raises:
+        ConfigError: `folder` holds no coordinator, or the port is taken.
+        CheckpointError: Another service runs on it, or it belongs to another account.
+    """
+    folder = folder.resolve()
+    config = load_server(folder)
+    with running_service(folder) as (end, scratch):
+        adopt_authority_key(folder)
+        with _public_port(config, end) as listener:
+            warning = _shut(folder)
+            note_service(folder, loopback_warning=warning)
+            if warning:
+                _log.warning("%s", warning)
+            else:
+                _log.info("the loopback ports of this coordinator are closed to other accounts of this machine")
+            yield Front(folder, config, end, scratch, listener)
+
+
+def loopback_warning(fault: str) -> str:
+    """What it means that isolation is not possible, and what to do."""
+    return (
+        "OPEN: every account of this machine can submit code to a coordinator here through its loopback ports, because "
+        f"this system gives it no network of its own ({fault}). Allow user namespaces, start it by systemd with "
+        "PrivateNetwork=yes and a socket unit, or give it a machine or a container that no one else uses "
+        "(docs/coordinator.md, Local accounts)."
+    )
+
+
+def _shut(folder: Path) -> str:
+    """Isolate this process; returns the warning where that is not possible."""
+    authority = folder / AUTHORITY_FOLDER
+    if not (fault := isolation_fault()):
+        isolate([authority] if authority.exists() else [])
+        return ""
+    return "" if has_own_network() else loopback_warning(fault)
+
+
+def _public_port(config: ServerConfig, end: threading.Event) -> socket.socket:
+    """The socket that systemd handed over, or a new one; the gateway of a killed service holds its port a moment."""
+    if os.environ.pop("LISTEN_PID", "") == str(os.getpid()) and os.environ.pop("LISTEN_FDS", "") == "1":
+        return socket.socket(fileno=_FIRST_FD)
+    deadline = time.monotonic() + _PORT_S
+    while True:
+        try:
+            return open_listener(config.host, config.port)
+        except ConfigError:
+            if end.wait(0.1) or time.monotonic() > deadline:
+                raise
