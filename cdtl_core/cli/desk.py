@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from cdtl_core.federation.contract import ModalityContract
     from cdtl_core.federation.egress import EgressManifest
 
-__all__ = ["confirm", "print_contract", "print_coordinator", "print_egress", "print_request", "print_site"]
+__all__ = [
+    "confirm",
+    "print_contract",
+    "print_coordinator",
+    "print_egress",
+    "print_node",
+    "print_request",
+    "print_site",
+]
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -116,6 +124,7 @@ def print_site(found: Mapping[str, Any]) -> None:
     if coordinator:
         link = "connected" if found["connected"] else f"not connected ({_ago(found['last_contact'])})"
         typer.echo(f"Coordinator {coordinator['host']}:{coordinator['port']}: {link}")
+    _print_separation(found)
     for kind in ("last_fault", "last_refusal"):
         if found[kind] and not found["connected"]:
             typer.echo(f"Last {kind.removeprefix('last_')}: {found[kind]['why']}")
@@ -127,6 +136,17 @@ def print_site(found: Mapping[str, Any]) -> None:
         typer.echo(f"Privacy of each patient: {found['privacy']}")
     for name in found["models"]:
         typer.echo(f"Model: models/{name}")
+
+
+def print_node(found: Mapping[str, Any]) -> None:
+    """How a site's node stands, where it is started apart from the filter."""
+    typer.echo(f"Node: {_running(found)}")
+    _print_separation(found)
+
+
+def _print_separation(found: Mapping[str, Any]) -> None:
+    if found["separation"]:
+        typer.echo(f"Separation: {found['separation']}")
 
 
 def _running(found: Mapping[str, Any]) -> str:

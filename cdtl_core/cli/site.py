@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +17,10 @@ app = typer.Typer(help="Take part with a hospital's own images.", no_args_is_hel
 app.add_typer(site_app, name="log")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder; it holds its key and its models.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+SitePart = Annotated[
+    Literal["all", "filter", "node"],
+    typer.Option(help="filter: holds the key, reaches the coordinator. node: runs approved code. all: both, here."),
+]
 Server = Annotated[str, typer.Option(help="The coordinator, HOST:PORT; noted in DIR at the first time.")]
 Authority = Annotated[Path | None, typer.Option(help="The coordinator's ca.crt.")]
 
@@ -145,7 +149,7 @@ def approve(
 
 
 @app.command("start")
-def start(folder: Folder, server: Server = "", ca: Authority = None) -> None:
+def start(folder: Folder, server: Server = "", ca: Authority = None, part: SitePart = "all") -> None:
     """Take part, in the foreground; connections go out to the coordinator only."""
     from cdtl_core.apps import add_to_path
 
@@ -157,15 +161,16 @@ def start(folder: Folder, server: Server = "", ca: Authority = None) -> None:
         raise typer.BadParameter("give --server and --ca together")
     if server and ca:
         save_address(folder, server, ca)
-    serve_site(folder)
+    serve_site(folder, part)
 
 
 @app.command("stop")
 def stop(folder: Folder) -> None:
-    """End the site's service; it can be started again."""
+    """End the site's service, filter and node; it can be started again."""
     from cdtl_core.deploy.service import stop_service
 
-    typer.echo("Stopped." if stop_service(folder) else "The site does not run.")
+    stopped = [stop_service(part) for part in (folder / "node", folder)]
+    typer.echo("Stopped." if any(stopped) else "The site does not run.")
 
 
 @app.command("leave")
@@ -180,29 +185,43 @@ def leave(folder: Folder, yes: Yes = False) -> None:
 
 
 @app.command("status")
-def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(
+    folder: Folder,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    part: SitePart = "all",
+) -> None:
     """Whether the site runs and is connected, and what it has approved; exit code 7 if it does not run."""
     from cdtl_core.apps import add_to_path
 
     add_to_path()
-    from cdtl_core.cli.desk import print_site
-    from cdtl_core.deploy.standing import site_standing
+    from cdtl_core.cli.desk import print_node, print_site
+    from cdtl_core.deploy.standing import node_standing, site_standing
     from cdtl_core.errors import FederationError
 
-    found = site_standing(folder)
-    typer.echo(json.dumps(found, indent=1)) if json_ else print_site(found)
+    found = node_standing(folder) if part == "node" else site_standing(folder)
+    if json_:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        print_node(found) if part == "node" else print_site(found)
     if not found["running"]:
         raise typer.Exit(FederationError.exit_code)
 
 
 @app.command("unit")
 def unit(
-    folder: Folder, user: Annotated[str, typer.Option(help="The account that runs it, not root.")] = "cdtl"
+    folder: Folder,
+    user: Annotated[str, typer.Option(help="The account that runs it, not root.")] = "cdtl",
+    part: SitePart = "all",
+    node_user: Annotated[str, typer.Option(help="The account that runs approved code, with --part.")] = "cdtl-node",
 ) -> None:
-    """Print a systemd unit that keeps the site running."""
-    from cdtl_core.deploy.systemd import unit_text
+    """Print a systemd unit that keeps the site running; with --part one of two, in two accounts."""
+    from cdtl_core.deploy.systemd import filter_unit, node_unit, unit_text
 
-    typer.echo(unit_text("site", folder.absolute(), user), nl=False)
+    if part == "all":
+        typer.echo(unit_text("site", folder.absolute(), user), nl=False)
+    else:
+        text = (filter_unit if part == "filter" else node_unit)(folder.absolute(), user, node_user)
+        typer.echo(text, nl=False)
 
 
 def _new_site(

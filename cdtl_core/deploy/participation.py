@@ -43,13 +43,16 @@ def serve_site(home: Path, part: Part = "all") -> None:
     if part == "node":
         _serve_node(home)
         return
-    check_one_ledger(load_site(home / SITE_FILE))
+    own = load_site(home / SITE_FILE)
+    check_one_ledger(own)
     address = load_address(home)
     with running_service(home) as (end, scratch):
         link = Link(scratch / LINK) if part == "all" else Link(home / LINK, 0o640)
         filter = open_filter(home, scratch, address, link)
         gate = Unit("gate", lambda: start_gate(filter, end.is_set), pause_s=_PAUSE_S)
         node = _Node(home, link.folder, scratch, home / "logs") if part == "all" else None
+        if node and own.require_separation:
+            require_separation(node.separation)
         _log.info("connecting to %s port %d", address.host, address.port)
         try:
             _keep_going(filter, gate, node, end)
@@ -88,14 +91,14 @@ class _Node:
 
     def __init__(self, home: Path, link: Path, scratch: Path, logs: Path) -> None:
         self._link = link
-        self._separation = find_separation(home)
+        self.separation = find_separation(home)
         (home / NODE_FOLDER).mkdir(exist_ok=True, mode=0o700)
-        note_separation(home, self._separation)
-        if self._separation.kind == "none":
-            _log.warning("%s", self._separation.text)
+        note_separation(home, self.separation)
+        if self.separation.kind == "none":
+            _log.warning("%s", self.separation.text)
         else:
-            _log.info("%s", self._separation.text)
-        self._service = NodeService(home, link, scratch, logs, self._separation.kind == "sandbox")
+            _log.info("%s", self.separation.text)
+        self._service = NodeService(home, link, scratch, logs, self.separation.kind == "sandbox")
         self._unit = Unit("node", lambda: start_node(self._service), pause_s=_PAUSE_S)
         self._filter: tuple[int, int] | None = None
 
@@ -111,7 +114,7 @@ class _Node:
             self._filter = now
         if now:
             if load_site(self._link / SITE_FILE).require_separation:
-                require_separation(self._separation)
+                require_separation(self.separation)
             self._unit.keep()
 
     def stop(self) -> None:

@@ -14,7 +14,9 @@ from cdtl_core.deploy.enrolling import ENROLMENT_FILE
 from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, fingerprint, load_key
+from cdtl_core.deploy.link import LINK
 from cdtl_core.deploy.reaching import check_coordinator
+from cdtl_core.deploy.separation import find_separation, noted_separation
 from cdtl_core.errors import CdtlError
 from cdtl_core.imaging.check_source import check_source
 from cdtl_core.learning.device import choose_device
@@ -141,4 +143,22 @@ def _privacy(home: Path, own: SiteConfig) -> Iterator[Finding]:
         yield Finding("privacy", "warning", "exempt: runs train here without differential privacy (privacy.exempt)")
 
 
-_LOOKS = {"key": _key, "images": _images, "privacy": _privacy, "machine": _machine, "coordinator": _coordinator}
+def _separated(home: Path, own: SiteConfig) -> Iterator[Finding]:
+    """What a node started here would run in; where filter and node are apart, what the node says of itself."""
+    found = noted_separation(home) if (home / LINK).exists() else find_separation(home)
+    if found is None:
+        yield Finding("separation", "warning", "the node is started apart and has not run yet: start it, look again")
+    elif found.kind == "none":
+        yield Finding("separation", "wrong" if own.require_separation else "warning", found.text)
+    else:
+        yield Finding("separation", "ok", found.text)
+
+
+_LOOKS = {
+    "key": _key,
+    "images": _images,
+    "privacy": _privacy,
+    "machine": _machine,
+    "separation": _separated,
+    "coordinator": _coordinator,
+}

@@ -12,6 +12,7 @@ from cdtl_core.deploy.members import members
 from cdtl_core.deploy.pending import pending
 from cdtl_core.deploy.runs import load_run_state, run_folders
 from cdtl_core.deploy.seen import last_seen
+from cdtl_core.deploy.separation import noted_separation
 from cdtl_core.deploy.server_config import load_server
 from cdtl_core.deploy.service import SERVICE_FILE, is_running
 from cdtl_core.errors import PrivacyError
@@ -19,7 +20,7 @@ from cdtl_core.foreign import read_json
 from cdtl_core.reporting.spent import spent_of_site
 from cdtl_core.settings import SITE_FILE, load_site
 
-__all__ = ["coordinator_standing", "site_standing"]
+__all__ = ["coordinator_standing", "node_standing", "site_standing"]
 
 _FRESH_S = 75.0
 """A site is called connected for this long after its last request: a heartbeat comes every 30 s at the latest."""
@@ -70,6 +71,7 @@ def site_standing(home: Path) -> dict[str, Any]:
         "modality": own.modality,
         "coordinator": dict(read_json(home / "coordinator.json")),
         "connected": bool(pid) and bool(gate.get("connected")),
+        "separation": _separation(home),
         "last_contact": gate.get("last_contact"),
         "last_refusal": gate.get("last_refusal"),
         "last_fault": gate.get("last_fault"),
@@ -78,6 +80,18 @@ def site_standing(home: Path) -> dict[str, Any]:
         "privacy": _privacy(home),
         "models": sorted(path.name for path in (home / "models").glob("*") if (path / "model.json").exists()),
     }
+
+
+def node_standing(home: Path) -> dict[str, Any]:
+    """Whether the node runs that was started apart from the filter, and what keeps it apart."""
+    pid = is_running(home / "node")
+    return {"running": bool(pid), "pid": pid, "separation": _separation(home)}
+
+
+def _separation(home: Path) -> str:
+    """What the node that was started last said of itself; empty if none was."""
+    found = noted_separation(home)
+    return found.text if found else ""
 
 
 def _privacy(home: Path) -> str:

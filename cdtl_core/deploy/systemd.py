@@ -1,11 +1,13 @@
-"""Units with which systemd keeps a coordinator or a site running."""
+"""Units with which systemd keeps a coordinator or a site running; a site in one account or in two."""
 
 import shlex
 import sys
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["unit_text"]
+from cdtl_core.deploy.link import LINK, NODE_FOLDERS
+
+__all__ = ["filter_unit", "node_unit", "unit_text"]
 
 _UNIT = """\
 [Unit]
@@ -30,10 +32,77 @@ ReadWritePaths={folder}
 [Install]
 WantedBy=multi-user.target
 """
+_FILTER = """\
+ExecStartPre=+install -d -o {user} -g {node} -m 2750 {link}
+"""
+_NODE = """\
+# The account of the approved code: no network, and of the site's folder only what is bound here.
+[Unit]
+Description=cdtl site's node ({folder})
+After=network.target
+
+[Service]
+User={node}
+ExecStartPre=+install -d -o {node} -g {user} -m 2750 {folders}
+ExecStartPre=+chown -R {node}:{user} {folders}
+ExecStartPre=+chmod -R g+rX,o= {folders}
+ExecStart={command}
+Restart=always
+RestartSec=5
+KillMode=control-group
+TimeoutStopSec=60
+UMask=0027
+PrivateNetwork=true
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+TemporaryFileSystem={folder}:ro
+BindPaths={folders}
+BindReadOnlyPaths={link}
+NoNewPrivileges=true
+CapabilityBoundingSet=
+RestrictSUIDSGID=true
+PrivateTmp=true
+PrivateIPC=true
+ProtectProc=invisible
+ProtectSystem=strict
+ProtectHome=read-only
+ProtectKernelTunables=true
+ProtectKernelModules=true
+ProtectKernelLogs=true
+ProtectControlGroups=true
+ProtectClock=true
+LockPersonality=true
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def unit_text(role: Literal["server", "site"], folder: Path, user: str) -> str:
     """The text of a unit that starts ``cdtl ROLE start FOLDER`` with this Python."""
-    command = shlex.join([str(Path(sys.executable).parent / "cdtl"), role, "start", str(folder)])
+    command = _command(role, "start", str(folder))
     more = f"InaccessiblePaths=-{folder / 'authority'}\n" if role == "server" else ""
     return _UNIT.format(role=role, folder=folder, user=user, command=command, more=more)
+
+
+def filter_unit(folder: Path, user: str, node_user: str) -> str:
+    """The text of a unit for a site's filter: the account `user` holds the key; `node_user` may read the link."""
+    more = _FILTER.format(user=user, node=node_user, link=shlex.quote(str(folder / LINK)))
+    command = _command("site", "start", str(folder), "--part", "filter")
+    return _UNIT.format(role="site's filter", folder=folder, user=user, more=more, command=command)
+
+
+def node_unit(folder: Path, user: str, node_user: str) -> str:
+    """The text of a unit for a site's node in the account `node_user`; `user` may read what it writes."""
+    return _NODE.format(
+        folder=folder,
+        user=user,
+        node=node_user,
+        link=shlex.quote(str(folder / LINK)),
+        folders=shlex.join(str(folder / name) for name in (*NODE_FOLDERS, "node")),
+        command=_command("site", "start", str(folder), "--part", "node"),
+    )
+
+
+def _command(*words: str) -> str:
+    return shlex.join([str(Path(sys.executable).parent / "cdtl"), *words])
