@@ -19,6 +19,7 @@ from cdtl_core import __version__
 from cdtl_core.apps import bundle_root, find_config
 from cdtl_core.cli.main import app
 from cdtl_core.config import RunConfig
+from cdtl_core.deploy.link import NODE_FOLDERS
 from cdtl_core.settings import load_run
 
 ROOT = bundle_root()
@@ -36,7 +37,9 @@ COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 PUBLIC = yaml.safe_load((DOCKER / "public.yaml").read_text())
 MANIFESTS = {one["kind"]: one for one in yaml.safe_load_all((DOCKER / "kubernetes.yaml").read_text())}
 SERVICES: dict[str, Any] = COMPOSE["services"]
-SITES = sorted(name for name, service in SERVICES.items() if service["build"]["target"] == "site")
+SITES = sorted(name for name in SERVICES if f"{name}-node" in SERVICES)
+NODES = [f"{name}-node" for name in SITES]
+HOSPITAL = list(yaml.safe_load_all((DOCKER / "kubernetes-site.yaml").read_text()))
 POD = MANIFESTS["StatefulSet"]["spec"]["template"]["spec"]
 
 
@@ -197,7 +200,7 @@ def test_a_service_of_compose_is_locked_down(name: str) -> None:
     assert service["tmpfs"][0].startswith("/tmp:")
     assert service["pids_limit"] > 0
     assert service["mem_limit"] == service["memswap_limit"]
-    assert not {"privileged", "user", "ports", "cap_add", "network_mode", "pid", "env_file"} & set(service)
+    assert not {"privileged", "user", "ports", "cap_add", "pid", "env_file"} & set(service)
     assert service["image"].endswith(f":{__version__}")
     assert (DOCKER / service["build"]["context"] / service["build"]["dockerfile"]).resolve() == DOCKER / "Dockerfile"
     assert service["build"]["target"] in STAGES
@@ -206,9 +209,10 @@ def test_a_service_of_compose_is_locked_down(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_a_service_is_asked_for_its_health_as_its_image_says(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
-    assert check["test"] == ["CMD", *instruction(SERVICES[name]["build"]["target"], "HEALTHCHECK")]
-    assert check["test"][-1] in SERVICES[name]["command"]
-    assert check["test"][-1].startswith("/state/")
+    own = ["--part", "node"] if name in NODES else []
+    assert check["test"] == ["CMD", *instruction(SERVICES[name]["build"]["target"], "HEALTHCHECK"), *own]
+    assert check["test"][4] in SERVICES[name]["command"]
+    assert check["test"][4].startswith("/state/")
 
 
 def test_a_site_reaches_the_coordinator_and_nobody_else() -> None:
@@ -217,7 +221,7 @@ def test_a_site_reaches_the_coordinator_and_nobody_else() -> None:
         networks = SERVICES[site]["networks"]
         assert len(networks) == 1
         assert COMPOSE["networks"][networks[0]] == {"internal": True}
-        assert {name for name, service in SERVICES.items() if networks[0] in service["networks"]} == {
+        assert {name for name, service in SERVICES.items() if networks[0] in service.get("networks", ())} == {
             "coordinator",
             site,
         }
@@ -228,6 +232,8 @@ def test_a_site_reaches_the_coordinator_and_nobody_else() -> None:
 def test_images_of_patients_are_read_only_and_no_party_sees_another_partys_files() -> None:
     sources: list[str] = []
     for name, service in SERVICES.items():
+        if name in NODES:
+            continue
         mounts = {mount["target"]: mount for mount in service["volumes"]}
         assert set(mounts) == {"/state", "/desk"} | ({"/data"} if name in SITES else set())
         assert mounts["/state"]["type"] == "volume"
@@ -236,6 +242,43 @@ def test_images_of_patients_are_read_only_and_no_party_sees_another_partys_files
         assert all(mount["read_only"] is True and mount["bind"] == {"create_host_path": False} for mount in binds)
         sources += [mount["source"] for mount in mounts.values()]
     assert len(sources) == len(set(sources))
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_node_has_no_network_and_of_its_site_only_what_the_code_writes_and_the_link(name: str) -> None:
+    service, site = SERVICES[name], name.removesuffix("-node")
+    assert service["network_mode"] == "none"
+    assert "networks" not in service
+    assert service["command"] == ["site", "start", "/state/site", "--part", "node"]
+    mounts = {mount["target"]: mount for mount in service["volumes"]}
+    assert mounts.pop("/data") == SERVICES[site]["volumes"][2]
+    for place, mount in mounts.items():
+        assert (mount["type"], mount["source"]) == ("volume", site)
+        assert f"/state/{mount['volume']['subpath']}" == place
+    assert mounts.pop("/state/site/link")["read_only"] is True
+    assert set(mounts) == {f"/state/site/{folder}" for folder in (*NODE_FOLDERS, "node")}
+
+
+def test_a_hospitals_node_on_kubernetes_has_no_way_in_or_out_and_no_key() -> None:
+    pods = {one["metadata"]["name"]: one["spec"]["template"] for one in HOSPITAL if one["kind"] == "StatefulSet"}
+    policies = {one["metadata"]["name"]: one["spec"] for one in HOSPITAL if one["kind"] == "NetworkPolicy"}
+    for name, pod in pods.items():
+        assert policies[name]["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+        assert policies[name]["policyTypes"] == ["Ingress", "Egress"]
+        assert policies[name]["ingress"] == []
+        context = pod["spec"]["containers"][0]["securityContext"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert (context["readOnlyRootFilesystem"], context["allowPrivilegeEscalation"]) == (True, False)
+        assert pod["spec"]["securityContext"]["runAsUser"] == UID
+        assert pod["spec"]["automountServiceAccountToken"] is False
+    assert policies["node"]["egress"] == []
+    mounts = {mount["mountPath"]: mount for mount in pods["node"]["spec"]["containers"][0]["volumeMounts"]}
+    kept = {f"/state/site/{folder}" for folder in (*NODE_FOLDERS, "node")}
+    assert set(mounts) == kept | {"/state/site/link", "/data", "/tmp"}
+    assert mounts["/state/site/link"]["readOnly"] is mounts["/data"]["readOnly"] is True
+    assert all(mounts[place]["subPath"] == place.removeprefix("/state/") for place in kept)
+    near = pods["node"]["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]
+    assert near["labelSelector"]["matchLabels"] == pods["filter"]["metadata"]["labels"]
 
 
 def test_only_the_public_file_opens_a_port_and_only_the_gateways() -> None:
@@ -286,6 +329,6 @@ def test_into_the_pod_leads_the_gateways_port_only_and_nothing_leads_out() -> No
 def test_no_file_names_a_registry_an_index_or_a_secret(path: Path) -> None:
     text = path.read_text()
     hosts = set(re.findall(r"\b(?:[a-z0-9-]+\.)+(?:io|com|org|net|dev|cloud|ai)\b", text))
-    assert {host for host in hosts if not host.endswith((".k8s.io", ".kubernetes.io", "example.org"))} == set()
+    assert {host for host in hosts if not host.endswith((".k8s.io", "kubernetes.io", "example.org"))} == set()
     assert not re.search(r"https?://", text)
     assert not re.search(r"(?i)(password|passwd|secret)\s*[:=]\s*\S", text)

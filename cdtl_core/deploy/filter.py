@@ -57,7 +57,7 @@ def open_filter(home: Path, scratch: Path, address: CoordinatorAddress, link: Li
     save_tls_key(home, scratch / "client.key")
     (scratch / "empty").mkdir()
     link.folder.mkdir(exist_ok=True, mode=0o700)
-    for name in NODE_FOLDERS:
+    for name in (*NODE_FOLDERS, "node"):
         (home / name).mkdir(exist_ok=True, mode=0o700)
     if not any((home / "splits").iterdir()):
         load_patient_key(home)  # made here if it is missing: the node cannot

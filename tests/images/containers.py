@@ -59,7 +59,7 @@ def _mounts(service: Mapping[str, Any], sources: Mapping[str, Path]) -> list[dic
         mounts.append({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options})
     for mount in service.get("volumes", []):
         options = ["rbind", "ro" if mount.get("read_only") else "rw"]
-        source = str(sources[mount["source"]])
+        source = str(sources[mount["source"]] / mount.get("volume", {}).get("subpath", ""))
         mounts.append({"destination": mount["target"], "type": "bind", "source": source, "options": options})
     return mounts
 
