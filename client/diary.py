@@ -10,6 +10,7 @@ from flwr.app import RecordDict
 from cdtl_core.durable import append_line, replace_bytes
 from cdtl_core.federation import wire
 from cdtl_core.foreign import parse_json
+from cdtl_core.schema import inside
 
 __all__ = ["last_round", "note_round"]
 
@@ -28,7 +29,7 @@ def note_round(
 
     A round that is asked for again replaces its line and those after it.
     """
-    path = home / "rounds" / f"{federation}.jsonl"
+    path = inside(home, "rounds", f"{federation}.jsonl")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     kept = [line for line in lines if _round_of(line) < round]
     if kept != lines or not path.exists():
@@ -42,7 +43,7 @@ def note_round(
 
 def last_round(home: Path, federation: str, *, before: int) -> int:
     """The last round before `before` that this site noted; 0 without any."""
-    path = home / "rounds" / f"{federation}.jsonl"
+    path = inside(home, "rounds", f"{federation}.jsonl")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     return max((int(number) for line in lines if (number := _round_of(line)) < before), default=0)
 

@@ -16,14 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
+from cdtl_core.config import RunConfig
 from cdtl_core.durable import replace_bytes
-from cdtl_core.federation.finish import Floats, Outcome
+from cdtl_core.federation.finish import ALONE, Floats, Outcome
 from cdtl_core.federation.model_folder import MODEL_FILE, save_model
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.calibration import rescale
 from cdtl_core.learning.weights import Weights, load_weights, save_weights, weights_hash
 from cdtl_core.reporting.scores import CALIBRATED, TEST_FILE, VALIDATION_FILE
+from cdtl_core.schema import inside
 
 __all__ = ["alone_model", "keep_update", "kept_update", "load_memory", "model_folder", "save_memory", "save_outcome"]
 
@@ -45,7 +47,7 @@ def load_memory(home: Path, federation: str, *, before: int) -> SiteMemory:
 
 def save_memory(home: Path, federation: str, memory: SiteMemory) -> None:
     """Keep the memory after a round; drop those of later rounds (of an abandoned try) and all but the newest few."""
-    folder = home / "memory" / federation
+    folder = inside(home, "memory", federation)
     save_weights(folder / f"round-{memory.round:04d}.safetensors", memory.local or {})
     paths = _memories(home, federation)
     later = [path for path in paths if int(path.stem.removeprefix("round-")) > memory.round]
@@ -72,18 +74,18 @@ def kept_update(home: Path, federation: str, theta0_hash: str, order: RoundOrder
 def _update_path(home: Path, federation: str, theta0_hash: str, order: RoundOrder) -> Path:
     asked = f"{theta0_hash}/{weights_hash(order.drift)}/{order.share_head}"
     name = f"update-{order.round:04d}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.safetensors"
-    return home / "memory" / federation / name
+    return inside(home, "memory", federation, name)
 
 
 def model_folder(home: Path, federation: str) -> Path:
     """Where the model that a run left is kept."""
-    return home / "models" / federation
+    return inside(home, "models", federation)
 
 
-def alone_model(home: Path, federation: str) -> Weights | None:
-    """The classifier that a run without others left at this site, if it took part in one."""
-    path = model_folder(home, federation) / MODEL_FILE
-    return load_weights(path) if federation and path.exists() else None
+def alone_model(home: Path, config: RunConfig) -> Weights | None:
+    """The classifier that a run of the same name without others left at this site, if it took part in one."""
+    path = model_folder(home, f"{config.name}-{ALONE}") / MODEL_FILE
+    return load_weights(path) if config.method == "cdtl" and path.exists() else None
 
 
 def save_outcome(home: Path, federation: str, site: Site, outcome: Outcome) -> None:
@@ -110,4 +112,4 @@ def _save_scores(path: Path, site: Site, outcome: Outcome, fold: Fold, found: Ma
 
 
 def _memories(home: Path, federation: str) -> list[Path]:
-    return sorted((home / "memory" / federation).glob("round-*.safetensors"))
+    return sorted(inside(home, "memory", federation).glob("round-*.safetensors"))

@@ -9,7 +9,9 @@ import numpy as np
 from flwr.app import RecordDict
 
 from cdtl_core.config import RunConfig
+from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
+from cdtl_core.federation.contract import ModalityContract, enrolled_contract, most_patients
 from cdtl_core.federation.coordinator import Member
 from cdtl_core.federation.finish import finish
 from cdtl_core.federation.label_map import label_hash
@@ -23,7 +25,7 @@ from client.diary import last_round, note_round
 from client.home import contract_of, open_site
 from client.release import card_of
 from client.spending import exempt_grant, is_private, ledger_of, reserve_round, settle
-from client.theta0 import held_theta0, load_theta0, save_theta0
+from client.theta0 import holds_theta0, load_theta0, save_theta0
 
 __all__ = ["describe_site", "federation_key", "finish_run", "train_round"]
 
@@ -35,17 +37,41 @@ def federation_key(config: RunConfig) -> str:
     return f"{config.name}-{config.method}"
 
 
-def describe_site(_content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
-    """Who this site is: name, modality, training patients, hashes of its label map and of the theta0 it holds."""
+def describe_site(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
+    """Who this site is: name, modality, training patients, label map, contract, and whether it holds the theta0."""
+    holds = holds_theta0(home, wire.decode_question(content))
     site, own = open_site(home, config), load_site(home / SITE_FILE)
-    contract, patients = contract_of(home, site), site.cohort.folds["train"].num_patients
-    member = Member(site.name, site.modality, patients, label_hash(site.cohort.labels))
+    contract, enrolled = contract_of(home, site), enrolled_contract(home)
+    member = Member(site.name, site.modality, site.cohort.folds["train"].num_patients, label_hash(site.cohort.labels))
     if is_private(own, config):
         ledger = ledger_of(home, own, config, site, federation_key(config))
         first, count = ledger.opening, len(ledger.reservations)
         member = replace(member, num_patients=first.num_patients, ledger=first.ledger, reservations=count)
         contract = contract.model_copy(update=dict(first.published))
-    return wire.encode_introduction(wire.Introduction(member, held_theta0(home), contract))
+    if enrolled is not None:
+        member, contract = _as_enrolled(member, contract, enrolled), enrolled
+    return wire.encode_introduction(wire.Introduction(member, holds, contract))
+
+
+def _as_enrolled(member: Member, now: ModalityContract, enrolled: ModalityContract) -> Member:
+    """The member as it may introduce itself: with what the site enrolled with, even if its cohort has grown since.
+
+    Raises:
+        FederationError: The site is another one than it enrolled as, or the run predicts other labels.
+    """
+    fields = [name for name, value in now if value != getattr(enrolled, name)]
+    if wrong := sorted({"site", "modality", "labels", "positive", "intake_version"} & set(fields)):
+        raise FederationError(
+            f"this site enrolled with another {' and '.join(wrong)} than it has in this run: run cdtl site init, send "
+            "the new enrolment.json to the coordinator, and start again once it is admitted."
+        )
+    if fields:
+        _log.warning(
+            "this site's %s changed since it enrolled, and it takes part as it enrolled: run cdtl site init and send "
+            "the new enrolment.json to the coordinator",
+            " and ".join(fields), extra={"site": member.site},
+        )  # fmt: skip
+    return replace(member, num_patients=min(member.num_patients, most_patients(enrolled)))
 
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
@@ -59,7 +85,7 @@ def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDic
 
 
 def _update_of(content: RecordDict, home: Path, config: RunConfig) -> SiteUpdate:
-    orders, theta0_hash, _ = wire.decode_order(content)
+    orders, theta0_hash = wire.decode_order(content, config.federation.rounds)
     received = wire.decode_theta0(content)
     if received is not None:
         save_theta0(home, received, theta0_hash)
@@ -105,10 +131,10 @@ def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: Roun
 
 def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
     """Choose the model that the site will use and keep it; only its test AUROC and the gate's choice leave."""
-    orders, theta0_hash, baseline = wire.decode_order(content)
+    orders, theta0_hash = wire.decode_order(content, config.federation.rounds + 1)
     site, federation = open_site(home, config), federation_key(config)
     before = memory.load_memory(home, federation, before=orders["blended"].round)
-    outcome = finish(site, load_theta0(home, theta0_hash), before, orders, memory.alone_model(home, baseline))
+    outcome = finish(site, load_theta0(home, theta0_hash), before, orders, memory.alone_model(home, config))
     memory.save_outcome(home, federation, site, outcome)
     save_card(memory.model_folder(home, federation), card_of(home, federation, site, theta0_hash))
     if is_private(load_site(home / SITE_FILE), config):

@@ -1,45 +1,53 @@
-"""The theta0 that a site holds, ``HOME/theta0/<hash>.safetensors``: checked when it comes and when it is read."""
+"""The theta0 of the last runs, ``HOME/theta0/<hash>.safetensors``: checked when it comes and when it is read."""
 
 import contextlib
+import re
 from pathlib import Path
 
 import torch
 
 from cdtl_core.errors import FederationError, ModelError
 from cdtl_core.learning.weights import Weights, load_weights, save_weights, weights_hash
+from cdtl_core.schema import inside
 
-__all__ = ["held_theta0", "load_theta0", "save_theta0"]
+__all__ = ["holds_theta0", "load_theta0", "save_theta0"]
 
 _State = tuple[Path, int, int, int, int]
 _MOST = 4096
+_KEPT = 3
+"""So many runs can take turns without asking for their theta0 again."""
 _sound: dict[_State, str] = {}
 """Files of this process by path, number, size and times, each with its hash: they need not be read again."""
 _held: dict[str, Weights] = {}
 """The theta0 that was asked for last, for all sites of this process."""
 
 
-def held_theta0(home: Path) -> str:
-    """Hash of the theta0 on disk, empty if there is none or if it is damaged; a damaged one is removed."""
-    for path in (home / "theta0").glob("*.safetensors"):
-        with contextlib.suppress(FederationError):
-            load_theta0(home, path.stem)
-            return path.stem
-    return ""
+def holds_theta0(home: Path, wanted: str) -> bool:
+    """Whether this theta0 is on disk and undamaged."""
+    with contextlib.suppress(FederationError):
+        load_theta0(home, wanted)
+        return True
+    return False
 
 
 def save_theta0(home: Path, theta0: Weights, expected: str) -> None:
-    """Keep theta0.
+    """Keep theta0, and those of the last few runs beside it; no other file of the folder is touched.
 
     Raises:
         FederationError: Its hash is not the one that the server announced.
+        PrivacyError: The hash is none, but a path.
     """
     if weights_hash(theta0) != expected:
-        raise FederationError("the theta0 received has another hash than announced: ask the coordinator to start anew.")
-    for old in (home / "theta0").glob("*.safetensors"):
-        old.unlink()
-    path = home / "theta0" / f"{expected}.safetensors"
+        raise FederationError(
+            "the theta0 received has another hash than announced: ask the coordinator to start again."
+        )
+    path = _path(home, expected)
     save_weights(path, theta0)
     _note(_state(path), expected, theta0)
+    kept = sorted(filter(_is_kept, path.parent.iterdir()), key=lambda one: one.stat().st_mtime_ns)
+    for old in kept[:-_KEPT]:
+        if old != path:
+            old.unlink(missing_ok=True)
 
 
 def load_theta0(home: Path, expected: str) -> Weights:
@@ -48,16 +56,25 @@ def load_theta0(home: Path, expected: str) -> Weights:
     A file that this process wrote or has checked is not read again while its size and times stay the same.
 
     Raises:
-        FederationError: The site does not have it, or it is damaged; it is then removed, so that it is sent again.
+        FederationError: The site does not have it, or it is damaged; the server then sends it again.
+        PrivacyError: The hash is none, but a path.
     """
-    path = home / "theta0" / f"{expected}.safetensors"
+    path = _path(home, expected)
     with contextlib.suppress(ModelError, OSError):
         state = _state(path)
         if _sound.get(state) != expected or expected not in _held:
             _read(path, state, expected)
         return _held[expected]
-    path.unlink(missing_ok=True)
     raise FederationError("this site lacks the theta0 that the server names, or its copy was damaged: resume the run.")
+
+
+def _path(home: Path, hash: str) -> Path:
+    return inside(home, "theta0", f"{hash}.safetensors")
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether we wrote a file: its name is a hash."""
+    return bool(re.fullmatch(r"[0-9a-f]{64}\.safetensors", path.name))
 
 
 def _read(path: Path, state: _State, expected: str) -> None:

@@ -1,22 +1,17 @@
-"""What sites enrolled with, held against what they say in a run: a modality can't change, a number can't grow."""
+"""What sites enrolled with, held against what they say in a run: a contract cannot change without a new admission."""
 
 import json
-import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from cdtl_core.errors import DataError, FederationError
-from cdtl_core.federation.contract import ModalityContract, load_contract
+from cdtl_core.federation.contract import ModalityContract, load_contract, most_patients
 from cdtl_core.federation.coordinator import Member
 from cdtl_core.foreign import parse_json
 
 __all__ = ["ENROLLED_FILE", "checked_number", "enrolled_contracts"]
 
 ENROLLED_FILE = "enrolled.json"
-_ROUNDED = 4
-"""A contract's number is rounded to tens: so many more patients may stand behind it."""
-_log = logging.getLogger("cdtl.server")
 
 
 def enrolled_contracts(home: Path) -> Mapping[str, ModalityContract]:
@@ -38,7 +33,7 @@ def enrolled_contracts(home: Path) -> Mapping[str, ModalityContract]:
 
 
 def checked_number(member: Member, contract: ModalityContract, enrolled: ModalityContract | None) -> Member:
-    """The member with a number of patients that can be: at most what it enrolled with.
+    """The member, if its number of patients can be and its contract is the one it enrolled with.
 
     Args:
         member: As it introduces itself.
@@ -46,23 +41,17 @@ def checked_number(member: Member, contract: ModalityContract, enrolled: Modalit
         enrolled: What the coordinator admitted; None in a simulation.
 
     Raises:
-        FederationError: It trains on nobody or on more patients than it has, or enrolled with another modality.
+        FederationError: It trains on nobody or on more patients than it has, or enrolled with another contract.
     """
-    if not 1 <= member.num_patients <= contract.patients + _ROUNDED:
+    if not 1 <= member.num_patients <= most_patients(contract):
         raise FederationError(
             f"site {member.site} says it trains on {member.num_patients} patients of {contract.patients}: let it check "
             "its folder and start again."
         )
-    if enrolled is None:
-        return member
-    if enrolled.modality != member.modality:
+    if enrolled is not None and contract != enrolled:
+        fields = [name for name, value in contract if value != getattr(enrolled, name)]
         raise FederationError(
-            f"site {member.site} was enrolled with {enrolled.modality} and says {member.modality}: enrol it anew."
+            f"site {member.site} was admitted with another {' and '.join(fields)}: let it send its enrolment.json and "
+            "admit that with cdtl server admit."
         )
-    most = enrolled.patients + _ROUNDED
-    if member.num_patients > most:
-        _log.warning(
-            "%s says %d patients and enrolled with %d: it weighs with %d until it is enrolled anew",
-            member.site, member.num_patients, enrolled.patients, most,
-        )  # fmt: skip
-    return replace(member, num_patients=min(member.num_patients, most))
+    return member

@@ -115,7 +115,9 @@ def ask_newcomers(party: Party, *, left_s: float) -> None:
             continue
         if now - party.asked_at.get(site, -math.inf) >= _ASK_AGAIN_S:
             party.asked_at[site] = now
-            party.exchange.send(site, RecordDict(), DESCRIBE, group="0", timeout_s=max(left_s, 1.0))
+            party.exchange.send(
+                site, wire.encode_question(party.theta0_hash), DESCRIBE, group="0", timeout_s=max(left_s, 1.0)
+            )
 
 
 def admit(party: Party, replies: Iterable[Reply], known: Mapping[str, Member]) -> list[Member]:
@@ -212,7 +214,7 @@ def _admit(party: Party, reply: Reply, known: Mapping[str, Member]) -> Member:
         party.exchange.rename(reply.site, member.site)
     party.members[member.site] = member
     party.left_out.pop(reply.site, None)
-    if introduction.theta0_hash != party.theta0_hash:
+    if not introduction.holds_theta0:
         party.without_theta0.add(member.site)
     return member
 

@@ -20,7 +20,6 @@ from cdtl_core.federation.coordinator import (
     step,
     strike,
 )
-from cdtl_core.federation.finish import ALONE
 from cdtl_core.federation.gate import BLENDED
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
@@ -179,7 +178,8 @@ def _updates(
             heard.faults[reply.site] = reply.fault
             continue
         try:
-            update = wire.decode_update(reply.content, reply.site, _expected(party, members[reply.site]))
+            expected = _expected(party, members[reply.site])
+            update = wire.decode_update(reply.content, reply.site, expected, state.round + 1)
         except FederationError as error:
             heard.faults[reply.site] = heard.broken[reply.site] = str(error)
             continue
@@ -192,13 +192,12 @@ def _updates(
 
 def _contents(party: Party, orders: Mapping[Member, Mapping[str, RoundOrder]]) -> dict[str, RecordDict]:
     """A message for each site; sites with the same order share its records, so memory does not grow with sites."""
-    config, encoded = party.config, dict[tuple[object, ...], RecordDict]()
-    baseline = f"{config.name}-{ALONE}" if config.method == "cdtl" else ""
+    encoded = dict[tuple[object, ...], RecordDict]()
     contents = {}
     for member, own in orders.items():
         same = tuple((name, id(order.drift), order.share_head) for name, order in own.items())
         if same not in encoded:
-            encoded[same] = wire.encode_order(own, party.theta0_hash, baseline)
+            encoded[same] = wire.encode_order(own, party.theta0_hash)
         content = RecordDict(dict(encoded[same]))
         contents[member.site] = party.with_theta0(content) if member.site in party.without_theta0 else content
     return contents

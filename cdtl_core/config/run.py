@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.modality import modality_of
+from cdtl_core.schema import MAX_ROUNDS, Label, Line, SiteName
 
 __all__ = [
     "AggregateConfig",
@@ -21,7 +22,6 @@ __all__ = [
 __all__ += ["TrainConfig"]
 
 Method = Literal["alone", "fedavg", "cdtl"]
-SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -44,8 +44,8 @@ class Settings(BaseModel):
 class TaskConfig(Settings):
     """What is predicted. `positive` is the label whose probability is the score."""
 
-    labels: tuple[str, ...] = Field(("benign", "malignant"), min_length=2)
-    positive: str = "malignant"
+    labels: tuple[Label, ...] = Field(("benign", "malignant"), min_length=2, max_length=64)
+    positive: Label = "malignant"
 
     @model_validator(mode="after")
     def _positive_is_a_label(self) -> "TaskConfig":
@@ -69,8 +69,8 @@ class ModelConfig(Settings):
     `adapter` is the width of a small residual layer between features and head (0: none).
     """
 
-    backbone: str = "efficientnet_lite0"
-    weights: str = "imagenet"
+    backbone: str = Field("efficientnet_lite0", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$")
+    weights: Line = "imagenet"
     dropout: float = Field(0.2, ge=0, lt=1)
     levels: tuple[Annotated[int, Field(ge=1)], ...] = ()
     regions: Literal["whole", "centre"] = "whole"
@@ -155,7 +155,7 @@ class FederationConfig(Settings):
     with which one site weighs (0: no cap).
     """
 
-    rounds: int = Field(8, ge=1)
+    rounds: int = Field(8, ge=1, le=MAX_ROUNDS)
     sites: tuple[SiteName, ...] = ()
     min_sites: int = Field(1, ge=1)
     min_per_modality: int = Field(0, ge=0)
@@ -179,7 +179,7 @@ class BlendConfig(Settings):
     half_patients: float = Field(50.0, gt=0)
     retention_min: _Share = 0.2
     retention_max: _Share = 0.95
-    donors: dict[str, tuple[str, ...]] = {}
+    donors: dict[SiteName, tuple[SiteName, ...]] = {}
 
     @model_validator(mode="after")
     def _bounds(self) -> "BlendConfig":

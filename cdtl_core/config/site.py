@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from cdtl_core.config.run import ModalityName, RunConfig, Settings, SiteName
+from cdtl_core.schema import Label, Sha256
 
 __all__ = ["BoxConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
 
@@ -48,7 +49,7 @@ class DataConfig(Settings):
     manifest: Path | None = None
     phantom: PhantomConfig | None = None
     where: dict[str, str | tuple[str, ...]] = Field({})
-    label_map: dict[str, str] = Field({})
+    label_map: dict[Label, Label] = Field({}, max_length=256)
     box: BoxConfig | None = None
 
 
@@ -62,7 +63,7 @@ class PublishConfig(Settings):
     """What a site adds to its modality contract: its pixels' mean and spread, and the only common start it accepts."""
 
     pixel_statistics: bool = False
-    theta0_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    theta0_hash: Sha256 | None = None
 
 
 class SitePrivacy(Settings):
@@ -119,7 +120,7 @@ class SiteConfig(Settings):
     site: SiteName
     modality: ModalityName
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    labels: tuple[str, ...] | None = Field(None, min_length=2)
+    labels: tuple[Label, ...] | None = Field(None, min_length=2, max_length=64)
     data: DataConfig = DataConfig()
     checks: ChecksConfig = ChecksConfig()
     publish: PublishConfig = PublishConfig()

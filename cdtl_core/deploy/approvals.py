@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config import SiteConfig
 from cdtl_core.deploy.records import record_approval
-from cdtl_core.deploy.request import ApprovalRequest, Flat, Sha256, request_id
+from cdtl_core.deploy.request import ApprovalRequest, request_id
 from cdtl_core.durable import replace_bytes, sync_folder, unwritable
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
-from cdtl_core.federation.egress import EgressManifest, egress_manifest
+from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_manifest
+from cdtl_core.schema import Flat, Line, Sha256
 from cdtl_core.settings import unflatten
 
 __all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "withdraw"]
@@ -42,7 +43,7 @@ class Approval(BaseModel):
     settings: Flat
     egress: EgressManifest
     approved_at: float
-    note: str = ""
+    note: Line = ""
 
     @property
     def id(self) -> str:
@@ -114,7 +115,9 @@ def approvals(home: Path) -> dict[str, Approval]:
         except (OSError, ValidationError) as error:
             _log.warning("%s approves nothing: it cannot be read (%s).", path, type(error).__name__)
             continue
-        if approval.id == path.stem:
+        if approval.egress.schema_version != LIST_VERSION:
+            _log.warning("%s approves nothing: an earlier cdtl wrote it, approve the run again.", path)
+        elif approval.id == path.stem:
             found[approval.id] = approval
         else:
             _log.warning("%s approves nothing: its name is not the hash of its content.", path)

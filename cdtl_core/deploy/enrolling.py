@@ -12,13 +12,12 @@ from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CheckpointError, DataError
+from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.imaging.source import rows_of_folders, write_manifest
 from cdtl_core.settings import SITE_FILE, save_toml
 from client.home import contract_of, open_site
 
 __all__ = ["ENROLMENT_FILE", "enrol_site", "make_site", "place_data"]
-
-ENROLMENT_FILE = "enrolment.json"
 
 
 def make_site(home: Path, site: SiteConfig) -> None:

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.deploy.certificates import certificate_pem, self_signed_client_certificate
 from cdtl_core.deploy.keys import fingerprint, public_line, read_public_line
@@ -20,10 +20,12 @@ from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract
 from cdtl_core.foreign import parse_json
+from cdtl_core.schema import first_fault
 
 __all__ = ["Enrolment", "load_enrolment", "make_enrolment", "save_enrolment"]
 
 SCHEMA_VERSION = 1
+_PEM = r"^-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{1,8000}-----END CERTIFICATE-----\n$"
 _PURPOSE = b"cdtl enrolment\n"  # the site's key signs other things too
 
 
@@ -41,9 +43,9 @@ class Enrolment(BaseModel):
 
     schema_version: Literal[1] = 1
     contract: ModalityContract
-    public_key: str
-    certificate: str
-    signature: str
+    public_key: str = Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/]{1,400}={0,2}$")
+    certificate: str = Field(pattern=_PEM)
+    signature: str = Field(pattern=r"^[A-Za-z0-9+/]{1,400}={0,2}$")
 
     @property
     def site(self) -> str:
@@ -110,11 +112,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Enrolment:
     try:
         return Enrolment.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise DataError(
-            f"the enrolment {path} is wrong in {field}: {first['msg']}; ask the site for it again."
-        ) from None
+        raise DataError(f"the enrolment {path} is wrong in {first_fault(error)}: ask the site for it again.") from None
 
 
 def _check_signature(content: Mapping[str, Any], enrolment: Enrolment, key: ec.EllipticCurvePublicKey) -> None:

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.deploy.approvals import approvals
-from cdtl_core.deploy.request import ApprovalRequest, Flat, Sha256, make_request, request_id
+from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.schema import Flat, Sha256
 from cdtl_core.settings import unflatten
 
 __all__ = ["PendingRun", "find", "keep_pending", "pending", "request_of"]
@@ -30,7 +31,7 @@ class PendingRun(BaseModel):
 
     bundle_sha256: Sha256
     settings: Flat
-    run_id: str
+    run_id: str = Field(pattern=r"^[0-9]{1,20}$")
     seen_at: float
     reason: str
 

@@ -2,24 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import cdtl_core
 from cdtl_core.config import RunConfig
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
+from cdtl_core.schema import Flat, Sha256, SiteName, Version, first_fault
 from cdtl_core.settings import flatten, unflatten
 
-__all__ = ["ApprovalRequest", "Flat", "Sha256", "check_request", "load_request", "make_request", "request_id"]
-__all__ += ["save_request"]
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Flat = Mapping[str, StrictBool | StrictInt | StrictFloat | StrictStr]
+__all__ = ["ApprovalRequest", "check_request", "load_request", "make_request", "request_id", "save_request"]
 
 
 class ApprovalRequest(BaseModel):
@@ -37,12 +33,12 @@ class ApprovalRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
-    name: str
-    cdtl_version: str
+    name: SiteName
+    cdtl_version: Version
     bundle_sha256: Sha256
     settings: Flat
     egress: EgressManifest
-    sites: tuple[str, ...] = ()
+    sites: tuple[SiteName, ...] = Field((), max_length=10_000)
 
 
 def make_request(config: RunConfig, bundle_sha256: str) -> ApprovalRequest:
@@ -97,7 +93,6 @@ def load_request(path: Path) -> ApprovalRequest:
             f"the request {path} cannot be read ({error.strerror}): give the coordinator's file."
         ) from None
     except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole"
         raise ConfigError(
-            f"the request {path} is wrong in {field}: ask the coordinator for one of this cdtl version."
+            f"the request {path} is wrong in {first_fault(error)}: ask the coordinator for one of this cdtl version."
         ) from None

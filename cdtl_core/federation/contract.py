@@ -1,19 +1,24 @@
 """The modality contract: what a site publishes of its cohort when it enrols, and nothing else."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.config import ModalityName, RunConfig
-from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.foreign import parse_json
 from cdtl_core.imaging.pixels import INTAKE_VERSION
+from cdtl_core.schema import MAX_PATIENTS, Label, Sha256, SiteName, first_fault
 
-__all__ = ["ModalityContract", "PixelStatistics", "check_contract", "load_contract", "round_patients", "save_contract"]
+__all__ = ["ENROLMENT_FILE", "ModalityContract", "PixelStatistics", "check_contract", "enrolled_contract"]
+__all__ += ["load_contract", "most_patients", "round_patients"]
 
 SCHEMA_VERSION = 1
+ENROLMENT_FILE = "enrolment.json"
+"""In a site's folder: what it handed to the coordinator, its contract among it."""
+_ROUNDED = 4
 
 
 class PixelStatistics(BaseModel):
@@ -45,22 +50,42 @@ class ModalityContract(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
-    site: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")
+    site: SiteName
     modality: ModalityName
-    labels: tuple[str, ...] = Field(min_length=2)
-    positive: str
-    label_map: Mapping[str, str] = {}
+    labels: tuple[Label, ...] = Field(min_length=2, max_length=64)
+    positive: Label
+    label_map: Mapping[Label, Label] = Field({}, max_length=256)
     channels: int = Field(ge=1, le=3)
     bit_depth: int = Field(ge=1, le=64)
-    patients: int = Field(ge=0)
+    patients: int = Field(ge=0, le=MAX_PATIENTS)
     statistics: PixelStatistics | None = None
-    theta0_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    intake_version: int = INTAKE_VERSION
+    theta0_hash: Sha256 | None = None
+    intake_version: int = Field(INTAKE_VERSION, ge=0, le=9999)
 
 
 def round_patients(count: int) -> int:
     """A count to the nearest ten: enough to plan with, too coarse to follow one patient."""
     return int((count + 5) // 10 * 10)
+
+
+def most_patients(contract: ModalityContract) -> int:
+    """The most patients that can stand behind a contract, whose number is rounded to tens."""
+    return contract.patients + _ROUNDED
+
+
+def enrolled_contract(home: Path) -> ModalityContract | None:
+    """The contract that a site enrolled with; None if it never enrolled, as in a simulation.
+
+    Raises:
+        DataError: ``enrolment.json`` is damaged.
+    """
+    path = home / ENROLMENT_FILE
+    if not path.exists():
+        return None
+    try:
+        return load_contract(json.dumps(parse_json(path.read_text(encoding="utf-8"))["contract"]), f"in {path}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__}): run cdtl site init again.") from None
 
 
 def check_contract(contract: ModalityContract, config: RunConfig, theta0_hash: str) -> None:
@@ -87,11 +112,6 @@ def check_contract(contract: ModalityContract, config: RunConfig, theta0_hash: s
         raise FederationError(f"site {contract.site} cannot take part: {wrong}.")
 
 
-def save_contract(path: Path, contract: ModalityContract) -> None:
-    """Write a contract as JSON, atomically."""
-    replace_json(path, contract.model_dump(mode="json"))
-
-
 def load_contract(text: str, source: str) -> ModalityContract:
     """Read a contract's JSON; `source` names it in errors.
 
@@ -102,11 +122,7 @@ def load_contract(text: str, source: str) -> ModalityContract:
         content = parse_json(text)
         contract = ModalityContract.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise DataError(
-            f"the contract {source} is wrong in {field}: {first['msg']}; ask the site for it again."
-        ) from None
+        raise DataError(f"the contract {source} is wrong in {first_fault(error)}: ask the site for it again.") from None
     except ValueError:
         raise DataError(f"the contract {source} is no JSON: ask the site for it again.") from None
     if contract.schema_version != SCHEMA_VERSION:

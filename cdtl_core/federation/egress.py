@@ -1,4 +1,4 @@
-"""The egress list: every tensor, number and text that a site's replies may hold, closed by default.
+"""The egress list: every tensor, number and text that a site's replies may hold and its range, closed by default.
 
 It follows from the run's settings alone, so coordinator and site each work it out with their own code and compare.
 A reply may hold less than the list (the server decides in each round whether the head is shared), never more.
@@ -15,16 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import DataError
-from cdtl_core.federation.contract import load_contract
+from cdtl_core.federation.contract import load_contract, most_patients
 from cdtl_core.federation.label_map import head_name, label_hash
+from cdtl_core.schema import Crossing, FinalNumbers, Hello, KeptNumbers, PrivateNumbers, UpdateNumbers
 
-__all__ = ["EgressManifest", "Outline", "ReplyRule", "Tensor", "Text", "check_outline", "egress_hash"]
-__all__ += ["egress_manifest"]
+__all__ = ["LIST_VERSION", "EgressManifest", "Number", "Outline", "Own", "ReplyRule", "Tensor", "Text", "check_outline"]
+__all__ += ["egress_hash", "egress_manifest", "own_fault"]
 
-Kind = Literal["int", "float", "bool"]
+LIST_VERSION = 2
 _Rule = TypeVar("_Rule")
-_NAME = r"[a-z0-9][a-z0-9_-]{0,47}"
-_MAX_CONTRACT = 4096
+_Old = Literal["int", "float", "bool"]
+_KINDS = {"integer": "int", "number": "float", "boolean": "bool"}
 
 
 class _Record(BaseModel):
@@ -37,6 +38,23 @@ class Tensor(_Record):
     dtype: str
     shape: tuple[int, ...]
     bytes: int = Field(ge=0)
+
+
+class Number(_Record):
+    """A number or truth value on the list: its type, and the least and the most that it may be."""
+
+    type: Literal["int", "float", "bool"]
+    low: float = 0
+    high: float = 1
+
+    def __str__(self) -> str:
+        return "yes or no" if self.type == "bool" else f"{self.low:g} to {self.high:g}"
+
+    def fault(self, value: Any) -> str:
+        """Why this value is not such a number; empty if it is."""
+        if type(value).__name__ != self.type:
+            return type(value).__name__
+        return "" if self.low <= value <= self.high else f"not within {self}"
 
 
 class Text(_Record):
@@ -52,8 +70,8 @@ class ReplyRule(_Record):
     """What the reply to one type of message may hold: record to name to rule; `total_bytes` of all its tensors."""
 
     arrays: Mapping[str, Mapping[str, Tensor]] = {}
-    metrics: Mapping[str, Mapping[str, Kind]] = {}
-    configs: Mapping[str, Mapping[str, Kind | Text]] = {}
+    metrics: Mapping[str, Mapping[str, Number | _Old]] = {}
+    configs: Mapping[str, Mapping[str, Number | Text | _Old]] = {}
     total_bytes: int = 0
 
 
@@ -61,6 +79,7 @@ class EgressManifest(_Record):
     """All that may leave a site in one run: for each type of message what the reply may hold.
 
     Attributes:
+        schema_version: 1 is of earlier versions, which did not bound numbers; it is read, and nothing leaves under it.
         site: Its name; empty in a coordinator's request, which is for any site.
         modality: Its modality; empty for any.
         labels: What it predicts, in order.
@@ -68,12 +87,29 @@ class EgressManifest(_Record):
         replies: Message type to rule; a type that is not listed gets no reply.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     site: str = ""
     modality: str = ""
     labels: tuple[str, ...]
     positive: str
     replies: Mapping[str, ReplyRule]
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a site's gate knows by itself of a reply, whatever the approved code says.
+
+    Attributes:
+        round: That the coordinator asked for; None where a reply names none.
+        contract: The JSON of the contract that the site enrolled with; empty if it has not enrolled.
+        ledger: The number of the site's privacy ledger; empty without one.
+        reservations: How often steps were reserved in it.
+    """
+
+    round: int | None = None
+    contract: str = ""
+    ledger: str = ""
+    reservations: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,15 +145,14 @@ def egress_manifest(
     labels = tuple(labels or config.task.labels)
     tensors = _shared_tensors(config, labels)
     private = config.dp.enabled if private is None else private
-    numbers: dict[str, Kind] = {"round": "int"}
-    numbers |= {"spent": "int"} if private else dict.fromkeys(("val_loss", "val_auroc", "train_loss"), "float")
+    numbers = _rules(PrivateNumbers if private else UpdateNumbers)
+    numbers["round"] = Number(type="int", low=1, high=config.federation.rounds)
     train = ReplyRule(
         arrays={"delta": tensors},
         metrics={"metrics": numbers},
         total_bytes=sum(tensor.bytes for tensor in tensors.values()),
     )
-    final: dict[str, Kind] = dict.fromkeys(("test_auroc", "test_auroc_low", "test_auroc_high"), "float")
-    final = {"kept": "int"} if private else {**final, "chosen": "int"}
+    final = _rules(KeptNumbers if private else FinalNumbers)
     return EgressManifest(
         site=site,
         modality=modality,
@@ -138,22 +173,59 @@ def egress_hash(manifest: EgressManifest) -> str:
 
 def check_outline(manifest: EgressManifest, message_type: str, outline: Outline) -> str:
     """Why a reply may not leave, naming the first thing that is not on the list; empty if it may."""
+    if manifest.schema_version != LIST_VERSION:
+        return "the run was approved with an earlier cdtl, whose list bounds no number: approve it again."
     rule = manifest.replies.get(message_type)
     if rule is None:
         return f"a reply to messages of type {message_type!r} is not on the egress list: nothing of it leaves."
     return next(_faults(manifest, rule, outline), "")
 
 
-def _introduction(site: str, modality: str, labels: Sequence[str], private: bool) -> dict[str, Kind | Text]:
-    ledger: dict[str, Kind | Text] = {"ledger": Text(pattern=r"[0-9a-f]{32}"), "reservations": "int"}
-    return (ledger if private else {}) | {
-        "site": Text(exact=site) if site else Text(pattern=_NAME),
-        "modality": Text(exact=modality) if modality else Text(pattern=_NAME),
-        "label_hash": Text(exact=label_hash(labels)),
-        "theta0_hash": Text(pattern=r"[0-9a-f]{64}"),
-        "contract": Text(contract=True, max_length=_MAX_CONTRACT),
-        "num_patients": "int",
+def own_fault(own: Own, outline: Outline) -> str:
+    """Why a reply does not say of its site what the site itself knows; empty if it does, or says nothing of it."""
+    round = outline.metrics.get("metrics", {}).get("round")
+    if round is not None and round != own.round:
+        return f"the reply is of round {round} and round {own.round} was asked for: nothing of this reply leaves."
+    hello = outline.configs.get("site", {})
+    if "contract" in hello and not own.contract:
+        return "this site has no enrolment.json to hold its contract against: run cdtl site init."
+    if "contract" in hello and hello["contract"] != own.contract:
+        return "the contract is not the one in enrolment.json: nothing of this reply leaves."
+    if "num_patients" in hello and hello["num_patients"] > _most_of(own.contract):
+        return "the number of patients is above what the site enrolled with: nothing of this reply leaves."
+    if hello.get("ledger", own.ledger) != own.ledger or hello.get("reservations", 0) > own.reservations:
+        return "the privacy ledger in the reply is not the site's own: nothing of this reply leaves."
+    return ""
+
+
+def _most_of(contract: str) -> int:
+    return most_patients(load_contract(contract, "in enrolment.json")) if contract else 0
+
+
+def _rules(kind: type[Crossing]) -> dict[str, Number]:
+    """The numbers of a record with their ranges, as the schema has them."""
+    return {name: _number(field) for name, field in kind.model_json_schema()["properties"].items() if "type" in field}
+
+
+def _number(field: Mapping[str, Any]) -> Number:
+    exact = field.get("const", None)
+    low, high = (exact, exact) if exact is not None else (field.get("minimum", 0), field.get("maximum", 1))
+    return Number.model_validate({"type": _KINDS[field["type"]], "low": low, "high": high})
+
+
+def _introduction(site: str, modality: str, labels: Sequence[str], private: bool) -> dict[str, Number | Text]:
+    """The introduction as the schema has it, with what is known of this site and run in the place of patterns."""
+    fields = Hello.model_json_schema()["properties"]
+    rules: dict[str, Number | Text] = {
+        name: Text(pattern=field.get("pattern"), max_length=field.get("maxLength", 64))
+        if field["type"] == "string"
+        else _number(field)
+        for name, field in fields.items()
+        if private or name not in {"ledger", "reservations"}
     }
+    exact = {"site": site, "modality": modality, "label_hash": label_hash(labels)}
+    rules |= {name: Text(exact=value) for name, value in exact.items() if value}
+    return rules | {"contract": Text(contract=True, max_length=fields["contract"]["maxLength"])}
 
 
 def _shared_tensors(config: RunConfig, labels: Sequence[str]) -> dict[str, Tensor]:
@@ -181,9 +253,9 @@ def _faults(manifest: EgressManifest, rule: ReplyRule, outline: Outline) -> Iter
             yield _sentence(
                 record, name, "tensor", f"{tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes", wanted
             )
-    for record, name, value, kind in _pairs(outline.metrics, rule.metrics):
-        if type(value).__name__ != kind:
-            yield _sentence(record, name, "number", type(value).__name__, kind)
+    for record, name, value, number in _pairs(outline.metrics, rule.metrics):
+        if why := _value_fault(manifest, value, number):
+            yield _sentence(record, name, "number", why, number)
     for record, name, value, entry in _pairs(outline.configs, rule.configs):
         if why := _value_fault(manifest, value, entry):
             yield _sentence(record, name, "value", why, entry)
@@ -203,9 +275,11 @@ def _pairs(
 _NOTHING = Tensor(dtype="none", shape=(), bytes=0)
 
 
-def _value_fault(manifest: EgressManifest, value: Any, entry: Kind | Text | None) -> str:
+def _value_fault(manifest: EgressManifest, value: Any, entry: Number | Text | str | None) -> str:
+    if isinstance(entry, Number):
+        return entry.fault(value)
     if not isinstance(entry, Text):
-        return "" if type(value).__name__ == entry else type(value).__name__
+        return "not listed"
     if not isinstance(value, str) or len(value) > entry.max_length:
         return "no text, or too long a one"
     if entry.contract:

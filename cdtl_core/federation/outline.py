@@ -3,13 +3,16 @@
 Flower's encodings leave room beside the values (NumPy headers, JSON, protobuf): what leaves a site is written here.
 """
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from cdtl_core.errors import PrivacyError
 from cdtl_core.federation.egress import Outline, Tensor
 from cdtl_core.federation.packing import numbers_of
 
-__all__ = ["outline", "written_anew"]
+__all__ = ["not_finite", "outline", "written_anew"]
+
+_EXPONENT = np.uint16(0x7C00)  # all bits of a float16's exponent, which only infinity and NaN have
 
 
 def outline(content: RecordDict) -> Outline:
@@ -38,6 +41,16 @@ def written_anew(content: RecordDict) -> RecordDict:
     for key, config in content.config_records.items():
         copy[key] = ConfigRecord(dict(config))
     return copy
+
+
+def not_finite(content: RecordDict) -> str:
+    """Which float16 tensor of a reply holds NaN or infinity, as a sentence; empty if none does."""
+    for key, arrays in content.array_records.items():
+        for name, array in arrays.items():
+            bits = numbers_of(array.data).view(np.uint16)
+            if np.any((bits & _EXPONENT) == _EXPONENT):
+                return f"the tensor {key!r}.{name!r} holds a value that is not finite: nothing of this reply leaves."
+    return ""
 
 
 def _tensor(array: Array) -> Tensor:

@@ -7,10 +7,13 @@ import pytest
 from PIL import Image
 
 from cdtl_core.config import RunConfig
+from cdtl_core.deploy.enrolling import enrol_site
 from cdtl_core.errors import DataError, FederationError
-from cdtl_core.federation.contract import check_contract
+from cdtl_core.federation import wire
+from cdtl_core.federation.contract import check_contract, enrolled_contract
 from cdtl_core.settings import SITE_FILE
 from client.home import contract_of, open_site
+from client.session import describe_site
 
 RUN = RunConfig.model_validate({"image": {"size": 32}, "model": {"backbone": "test_efficientnet", "weights": "random"}})
 
@@ -84,3 +87,23 @@ def test_the_contract_says_what_the_cohort_is_and_statistics_only_when_allowed(h
     assert 30 < told.statistics.std < 85
     with pytest.raises(FederationError, match="theta0_hash"):
         check_contract(told, RUN, "a" * 64)
+
+
+def test_a_site_that_has_grown_takes_part_as_it_enrolled_and_says_what_to_do(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    enrol_site(home, RUN)
+    add_patients(home.parent, 20, 90)
+    write_settings(home, 'device = "cpu"')
+    told = wire.decode_introduction(describe_site(wire.encode_question("0" * 64), home, RUN))
+    assert told.contract == enrolled_contract(home)
+    assert (told.contract.patients, told.member.num_patients, told.holds_theta0) == (20, 24, False)
+    assert "patients changed since it enrolled" in caplog.text
+    assert "cdtl site init" in caplog.text
+
+
+def test_a_site_enrolled_for_other_labels_says_so_before_anything_leaves(home: Path) -> None:
+    enrol_site(home, RUN)
+    other = {**RUN.model_dump(), "task": {"labels": ["malignant", "benign"], "positive": "malignant"}}
+    with pytest.raises(FederationError, match="enrolled with another labels"):
+        describe_site(wire.encode_question("0" * 64), home, RunConfig.model_validate(other))

@@ -1,6 +1,7 @@
 """The site's gate between Flower's own SuperNode connection and Flower's own SuperLink: what passes, what does not."""
 
 import hashlib
+import struct
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from cdtl_core.errors import CdtlError, FederationError, reply_error
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.federation.packing import arrays_of, pack, packed
 from cdtl_core.settings import save_toml
-from tests.deploy.desk import BUNDLE, SECRET, Desk, Node, error_of, honest
+from tests.deploy.desk import BUNDLE, RUNTIME_S, SECRET, Desk, Node, error_of, honest
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*:DeprecationWarning",  # of Flower's SuperLink app
 )
 
 
+@pytest.mark.attack("no run time leaves a site", "the SuperNode reports the app's run time")
 def test_an_approved_runs_reply_arrives_whole_and_every_byte_is_in_the_log(desk: Desk) -> None:
     approval = desk.approve()
     sent = honest(approval.egress)
@@ -43,6 +45,7 @@ def test_an_approved_runs_reply_arrives_whole_and_every_byte_is_in_the_log(desk:
         }
         desk.outcome()
         assert read_status(desk.home)["node_id"] == str(node.id)
+    assert struct.pack("<d", RUNTIME_S) not in desk.coordinator.heard
     traffic = [line["requests"] for line in desk.log() if line["kind"] == "traffic"]
     logged = sum(entry["bytes"] for requests in traffic for entry in requests.values())
     assert logged == len(desk.coordinator.heard)

@@ -25,14 +25,17 @@ from cdtl_core.deploy.gate.status import Status
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
 from cdtl_core.deploy.link import NODE_KEY, TRUSTED, Link
 from cdtl_core.deploy.records import egress_files
-from cdtl_core.federation.egress import EgressManifest, ReplyRule, Tensor
+from cdtl_core.federation.egress import EgressManifest, Own, ReplyRule, Tensor
 
 LIST = EgressManifest(
     labels=("a", "b"),
     positive="b",
     replies={"train": ReplyRule(arrays={"delta": {"w": Tensor(dtype="float16", shape=(2,), bytes=132)}})},
 )
-ASK = Ask(1, "0" * 64, 1, 5, "1", "train", 0.0, 60.0)
+ASK = Ask(
+    run_id=1, message_id="0" * 64, src_node_id=1, dst_node_id=5, group_id="1", message_type="train", created_at=0.0,
+    ttl=60.0,
+)  # fmt: skip
 
 
 def headed(kind: str, children: list[str], body: bytes) -> bytes:
@@ -44,22 +47,22 @@ def test_an_array_that_grows_without_bound_is_refused_before_it_is_read() -> Non
     name = hashlib.sha256(chunk).hexdigest()
     body = {"dtype": "uint8", "shape": [1], "stype": "numpy.ndarray", "arraychunk_ids": [0] * 10_000}
     array = headed("Array", [name], json.dumps(body).encode())
-    judged = judge(LIST, "train", "root", {"root": b"", name: chunk, "array": array})
+    judged = judge(LIST, "train", "root", {"root": b"", name: chunk, "array": array}, Own())
     assert judged.content is None
-    judged = judge(LIST, "train", "array", {name: chunk, "array": array})
+    judged = judge(LIST, "train", "array", {name: chunk, "array": array}, Own())
     assert "grows to" in judged.reason
 
 
 @pytest.mark.parametrize("content", [b"", b"no head", b"Message  0\x00", b"Message a,b 1\x00x", b"Thing  1\x00x"])
 def test_whatever_is_malformed_does_not_leave(content: bytes) -> None:
-    assert judge(LIST, "train", "root", {"root": content}).content is None
+    assert judge(LIST, "train", "root", {"root": content}, Own()).content is None
 
 
 def test_a_reply_that_is_no_message_does_not_leave() -> None:
     record = RecordDict()
-    assert "no content" in judge(LIST, "train", "root", {"root": record.deflate()}).reason
+    assert "no content" in judge(LIST, "train", "root", {"root": record.deflate()}, Own()).reason
     empty = ASK.reply(NOT_APPROVED, 1.0)
-    assert "no content" in judge(LIST, "train", "root", {"root": empty.deflate()}).reason
+    assert "no content" in judge(LIST, "train", "root", {"root": empty.deflate()}, Own()).reason
 
 
 def test_a_reply_carries_the_metadata_of_its_question() -> None:
@@ -73,7 +76,7 @@ def test_a_reply_carries_the_metadata_of_its_question() -> None:
 def test_the_inbox_takes_only_what_was_announced_and_is_what_it_says() -> None:
     content = Array("uint8", (1,), "numpy.ndarray", b"abc").deflate()
     name, inbox = hashlib.sha256(content).hexdigest(), Inbox()
-    session = inbox.open(ASK, name, [name, "f" * 64], 1000, 0.0)
+    session = inbox.open(ASK, name, [name, "f" * 64], 1000)
     assert inbox.put("another", name, content) is None
     assert inbox.put(session, name, content + b"!") is None
     assert inbox.put(session, hashlib.sha256(b"z").hexdigest(), b"z") is None
@@ -81,7 +84,7 @@ def test_the_inbox_takes_only_what_was_announced_and_is_what_it_says() -> None:
     assert parcel is not None
     assert not parcel.complete
     assert inbox.put(session, name, content) is parcel
-    again = inbox.open(ASK, name, [name], 2, 0.0)
+    again = inbox.open(ASK, name, [name], 2)
     assert inbox.put(session, name, content) is None
     parcel = inbox.put(again, name, content)
     assert parcel is not None

@@ -1,5 +1,6 @@
 """Every reader of what comes from elsewhere, as a function of bytes, with whole examples to damage."""
 
+import contextlib
 import json
 import tomllib
 from collections.abc import Callable
@@ -19,22 +20,24 @@ from cdtl_core.deploy.gate.judge import judge
 from cdtl_core.deploy.members import admit, members
 from cdtl_core.deploy.request import check_request, load_request, make_request, save_request
 from cdtl_core.deploy.runs import load_run_state
+from cdtl_core.errors import ConfigError
 from cdtl_core.federation import wire
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
 from cdtl_core.federation.contract import ModalityContract, load_contract
 from cdtl_core.federation.coordinator import CoordinatorState, Member
-from cdtl_core.federation.egress import egress_manifest
+from cdtl_core.federation.egress import Own, egress_manifest
 from cdtl_core.federation.guard import Record
 from cdtl_core.federation.model_folder import read_note
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.foreign import read_json
 from cdtl_core.imaging.manifest import read_manifest
 from cdtl_core.learning.ledger import open_ledger, read_ledger
-from cdtl_core.learning.weights import load_weights, save_weights
+from cdtl_core.learning.weights import load_weights, save_weights, weights_hash
 from cdtl_core.reporting.card import CARD_FILE, load_card
 from cdtl_core.reporting.rounds import read_diary, read_journal
 from cdtl_core.reporting.scores import TEST_FILE, read_scores
 from cdtl_core.settings import load_run, load_site, save_toml
+from client.session import describe_site, finish_run, train_round
 from server.enrolled import ENROLLED_FILE, enrolled_contracts
 from server.journal import Journal
 from server.ledgers import KnownLedgers
@@ -58,32 +61,44 @@ class Decoder:
 
 def decoders(folder: Path) -> dict[str, Decoder]:
     """All of them; files are written below `folder`."""
-    return {**_messages(), **_files(folder)}
+    return {**_messages(folder / "acting"), **_files(folder)}
 
 
-def _messages() -> dict[str, Decoder]:
+def _messages(home: Path) -> dict[str, Decoder]:
     update = wire.encode_update(SiteUpdate("north", 3, DELTA, {"val_loss": 0.5, "val_auroc": 0.75, "train_loss": 1.0}))
     plain = RecordDict({"delta": ArrayRecord({n: Array(v.numpy()) for n, v in DELTA.items()}), **_without(update)})
     private = wire.encode_update(SiteUpdate("north", 3, DELTA, {}, private=True))
-    hello = wire.encode_introduction(wire.Introduction(Member("north", "mri", 24, "L"), "0" * 64, CONTRACT))
-    order = wire.encode_order({"blended": RoundOrder(3, DELTA, True)}, "0" * 64, "alone")
+    hello = wire.encode_introduction(wire.Introduction(Member("north", "mri", 24, "0" * 8), True, CONTRACT))
+    order = wire.encode_order({"blended": RoundOrder(3, DELTA, True)}, "0" * 64)
     final = wire.encode_final(
         wire.FinalScalars({"test_auroc": 0.5, "test_auroc_low": 0.25, "test_auroc_high": 0.75}, "blended")
     )
     theta0 = RecordDict(dict(wire.encode_theta0(DELTA)))
+    asked = wire.encode_order({"blended": RoundOrder(3, {}, True)}, weights_hash(DELTA))
+    asked.update(wire.encode_theta0(DELTA))
+    (home / "memory").mkdir(parents=True, exist_ok=True)
     manifest = egress_manifest(RUN)
     return {
-        "message: update": _message((update, plain, private), lambda m: wire.decode_update(m, "north", EXPECTED)),
+        "message: update": _message((update, plain, private), lambda m: wire.decode_update(m, "north", EXPECTED, 3)),
         "message: introduction": _message((hello,), wire.decode_introduction),
-        "message: order": _message((order,), wire.decode_order),
+        "message: order": _message((order,), lambda m: wire.decode_order(m, 8)),
+        "message: order, acted on": _message((order, asked), lambda m: _act(home, m)),
+        "message: question": _message((wire.encode_question("0" * 64),), lambda m: describe_site(m, home, RUN)),
         "message: theta0": _message((theta0,), wire.decode_theta0),
         "message: final": _message((final,), wire.decode_final),
         "gate: reply": Decoder(
             tuple(_packet(one) for one in (update, hello, final)),
-            lambda data: judge(manifest, "train", *_objects(data)),
+            lambda data: judge(manifest, "train", *_objects(data), Own(3, CONTRACT.model_dump_json())),
         ),
         "contract": Decoder((CONTRACT.model_dump_json().encode(),), _of_text(lambda text: load_contract(text, "here"))),
     }
+
+
+def _act(home: Path, content: RecordDict) -> None:
+    """Do what the site would do with a message, up to where it needs its images."""
+    for act in (train_round, finish_run):
+        with contextlib.suppress(ConfigError):  # this home has none
+            act(content, home, RUN)
 
 
 def _without(content: RecordDict) -> dict[str, MetricRecord]:

@@ -7,6 +7,7 @@ memory. Ends with exit code 1 and the input if one does not.
 import argparse
 import logging
 import random
+import re
 import resource
 import signal
 import sys
@@ -46,6 +47,7 @@ _WORDS = (
     b"\xff\xfe",
 )
 
+_TEXT, _PATHS = re.compile(rb'"([^"\\]{0,100})"'), 0.3
 _Edit = Callable[[bytearray, int, random.Random], None]
 
 
@@ -85,6 +87,15 @@ def damaged(seed: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def named(seed: bytes, words: tuple[bytes, ...], rng: random.Random) -> bytes:
+    """Now and then, a path in the place of one of the texts of the input."""
+    texts = list(_TEXT.finditer(seed)) if rng.random() < _PATHS else []
+    if not texts:
+        return seed
+    place = rng.choice(texts)
+    return seed[: place.start(1)] + rng.choice(words) + seed[place.end(1) :]
+
+
 def attempt(decoder: Decoder, data: bytes) -> str:
     """What a reader made of it: one of `OUTCOMES`, or else the name and place of what it should never raise."""
     try:
@@ -119,16 +130,32 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def tree_of(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def precious(folder: Path) -> tuple[bytes, ...]:
+    """Files that no input may touch, beside what the readers use; the words with which an input could name them."""
+    outside = folder / "outside"
+    outside.mkdir(parents=True)
+    for suffix in ("", ".safetensors", ".json", ".jsonl", ".toml", ".fab", ".csv"):
+        (outside / f"precious{suffix}").write_bytes(b"precious")
+    ways = (str(outside), "../outside", "../../outside", "../../../outside", "./../outside", "..//outside")
+    return tuple(f"{way}/precious".encode() for way in ways)
+
+
 def run(executions: int, seed: int, folder: Path) -> Counter[str]:
     """Damage and read; returns how often each came of it, by reader."""
     rng, table, found = random.Random(seed), decoders(folder), Counter[str]()
+    words, outside = precious(folder), tree_of(folder / "outside")
     names, start_mb = list(table), peak_mb()
     costs = dict.fromkeys(names, 0.0)
     with bounded():
         for number in range(executions):
             name = names[number % len(names)] if number < 50 * len(names) else cheapest(rng, names, costs, found)
             decoder = table[name]
-            data = damaged(rng.choice(decoder.seeds), rng)
+            data = damaged(named(rng.choice(decoder.seeds), words, rng), rng)
             signal.alarm(SLOWEST_S)
             began = time.perf_counter()
             outcome = attempt(decoder, data)
@@ -140,6 +167,7 @@ def run(executions: int, seed: int, folder: Path) -> Counter[str]:
             costs[name] += time.perf_counter() - began
             found[name] += 1
             found[f"{name}{_MADE}{outcome}"] += 1
+    assert tree_of(folder / "outside") == outside, "an input reached a file outside"
     assert peak_mb() - start_mb < MEMORY_MB, f"memory grew from {start_mb:.0f} to {peak_mb():.0f} MB"
     return found
 

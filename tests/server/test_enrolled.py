@@ -27,10 +27,14 @@ def member(number: int) -> Member:
     return Member("north", "ultrasound", number, "L")
 
 
-def test_an_honest_number_stays_and_a_grown_one_weighs_as_enrolled() -> None:
+def test_an_honest_number_stays() -> None:
     assert checked_number(member(72), contract(120), contract(120)).num_patients == 72
-    assert checked_number(member(900), contract(900), contract(120)).num_patients == 124
     assert checked_number(member(900), contract(900), None).num_patients == 900
+
+
+def test_a_contract_other_than_the_admitted_one_is_refused_with_what_to_do() -> None:
+    with pytest.raises(FederationError, match="with another patients"):
+        checked_number(member(900), contract(900), contract(120))
 
 
 @pytest.mark.parametrize("number", [0, -5, 125, 10**9])
@@ -40,7 +44,7 @@ def test_a_number_that_its_own_contract_denies_is_refused(number: int) -> None:
 
 
 def test_a_modality_other_than_enrolled_is_refused() -> None:
-    with pytest.raises(FederationError, match="enrolled with mri and says ultrasound"):
+    with pytest.raises(FederationError, match="admitted with another modality"):
         checked_number(member(72), contract(120), contract(120, "mri"))
 
 

@@ -53,7 +53,7 @@ def huge(content: RecordDict) -> None:
     content.update(pack("delta", arrays))
 
 
-@pytest.mark.parametrize(("lie", "why"), [(nothing, "lacks delta or metrics"), (huge, "times as long as")])
+@pytest.mark.parametrize(("lie", "why"), [(nothing, "lacks 'metrics'"), (huge, "times as long as")])
 def test_a_site_refused_twice_is_not_asked_again_and_has_its_model_at_the_end(
     tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, lie: Lie, why: str
 ) -> None:
@@ -76,7 +76,7 @@ def test_a_last_answer_that_cannot_be_read_is_named_and_the_others_have_their_mo
     state, _ = play_round(party, state)
     finish = finish_run(party, state)
     assert sorted(finish.finals) == ["alba", "como"]
-    assert "lacks a number" in finish.missing["bari"]
+    assert "lacks 'final'" in finish.missing["bari"]
 
 
 def test_a_site_that_says_it_has_a_thousand_patients_more_than_it_has_is_left_out(tiny: Tiny, tmp_path: Path) -> None:

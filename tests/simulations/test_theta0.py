@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from cdtl_core.config import SimulationConfig
 from cdtl_core.errors import CdtlError, CheckpointError
 from cdtl_core.learning.model import build_theta0
-from client.theta0 import held_theta0, load_theta0
+from client.theta0 import holds_theta0, load_theta0
 from simulations.inprocess import InProcessGrid
 from simulations.simulate import resume_simulation, simulate
 
@@ -85,5 +85,5 @@ def test_a_theta0_damaged_on_a_sites_disk_is_never_used_and_sent_again(
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CdtlError):
         load_theta0(home, path.stem)
-    assert held_theta0(home) == ""
+    assert not holds_theta0(home, path.stem)
     assert resume_simulation(tmp_path / "run") == whole

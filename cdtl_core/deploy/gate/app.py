@@ -94,7 +94,7 @@ class Gate:
         self._upstream = Upstream(client, self._log, self._status, signer)
         self._runs = Runs(config.home, config.settings, self._upstream, seal, Link(config.link, config.link_mode))
         self.outbox = Outbox(self._upstream, self._asks, self._log)
-        self.replies = Replies(self._runs, self._asks, self.outbox, self._log)
+        self.replies = Replies(config.home, self._runs, self._asks, self.outbox, self._log)
         self._patience = Patience(config.hold_s)
         self._handlers = {
             "get-run": self._get_run,

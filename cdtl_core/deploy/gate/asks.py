@@ -3,29 +3,32 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Error, RecordDict
 from flwr.app.message.message import Message, make_message
 from flwr.app.metadata import Metadata
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.durable import replace_json
+from cdtl_core.errors import PrivacyError
+from cdtl_core.schema import Sha256
 
 __all__ = ["Ask", "Asks"]
 
 
-@dataclass(frozen=True)
-class Ask:
-    """What the coordinator asked: Flower's metadata of its message."""
+class Ask(BaseModel):
+    """What the coordinator asked: Flower's metadata of its message; `group_id` is the round, 0 before the first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     run_id: int
-    message_id: str
+    message_id: Sha256
     src_node_id: int
     dst_node_id: int
-    group_id: str
-    message_type: str
+    group_id: str = Field(pattern=r"^[0-9]{1,5}$")
+    message_type: str = Field(pattern=r"^[a-z]{1,16}(\.[a-z_]{1,32})?$")
     created_at: float
     ttl: float
     src_task_id: int | None = None
@@ -33,10 +36,18 @@ class Ask:
 
     @classmethod
     def of(cls, metadata: Any) -> "Ask":
-        """From the metadata of a message as the coordinator sends it."""
+        """From the metadata of a message as the coordinator sends it.
+
+        Raises:
+            PrivacyError: A field is not what Flower and cdtl send.
+        """
         tasks = {name: getattr(metadata, name) for name in ("src_task_id", "dst_task_id") if metadata.HasField(name)}
         plain = ("run_id", "message_id", "src_node_id", "dst_node_id", "group_id", "message_type", "created_at", "ttl")
-        return cls(**{name: getattr(metadata, name) for name in plain}, **tasks)
+        try:
+            return cls(**{name: getattr(metadata, name) for name in plain}, **tasks)
+        except ValidationError as error:
+            field = error.errors()[0]["loc"][0]
+            raise PrivacyError(f"{field} of a message is not what cdtl sends: the site does not get it.") from None
 
     def reply(self, content: RecordDict | tuple[int, str], now: float) -> Message:
         """The reply to it, or an error of a code and a sentence; nothing of the site's app is in its metadata."""
@@ -77,7 +88,7 @@ class Asks:
     def recall(self) -> None:
         """Take up the messages that an earlier gate handed over and nobody has answered."""
         try:
-            asks = [Ask(**fields) for fields in json.loads(self._path.read_text(encoding="utf-8"))]
+            asks = [Ask.model_validate(fields) for fields in json.loads(self._path.read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError):
             return
         self._waiting |= {ask.message_id: ask for ask in asks if not ask.expired(self._clock())}
@@ -112,4 +123,4 @@ class Asks:
     def _save(self) -> None:
         now = self._clock()
         self._waiting = {name: ask for name, ask in self._waiting.items() if not ask.expired(now)}
-        replace_json(self._path, [asdict(ask) for ask in (*self._waiting.values(), *self._leaving.values())])
+        replace_json(self._path, [ask.model_dump() for ask in (*self._waiting.values(), *self._leaving.values())])

@@ -14,14 +14,13 @@ __all__ = ["Inbox", "Parcel"]
 class Parcel:
     """A reply under collection: the message it answers, the objects it needs, and those that have come.
 
-    `limit` bounds its bytes; `runtime` is how long the app took, in seconds.
+    `limit` bounds its bytes.
     """
 
     ask: Ask
     root: str
     missing: set[str]
     limit: int
-    runtime: float
     objects: dict[str, bytes] = field(default_factory=dict)
     num_bytes: int = 0
 
@@ -42,12 +41,12 @@ class Inbox:
     def __init__(self) -> None:
         self._parcels: dict[str, Parcel] = {}
 
-    def open(self, ask: Ask, root: str, objects: Iterable[str], limit: int, runtime: float) -> str:
+    def open(self, ask: Ask, root: str, objects: Iterable[str], limit: int) -> str:
         """Begin to collect a reply; returns the id of the session."""
         for session in [name for name, parcel in self._parcels.items() if parcel.ask.message_id == ask.message_id]:
             del self._parcels[session]
         session = secrets.token_hex(16)
-        self._parcels[session] = Parcel(ask, root, set(objects), limit, runtime)
+        self._parcels[session] = Parcel(ask, root, set(objects), limit)
         return session
 
     def put(self, session: str, object_id: str, content: bytes) -> Parcel | None:

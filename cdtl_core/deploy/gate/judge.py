@@ -1,8 +1,9 @@
-"""The judgement over a reply: put together from its objects, compared with the egress list, written anew."""
+"""The judgement over a reply: put together from its objects, compared with list and site, and written again."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from flwr.app import RecordDict
 from flwr.app.message.message import Message
@@ -13,13 +14,18 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from cdtl_core.deploy.gate.asks import Ask
 from cdtl_core.errors import CdtlError, PrivacyError
-from cdtl_core.federation.egress import EgressManifest, check_outline
-from cdtl_core.federation.outline import outline, written_anew
+from cdtl_core.federation.contract import enrolled_contract
+from cdtl_core.federation.egress import EgressManifest, Own, check_outline, own_fault
+from cdtl_core.federation.outline import not_finite, outline, written_anew
 from cdtl_core.federation.packing import is_packed, packed, unpacked
+from cdtl_core.learning.ledger import ledger_exists, read_ledger
 
-__all__ = ["Judged", "judge", "limit_of"]
+__all__ = ["Judged", "judge", "limit_of", "own_of"]
 
+LEDGER_FOLDER = "privacy"
+"""Of a site's folder; a hospital has one ledger for all runs."""
 _SLACK, _SLACK_PER_TENSOR = 64 * 1024, 1024
 
 
@@ -41,21 +47,44 @@ def limit_of(manifest: EgressManifest, message_type: str) -> int:
     return rule.total_bytes + _SLACK + _SLACK_PER_TENSOR * sum(len(record) for record in rule.arrays.values())
 
 
-def judge(manifest: EgressManifest, message_type: str, root: str, objects: Mapping[str, bytes]) -> Judged:
-    """Judge the reply whose object `root` is; whatever is wrong with it, it does not leave."""
+def own_of(home: Path, ask: Ask) -> Own:
+    """What a site knows of itself when it answers a message: its enrolment, its privacy ledger, and the round asked.
+
+    Raises:
+        DataError: ``enrolment.json`` is damaged.
+        PrivacyError: The ledger is damaged.
+    """
+    enrolled = enrolled_contract(home)
+    own = Own(int(ask.group_id), enrolled.model_dump_json() if enrolled else "")
+    if not ledger_exists(home / LEDGER_FOLDER):
+        return own
+    ledger = read_ledger(home / LEDGER_FOLDER)
+    return replace(own, ledger=ledger.opening.ledger, reservations=len(ledger.reservations))
+
+
+def judge(manifest: EgressManifest, message_type: str, root: str, objects: Mapping[str, bytes], own: Own) -> Judged:
+    """Judge a reply; whatever is wrong with it, it does not leave.
+
+    Args:
+        manifest: What the site approved.
+        message_type: Of the message that it answers.
+        root: The object that is the reply.
+        objects: All objects of the reply.
+        own: What the site knows of itself and of the question.
+    """
     try:
         _check_size(objects, limit_of(manifest, message_type))
         message = inflate_object_from_contents(root, dict(objects))
         if not isinstance(message, Message) or not message.has_content():
             return Judged(None, "a reply has no content and no error: nothing of it leaves.")
-        return _judge(manifest, message_type, message.content)
+        return _judge(manifest, message_type, message.content, own)
     except CdtlError as error:
         return Judged(None, str(error))
     except Exception as error:  # Flower raises many kinds over malformed objects
         return Judged(None, f"a reply cannot be put together ({type(error).__name__}): nothing of it leaves.")
 
 
-def _judge(manifest: EgressManifest, message_type: str, content: RecordDict) -> Judged:
+def _judge(manifest: EgressManifest, message_type: str, content: RecordDict, own: Own) -> Judged:
     """Twice: as it is declared, which bounds its size, and as it really is; what came packed leaves packed anew."""
     packs = [key for key in content.array_records if is_packed(content, key)]
     if packs:
@@ -65,7 +94,7 @@ def _judge(manifest: EgressManifest, message_type: str, content: RecordDict) -> 
         return Judged(None, reason)
     clean = written_anew(content)
     truth = outline(clean)
-    reason = check_outline(manifest, message_type, truth)
+    reason = check_outline(manifest, message_type, truth) or own_fault(own, truth) or not_finite(clean)
     tensors = sum(len(record) for record in truth.arrays.values())
     scalars = sum(len(record) for records in (truth.metrics, truth.configs) for record in records.values())
     return Judged(None if reason else packed(clean, packs), reason, tensors, scalars)

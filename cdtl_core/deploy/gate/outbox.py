@@ -41,7 +41,6 @@ class Letter:
     message: Message
     tree: ObjectTree
     objects: dict[str, bytes]
-    runtime: float
     quiet: bool = False
 
     @property
@@ -50,12 +49,12 @@ class Letter:
         return sum(len(content) for content in self.objects.values())
 
 
-def packed(ask: Ask, content: RecordDict | tuple[int, str], now: float, runtime: float = 0.0) -> Letter:
+def packed(ask: Ask, content: RecordDict | tuple[int, str], now: float) -> Letter:
     """The reply with this content, or this error, ready to send; takes a moment for large ones."""
     message = ask.reply(content, now)
     with no_object_id_recompute():
         objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
-        return Letter(ask, message, get_object_tree(message), objects, runtime)
+        return Letter(ask, message, get_object_tree(message), objects)
 
 
 class Outbox:
@@ -102,7 +101,9 @@ class Outbox:
             node=Node(node_id=letter.ask.dst_node_id),
             messages_list=[message_to_proto(remove_content_from_message(letter.message))],
             message_object_trees=[letter.tree],
-            clientapp_runtime_list=[letter.runtime],
+            clientapp_runtime_list=[
+                0.0
+            ],  # how long the site worked is a fact of its patients; nothing of ours needs it
         ).SerializeToString()
         outcome = "again"
         for attempt in itertools.count():

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Error, RecordDict
@@ -16,10 +17,11 @@ from cdtl_core.deploy.gate import refusals
 from cdtl_core.deploy.gate.asks import Ask, Asks
 from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.gate.inbox import Inbox, Parcel
-from cdtl_core.deploy.gate.judge import Judged, judge, limit_of
+from cdtl_core.deploy.gate.judge import Judged, judge, limit_of, own_of
 from cdtl_core.deploy.gate.outbox import Outbox, packed
 from cdtl_core.deploy.gate.runs import Runs
-from cdtl_core.errors import PrivacyError
+from cdtl_core.errors import CdtlError, PrivacyError
+from cdtl_core.federation.egress import EgressManifest
 
 __all__ = ["Replies"]
 
@@ -31,9 +33,9 @@ class Replies:
     """From the SuperNode's push to the outbox; each message of the coordinator is answered once."""
 
     def __init__(
-        self, runs: Runs, asks: Asks, outbox: Outbox, log: EgressLog, clock: Callable[[], float] = time.time
+        self, home: Path, runs: Runs, asks: Asks, outbox: Outbox, log: EgressLog, clock: Callable[[], float] = time.time
     ) -> None:
-        self._runs, self._asks, self._outbox, self._log, self._clock = runs, asks, outbox, log, clock
+        self._home, self._runs, self._asks, self._outbox, self._log, self._clock = home, runs, asks, outbox, log, clock
         self._inbox, self._one_at_a_time = Inbox(), asyncio.Lock()
         self._refused_at: dict[int, float] = {}
 
@@ -53,9 +55,8 @@ class Replies:
         if ask is None:
             self._log.write("refused", request="push-messages", why="a reply to no open message")
             return PushMessagesResponse()
-        runtime = round(next(iter(request.clientapp_runtime_list), 0.0), 3)
         if reply.HasField("error"):
-            await self._post_error(ask, reply, runtime)
+            await self._post_error(ask, reply)
             return PushMessagesResponse()
         known = self._runs.get(ask.run_id)
         approval = self._runs.verdict(known).approved if known else None
@@ -64,15 +65,15 @@ class Replies:
             return PushMessagesResponse()
         names = {part.object_id for part in iterate_object_tree(tree)}
         limit = limit_of(approval.egress, ask.message_type)
-        session = self._inbox.open(ask, tree.object_id, names, limit, runtime)
+        session = self._inbox.open(ask, tree.object_id, names, limit)
         return PushMessagesResponse(objects_to_push=sorted(names), session_id=session)
 
-    async def _post_error(self, ask: Ask, reply: Any, runtime: float) -> None:
+    async def _post_error(self, ask: Ask, reply: Any) -> None:
         error = Error(reply.error.code, reply.error.reason)
         told = refusals.passing(error)
         if told != (error.code, error.reason):
             _log.error("an error of the site's app was not passed on as it was: %d %s", error.code, error.reason)
-        await self.post(ask, told, "error", "the site's app failed", runtime=runtime)
+        await self.post(ask, told, "error", "the site's app failed")
 
     async def push_object(self, body: bytes) -> PushObjectResponse:
         """Take one object of a reply; the last one brings the judgement."""
@@ -93,12 +94,19 @@ class Replies:
             await self.post(ask, refusals.NOT_APPROVED, "error", "the approval was withdrawn")
             return
         async with self._one_at_a_time:  # Python 3.11's ast, which reads array headers, is not safe in two threads
-            judged = await asyncio.to_thread(judge, approval.egress, ask.message_type, parcel.root, parcel.objects)
+            judged = await asyncio.to_thread(self._judged, approval.egress, parcel)
         if judged.content is None:
             _log.error("a reply of run %d was held back: %s", ask.run_id, judged.reason)
-            await self.post(ask, refusals.HELD_BACK, "held back", judged.reason, runtime=parcel.runtime)
+            await self.post(ask, refusals.HELD_BACK, "held back", judged.reason)
         else:
-            await self.post(ask, judged.content, "approved", judged=judged, runtime=parcel.runtime)
+            await self.post(ask, judged.content, "approved", judged=judged)
+
+    def _judged(self, manifest: EgressManifest, parcel: Parcel) -> Judged:
+        try:
+            own = own_of(self._home, parcel.ask)
+        except CdtlError as error:
+            return Judged(None, str(error))
+        return judge(manifest, parcel.ask.message_type, parcel.root, parcel.objects, own)
 
     async def post(
         self,
@@ -108,7 +116,6 @@ class Replies:
         why: str = "",
         *,
         judged: Judged | None = None,
-        runtime: float = 0.0,
     ) -> None:
         """Log what leaves, then let it leave; a message is answered once.
 
@@ -116,7 +123,7 @@ class Replies:
         """
         if not self._asks.leave(ask):
             return
-        letter = await asyncio.to_thread(packed, ask, content, self._clock(), runtime)
+        letter = await asyncio.to_thread(packed, ask, content, self._clock())
         if content == refusals.NOT_APPROVED and self._repeated(ask.run_id):
             self._outbox.post(replace(letter, quiet=True))
             return

@@ -10,14 +10,15 @@ from flwr.common.serde import user_config_from_proto
 from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
 from flwr.proto.run_pb2 import GetRunRequest, GetRunResponse
 from flwr.supercore.constant import TaskType
+from pydantic import ValidationError
 
 from cdtl_core.deploy.approvals import Verdict, decide
 from cdtl_core.deploy.gate.seal import Seal
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
 from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.pending import keep_pending
-from cdtl_core.deploy.request import Flat
 from cdtl_core.errors import CdtlError
+from cdtl_core.schema import FLAT, Flat, first_fault
 from cdtl_core.settings import load_site
 
 __all__ = ["KnownRun", "Runs"]
@@ -119,5 +120,8 @@ def _known(run_id: int, run: Any, told: bytes, fab: Any) -> KnownRun:
         fault = "the bundle's bytes do not have the hash that the coordinator gave: they were altered on the way."
     elif run.run_id != run_id:
         fault = "the coordinator answered with another run than was asked for."
-    settings = user_config_from_proto(run.override_config)
+    try:
+        settings = FLAT.validate_python(dict(user_config_from_proto(run.override_config)))
+    except ValidationError as error:
+        settings, fault = {}, f"the run's settings are none of cdtl's, wrong in {first_fault(error)}."
     return KnownRun(run_id, told, bytes(fab.content), sha256, settings, fault)

@@ -55,11 +55,11 @@ def play_server(sites: int, out: Path, config: RunConfig) -> None:
         own = member(context)
         facts = {"labels": _LABELS, "positive": config.task.positive, "channels": 1, "bit_depth": 8, "patients": 10}
         contract = ModalityContract(site=own.site, modality=own.modality, **facts)
-        return Message(wire.encode_introduction(wire.Introduction(own, "", contract)), reply_to=message)
+        return Message(wire.encode_introduction(wire.Introduction(own, False, contract)), reply_to=message)
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:
-        orders, _, _ = wire.decode_order(message.content)
+        orders, _ = wire.decode_order(message.content, config.federation.rounds)
         said = dict.fromkeys(("val_loss", "val_auroc", "train_loss"), 0.5)
         round = orders["blended"].round
         update = SiteUpdate(member(context).site, round, deltas(round), said)
