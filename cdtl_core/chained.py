@@ -15,7 +15,6 @@ Whoever controls the account that writes a log can write the whole log again. A 
 
 import hashlib
 import json
-import logging
 import os
 import threading
 import time
@@ -26,11 +25,11 @@ from typing import Any
 
 from cdtl_core.durable import append_bytes, locked, replace_json, sync_folder, unwritable
 from cdtl_core.errors import CheckpointError
-from cdtl_core.foreign import parse_json
+from cdtl_core.foreign import get_logger, parse_json
 
 __all__ = ["ChainedLog", "Head", "LogFiles", "encode_line", "link", "parse_line", "read_head"]
 
-_log = logging.getLogger("cdtl.chained")
+_log = get_logger("cdtl.chained")
 _TAIL = 1 << 16
 
 

@@ -47,7 +47,7 @@ def is_plain(text: str) -> bool:
 
 
 def visible(value: object, most: int = _MOST) -> str:
-    r"""A foreign value on one line: line breaks, escapes, text direction and invisible characters as ``\x1b``.
+    r"""A foreign value on one line: line breaks, escapes, text direction and invisible characters as ``\u001b``.
 
     Args:
         value: Anything; its `str` is shown.
@@ -94,5 +94,5 @@ def _escaped(text: str) -> str:
 
 
 def _code(char: str) -> str:
-    number = ord(char)
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    """As JSON writes it, so that JSON which is shown stays JSON."""
+    return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1] if ord(char) != 0x20 else char

@@ -3,7 +3,6 @@
 torch is imported inside the handlers: Flower imports this module also where nothing is trained.
 """
 
-import logging
 import os
 from pathlib import Path
 
@@ -11,11 +10,12 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from cdtl_core.errors import CdtlError, FederationError, reply_error
+from cdtl_core.foreign import get_logger
 from cdtl_core.threads import set_thread_defaults
 
 set_thread_defaults()
 app = ClientApp()
-_log = logging.getLogger("cdtl.site")
+_log = get_logger("cdtl.site")
 
 
 @app.query("describe")

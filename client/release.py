@@ -1,7 +1,6 @@
 """The card of the model that a run leaves at a site, written beside it; like the model it stays there."""
 
 import contextlib
-import logging
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +12,7 @@ from cdtl_core import __version__
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.federation.model_folder import ModelNote
 from cdtl_core.federation.site import Site
-from cdtl_core.foreign import parse_json
+from cdtl_core.foreign import get_logger, parse_json
 from cdtl_core.learning.bands import average_precision_interval, mean_interval
 from cdtl_core.learning.ledger import read_ledger
 from cdtl_core.learning.metrics import Interval, auroc_interval
@@ -29,7 +28,7 @@ from client.spending import is_private, ledger_folder
 
 __all__ = ["card_of"]
 
-_log = logging.getLogger("cdtl.site")
+_log = get_logger("cdtl.site")
 _PACKAGES = ("torch", "torchvision", "timm", "flwr", "numpy", "opacus")
 _UNKNOWN = Estimate(value=None, low=None, high=None)
 

@@ -1,6 +1,5 @@
 """What a site does with each message: open its folder, act, keep what stays, encode what leaves."""
 
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from cdtl_core.federation.coordinator import Member
 from cdtl_core.federation.finish import finish
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import RoundOrder, SiteUpdate, is_centred, run_round
+from cdtl_core.foreign import get_logger
 from cdtl_core.learning.metrics import auroc_interval
 from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.reporting.card import save_card
@@ -29,7 +29,7 @@ from client.theta0 import holds_theta0, load_theta0, save_theta0
 
 __all__ = ["describe_site", "federation_key", "finish_run", "train_round"]
 
-_log = logging.getLogger("cdtl.site")
+_log = get_logger("cdtl.site")
 
 
 def federation_key(config: RunConfig) -> str:

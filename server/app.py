@@ -1,6 +1,5 @@
 """Flower's ServerApp: load or start, play the rounds that are left, finish, and say how it ended."""
 
-import logging
 import os
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from cdtl_core.errors import CdtlError, FederationError
+from cdtl_core.foreign import get_logger
 from cdtl_core.threads import set_thread_defaults
 from server.status import RUNS, keeping_progress, save_outcome
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 set_thread_defaults()
 app = ServerApp()
-_log = logging.getLogger("cdtl.server")
+_log = get_logger("cdtl.server")
 
 
 @app.main()

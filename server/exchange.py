@@ -1,6 +1,5 @@
 """Messages to named sites and their replies: sent again to a site that was lost and came back, until a limit."""
 
-import logging
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from cdtl_core.federation.wire import num_bytes, theta0_bytes
+from cdtl_core.foreign import get_logger, visible
 
 __all__ = ["PROVISIONAL", "Exchange", "Reply", "pause"]
 
@@ -25,7 +25,8 @@ _LOST = {
     ErrorCode.CLIENT_APP_CRASHED,
 }
 _MOST_TRIES = 5
-_log = logging.getLogger("cdtl.server")
+_MOST_REASON = 200  # characters of what a site says of its failure; our own sentences are shorter
+_log = get_logger("cdtl.server")
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def _fault(message: Message) -> str:
         return "it has not approved this run"
     if code in _LOST:
         return "it was lost again and again"
-    return reason or f"error code {code}"
+    return visible(reason, _MOST_REASON) or f"error code {code}"
 
 
 def _sizes(asked: _Asked) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Who takes part: sites introduce themselves, late ones too, and each is admitted or left out by name."""
 
-import logging
 import math
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract, check_contract
 from cdtl_core.federation.coordinator import Member
+from cdtl_core.foreign import get_logger
 from cdtl_core.learning.model import build_classifier, frozen_stages, parts_of
 from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.progress import report
@@ -27,7 +27,7 @@ __all__ = ["DESCRIBE", "Party", "admit", "ask_newcomers", "gather_sites", "named
 
 DESCRIBE = "query.describe"
 _ASK_AGAIN_S = 10.0
-_log = logging.getLogger("cdtl.server")
+_log = get_logger("cdtl.server")
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """The coordinator's conversation: play rounds, finish. Decode, step, encode; the algorithm is the core's."""
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -23,13 +22,14 @@ from cdtl_core.federation.coordinator import (
 from cdtl_core.federation.gate import BLENDED
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.foreign import get_logger
 from cdtl_core.progress import report
 from server.exchange import Reply
 from server.party import DESCRIBE, Party, admit, ask_newcomers, quorum_fault
 
 __all__ = ["Finish", "Round", "begin", "finish_run", "play_round"]
 
-_log = logging.getLogger("cdtl.server")
+_log = get_logger("cdtl.server")
 _Enough = Callable[[Collection[str]], bool]
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from cdtl_core.cli.screen import open_console
 from cdtl_core.progress import listen
 
 __all__ = ["showing_cells", "time_left"]
@@ -15,12 +16,13 @@ __all__ = ["showing_cells", "time_left"]
 @contextmanager
 def showing_cells() -> Iterator[None]:
     """Show what is reported inside the block."""
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     if not console.is_terminal:
         with listen(_Lines(console)):
             yield
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+    text, left = (TextColumn(one, markup=False) for one in ("{task.description}", "{task.fields[left]}"))
+    columns = (text, BarColumn(), MofNCompleteColumn(), left)
     with Progress(*columns, console=console, transient=True) as bar, listen(_Bar(bar)):
         yield
 
@@ -57,7 +59,7 @@ class _Lines:
         done, total, left = self._pace.left(fields)
         parts = [f"{done} of {total} cells", str(fields.get("cell", "")), left]
         line = "; ".join(part for part in parts if part)
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+        self._console.print(line, soft_wrap=True)
 
 
 class _Bar:

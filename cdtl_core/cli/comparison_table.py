@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from cdtl_core.cli.screen import open_console
 from cdtl_core.reporting.comparison import ArmResult, Comparison, Point
 from cdtl_core.reporting.report import Estimate
 
@@ -16,9 +16,7 @@ _WIDTH = 180
 
 def print_comparison(comparison: Comparison, folder: Path) -> None:
     """Print one row per target, number of patients and method and, below, what the figures are."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    console = open_console(width=_WIDTH)
     seeds, folds = len(comparison.seeds), comparison.folds
     runs = f" x {comparison.runs} runs" if comparison.runs > 1 else ""
     title = f"{comparison.name}: out-of-fold AUROC (95 % interval over patients), {seeds} seeds x {folds} folds{runs}"
@@ -35,7 +33,7 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
             table.add_row(*_row(point, method, point.results[method]), end_section=is_last)
     console.print(table)
     for line in _notes(comparison, folder):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 def _row(point: Point, method: str, result: ArmResult) -> list[str]:

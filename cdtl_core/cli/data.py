@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdtl_core.foreign import visible
+
 if TYPE_CHECKING:
     from cdtl_core.imaging.source import Row
 
 __all__ = ["app"]
+
+_MOST = 2000  # characters of a note, which can name files
 
 app = typer.Typer(help="Check a cohort, and write its manifest.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -38,7 +42,7 @@ def make_manifest(
     )
     write_manifest(target, rows)
     for note in notes:
-        typer.echo(f"Note: {note}", err=True)
+        typer.echo(f"Note: {visible(note, _MOST)}", err=True)
     without = sum(not row.patient for row in rows)
     if without:
         typer.echo(f"Note: {without} images have no patient_id: fill it in, or use --patient-pattern.", err=True)
@@ -52,7 +56,7 @@ def make_manifest(
 
 def _by_label(rows: "list[Row]") -> str:
     counts = Counter(row.label for row in rows)
-    return ", ".join(f"{count} {label}" for label, count in sorted(counts.items()))
+    return ", ".join(f"{count} {visible(label)}" for label, count in sorted(counts.items()))
 
 
 @app.command("check")

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from cdtl_core.cli.screen import open_console
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import FederationError
+from cdtl_core.foreign import visible
 from cdtl_core.settings import flatten, unflatten
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ __all__ = [
     "print_site",
 ]
 
+_MOST = 2000  # characters of a setting, or of why a run ended: a list of all sites fits
+
 
 def confirm(question: str, yes: bool) -> None:
     """Ask, unless told not to.
@@ -45,9 +48,11 @@ def print_contract(contract: "ModalityContract", fingerprint: str) -> None:
     typer.echo(
         f"Site {contract.site}: {contract.modality}, about {contract.patients} patients, {contract.channels} ch.,"
     )
-    typer.echo(f"  {contract.bit_depth} bits; labels {', '.join(contract.labels)} (positive: {contract.positive})")
+    labels = ", ".join(map(visible, contract.labels))
+    typer.echo(f"  {contract.bit_depth} bits; labels {labels} (positive: {visible(contract.positive)})")
     if contract.label_map:
-        typer.echo("  its own labels: " + ", ".join(f"{a} -> {b or 'left out'}" for a, b in contract.label_map.items()))
+        pairs = [f"{visible(a)} -> {visible(b) or 'left out'}" for a, b in contract.label_map.items()]
+        typer.echo(f"  its own labels: {', '.join(pairs)}")
     if contract.statistics:
         typer.echo(f"  pixel mean {contract.statistics.mean}, standard deviation {contract.statistics.std}")
     typer.echo(f"Key fingerprint (SHA-256):\n  {fingerprint}")
@@ -61,7 +66,9 @@ def print_request(request: "ApprovalRequest", own: "SiteConfig | None" = None) -
     )
     typer.echo(f"Sites: {', '.join(request.sites) or 'any'}")
     defaults = flatten(RunConfig())
-    changed = [f"{key} = {value}" for key, value in settings.items() if value != defaults.get(key)]
+    changed = [
+        f"{visible(key)} = {visible(value, _MOST)}" for key, value in settings.items() if value != defaults.get(key)
+    ]
     typer.echo("Settings that differ from the defaults: " + ("; ".join(changed) or "none"))
     typer.echo(f"Bundle (SHA-256): {request.bundle_sha256}")
     print_egress(request.egress)
@@ -107,14 +114,15 @@ def print_coordinator(found: Mapping[str, Any]) -> None:
     table = Table("site", "modality", "patients", "state", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, site in found["sites"].items():
         state = "revoked" if site["revoked"] else "connected" if site["connected"] else _ago(site["last_seen"])
-        table.add_row(name, site["modality"], f"~{site['patients']}", state)
-    console = Console()
+        table.add_row(visible(name), visible(site["modality"]), f"~{site['patients']}", state)
+    console = open_console()
     console.print(table) if found["sites"] else typer.echo("No site is admitted yet.")
     for run in found["runs"]:
         place = f", round {run['round']} of {run['rounds']}" if run["rounds"] else ""
-        typer.echo(f"Run {run['name']}: {run['status']}{place}{': ' + run['reason'] if run['reason'] else ''}")
+        why = f": {visible(run['reason'], _MOST)}" if run["reason"] else ""
+        typer.echo(f"Run {run['name']}: {run['status']}{place}{why}")
         for site, why in run["waiting"].items() if run["status"] == "running" else ():
-            typer.echo(f"  waits for {site}: {why}")
+            typer.echo(f"  waits for {visible(site)}: {visible(why)}")
 
 
 def print_site(found: Mapping[str, Any]) -> None:
@@ -127,15 +135,15 @@ def print_site(found: Mapping[str, Any]) -> None:
     _print_separation(found)
     for kind in ("last_fault", "last_refusal"):
         if found[kind] and not found["connected"]:
-            typer.echo(f"Last {kind.removeprefix('last_')}: {found[kind]['why']}")
+            typer.echo(f"Last {kind.removeprefix('last_')}: {visible(found[kind]['why'])}")
     for name, run in found["approved"].items():
-        typer.echo(f"Approved: {name} ({run})")
+        typer.echo(f"Approved: {name} ({visible(run)})")
     for name in found["pending"]:
-        typer.echo(f"Waits for your approval: {name}")
+        typer.echo(f"Waits for your approval: {visible(name)}")
     if found["privacy"]:
-        typer.echo(f"Privacy of each patient: {found['privacy']}")
+        typer.echo(f"Privacy of each patient: {visible(found['privacy'])}")
     for name in found["models"]:
-        typer.echo(f"Model: models/{name}")
+        typer.echo(f"Model: models/{visible(name)}")
 
 
 def print_node(found: Mapping[str, Any]) -> None:
@@ -146,7 +154,7 @@ def print_node(found: Mapping[str, Any]) -> None:
 
 def _print_separation(found: Mapping[str, Any]) -> None:
     if found["separation"]:
-        typer.echo(f"Separation: {found['separation']}")
+        typer.echo(f"Separation: {visible(found['separation'])}")
 
 
 def _running(found: Mapping[str, Any]) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 import typer
 
 from cdtl_core.errors import FederationError
+from cdtl_core.foreign import visible
 
 __all__ = ["follow_run"]
 
 _LOOK_S = 0.5
+_MOST = 2000  # characters of why a run ended: a sentence for each site
 
 
 def follow_run(folder: Path, run: Path) -> int:
@@ -35,7 +37,7 @@ def follow_run(folder: Path, run: Path) -> int:
             typer.echo(_text(line))
         printed = len(lines)
         if state is not None and state.status in ENDED:
-            typer.echo(f"Run {run.name}: {state.status}{'. ' + state.reason if state.reason else ''}")
+            typer.echo(f"Run {run.name}: {state.status}{'. ' + visible(state.reason, _MOST) if state.reason else ''}")
             return state.exit_code or (FederationError.exit_code if state.status != "completed" else 0)
         progress = read_json(run / "progress.json")
         if (text := _waiting(progress)) and text != said:
@@ -61,29 +63,30 @@ def _lines(run: Path) -> Iterator[dict[str, Any]]:
 def _text(line: Mapping[str, Any]) -> str:
     if "finish" in line:
         ends = [
-            f"{site} {_number(end.get('test_auroc'))} ({end['chosen'] or 'not told'})"
+            f"{visible(site)} {_number(end.get('test_auroc'))} ({visible(end['chosen'] or 'not told')})"
             for site, end in line["finish"].items()
         ]
-        lost = [f"{site} has no model: {why}" for site, why in line["missing"].items()]
+        lost = [f"{visible(site)} has no model: {visible(why)}" for site, why in line["missing"].items()]
         return f"finished in {line['seconds']:.0f} s; test AUROC: {', '.join(ends)}" + "".join(
             f"\n  {one}" for one in lost
         )
-    sites = [f"{site} {_number(values.get('val_auroc'))}" for site, values in line["sites"].items()]
+    sites = [f"{visible(site)} {_number(values.get('val_auroc'))}" for site, values in line["sites"].items()]
     text = (
         f"round {line['round']} in {line['seconds']:.0f} s; validation AUROC of what was received: {', '.join(sites)}"
     )
     for site, why in line["refused"].items():
-        text += f"\n  without {site}: {why}"
+        text += f"\n  without {visible(site)}: {visible(why)}"
     for site in line["absent"]:
-        text += f"\n  without {site}: not connected"
+        text += f"\n  without {visible(site)}: not connected"
     for site in line.get("joined", ()):
-        text += f"\n  {site} joined and takes part from the next round"
+        text += f"\n  {visible(site)} joined and takes part from the next round"
     return text
 
 
 def _waiting(progress: Mapping[str, Any]) -> str:
     waiting = {site: why for site, why in progress.get("waiting", {}).items() if why != "at work"}
-    return "waiting for " + "; ".join(f"{site}: {why}" for site, why in waiting.items()) if waiting else ""
+    told = [f"{visible(site)}: {visible(why)}" for site, why in waiting.items()]
+    return f"waiting for {'; '.join(told)}" if told else ""
 
 
 def _number(value: float | None) -> str:

@@ -1,15 +1,20 @@
 """The `cdtl` command: thread settings first, heavy imports inside the commands, errors as one sentence."""
 
 import sys
+import traceback
 
 import typer
 
 from cdtl_core import __version__
 from cdtl_core.cli import audit, compare, data, doctor, model, paper, predict, privacy, report, server, simulate, site
+from cdtl_core.cli.screen import guarded_screen
 from cdtl_core.errors import CdtlError
+from cdtl_core.foreign import visible
 from cdtl_core.threads import set_thread_defaults
 
 __all__ = ["main"]
+
+_MOST = 2000  # characters of an error: one sentence, with a list of sites or files at most
 
 app = typer.Typer(
     name="cdtl",
@@ -42,14 +47,18 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 def main() -> None:
     """Run the command line; exit with the error family's code (0 without error)."""
     set_thread_defaults()
-    try:
-        app()
-    except CdtlError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
+    with guarded_screen():
+        try:
+            app()
+        except CdtlError as error:
+            print(f"Error: {visible(error, _MOST)}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            sys.exit(130)
+        except Exception:
+            traceback.print_exc()  # here, while the screen is guarded
+            sys.exit(CdtlError.exit_code)
 
 
 if __name__ == "__main__":

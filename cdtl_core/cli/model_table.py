@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from cdtl_core.cli.screen import open_console
 from cdtl_core.reporting.model_table import ModelTable, RowResult, SplitResult
 from cdtl_core.reporting.report import Estimate
 
@@ -17,9 +17,7 @@ _FIGURES = ("accuracy", "sensitivity", "f1", "precision", "auroc")
 
 def print_models(table: ModelTable, folder: Path) -> None:
     """Print both tables and, below, what their figures are."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    console = open_console(width=_WIDTH)
     leaky = [(row, row.leaky) for row in table.rows if row.leaky]
     grouped = [(row, row.grouped) for row in table.rows if row.grouped]
     for title, rows in (
@@ -29,7 +27,7 @@ def print_models(table: ModelTable, folder: Path) -> None:
         if rows:
             console.print(_table(f"{table.name}, {table.target}: {title}", rows))
     for line in _notes(table, folder):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 def _table(title: str, rows: list[tuple[RowResult, SplitResult]]) -> Table:

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdtl_core.foreign import visible
+
 if TYPE_CHECKING:
     from cdtl_core.federation.predict import Prediction
 
 __all__ = ["predict"]
+
+_MOST_PATH = 4096
 
 
 def predict(
@@ -32,9 +36,9 @@ def predict(
         text = _json(table, images)
         typer.echo(text) if out is None else replace_bytes(out, f"{text}\n".encode())
         return
-    lines = [["file", *(f"p_{label}" for label in table.labels), "probabilities"]]
+    lines = [["file", *(f"p_{visible(label)}" for label in table.labels), "probabilities"]]
     for path, row in zip(images, table.probabilities, strict=True):
-        lines.append([str(path), *(f"{value:.6f}" for value in row), table.kind])
+        lines.append([visible(path, _MOST_PATH), *(f"{value:.6f}" for value in row), table.kind])
     if out is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
         return

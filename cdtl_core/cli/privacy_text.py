@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from cdtl_core.cli.screen import open_console
+from cdtl_core.foreign import visible
 from cdtl_core.reporting.outlook import MARGINAL, WORKABLE, Judgement, Outlook, Part
 from cdtl_core.reporting.spent import RoundSpent, RunSpent, Spent
 
@@ -45,7 +46,7 @@ def print_outlook(found: Outlook) -> None:
     for part in found.alternatives:
         cells = (f"{part.noise_to_signal:.2f}", f"{part.averaged:.3f}", part.judgement)
         table.add_row(part.name, f"{part.parameters}", *cells)
-    Console().print(table)
+    open_console().print(table)
     typer.echo(
         f"Workable up to {WORKABLE:.2f} over all steps, marginal up to {MARGINAL:.2f}; docs/privacy.md says why."
     )
@@ -61,7 +62,7 @@ def _times(part: Part) -> str:
 def _headline(one: Spent) -> str:
     day = time.strftime("%Y-%m-%d", time.gmtime(one.opened))
     public = f"{one.num_patients} training patients treated as public"
-    first = f"Ledger {one.ledger[:8]} of {one.site} in {one.folder}, opened {day}, {public}."
+    first = f"Ledger {visible(one.ledger[:8])} of {visible(one.site)} in {one.folder}, opened {day}, {public}."
     if one.target_delta is None:
         return f"{first}\nNothing is spent."
     return (
@@ -73,7 +74,7 @@ def _headline(one: Spent) -> str:
 def _print_run(run: RunSpent) -> None:
     left = f"epsilon {run.left_epsilon:.3f}, or {run.left_steps} steps of its noise"
     typer.echo(
-        f"Run {run.run}: target {run.target_epsilon:g} at delta {run.target_delta:g}; "
+        f"Run {visible(run.run)}: target {run.target_epsilon:g} at delta {run.target_delta:g}; "
         f"left: {left if run.left_steps else 'not one step'}."
     )
     for (noise, rate), rounds in _alike(run.rounds).items():

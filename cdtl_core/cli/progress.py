@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cdtl_core.cli.screen import open_console
 from cdtl_core.progress import listen
 
 __all__ = ["showing_progress"]
@@ -14,12 +14,12 @@ __all__ = ["showing_progress"]
 @contextmanager
 def showing_progress() -> Iterator[None]:
     """Show what is reported inside the block."""
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     if not console.is_terminal:
         yield
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),

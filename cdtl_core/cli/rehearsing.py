@@ -3,20 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
+
+from cdtl_core.cli.screen import open_console
+from cdtl_core.foreign import visible
 
 __all__ = ["print_checks"]
 
+_MOST = 2000  # characters of a finding, which can end with the last words of a log
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
 def print_checks(found: Mapping[str, Any]) -> None:
     """Print each finding, then the rehearsal's estimates."""
-    console = Console(soft_wrap=True)
+    console = open_console(soft_wrap=True)
     for one in found["checks"]:
         line = Text(f"{one['state']:<8}", style=_STYLES[one["state"]])
-        console.print(line + Text(f"{one['name']}: {one['text']}", style=""), highlight=False)
+        console.print(line + Text(f"{one['name']}: {visible(one['text'], _MOST)}", style=""))
     estimates = found["rehearsal"]
     if estimates:
         links = ", ".join(f"{seconds} s at {speed}" for speed, seconds in estimates["link_seconds_per_round"].items())
@@ -25,5 +28,4 @@ def print_checks(found: Mapping[str, Any]) -> None:
             f"{estimates['peak_memory_bytes'] / 1e9:.1f} GB of memory, "
             f"{estimates['bytes_up_per_round'] / 1e6:.1f} MB up and {estimates['bytes_down_per_round'] / 1e6:.1f} MB "
             f"down ({links}); once {estimates['theta0_bytes_once'] / 1e6:.1f} MB down to begin with.",
-            highlight=False,
         )

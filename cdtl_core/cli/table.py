@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.table import Table
 
+from cdtl_core.cli.screen import open_console
 from cdtl_core.reporting.report import Estimate, Report, SiteReport
 
 __all__ = ["print_report"]
@@ -16,9 +17,7 @@ _TITLES = {"alone": "alone", "fedavg": "FedAvg", "cdtl": "CDTL"}
 
 def print_report(report: Report, folder: Path) -> None:
     """Print one row per site and, below, what the figures are."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    console = open_console(width=_WIDTH)
     title = f"{report.name}, seed {report.seed}, {report.rounds} rounds: test AUROC (95 % interval over patients)"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header, justify in _headers(report):
@@ -27,7 +26,7 @@ def print_report(report: Report, folder: Path) -> None:
         table.add_row(*_row(report, site), end_section=True)
     console.print(table)
     for line in _notes(report, folder):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 def _headers(report: Report) -> list[tuple[str, JustifyMethod]]:

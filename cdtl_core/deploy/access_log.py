@@ -1,7 +1,6 @@
 """Who came and what became of it: one JSON line for each request and each failed handshake."""
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,12 +15,13 @@ from cdtl_core.deploy.door import Refusal
 from cdtl_core.deploy.rate import RateLimit
 from cdtl_core.deploy.records import access_files
 from cdtl_core.errors import CheckpointError, ConfigError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["AccessLog", "LoggedApp", "Visit"]
 
 _LONGEST_PATH = 200
 _SYNC_S = 1.0
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class AccessLog:

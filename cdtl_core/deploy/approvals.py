@@ -4,7 +4,6 @@ The list is a folder, ``HOME/approvals``, and is read anew for each decision: re
 """
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from cdtl_core.deploy.request import ApprovalRequest, request_id
 from cdtl_core.durable import replace_bytes, sync_folder, unwritable
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
 from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_manifest
+from cdtl_core.foreign import get_logger
 from cdtl_core.schema import Flat, Line, Sha256
 from cdtl_core.settings import unflatten
 
 __all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "withdraw"]
 
-_log = logging.getLogger("cdtl.gate")
+_log = get_logger("cdtl.gate")
 
 
 class Approval(BaseModel):

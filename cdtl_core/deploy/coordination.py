@@ -3,7 +3,6 @@
 All of it lives behind an open `Front`: where that is isolated, these programs share a network with each other only.
 """
 
-import logging
 import socket
 import sys
 import time
@@ -18,11 +17,12 @@ from cdtl_core.deploy.superlink import SuperLink, open_superlink, register_sites
 from cdtl_core.deploy.unit import Unit
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, FederationError
+from cdtl_core.foreign import get_logger
 from cdtl_core.processes import ProcessGroup, free_port
 
 __all__ = ["serve_coordinator"]
 
-_log = logging.getLogger("cdtl.deploy")
+_log = get_logger("cdtl.deploy")
 _TICK_S = 0.2
 _UP_S = 30.0
 _PAUSE_S = 1.0

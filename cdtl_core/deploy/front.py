@@ -3,7 +3,6 @@
 Nothing here imports numpy, which starts threads: Linux isolates a process of one thread only.
 """
 
-import logging
 import os
 import socket
 import threading
@@ -18,11 +17,12 @@ from cdtl_core.deploy.gateway_config import open_listener
 from cdtl_core.deploy.server_config import ServerConfig, load_server
 from cdtl_core.deploy.service import note_service, running_service
 from cdtl_core.errors import ConfigError
+from cdtl_core.foreign import get_logger
 from cdtl_core.isolation import has_own_network, isolate, isolation_fault
 
 __all__ = ["Front", "loopback_warning", "open_front"]
 
-_log = logging.getLogger("cdtl.deploy")
+_log = get_logger("cdtl.deploy")
 _PORT_S = 10.0
 _FIRST_FD = 3  # sd_listen_fds(3)
 

@@ -22,10 +22,11 @@ from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config, 
 from cdtl_core.deploy.members import MemberBook
 from cdtl_core.deploy.tls import PinnedClients, server_context
 from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["main", "open_gateway", "serve"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _HEAD_BYTES = 16 * 1024
 
 

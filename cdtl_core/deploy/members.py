@@ -1,6 +1,5 @@
 """Whom a coordinator admitted: one file per site, read again by running processes whenever one changes."""
 
-import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,10 +8,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from cdtl_core.deploy.enrolment import Enrolment
 from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["Member", "MemberBook", "admit", "members", "revoke"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _Stamp = tuple[tuple[str, int, int, int], ...]
 
 

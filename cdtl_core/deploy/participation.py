@@ -1,6 +1,5 @@
 """A site's service: filter and node, together or each alone, kept going until it is stopped. All calls go outwards."""
 
-import logging
 import threading
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from cdtl_core.deploy.separation import find_separation, note_separation, requir
 from cdtl_core.deploy.service import running_service
 from cdtl_core.deploy.supernode import NodeService, link_state, start_node
 from cdtl_core.deploy.unit import Unit
+from cdtl_core.foreign import get_logger
 from cdtl_core.settings import SITE_FILE, load_site
 from client.spending import check_one_ledger
 
@@ -21,7 +21,7 @@ __all__ = ["NODE_FOLDER", "Part", "serve_site"]
 Part = Literal["all", "filter", "node"]
 NODE_FOLDER = "node"
 """Where a node's service keeps its note and its logs, in the site's folder."""
-_log = logging.getLogger("cdtl.deploy")
+_log = get_logger("cdtl.deploy")
 _TICK_S = 0.5
 _PAUSE_S = 1.0
 

@@ -4,7 +4,6 @@ The bundle's bytes are saved and never unpacked. A coordinator cannot fill the d
 """
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +14,14 @@ from cdtl_core.deploy.approvals import approvals
 from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.foreign import get_logger
 from cdtl_core.schema import Flat, Sha256
 from cdtl_core.settings import unflatten
 
 __all__ = ["PendingRun", "find", "keep_pending", "pending", "request_of"]
 
 MAX_PENDING = 16
-_log = logging.getLogger("cdtl.gate")
+_log = get_logger("cdtl.gate")
 
 
 class PendingRun(BaseModel):

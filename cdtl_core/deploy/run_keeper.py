@@ -1,6 +1,5 @@
 """Plays a coordinator's runs, one at a time, and after a crash again from the last complete round."""
 
-import logging
 import time
 from pathlib import Path
 
@@ -10,11 +9,11 @@ from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, run_folders, 
 from cdtl_core.deploy.superlink import SuperLink
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import CONNECTION
-from cdtl_core.foreign import read_json
+from cdtl_core.foreign import get_logger, read_json
 
 __all__ = ["RunKeeper"]
 
-_log = logging.getLogger("cdtl.deploy")
+_log = get_logger("cdtl.deploy")
 _LOOK_S = 60.0
 _MOST_TRIES = 5
 

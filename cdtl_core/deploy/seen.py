@@ -3,18 +3,18 @@
 import asyncio
 import contextlib
 import json
-import logging
 import threading
 import time
 from pathlib import Path
 
 from cdtl_core.durable import replace_json
 from cdtl_core.errors import CheckpointError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["SeenSites", "last_seen"]
 
 _INTERVAL_S = 2.0
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class SeenSites:

@@ -15,12 +15,12 @@ import psutil
 
 from cdtl_core.durable import locked, replace_json
 from cdtl_core.errors import FederationError
-from cdtl_core.foreign import read_json
+from cdtl_core.foreign import get_logger, read_json
 
 __all__ = ["SERVICE_FILE", "is_running", "note_service", "require_running", "running_service", "stop_service"]
 
 SERVICE_FILE = "service.json"
-_log = logging.getLogger("cdtl.deploy")
+_log = get_logger("cdtl.deploy")
 
 
 @contextmanager

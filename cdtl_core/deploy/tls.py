@@ -1,6 +1,5 @@
 """The gateway's side of TLS: every site's certificate is pinned, and a failed handshake has a reason in words."""
 
-import logging
 import ssl
 from pathlib import Path
 
@@ -10,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cdtl_core.deploy.keys import fingerprint
 from cdtl_core.deploy.members import MemberBook
 from cdtl_core.errors import ConfigError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["PinnedClients", "client_key", "handshake_fault", "server_context"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _PLAIN = ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
 
 

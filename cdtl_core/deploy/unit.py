@@ -1,15 +1,15 @@
 """A part of a service: programs that start, end and are started again together."""
 
-import logging
 import time
 from collections.abc import Callable
 
 from cdtl_core.errors import CdtlError
+from cdtl_core.foreign import get_logger
 from cdtl_core.processes import ProcessGroup
 
 __all__ = ["Unit"]
 
-_log = logging.getLogger("cdtl.deploy")
+_log = get_logger("cdtl.deploy")
 _LONGEST_S = 60.0
 
 

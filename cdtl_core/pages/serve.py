@@ -1,7 +1,6 @@
 """One page over HTTP, made anew when what it tells of has changed; nothing else of the folder is reachable."""
 
 import hashlib
-import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["PageServer", "is_loopback", "serving", "stamp_of"]
 
-_log = logging.getLogger("cdtl.page")
+_log = get_logger("cdtl.page")
 _HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Cache-Control": "no-cache",

@@ -3,7 +3,6 @@
 Both are told only what ``rounds.jsonl`` holds, by a thread that reads it as it grows.
 """
 
-import logging
 import os
 import shutil
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cdtl_core.errors import ConfigError
+from cdtl_core.foreign import get_logger
 from cdtl_core.reporting.rounds import Ending, Journal, Round, read_journal
 
 __all__ = ["MlflowSink", "Sink", "TensorBoardSink", "following", "has_tensorboard", "tell"]
@@ -27,7 +27,7 @@ _NAMES = {
     "bytes_sent": "bytes/sent",
     "bytes_received": "bytes/received",
 }
-_log = logging.getLogger("cdtl.page")
+_log = get_logger("cdtl.page")
 
 
 class Sink(Protocol):

@@ -1,8 +1,11 @@
 """Jinja as all our templates use it: what is undefined is an error, what is a value is escaped."""
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cdtl_core.foreign import shown
 
 __all__ = ["page_environment", "text_environment"]
 
@@ -19,9 +22,15 @@ def text_environment() -> Environment:
     return _environment(autoescape=False)
 
 
+def _shown(value: Any) -> Any:
+    """A value as it can be shown; what a template marked as safe is ours."""
+    return shown(value) if type(value) is str else value
+
+
 def _environment(*, autoescape: bool) -> Environment:
     return Environment(
         loader=FileSystemLoader(_FOLDER),
+        finalize=_shown,
         autoescape=autoescape,  # noqa: S701 - each value of a text template goes through its own filter
         undefined=StrictUndefined,
         trim_blocks=True,

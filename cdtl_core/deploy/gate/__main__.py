@@ -12,6 +12,7 @@ from cdtl_core.deploy.gate.config import load_gate_config
 from cdtl_core.deploy.gate.seal import Seal
 from cdtl_core.deploy.link import SOCKET, Link
 from cdtl_core.errors import CdtlError
+from cdtl_core.foreign import visible
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> int:
         app = build_app(config, seal)
         seal.publish(Link(config.link, config.link_mode))  # before the node can connect
     except CdtlError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{visible(error)}\n")
         return error.exit_code
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn stops at it, then raises it again: a clean end, not a death

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -33,6 +32,7 @@ from cdtl_core.deploy.gate.upstream import Answer, Upstream, open_client
 from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.pending import pending
 from cdtl_core.errors import CdtlError, PrivacyError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["build_app"]
 
@@ -41,7 +41,7 @@ _FETCH_PAUSES_S = (1.0, 3.0)
 _TICK_S, _PENDING_TICKS = 1.0, 30
 _TRAFFIC_EVERY_S = 60.0
 _FAREWELL_S = 2.0
-_log = logging.getLogger("cdtl.gate")
+_log = get_logger("cdtl.gate")
 
 
 def build_app(config: GateConfig, seal: Seal) -> Starlette:

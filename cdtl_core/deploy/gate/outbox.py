@@ -6,7 +6,6 @@ the next one tells the coordinator so.
 
 import asyncio
 import itertools
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from cdtl_core.deploy.gate.asks import Ask, Asks
 from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
+from cdtl_core.foreign import get_logger
 
 __all__ = ["Letter", "Outbox", "packed"]
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _LANES = 4
-_log = logging.getLogger("cdtl.gate")
+_log = get_logger("cdtl.gate")
 
 
 @dataclass(frozen=True)

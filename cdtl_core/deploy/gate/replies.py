@@ -1,7 +1,6 @@
 """Replies of the site's app: taken from the SuperNode whole, judged, and only then on their way to the coordinator."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,10 +21,11 @@ from cdtl_core.deploy.gate.outbox import Outbox, packed
 from cdtl_core.deploy.gate.runs import Runs
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.foreign import get_logger
 
 __all__ = ["Replies"]
 
-_log = logging.getLogger("cdtl.gate")
+_log = get_logger("cdtl.gate")
 _AGAIN_S = 60.0
 
 

@@ -1,7 +1,6 @@
 """Runs as the gate has fetched them, and the verdict over one: what was judged is what is handed to the SuperNode."""
 
 import hashlib
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ from cdtl_core.deploy.gate.upstream import Answer, Upstream
 from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.pending import keep_pending
 from cdtl_core.errors import CdtlError
+from cdtl_core.foreign import get_logger
 from cdtl_core.schema import FLAT, Flat, first_fault
 from cdtl_core.settings import load_site
 
 __all__ = ["KnownRun", "Runs"]
 
 _KEPT = 4
-_log = logging.getLogger("cdtl.gate")
+_log = get_logger("cdtl.gate")
 
 
 @dataclass(frozen=True)

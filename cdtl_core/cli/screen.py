@@ -1,0 +1,69 @@
+"""The terminal: nothing that a command prints can move the cursor, hide text or change its direction.
+
+Foreign values still go through `cdtl_core.foreign.visible` one by one, since a line break in one would forge a line.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from cdtl_core.foreign import shown
+
+__all__ = ["guarded_screen", "open_console"]
+
+
+@contextmanager
+def guarded_screen() -> Iterator[None]:
+    """Whatever the block writes to stdout and stderr is shown as text, except a console's own colours."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Guarded(sys.stdout), _Guarded(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def open_console(*, stderr: bool = False, width: int | None = None, soft_wrap: bool = False) -> Console:
+    """A rich console that reads no markup, emoji code or escape in what it prints.
+
+    Args:
+        stderr: Print to stderr.
+        width: Columns if the output is no terminal; None: as rich finds them.
+        soft_wrap: Leave line breaks to the terminal.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    raw = stream.raw_stream if isinstance(stream, _Guarded) else stream
+    plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": soft_wrap, "file": raw}
+    console = _Console(**plain)
+    return console if console.is_terminal or width is None else _Console(**plain, width=width)
+
+
+class _Console(Console):
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with the text of each piece as it can be shown."""
+        for one in super().render(renderable, options):
+            yield one if one.control else Segment(shown(one.text), one.style)
+
+
+class _Guarded:
+    """A text stream that shows what it is given."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.raw_stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text as it can be shown."""
+        self.raw_stream.write(shown(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each of them."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.raw_stream, name)
