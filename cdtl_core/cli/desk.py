@@ -66,10 +66,9 @@ def print_request(request: "ApprovalRequest", own: "SiteConfig | None" = None) -
     )
     typer.echo(f"Sites: {', '.join(request.sites) or 'any'}")
     defaults = flatten(RunConfig())
-    changed = [
-        f"{visible(key)} = {visible(value, _MOST)}" for key, value in settings.items() if value != defaults.get(key)
-    ]
-    typer.echo("Settings that differ from the defaults: " + ("; ".join(changed) or "none"))
+    changed = {key: value for key, value in settings.items() if value != defaults.get(key)}
+    told = "; ".join(f"{visible(key)} = {visible(value, _MOST)}" for key, value in changed.items())
+    typer.echo(f"Settings that differ from the defaults: {told or 'none'}")
     typer.echo(f"Bundle (SHA-256): {request.bundle_sha256}")
     print_egress(request.egress)
     typer.echo(f"Differential privacy: {_privacy_terms(unflatten(settings), own)}")

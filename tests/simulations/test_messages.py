@@ -49,7 +49,7 @@ def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
     kinds = [asked.metadata.message_type for asked, _ in messages]
     assert (kinds.count("query.describe"), kinds.count("train"), kinds.count("evaluate")) == (3, 9, 3)
     allowed = {
-        "site": {"site", "modality", "label_hash", "num_patients", "theta0_hash", "contract"},
+        "site": {"site", "modality", "label_hash", "num_patients", "holds_theta0", "contract"},
         "final": {"test_auroc", "test_auroc_low", "test_auroc_high", "chosen"},
     }
     for asked, reply in messages:
