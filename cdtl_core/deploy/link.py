@@ -7,7 +7,7 @@
     node.key       what the SuperNode signs with: good for this filter only, and only as long as it runs
     trusted.yaml   the key with which the filter signs approved bundles
     approved.json  settings and code of the runs handed over, for the model card
-    site.toml, patient.key, audit.json   copies of the site's own files that the approved code reads
+    site.toml, patient.key, enrolment.json, audit.json   copies of the site's own files that the approved code reads
 """
 
 import json
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import ConfigError
+from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.imaging.identity import KEY_FILE as PATIENT_KEY_FILE
 from cdtl_core.settings import SITE_FILE
 
@@ -39,7 +40,7 @@ LINK = "link"
 """The link's name in the site's folder, where filter and node are started apart."""
 SOCKET, CERTIFICATE, NODE_KEY, TRUSTED = "gate.sock", "gate.crt", "node.key", "trusted.yaml"
 APPROVED_FILE = "approved.json"
-COPIED = (SITE_FILE, PATIENT_KEY_FILE, "audit.json")
+COPIED = (SITE_FILE, PATIENT_KEY_FILE, ENROLMENT_FILE, "audit.json")
 """Files of the site's folder that the approved code reads."""
 NODE_FOLDERS = ("cache", "memory", "models", "privacy", "rounds", "splits", "theta0")
 """Folders of the site's folder that the approved code writes; it writes nowhere else."""
