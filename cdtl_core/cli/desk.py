@@ -108,7 +108,7 @@ def print_coordinator(found: Mapping[str, Any]) -> None:
     """How a coordinator stands."""
     typer.echo(f"Coordinator {', '.join(found['names'])} port {found['port']}: {_running(found)}")
     if found["loopback_warning"]:
-        typer.echo(found["loopback_warning"])
+        typer.echo(visible(found["loopback_warning"], _MOST))
     typer.echo(f"TLS certificate until {found['certificate_expires'][:10]}")
     table = Table("site", "modality", "patients", "state", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, site in found["sites"].items():

@@ -100,11 +100,13 @@ def print_coordinator(text: str) -> None:
     run = {"name": "run", "status": "running", "round": 1, "rounds": 2, "reason": text, "waiting": {text: text}}
     site = {"modality": text, "patients": 40, "revoked": False, "connected": True, "last_seen": 1.0}
     found = {"names": ["localhost"], "port": 1, "running": True, "pid": 1, "certificate_expires": "2030-01-01"}
+    found |= {"loopback_warning": text}
     desk.print_coordinator({**found, "sites": {text: site}, "runs": [run]})
 
 
 def print_site(text: str) -> None:
     found = {"site": "north", "modality": "mri", "running": True, "pid": 1, "connected": False, "last_contact": None}
+    found["separation"] = text
     told = {"coordinator": {"host": "h", "port": 1}, "last_fault": {"why": text}, "last_refusal": {"why": text}}
     desk.print_site({**found, **told, "approved": {"a": text}, "pending": [text], "privacy": text, "models": [text]})
 

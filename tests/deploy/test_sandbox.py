@@ -24,7 +24,7 @@ from tests.conftest import Tries
 
 HOSTILE = Path(__file__).with_name("hostile_code.py")
 CHECKOUT = Path(__file__).parents[2]
-SECRETS = ("site.key", "site.crt", "coordinator.json", "enrolment.json", "approvals/run.json", "logs/egress.jsonl")
+SECRETS = ("site.key", "site.crt", "coordinator.json", "approvals/run.json", "logs/egress.jsonl")
 needs_sandbox = pytest.mark.skipif(bool(sandbox_fault()), reason=f"no sandbox here: {sandbox_fault()}")
 
 
