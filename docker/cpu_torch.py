@@ -1,4 +1,4 @@
-"""Install PyPI's torch on a machine without a GPU: 5 GB less, each wheel still checked by its hash in requirements.lock.
+"""Install PyPI's torch on a machine without a GPU: 5 GB less, each wheel still checked by its hash in the lock file.
 
 PyPI's torch for Linux brings NVIDIA libraries, GPU machine code and Triton. A CPU never runs them, but torch does not
 load without them. Indexes of CPU builds have other hashes and other version names than the lock file. So:
@@ -9,12 +9,13 @@ load without them. Indexes of CPU builds have other hashes and other version nam
 
 `strip` changes torch in two ways. Each NVIDIA library that is left out gets a stand-in that defines the functions that
 torch links against. A function that is called prints its name and aborts. Without a GPU torch calls none: it first asks
-the CUDA runtime, which stays, how many GPUs there are. And the GPU machine code inside torch's own libraries is cut out.
-The instructions that a CPU runs, and their data, stay the bytes of the wheel.
+the CUDA runtime, which stays, how many GPUs there are. And the GPU machine code inside torch's own libraries is removed,
+the C++ headers too. The instructions that a CPU runs, and their data, stay the bytes of the wheel.
 """
 
 import argparse
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -182,6 +183,7 @@ def strip(packages: Path) -> list[str]:
         raise SystemExit(f"{packages} holds no torch built for CUDA: nothing to do.")
     for name in _ON_DEMAND:
         (own / name).unlink(missing_ok=True)
+    shutil.rmtree(packages / "torch" / "include", ignore_errors=True)  # for compilers of extensions
     libraries = sorted([*own.glob("*.so"), *packages.glob("torch/_C*.so"), *packages.glob("torchvision/*.so")])
     present = {path.name for path in packages.rglob("*.so*")}
     present |= set(re.findall(r"^\s(\S+) \(", _read("/sbin/ldconfig", "-p"), re.MULTILINE))

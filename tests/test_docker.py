@@ -104,9 +104,17 @@ def test_all_that_the_wheel_needs_is_copied_and_no_more() -> None:
 
 
 def test_the_last_target_is_the_simulation_and_the_others_share_one_installation() -> None:
-    assert list(STAGES) == ["build", "base", "coordinator", "site", "simulation"]
+    assert list(STAGES) == ["build", "deployed", "base", "service", "coordinator", "site", "simulation"]
     pinned = "${PYTHON_IMAGE}@sha256:${PYTHON_SHA256}"
-    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == [pinned] * 2 + ["base"] * 3
+    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == [
+        pinned,
+        "build",
+        pinned,
+        "base",
+        "service",
+        "service",
+        "base",
+    ]
 
 
 @pytest.mark.attack("every image is built from pinned bytes", "a base by tag, a wheel without hash, an extra index")

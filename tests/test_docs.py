@@ -34,9 +34,16 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 OFFICE, HOSPITAL, POST = "coordinator.md", "hospital.md", "post"
 
 NOT_RUN = {
-    "python3 -m venv cdtl-env": "an installation takes minutes; tests/test_packaging.py installs the wheel",
+    "make release": "tests/test_packaging.py makes it twice",
+    "sha256sum dist/SHA256SUMS": "as above",
+    "sha256sum --check SHA256SUMS": "as above",
+    "python3.11 -m venv cdtl-env": "an installation takes minutes; make images does it with the same commands",
     ". cdtl-env/bin/activate": "as above; the tests' own environment is active",
-    "pip install ./cdtl": "as above",
+    "pip install --require-hashes -r requirements.lock": "as above",
+    "pip install --no-deps cdtl-0.1.0-py3-none-any.whl": "as above",
+    "python cpu_torch.py lock requirements.lock > cpu.lock": "as above",
+    "pip install --require-hashes --no-deps -r cpu.lock": "as above",
+    "python cpu_torch.py strip cdtl-env/lib/python3.11/site-packages": "as above",
     "sudo cp cdtl-coordinator.service /etc/systemd/system/": "needs root, and would change this machine",
     "sudo systemctl enable --now cdtl-coordinator": "needs systemd and root",
     "sudo cp cdtl-site.service /etc/systemd/system/": "needs root, and would change this machine",
