@@ -9,8 +9,8 @@ load without them. Indexes of CPU builds have other hashes and other version nam
 
 `strip` changes torch in two ways. Each NVIDIA library that is left out gets a stand-in that defines the functions that
 torch links against. A function that is called prints its name and aborts. Without a GPU torch calls none: it first asks
-the CUDA runtime, which stays, how many GPUs there are. And the GPU machine code inside torch's own libraries is removed,
-the C++ headers too. The instructions that a CPU runs, and their data, stay the bytes of the wheel.
+the CUDA runtime, which stays, how many GPUs there are. GPU machine code inside its own libraries is removed, and
+so are the C++ headers. The instructions that a CPU runs, and their data, stay the bytes of the wheel.
 """
 
 import argparse

@@ -66,6 +66,9 @@ def confined(study: Study, name: str) -> list[str]:
         else [f"{name} may gain rights"]
     )
     wrong += [] if found["user"] == [10001, 10001, []] else [f"{name} runs as {found['user']}"]
+    if study.compose["services"][name].get("network_mode") == "none":  # the half of a site that runs approved code
+        wrong += [f"{name} reads {at}" for at in found["keys"]]
+        wrong += [f"{name} has the interface {device}" for device in found["interfaces"] if device != "lo"]
     if name != "coordinator":
         wrong += [f"{name} listens on {at}" for at in found["listening"]]
     opened = [at for at, how in found["reached"].items() if how == "open"]

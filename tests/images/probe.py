@@ -53,6 +53,7 @@ def main() -> None:
         "reached": {address: reached(address) for address in sys.argv[1:]},
         "written": {path: written(path) for path in paths if Path(path).parent.exists()},
         "listening": listening(),
+        "keys": sorted(str(path) for path in Path("/state").rglob("*.key") if os.access(path, os.R_OK)),
         "interfaces": sorted(name for _, name in socket.if_nameindex()),
     }
     print(json.dumps(found))

@@ -139,8 +139,7 @@ class Study:
         for name in names:
             self.containers.start(name, self._config(name))
         for name in names:
-            if "healthcheck" in self.compose["services"][name]:
-                self.containers.await_health(name, self.compose["services"][name]["healthcheck"]["test"])
+            self.containers.await_health(name, self.compose["services"][name]["healthcheck"]["test"])
 
     def _execute(self, words: list[str]) -> str:
         name, *rest = words
