@@ -13,7 +13,16 @@ from typing import Any
 
 from cdtl_core.errors import CheckpointError
 
-__all__ = ["append_bytes", "append_line", "file_hash", "locked", "publish_folder", "replace_bytes", "replace_json"]
+__all__ = [
+    "append_bytes",
+    "append_line",
+    "disk_fault",
+    "file_hash",
+    "locked",
+    "publish_folder",
+    "replace_bytes",
+    "replace_json",
+]
 __all__ += ["sync_folder", "unwritable"]
 
 
@@ -44,6 +53,11 @@ def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 def unwritable(path: Path, error: OSError) -> CheckpointError:
     """What to say of a path that the system does not let us write."""
     return CheckpointError(f"{path} cannot be written ({error.strerror}): check the path, rights and space.")
+
+
+def disk_fault(error: OSError) -> CheckpointError:
+    """What to say at an edge, where a fault of the disk comes from any of the files below it."""
+    return unwritable(Path(str(error.filename or "a file")), error)
 
 
 def replace_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
+from cdtl_core.durable import disk_fault
 from cdtl_core.errors import CdtlError, FederationError, reply_error
 from cdtl_core.foreign import get_logger
 from cdtl_core.threads import set_thread_defaults
@@ -47,6 +48,10 @@ def _answer(action: str, message: Message, context: Context) -> Message:
     except CdtlError as error:
         _log.error("%s", error, extra={"site": _name(context), "exit_code": error.exit_code})
         return _refusal(message, type(error))
+    except OSError as error:
+        fault = disk_fault(error)
+        _log.error("%s", fault, extra={"site": _name(context), "exit_code": fault.exit_code})
+        return _refusal(message, type(fault))
     except Exception:
         _log.exception("unexpected failure", extra={"site": _name(context), "exit_code": CdtlError.exit_code})
         return _refusal(message, CdtlError)

@@ -2,13 +2,15 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from cdtl_core.errors import CdtlError, FederationError
+from cdtl_core.durable import disk_fault
+from cdtl_core.errors import CdtlError, CheckpointError, FederationError
 from cdtl_core.foreign import get_logger
 from cdtl_core.threads import set_thread_defaults
 from server.status import RUNS, keeping_progress, save_outcome
@@ -31,10 +33,12 @@ def main(grid: Grid, context: Context) -> None:
     with keeping_progress(home):
         try:
             missing = _run(grid, config, home)
-        except CdtlError as error:
-            _log.error("%s", error)
-            save_outcome(home, "failed", str(error), error.exit_code)
-            raise
+        except (CdtlError, OSError) as error:
+            fault = disk_fault(error) if isinstance(error, OSError) else error
+            _log.error("%s", fault)
+            with suppress(CheckpointError):  # the disk may be what failed; the run is tried again then
+                save_outcome(home, "failed", str(fault), fault.exit_code)
+            raise fault from error
     save_outcome(home, "incomplete" if missing else "completed", missing)
 
 

@@ -95,14 +95,16 @@ STORY = (
     (HOSPITAL, "cdtl predict north/models/study-cdtl images/malignant/P001_1.png", "p_malignant"),
     (HOSPITAL, "tail -n 3 north/logs/egress.jsonl", '"kind": "traffic"'),
     (HOSPITAL, SUM, " bytes"),
+    (HOSPITAL, "cdtl site log verify north", "egress: whole"),
     (HOSPITAL, "cdtl site approve north request.json --withdraw", "no longer approved"),
     (HOSPITAL, "cdtl site stop north", "Stopped."),
-    (HOSPITAL, "tar -czf north-backup.tgz --exclude=north/cache north", ""),
+    (HOSPITAL, "(umask 077; tar -czf north-backup.tgz --exclude=north/cache north)", ""),
     (HOSPITAL, "cdtl site leave north", "Kept: models, memory, logs, site.key"),
     (OFFICE, "cdtl server renew coordinator", "Renewed"),
+    (OFFICE, "cdtl server log verify coordinator", "access: whole"),
     (OFFICE, "cdtl server revoke coordinator north", "north is revoked"),
     (OFFICE, "cdtl server stop coordinator", "Stopped."),
-    (OFFICE, "tar -czf coordinator-backup.tgz --exclude=coordinator/flower coordinator", ""),
+    (OFFICE, "(umask 077; tar -czf coordinator-backup.tgz --exclude=coordinator/flower coordinator)", ""),
 )
 """Whose page, the command, and what it must say (or, in the background, what is waited for); POST: file, copied as."""
 
@@ -188,6 +190,17 @@ def test_the_sentences_in_the_pages_are_those_of_the_program(name: str) -> None:
         piece for sentence in quoted for piece in re.split(r"\.\.\.|\bnorth\b|\b0\b|(?<!\w)'|'(?!\w)|: ", sentence)
     ]
     assert [piece for piece in pieces if piece.strip(" /:") and piece.strip(" /:") not in code] == []
+
+
+@pytest.mark.attack("a backup is the owner's alone", "the documented backup commands, umask 022")
+@pytest.mark.parametrize("name", [OFFICE, HOSPITAL])
+def test_a_backup_of_the_keys_is_readable_by_its_owner_only(name: str, tmp_path: Path) -> None:
+    (command,) = [command for command in commands(name) if "tar " in command]
+    for folder in ("coordinator", "north"):
+        (tmp_path / folder).mkdir()
+    subprocess.run(["/bin/sh", "-c", f"umask 022; {command}"], cwd=tmp_path, check=True)
+    (copy,) = tmp_path.glob("*.tgz")
+    assert copy.stat().st_mode & 0o077 == 0
 
 
 class Story:

@@ -1,5 +1,6 @@
 """The `cdtl` command: thread settings first, heavy imports inside the commands, errors as one sentence."""
 
+import errno
 import sys
 import traceback
 
@@ -8,6 +9,7 @@ import typer
 from cdtl_core import __version__
 from cdtl_core.cli import audit, compare, data, doctor, model, paper, predict, privacy, report, server, simulate, site
 from cdtl_core.cli.screen import guarded_screen
+from cdtl_core.durable import disk_fault
 from cdtl_core.errors import CdtlError
 from cdtl_core.foreign import visible
 from cdtl_core.threads import set_thread_defaults
@@ -15,6 +17,7 @@ from cdtl_core.threads import set_thread_defaults
 __all__ = ["main"]
 
 _MOST = 2000  # characters of an error: one sentence, with a list of sites or files at most
+_DISK_FAULTS = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 app = typer.Typer(
     name="cdtl",
@@ -53,6 +56,13 @@ def main() -> None:
         except CdtlError as error:
             print(f"Error: {visible(error, _MOST)}", file=sys.stderr)
             sys.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in _DISK_FAULTS:
+                traceback.print_exc()
+                sys.exit(CdtlError.exit_code)
+            fault = disk_fault(error)
+            print(f"Error: {visible(fault, _MOST)}", file=sys.stderr)
+            sys.exit(fault.exit_code)
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)
             sys.exit(130)

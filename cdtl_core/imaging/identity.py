@@ -4,8 +4,10 @@ import hashlib
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
+from cdtl_core.durable import replace_bytes, sync_folder, unwritable
 from cdtl_core.errors import DataError
 
 __all__ = ["KEY_FILE", "load_key", "pseudonym"]
@@ -19,22 +21,30 @@ def load_key(folder: Path) -> bytes:
 
     Raises:
         DataError: The key file is damaged.
+        CheckpointError: The disk is full or read-only.
     """
     path = folder / KEY_FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-    else:
-        key = secrets.token_bytes(_KEY_BYTES)
-        with os.fdopen(handle, "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
+    if not path.exists():
+        _make_key(path)
+    key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise DataError(f"the key {path} is damaged: restore it from the site's backup; without it splits change.")
     return key
+
+
+def _make_key(path: Path) -> None:
+    """A whole key or none, and the same one for all processes that make it at the same time."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        replace_bytes(draft, secrets.token_bytes(_KEY_BYTES), mode=0o600)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def pseudonym(key: bytes, patient: str) -> str:

@@ -5,14 +5,16 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
-from cdtl_core.durable import file_hash, replace_json
+from cdtl_core.durable import file_hash, replace_json, unwritable
 from cdtl_core.errors import DataError
 from cdtl_core.imaging.box import Square, cut
 from cdtl_core.imaging.frame import Frame
@@ -57,6 +59,7 @@ def load_pixels(
 
     Raises:
         DataError: A file is missing or cannot be decoded, or a square lies outside its image.
+        CheckpointError: The disk is full or read-only.
     """
     parts = tuple(squares) if any(squares) else (None,) * len(files)
     key = _key(files, f"{INTAKE_VERSION}/{size}/{frame}" + (f"/{parts}" if any(squares) else ""), strict)
@@ -88,7 +91,7 @@ def _decode(files: Sequence[tuple[Path, Square | None]], size: int, frame: Frame
             left.unlink(missing_ok=True)
     draft, slim = (target.with_suffix(f".{os.getpid()}.{part}.draft") for part in ("all", "gray"))
     try:
-        array = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(files), 3, size, size))
+        array = _mapped(draft, (len(files), 3, size, size))
         is_gray, bits = True, 1
         with ThreadPoolExecutor(workers) as pool:
             for index, (square, depth) in enumerate(pool.map(lambda one: _square(one[0], one[1], size, frame), files)):
@@ -98,14 +101,26 @@ def _decode(files: Sequence[tuple[Path, Square | None]], size: int, frame: Frame
                 report(decoded=index + 1, of=len(files))
         array.flush()
         if is_gray:
-            gray = np.lib.format.open_memmap(slim, mode="w+", dtype=np.uint8, shape=(len(files), 1, size, size))
+            gray = _mapped(slim, (len(files), 1, size, size))
             gray[:] = array[:, :1]
             gray.flush()
         os.replace(slim if is_gray else draft, target)
         return bits
+    except OSError as error:
+        raise unwritable(target, error) from None
     finally:
         for left in (draft, slim):
-            left.unlink(missing_ok=True)
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.uint8]]":
+    """A new array in a file, whose room is taken now: writing into a mapped file on a full disk would kill us."""
+    array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    with open(path, "r+b") as file:
+        if hasattr(os, "posix_fallocate"):  # macOS lacks it
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _square(file: Path, square: Square | None, size: int, frame: Frame) -> tuple[Pixels, int]:

@@ -59,8 +59,14 @@ def undisturbed(config: SimulationConfig, out: Path) -> Path:
     return out
 
 
-def play(config: SimulationConfig, out: Path, *, before: Callable[[], object] = lambda: None) -> int:
-    """Begin or go on with a run in a child; returns its process number. `before` is called in the child."""
+def play(
+    config: SimulationConfig,
+    out: Path,
+    *,
+    before: Callable[[], object] = lambda: None,
+    after: Callable[[], object] = lambda: None,
+) -> int:
+    """Begin or go on with a run in a child, which calls `before` and `after`; returns its process number."""
     out.parent.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
     if pid:
@@ -77,6 +83,7 @@ def play(config: SimulationConfig, out: Path, *, before: Callable[[], object] = 
         code = 99
         note(out, traceback.format_exc())
     finally:
+        after()
         sys.stdout.flush()
         os._exit(code)
 

@@ -119,7 +119,7 @@ class Gate:
             else:
                 answer = await self._handlers.get(name, lambda b: self._forward(name, b))(body)
         except (PrivacyError, DecodeError) as error:
-            self._log.write("refused", request=name, why=str(error))
+            self._log.note("refused", request=name, why=str(error))
             return Response("refused", 400)
         except Exception:
             _log.exception("a request %s failed in the gate", name)
@@ -133,20 +133,34 @@ class Gate:
     async def keep_books(self) -> None:
         """Write state and counts while the gate runs; a full disk is logged and tried again."""
         for tick in itertools.count():
-            try:
-                if tick % _PENDING_TICKS == 0:
-                    self._status.note(pending=list(pending(self._home)))
-                self._log.flush(every_s=_TRAFFIC_EVERY_S)
-                self._status.write()
-            except (CdtlError, OSError) as error:
-                _log.error("the gate's books cannot be written: %s", error)
+            if tick % _PENDING_TICKS == 0:
+                self._note_pending()
+            self._write_books(every_s=_TRAFFIC_EVERY_S)
             await asyncio.sleep(_TICK_S)
 
     def close_books(self) -> None:
         """Write what is left to write."""
-        self._log.flush()
         self._status.note(connected=False)
-        self._status.write(force=True)
+        self._write_books(force=True)
+
+    def _write_books(self, *, every_s: float = 0.0, force: bool = False) -> None:
+        """Each of them, whatever becomes of the others."""
+        self._asks.keep()
+        books: tuple[Callable[[], None], ...] = (
+            lambda: self._log.flush(every_s=every_s),
+            lambda: self._status.write(force=force),
+        )
+        for write in books:
+            try:
+                write()
+            except (CdtlError, OSError) as error:
+                _log.error("the gate's books cannot be written: %s", error)
+
+    def _note_pending(self) -> None:
+        try:
+            self._status.note(pending=list(pending(self._home)))
+        except OSError as error:
+            _log.error("the runs that wait for approval cannot be listed: %s", error)
 
     async def _forward(self, name: str, body: bytes) -> Answer:
         request = rebuilt(name, body)
@@ -249,7 +263,7 @@ class Gate:
         verdict = self._runs.verdict(known)
         if verdict.approved is None:
             await self.replies.post(ask, refusals.NOT_APPROVED, "error", verdict.reason)
-            self._status.note(pending=list(pending(self._home)))
+            self._note_pending()
             return False
         if ask.message_type not in verdict.approved.egress.replies:
             await self.replies.post(

@@ -12,10 +12,13 @@ from flwr.app.metadata import Metadata
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.durable import replace_json
-from cdtl_core.errors import PrivacyError
+from cdtl_core.errors import CheckpointError, PrivacyError
+from cdtl_core.foreign import get_logger
 from cdtl_core.schema import Sha256
 
 __all__ = ["Ask", "Asks"]
+
+_log = get_logger("cdtl.gate")
 
 
 class Ask(BaseModel):
@@ -84,12 +87,19 @@ class Asks:
         self._path, self._clock = home / "asks.json", clock
         self._waiting: dict[str, Ask] = {}
         self._leaving: dict[str, Ask] = {}
+        self._unsaved = False
 
     def recall(self) -> None:
         """Take up the messages that an earlier gate handed over and nobody has answered."""
         try:
             asks = [Ask.model_validate(fields) for fields in json.loads(self._path.read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError):
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError) as error:
+            _log.error(
+                "%s cannot be read (%s): the coordinator waits in vain for replies that were open.",
+                self._path, type(error).__name__,
+            )  # fmt: skip
             return
         self._waiting |= {ask.message_id: ask for ask in asks if not ask.expired(self._clock())}
 
@@ -107,12 +117,11 @@ class Asks:
         return self._waiting.get(message_id)
 
     def leave(self, ask: Ask) -> bool:
-        """Its reply is on its way; False if one already is."""
+        """Its reply is on its way; False if one already is. On the disk it stays open until the reply has arrived."""
         if ask.message_id in self._leaving:
             return False
         self._leaving[ask.message_id] = ask
         self._waiting.pop(ask.message_id, None)
-        self._save()
         return True
 
     def close(self, ask: Ask) -> None:
@@ -120,7 +129,19 @@ class Asks:
         self._leaving.pop(ask.message_id, None)
         self._save()
 
+    def keep(self) -> None:
+        """Try again to save what could not be saved."""
+        if self._unsaved:
+            self._save()
+
     def _save(self) -> None:
+        """A message is not refused because the disk is full: it is held in memory, and saved when there is room."""
         now = self._clock()
         self._waiting = {name: ask for name, ask in self._waiting.items() if not ask.expired(now)}
-        replace_json(self._path, [ask.model_dump() for ask in (*self._waiting.values(), *self._leaving.values())])
+        asks = {**self._waiting, **self._leaving}
+        try:
+            replace_json(self._path, [ask.model_dump() for ask in asks.values()])
+            self._unsaved = False
+        except CheckpointError as error:
+            self._unsaved = True
+            _log.error("open messages are held in memory only: %s", error)

@@ -6,6 +6,7 @@ BEFORE a reply leaves and say what it is; lines of kind ``refused`` say what did
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,13 @@ from typing import Any
 
 from cdtl_core.chained import ChainedLog
 from cdtl_core.deploy.records import egress_files
+from cdtl_core.errors import CheckpointError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["EgressLog"]
+
+_MOST_LATE = 1000
+_log = get_logger("cdtl.gate")
 
 
 class EgressLog:
@@ -31,6 +37,7 @@ class EgressLog:
         self._lines = ChainedLog(replace(files, max_bytes=max_bytes) if max_bytes else files)
         self._clock = clock
         self._counts: dict[str, list[int]] = {}
+        self._late: deque[dict[str, Any]] = deque(maxlen=_MOST_LATE)
         self._since = clock()
 
     def count(self, name: str, num_bytes: int) -> None:
@@ -45,16 +52,33 @@ class EgressLog:
         Raises:
             CheckpointError: The disk is full or read-only; the line is not in the log.
         """
-        self._lines.append({"time": round(self._clock(), 3), "kind": kind, **fields})
+        self._lines.append(self._line(kind, fields))
+
+    def note(self, kind: str, **fields: Any) -> None:
+        """One line about what has happened already; on a fault of the disk it waits for a later flush."""
+        self._late.append(self._line(kind, fields))
+        try:
+            self._write_late()
+        except CheckpointError as error:
+            _log.error("lines of the egress log wait for the disk (%d): %s", len(self._late), error)
 
     def flush(self, *, every_s: float = 0.0) -> None:
-        """Write what was counted, if it is due and there is anything; on a fault it is counted on.
+        """Write what waits, and what was counted if it is due and there is anything.
 
         Raises:
-            CheckpointError: The disk is full or read-only.
+            CheckpointError: The disk is full or read-only; nothing is forgotten.
         """
+        self._write_late()
         if self._counts and self._clock() - self._since >= every_s:
             requests = {name: {"count": n, "bytes": size} for name, (n, size) in sorted(self._counts.items())}
             self.write("traffic", since=round(self._since, 3), requests=requests)
             self._counts.clear()
             self._since = self._clock()
+
+    def _line(self, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"time": round(self._clock(), 3), "kind": kind, **fields}
+
+    def _write_late(self) -> None:
+        while self._late:
+            self._lines.append(self._late[0])
+            self._late.popleft()

@@ -7,8 +7,10 @@ the next one tells the coordinator so.
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import RecordDict
 from flwr.app.message.message import Message, remove_content_from_message
@@ -21,6 +23,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from cdtl_core.deploy.gate.asks import Ask, Asks
 from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
+from cdtl_core.errors import CheckpointError
 from cdtl_core.foreign import get_logger
 
 __all__ = ["Letter", "Outbox", "packed"]
@@ -34,14 +37,15 @@ _log = get_logger("cdtl.gate")
 class Letter:
     """A reply, taken apart into the objects that Flower sends: `tree` of their names, and their bytes.
 
-    A `quiet` one is a refusal that was logged a moment ago; its bytes are counted all the same.
+    `line` is what the egress log says of it before it leaves. None: it is a refusal that was logged a moment ago; its
+    bytes are counted all the same.
     """
 
     ask: Ask
     message: Message
     tree: ObjectTree
     objects: dict[str, bytes]
-    quiet: bool = False
+    line: Mapping[str, Any] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -71,26 +75,44 @@ class Outbox:
         self._queue: asyncio.Queue[Letter] = asyncio.Queue()
 
     def post(self, letter: Letter) -> None:
-        """Send a reply as soon as may be; the caller has logged what it is."""
+        """Log a reply and send it as soon as may be."""
         self._queue.put_nowait(letter)
 
     async def run(self) -> None:
-        """Deliver for ever."""
+        """Deliver for ever; no fault of the disk ends this."""
         while True:
             letter = await self._queue.get()
             try:
-                outcome = await asyncio.wait_for(self._deliver(letter), self._time_left(letter.ask))
+                async with asyncio.timeout(self._time_left(letter.ask)):
+                    await self._write_line(letter)
+                    outcome = await self._deliver(letter)
             except TimeoutError:
                 outcome = "expired"
             except Exception:
                 _log.exception("a reply could not be delivered")
                 outcome = "failed"
             self._asks.close(letter.ask)
-            if not letter.quiet:
-                self._log.flush()
-                self._log.write("outcome", message=letter.message.metadata.message_id, outcome=outcome)
+            if letter.line is not None:
+                self._note_outcome(letter, outcome)
             if outcome != "delivered":
                 _log.warning("the reply to run %d is lost: %s", letter.ask.run_id, outcome)
+
+    async def _write_line(self, letter: Letter) -> None:
+        """Nothing leaves without its line in the egress log: the reply waits until the disk takes that."""
+        for pause in itertools.chain(_BACKOFF_S, itertools.repeat(_BACKOFF_S[-1])):
+            if letter.line is None:
+                return
+            try:
+                self._log.write("reply", **letter.line)
+                return
+            except CheckpointError as error:
+                _log.error("the reply to run %d waits for the egress log: %s", letter.ask.run_id, error)
+            await asyncio.sleep(pause)
+
+    def _note_outcome(self, letter: Letter, outcome: str) -> None:
+        with suppress(CheckpointError):  # what was counted stays counted
+            self._log.flush()
+        self._log.note("outcome", message=letter.message.metadata.message_id, outcome=outcome)
 
     def _time_left(self, ask: Ask) -> float:
         return max(ask.created_at + ask.ttl - self._clock(), 0.0)

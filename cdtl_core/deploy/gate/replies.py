@@ -53,7 +53,7 @@ class Replies:
         reply, tree = request.messages_list[0], request.message_object_trees[0]
         ask = self._asks.get(reply.metadata.reply_to_message_id)
         if ask is None:
-            self._log.write("refused", request="push-messages", why="a reply to no open message")
+            self._log.note("refused", request="push-messages", why="a reply to no open message")
             return PushMessagesResponse()
         if reply.HasField("error"):
             await self._post_error(ask, reply)
@@ -117,7 +117,7 @@ class Replies:
         *,
         judged: Judged | None = None,
     ) -> None:
-        """Log what leaves, then let it leave; a message is answered once.
+        """Hand what leaves to the outbox, with its line for the egress log; a message is answered once.
 
         A refusal that repeats is logged once a minute, so that nobody can push older lines out of the log by asking.
         """
@@ -125,11 +125,10 @@ class Replies:
             return
         letter = await asyncio.to_thread(packed, ask, content, self._clock())
         if content == refusals.NOT_APPROVED and self._repeated(ask.run_id):
-            self._outbox.post(replace(letter, quiet=True))
+            self._outbox.post(letter)
             return
         known = self._runs.get(ask.run_id)
-        self._log.write(
-            "reply",
+        line = dict(
             run_id=str(ask.run_id),
             run=known.name if known else "",
             type=ask.message_type,
@@ -141,7 +140,7 @@ class Replies:
             verdict=verdict,
             **({"why": why, "error": list(content)} if isinstance(content, tuple) else {}),
         )
-        self._outbox.post(letter)
+        self._outbox.post(replace(letter, line=line))
 
     def _repeated(self, run_id: int) -> bool:
         """Whether the refusal of this run was logged within the last minute."""
