@@ -21,6 +21,10 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+ASK = Ask(
+    run_id=1, message_id="a" * 64, src_node_id=1, dst_node_id=2, group_id="1", message_type="train", created_at=0.0,
+    ttl=3600.0,
+)  # fmt: skip
 SPY = RecordDict({"spy": MetricRecord({"age": 1.0})})
 
 
@@ -35,6 +39,11 @@ def no_folder(path: Path) -> Iterator[None]:
     finally:
         path.unlink()
         aside.rename(path)
+
+
+def of_round(reply: RecordDict, round: int) -> RecordDict:
+    reply.metric_records["metrics"]["round"] = round
+    return reply
 
 
 @pytest.fixture
@@ -83,7 +92,7 @@ def test_a_reply_waits_for_the_egress_log_and_leaves_once_there_is_room(
     again = desk.coordinator.ask(run, node.id, RecordDict(), round="2")
     message = node.take()
     assert message is not None
-    node.answer(message, honest(approval.egress))
+    node.answer(message, of_round(honest(approval.egress), 2))
     assert desk.coordinator.reply(run, again).has_content(), "the outbox goes on"
     assert not check_log(egress_files(desk.home)).faults
 
@@ -101,7 +110,7 @@ def test_messages_are_handed_over_and_answered_while_they_cannot_be_saved(
         asked = desk.coordinator.ask(run, node.id, RecordDict(), round=round)
         message = node.take()
         assert message is not None
-        node.answer(message, honest(approval.egress))
+        node.answer(message, of_round(honest(approval.egress), int(round)))
         assert desk.coordinator.reply(run, asked).has_content()
 
 
@@ -109,7 +118,7 @@ def test_open_messages_are_saved_once_there_is_room(tmp_path: Path) -> None:
     home, now = tmp_path / "site", [0.0]
     asks = Asks(home, lambda: now[0])
     with no_folder(home):
-        asks.add(Ask(1, "a" * 64, 1, 2, "1", "train", 0.0, 3600.0))
+        asks.add(ASK)
     asks.keep()
     later = Asks(home, lambda: now[0])
     later.recall()

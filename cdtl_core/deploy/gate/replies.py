@@ -104,7 +104,7 @@ class Replies:
     def _judged(self, manifest: EgressManifest, parcel: Parcel) -> Judged:
         try:
             own = own_of(self._home, parcel.ask)
-        except CdtlError as error:
+        except (CdtlError, OSError) as error:
             return Judged(None, str(error))
         return judge(manifest, parcel.ask.message_type, parcel.root, parcel.objects, own)
 
