@@ -52,17 +52,18 @@ class Deployment:
     def ca(self) -> Path:
         return self.coordinator / "tls" / "ca.crt"
 
-    def start(self, name: str) -> None:
-        """Start ``coordinator`` or a site."""
+    def start(self, name: str, part: str = "all") -> None:
+        """Start ``coordinator`` or a site, or the filter or the node of a site."""
         if name == "coordinator":
             arguments = ["server", "start", str(self.coordinator)]
         else:
-            arguments = ["site", "start", str(self.homes[name])]
+            arguments = ["site", "start", str(self.homes[name]), "--part", part]
             port = self.ports.get(name, self.port)
             arguments += ["--server", f"localhost:{port}", "--ca", str(self.ca)]
         group = ProcessGroup({**os.environ, MARK: self._mark}, Path.cwd())
-        group.start(name, [sys.executable, "-m", "cdtl_core.cli.main", *arguments], self._logs / f"{name}.log")
-        self._services[name] = group
+        service = name if part != "node" else f"{name}-node"
+        group.start(service, [sys.executable, "-m", "cdtl_core.cli.main", *arguments], self._logs / f"{service}.log")
+        self._services[service] = group
 
     def start_all(self) -> None:
         for name in ("coordinator", *self.homes):

@@ -19,6 +19,7 @@ from cdtl_core.deploy.gate.inbox import Inbox, Parcel
 from cdtl_core.deploy.gate.judge import Judged, judge, limit_of, own_of
 from cdtl_core.deploy.gate.outbox import Outbox, packed
 from cdtl_core.deploy.gate.runs import Runs
+from cdtl_core.deploy.gate.witness import LedgerWitness
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.foreign import get_logger
@@ -36,6 +37,7 @@ class Replies:
         self, home: Path, runs: Runs, asks: Asks, outbox: Outbox, log: EgressLog, clock: Callable[[], float] = time.time
     ) -> None:
         self._home, self._runs, self._asks, self._outbox, self._log, self._clock = home, runs, asks, outbox, log, clock
+        self._witness = LedgerWitness(home)
         self._inbox, self._one_at_a_time = Inbox(), asyncio.Lock()
         self._refused_at: dict[int, float] = {}
 
@@ -95,6 +97,9 @@ class Replies:
             return
         async with self._one_at_a_time:  # Python 3.11's ast, which reads array headers, is not safe in two threads
             judged = await asyncio.to_thread(self._judged, approval.egress, parcel)
+        if known and judged.tensors and self._runs.is_private(known):
+            why = self._witness.fault(known.key, ask.group_id)
+            judged = Judged(None, why) if why else judged
         if judged.content is None:
             _log.error("a reply of run %d was held back: %s", ask.run_id, judged.reason)
             await self.post(ask, refusals.HELD_BACK, "held back", judged.reason)

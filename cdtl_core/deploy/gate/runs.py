@@ -43,6 +43,11 @@ class KnownRun:
         """Of its federation, for logs."""
         return str(self.settings.get("name", ""))[:48]
 
+    @property
+    def key(self) -> str:
+        """Name and method, under which the site's privacy ledger counts it."""
+        return f"{self.settings.get('name')}-{self.settings.get('method')}"
+
 
 class Runs:
     """The latest few runs; judged anew at each look, since an approval can be withdrawn."""
@@ -80,6 +85,10 @@ class Runs:
             if not known.fault:
                 self._remember(known, verdict.reason)
         return verdict
+
+    def is_private(self, known: KnownRun) -> bool:
+        """Whether this site trains with differential privacy in it: then its ledger must know of each update."""
+        return bool(known.settings.get("dp.enabled")) and not load_site(self._settings).privacy.exempt
 
     def sealed_bundle(self, known: KnownRun) -> bytes:
         """The answer to ``get-fab``: the bundle with the gate's signature, or nothing at all if it is refused."""
