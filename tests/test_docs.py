@@ -48,6 +48,10 @@ NOT_RUN = {
     "sudo systemctl enable --now cdtl-coordinator": "needs systemd and root",
     "sudo cp cdtl-site.service /etc/systemd/system/": "needs root, and would change this machine",
     "sudo systemctl enable --now cdtl-site": "needs systemd and root",
+    "sudo useradd --system cdtl": "would change this machine",
+    "sudo useradd --system cdtl-node": "as above",
+    "sudo cp cdtl-filter.service cdtl-node.service /etc/systemd/system/": "needs root, and would change this machine",
+    "sudo systemctl enable --now cdtl-filter cdtl-node": "needs systemd and root",
 }
 """Commands of the pages that no test runs, each with the reason."""
 
@@ -83,6 +87,8 @@ STORY = (
     (HOSPITAL, "cdtl site check north --server federation.example.org:8443 --ca ca.crt", "A round here"),
     (HOSPITAL, "cdtl site start north", "in the background until: the site is connected"),
     (HOSPITAL, "cdtl site unit north --user cdtl > cdtl-site.service", ""),
+    (HOSPITAL, "cdtl site unit north --part filter > cdtl-filter.service", ""),
+    (HOSPITAL, "cdtl site unit north --part node > cdtl-node.service", ""),
     (OFFICE, RUN, "in the background until: approval is waited for"),
     (POST, "coordinator/runs/study/request.json", "request.json"),
     (OFFICE, "cdtl server status coordinator --json", "it has not approved this run"),

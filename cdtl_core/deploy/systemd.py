@@ -43,15 +43,15 @@ After=network.target
 
 [Service]
 User={node}
-ExecStartPre=+install -d -o {node} -g {user} -m 2750 {folders}
+ExecStartPre=+install -d -o {node} -g {user} -m 2770 {folders}
 ExecStartPre=+chown -R {node}:{user} {folders}
-ExecStartPre=+chmod -R g+rX,o= {folders}
+ExecStartPre=+chmod -R g+rwX,o= {folders}
 ExecStart={command}
 Restart=always
 RestartSec=5
 KillMode=control-group
 TimeoutStopSec=60
-UMask=0027
+UMask=0007
 PrivateNetwork=true
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 TemporaryFileSystem={folder}:ro
