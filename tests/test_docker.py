@@ -161,7 +161,7 @@ def test_the_commands_are_found_wherever_they_stand() -> None:
     verbs = {" ".join(command.split()[:2]) for command in commands()}
     assert verbs >= {"server init", "server start", "server status", "server admit", "server run"}
     assert verbs >= {"site init", "site start", "site status", "site approve"}
-    assert sum("init" in command for command in commands()) == 6  # a coordinator and a site twice: Compose and Kubernetes
+    assert sum("init" in command for command in commands()) == 6  # coordinator, site: Compose and Kubernetes
 
 
 @pytest.mark.parametrize("command", commands())
