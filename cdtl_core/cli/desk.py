@@ -109,6 +109,11 @@ def print_coordinator(found: Mapping[str, Any]) -> None:
     typer.echo(f"Coordinator {', '.join(found['names'])} port {found['port']}: {_running(found)}")
     if found["loopback_warning"]:
         typer.echo(visible(found["loopback_warning"], _MOST))
+    if replaced := found["database_replaced"]:
+        typer.echo(
+            f"Flower's database was replaced {_ago(replaced['time']).removeprefix('last seen ')}: "
+            f"{visible(replaced['why'], _MOST)}. Sites connect again by themselves; a run continues from its last complete round."
+        )
     typer.echo(f"TLS certificate until {found['certificate_expires'][:10]}")
     table = Table("site", "modality", "patients", "state", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, site in found["sites"].items():

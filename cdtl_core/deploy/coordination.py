@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from cdtl_core.deploy.database import database_fault
 from cdtl_core.deploy.front import Front
 from cdtl_core.deploy.gateway_config import GatewayConfig
 from cdtl_core.deploy.members import MemberBook
@@ -45,6 +46,8 @@ def serve_coordinator(front: Front) -> None:
                 _log.info("sites reach this coordinator on port %d as %s", config.port, ", ".join(config.names))
             if flower.pids and (now := book.by_key()) != known:
                 known = now if _registered(link, folder) else None
+                if known is None and (fault := database_fault(link.folder)):
+                    flower.restart(f"its database is to be replaced, {fault}")
             if flower.pids and known is not None:
                 _kept(runs)
             front.end.wait(_TICK_S)

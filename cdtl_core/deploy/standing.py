@@ -33,6 +33,7 @@ def coordinator_standing(folder: Path) -> dict[str, Any]:
         ConfigError: `folder` holds no coordinator.
     """
     config, pid = load_server(folder), is_running(folder)
+    note = read_json(folder / SERVICE_FILE) if pid else {}
     seen, now = last_seen(folder), time.time()
     sites = {
         member.site: {
@@ -49,7 +50,8 @@ def coordinator_standing(folder: Path) -> dict[str, Any]:
         "pid": pid,
         "names": list(config.names),
         "port": config.port,
-        "loopback_warning": read_json(folder / SERVICE_FILE).get("loopback_warning", "") if pid else "",
+        "loopback_warning": note.get("loopback_warning", ""),
+        "database_replaced": note.get("database_replaced"),
         "certificate_expires": expiry(folder / "tls" / "server.crt").isoformat(),
         "sites": sites,
         "runs": [_run(path) for path in reversed(list(run_folders(folder)))],

@@ -1,14 +1,18 @@
 """A coordinator's SuperLink with its executor, on loopback only, and the list of sites that it knows."""
 
+import logging
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cdtl_core.deploy.certificates import loopback_certificate, save_credential
+from cdtl_core.deploy.database import DATABASE, NODES, note_started, prepare_database
 from cdtl_core.deploy.members import Member, members
+from cdtl_core.deploy.service import note_service
 from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment
@@ -18,6 +22,7 @@ from cdtl_core.settings import save_toml
 
 __all__ = ["SuperLink", "open_superlink", "register_sites", "start_superlink"]
 
+_log = logging.getLogger("cdtl.deploy")
 _UP_S = 60.0
 
 
@@ -63,22 +68,27 @@ def open_superlink(folder: Path, scratch: Path) -> SuperLink:
 
 
 def start_superlink(link: SuperLink) -> ProcessGroup:
-    """Start the SuperLink and its executor; returns once it answers.
+    """Start the SuperLink and its executor; returns once it answers. A database that cannot be used is replaced.
 
     Raises:
+        CheckpointError: A database cannot be set aside.
         FederationError: It does not answer in time.
     """
+    if why := prepare_database(link.folder):
+        note_service(link.folder.parent, database_replaced={"time": time.time(), "why": why})
+        _log.warning("Flower's database was replaced by a new one (%s); sites connect again by themselves", why)
     group, address = ProcessGroup(link.flower.env, link.flower.empty), f"127.0.0.1:{link.port}"
     secret = ["--superexec-auth-secret-file", str(link.scratch / "secret")]
     tls = ["--ssl-certfile", str(link.ca), "--ssl-keyfile", str(link.ca.with_suffix(".key"))]
     tls += ["--ssl-ca-certfile", str(link.ca), "--enable-supernode-auth"]
-    place = ["--host", "127.0.0.1", "--port", str(link.port), "--database", str(link.folder / "state.db")]
+    place = ["--host", "127.0.0.1", "--port", str(link.port), "--database", str(link.folder / DATABASE)]
     quiet = ["--isolation", "process", "--disable-runtime-dependency-installation"]
     executor = ["flower-superexec", "--root-certificates", str(link.ca), "--runtime-api-address", address]
     log = link.logs / "superlink.log"
     try:
         group.start("SuperLink", ["flower-superlink", *place, *tls, *quiet, *secret], log)
         await_health(f"https://{address}", timeout_s=_UP_S, log=log, ca=link.ca, alive=lambda: not group.ended())
+        note_started(link.folder)
         group.start("executor", [*executor, *secret], link.logs / "run.log")
     except BaseException:
         group.kill()
@@ -92,8 +102,8 @@ def register_sites(link: SuperLink, folder: Path) -> dict[str, str]:
     Raises:
         FederationError: Flower did not take a key.
     """
-    path = link.folder / "nodes.json"
-    nodes = dict(read_json(path)) if (link.folder / "state.db").exists() else {}
+    path = link.folder / NODES
+    nodes = dict(read_json(path))
     wanted = {member.enrolment.fingerprint: member for member in members(folder) if member.revoked_at is None}
     done: dict[str, str] = {}
     for key in [key for key in nodes if key not in wanted]:

@@ -51,6 +51,12 @@ class Unit:
             return False
         return True
 
+    def restart(self, why: str) -> None:
+        """End the programs; `keep` starts them again after a pause."""
+        self.stop()
+        self._wait_longer()
+        _log.warning("%s: %s; starting again in %.0f s", self._name, why, self._pause_s)
+
     def stop(self) -> None:
         """End the programs."""
         if self._group is not None:

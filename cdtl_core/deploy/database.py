@@ -1,0 +1,79 @@
+"""The SuperLink's database can be lost: before each start it is checked, and set aside where it cannot be used.
+
+All that counts lies elsewhere: sites in ``sites/``, runs and checkpoints in ``runs/``. A new database gives the sites
+new node numbers, and the run under way continues from its last complete round in a new Flower run.
+"""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from cdtl_core.durable import replace_bytes, unwritable
+from cdtl_core.foreign import read_json
+
+__all__ = ["DATABASE", "NODES", "database_fault", "note_started", "prepare_database"]
+
+DATABASE, NODES = "state.db", "nodes.json"
+_STARTING, _OLD = "starting", "old"
+_REGISTERED = "SELECT node_id FROM node WHERE status != 'unregistered'"  # flwr 1.42, linkstate_models.py; signed
+
+
+def prepare_database(folder: Path) -> str:
+    """Set a database aside that cannot be used, so that the SuperLink makes a new one; the one before that is removed.
+
+    It must hold exactly the nodes of ``nodes.json``, which the coordinator's service registered in it.
+
+    Args:
+        folder: Of the SuperLink.
+
+    Returns:
+        Why it was set aside, in a few words; empty if it is good, or if this is the first start.
+
+    Raises:
+        CheckpointError: Files cannot be moved.
+    """
+    why = "the SuperLink did not start with it" if _never_up(folder) else database_fault(folder)
+    if why:
+        _set_aside(folder)
+    replace_bytes(folder / _STARTING, b"")
+    return why
+
+
+def database_fault(folder: Path) -> str:
+    """Why the database cannot be used, in a few words; empty if it can, or if there has been none yet."""
+    nodes, path = folder / NODES, folder / DATABASE
+    if not path.exists():
+        return "it was missing" if nodes.exists() else ""
+    try:
+        with closing(sqlite3.connect(path, timeout=5)) as database:
+            (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            found = {number % 2**64 for (number,) in database.execute(_REGISTERED)}
+    except sqlite3.Error as error:
+        return f"it was damaged ({error})"
+    if verdict != "ok":
+        return "it was damaged"
+    if found != {int(node["node"]) for node in read_json(nodes).values()}:
+        return "it did not fit the list of registered sites: one of the two is older"
+    return ""
+
+
+def note_started(folder: Path) -> None:
+    """The SuperLink answers, so it can use its database."""
+    (folder / _STARTING).unlink(missing_ok=True)
+
+
+def _never_up(folder: Path) -> bool:
+    return (folder / _STARTING).exists() and (folder / DATABASE).exists()
+
+
+def _set_aside(folder: Path) -> None:
+    old = folder / _OLD
+    try:
+        shutil.rmtree(old, ignore_errors=True)
+        old.mkdir()
+        for path in [*folder.glob(f"{DATABASE}*"), folder / NODES]:
+            if path.exists():
+                path.replace(old / path.name)
+    except OSError as error:
+        raise unwritable(old, error) from None
