@@ -112,9 +112,11 @@ def print_coordinator(found: Mapping[str, Any]) -> None:
     if replaced := found["database_replaced"]:
         typer.echo(
             f"Flower's database was replaced {_ago(replaced['time']).removeprefix('last seen ')}: "
-            f"{visible(replaced['why'], _MOST)}. Sites connect again by themselves; a run continues from its last complete round."
+            f"{visible(replaced['why'], _MOST)}. Sites connect again by themselves; a run continues from its last "
+            "complete round."
         )
     typer.echo(f"TLS certificate until {found['certificate_expires'][:10]}")
+    _print_notices(found)
     table = Table("site", "modality", "patients", "state", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, site in found["sites"].items():
         state = "revoked" if site["revoked"] else "connected" if site["connected"] else _ago(site["last_seen"])
@@ -137,6 +139,7 @@ def print_site(found: Mapping[str, Any]) -> None:
         link = "connected" if found["connected"] else f"not connected ({_ago(found['last_contact'])})"
         typer.echo(f"Coordinator {coordinator['host']}:{coordinator['port']}: {link}")
     _print_separation(found)
+    _print_notices(found)
     for kind in ("last_fault", "last_refusal"):
         if found[kind] and not found["connected"]:
             typer.echo(f"Last {kind.removeprefix('last_')}: {visible(found[kind]['why'])}")
@@ -154,6 +157,11 @@ def print_node(found: Mapping[str, Any]) -> None:
     """How a site's node stands, where it is started apart from the filter."""
     typer.echo(f"Node: {_running(found)}")
     _print_separation(found)
+
+
+def _print_notices(found: Mapping[str, Any]) -> None:
+    for text in found["notices"]:
+        typer.echo(text)
 
 
 def _print_separation(found: Mapping[str, Any]) -> None:

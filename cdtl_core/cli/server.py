@@ -42,13 +42,22 @@ def init(
 def renew(
     folder: Folder,
     authority_key: Annotated[Path | None, typer.Option(help="The authority's key, if you keep it elsewhere.")] = None,
+    new_authority: Annotated[
+        bool, typer.Option(help="Make a new authority only; sites must get ca.crt before the next renewal.")
+    ] = False,
 ) -> None:
     """Issue a new TLS certificate with a new key, for the names in server.toml; sites keep the same ca.crt."""
-    from cdtl_core.deploy.authority import renew_server
+    from cdtl_core.deploy.authority import renew_server, replace_authority
     from cdtl_core.deploy.server_config import load_server
 
-    renew_server(folder, load_server(folder), key=authority_key)
-    typer.echo(f"Renewed; a coordinator that runs shows it after cdtl server stop {folder} and start.")
+    config, ca = load_server(folder), folder / "tls" / "ca.crt"
+    if new_authority:
+        replace_authority(folder, config, key=authority_key)
+        typer.echo(f"Send {ca} to every site: it holds the new authority and the one before. Nothing else has changed.")
+        typer.echo(f"When all sites have it: cdtl server renew {folder}")
+        return
+    renew_server(folder, config, key=authority_key)
+    typer.echo("Renewed; a coordinator that runs shows it to new connections at once.")
 
 
 @app.command("start")
@@ -81,16 +90,26 @@ def stop(
 @app.command("admit")
 def admit(
     folder: Folder,
-    enrolment: Annotated[Path, typer.Argument(help="The enrolment.json that the site sent.")],
+    enrolment: Annotated[Path, typer.Argument(help="The enrolment.json or renewal.json that the site sent.")],
     yes: Yes = False,
 ) -> None:
     """Show what a site says of itself and its key's fingerprint; admit it if both are right."""
     from cdtl_core.cli.desk import confirm, print_contract
     from cdtl_core.deploy.enrolment import load_enrolment
     from cdtl_core.deploy.members import admit as admit_site
+    from cdtl_core.deploy.members import renew as renew_site
+    from cdtl_core.deploy.renewal import is_renewal, load_renewal
     from cdtl_core.deploy.server_config import load_server
 
     load_server(folder)
+    if is_renewal(enrolment):
+        renewed = load_renewal(enrolment, folder)
+        print_contract(renewed.contract, renewed.fingerprint)
+        confirm("The key that you know of this site vouches for this one. Let the site change to it?", yes)
+        former = renew_site(folder, renewed).former
+        until = f" until {former.valid_until:%Y-%m-%d}" if former else ""
+        typer.echo(f"{renewed.site} has a new key; its former one is good beside it{until}.")
+        return
     found = load_enrolment(enrolment)
     print_contract(found.contract, found.fingerprint)
     confirm("Does the site read out the same fingerprint by telephone, and is it to be admitted?", yes)

@@ -173,6 +173,18 @@ def stop(folder: Folder) -> None:
     typer.echo("Stopped." if any(stopped) else "The site does not run.")
 
 
+@app.command("renew")
+def renew(folder: Folder) -> None:
+    """Make a new key and certificate, for which the present key vouches; a running site changes over by itself."""
+    from cdtl_core.apps import add_to_path
+
+    add_to_path()
+    from cdtl_core.deploy.renewing import request_renewal
+
+    typer.echo(f"Send {request_renewal(folder)} to the coordinator; no telephone call is needed.")
+    typer.echo("The site changes to the new key by itself once the coordinator has admitted it.")
+
+
 @app.command("leave")
 def leave(folder: Folder, yes: Yes = False) -> None:
     """Leave the federation: end the service, take back every approval, forget the coordinator."""

@@ -8,8 +8,11 @@ import os
 import shutil
 from pathlib import Path
 
+from cryptography import x509
+
 from cdtl_core.deploy.certificates import (
     Credential,
+    certificate_pem,
     issue_server_certificate,
     load_credential,
     make_authority,
@@ -20,6 +23,7 @@ from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CheckpointError, ConfigError
 
 __all__ = ["AUTHORITY_FOLDER", "adopt_authority_key", "authority_key", "make_coordinator", "renew_server"]
+__all__ += ["replace_authority"]
 
 AUTHORITY_FOLDER = "authority"
 _KEY = "ca.key"
@@ -106,6 +110,23 @@ def renew_server(folder: Path, config: ServerConfig, *, key: Path | None = None)
         raise ConfigError(f"the authority's key is not in {key}: say where you keep it with --authority-key PATH.")
     authority = load_credential(folder / "tls" / "ca.crt", key)
     _save_server(folder, issue_server_certificate(authority, config.names))
+
+
+def replace_authority(folder: Path, config: ServerConfig, *, key: Path | None = None) -> None:
+    """Make a new authority; ``ca.crt`` then holds its certificate and the one before, and sites must get it.
+
+    The server's certificate stays, signed by the authority before. `renew_server` has the new one sign the next.
+
+    Args:
+        folder: The coordinator's.
+        config: Its settings.
+        key: Where the new key goes, if it is not kept in `folder`.
+    """
+    path = folder / "tls" / "ca.crt"
+    before = x509.load_pem_x509_certificate(path.read_bytes())
+    authority = make_authority(f"cdtl coordinator {config.names[0]}")
+    save_credential(authority, path, key or _own_key(folder))
+    replace_bytes(path, (certificate_pem(authority.certificate) + certificate_pem(before)).encode("ascii"))
 
 
 def authority_key(folder: Path) -> Path:

@@ -47,8 +47,13 @@ def make_authority(name: str) -> Credential:
     return Credential(draft.sign(key, hashes.SHA384()), key)
 
 
-def issue_server_certificate(authority: Credential, names: Sequence[str]) -> Credential:
-    """A server's certificate for 2 years, with a new key, valid for DNS names and IP addresses.
+def issue_server_certificate(authority: Credential, names: Sequence[str], *, now: datetime | None = None) -> Credential:
+    """A server's certificate for a year, with a new key, valid for DNS names and IP addresses.
+
+    Args:
+        authority: Signs it.
+        names: At least one.
+        now: When its year begins; the clock's time if none is given.
 
     Raises:
         ConfigError: There is no name, or one that is neither an address nor a DNS name.
@@ -57,7 +62,7 @@ def issue_server_certificate(authority: Credential, names: Sequence[str]) -> Cre
         raise ConfigError("a server certificate needs a name, got none: give the names that sites connect to.")
     key = ec.generate_private_key(ec.SECP384R1())
     issuer = authority.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
-    draft = _leaf(names[0], str(issuer), key.public_key(), 2 * _YEAR, ExtendedKeyUsageOID.SERVER_AUTH)
+    draft = _leaf(names[0], str(issuer), key.public_key(), ExtendedKeyUsageOID.SERVER_AUTH, now)
     draft = draft.add_extension(_alternative_names(names), critical=False)
     draft = draft.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
@@ -65,9 +70,11 @@ def issue_server_certificate(authority: Credential, names: Sequence[str]) -> Cre
     return Credential(draft.sign(authority.key, hashes.SHA384()), key)
 
 
-def self_signed_client_certificate(key: ec.EllipticCurvePrivateKey, site: str) -> x509.Certificate:
-    """A site's client certificate for 10 years; the coordinator trusts this one certificate, not an issuer."""
-    draft = _leaf(site, site, key.public_key(), 10 * _YEAR, ExtendedKeyUsageOID.CLIENT_AUTH)
+def self_signed_client_certificate(
+    key: ec.EllipticCurvePrivateKey, site: str, *, now: datetime | None = None
+) -> x509.Certificate:
+    """A site's client certificate for a year from `now`; the coordinator trusts this one certificate, not an issuer."""
+    draft = _leaf(site, site, key.public_key(), ExtendedKeyUsageOID.CLIENT_AUTH, now)
     draft = draft.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
     return draft.sign(key, hashes.SHA384())
 
@@ -75,7 +82,7 @@ def self_signed_client_certificate(key: ec.EllipticCurvePrivateKey, site: str) -
 def loopback_certificate() -> Credential:
     """A self-signed server certificate for localhost, 127.0.0.1 and ::1, its own trust anchor; made at each start."""
     key = ec.generate_private_key(ec.SECP384R1())
-    draft = _leaf("localhost", "localhost", key.public_key(), 2 * _YEAR, ExtendedKeyUsageOID.SERVER_AUTH)
+    draft = _leaf("localhost", "localhost", key.public_key(), ExtendedKeyUsageOID.SERVER_AUTH, None)
     draft = draft.add_extension(_alternative_names(["localhost", "127.0.0.1", "::1"]), critical=False)
     draft = draft.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
     return Credential(draft.sign(key, hashes.SHA384()), key)
@@ -123,8 +130,10 @@ def expiry(certificate: Path) -> datetime:
         raise ConfigError(f"{certificate} cannot be read ({error}): restore or make it anew.") from None
 
 
-def _draft(subject: str, issuer: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+def _draft(
+    subject: str, issuer: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta, now: datetime | None = None
+) -> x509.CertificateBuilder:
+    now = now or datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(_name(subject))
@@ -138,10 +147,14 @@ def _draft(subject: str, issuer: str, key: ec.EllipticCurvePublicKey, lifetime: 
 
 
 def _leaf(
-    subject: str, issuer: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta, purpose: x509.ObjectIdentifier
+    subject: str,
+    issuer: str,
+    key: ec.EllipticCurvePublicKey,
+    purpose: x509.ObjectIdentifier,
+    now: datetime | None,
 ) -> x509.CertificateBuilder:
     return (
-        _draft(subject, issuer, key, lifetime)
+        _draft(subject, issuer, key, _YEAR, now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)

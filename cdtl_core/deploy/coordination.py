@@ -9,10 +9,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from cdtl_core.deploy.database import database_fault
+from cdtl_core.deploy.database import condemn_database
+from cdtl_core.deploy.expiry import DailyNotices, coordinator_notices
 from cdtl_core.deploy.front import Front
 from cdtl_core.deploy.gateway_config import GatewayConfig
-from cdtl_core.deploy.members import MemberBook
+from cdtl_core.deploy.members import Member, MemberBook
 from cdtl_core.deploy.run_keeper import RunKeeper
 from cdtl_core.deploy.superlink import SuperLink, open_superlink, register_sites, start_superlink
 from cdtl_core.deploy.unit import Unit
@@ -36,9 +37,13 @@ def serve_coordinator(front: Front) -> None:
     link = open_superlink(folder, front.scratch)
     flower = Unit("SuperLink", lambda: start_superlink(link), pause_s=_PAUSE_S)
     door = Unit("gateway", lambda: _start_gateway(front, link), pause_s=_PAUSE_S)
-    runs, book, known = RunKeeper(folder, link), MemberBook(folder), None
+    runs, book = RunKeeper(folder, link), MemberBook(folder)
+    known: dict[str, Member] | None = None
+    refused: dict[str, Member] | None = None
+    notices = DailyNotices(lambda now: coordinator_notices(folder, now))
     try:
         while not front.end.is_set():
+            notices.say()
             if flower.keep():
                 runs.lost()
                 known = None
@@ -46,8 +51,10 @@ def serve_coordinator(front: Front) -> None:
                 _log.info("sites reach this coordinator on port %d as %s", config.port, ", ".join(config.names))
             if flower.pids and (now := book.by_key()) != known:
                 known = now if _registered(link, folder) else None
-                if known is None and (fault := database_fault(link.folder)):
-                    flower.restart(f"its database is to be replaced, {fault}")
+                if known is None and now != refused:  # a key that it knows from before, revoked, for example
+                    refused = now
+                    condemn_database(link.folder, "it did not take a site's key")
+                    flower.restart("it did not take a site's key")
             if flower.pids and known is not None:
                 _kept(runs)
             front.end.wait(_TICK_S)

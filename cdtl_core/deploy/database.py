@@ -12,10 +12,10 @@ from pathlib import Path
 from cdtl_core.durable import replace_bytes, unwritable
 from cdtl_core.foreign import read_json
 
-__all__ = ["DATABASE", "NODES", "database_fault", "note_started", "prepare_database"]
+__all__ = ["DATABASE", "NODES", "condemn_database", "database_fault", "note_started", "prepare_database"]
 
 DATABASE, NODES = "state.db", "nodes.json"
-_STARTING, _OLD = "starting", "old"
+_CONDEMNED, _OLD = "condemned", "old"
 _REGISTERED = "SELECT node_id FROM node WHERE status != 'unregistered'"  # flwr 1.42, linkstate_models.py; signed
 
 
@@ -33,11 +33,15 @@ def prepare_database(folder: Path) -> str:
     Raises:
         CheckpointError: Files cannot be moved.
     """
-    why = "the SuperLink did not start with it" if _never_up(folder) else database_fault(folder)
-    if why:
+    if why := _condemned(folder) or database_fault(folder):
         _set_aside(folder)
-    replace_bytes(folder / _STARTING, b"")
+    condemn_database(folder, "the SuperLink did not start with it")
     return why
+
+
+def condemn_database(folder: Path, why: str) -> None:
+    """Have the database replaced at the next start, unless `note_started` comes before."""
+    replace_bytes(folder / _CONDEMNED, why.encode())
 
 
 def database_fault(folder: Path) -> str:
@@ -60,11 +64,12 @@ def database_fault(folder: Path) -> str:
 
 def note_started(folder: Path) -> None:
     """The SuperLink answers, so it can use its database."""
-    (folder / _STARTING).unlink(missing_ok=True)
+    (folder / _CONDEMNED).unlink(missing_ok=True)
 
 
-def _never_up(folder: Path) -> bool:
-    return (folder / _STARTING).exists() and (folder / DATABASE).exists()
+def _condemned(folder: Path) -> str:
+    path = folder / _CONDEMNED
+    return path.read_text(encoding="utf-8") if path.exists() and (folder / DATABASE).exists() else ""
 
 
 def _set_aside(folder: Path) -> None:

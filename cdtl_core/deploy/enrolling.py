@@ -73,11 +73,11 @@ def enrol_site(home: Path, config: RunConfig) -> Enrolment:
 
 
 def _certificate(home: Path, key: ec.EllipticCurvePrivateKey, site: str) -> x509.Certificate | None:
-    """The certificate the site has, if it is good for a year yet: the coordinator admitted this one, and no other."""
+    """The certificate the site has, unless it ends within a month: the coordinator admitted this one, and no other."""
     try:
         found = x509.load_pem_x509_certificate((home / CERTIFICATE_FILE).read_bytes())
     except (OSError, ValueError):
         return None
     names = [name.value for name in found.subject]
-    lasting = found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=365)
+    lasting = found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=30)
     return found if lasting and names == [site] and found.public_key() == key.public_key() else None

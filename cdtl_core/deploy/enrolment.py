@@ -22,7 +22,7 @@ from cdtl_core.federation.contract import ModalityContract
 from cdtl_core.foreign import parse_json
 from cdtl_core.schema import first_fault
 
-__all__ = ["Enrolment", "load_enrolment", "make_enrolment", "save_enrolment"]
+__all__ = ["Enrolment", "check_enrolment", "load_enrolment", "make_enrolment", "save_enrolment"]
 
 SCHEMA_VERSION = 1
 _PEM = r"^-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{1,8000}-----END CERTIFICATE-----\n$"
@@ -87,10 +87,20 @@ def load_enrolment(path: Path) -> Enrolment:
     """
     content = _read(path)
     enrolment = _parse(content, path)
+    check_enrolment(content, enrolment)
+    return enrolment
+
+
+def check_enrolment(content: Mapping[str, Any], enrolment: Enrolment) -> None:
+    """Verify an enrolment against the very content it was parsed from.
+
+    Raises:
+        DataError: It holds no P-384 key or no certificate.
+        FederationError: Its parts do not belong together; the sentence says which.
+    """
     key = read_public_line(enrolment.public_key)
     _check_signature(content, enrolment, key)
     _check_certificate(enrolment, key)
-    return enrolment
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cdtl_core.deploy.connection import Entrance
 from cdtl_core.deploy.fleet import Fleet
 from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config, open_listener
 from cdtl_core.deploy.members import MemberBook
-from cdtl_core.deploy.tls import PinnedClients, server_context
+from cdtl_core.deploy.tls import PinnedClients, ServerCertificate, server_context
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.foreign import get_logger
 
@@ -37,7 +37,8 @@ def open_gateway(config: GatewayConfig) -> tuple[uvicorn.Server, socket.socket]:
         ConfigError: The port is taken, or a certificate or the log cannot be used.
     """
     book, log = MemberBook(config.folder), AccessLog(config.folder)
-    clients = PinnedClients(server_context(config.certificate, config.key), book)
+    context = server_context(config.certificate, config.key)
+    clients = PinnedClients(context, book, ServerCertificate(context, config.certificate, config.key))
     entrance = Entrance(
         clients=clients,
         refused=lambda address, reason: log.write(client=address, refused=reason),

@@ -1,19 +1,35 @@
 """Whom a coordinator admitted: one file per site, read again by running processes whenever one changes."""
 
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.deploy.enrolment import Enrolment
+from cdtl_core.deploy.keys import fingerprint, read_public_line
 from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.foreign import get_logger
 
-__all__ = ["Member", "MemberBook", "admit", "members", "revoke"]
+__all__ = ["OVERLAP", "FormerKey", "Member", "MemberBook", "admit", "members", "renew", "revoke"]
 
 _log = get_logger(__name__)
 _Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+OVERLAP = timedelta(days=14)
+"""How long a site's former key is good beside its new one; the site changes over by itself within this time."""
+
+
+class FormerKey(BaseModel):
+    """The key and certificate that a site had before it renewed them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    public_key: str
+    certificate: str
+    valid_until: AwareDatetime
 
 
 class Member(BaseModel):
@@ -24,6 +40,15 @@ class Member(BaseModel):
     enrolment: Enrolment
     admitted_at: AwareDatetime
     revoked_at: AwareDatetime | None = None
+    former: FormerKey | None = None
+
+    def keys(self, now: datetime) -> dict[str, tuple[str, str]]:
+        """Fingerprint to public key line and certificate, of each key that is good now; the current one is the last."""
+        own = {self.enrolment.fingerprint: (self.enrolment.public_key, self.enrolment.certificate)}
+        if self.former is None or now >= self.former.valid_until:
+            return own
+        before = fingerprint(read_public_line(self.former.public_key))
+        return {before: (self.former.public_key, self.former.certificate), **own}
 
     @property
     def site(self) -> str:
@@ -50,6 +75,27 @@ def admit(folder: Path, enrolment: Enrolment) -> Member:
                 f"revoke {other.site} first."
             )
     member = Member(enrolment=enrolment, admitted_at=_now())
+    _save(folder, member)
+    return member
+
+
+def renew(folder: Path, enrolment: Enrolment, *, now: datetime | None = None) -> Member:
+    """Let a site have another key, for which its present one vouched (`load_renewal`); that one is good for `OVERLAP`.
+
+    Raises:
+        FederationError: The new key belongs to another site.
+    """
+    now = now or _now()
+    for other in members(folder):
+        if other.site != enrolment.site and enrolment.fingerprint in other.keys(now):
+            raise FederationError(
+                f"the key of site {enrolment.site} belongs to site {other.site} already: let the site make its own key."
+            )
+    before = {member.site: member for member in members(folder)}[enrolment.site]
+    former = FormerKey(
+        public_key=before.enrolment.public_key, certificate=before.enrolment.certificate, valid_until=now + OVERLAP
+    )
+    member = Member(enrolment=enrolment, admitted_at=before.admitted_at, former=former)
     _save(folder, member)
     return member
 
@@ -85,17 +131,23 @@ class MemberBook:
     A look costs one stat per file. A damaged file is logged, and its site counts as not admitted.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._folder, self._clock = folder, clock
         self._stamp: _Stamp | None = None
+        self._changes: datetime | None = None
         self._by_key: dict[str, Member] = {}
 
     def by_key(self) -> dict[str, Member]:
-        """Key fingerprint to member, revoked ones too; the same object as long as nothing changed."""
-        stamp = _stamp(self._folder)
-        if stamp != self._stamp:
-            self._by_key = {member.enrolment.fingerprint: member for member in self._readable()}
-            self._stamp = stamp
+        """Key fingerprint to member, revoked ones too; the same object as long as nothing changed.
+
+        A site that renews its key has two until the former one has ended.
+        """
+        stamp, now = _stamp(self._folder), self._clock()
+        if stamp != self._stamp or (self._changes is not None and now >= self._changes):
+            found = self._readable()
+            self._by_key = {key: member for member in found for key in member.keys(now)}
+            ends = [member.former.valid_until for member in found if member.former and member.former.valid_until > now]
+            self._stamp, self._changes = stamp, min(ends, default=None)
         return self._by_key
 
     def _readable(self) -> list[Member]:
@@ -126,7 +178,7 @@ def _stamp(folder: Path) -> _Stamp:
 def _load(path: Path) -> Member:
     try:
         member = Member.model_validate_json(path.read_bytes())
-        member.enrolment.fingerprint  # noqa: B018
+        member.keys(_now())  # a key that cannot be read is an error of this file
     except (OSError, ValidationError) as error:
         raise DataError(
             f"the admission {path} cannot be read ({type(error).__name__}): restore it or admit anew."

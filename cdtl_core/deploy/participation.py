@@ -1,18 +1,21 @@
 """A site's service: filter and node, together or each alone, kept going until it is stopped. All calls go outwards."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Literal
 
-from cdtl_core.deploy.coordinator_address import load_address
-from cdtl_core.deploy.filter import Filter, open_filter, start_gate
+from cdtl_core.deploy.coordinator_address import CoordinatorAddress, load_address
+from cdtl_core.deploy.expiry import DailyNotices, site_notices
+from cdtl_core.deploy.filter import Filter, open_filter, save_tls_key, start_gate
 from cdtl_core.deploy.gate.status import read_status
 from cdtl_core.deploy.link import LINK, Link
+from cdtl_core.deploy.renewing import adopt_key, finish_adoption, is_renewing, knows_next_key
 from cdtl_core.deploy.separation import find_separation, note_separation, require_separation
 from cdtl_core.deploy.service import running_service
 from cdtl_core.deploy.supernode import NodeService, link_state, start_node
 from cdtl_core.deploy.unit import Unit
-from cdtl_core.foreign import get_logger
+from cdtl_core.foreign import get_logger, parse_json
 from cdtl_core.settings import SITE_FILE, load_site
 from client.spending import check_one_ledger
 
@@ -24,6 +27,8 @@ NODE_FOLDER = "node"
 _log = get_logger("cdtl.deploy")
 _TICK_S = 0.5
 _PAUSE_S = 1.0
+_ASK_S, _SETTLE_S, _PATIENCE_S = 20.0, 5.0, 3600.0
+"""Of a change of keys: between two questions, until Flower knows the key too, and at most for a quiet moment."""
 
 
 def serve_site(home: Path, part: Part = "all") -> None:
@@ -45,6 +50,7 @@ def serve_site(home: Path, part: Part = "all") -> None:
         return
     own = load_site(home / SITE_FILE)
     check_one_ledger(own)
+    finish_adoption(home)
     address = load_address(home)
     with running_service(home) as (end, scratch):
         link = Link(scratch / LINK) if part == "all" else Link(home / LINK, 0o640)
@@ -55,16 +61,22 @@ def serve_site(home: Path, part: Part = "all") -> None:
             require_separation(node.separation)
         _log.info("connecting to %s port %d", address.host, address.port)
         try:
-            _keep_going(filter, gate, node, end)
+            _keep_going(filter, gate, node, address, end)
         finally:
             if node:
                 node.stop()
             gate.stop()
 
 
-def _keep_going(filter: Filter, gate: Unit, node: "_Node | None", end: threading.Event) -> None:
+def _keep_going(
+    filter: Filter, gate: Unit, node: "_Node | None", address: CoordinatorAddress, end: threading.Event
+) -> None:
     said: dict[str, object] = {}
+    notices = DailyNotices(lambda now: site_notices(filter.home, now))
+    renewing = _Renewing(filter, gate, address)
     while not end.is_set():
+        notices.say()
+        renewing.keep()
         gate.keep()
         if node and gate.pids:
             node.keep()
@@ -84,6 +96,36 @@ def _serve_node(home: Path) -> None:
             _log.info("ending")
         finally:
             node.stop()
+
+
+class _Renewing:
+    """Changes to the site's next key once the coordinator knows it, between two messages where that is possible."""
+
+    def __init__(self, filter: Filter, gate: Unit, address: CoordinatorAddress) -> None:
+        self._filter, self._gate, self._address = filter, gate, address
+        self._ask_at, self._since = 0.0, 0.0
+
+    def keep(self) -> None:
+        """Ask the coordinator at times whether it knows the next key; change over when it does."""
+        home, now = self._filter.home, time.monotonic()
+        if not is_renewing(home):
+            self._since = 0.0
+            return
+        if not self._since and now >= self._ask_at and read_status(home).get("connected"):
+            self._ask_at = now + _ASK_S
+            self._since = now if knows_next_key(home, self._address) else 0.0
+        if self._since and now - self._since > _SETTLE_S and (not _waits(home) or now - self._since > _PATIENCE_S):
+            self._gate.stop()  # it says goodbye with the former key
+            adopt_key(home)
+            save_tls_key(home, self._filter.scratch / "client.key")
+
+
+def _waits(home: Path) -> bool:
+    """Whether a message waits for its reply, as far as the gate has noted."""
+    try:
+        return bool(parse_json((home / "asks.json").read_bytes()))
+    except (OSError, ValueError):
+        return False
 
 
 class _Node:

@@ -15,7 +15,7 @@ from cdtl_core.deploy.filter import CERTIFICATE_FILE, outbound_proxy, save_tls_k
 from cdtl_core.deploy.gate.signing import load_signer
 from cdtl_core.deploy.keys import KEY_FILE
 
-__all__ = ["check_coordinator"]
+__all__ = ["check_coordinator", "knows_key"]
 
 State = Literal["ok", "warning", "wrong"]
 _AHEAD_S, _BEHIND_S = 5.0, 305.0
@@ -30,10 +30,6 @@ def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple
     """
     where = f"{address.host}:{address.port}"
     host = f"[{address.host}]" if ":" in address.host else address.host
-    with tempfile.TemporaryDirectory(prefix="cdtl-") as scratch:
-        context = ssl.create_default_context(cafile=home / address.ca)
-        save_tls_key(home, Path(scratch) / "client.key")
-        context.load_cert_chain(home / CERTIFICATE_FILE, Path(scratch) / "client.key")
     with httpx.Client(
         base_url=f"https://{host}:{address.port}",
         verify=ssl.create_default_context(cafile=home / address.ca),
@@ -51,6 +47,20 @@ def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple
         return
     yield "ok", f"{where} answers over TLS, by the authority in {address.ca}"
     yield _clock(answer)
+    yield _admitted(home, address, home / address.ca)
+
+
+def knows_key(keys: Path, address: CoordinatorAddress, ca: Path) -> bool:
+    """Whether the coordinator lets in the key and certificate that lie in a folder; False if it cannot be reached."""
+    return _admitted(keys, address, ca)[0] == "ok"
+
+
+def _admitted(keys: Path, address: CoordinatorAddress, ca: Path) -> tuple[State, str]:
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    with tempfile.TemporaryDirectory(prefix="cdtl-") as scratch:
+        context = ssl.create_default_context(cafile=ca)
+        save_tls_key(keys, Path(scratch) / "client.key")
+        context.load_cert_chain(keys / CERTIFICATE_FILE, Path(scratch) / "client.key")
     with httpx.Client(
         base_url=f"https://{host}:{address.port}",
         verify=context,
@@ -58,10 +68,10 @@ def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple
         trust_env=False,
         timeout=_LIMIT_S,
     ) as client:
-        yield _admitted(client, home)
+        return _asked(client, keys)
 
 
-def _admitted(client: httpx.Client, home: Path) -> tuple[State, str]:
+def _asked(client: httpx.Client, home: Path) -> tuple[State, str]:
     try:
         answer = client.post("/v1/fleet/get-run", content=b"", headers=load_signer(home / KEY_FILE).headers())
     except httpx.HTTPError:

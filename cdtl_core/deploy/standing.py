@@ -7,6 +7,7 @@ from typing import Any
 
 from cdtl_core.deploy.approvals import approvals
 from cdtl_core.deploy.certificates import expiry
+from cdtl_core.deploy.expiry import coordinator_notices, site_notices
 from cdtl_core.deploy.gate.status import read_status
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.pending import pending
@@ -53,6 +54,7 @@ def coordinator_standing(folder: Path) -> dict[str, Any]:
         "loopback_warning": note.get("loopback_warning", ""),
         "database_replaced": note.get("database_replaced"),
         "certificate_expires": expiry(folder / "tls" / "server.crt").isoformat(),
+        "notices": coordinator_notices(folder),
         "sites": sites,
         "runs": [_run(path) for path in reversed(list(run_folders(folder)))],
     }
@@ -77,6 +79,7 @@ def site_standing(home: Path) -> dict[str, Any]:
         "last_contact": gate.get("last_contact"),
         "last_refusal": gate.get("last_refusal"),
         "last_fault": gate.get("last_fault"),
+        "notices": site_notices(home),
         "approved": {name: approval.settings["name"] for name, approval in approvals(home).items()},
         "pending": sorted(pending(home)),
         "privacy": _privacy(home),

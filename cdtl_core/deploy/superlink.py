@@ -1,28 +1,28 @@
 """A coordinator's SuperLink with its executor, on loopback only, and the list of sites that it knows."""
 
-import logging
 import secrets
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cdtl_core.deploy.certificates import loopback_certificate, save_credential
 from cdtl_core.deploy.database import DATABASE, NODES, note_started, prepare_database
-from cdtl_core.deploy.members import Member, members
+from cdtl_core.deploy.members import members
 from cdtl_core.deploy.service import note_service
 from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment
-from cdtl_core.foreign import read_json
+from cdtl_core.foreign import get_logger, read_json
 from cdtl_core.processes import ProcessGroup, free_port
 from cdtl_core.settings import save_toml
 
 __all__ = ["SuperLink", "open_superlink", "register_sites", "start_superlink"]
 
-_log = logging.getLogger("cdtl.deploy")
+_log = get_logger("cdtl.deploy")
 _UP_S = 60.0
 
 
@@ -104,26 +104,32 @@ def register_sites(link: SuperLink, folder: Path) -> dict[str, str]:
     """
     path = link.folder / NODES
     nodes = dict(read_json(path))
-    wanted = {member.enrolment.fingerprint: member for member in members(folder) if member.revoked_at is None}
+    now = datetime.now(UTC)
+    wanted = {
+        key: (member.site, line)
+        for member in members(folder)
+        if member.revoked_at is None
+        for key, (line, _) in member.keys(now).items()
+    }
     done: dict[str, str] = {}
     for key in [key for key in nodes if key not in wanted]:
         link.flower.read("supernode", "unregister", str(nodes[key]["node"]), CONNECTION)
         done[nodes.pop(key)["site"]] = "removed"
         replace_json(path, nodes)
-    for key, member in wanted.items():
+    for key, (site, line) in wanted.items():
         if key not in nodes:
-            nodes[key] = {"site": member.site, "node": _register(link, member)}
-            done[member.site] = "registered"
+            nodes[key] = {"site": site, "node": _register(link, site, line)}
+            done[site] = "registered"
             replace_json(path, nodes)
     return done
 
 
-def _register(link: SuperLink, member: Member) -> str:
-    key = link.scratch / f"{member.site}.pub"
-    key.write_text(member.enrolment.public_key + "\n", encoding="utf-8")
-    answer: Mapping[str, Any] = link.flower.read("supernode", "register", str(key), CONNECTION, "--name", member.site)
+def _register(link: SuperLink, site: str, line: str) -> str:
+    key = link.scratch / f"{site}.pub"
+    key.write_text(line + "\n", encoding="utf-8")
+    answer: Mapping[str, Any] = link.flower.read("supernode", "register", str(key), CONNECTION, "--name", site)
     if not answer.get("node-id"):
-        raise FederationError(f"Flower did not take the key of {member.site}: read {link.logs / 'superlink.log'}.")
+        raise FederationError(f"Flower did not take the key of {site}: read {link.logs / 'superlink.log'}.")
     return str(answer["node-id"])
 
 

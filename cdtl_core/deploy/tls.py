@@ -1,17 +1,18 @@
 """The gateway's side of TLS: every site's certificate is pinned, and a failed handshake has a reason in words."""
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cdtl_core.deploy.keys import fingerprint
-from cdtl_core.deploy.members import MemberBook
+from cdtl_core.deploy.members import Member, MemberBook
 from cdtl_core.errors import ConfigError
 from cdtl_core.foreign import get_logger
 
-__all__ = ["PinnedClients", "client_key", "handshake_fault", "server_context"]
+__all__ = ["PinnedClients", "ServerCertificate", "client_key", "handshake_fault", "server_context"]
 
 _log = get_logger(__name__)
 _PLAIN = ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
@@ -37,29 +38,69 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
+class ServerCertificate:
+    """The certificate and key of a live context: new files are used from the next connection on."""
+
+    def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+        self._context, self._files = context, (certificate, key)
+        self._stamp = self._look()
+
+    def refresh(self) -> None:
+        """Load the files again if they have changed; a pair that does not fit (yet) is passed over and logged."""
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._context.load_cert_chain(*self._files)
+            _log.info("the server's certificate was renewed; new connections see it")
+        except OSError as error:  # ssl.SSLError is one
+            _log.error("the new certificate %s cannot be used, the one before stays: %s", self._files[0], error)
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        stamps: list[tuple[int, int] | None] = []
+        for path in self._files:
+            try:
+                status = path.stat()
+                stamps.append((status.st_mtime_ns, status.st_ino))
+            except FileNotFoundError:
+                stamps.append(None)
+        return stamps
+
+
 class PinnedClients:
     """Make the certificate of each member a trust anchor of a live context, new members' too.
 
     A revoked site's certificate stays: it is refused by the request's key, in words it can read, not by a TLS alert.
     """
 
-    def __init__(self, context: ssl.SSLContext, book: MemberBook) -> None:
+    def __init__(self, context: ssl.SSLContext, book: MemberBook, own: ServerCertificate | None = None) -> None:
         self.context = context
+        self._own = own
         self._book = book
         self._loaded: set[str] = set()
+        self._seen: dict[str, Member] | None = None
 
     def refresh(self) -> ssl.SSLContext:
-        """The context, with everybody in the book trusted by now."""
-        for member in self._book.by_key().values():
-            certificate = member.enrolment.certificate
-            if certificate in self._loaded:
-                continue
-            self._loaded.add(certificate)
-            try:
-                self.context.load_verify_locations(cadata=certificate)
-            except (ssl.SSLError, ValueError) as error:
-                _log.error("the certificate of site %s cannot be trusted: %s", member.site, error)
+        """The context, with every site in the book trusted by now, and the server's own certificate up to date."""
+        if self._own:
+            self._own.refresh()
+        by_key = self._book.by_key()
+        if by_key is not self._seen:
+            self._seen = by_key
+            for member in by_key.values():
+                for _, certificate in member.keys(datetime.now(UTC)).values():
+                    self._trust(member.site, certificate)
         return self.context
+
+    def _trust(self, site: str, certificate: str) -> None:
+        if certificate in self._loaded:
+            return
+        self._loaded.add(certificate)
+        try:
+            self.context.load_verify_locations(cadata=certificate)
+        except (ssl.SSLError, ValueError) as error:
+            _log.error("the certificate of site %s cannot be trusted: %s", site, error)
 
 
 def client_key(connection: ssl.SSLObject) -> str | None:

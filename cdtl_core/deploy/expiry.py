@@ -1,0 +1,94 @@
+"""What expires soon, in sentences: for the status of both sides, and once a day for their logs."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from cdtl_core.deploy.certificates import expiry
+from cdtl_core.deploy.filter import CERTIFICATE_FILE
+from cdtl_core.deploy.members import members
+from cdtl_core.deploy.renewing import is_renewing
+from cdtl_core.errors import CdtlError
+from cdtl_core.foreign import get_logger, read_json
+
+__all__ = ["NOTICE", "DailyNotices", "coordinator_notices", "site_notices"]
+
+NOTICE = timedelta(days=30)
+"""So long before its end a certificate is spoken of."""
+_DAY = timedelta(days=1)
+_log = get_logger("cdtl.deploy")
+
+
+def coordinator_notices(folder: Path, now: datetime | None = None) -> list[str]:
+    """What of a coordinator's and its sites' certificates has expired or ends within `NOTICE`; a sentence each."""
+    now = now or datetime.now(UTC)
+    return [text for text in _of_coordinator(folder, now) if text]
+
+
+def site_notices(home: Path, now: datetime | None = None) -> list[str]:
+    """What of a site's certificate and its coordinator's authority expires within `NOTICE` or has; a key that waits."""
+    now = now or datetime.now(UTC)
+    return [text for text in _of_site(home, now) if text]
+
+
+class DailyNotices:
+    """Logs the notices at the first call and once a day from then on."""
+
+    def __init__(
+        self, notices: Callable[[datetime], list[str]], clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._notices, self._clock = notices, clock
+        self._next: datetime | None = None
+
+    def say(self) -> None:
+        """Log what there is to log now."""
+        now = self._clock()
+        if self._next is not None and now < self._next:
+            return
+        self._next = now + _DAY
+        try:
+            for text in self._notices(now):
+                _log.warning("%s", text)
+        except CdtlError as error:
+            _log.warning("%s", error)
+
+
+def _of_coordinator(folder: Path, now: datetime) -> Iterator[str]:
+    yield _notice("this coordinator's certificate", expiry(folder / "tls" / "server.crt"), now, _RENEW_SERVER)
+    yield _notice("the certificate of this coordinator's authority", expiry(folder / "tls" / "ca.crt"), now, _AUTHORITY)
+    for member in members(folder):
+        if member.revoked_at is None:
+            ends = x509.load_pem_x509_certificate(member.enrolment.certificate.encode()).not_valid_after_utc
+            do = _ENROL_SITE if now >= ends else _RENEW_SITE
+            yield _notice(f"the certificate of site {member.site}", ends, now, do)
+
+
+def _of_site(home: Path, now: datetime) -> Iterator[str]:
+    if is_renewing(home):
+        yield "a new key waits: send renewal.json to the coordinator; the site changes over once it is admitted."
+    if (home / CERTIFICATE_FILE).exists():
+        ends = expiry(home / CERTIFICATE_FILE)
+        yield _notice("this site's certificate", ends, now, _INIT if now >= ends else _RENEW)
+    if address := read_json(home / "coordinator.json"):
+        authority = home / str(address.get("ca", ""))
+        if authority.is_file():
+            yield _notice("the certificate of the coordinator's authority", expiry(authority), now, _ASK)
+
+
+_RENEW_SERVER = "run cdtl server renew; it is used at once, and sites notice nothing"
+_AUTHORITY = "make a new one with cdtl server renew --new-authority and send ca.crt to every site"
+_RENEW_SITE = "ask it to run cdtl site renew and to send renewal.json"
+_ENROL_SITE = "it cannot connect; ask it to run cdtl site init, and admit it again by telephone"
+_RENEW = "run cdtl site renew and send renewal.json to the coordinator"
+_INIT = "the coordinator refuses it; run cdtl site init without options, send enrolment.json, and expect a call"
+_ASK = "ask the coordinator for its new ca.crt and give it with --ca"
+
+
+def _notice(what: str, ends: datetime, now: datetime, do: str) -> str:
+    if now >= ends:
+        return f"{what} expired on {ends:%Y-%m-%d}: {do}."
+    if ends - now <= NOTICE:
+        return f"{what} ends on {ends:%Y-%m-%d}, in {(ends - now).days} days: {do}."
+    return ""
