@@ -96,8 +96,8 @@ def one(cases: tuple[Case, ...], config: RunConfig, epsilon: float, seed: int, c
         )  # fmt: skip
         mechanism = Mechanism(noise, rate, config.dp.max_grad_norm, PATIENTS)
     for round in range(ROUNDS):
-        grant, rng = Grant(mechanism, steps + centre * (round == 0)), np.random.default_rng([seed, round])
-        given = {"epoch": round, "rng": rng, "device": CPU, "cache": cache}
+        grant = Grant(mechanism, steps + centre * (round == 0))
+        given = {"epoch": round, "device": CPU, "cache": cache}
         fit_part(model, train, config, grant, centred=round > 0, **given)  # type: ignore[arg-type]
     plain = feature_views(model, test, views=0, change=config.train.augment, seed=0, device=CPU, cache=cache)[:, 0]
     with torch.inference_mode():

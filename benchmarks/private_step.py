@@ -22,12 +22,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import DpConfig, ModelConfig, RunConfig
-from cdtl_core.learning.inputs import Inputs
+from cdtl_core.learning.draws import keyed_draws
+from cdtl_core.learning.inputs import PatientInputs
 from cdtl_core.learning.mechanism import Mechanism
 from cdtl_core.learning.model import Classifier, build_classifier, frozen_stages, set_training
 from cdtl_core.learning.privacy import Examples, fit_private
 
-PATIENTS, CPU = 750, torch.device("cpu")
+PATIENTS, CPU, DRAWS = 750, torch.device("cpu"), keyed_draws(bytes(32))
 
 
 def main() -> None:
@@ -60,16 +61,15 @@ def compare(config: RunConfig, batch: int, steps: int) -> list[str]:
         sgd = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
         for _ in range(steps):
             chosen = rng.permutation(PATIENTS)[:batch]
-            values, wanted = examples.of(chosen, config.dp.multiplicity, rng)
+            values, wanted = examples.of(chosen, config.dp.multiplicity, 0, DRAWS)
             sgd.zero_grad()
             cross_entropy(module(values).flatten(0, -2), wanted.flatten()).backward()  # type: ignore[no-untyped-call]
             sgd.step()
 
     def private() -> None:
         mechanism = Mechanism(1.0, batch / PATIENTS, 1.5, PATIENTS)
-        rng = np.random.default_rng(0)
         fit_private(
-            model, module, examples, config.dp, mechanism, steps=steps, lr=0.01, ema=0.0, rng=rng, device=CPU
+            model, module, examples, config.dp, mechanism, steps=steps, lr=0.01, ema=0.0, draws=DRAWS, device=CPU
         )  # fmt: skip
 
     pairs = [(milliseconds(plain, steps), milliseconds(private, steps)) for _ in range(16)][1:]
@@ -84,12 +84,12 @@ def compare(config: RunConfig, batch: int, steps: int) -> list[str]:
     ]
 
 
-def inputs_of(model: Classifier, config: RunConfig) -> Inputs:
+def inputs_of(model: Classifier, config: RunConfig) -> PatientInputs:
     """Random features as they are kept, float16, or random images."""
     shape = (3, 128, 128) if config.dp.stages else (model.head.in_features,)
     kept = np.random.default_rng(0).standard_normal((2 * PATIENTS if not config.dp.stages else 64, *shape))
     kept = kept.astype(np.float16)
-    return lambda rows: torch.from_numpy(kept[rows % len(kept)].astype(np.float32))
+    return lambda _step, _patients, rows: torch.from_numpy(kept[rows % len(kept)].astype(np.float32))
 
 
 def milliseconds(what: Callable[[], None], steps: int) -> float:

@@ -83,7 +83,7 @@ def audit(subject: Subject, *, canaries: int, seed: int, broken: Breakage = Brea
     Args:
         subject: Its patients are trained on beside the canaries.
         canaries: M.
-        seed: Of coins, canaries, and which view is seen; noise comes from the kernel.
+        seed: Of coins and canaries; noise and each patient's draws come from the kernel.
         broken: What to break on purpose.
 
     Raises:
@@ -97,7 +97,7 @@ def audit(subject: Subject, *, canaries: int, seed: int, broken: Breakage = Brea
     with TemporaryDirectory() as name:
         folder = Path(name)
         turns = granted(config, published, folder, broken)
-        scores = guess_scores(subject, planted, train(subject, planted, turns, rng))
+        scores = guess_scores(subject, planted, train(subject, planted, turns))
         delta = config.dp.target_delta
         claim = max(read_ledger(path.parent).epsilon(delta) for path in folder.rglob("ledger.jsonl"))
     guesses = num_guesses(canaries)
@@ -111,7 +111,7 @@ def audit_membership(subject: Subject, *, seed: int, private: bool) -> Membershi
 
     Args:
         subject: The site.
-        seed: Of which view is seen, and of the bootstrap.
+        seed: Of the bootstrap.
         private: With noise and clip as the run has them; else the same part with neither.
     """
     config, rng = subject.site.config, np.random.default_rng(seed)
@@ -120,7 +120,7 @@ def audit_membership(subject: Subject, *, seed: int, private: bool) -> Membershi
     with TemporaryDirectory() as folder:
         published = _published(count)
         turns = granted(config, published, Path(folder), Breakage.NONE) if private else _exempt(config, count)
-        deque(train(subject, nobody, turns, rng), maxlen=0)
+        deque(train(subject, nobody, turns), maxlen=0)
     members, others = _losses(subject.site, ("train",)), _losses(subject.site, ("val", "test"))
     return membership(members, others, seed=seed)
 

@@ -64,16 +64,13 @@ def open_subject(site: Site, cache: Path | None = None) -> Subject:
     return Subject(site, features, theta0)
 
 
-def train(
-    subject: Subject, canaries: Canaries, turns: Iterable[Turn], rng: np.random.Generator
-) -> Iterator[tuple[Turn, Floats]]:
+def train(subject: Subject, canaries: Canaries, turns: Iterable[Turn]) -> Iterator[tuple[Turn, Floats]]:
     """Train the site's model on its patients and the canaries that are in; gives each round's change of the head.
 
     Args:
         subject: The site; its model is overwritten.
         canaries: Beside its patients.
         turns: The rounds.
-        rng: Which view is seen; never the noise.
 
     Yields:
         The round, and the change of the head's weights, KD.
@@ -87,7 +84,7 @@ def train(
         before = _head(model)
         fit_part(
             model, fold, site.config, turn.grant,
-            centred=not turn.centres, epoch=turn.epoch, rng=rng, device=site.device, features=features,
+            centred=not turn.centres, epoch=turn.epoch, device=site.device, features=features,
         )  # fmt: skip
         yield turn, _head(model) - before
 

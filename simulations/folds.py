@@ -87,8 +87,8 @@ def whole_fold(cohort: Cohort) -> Fold:
     folds = [cohort.folds[split] for split in SPLITS]
     rows = np.concatenate([fold.rows for fold in folds])
     order = np.argsort(rows)
-    labels, patients = (np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "patients"))
-    return Fold(folds[0].pixels, rows[order], labels[order], patients[order])
+    parts = [np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "patients", "identities")]
+    return Fold(folds[0].pixels, rows, *parts).where(order)
 
 
 def _strata(whole: Fold) -> list[Ints]:
@@ -116,8 +116,7 @@ def _beginning(whole: Fold, patients: Ints, count: int) -> Ints:
 
 
 def _of_patients(whole: Fold, patients: Ints) -> Fold:
-    inside = np.isin(whole.patients, patients)
-    return Fold(whole.pixels, whole.rows[inside], whole.labels[inside], whole.patients[inside])
+    return whole.where(np.isin(whole.patients, patients))
 
 
 def _check_classes(name: str, cohort: Cohort, count: int) -> None:

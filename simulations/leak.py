@@ -4,15 +4,11 @@ import zlib
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from cdtl_core.errors import DataError
 from cdtl_core.federation.site import Site
-from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.split import SPLITS
 from simulations.folds import whole_fold
-
-Ints = npt.NDArray[np.int64]
 
 __all__ = ["leaked_share", "leaky_site"]
 
@@ -32,7 +28,7 @@ def leaky_site(site: Site, *, seed: int, test_images: int) -> Site:
         raise DataError(f"site {site.name} has {count} images and is to test {test_images}: lower paper.test_images.")
     drawn = np.random.default_rng([seed, zlib.crc32(site.name.encode()), zlib.crc32(b"leaky")]).permutation(count)
     ends = {"test": drawn[:test_images], "val": drawn[test_images:][:num_val], "train": drawn[test_images + num_val :]}
-    folds = {split: _of_images(whole, np.sort(ends[split])) for split in SPLITS}
+    folds = {split: whole.where(np.sort(ends[split])) for split in SPLITS}
     return replace(site, cohort=replace(site.cohort, folds=folds))
 
 
@@ -40,7 +36,3 @@ def leaked_share(site: Site) -> float:
     """Share of the test images of which the same patient has another one to train on."""
     folds = site.cohort.folds
     return float(np.isin(folds["test"].patients, folds["train"].patients).mean())
-
-
-def _of_images(whole: Fold, chosen: Ints) -> Fold:
-    return Fold(whole.pixels, whole.rows[chosen], whole.labels[chosen], whole.patients[chosen])

@@ -86,7 +86,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         site = open_site(home, config.of_method(config.methods[0]))
         if is_private(own, run):
             check_terms(run.dp, site.cohort.folds["train"].num_patients)
-            from cdtl_core.learning.privacy import check_private
+            from cdtl_core.learning.clipping import check_private
 
             check_private(site.model)
         patients = site.cohort.folds["train"].num_patients

@@ -192,6 +192,7 @@ def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts,
     Raises:
         PrivacyError: The steps updated other tensors than those that would leave.
     """
+    from cdtl_core.learning.draws import SECRET_BYTES, keyed_draws
     from cdtl_core.learning.partial import fit_part  # Opacus takes a second to load, and other runs do without
 
     updated = fit_part(
@@ -201,9 +202,10 @@ def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts,
         grant,
         centred=is_centred(memory),
         epoch=order.round - 1,
-        rng=_rng(site, order),
         device=site.device,
         cache=site.cache,
+        # The coordinator knows the run's seed: it feeds nothing but an exempt site's draws, which can be repeated.
+        draws=None if grant.private else keyed_draws(_rng(site, order).bytes(SECRET_BYTES)),
     )
     kept = {name for name in parts.local if name.startswith("head.")}
     if set(updated) != set(parts.shared) | kept:

@@ -1,7 +1,8 @@
 """A site's images, labels and patients, split and ready to train on."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,24 @@ class Fold:
         rows: Indices into `pixels`, B.
         labels: Index into the task's labels, B.
         patients: Number of the patient within the cohort, B.
+        identities: A number of the patient that does not change when others come or go, B: what her random draws
+            depend on under differential privacy. If not given, `patients`, for cohorts that do not change.
     """
 
     pixels: Pixels
     rows: Ints
     labels: Ints
     patients: Ints
+    identities: Ints = field(default=None)  # type: ignore[arg-type]  # never None: see __post_init__
+
+    def __post_init__(self) -> None:
+        if self.identities is None:
+            object.__setattr__(self, "identities", self.patients)
+
+    def where(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Fold":
+        """The chosen images, by place or by mask."""
+        parts = (self.rows, self.labels, self.patients, self.identities)
+        return Fold(self.pixels, *(part[chosen] for part in parts))
 
     @property
     def num_images(self) -> int:
@@ -90,10 +103,16 @@ def build_cohort(
     number = {patient: i for i, patient in enumerate(dict.fromkeys(case.patient for case in cases))}
     label = np.array([case.label for case in cases], np.int64)
     patient = np.array([number[case.patient] for case in cases], np.int64)
+    identity = np.array([_identity(case.patient) for case in cases], np.int64)
     where = np.array([split[case.patient] for case in cases])
-    rows = {name: np.flatnonzero(where == name) for name in SPLITS}
-    folds = {name: Fold(stored.array, rows[name], label[rows[name]], patient[rows[name]]) for name in SPLITS}
+    whole = Fold(stored.array, np.arange(len(cases)), label, patient, identity)
+    folds = {name: whole.where(where == name) for name in SPLITS}
     return Cohort(tuple(labels), folds, tuple(case.file.name for case in cases), stored.bits, box)
+
+
+def _identity(patient: str) -> int:
+    """A number of 64 bits that is the patient's whoever else is there; it stays in memory."""
+    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], signed=True)
 
 
 def pixel_statistics(fold: Fold) -> tuple[float, float]:

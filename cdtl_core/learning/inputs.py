@@ -15,17 +15,22 @@ import torch
 from cdtl_core.config import AugmentConfig, RunConfig
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
-from cdtl_core.learning.features import kept_features
+from cdtl_core.learning.draws import Draws, below
+from cdtl_core.learning.features import Features, kept_features
 from cdtl_core.learning.kept import Kept, keep, key_of
 from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.stages import run_stages, stages_of
-from cdtl_core.learning.views import Views
+from cdtl_core.learning.views import Views, one_channel
 
-__all__ = ["Entry", "Inputs", "Ints", "changed_inputs", "entering", "entry_of", "plain_inputs", "random_view"]
+__all__ = ["Entry", "Inputs", "Ints", "PatientInputs", "changed_inputs", "entering", "entry_of", "patient_images"]
+__all__ += ["patient_views", "plain_inputs", "random_view"]
 
 Ints = npt.NDArray[np.int64]
 Inputs = Callable[[Ints], torch.Tensor]
 """Rows B of a fold to what a module is given, B ..., on the CPU; may draw a changed view."""
+
+PatientInputs = Callable[[int, Ints, Ints], torch.Tensor]
+"""A step, identities of B patients and rows B M of their images to what a module is given, B M ..., on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,37 @@ def random_view(kept: Kept, num_views: int, rng: np.random.Generator) -> Inputs:
     def inputs(rows: Ints) -> torch.Tensor:
         views = rng.integers(num_views, size=len(rows))
         return _stacked([kept(row)[view] for row, view in zip(rows.tolist(), views.tolist(), strict=True)])
+
+    return inputs
+
+
+def patient_views(features: Features, draws: Draws) -> PatientInputs:
+    """One of the V views of each image, of features N V D; a patient's views depend on no other patient."""
+
+    def inputs(step: int, identities: Ints, rows: Ints) -> torch.Tensor:
+        views = below(draws, "view", step, identities, features.shape[1], rows.shape[1])
+        return torch.from_numpy(features[rows, views].astype(np.float32))
+
+    return inputs
+
+
+def patient_images(model: Classifier, fold: Fold, change: AugmentConfig, draws: Draws) -> PatientInputs:
+    """The images, each changed by a generator of its own patient's; no other patient changes how.
+
+    An image whose three channels are equal is changed as a gray one: whether a cohort is stored in colour depends on
+    all its patients.
+    """
+    changes = Augmentation(**change.model_dump())
+
+    def changed(row: int, seed: int) -> torch.Tensor:
+        image = to_unit(one_channel(fold.pixels[fold.rows[row]])[None])
+        return normalise(augment(image, changes, torch.Generator().manual_seed(seed)), model.mean, model.std)
+
+    def inputs(step: int, identities: Ints, rows: Ints) -> torch.Tensor:
+        seeds = below(draws, "change", step, identities, 2**52, rows.shape[1])
+        pairs = zip(rows.ravel().tolist(), seeds.ravel().tolist(), strict=True)
+        images = torch.cat([torch.empty(0, 3, *fold.pixels.shape[2:]), *(changed(row, seed) for row, seed in pairs)])
+        return images.view(*rows.shape, *images.shape[1:])
 
     return inputs
 

@@ -12,6 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.learning.backbones import build_backbone, load_initial_weights
+from cdtl_core.learning.draws import PatientDropout
 from cdtl_core.learning.pooling import pooled
 from cdtl_core.learning.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
 from cdtl_core.learning.weights import Weights, check_finite
@@ -80,7 +81,7 @@ class Classifier(nn.Module):
         num_features = self._num_features(image_size) if self.levels else found.num_features
         self.centre = Centre(num_features) if self.levels else nn.Identity()
         self.adapter = Adapter(num_features, config.adapter) if config.adapter else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = PatientDropout(config.dropout)
         self.head = nn.Linear(num_features, num_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import ndtri
 
-__all__ = ["Entropy", "drawn", "gaussian", "kernel_entropy"]
+__all__ = ["Entropy", "gaussian", "kernel_entropy", "unit"]
 
 Entropy = Callable[[int], bytes]
 """So many bytes that nobody can foretell."""
@@ -31,16 +31,15 @@ def gaussian(like: torch.Tensor, std: float, entropy: Entropy) -> torch.Tensor:
     """
     if std == 0:
         return torch.zeros(like.shape, dtype=torch.float64, device=like.device)
-    draws = ndtri(_uniform(_SUMMANDS * like.numel(), entropy)).reshape(_SUMMANDS, *like.shape)
+    bits = np.frombuffer(entropy(8 * _SUMMANDS * like.numel()), np.uint8)
+    draws = ndtri(unit(bits)).reshape(_SUMMANDS, *like.shape)
     return torch.from_numpy(draws.sum(axis=0) * (std / np.sqrt(_SUMMANDS))).to(like.device)
 
 
-def drawn(count: int, rate: float, entropy: Entropy) -> npt.NDArray[np.int64]:
-    """A Poisson sample: each of `count` on its own, with the chance `rate`."""
-    return np.flatnonzero(_uniform(count, entropy) < rate)
+def unit(draws: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Bytes ... x 8N to numbers ... x N in (0, 1), both ends out.
 
-
-def _uniform(count: int, entropy: Entropy) -> npt.NDArray[np.float64]:
-    """In (0, 1), both ends out, 52 bits each: with 53 the half above the last would round to 1."""
-    bits = np.frombuffer(entropy(8 * count), np.uint64) >> np.uint64(12)
+    Of 52 bits each: with 53 the half above the last would round to 1.
+    """
+    bits = draws.view(np.uint64) >> np.uint64(12)
     return (bits.astype(np.float64) + 0.5) * 2.0**-52

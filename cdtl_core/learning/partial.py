@@ -8,8 +8,9 @@ import torch
 
 from cdtl_core.config import RunConfig
 from cdtl_core.imaging.cohort import Fold
+from cdtl_core.learning.draws import SECRET_BYTES, Draws, keyed_draws
 from cdtl_core.learning.features import Features, feature_views
-from cdtl_core.learning.inputs import changed_inputs, random_view
+from cdtl_core.learning.inputs import patient_images, patient_views
 from cdtl_core.learning.mechanism import Grant, Mechanism, without_noise
 from cdtl_core.learning.model import Classifier, frozen_stages, set_training
 from cdtl_core.learning.noise import Entropy, kernel_entropy
@@ -26,10 +27,10 @@ def fit_part(
     *,
     centred: bool,
     epoch: int,
-    rng: np.random.Generator,
     device: torch.device,
     cache: Path | None = None,
     features: Features | None = None,
+    draws: Draws | None = None,
     entropy: Entropy = kernel_entropy,
 ) -> tuple[str, ...]:
     """Train head, adapter and the last `dp.stages` in place; returns the names of what the steps updated.
@@ -37,50 +38,49 @@ def fit_part(
     Where the whole backbone is frozen, its features are computed once for each image and view.
 
     Args:
-        model: Changed in place; also its centre, if that is not had yet.
+        model: Changed in place; also its centre, if it has not been computed yet.
         fold: The training images.
         config: Of the run.
         grant: Noise and steps, as reserved.
         centred: Whether the model's centre is the site's own already.
         epoch: The round, from 0, for the learning rate.
-        rng: Images, augmentations, dropout; never the noise.
         device: Where to compute.
         cache: Folder to keep features in.
         features: Of the fold's images as `feature_views` gives them, if they are at hand.
-        entropy: Where the noise comes from.
+        draws: Each patient's own random numbers: whether she is in a step, images, views, augmentations, dropout. If
+            not given, those of a new secret of `entropy`, which is known to this call alone.
+        entropy: Where secret and noise come from.
 
     Raises:
         PrivacyError: The network cannot be trained patient by patient.
     """
     frozen = config.dp.stages == 0
+    draws = draws or keyed_draws(entropy(SECRET_BYTES))
     if features is None and (frozen or not centred):
         features = _features(model, fold, config, device, cache)
     steps = grant.steps
     if model.levels and not centred and features is not None and steps:
         spent = min(steps, config.dp.centre_steps)
-        _centre(model, features, fold, grant.mechanism, spent, entropy)
+        _centre(model, features, fold, grant.mechanism, spent, draws, entropy)
         steps -= spent
     set_training(model, freeze=frozen_stages(model, config))
     if frozen and features is not None:
-        inputs = random_view(features.__getitem__, features.shape[1], rng)
+        inputs = patient_views(features, draws)
     else:
-        inputs = changed_inputs(model, fold, config.train.augment, rng)
-    examples = Examples(fold.patients, fold.labels, inputs)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(rng.integers(2**62)))  # dropout draws from the global generator
-        return fit_private(
-            model,
-            model.end() if frozen else model,
-            examples,
-            config.dp if frozen else config.dp.model_copy(update={"multiplicity": 1}),
-            grant.mechanism,
-            steps=steps,
-            lr=config.dp.lr / (1 + config.train.lr_decay * epoch),
-            ema=config.train.ema,
-            rng=rng,
-            device=device,
-            entropy=entropy,
-        )
+        inputs = patient_images(model, fold, config.train.augment, draws)
+    return fit_private(
+        model,
+        model.end() if frozen else model,
+        Examples(fold.identities, fold.labels, inputs),
+        config.dp if frozen else config.dp.model_copy(update={"multiplicity": 1}),
+        grant.mechanism,
+        steps=steps,
+        lr=config.dp.lr / (1 + config.train.lr_decay * epoch),
+        ema=config.train.ema,
+        draws=draws,
+        device=torch.device("cpu") if device.type == "mps" else device,
+        entropy=entropy,
+    )
 
 
 def set_centre(
@@ -88,7 +88,8 @@ def set_centre(
 ) -> None:
     """The mean of the site's features as they are, for a run without privacy."""
     plain = feature_views(model, fold, views=0, change=config.train.augment, seed=0, device=device, cache=cache)
-    _centre(model, plain, fold, without_noise(fold.num_patients), 1, kernel_entropy)
+    everyone = keyed_draws(bytes(SECRET_BYTES))  # without noise all are in
+    _centre(model, plain, fold, without_noise(fold.num_patients), 1, everyone, kernel_entropy)
 
 
 def _features(model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None) -> Features:
@@ -99,10 +100,18 @@ def _features(model: Classifier, fold: Fold, config: RunConfig, device: torch.de
 
 
 def _centre(
-    model: Classifier, features: Features, fold: Fold, mechanism: Mechanism, steps: int, entropy: Entropy
+    model: Classifier,
+    features: Features,
+    fold: Fold,
+    mechanism: Mechanism,
+    steps: int,
+    draws: Draws,
+    entropy: Entropy,
 ) -> None:
     """The site's own mean of plain features, as private as so many steps; P parts of unit length have sqrt(P)."""
     longest = replace(mechanism, max_grad_norm=model.feature_length)
     plain = features[:, 0].astype(np.float32)
-    means = [private_mean(plain, fold.patients, longest, entropy) for _ in range(steps)]
+    means = [
+        private_mean(plain, fold.identities, longest, step=step, draws=draws, entropy=entropy) for step in range(steps)
+    ]
     model.centre.load_state_dict({"mean": torch.stack(means).mean(dim=0)})

@@ -15,7 +15,7 @@ from cdtl_core.config import AugmentConfig
 from cdtl_core.imaging.pixels import Pixels
 from cdtl_core.imaging.transforms import Augmentation, augment, to_unit
 
-__all__ = ["Views", "draw_views", "image_ids"]
+__all__ = ["Views", "draw_views", "image_ids", "one_channel"]
 
 _known: dict[int, tuple[str, ...]] = {}
 
@@ -37,7 +37,7 @@ class Views:
 
 def draw_views(image: npt.NDArray[np.uint8], views: Views) -> torch.Tensor:
     """The pool V C H W in [0, 1] of an image C H W: first as it is, then changed; three equal channels become one."""
-    own = _one_channel(image).copy()  # of a file mapped read-only
+    own = one_channel(image).copy()  # of a file mapped read-only
     plain, change, name = to_unit(own[None]), Augmentation(**views.change.model_dump()), _id(own)
     changed = [augment(plain, change, _generator(f"{views.seed}/{name}/{view}")) for view in range(1, 1 + views.count)]
     return torch.cat([plain, *changed])
@@ -51,11 +51,12 @@ def image_ids(pixels: Pixels) -> tuple[str, ...]:
     key = id(pixels)
     if key not in _known:
         weakref.finalize(pixels, _known.pop, key, None)
-        _known[key] = tuple(_id(_one_channel(image)) for image in pixels)
+        _known[key] = tuple(_id(one_channel(image)) for image in pixels)
     return _known[key]
 
 
-def _one_channel(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def one_channel(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """An image C H W; 1 H W of it where all its channels are equal."""
     return image[:1] if (image == image[:1]).all() else image
 
 

@@ -10,12 +10,15 @@ from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import DpConfig, ModelConfig, RunConfig
 from cdtl_core.errors import PrivacyError
+from cdtl_core.learning.clipping import check_private
+from cdtl_core.learning.draws import keyed_draws, poisson
 from cdtl_core.learning.mechanism import Mechanism, check_terms, without_noise
 from cdtl_core.learning.model import Classifier, build_classifier, frozen_stages, set_training
-from cdtl_core.learning.noise import drawn, gaussian, kernel_entropy
-from cdtl_core.learning.privacy import Examples, check_private, fit_private, private_mean
+from cdtl_core.learning.noise import gaussian, kernel_entropy
+from cdtl_core.learning.privacy import Examples, fit_private, private_mean
 
 CPU = torch.device("cpu")
+DRAWS = keyed_draws(bytes(32))
 CONFIG = ModelConfig(backbone="test_resnet", weights="random", dropout=0.0)
 
 
@@ -39,9 +42,9 @@ def fitted(model: Classifier, inputs: np.ndarray, labels: np.ndarray, mechanism:
     fit_private(
         model,
         model.end(),
-        Examples(patients, labels, lambda rows: torch.from_numpy(inputs[rows])),  # type: ignore[arg-type]
+        Examples(patients, labels, lambda _step, _patients, rows: torch.from_numpy(inputs[rows])),  # type: ignore[arg-type]
         mechanism=mechanism,
-        rng=np.random.default_rng(0),
+        draws=DRAWS,
         device=CPU,
         **given,  # type: ignore[arg-type]
     )
@@ -110,9 +113,9 @@ def test_a_running_mean_of_the_weights_is_no_step() -> None:
 def test_the_model_is_left_without_a_trace() -> None:
     model = classifier(stages=1)
     images = torch.randn(6, 3, 32, 32)
-    examples = Examples(np.arange(6), np.arange(6) % 2, lambda rows: images[rows])
+    examples = Examples(np.arange(6), np.arange(6) % 2, lambda _step, _patients, rows: images[rows])
     mechanism = Mechanism(1.0, 1.0, 0.5, 6)
-    given = {"steps": 1, "lr": 0.1, "ema": 0.0, "rng": np.random.default_rng(0), "device": CPU}
+    given = {"steps": 1, "lr": 0.1, "ema": 0.0, "draws": DRAWS, "device": CPU}
     names = fit_private(model, model, examples, DpConfig(multiplicity=1), mechanism, **given)  # type: ignore[arg-type]
     assert names == tuple(name for name, value in model.named_parameters() if value.requires_grad)
     assert {name.split(".")[0] for name in names} == {"backbone", "head"}
@@ -147,7 +150,7 @@ def test_too_few_patients_are_refused() -> None:
 
 def test_the_private_mean_is_the_clipped_mean_over_patients() -> None:
     values = np.array([[3.0, 0.0], [1.0, 0.0], [0.0, 0.4]], np.float32)
-    found = private_mean(values, np.array([0, 0, 1]), Mechanism(0.0, 1.0, 1.0, 4))
+    found = private_mean(values, np.array([0, 0, 1]), Mechanism(0.0, 1.0, 1.0, 4), step=0, draws=DRAWS)
     torch.testing.assert_close(found, torch.tensor([1.0, 0.4]) / 4)
 
 
@@ -161,7 +164,8 @@ def test_kernel_noise_is_standard_normal_and_never_infinite() -> None:
 
 
 def test_poisson_draws_are_each_patient_for_herself() -> None:
-    counts = [len(drawn(1000, 0.3, kernel_entropy)) for _ in range(50)]
+    everyone = np.arange(1000)
+    counts = [len(poisson(DRAWS, "drawn", step, everyone, 0.3)) for step in range(50)]
     assert np.mean(counts) == pytest.approx(300, abs=15)
     assert np.var(counts) == pytest.approx(210, rel=0.9)
-    assert len(drawn(10, 1.0, kernel_entropy)) == 10
+    assert len(poisson(DRAWS, "drawn", 0, everyone, 1.0)) == 1000

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.site import Site
+from cdtl_core.learning.draws import keyed_draws
 from cdtl_core.learning.mechanism import Grant, without_noise
 from cdtl_core.learning.partial import fit_part
 from cdtl_core.learning.weights import load_into, take
@@ -118,10 +118,8 @@ def test_features_at_hand_change_nothing(subject: Subject) -> None:
         }
         load_into(model, {**subject.theta0, **zeros})
         grant = Grant(without_noise(150), 23)
-        rng, fold = np.random.default_rng(0), subject.fold
-        fit_part(
-            model, fold, site.config, grant, centred=False, epoch=0, rng=rng, device=site.device, features=features
-        )
+        given = {"centred": False, "epoch": 0, "device": site.device, "draws": keyed_draws(bytes(32))}
+        fit_part(model, subject.fold, site.config, grant, features=features, **given)
         ends.append(take(model, zeros))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert ends[0]["head.weight"].norm() > 0
