@@ -60,13 +60,16 @@ def card_of(home: Path, federation: str, site: Site, theta0_hash: str) -> ModelC
         calibration=_calibration(note, test, val),
         operating_point=_operating(test, val),
         privacy=_promise(home, own, config) if private else Promise(private=False),
-        limits=known_limits(
-            synthetic=own.data.phantom is not None,
-            test_patients=test.num_patients,
-            has_interval=np.isfinite(auroc.low),
-            calibrated=note.temperature is not None,
-            private=private,
-            gain=gain.get("used-alone"),
+        limits=(
+            *known_limits(
+                synthetic=own.data.phantom is not None,
+                test_patients=test.num_patients,
+                has_interval=np.isfinite(auroc.low),
+                calibrated=note.temperature is not None,
+                private=private,
+                gain=gain.get("used-alone"),
+            ),
+            *(_not_covered(home, own, federation) if private else ()),
         ),
         versions=_versions(),
         config=flatten(config),
@@ -117,6 +120,13 @@ def _operating(test: Scores, val: Scores) -> Operating:
     found = confusion_at(test.positive, test.probability, test.patients, threshold)
     shares = {"sensitivity": found.sensitivity, "specificity": found.specificity}
     return Operating(**{name: Estimate.of(share.interval) for name, share in shares.items()}, **told)
+
+
+def _not_covered(home: Path, own: SiteConfig, federation: str) -> tuple[str, ...]:
+    from cdtl_core.reporting.spent import not_covered, spent_of
+
+    folder = ledger_folder(home, own, federation)
+    return not_covered(spent_of(read_ledger(folder), folder))
 
 
 def _promise(home: Path, own: SiteConfig, config: RunConfig) -> Promise:

@@ -7,8 +7,18 @@ from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.contract import round_patients
 from cdtl_core.federation.site import Site
-from cdtl_core.learning.ledger import Budget, PrivacyLedger, Reservation, commit, ledger_exists, open_ledger, reserve
+from cdtl_core.learning.ledger import (
+    Budget,
+    PrivacyLedger,
+    Reservation,
+    commit,
+    ledger_exists,
+    note_unprotected,
+    open_ledger,
+    reserve,
+)
 from cdtl_core.learning.mechanism import Grant, Mechanism, check_terms, without_noise
+from cdtl_core.reporting.rounds import unprotected_runs
 
 __all__ = [
     "Granted",
@@ -67,7 +77,7 @@ def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federa
     Raises:
         ConfigError: The site publishes its pixels' statistics.
         PrivacyError: The terms promise nothing for so few patients, or the ledger is missing where there was one,
-            damaged, or shorter than it was.
+            damaged, shorter than it was, or holds steps of an earlier version that the site has not accepted.
     """
     train = site.cohort.folds["train"].num_patients
     check_terms(config.dp, train)
@@ -81,7 +91,14 @@ def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federa
         )
     cohort = site.cohort
     facts = {"patients": round_patients(cohort.num_patients), "channels": cohort.channels, "bit_depth": cohort.bits}
-    return open_ledger(folder, site=site.name, num_patients=round_patients(train), published=facts)
+    ledger = open_ledger(folder, site=site.name, num_patients=round_patients(train), published=facts)
+    if ledger.faulty and not own.privacy.accept_faulty_steps:
+        raise PrivacyError(
+            f"the privacy ledger {folder} holds rounds of an earlier version whose noise bounds nothing (cdtl privacy "
+            "ledger says which), so no budget can be kept: let your data protection officer decide, and set "
+            "privacy.accept_faulty_steps = true in site.toml to train on and count from now on."
+        )
+    return note_unprotected(folder, unprotected_runs(home)) if own.privacy.ledger == "site" else ledger
 
 
 def reserve_round(

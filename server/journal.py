@@ -39,7 +39,7 @@ class Journal:
     def add_round(self, played: "Round", seconds: float) -> None:
         """Write one round: who took part, who did not and why, who joined for the next one."""
         result = played.report
-        sites = {site: {**values, **_sizes(played.replies[site])} for site, values in result.metrics.items()}
+        sites = {site: {**values, **_sizes(played.replies[site], values)} for site, values in result.metrics.items()}
         self._add(
             {
                 "round": result.round,
@@ -57,7 +57,7 @@ class Journal:
     def add_finish(self, round: int, finish: "Finish", seconds: float) -> None:
         """Write the end of the run."""
         sites = {
-            site: {**final.metrics, "chosen": final.chosen, **_sizes(reply)}
+            site: {**final.metrics, "chosen": final.chosen, **_sizes(reply, final.metrics)}
             for site, (reply, final) in sorted(finish.finals.items())
         }
         missing = dict(finish.missing)
@@ -77,10 +77,11 @@ class Journal:
         return value is not None and (value.get("method") != self._method or value.get("round", 0) <= round)
 
 
-def _sizes(reply: "Reply") -> dict[str, int | float]:
-    """Bytes, and seconds until the answer."""
+def _sizes(reply: "Reply", figures: Mapping[str, float]) -> dict[str, int | float]:
+    """Bytes, and seconds until the answer; of a site that gives no figures of its patients no seconds are kept."""
     sizes: dict[str, int | float] = {"bytes_received": reply.bytes_received, "bytes_sent": reply.bytes_sent}
-    sizes["seconds"] = _milli(reply.seconds)
+    if figures:
+        sizes["seconds"] = _milli(reply.seconds)
     return {**sizes, "theta0_bytes": reply.theta0_bytes} if reply.theta0_bytes else sizes
 
 

@@ -23,6 +23,7 @@ def ledger(
 ) -> None:
     """Print what a site has spent of its patients' privacy, by which runs, and what is left; reads only."""
     from cdtl_core.cli.privacy_text import print_spent
+    from cdtl_core.reporting.rounds import unprotected_runs
     from cdtl_core.reporting.spent import spent_of_site
 
     found = spent_of_site(folder)
@@ -30,6 +31,8 @@ def ledger(
         typer.echo(json.dumps({"ledgers": [one.model_dump(mode="json") for one in found]}, indent=1))
     elif not found:
         typer.echo(f"No steps with differential privacy were ever taken here: {folder / 'privacy'} holds no ledger.")
+        if runs := unprotected_runs(folder):
+            typer.echo(f"This site sent updates without differential privacy in {', '.join(runs)}.")
     else:
         print_spent(found)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from cdtl_core.cli.screen import open_console
 from cdtl_core.foreign import visible
 from cdtl_core.reporting.outlook import MARGINAL, WORKABLE, Judgement, Outlook, Part
-from cdtl_core.reporting.spent import RoundSpent, RunSpent, Spent
+from cdtl_core.reporting.spent import RoundSpent, RunSpent, Spent, not_covered
 
 __all__ = ["print_outlook", "print_spent"]
 
@@ -27,6 +27,8 @@ def print_spent(found: Iterable[Spent]) -> None:
         typer.echo("\n" * bool(number) + _headline(one))
         for run in one.runs:
             _print_run(run)
+        for sentence in not_covered(one):
+            typer.echo(f"NOT COVERED: {sentence}")
         if one.target_delta is not None:
             typer.echo(_meaning(one))
 
@@ -77,19 +79,20 @@ def _print_run(run: RunSpent) -> None:
         f"Run {visible(run.run)}: target {run.target_epsilon:g} at delta {run.target_delta:g}; "
         f"left: {left if run.left_steps else 'not one step'}."
     )
-    for (noise, rate), rounds in _alike(run.rounds).items():
+    for (noise, rate, faulty), rounds in _alike(run.rounds).items():
         steps, numbers = sum(one.counted for one in rounds), sorted({one.round for one in rounds})
-        typer.echo(f"  rounds {_ranges(numbers)}: {steps} steps, noise {noise:.4f}, sample rate {rate:.4g}")
+        note = " (faulty mechanism, not counted)" if faulty else ""
+        typer.echo(f"  rounds {_ranges(numbers)}: {steps} steps, noise {noise:.4f}, sample rate {rate:.4g}{note}")
     for one in run.rounds:
-        if one.taken is None:
+        if one.taken is None and not one.faulty:
             typer.echo(f"  round {one.round}: {one.reserved} steps reserved and never committed; all count")
 
 
-def _alike(rounds: Iterable[RoundSpent]) -> dict[tuple[float, float], list[RoundSpent]]:
-    """Rounds by noise and sample rate."""
-    found: dict[tuple[float, float], list[RoundSpent]] = {}
+def _alike(rounds: Iterable[RoundSpent]) -> dict[tuple[float, float, bool], list[RoundSpent]]:
+    """Rounds by noise, sample rate and mechanism."""
+    found: dict[tuple[float, float, bool], list[RoundSpent]] = {}
     for one in rounds:
-        found.setdefault((one.noise_multiplier, one.sample_rate), []).append(one)
+        found.setdefault((one.noise_multiplier, one.sample_rate, one.faulty), []).append(one)
     return found
 
 
@@ -105,8 +108,9 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _meaning(one: Spent) -> str:
+    but = "what NOT COVERED names apart, " if not_covered(one) else ""
     return (
-        "This means: adding or removing any one patient of this site's training set changes the chance of whatever "
-        f"the site has sent by a factor of at most e^{one.epsilon_rdp:.2f}, but for a chance of {one.target_delta:g}; "
-        "what the same woman's images spend at other sites adds to it."
+        f"This means: {but}adding or removing any one patient of this site's training set changes the chance of "
+        f"whatever the site has sent by a factor of at most e^{one.epsilon_rdp:.2f}, but for a chance of "
+        f"{one.target_delta:g}; what the same woman's images spend at other sites adds to it."
     )

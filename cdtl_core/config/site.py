@@ -71,10 +71,12 @@ class SitePrivacy(Settings):
 
     `exempt` trains without differential privacy in runs that do not require it. `target_epsilon` bounds the whole
     ledger, however much a run would allow. `ledger` is ``run`` in simulations alone, where each method is a world of
-    its own; everywhere else one ledger counts all runs.
+    its own; everywhere else one ledger counts all runs. `accept_faulty_steps` trains on though the ledger holds steps
+    of earlier versions, whose noise bounds nothing: epsilon then counts the steps since.
     """
 
     exempt: bool = False
+    accept_faulty_steps: bool = False
     target_epsilon: float | None = Field(None, gt=0)
     ledger: Literal["site", "run"] = "site"
 

@@ -21,7 +21,7 @@ from cdtl_core.errors import CdtlError
 from cdtl_core.imaging.check_source import check_source
 from cdtl_core.learning.device import choose_device
 from cdtl_core.modality import modality_of
-from cdtl_core.reporting.spent import spent_of_site
+from cdtl_core.reporting.spent import not_covered, spent_of_site
 from cdtl_core.settings import SITE_FILE, load_site
 from client.home import open_site
 from client.spending import check_one_ledger
@@ -139,6 +139,8 @@ def _privacy(home: Path, own: SiteConfig) -> Iterator[Finding]:
     check_one_ledger(own)
     for spent in spent_of_site(home):
         yield Finding("privacy", "ok", f"epsilon {spent.epsilon_rdp:.2f} spent so far: cdtl privacy ledger {home}")
+        for sentence in not_covered(spent):
+            yield Finding("privacy", "warning", sentence)
     if own.privacy.exempt:
         yield Finding("privacy", "warning", "exempt: runs train here without differential privacy (privacy.exempt)")
 

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,19 @@ from cdtl_core.durable import append_line, locked, replace_json
 from cdtl_core.errors import CheckpointError, PrivacyError
 from cdtl_core.foreign import parse_json
 from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, merged, plan_noise
-from cdtl_core.learning.ledger_entries import ENTRY, Commitment, Entry, Opening, Plan, Reservation
+from cdtl_core.learning.ledger_entries import (
+    ENTRY,
+    MECHANISM,
+    Commitment,
+    Entry,
+    Opening,
+    Plan,
+    Reservation,
+    Unprotected,
+)
 
 __all__ = ["Budget", "Opening", "Plan", "PrivacyLedger", "Reservation", "commit", "open_ledger", "read_ledger"]
-__all__ += ["ledger_exists", "reserve"]
+__all__ += ["ledger_exists", "note_unprotected", "reserve"]
 
 _WORTHLESS = 4.0
 """Beside the noise of a ledger with nothing spent: with so much more an update would only harm the others."""
@@ -62,10 +71,27 @@ class PrivacyLedger:
 
     @property
     def history(self) -> tuple[Steps, ...]:
-        """All steps that count: committed ones, and those reserved without a word on how it ended."""
-        taken = {entry.number: entry.steps for entry in self.entries if isinstance(entry, Commitment)}
-        steps = [(one, taken.get(one.number, one.steps)) for one in self.reservations]
+        """All steps that count: committed ones, and those reserved without a word on how it ended.
+
+        Without those of an earlier mechanism: their noise bounds nothing, so there is no number to add.
+        """
+        steps = [(one, self.taken.get(one.number, one.steps)) for one in self.reservations if not one.faulty]
         return merged([Steps(one.noise_multiplier, one.sample_rate, count) for one, count in steps])
+
+    @property
+    def taken(self) -> dict[int, int]:
+        """Steps committed, by the number of their reservation."""
+        return {entry.number: entry.steps for entry in self.entries if isinstance(entry, Commitment)}
+
+    @property
+    def faulty(self) -> tuple[Reservation, ...]:
+        """Reservations of an earlier mechanism of which steps were taken, or may have been."""
+        return tuple(one for one in self.reservations if one.faulty and self.taken.get(one.number, one.steps))
+
+    @property
+    def unprotected(self) -> tuple[str, ...]:
+        """Runs in which the site sent updates without privacy."""
+        return tuple(entry.run for entry in self.entries if isinstance(entry, Unprotected))
 
     def plan_of(self, run: str) -> Plan | None:
         """The newest plan of a run."""
@@ -107,7 +133,9 @@ def open_ledger(
         if not ledger_exists(folder):
             (folder / _FILE).unlink(missing_ok=True)
             number, facts = secrets.token_hex(16), published or {}
-            new = Opening(at=clock(), ledger=number, site=site, num_patients=num_patients, published=facts)
+            new = Opening(
+                at=clock(), mechanism=MECHANISM, ledger=number, site=site, num_patients=num_patients, published=facts
+            )
             return _append(folder, PrivacyLedger((), ""), new)
         return _mended(folder)
 
@@ -164,11 +192,9 @@ def reserve(
         allowed = affordable_steps(ledger.history, wanted, **limits)
         if not allowed:
             return None
-        number, rates = len(ledger.reservations), (plan.noise_multiplier, plan.sample_rate)
-        entry = Reservation(
-            at=clock(), number=number, run=run, round=round, noise_multiplier=rates[0], sample_rate=rates[1],
-            steps=allowed,
-        )  # fmt: skip
+        rates = {"noise_multiplier": plan.noise_multiplier, "sample_rate": plan.sample_rate}
+        about = {"mechanism": MECHANISM, "number": len(ledger.reservations), "run": run, "round": round}
+        entry = Reservation.model_validate({"at": clock(), **about, **rates, "steps": allowed})
         _append(folder, ledger, entry)
         return entry
 
@@ -184,7 +210,20 @@ def commit(folder: Path, reservation: Reservation, steps: int, *, clock: Callabl
         said = any(isinstance(entry, Commitment) and entry.number == reservation.number for entry in ledger.entries)
         if said or not 0 <= steps <= reservation.steps or reservation not in ledger.entries:
             raise PrivacyError(f"{steps} steps cannot be committed of the {reservation.steps} reserved: this is a bug.")
-        _append(folder, ledger, Commitment(at=clock(), number=reservation.number, steps=steps))
+        _append(folder, ledger, Commitment(at=clock(), mechanism=MECHANISM, number=reservation.number, steps=steps))
+
+
+def note_unprotected(folder: Path, runs: Iterable[str], *, clock: Callable[[], float] = time.time) -> PrivacyLedger:
+    """Write down runs without privacy that the ledger does not name yet.
+
+    Raises:
+        PrivacyError: The ledger is missing, damaged, or shorter than it was.
+    """
+    with locked(folder, wait=True):
+        ledger = _mended(folder)
+        for run in sorted(set(runs) - set(ledger.unprotected)):
+            ledger = _append(folder, ledger, Unprotected(at=clock(), mechanism=MECHANISM, run=run))
+        return ledger
 
 
 def _add_plan(
@@ -198,7 +237,9 @@ def _add_plan(
         return ledger, None
     if ledger.history and noise > _WORTHLESS * plan_noise((), sample_rate=rate, steps=steps, **terms):
         return ledger, None
-    plan = Plan(at=clock(), run=run, noise_multiplier=noise, sample_rate=rate, steps=steps, **terms)
+    plan = Plan(
+        at=clock(), mechanism=MECHANISM, run=run, noise_multiplier=noise, sample_rate=rate, steps=steps, **terms
+    )
     return _append(folder, ledger, plan), plan
 
 

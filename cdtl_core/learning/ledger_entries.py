@@ -5,12 +5,22 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-__all__ = ["ENTRY", "Commitment", "Entry", "Opening", "Plan", "Reservation"]
+__all__ = ["ENTRY", "MECHANISM", "Commitment", "Entry", "Opening", "Plan", "Reservation", "Unprotected"]
+
+MECHANISM = 2
+"""Of the steps that this version takes.
+
+1 drew images, views and dropout of all patients from one sequence, and clipped by wrong lengths in trained stages: one
+patient could move a step's sum by many times the clip, so no epsilon follows from its noise.
+"""
 
 
 class _Entry(BaseModel):
+    """Attributes: `at`, seconds since 1970; `mechanism`, of the version that wrote the line; without it the first."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
     at: float
+    mechanism: int = 1
 
 
 class Opening(_Entry):
@@ -53,6 +63,11 @@ class Reservation(_Entry):
     sample_rate: float
     steps: int
 
+    @property
+    def faulty(self) -> bool:
+        """Whether the steps were taken by a mechanism whose noise bounds nothing."""
+        return self.mechanism < MECHANISM
+
 
 class Commitment(_Entry):
     """How many of a reservation's steps were taken."""
@@ -62,7 +77,14 @@ class Commitment(_Entry):
     steps: int
 
 
-Entry = Opening | Plan | Reservation | Commitment
+class Unprotected(_Entry):
+    """A run in which this site sent updates without privacy; the ledger's epsilon does not cover them."""
+
+    kind: Literal["unprotected"] = "unprotected"
+    run: str
+
+
+Entry = Opening | Plan | Reservation | Commitment | Unprotected
 
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
 """Reads a line."""

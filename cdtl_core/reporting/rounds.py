@@ -7,7 +7,7 @@ from typing import Any
 
 from cdtl_core.foreign import parse_json
 
-__all__ = ["Ending", "Journal", "Round", "read_diary", "read_journal"]
+__all__ = ["Ending", "Journal", "Round", "read_diary", "read_journal", "unprotected_runs"]
 
 Figures = Mapping[str, float | None]
 
@@ -66,6 +66,12 @@ def read_diary(path: Path, method: str, site: str) -> Journal:
         figures = {name: value for name, value in line.items() if name != "round"}
         rounds.append(Round(int(line["round"]), line.get("seconds"), {site: figures}))
     return Journal(method, rounds, None)
+
+
+def unprotected_runs(home: Path) -> tuple[str, ...]:
+    """Runs in which a site sent updates without differential privacy, by its own diaries: those say a loss."""
+    diaries = sorted((home / "rounds").glob("*.jsonl"))
+    return tuple(path.stem for path in diaries if any("train_loss" in line for line in _lines(path)))
 
 
 def _journal(method: str, lines: Sequence[Mapping[str, Any]]) -> Journal:

@@ -1,5 +1,6 @@
 """What a privacy ledger says, as a value for a person: spent, of which run, and what is left."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -7,9 +8,10 @@ from pydantic import BaseModel, ConfigDict
 from cdtl_core.errors import ConfigError
 from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, epsilon_prv
 from cdtl_core.learning.ledger import PrivacyLedger, ledger_exists, read_ledger
-from cdtl_core.learning.ledger_entries import Commitment, Plan, Reservation
+from cdtl_core.learning.ledger_entries import Plan, Reservation
+from cdtl_core.reporting.rounds import unprotected_runs
 
-__all__ = ["RoundSpent", "RunSpent", "Spent", "ledger_folders", "spent_of", "spent_of_site"]
+__all__ = ["RoundSpent", "RunSpent", "Spent", "ledger_folders", "not_covered", "spent_of", "spent_of_site"]
 
 _MANY = 1_000_000
 
@@ -19,13 +21,17 @@ class _Part(BaseModel):
 
 
 class RoundSpent(_Part):
-    """A reservation: `taken` of the steps `reserved`; null if nobody said how it ended, then all count."""
+    """A reservation: `taken` of the steps `reserved`; null if its end is not known, then all count.
+
+    `faulty` steps are those of an earlier version, whose noise bounds nothing; epsilon leaves them out.
+    """
 
     round: int
     reserved: int
     taken: int | None
     noise_multiplier: float
     sample_rate: float
+    faulty: bool = False
 
     @property
     def counted(self) -> int:
@@ -60,6 +66,7 @@ class Spent(_Part):
         epsilon_rdp: Spent at that delta; budgets are held against it.
         epsilon_prv: The same by a tighter bound.
         runs: In order of their first plan.
+        unprotected: Runs in which the site sent updates without privacy.
     """
 
     folder: str
@@ -71,6 +78,26 @@ class Spent(_Part):
     epsilon_rdp: float
     epsilon_prv: float
     runs: tuple[RunSpent, ...]
+    unprotected: tuple[str, ...] = ()
+
+
+def not_covered(one: Spent) -> tuple[str, ...]:
+    """What the epsilon of a ledger does not cover, a sentence each; none where it covers all."""
+    rounds = [(run.run, each) for run in one.runs for each in run.rounds if each.faulty and each.counted]
+    found = []
+    if rounds:
+        names = ", ".join(dict.fromkeys(run for run, _ in rounds))
+        found.append(
+            f"{sum(each.counted for _, each in rounds)} steps of {names} were taken by an earlier version of cdtl "
+            "whose noise bounds nothing: one patient could move what was sent by many times the clip. Epsilon does "
+            "not count them, and no number bounds what they gave away."
+        )
+    if one.unprotected:
+        found.append(
+            f"This site also sent updates without differential privacy, in {', '.join(one.unprotected)}: epsilon does "
+            "not cover what they give away of the same patients."
+        )
+    return tuple(found)
 
 
 def ledger_folders(home: Path) -> tuple[Path, ...]:
@@ -94,11 +121,11 @@ def spent_of_site(home: Path) -> tuple[Spent, ...]:
         ConfigError: There is no such folder.
         PrivacyError: A ledger is missing where there was one, damaged, or shorter than it was.
     """
-    return tuple(spent_of(read_ledger(folder), folder) for folder in ledger_folders(home))
+    return tuple(spent_of(read_ledger(folder), folder, unprotected_runs(home)) for folder in ledger_folders(home))
 
 
-def spent_of(ledger: PrivacyLedger, folder: Path) -> Spent:
-    """What a ledger says."""
+def spent_of(ledger: PrivacyLedger, folder: Path, unprotected: Iterable[str] = ()) -> Spent:
+    """What a ledger says; `unprotected` are runs without privacy that it need not name yet."""
     plans = [entry for entry in ledger.entries if isinstance(entry, Plan)]
     delta = plans[-1].target_delta if plans else None
     opening = ledger.opening
@@ -112,6 +139,7 @@ def spent_of(ledger: PrivacyLedger, folder: Path) -> Spent:
         epsilon_rdp=epsilon(ledger.history, delta) if delta else 0.0,
         epsilon_prv=epsilon_prv(ledger.history, delta) if delta else 0.0,
         runs=tuple(_run(ledger, run) for run in dict.fromkeys(plan.run for plan in plans)),
+        unprotected=tuple(dict.fromkeys((*ledger.unprotected, *unprotected))),
     )
 
 
@@ -120,13 +148,12 @@ def _run(ledger: PrivacyLedger, run: str) -> RunSpent:
     assert plan is not None  # noqa: S101 - the name is a plan's
     limits = {"target_epsilon": plan.target_epsilon, "target_delta": plan.target_delta}
     more = Steps(plan.noise_multiplier, plan.sample_rate, _MANY)
-    taken = {entry.number: entry.steps for entry in ledger.entries if isinstance(entry, Commitment)}
     return RunSpent(
         run=run,
         noise_multiplier=plan.noise_multiplier,
         sample_rate=plan.sample_rate,
         planned_steps=plan.steps,
-        rounds=tuple(_round(one, taken.get(one.number)) for one in ledger.reservations if one.run == run),
+        rounds=tuple(_round(one, ledger.taken.get(one.number)) for one in ledger.reservations if one.run == run),
         left_epsilon=max(0.0, plan.target_epsilon - ledger.epsilon(plan.target_delta)),
         left_steps=affordable_steps(ledger.history, more, **limits),
         **limits,
@@ -140,4 +167,5 @@ def _round(reservation: Reservation, taken: int | None) -> RoundSpent:
         taken=taken,
         noise_multiplier=reservation.noise_multiplier,
         sample_rate=reservation.sample_rate,
+        faulty=reservation.faulty,
     )

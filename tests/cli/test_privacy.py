@@ -10,6 +10,7 @@ from cdtl_core.cli.privacy_text import _ranges
 from cdtl_core.learning.accounting import epsilon_prv
 from cdtl_core.learning.ledger import Budget, commit, open_ledger, read_ledger, reserve
 from tests.conftest import Cdtl
+from tests.learning.test_ledger import of_earlier_version
 
 BUDGET = Budget(target_epsilon=8.0, target_delta=1e-5, sample_rate=1.0, steps=60)
 
@@ -187,3 +188,29 @@ def test_the_plan_in_the_page_is_what_the_command_prints(cdtl: Cdtl) -> None:
     command, shown = re.findall(r"^```console\n\$ cdtl (.*?)\n```\n\n```text\n(.*?)```$", page, re.M | re.S)[0]
     printed = cdtl(*command.split()).out
     assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()
+
+
+def test_what_epsilon_does_not_cover_is_said_plainly(cdtl: Cdtl, home: Path) -> None:
+    assert "NOT COVERED" not in cdtl("privacy", "ledger", "north").out
+    of_earlier_version(home / "privacy")
+    (home / "rounds").mkdir()
+    (home / "rounds" / "open-cdtl.jsonl").write_text('{"round": 1, "seconds": 1.0, "train_loss": 0.5}\n')
+    (home / "rounds" / "study.jsonl").write_text('{"round": 1, "seconds": 1.0, "bytes_sent": 5}\n')
+    done = cdtl("privacy", "ledger", "north")
+    for words in (
+        "Spent: epsilon 0.000 by RDP",
+        "(faulty mechanism, not counted)",
+        "NOT COVERED: 36 steps of study were taken by an earlier version of cdtl whose noise bounds nothing",
+        "NOT COVERED: This site also sent updates without differential privacy, in open-cdtl: epsilon does not cover",
+        "This means: what NOT COVERED names apart, adding or removing",
+    ):
+        assert words in done.out, done.out
+    (told,) = json.loads(cdtl("privacy", "ledger", "north", "--json").out)["ledgers"]
+    assert told["unprotected"] == ["open-cdtl"]
+    assert all(one["faulty"] for run in told["runs"] for one in run["rounds"])
+
+
+def test_a_site_without_a_ledger_is_told_of_its_runs_without_privacy(cdtl: Cdtl, tmp_path: Path) -> None:
+    (tmp_path / "new" / "rounds").mkdir(parents=True)
+    (tmp_path / "new" / "rounds" / "open-cdtl.jsonl").write_text('{"round": 1, "train_loss": null}\n')
+    assert "sent updates without differential privacy in open-cdtl." in cdtl("privacy", "ledger", "new").out

@@ -142,6 +142,21 @@ def smuggled(manifest: EgressManifest) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.attack("No run time leaves a site", "read what a reply says of its time")
+def test_no_reply_says_how_long_the_site_worked(open_desk: tuple[Desk, Node]) -> None:
+    desk, node = open_desk
+    sent = honest(desk.approve().egress)
+    run = desk.coordinator.start_run(BUNDLE, desk.settings)
+    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    message = node.take()
+    assert message is not None
+    before = desk.coordinator.heard
+    node.answer(message, sent)
+    told = desk.coordinator.reply(run, asked).metadata
+    assert (told.created_at, told.ttl) == (message.metadata.created_at, message.metadata.ttl)
+    assert struct.pack("<d", RUNTIME_S) not in desk.coordinator.heard[len(before) :]
+
+
 def test_a_packed_reply_is_judged_tensor_by_tensor_and_leaves_packed(open_desk: tuple[Desk, Node]) -> None:
     desk, node = open_desk
     approval = desk.approve()

@@ -61,15 +61,16 @@ def test_whatever_is_malformed_does_not_leave(content: bytes) -> None:
 def test_a_reply_that_is_no_message_does_not_leave() -> None:
     record = RecordDict()
     assert "no content" in judge(LIST, "train", "root", {"root": record.deflate()}, Own()).reason
-    empty = ASK.reply(NOT_APPROVED, 1.0)
+    empty = ASK.reply(NOT_APPROVED)
     assert "no content" in judge(LIST, "train", "root", {"root": empty.deflate()}, Own()).reason
 
 
 def test_a_reply_carries_the_metadata_of_its_question() -> None:
-    reply = ASK.reply(RecordDict(), 10.0)
+    reply = ASK.reply(RecordDict())
     assert isinstance(reply, Message)
     told = reply.metadata
-    assert (told.src_node_id, told.dst_node_id, told.reply_to_message_id, told.ttl) == (5, 1, "0" * 64, 50.0)
+    assert (told.src_node_id, told.dst_node_id, told.reply_to_message_id, told.ttl) == (5, 1, "0" * 64, ASK.ttl)
+    assert told.created_at == ASK.created_at  # not how long the site took
     assert told.message_id == reply.object_id
 
 

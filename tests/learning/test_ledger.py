@@ -1,5 +1,6 @@
 """The privacy ledger: what it counts, over restarts, kills and processes at once; what it refuses."""
 
+import hashlib
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 
 from cdtl_core.errors import PrivacyError
 from cdtl_core.learning.accounting import Steps, epsilon, epsilon_prv
-from cdtl_core.learning.ledger import Budget, commit, ledger_exists, open_ledger, read_ledger, reserve
+from cdtl_core.learning.ledger import Budget, commit, ledger_exists, note_unprotected, open_ledger, read_ledger, reserve
 
 ROOT = Path(__file__).parents[2]
 DELTA = 1e-4
@@ -258,6 +259,39 @@ def test_nothing_of_a_patient_is_in_the_file(written: Path) -> None:
     assert words == {"opening", "plan", "reservation", "commitment", "alba", "study", entries[0]["ledger"]}
     assert {key for entry in entries for key in entry} == {
         *("kind", "at", "ledger", "site", "num_patients", "published", "run", "round", "number"),
-        *("target_epsilon", "target_delta", "noise_multiplier", "sample_rate", "steps"),
+        *("target_epsilon", "target_delta", "noise_multiplier", "sample_rate", "steps", "mechanism"),
     }
     assert {path.name for path in written.iterdir()} == {"ledger.jsonl", "head.json", ".lock"}
+
+
+def of_earlier_version(folder: Path) -> None:
+    """Write the ledger again as version 1 wrote it: no line says its mechanism."""
+    path, head, lines = folder / "ledger.jsonl", "", []
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)["entry"]
+        del entry["mechanism"]
+        head = hashlib.sha256(f"{head}{json.dumps(entry, sort_keys=True)}".encode()).hexdigest()
+        lines.append(json.dumps({"entry": entry, "hash": head}) + "\n")
+    path.write_text("".join(lines))
+
+
+@pytest.mark.attack("The ledger's epsilon is a bound", "read steps of the faulty mechanism")
+def test_steps_of_the_faulty_mechanism_are_marked_and_never_added(written: Path) -> None:
+    before = read_ledger(written)
+    assert before.history
+    assert not before.faulty
+    of_earlier_version(written)
+    old = read_ledger(written)
+    assert [one.round for one in old.faulty] == [1, 2]
+    assert old.history == ()
+    assert old.epsilon(DELTA) == 0
+    trained(written, range(3, 4), run="next", budget=FAST)
+    after = read_ledger(written)
+    assert [(one.mechanism, one.faulty) for one in after.reservations] == [(1, True), (1, True), (2, False)]
+    assert sum(one.steps for one in after.history) == 12
+
+
+def test_runs_without_privacy_are_written_down_once(written: Path) -> None:
+    for runs in (["open"], ["open", "earlier"], []):
+        note_unprotected(written, runs)
+    assert read_ledger(written).unprotected == ("open", "earlier")

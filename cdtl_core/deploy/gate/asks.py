@@ -52,8 +52,11 @@ class Ask(BaseModel):
             field = error.errors()[0]["loc"][0]
             raise PrivacyError(f"{field} of a message is not what cdtl sends: the site does not get it.") from None
 
-    def reply(self, content: RecordDict | tuple[int, str], now: float) -> Message:
-        """The reply to it, or an error of a code and a sentence; nothing of the site's app is in its metadata."""
+    def reply(self, content: RecordDict | tuple[int, str]) -> Message:
+        """The reply to it, or an error of a code and a sentence; nothing of the site's app is in its metadata.
+
+        It bears the time of the question, so it does not say how long the site took.
+        """
         metadata = Metadata(
             run_id=self.run_id,
             message_id="",
@@ -61,8 +64,8 @@ class Ask(BaseModel):
             dst_node_id=self.src_node_id,
             reply_to_message_id=self.message_id,
             group_id=self.group_id,
-            created_at=now,
-            ttl=self.created_at + self.ttl - now,
+            created_at=self.created_at,
+            ttl=self.ttl,
             message_type=self.message_type,
             src_task_id=self.dst_task_id,
             dst_task_id=self.src_task_id,

@@ -53,9 +53,9 @@ class Letter:
         return sum(len(content) for content in self.objects.values())
 
 
-def packed(ask: Ask, content: RecordDict | tuple[int, str], now: float) -> Letter:
+def packed(ask: Ask, content: RecordDict | tuple[int, str]) -> Letter:
     """The reply with this content, or this error, ready to send; takes a moment for large ones."""
-    message = ask.reply(content, now)
+    message = ask.reply(content)
     with no_object_id_recompute():
         objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
         return Letter(ask, message, get_object_tree(message), objects)
@@ -123,9 +123,7 @@ class Outbox:
             node=Node(node_id=letter.ask.dst_node_id),
             messages_list=[message_to_proto(remove_content_from_message(letter.message))],
             message_object_trees=[letter.tree],
-            clientapp_runtime_list=[
-                0.0
-            ],  # how long the site worked is a fact of its patients; nothing of ours needs it
+            clientapp_runtime_list=[0.0],  # how long a site trains depends on its patients
         ).SerializeToString()
         outcome = "again"
         for attempt in itertools.count():

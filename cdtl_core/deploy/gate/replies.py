@@ -128,7 +128,7 @@ class Replies:
         """
         if not self._asks.leave(ask):
             return
-        letter = await asyncio.to_thread(packed, ask, content, self._clock())
+        letter = await asyncio.to_thread(packed, ask, content)
         if content == refusals.NOT_APPROVED and self._repeated(ask.run_id):
             self._outbox.post(letter)
             return
