@@ -15,7 +15,7 @@ from cdtl_core.deploy.separation import noted_separation
 from cdtl_core.deploy.standing import node_standing, site_standing
 from tests.conftest import Tries
 from tests.deploy.deployment import Deployment
-from tests.deploy.test_join import altered
+from tests.deploy.test_enrolment import altered
 
 pytestmark = [
     pytest.mark.slow,

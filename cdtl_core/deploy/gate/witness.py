@@ -30,7 +30,10 @@ class LedgerWitness:
             run: Name and method of the run, as in the ledger.
             round: As in the coordinator's message.
         """
-        known, now = _whole_lines(self._copy), _whole_lines(self._ledger)
+        try:
+            known, now = _whole_lines(self._copy), _whole_lines(self._ledger)
+        except OSError as error:
+            return f"the privacy ledger or its copy cannot be read ({error.strerror}): check the disk and its rights."
         if not now.startswith(known):
             return (
                 f"the privacy ledger {self._ledger} has lost or changed lines that it had: put the filter's copy back "
