@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["has_own_network", "isolate", "isolation_fault"]
+__all__ = ["has_own_network", "isolate", "isolation_fault", "try_isolation"]
 
 _NEW_MOUNTS, _NEW_USER, _NEW_NETWORK = 0x00020000, 0x10000000, 0x40000000  # linux/sched.h
 _READ_ONLY, _NO_SUID, _NO_DEV, _NO_EXEC = 1, 2, 4, 8  # linux/mount.h
@@ -36,6 +36,16 @@ def isolation_fault() -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"it cannot be tried: {error}"
     return "" if done.returncode == 0 else done.stdout.strip() or done.stderr.strip()[-200:]
+
+
+def try_isolation(hidden: Iterable[Path] = ()) -> str:
+    """Isolate this process where that is possible; returns why it is not, in a few words, or an empty text."""
+    if _threads() != 1:
+        return "this process has several threads"
+    if fault := isolation_fault():
+        return fault
+    isolate(hidden)
+    return ""
 
 
 def isolate(hidden: Iterable[Path] = ()) -> None:
@@ -61,6 +71,13 @@ def isolate(hidden: Iterable[Path] = ()) -> None:
 def has_own_network() -> bool:
     """Whether this process sees no network but the loopback one, as under systemd's PrivateNetwork=yes."""
     return [name for _, name in socket.if_nameindex()] == ["lo"]
+
+
+def _threads() -> int:
+    try:
+        return len(list(Path("/proc/self/task").iterdir()))
+    except FileNotFoundError:  # no Linux: `isolation_fault` says so
+        return 1
 
 
 def _unshare(flags: int, ids: tuple[int, int]) -> None:

@@ -27,6 +27,8 @@ def simulate(
     json_: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
 ) -> None:
     """Train alone, with FedAvg and with CDTL over the sites of CONFIG, and compare them."""
+    if engine == "ray":
+        _isolate_ray(online=open_ or bool(mlflow))  # before any import that starts threads
     from cdtl_core.apps import add_to_path, find_config
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.cli.run_folder import new_folder
@@ -53,3 +55,12 @@ def simulate(
         typer.echo(report.model_dump_json(indent=1))
     else:
         print_report(report, folder)
+
+
+def _isolate_ray(*, online: bool) -> None:
+    """Close the ports of Ray and of Flower's control API to other accounts: whoever reaches them runs code as you."""
+    from cdtl_core.isolation import try_isolation
+
+    fault = "--open and --mlflow need the machine's network" if online else try_isolation()
+    if fault:
+        typer.echo(f"Other accounts of this machine can run code as you through the ports of Ray ({fault}).", err=True)

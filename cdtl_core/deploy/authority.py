@@ -130,7 +130,7 @@ def replace_authority(folder: Path, config: ServerConfig, *, key: Path | None = 
 
 
 def authority_key(folder: Path) -> Path:
-    """Where a coordinator's authority key lies, if it lies in its folder; cdtl before 0.2 kept it in ``tls/``."""
+    """Where a coordinator's authority key lies, if it lies in its folder; earlier versions kept it in ``tls/``."""
     before = folder / "tls" / _KEY
     return before if before.exists() else folder / AUTHORITY_FOLDER / _KEY
 

@@ -18,7 +18,7 @@ from cdtl_core.deploy.server_config import ServerConfig, load_server
 from cdtl_core.deploy.service import note_service, running_service
 from cdtl_core.errors import ConfigError
 from cdtl_core.foreign import get_logger
-from cdtl_core.isolation import has_own_network, isolate, isolation_fault
+from cdtl_core.isolation import has_own_network, try_isolation
 
 __all__ = ["Front", "loopback_warning", "open_front"]
 
@@ -58,6 +58,7 @@ def open_front(folder: Path) -> Iterator[Front]:
     """
     folder = folder.resolve()
     config = load_server(folder)
+    _check_owner(folder)
     with running_service(folder) as (end, scratch):
         adopt_authority_key(folder)
         with _public_port(config, end) as listener:
@@ -68,6 +69,16 @@ def open_front(folder: Path) -> Iterator[Front]:
             else:
                 _log.info("the loopback ports of this coordinator are closed to other accounts of this machine")
             yield Front(folder, config, end, scratch, listener)
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuse root on another account's folder: once isolated, root has no more rights than its own files give."""
+    owner = folder.stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        raise ConfigError(
+            f"{folder} belongs to account number {owner} and you are root: start it as that account, for example with "
+            f"sudo -u '#{owner}' cdtl server start, or by the unit that cdtl server unit prints."
+        )
 
 
 def loopback_warning(fault: str) -> str:
@@ -83,10 +94,8 @@ def loopback_warning(fault: str) -> str:
 def _shut(folder: Path) -> str:
     """Isolate this process; returns the warning where that is not possible."""
     authority = folder / AUTHORITY_FOLDER
-    if not (fault := isolation_fault()):
-        isolate([authority] if authority.exists() else [])
-        return ""
-    return "" if has_own_network() else loopback_warning(fault)
+    fault = try_isolation([authority] if authority.exists() else [])
+    return loopback_warning(fault) if fault and not has_own_network() else ""
 
 
 def _public_port(config: ServerConfig, end: threading.Event) -> socket.socket:

@@ -1,16 +1,20 @@
 """What another account of the coordinator's machine, and the code of a run, can reach: no port, no key."""
 
 import os
+import ssl
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cdtl_core.config import FederationConfig, SimulationConfig
-from cdtl_core.deploy.authority import authority_key
+from cdtl_core.deploy.authority import adopt_authority_key, authority_key, make_coordinator, renew_server
+from cdtl_core.deploy.server_config import ServerConfig
+from cdtl_core.deploy.systemd import unit_text
 from cdtl_core.isolation import isolation_fault
 from cdtl_core.processes import free_port
 from tests.conftest import Cdtl, Tries
@@ -138,6 +142,59 @@ def test_init_keeps_the_key_apart_or_where_it_is_told_and_renew_finds_it(cdtl: C
     assert "exists" in cdtl("server", "init", "three", "--name", "localhost", "--authority-key", away).err
 
 
+def test_the_key_of_an_earlier_version_is_moved_apart_at_the_start(tmp_path: Path) -> None:
+    folder = tmp_path / "coordinator"
+    make_coordinator(folder, ServerConfig(names=("localhost",)))
+    key = (folder / "authority" / "ca.key").rename(folder / "tls" / "ca.key").read_bytes()
+    (folder / "authority").rmdir()
+    assert authority_key(folder) == folder / "tls" / "ca.key"
+    renew_server(folder, ServerConfig(names=("localhost",)))
+    adopt_authority_key(folder)
+    assert not (folder / "tls" / "ca.key").exists()
+    assert authority_key(folder).read_bytes() == key
+    renew_server(folder, ServerConfig(names=("localhost",)))
+    unit = unit_text("server", folder, "cdtl")
+    assert f"\nInaccessiblePaths=-{folder}/authority\n" in unit
+
+
+HANDED_OVER = """
+import os, socket, subprocess, sys
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+os.dup2(listener.fileno(), 3, inheritable=True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+os.execv(sys.executable, [sys.executable, "-m", "cdtl_core.cli.main", "server", "start", sys.argv[1]])
+"""
+"""As systemd does with a socket unit."""
+
+
+@pytest.mark.slow
+def test_a_port_that_systemd_opened_is_used(tmp_path: Path) -> None:
+    folder = tmp_path / "coordinator"
+    make_coordinator(folder, ServerConfig(names=("localhost",), port=1))  # not to be opened by us
+    command = [sys.executable, "-c", HANDED_OVER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as service:
+        assert service.stdout
+        port = int(service.stdout.readline())
+        try:
+            context = ssl.create_default_context(cafile=folder / "tls" / "ca.crt")
+            with httpx.Client(base_url=f"https://localhost:{port}", verify=context, trust_env=False) as client:
+                assert client.get("/docs", timeout=60).status_code == 404
+        finally:
+            service.terminate()
+
+
+@as_root
+def test_root_does_not_start_what_belongs_to_another_account(cdtl: Cdtl, tmp_path: Path) -> None:
+    make_coordinator(tmp_path / "coordinator", ServerConfig(names=("localhost",)))
+    os.chown(tmp_path / "coordinator", STRANGER, STRANGER)
+    refused = cdtl("server", "start", "coordinator")
+    assert refused.code == 3
+    assert f"sudo -u '#{STRANGER}' cdtl server start" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.ci
 def test_where_the_loopback_ports_stay_open_the_log_the_status_and_doctor_say_so(tmp_path: Path) -> None:
     """No namespace is to be had: the limit on them is set to zero, in a namespace of our own."""
     commands = """
