@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test slow join attack faults fuzz soak audit evidence bench page lint lock sbom release images clean
+.PHONY: demo test slow join attack faults fuzz soak audit evidence bench page lint lock sbom release .clean-tree images clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -79,13 +79,15 @@ sbom: $(TOOLS)/.installed  ## list all that an installation holds, with hashes, 
 
 # The same commit gives the same bytes: no time but the commit's goes into an archive.
 release: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
-release: $(TOOLS)/.installed  ## wheel, sdist, lock file, CPU script, SBOM and SHA256SUMS in DIST, of a commit
-	@test -z "$$(git status --porcelain)" || { echo "commit or remove first: git status" >&2; exit 3; }
+release: .clean-tree $(TOOLS)/.installed  ## wheel, sdist, lock file, CPU script, SBOM and SHA256SUMS in DIST, of a commit
 	rm -rf $(DIST)
 	$(TOOLS)/bin/python -m build --no-isolation --outdir $(DIST) .
 	$(MAKE) --no-print-directory sbom
 	cp requirements.lock docker/cpu_torch.py $(DIST)
 	cd $(DIST) && sha256sum * > SHA256SUMS
+
+.clean-tree:
+	@test -z "$$(git status --porcelain)" || { echo "commit or remove first: git status" >&2; exit 3; }
 
 images: $(VENV)/.installed  ## build the containers on a fresh Debian, list what is in them, play a study in them; root, 10 GB
 	$(BIN)/python -m tests.images

@@ -1,6 +1,8 @@
 """What is shipped: the wheel and the Flower bundle; the containers are in test_docker.py."""
 
 import io
+import json
+import os
 import platform
 import re
 import subprocess
@@ -105,6 +107,44 @@ def test_an_installed_wheel_runs_without_the_checkout_and_adds_only_cdtl_core(tm
     assert done.returncode == 0, done.stderr
     assert "SYNTHETIC" in done.stdout
     assert (tmp_path / "runs" / "demo" / "sites" / "north" / "model.json").exists()
+
+
+def release(folder: Path, umask: int) -> dict[str, bytes]:
+    """What `make release` makes of a fresh clone whose files got their times and rights from another machine."""
+    clone, dist = folder / "clone", folder / "dist"
+    subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, clone], check=True, umask=umask)
+    for number, path in enumerate(path for path in sorted(clone.rglob("*.py"))):
+        os.utime(path, (umask + number, umask + number))
+    words = [f"PYTHON={sys.executable}", f"TOOLS={folder.parent / 'tools'}", f"DIST={dist}"]
+    done = subprocess.run(["make", "release", *words], cwd=clone, capture_output=True, text=True, umask=umask)
+    assert done.returncode == 0, done.stdout + done.stderr
+    subprocess.run(["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=dist, check=True)
+    return {path.name: path.read_bytes() for path in dist.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.attack(
+    "the same commit gives the same release", "other times and rights of the files, an uncommitted change"
+)
+def test_a_release_is_of_a_commit_and_has_the_same_bytes_wherever_it_is_made(tmp_path: Path, tries: Any) -> None:
+    one, other = (release(tmp_path / str(umask), umask) for umask in (0o022, 0o077))
+    tries.add(len(one))
+    assert [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)] == []
+    version = PROJECT["project"]["version"]
+    made = {f"cdtl-{version}-py3-none-any.whl", f"cdtl-{version}.tar.gz", "sbom.cdx.json", "sbom-cpu.cdx.json"}
+    assert set(one) == made | {"requirements.lock", "cpu_torch.py", "SHA256SUMS"}
+    assert set(one["SHA256SUMS"].decode().split()[1::2]) == set(one) - {"SHA256SUMS"}
+    sbom = json.loads(one["sbom.cdx.json"])
+    assert (sbom["bomFormat"], sbom["metadata"]["component"]["name"]) == ("CycloneDX", "cdtl")
+    assert {canonicalize_name(part["name"]): Version(part["version"]) for part in sbom["components"]} == pinned(
+        "requirements.lock"
+    )
+    assert all(part["externalReferences"][0]["hashes"] for part in sbom["components"])
+    (tmp_path / str(0o022) / "clone" / "README.md").write_text("changed")
+    refused = subprocess.run(["make", "release"], cwd=tmp_path / str(0o022) / "clone", capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "commit or remove first" in refused.stderr
 
 
 PLAY = """
