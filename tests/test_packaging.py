@@ -113,7 +113,7 @@ def release(folder: Path, umask: int) -> dict[str, bytes]:
     """What `make release` makes of a fresh clone whose files got their times and rights from another machine."""
     clone, dist = folder / "clone", folder / "dist"
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, clone], check=True, umask=umask)
-    for number, path in enumerate(path for path in sorted(clone.rglob("*.py"))):
+    for number, path in enumerate(sorted(clone.rglob("*.py"))):
         os.utime(path, (umask + number, umask + number))
     words = [f"PYTHON={sys.executable}", f"TOOLS={folder.parent / 'tools'}", f"DIST={dist}"]
     done = subprocess.run(["make", "release", *words], cwd=clone, capture_output=True, text=True, umask=umask)
