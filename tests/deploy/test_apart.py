@@ -15,7 +15,6 @@ from cdtl_core.deploy.separation import noted_separation
 from cdtl_core.deploy.standing import node_standing, site_standing
 from tests.conftest import Tries
 from tests.deploy.deployment import Deployment
-from tests.deploy.test_enrolment import altered
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,7 +57,7 @@ def test_approved_code_that_attacks_its_site_in_mid_training_gets_nothing(
         facts = known(home, made, listener)
         before = {path: path.read_bytes() for path in map(Path, facts["files"])}
         (run / "app" / "client" / "hostile_code.py").write_text(HOSTILE.read_text())
-        altered(run, "client/app.py", CALL.format(facts=json.dumps(facts)))
+        made.alter(run, "client/app.py", CALL.format(facts=json.dumps(facts)))
         made.approve(run)
         made.play(run)
         assert made.ended(run) == "completed", made.story()

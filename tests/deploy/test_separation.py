@@ -42,7 +42,7 @@ def test_without_a_sandbox_the_site_says_what_the_code_could_do_and_refuses_wher
     assert found.kind == "none"
     assert "read the site's key" in found.text
     assert "install the package bubblewrap" in found.text
-    with pytest.raises(ConfigError, match="require_separation is set .* NOT SEPARATED"):
+    with pytest.raises(ConfigError, match=r"require_separation is set .* NOT SEPARATED"):
         require_separation(found)
     require_separation(Separation("own", ""))
 
