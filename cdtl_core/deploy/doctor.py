@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import cdtl_core
 from cdtl_core.deploy.front import loopback_warning
+from cdtl_core.deploy.sandbox import sandbox_fault
 from cdtl_core.isolation import isolation_fault
 
 __all__ = ["Symptom", "examine_machine"]
@@ -144,6 +145,10 @@ def _isolation() -> Iterator[tuple[State, str]]:
         yield "warning", loopback_warning(fault)
     else:
         yield "ok", "a coordinator has a network of its own: other accounts here do not reach its loopback ports"
+    if fault := sandbox_fault():
+        yield "warning", f"a site's approved code would run without a sandbox: {fault}"
+    else:
+        yield "ok", "a site's approved code runs in a sandbox (bubblewrap)"
 
 
 def _clock() -> Iterator[tuple[State, str]]:

@@ -9,7 +9,7 @@ from cdtl_core.settings import SITE_FILE, load_site
 
 __all__ = ["leave_federation"]
 
-_FORGOTTEN = ("approvals", "pending", "coordinator.json", "coordinator.crt", "gate.json", "asks.json")
+_FORGOTTEN = ("approvals", "pending", "coordinator.json", "coordinator.crt", "link", "gate.json", "asks.json")
 
 
 def leave_federation(home: Path) -> list[str]:
@@ -21,7 +21,8 @@ def leave_federation(home: Path) -> list[str]:
         CheckpointError: The site has left, and the log of approvals cannot be written.
     """
     load_site(home / SITE_FILE)
-    stop_service(home)
+    for part in (home / "node", home):
+        stop_service(part)
     for name in _FORGOTTEN:
         path = home / name
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
