@@ -6,12 +6,13 @@ is shown through `visible` (one value on one line) or `shown` (a text of ours, w
 
 import json
 import logging
+import sys
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["get_logger", "is_plain", "parse_json", "read_json", "shown", "visible"]
+__all__ = ["get_logger", "is_plain", "log_to_stderr", "parse_json", "read_json", "shown", "visible"]
 
 _MOST = 300  # characters of one foreign value: longer ones would push what matters off the screen
 _MOST_LOGGED = 4000  # characters of one line of a log
@@ -72,6 +73,14 @@ def get_logger(name: str) -> logging.Logger:
     if not any(isinstance(one, _OneLine) for one in logger.filters):
         logger.addFilter(_OneLine())
     return logger
+
+
+def log_to_stderr(form: str) -> None:
+    """Log to stderr in this form, records of libraries too, each as one visible line."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_OneLine())
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class _OneLine(logging.Filter):

@@ -101,7 +101,8 @@ def print_egress(egress: "EgressManifest") -> None:
             typer.echo(f"  {kind}: {record}: {len(tensors)} tensors ({dtypes}), {size} a message")
         for records in (rule.metrics, rule.configs):
             for record, names in records.items():
-                typer.echo(f"  {kind}: {record}: {', '.join(names)}")
+                told = [f"{visible(name)} ({rule})" if str(rule) else visible(name) for name, rule in names.items()]
+                typer.echo(f"  {kind}: {record}: {', '.join(told)}")
 
 
 def print_coordinator(found: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 Start it with ``python -m cdtl_core.deploy.gateway CONFIG.json``, a `GatewayConfig`; it stops on SIGTERM.
 """
 
-import logging
 import signal
 import socket
 import ssl
@@ -22,7 +21,7 @@ from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config, 
 from cdtl_core.deploy.members import MemberBook
 from cdtl_core.deploy.tls import PinnedClients, ServerCertificate, server_context
 from cdtl_core.errors import CdtlError, ConfigError
-from cdtl_core.foreign import get_logger
+from cdtl_core.foreign import get_logger, log_to_stderr
 
 __all__ = ["main", "open_gateway", "serve"]
 
@@ -90,8 +89,7 @@ def serve(config: GatewayConfig) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the gateway of one configuration file; the exit code."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again once it has stopped
     try:

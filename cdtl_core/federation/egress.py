@@ -17,6 +17,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.errors import DataError
 from cdtl_core.federation.contract import load_contract, most_patients
 from cdtl_core.federation.label_map import head_name, label_hash
+from cdtl_core.foreign import visible
 from cdtl_core.schema import Crossing, FinalNumbers, Hello, KeptNumbers, PrivateNumbers, UpdateNumbers
 
 __all__ = ["LIST_VERSION", "EgressManifest", "Number", "Outline", "Own", "ReplyRule", "Tensor", "Text", "check_outline"]
@@ -64,6 +65,9 @@ class Text(_Record):
     pattern: str | None = None
     contract: bool = False
     max_length: int = Field(64, ge=0)
+
+    def __str__(self) -> str:
+        return "as in enrolment.json" if self.contract else visible(self.exact or "")
 
 
 class ReplyRule(_Record):

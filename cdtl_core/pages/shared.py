@@ -46,8 +46,13 @@ def egress_table(manifest: EgressManifest, caption: str) -> Table:
             dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors.values()}))
             rows.append((when, record, f"{len(tensors)} tensors, {dtypes}", bytes_text(rule.total_bytes)))
         for records in (rule.metrics, rule.configs):
-            rows += [(when, record, ", ".join(names), "") for record, names in records.items()]
+            rows += [(when, record, _with_ranges(names), "") for record, names in records.items()]
     return Table(caption, ("when", "record", "what", "most"), rows, numbers=3)
+
+
+def _with_ranges(rules: Mapping[str, object]) -> str:
+    """Names, each with its range or its one value."""
+    return ", ".join(f"{name} ({rule})" if str(rule) else name for name, rule in rules.items())
 
 
 def changed_settings(config: RunConfig) -> Mapping[str, object]:

@@ -1,6 +1,5 @@
 """``python -m cdtl_core.deploy.gate CONFIG.json``: run a site's gate on its socket until SIGTERM or SIGINT."""
 
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -12,13 +11,12 @@ from cdtl_core.deploy.gate.config import load_gate_config
 from cdtl_core.deploy.gate.seal import Seal
 from cdtl_core.deploy.link import SOCKET, Link
 from cdtl_core.errors import CdtlError
-from cdtl_core.foreign import visible
+from cdtl_core.foreign import log_to_stderr, visible
 
 
 def main(arguments: list[str]) -> int:
     """Run a gate; returns the process's exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr("%(asctime)s %(name)s %(levelname)s %(message)s")
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m cdtl_core.deploy.gate CONFIG.json\n")
         return 2
