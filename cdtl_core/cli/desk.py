@@ -162,7 +162,7 @@ def print_node(found: Mapping[str, Any]) -> None:
 
 def _print_notices(found: Mapping[str, Any]) -> None:
     for text in found["notices"]:
-        typer.echo(text)
+        typer.echo(visible(text, _MOST))
 
 
 def _print_separation(found: Mapping[str, Any]) -> None:

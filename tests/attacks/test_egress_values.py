@@ -48,7 +48,7 @@ def manifest(run: RunConfig) -> EgressManifest:
 
 def reason(run: RunConfig, kind: str, content: RecordDict) -> str:
     """Why the judge holds a reply back; empty if it leaves."""
-    message = ASK.reply(content, 1.0)
+    message = ASK.reply(content)
     objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
     judged = judge(manifest(run), kind, message.object_id, objects, OWN)
     assert (judged.content is None) == bool(judged.reason)
@@ -158,6 +158,6 @@ def test_an_introduction_says_what_the_site_enrolled_with_and_nothing_else(run: 
 
 def test_an_approval_of_an_earlier_version_lets_nothing_out() -> None:
     old = manifest(PLAIN).model_copy(update={"schema_version": 1})
-    message = ASK.reply(final(FINAL), 1.0)
+    message = ASK.reply(final(FINAL))
     objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
     assert "approve it again" in judge(old, "evaluate", message.object_id, objects, OWN).reason

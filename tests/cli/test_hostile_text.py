@@ -76,6 +76,17 @@ def test_a_foreign_value_is_one_line_that_shows_all_its_characters(tries: Tries)
         assert visible(text) == text
 
 
+class Found(dict[str, Any]):
+    """A status; whatever it holds beside what a test says is hostile too."""
+
+    def __init__(self, text: str, **known: Any) -> None:
+        super().__init__(known)
+        self.text = text
+
+    def __missing__(self, _: str) -> str:
+        return self.text
+
+
 def print_request(text: str) -> None:
     request = make_request(RUN, "0" * 64)
     settings = {**request.settings, "model.weights": text, text: 1}
@@ -100,15 +111,14 @@ def print_coordinator(text: str) -> None:
     run = {"name": "run", "status": "running", "round": 1, "rounds": 2, "reason": text, "waiting": {text: text}}
     site = {"modality": text, "patients": 40, "revoked": False, "connected": True, "last_seen": 1.0}
     found = {"names": ["localhost"], "port": 1, "running": True, "pid": 1, "certificate_expires": "2030-01-01"}
-    found |= {"loopback_warning": text}
-    desk.print_coordinator({**found, "sites": {text: site}, "runs": [run]})
+    replaced = {"time": 1.0, "why": text}
+    desk.print_coordinator(Found(text, **found, sites={text: site}, runs=[run], database_replaced=replaced))
 
 
 def print_site(text: str) -> None:
     found = {"site": "north", "modality": "mri", "running": True, "pid": 1, "connected": False, "last_contact": None}
-    found["separation"] = text
     told = {"coordinator": {"host": "h", "port": 1}, "last_fault": {"why": text}, "last_refusal": {"why": text}}
-    desk.print_site({**found, **told, "approved": {"a": text}, "pending": [text], "privacy": text, "models": [text]})
+    desk.print_site(Found(text, **found, **told, approved={"a": text}, pending=[text], privacy=text, models=[text]))
 
 
 def print_run(text: str) -> None:

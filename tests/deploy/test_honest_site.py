@@ -34,7 +34,7 @@ def ask(kind: str, round: int) -> Ask:
 
 def judged(home: Path, manifest: EgressManifest, asked: Ask, content: RecordDict) -> RecordDict:
     """The reply as it leaves."""
-    message = asked.reply(content, 1.0)
+    message = asked.reply(content)
     objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
     found = judge(manifest, asked.message_type, message.object_id, objects, own_of(home, asked))
     assert found.content is not None, found.reason
