@@ -12,6 +12,7 @@ from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.coordinator_address import load_address
 from cdtl_core.deploy.enrolling import ENROLMENT_FILE
 from cdtl_core.deploy.enrolment import load_enrolment
+from cdtl_core.deploy.expiry import site_notices
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, fingerprint, load_key
 from cdtl_core.deploy.link import LINK
@@ -100,6 +101,8 @@ def _key(home: Path, _own: SiteConfig) -> Iterator[Finding]:
     if mode & 0o077:
         yield Finding("key", "warning", f"others can read {KEY_FILE}: chmod 600 {home / KEY_FILE}.")
     until = expiry(home / CERTIFICATE_FILE)
+    for text in site_notices(home):
+        yield Finding("key", "wrong" if "site's certificate expired" in text else "warning", text)
     yield Finding("key", "ok", f"fingerprint {enrolment.fingerprint[:19]} ..., certificate until {until:%Y-%m-%d}")
 
 

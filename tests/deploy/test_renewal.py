@@ -144,6 +144,10 @@ def test_a_renewed_key_cannot_be_another_sites(site: Path, enrol: Any, tmp_path:
     save_renewal(tmp_path / "r.json", make_enrolment(load_key(tmp_path / "south"), contract), load_key(site))
     with pytest.raises(FederationError, match="belongs to site south"):
         renew(tmp_path, load_renewal(tmp_path / "r.json", tmp_path))
+    former = load_key(site)
+    renew(tmp_path, load_renewal(request_renewal(site), tmp_path))
+    with pytest.raises(FederationError, match="belongs to site north"):
+        admit(tmp_path, make_enrolment(former, enrol("west").contract))
 
 
 def test_the_change_of_keys_can_be_killed_at_any_file_and_is_finished(site: Path, tmp_path: Path) -> None:
