@@ -21,6 +21,7 @@ from cdtl_core.learning.weights import Weights, weights_hash
 from cdtl_core.reporting.card import save_card
 from cdtl_core.settings import SITE_FILE, load_site
 from client import memory
+from client.asked import check_order
 from client.diary import last_round, note_round
 from client.home import contract_of, open_site
 from client.release import card_of
@@ -86,6 +87,7 @@ def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDic
 
 def _update_of(content: RecordDict, home: Path, config: RunConfig) -> SiteUpdate:
     orders, theta0_hash = wire.decode_order(content, config.federation.rounds)
+    check_order(home, federation_key(config), config, content, ("train", orders["blended"].round, theta0_hash))
     received = wire.decode_theta0(content)
     if received is not None:
         save_theta0(home, received, theta0_hash)
@@ -133,6 +135,7 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
     """Choose the model that the site will use and keep it; only its test AUROC and the gate's choice leave."""
     orders, theta0_hash = wire.decode_order(content, config.federation.rounds + 1)
     site, federation = open_site(home, config), federation_key(config)
+    check_order(home, federation, config, content, ("evaluate", orders["blended"].round, theta0_hash))
     before = memory.load_memory(home, federation, before=orders["blended"].round)
     outcome = finish(site, load_theta0(home, theta0_hash), before, orders, memory.alone_model(home, config))
     memory.save_outcome(home, federation, site, outcome)

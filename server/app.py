@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from cdtl_core.durable import disk_fault
-from cdtl_core.errors import CdtlError, CheckpointError, FederationError
+from cdtl_core.errors import CdtlError, CheckpointError, FederationError, ModelError
 from cdtl_core.foreign import get_logger
 from cdtl_core.threads import set_thread_defaults
 from server.status import RUNS, keeping_progress, save_outcome
@@ -61,9 +61,11 @@ def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     before, faults = load_latest(checkpoints)
     for fault in faults:
         _log.warning("%s", fault)
-    theta0 = build_theta0(config.model, config.seed, config.image.size)
+    folder = home if RUNS in os.environ else Path()
+    theta0 = build_theta0(config.model, config.seed, config.image.size, folder=folder)
     ledgers = KnownLedgers(_ledgers(home, config.method))
     party = open_party(Exchange(grid), config, theta0, ledgers, enrolled_contracts(home))
+    _check_theta0(config, party.theta0_hash)
     gather_sites(party, {member.site: member for member in before.members} if before else {})
     state = begin(party, before)
     round_matrices(state, config)
@@ -79,6 +81,16 @@ def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     finish = finish_run(party, state)
     journal.add_finish(state.round + 1, finish, time.monotonic() - began)
     return named({**finish.missing, **party.absent()})
+
+
+def _check_theta0(config: "RunConfig", found: str) -> None:
+    """Refuse to begin from other initial weights than the request names: each site would refuse every order."""
+    if config.limits.theta0_hash not in {"", found}:
+        raise ModelError(
+            f"the initial weights have the hash {found[:12]}, the request that the sites approved names "
+            f"{config.limits.theta0_hash[:12]}: restore the weights file and the versions of torch and timm, or make a "
+            "new request under another name."
+        )
 
 
 def _ledgers(home: Path, method: str) -> Path:

@@ -13,6 +13,7 @@ from cdtl_core.config.run import (
     FederationConfig,
     GateConfig,
     ImageConfig,
+    LimitsConfig,
     Method,
     ModalityName,
     ModelConfig,
@@ -25,6 +26,7 @@ from cdtl_core.config.run import (
 )
 from cdtl_core.config.simulation import SimulationConfig
 from cdtl_core.config.site import (
+    ApprovalConfig,
     BoxConfig,
     ChecksConfig,
     DataConfig,
@@ -37,6 +39,7 @@ from cdtl_core.config.site import (
 
 __all__ = [
     "AggregateConfig",
+    "ApprovalConfig",
     "AugmentConfig",
     "BlendConfig",
     "BoxConfig",
@@ -46,6 +49,7 @@ __all__ = [
     "FederationConfig",
     "GateConfig",
     "ImageConfig",
+    "LimitsConfig",
     "Locks",
     "Method",
     "ModalityName",

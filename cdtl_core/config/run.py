@@ -12,6 +12,7 @@ __all__ = [
     "AggregateConfig",
     "BlendConfig",
     "DpConfig",
+    "LimitsConfig",
     "Method",
     "ModalityName",
     "ModelConfig",
@@ -247,6 +248,19 @@ class DpConfig(Settings):
         return self
 
 
+class LimitsConfig(Settings):
+    """How much of a run a site approves, beside `federation.rounds`.
+
+    `runs` is how often the run may be played from its first round; a resume after a crash is the same run.
+    `evaluations` is how many final evaluations each of them may ask for. `theta0_hash` is the SHA-256 of the initial
+    weights; `cdtl server run` fills it in. While it is empty, as in simulations, nothing is counted.
+    """
+
+    runs: int = Field(1, ge=1, le=100)
+    evaluations: int = Field(1, ge=1, le=100)
+    theta0_hash: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+
+
 class RunConfig(Settings):
     """All that the sites of one federation agree on."""
 
@@ -264,6 +278,7 @@ class RunConfig(Settings):
     share: ShareConfig = ShareConfig()
     gate: GateConfig = GateConfig()
     dp: DpConfig = DpConfig()
+    limits: LimitsConfig = LimitsConfig()
 
     @model_validator(mode="after")
     def _levels_behind_views(self) -> "RunConfig":

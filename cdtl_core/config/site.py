@@ -10,7 +10,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_va
 from cdtl_core.config.run import ModalityName, RunConfig, Settings, SiteName
 from cdtl_core.schema import Label, Sha256
 
-__all__ = ["BoxConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
+__all__ = ["ApprovalConfig", "BoxConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
+
+
+_PublicKey = Annotated[str, Field(pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{68}$")]
 
 
 class PhantomConfig(Settings):
@@ -81,6 +84,28 @@ class SitePrivacy(Settings):
     ledger: Literal["site", "run"] = "site"
 
 
+class ApprovalConfig(Settings):
+    """Who must approve a run at this site.
+
+    A run needs the approvals of `people` different persons. `keys` names each person's public key, as
+    ``cdtl site approver`` prints it; with keys an approval counts only if it is signed with one of them.
+    """
+
+    people: int = Field(1, ge=1, le=8)
+    keys: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,47}$")], _PublicKey] = Field({})
+
+    @model_validator(mode="after")
+    def _enough_keys(self) -> "ApprovalConfig":
+        if len(set(self.keys.values())) != len(self.keys):
+            raise ValueError("approval.keys gives two persons the same key: give each a key of their own")
+        if self.people > max(1, len(self.keys)):
+            raise ValueError(
+                f"approval.people is {self.people} and approval.keys names {len(self.keys)}: make each person's key "
+                "with cdtl site approver and add it"
+            )
+        return self
+
+
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``; lists as the JSON text that Flower carries."""
     flat: dict[str, Any] = {}
@@ -114,6 +139,7 @@ Locks = Annotated[dict[str, bool | int | float | str], BeforeValidator(_flat), A
 class SiteConfig(Settings):
     """All that belongs to one hospital; nothing of it is sent.
 
+    `room_mb` is the memory in megabytes for replies that wait for the coordinator; without room nothing is trained.
     `lock` names run settings that this site fixes, for example privacy terms: a run that says otherwise is refused,
     approved or not. With `require_separation` no approved code runs where nothing keeps it from the site's key and from
     the network.
@@ -127,6 +153,8 @@ class SiteConfig(Settings):
     checks: ChecksConfig = ChecksConfig()
     publish: PublishConfig = PublishConfig()
     privacy: SitePrivacy = SitePrivacy()
+    approval: ApprovalConfig = ApprovalConfig()
+    room_mb: int = Field(512, ge=1)
     lock: Locks = Field({})
     require_separation: bool = False
 

@@ -4,6 +4,7 @@ The list is a folder, ``HOME/approvals``, and is read anew for each decision: re
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +13,19 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config import SiteConfig
+from cdtl_core.deploy.persons import Signature, Signer, sign, valid_signatures
 from cdtl_core.deploy.records import record_approval
-from cdtl_core.deploy.request import ApprovalRequest, request_id
+from cdtl_core.deploy.request import ApprovalRequest, check_theta0, request_id, request_sha256
 from cdtl_core.durable import replace_bytes, sync_folder, unwritable
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
-from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_manifest
+from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_hash, egress_manifest
 from cdtl_core.foreign import get_logger
 from cdtl_core.schema import Flat, Line, Sha256
 from cdtl_core.settings import unflatten
 
-__all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "withdraw"]
+__all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "missing_persons", "withdraw"]
+
+_THETA0 = "limits.theta0_hash"
 
 _log = get_logger("cdtl.gate")
 
@@ -35,6 +39,7 @@ class Approval(BaseModel):
         egress: What its replies may hold.
         approved_at: Seconds since 1970.
         note: Why or by whom, for the site's own records.
+        signatures: Of the persons who approved it; needed where site.toml names persons.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +49,7 @@ class Approval(BaseModel):
     egress: EgressManifest
     approved_at: float
     note: Line = ""
+    signatures: tuple[Signature, ...] = ()
 
     @property
     def id(self) -> str:
@@ -60,29 +66,71 @@ class Verdict:
 
 
 def approve(
-    home: Path, request: ApprovalRequest, site: SiteConfig, *, note: str = "", clock: Callable[[], float] = time.time
+    home: Path,
+    request: ApprovalRequest,
+    site: SiteConfig,
+    *,
+    note: str = "",
+    signer: Signer | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Approval:
     """Put a run on the site's list; what its replies may hold is worked out here, from its settings.
 
+    Args:
+        home: The site's folder.
+        request: What the coordinator asks.
+        site: The site's settings.
+        note: For the site's own records.
+        signer: Who approves; needed where ``approval.keys`` of the site names persons.
+        clock: Seconds since 1970.
+
     Raises:
         ConfigError: The settings are not those of a run.
-        PrivacyError: They contradict a lock of the site.
+        PrivacyError: They contradict a lock of the site, name no or other initial weights, or the signer is not one
+            of the site's persons.
         CheckpointError: The disk is full or read-only; the run is not approved.
     """
     config = unflatten(request.settings)
-    if fault := lock_fault(request.settings, site.lock):
+    if fault := _fault(request.settings, site):
         raise PrivacyError(fault)
+    check_theta0(config)
     labels = site.labels or config.task.labels
     private = config.dp.enabled and not site.privacy.exempt
     egress = egress_manifest(config, site=site.site, modality=site.modality, labels=labels, private=private)
     settings, bundle = request.settings, request.bundle_sha256
     approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
+    if site.approval.keys:
+        before = approvals(home).get(approval.id)
+        kept = valid_signatures(_core(before), before.signatures, site) if before else ()
+        others = tuple(one for one in kept if signer is None or one.person != signer.person)
+        signature = sign(_core(approval), signer, site, clock())
+        approval = approval.model_copy(update={"signatures": (*others, signature)})
     content = approval.model_dump_json(indent=1).encode()
     record_approval(home, "approved", approval.id, sha256=hashlib.sha256(content).hexdigest(), note=note, clock=clock)
     replace_bytes(_folder(home) / f"{approval.id}.json", content)
-    for suffix in (".json", ".fab"):
-        (home / "pending" / f"{approval.id}{suffix}").unlink(missing_ok=True)
+    if not missing_persons(approval, site):
+        for suffix in (".json", ".fab"):
+            (home / "pending" / f"{approval.id}{suffix}").unlink(missing_ok=True)
     return approval
+
+
+def missing_persons(approval: Approval, site: SiteConfig) -> str:
+    """Whose approval a run still needs, as a sentence; empty if it may be run."""
+    if not site.approval.keys:
+        return ""
+    signed = [one.person for one in valid_signatures(_core(approval), approval.signatures, site)]
+    if len(signed) >= site.approval.people:
+        return ""
+    others = sorted(set(site.approval.keys) - set(signed))
+    return (
+        f"approved by {', '.join(signed) or 'no person of site.toml'}, and {site.approval.people} persons must approve "
+        f"it: another of {', '.join(others)} has to."
+    )
+
+
+def _core(approval: Approval) -> str:
+    """What a signature is over: code, settings and egress list."""
+    return json.dumps([request_sha256(approval.bundle_sha256, approval.settings), egress_hash(approval.egress)])
 
 
 def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> None:
@@ -107,7 +155,7 @@ def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> 
 
 
 def approvals(home: Path) -> dict[str, Approval]:
-    """Id to approval as the folder is now; a file that cannot be read, or was edited, approves nothing."""
+    """Id to approval as the folder is now; a file that cannot be read, was edited or has no limits approves nothing."""
     found = {}
     for path in sorted(_folder(home).glob("*.json")):
         try:
@@ -117,28 +165,58 @@ def approvals(home: Path) -> dict[str, Approval]:
             continue
         if approval.egress.schema_version != LIST_VERSION:
             _log.warning("%s approves nothing: an earlier cdtl wrote it, approve the run again.", path)
-        elif approval.id == path.stem:
-            found[approval.id] = approval
-        else:
+        elif approval.id != path.stem:
             _log.warning("%s approves nothing: its name is not the hash of its content.", path)
+        elif not approval.settings.get(_THETA0):
+            _log.warning(
+                "%s approves nothing: it is of an earlier cdtl and has no limits. Ask the coordinator for a request of "
+                "this version and approve that.", path,
+            )  # fmt: skip
+        else:
+            found[approval.id] = approval
     return found
 
 
-def decide(home: Path, bundle_sha256: str, settings: Flat, locks: Flat) -> Verdict:
+def decide(home: Path, bundle_sha256: str, settings: Flat, site: SiteConfig) -> Verdict:
     """Whether a run may be executed here, and if not, why: by its bundle's real hash and all its settings."""
-    if fault := lock_fault(settings, locks):
+    if fault := _fault(settings, site):
         return Verdict(None, fault)
     same_code = [one for one in approvals(home).values() if one.bundle_sha256 == bundle_sha256]
     if not same_code:
-        return Verdict(None, f"nobody at this site has approved the bundle {bundle_sha256[:12]}: approve or ignore it.")
+        return Verdict(None, f"the bundle {bundle_sha256[:12]} is not approved at this site: approve or ignore it.")
     for approval in same_code:
         if not _differing(settings, approval.settings):
-            return Verdict(approval, "")
+            reason = _unfit(approval, site)
+            return Verdict(None if reason else approval, reason)
     key = _differing(settings, same_code[-1].settings)[0]
     got, wanted = settings.get(key, "absent"), same_code[-1].settings.get(key, "absent")
     return Verdict(
         None, f"the bundle is approved with {key} = {wanted!r}, the run says {got!r}: approve that too, or not."
     )
+
+
+def _unfit(approval: Approval, site: SiteConfig) -> str:
+    if (approval.egress.site, approval.egress.modality) != (site.site, site.modality):
+        return "the approval is another site's: approve the run here."
+    return missing_persons(approval, site)
+
+
+def _fault(settings: Flat, site: SiteConfig) -> str:
+    """Why a run can never be executed here: a lock, no limits, or other initial weights than the site accepts."""
+    if fault := lock_fault(settings, site.lock):
+        return fault
+    if not (theta0 := settings.get(_THETA0)):
+        return (
+            "the run names no initial weights (limits.theta0_hash): it is of an earlier cdtl. Ask the coordinator "
+            "for a request of this version."
+        )
+    accepted = site.publish.theta0_hash
+    if accepted and theta0 != accepted:
+        return (
+            f"the run begins from the initial weights {str(theta0)[:12]}, publish.theta0_hash in site.toml accepts "
+            f"{accepted[:12]} only: ask the coordinator to use those."
+        )
+    return ""
 
 
 def lock_fault(settings: Flat, locks: Flat) -> str:

@@ -1,6 +1,7 @@
 """Runs that came to a site's gate and were refused because nobody had approved them: kept for the operator to look at.
 
-The bundle's bytes are saved and never unpacked. A coordinator cannot fill the disk: only the latest few are kept.
+The bundle's bytes are saved and never unpacked. A coordinator cannot fill the disk: only the latest `MAX_PENDING` are
+kept, with bundles of at most `MAX_BUNDLE` bytes.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ from cdtl_core.settings import unflatten
 __all__ = ["PendingRun", "find", "keep_pending", "pending", "request_of"]
 
 MAX_PENDING = 16
+MAX_BUNDLE = 8 * 1024 * 1024
+"""Bytes of a bundle that is kept or run; cdtl's own has less than one megabyte."""
 _log = get_logger("cdtl.gate")
 
 

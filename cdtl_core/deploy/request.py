@@ -15,7 +15,8 @@ from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.schema import Flat, Sha256, SiteName, Version, first_fault
 from cdtl_core.settings import flatten, unflatten
 
-__all__ = ["ApprovalRequest", "check_request", "load_request", "make_request", "request_id", "save_request"]
+__all__ = ["ApprovalRequest", "check_request", "check_theta0", "load_request", "make_request", "request_id"]
+__all__ += ["request_sha256", "save_request"]
 
 
 class ApprovalRequest(BaseModel):
@@ -58,8 +59,13 @@ def check_request(request: ApprovalRequest) -> None:
 
     Raises:
         ConfigError: The settings are not those of a run.
-        PrivacyError: It shows another run than it is.
+        PrivacyError: It shows another run than it is, or has no limits.
     """
+    if "limits.theta0_hash" not in request.settings:
+        raise PrivacyError(
+            "the request has no limits (rounds, evaluations, runs, initial weights), so it is of an earlier cdtl: ask "
+            "the coordinator for one of this version."
+        )
     true = make_request(unflatten(request.settings), request.bundle_sha256)
     if (request.name, request.sites, request.egress) != (true.name, true.sites, true.egress):
         raise PrivacyError(
@@ -68,11 +74,44 @@ def check_request(request: ApprovalRequest) -> None:
         )
 
 
+def check_theta0(config: RunConfig) -> str:
+    """Compute a run's initial weights and compare their hash with the one that the request names.
+
+    Returns:
+        Empty if they are the same; else a sentence that says why they cannot be computed here.
+
+    Raises:
+        ModelError: The backbone is unknown.
+        PrivacyError: They are others.
+    """
+    from cdtl_core.learning.backbones import PRETRAINED_HERE
+    from cdtl_core.learning.model import build_theta0
+    from cdtl_core.learning.weights import weights_hash
+
+    if config.model.weights not in {"imagenet", "random"}:
+        return "they come from a file of the coordinator"
+    if config.model.weights == "imagenet" and config.model.backbone not in PRETRAINED_HERE:
+        return "they would have to be downloaded, and a site downloads nothing"
+    found = weights_hash(build_theta0(config.model, config.seed, config.image.size))
+    if found != config.limits.theta0_hash:
+        raise PrivacyError(
+            f"the request names the initial weights {config.limits.theta0_hash[:12]}, its settings give {found[:12]} "
+            "here: the request was altered, or the coordinator has another version of torch or timm. Install the "
+            "versions of requirements.lock at both places, and ask for the request again."
+        )
+    return ""
+
+
 def request_id(bundle_sha256: str, settings: Flat) -> str:
     """Sixteen hex digits that name this code with these settings; 1 and 1.0 are the same setting."""
+    return request_sha256(bundle_sha256, settings)[:16]
+
+
+def request_sha256(bundle_sha256: str, settings: Flat) -> str:
+    """The whole hash of which `request_id` is the beginning, 64 hex digits."""
     same = {key: float(value) if type(value) is int else value for key, value in settings.items()}
     text = json.dumps([bundle_sha256, same], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_request(path: Path, request: ApprovalRequest) -> None:

@@ -72,7 +72,7 @@ def prepare_run(folder: Path, config: RunConfig) -> tuple[Path, ApprovalRequest,
     draft = run.with_name(f".{config.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    config = _with_weights(draft, config)
+    config = _with_limits(draft, _with_weights(draft, config))
     bundle = build_bundle(draft / "app")
     request = make_request(config, bundle_sha256(bundle))
     if (run / "request.json").exists():
@@ -174,3 +174,22 @@ def _with_weights(run: Path, config: RunConfig) -> RunConfig:
             f"model.weights {config.model.weights} cannot be read ({error.strerror}): give a .safetensors file."
         ) from None
     return config.model_copy(update={"model": config.model.model_copy(update={"weights": name})})
+
+
+def _with_limits(run: Path, config: RunConfig) -> RunConfig:
+    """The same run with the hash of its initial weights, which the sites approve.
+
+    Raises:
+        ConfigError: The settings name another hash.
+        ModelError: The weights cannot be loaded.
+    """
+    from cdtl_core.learning.model import build_theta0
+    from cdtl_core.learning.weights import weights_hash
+
+    found = weights_hash(build_theta0(config.model, config.seed, config.image.size, folder=run))
+    if config.limits.theta0_hash not in {"", found}:
+        raise ConfigError(
+            f"limits.theta0_hash is {config.limits.theta0_hash[:12]} and the initial weights of these settings have "
+            f"{found[:12]}: leave it out, it is filled in."
+        )
+    return config.model_copy(update={"limits": config.limits.model_copy(update={"theta0_hash": found})})

@@ -16,9 +16,11 @@ from cdtl_core.errors import ModelError
 from cdtl_core.learning.lite0_levels import Lite0Levels
 from cdtl_core.learning.own_nets import OWN
 
-__all__ = ["Backbone", "build_backbone", "load_initial_weights"]
+__all__ = ["PRETRAINED_HERE", "Backbone", "build_backbone", "load_initial_weights"]
 
 _LITE0 = "efficientnet_lite0"
+PRETRAINED_HERE = frozenset({_LITE0, "lite0_levels"})
+"""Backbones whose ImageNet weights are installed with cdtl; those of others are downloaded."""
 _HALVES = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

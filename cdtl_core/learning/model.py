@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -170,8 +171,14 @@ def build_classifier(
         return model.to(memory_format=torch.channels_last)
 
 
-def build_theta0(config: ModelConfig, seed: int, image_size: int) -> Weights:
+def build_theta0(config: ModelConfig, seed: int, image_size: int, *, folder: Path = Path()) -> Weights:
     """The weights that every site of a federation starts from: all floating-point tensors of backbone and adapter.
+
+    Args:
+        config: The network; its ``weights`` may be a file, relative to `folder`.
+        seed: Of random weights.
+        image_size: In pixels.
+        folder: By default the working folder.
 
     Raises:
         ModelError: The backbone is unknown, or its weights can't be had or are not finite.
@@ -179,7 +186,9 @@ def build_theta0(config: ModelConfig, seed: int, image_size: int) -> Weights:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_backbone(config.backbone, image_size)
-        load_initial_weights(backbone, config.backbone, config.weights, image_size)
+        named = config.weights in {"imagenet", "random"}
+        source = config.weights if named else str(folder / Path(config.weights).expanduser())
+        load_initial_weights(backbone, config.backbone, source, image_size)
         state = backbone.module.state_dict()
         whole = Classifier(config, 2, image_size) if config.adapter else None
     theta0 = {f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()}

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_ssh_private_key
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_objects, push_objects
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
@@ -26,7 +26,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from cdtl_core.config import SimulationConfig, SiteConfig
+from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.deploy.approvals import Approval, approve
 from cdtl_core.deploy.gate.app import build_app
 from cdtl_core.deploy.gate.config import GateConfig
@@ -37,6 +37,8 @@ from cdtl_core.deploy.node_main import open_way
 from cdtl_core.deploy.request import make_request
 from cdtl_core.durable import replace_bytes
 from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.learning.model import build_theta0
+from cdtl_core.learning.weights import weights_hash
 from cdtl_core.settings import flatten, save_toml
 from tests.deploy.loopback import Coordinator, eventually, free_port, served, write_certificates
 
@@ -171,6 +173,11 @@ class Desk:
         request = make_request(self.run_config, hashlib.sha256(BUNDLE).hexdigest())
         return approve(self.home, request.model_copy(update={"settings": {**request.settings, **settings}}), self.site)
 
+    def order(self, round: int = 1, *, theta0_hash: str = "", **more: Any) -> RecordDict:
+        """What the coordinator sends with ``train`` and ``evaluate``; `more` makes it another order."""
+        theta0_hash = theta0_hash or self.run_config.limits.theta0_hash
+        return RecordDict({"order": ConfigRecord({"round": round, "theta0_hash": theta0_hash, **more})})
+
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.home / "logs" / "egress.jsonl").read_text().splitlines()]
 
@@ -202,7 +209,7 @@ def desk(tiny: Tiny, tmp_path: Path) -> Iterator[Desk]:
     )
     config.link.mkdir()
     replace_bytes(config.site_key, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    run = tiny().run
+    run = with_theta0(tiny().run)
     site = SiteConfig.model_validate(tree)
     with coordinator.open():
         yield Desk(home, config, coordinator, key, flatten(run), site, run, free_port(), key)
@@ -213,6 +220,12 @@ def open_desk(desk: Desk) -> Iterator[tuple[Desk, Node]]:
     with ExitStack() as stack:
         stack.enter_context(desk.gate())
         yield desk, stack.enter_context(desk.node())
+
+
+def with_theta0(run: RunConfig) -> RunConfig:
+    """A run that names its initial weights, as ``cdtl server run`` leaves it."""
+    found = weights_hash(build_theta0(run.model, run.seed, run.image.size))
+    return run.model_copy(update={"limits": run.limits.model_copy(update={"theta0_hash": found})})
 
 
 def honest(manifest: EgressManifest) -> RecordDict:

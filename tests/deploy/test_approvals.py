@@ -21,6 +21,7 @@ from cdtl_core.deploy.request import (
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import egress_hash, egress_manifest
 from cdtl_core.settings import flatten, load_site
+from tests.deploy.desk import with_theta0
 
 Tiny = Callable[..., SimulationConfig]
 CODE, OTHER = "a" * 64, "b" * 64
@@ -33,7 +34,7 @@ def site_of(**more: Any) -> SiteConfig:
 
 @pytest.fixture
 def request_(tiny: Tiny) -> ApprovalRequest:
-    return make_request(tiny(federation={"sites": ["alba"]}).run, CODE)
+    return make_request(with_theta0(tiny(federation={"sites": ["alba"]}).run), CODE)
 
 
 def test_a_request_survives_its_file(request_: ApprovalRequest, tmp_path: Path) -> None:
@@ -64,11 +65,11 @@ def test_a_request_that_shows_another_run_than_it_is_is_refused(request_: Approv
 
 def test_an_approved_run_is_approved_until_its_file_is_gone(request_: ApprovalRequest, tmp_path: Path) -> None:
     approval = approve(tmp_path, request_, site_of(), note="seen by the board")
-    assert decide(tmp_path, CODE, request_.settings, {}).approved == approval
+    assert decide(tmp_path, CODE, request_.settings, site_of()).approved == approval
     assert approvals(tmp_path) == {approval.id: approval}
     assert approval.id == request_id(CODE, request_.settings)
     withdraw(tmp_path, approval.id)
-    assert decide(tmp_path, CODE, request_.settings, {}).approved is None
+    assert decide(tmp_path, CODE, request_.settings, site_of()).approved is None
     with pytest.raises(ConfigError, match="no approval"):
         withdraw(tmp_path, approval.id)
 
@@ -81,12 +82,11 @@ def test_the_site_works_out_its_own_egress_list(request_: ApprovalRequest, tiny:
 
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
-    "altered bundle": (OTHER, {}, {}, "nobody at this site has approved the bundle bbbbbbbbbbbb"),
+    "altered bundle": (OTHER, {}, {}, "the bundle bbbbbbbbbbbb is not approved at this site"),
     "other setting": (CODE, {"train.lr": 0.5}, {}, "train.lr = 0.0005, the run says 0.5"),
     "other kind": (CODE, {"share.head": 1}, {}, "share.head = True, the run says 1"),
     "further setting": (CODE, {"train.secret": 1}, {}, "train.secret = 'absent', the run says 1"),
     "locked setting": (CODE, {}, {"train.steps": 1}, "this site fixes train.steps = 1 and the run says 2"),
-    "lock on no setting": (CODE, {}, {"dp.epsilon": 8}, "the run says 'nothing'"),
     "same": (CODE, {}, {}, ""),
     "float for int": (CODE, {"seed": 0.0, "federation.round_timeout_s": 3600}, {}, ""),
     "kept lock": (CODE, {}, {"train.steps": 2.0, "share.head": True}, ""),
@@ -97,7 +97,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 def test_the_verdict(request_: ApprovalRequest, tmp_path: Path, case: str) -> None:
     bundle, changed, locks, reason = CASES[case]
     approve(tmp_path, request_, site_of())
-    verdict = decide(tmp_path, bundle, {**request_.settings, **changed}, locks)
+    verdict = decide(tmp_path, bundle, {**request_.settings, **changed}, site_of(lock=locks))
     assert reason in verdict.reason
     assert (verdict.approved is None) is bool(reason)
     assert bool(verdict.reason) is bool(reason)
@@ -106,7 +106,7 @@ def test_the_verdict(request_: ApprovalRequest, tmp_path: Path, case: str) -> No
 def test_a_run_that_lacks_a_setting_is_not_the_approved_one(request_: ApprovalRequest, tmp_path: Path) -> None:
     approve(tmp_path, request_, site_of())
     settings = {key: value for key, value in request_.settings.items() if key != "seed"}
-    assert "the run says 'absent'" in decide(tmp_path, CODE, settings, {}).reason
+    assert "the run says 'absent'" in decide(tmp_path, CODE, settings, site_of()).reason
 
 
 def test_a_site_does_not_approve_against_its_own_lock(request_: ApprovalRequest, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_file_that_was_edited_or_torn_approves_nothing(request_: ApprovalReque
     path.write_text(json.dumps(content))
     assert approvals(tmp_path) == {}
     path.write_text(path.read_text()[:100])
-    assert decide(tmp_path, CODE, request_.settings, {}).approved is None
+    assert decide(tmp_path, CODE, request_.settings, site_of()).approved is None
 
 
 def test_a_refused_run_waits_for_the_operator(request_: ApprovalRequest, tmp_path: Path) -> None:

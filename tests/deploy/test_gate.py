@@ -32,7 +32,7 @@ def test_an_approved_runs_reply_arrives_whole_and_every_byte_is_in_the_log(desk:
     sent = honest(approval.egress)
     with desk.gate(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
-        asked = desk.coordinator.ask(run, node.id, RecordDict({"order": ConfigRecord({"round": 1})}))
+        asked = desk.coordinator.ask(run, node.id, desk.order())
         message = node.take()
         assert message is not None
         node.answer(message, sent)
@@ -62,12 +62,14 @@ def test_an_approved_bundle_is_signed_for_the_supernode_and_an_unapproved_one_is
     trusted = yaml.safe_load((desk.config.link / TRUSTED).read_text())
     name = hashlib.sha256(BUNDLE).hexdigest()
     refused = desk.coordinator.start_run(BUNDLE, desk.settings)
+    desk.coordinator.ask(refused, node.id, desk.order())
+    assert node.take() is None
     assert node.get_run(refused).fab_hash == name
     fab = node.get_fab(name, refused)
     assert (fab.content, fab.verifications) == (b"", {})
     waiting = find(desk.home, name[:8])
     assert (desk.home / "pending" / f"{waiting.id}.fab").read_bytes() == BUNDLE
-    assert "nobody at this site has approved" in waiting.reason
+    assert "is not approved at this site" in waiting.reason
     approve(desk.home, request_of(waiting), desk.site)
     assert pending(desk.home) == {}
     fab = node.get_fab(name, refused)
@@ -84,7 +86,7 @@ def test_messages_of_a_run_that_is_not_approved_never_reach_the_supernode(open_d
     faster = desk.coordinator.start_run(BUNDLE, {**desk.settings, "train.lr": 0.5})
     agent = desk.coordinator.start_run(BUNDLE, desk.settings, task_type="flwr-simulation")
     for run in (altered, faster, agent):
-        asked = desk.coordinator.ask(run, node.id, RecordDict())
+        asked = desk.coordinator.ask(run, node.id, desk.order())
         assert node.take() is None
         assert error_of(desk.coordinator.reply(run, asked)) == NOT_APPROVED
     reasons = {entry.reason for entry in pending(desk.home).values()}
@@ -96,11 +98,11 @@ def test_a_locked_setting_refuses_an_approved_run(open_desk: tuple[Desk, Node]) 
     desk.approve()
     save_toml(desk.config.settings, {**desk.site.model_dump(mode="json", exclude_none=True), "lock": {"seed": 5}})
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    asked = desk.coordinator.ask(run, node.id, desk.order())
     assert node.take() is None
     assert error_of(desk.coordinator.reply(run, asked)) == NOT_APPROVED
     desk.config.settings.write_text("not toml = = ")
-    asked = desk.coordinator.ask(run, node.id, RecordDict(), round="2")
+    asked = desk.coordinator.ask(run, node.id, desk.order(2), round="2")
     assert node.take() is None
     assert error_of(desk.coordinator.reply(run, asked)) == NOT_APPROVED
 
@@ -109,13 +111,13 @@ def test_withdrawing_an_approval_holds_in_the_middle_of_a_run(open_desk: tuple[D
     desk, node = open_desk
     approval = desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    under_way = desk.coordinator.ask(run, node.id, RecordDict())
+    under_way = desk.coordinator.ask(run, node.id, desk.order())
     message = node.take()
     assert message is not None
     withdraw(desk.home, approval.id)
     node.answer(message, honest(approval.egress))
     assert error_of(desk.coordinator.reply(run, under_way)) == NOT_APPROVED
-    next_round = desk.coordinator.ask(run, node.id, RecordDict(), round="2")
+    next_round = desk.coordinator.ask(run, node.id, desk.order(2), round="2")
     assert node.take() is None
     assert error_of(desk.coordinator.reply(run, next_round)) == NOT_APPROVED
     assert b"val_auroc" not in desk.coordinator.heard
@@ -162,7 +164,7 @@ def test_a_packed_reply_is_judged_tensor_by_tensor_and_leaves_packed(open_desk: 
     approval = desk.approve()
     sent = honest(approval.egress)
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    asked = desk.coordinator.ask(run, node.id, desk.order())
     message = node.take()
     assert message is not None
     node.answer(message, packed(sent, ["delta"]))
@@ -184,7 +186,7 @@ def test_a_reply_with_anything_more_than_the_list_is_held_back(open_desk: tuple[
     desk, node = open_desk
     approval = desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    asked = desk.coordinator.ask(run, node.id, desk.order())
     message = node.take()
     assert message is not None
     try:
@@ -202,7 +204,7 @@ def test_a_replys_metadata_is_the_gates_own(open_desk: tuple[Desk, Node]) -> Non
     desk, node = open_desk
     approval = desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    asked = desk.coordinator.ask(run, node.id, desk.order())
     message = node.take()
     assert message is not None
     message.metadata.__dict__["_group_id"] = SECRET
@@ -226,7 +228,7 @@ def test_of_an_error_only_fixed_sentences_leave(
     desk, node = open_desk
     desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    asked = desk.coordinator.ask(run, node.id, desk.order())
     message = node.take()
     assert message is not None
     node.answer(message, Error(code, reason))

@@ -11,10 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from flwr.app import RecordDict
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node as ProtoNode
-from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from cdtl_core.deploy.gate.refusals import RESTARTED
@@ -33,7 +31,7 @@ def test_a_reply_outlives_an_outage_of_the_coordinator(open_desk: tuple[Desk, No
     desk, node = open_desk
     approval = desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    asked = desk.coordinator.ask(run, node.id, desk.order())
     message = node.take()
     assert message is not None
     desk.coordinator.broken.add(broken)
@@ -49,7 +47,7 @@ def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk
         with desk.process() as process:
             old = stack.enter_context(desk.node())
             run = desk.coordinator.start_run(BUNDLE, desk.settings)
-            asked = desk.coordinator.ask(run, old.id, RecordDict())
+            asked = desk.coordinator.ask(run, old.id, desk.order())
             assert old.take() is not None
             process.kill()
         stack.enter_context(desk.gate())
@@ -58,7 +56,7 @@ def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk
         assert b"val_auroc" not in desk.coordinator.heard
         with pytest.raises(ObjectPushError):
             node.push_object(run, "a session of the old gate", "0" * 64, b"content")
-        again = desk.coordinator.ask(run, node.id, RecordDict(), round="2")
+        again = desk.coordinator.ask(run, node.id, desk.order(2), round="2")
         message = node.take()
         assert message is not None
         node.answer(message, honest(approval.egress))
@@ -73,7 +71,7 @@ def test_a_question_is_kept_open_until_the_coordinators_message_comes(desk: Desk
         taken = pool.submit(node.take)
         eventually(lambda: [name for name, _ in desk.coordinator.bodies].count("pull-messages") >= 3, "three looks")
         assert not taken.done()
-        desk.coordinator.ask(run, node.id, RecordDict())
+        desk.coordinator.ask(run, node.id, desk.order())
         assert taken.result(10) is not None
 
 
@@ -87,7 +85,7 @@ def test_a_message_is_not_fetched_for_a_supernode_that_hung_up(desk: Desk) -> No
             with pytest.raises(httpx.ReadTimeout):
                 impatient.PullMessages(PullMessagesRequest(node=ProtoNode(node_id=node.id)))
         threading.Event().wait(0.6)  # one more look at most; there is no event of its end
-        desk.coordinator.ask(run, node.id, RecordDict())
+        desk.coordinator.ask(run, node.id, desk.order())
         assert node.take() is not None
 
 
@@ -95,7 +93,7 @@ def test_a_killed_supernodes_message_is_answered_when_it_comes_again(desk: Desk)
     desk.approve()
     with desk.gate(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
-        asked = desk.coordinator.ask(run, node.id, RecordDict())
+        asked = desk.coordinator.ask(run, node.id, desk.order())
         assert node.take() is not None
         desk.coordinator.state.deactivate_node(node.id)
         with desk.node():
@@ -107,7 +105,7 @@ def test_a_supernode_that_owes_a_reply_and_asks_for_more_is_ended_and_answered_f
     desk.approve()
     with desk.gate(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
-        asked = desk.coordinator.ask(run, node.id, RecordDict())
+        asked = desk.coordinator.ask(run, node.id, desk.order())
         assert node.take() is not None
         with desk.client() as out_of_step, pytest.raises(httpx.HTTPStatusError, match="401"):
             out_of_step.PullMessages(PullMessagesRequest(node=ProtoNode(node_id=node.id)))
@@ -125,7 +123,7 @@ def test_a_coordinator_out_of_reach_is_503_for_the_supernode_and_told_in_the_sta
     changed = {"upstream_port": free_port()} if fault == "nobody there" else {"ca": stranger}
     desk.config = desk.config.model_copy(update=changed)
     with desk.gate(), desk.bare() as client:
-        asked = client.post("/v1/fleet/get-run", content=GetRunRequest(run_id=1).SerializeToString())
+        asked = client.post("/v1/fleet/pull-messages", content=PullMessagesRequest().SerializeToString())
         assert asked.status_code == 503
     state = read_status(desk.home)
     assert state["connected"] is False
@@ -175,7 +173,7 @@ def test_the_process_serves_without_torch_and_ends_at_sigterm(desk: Desk) -> Non
         assert entities["fpk_cdtl_gate"].startswith("ssh-ed25519 ")
         with desk.node() as node:
             run = desk.coordinator.start_run(BUNDLE, desk.settings)
-            asked = desk.coordinator.ask(run, node.id, RecordDict())
+            asked = desk.coordinator.ask(run, node.id, desk.order())
             message = node.take()
             assert message is not None
             node.answer(message, honest(approval.egress))

@@ -9,14 +9,13 @@ from typing import Any
 
 import httpx
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeRequest, PullMessagesResponse
-from flwr.proto.node_pb2 import Node
 from google.protobuf.message import DecodeError, Message
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cdtl_core.deploy.gate import refusals
+from cdtl_core.deploy.gate.admission import Admission
 from cdtl_core.deploy.gate.asks import Ask, Asks
 from cdtl_core.deploy.gate.config import GateConfig
 from cdtl_core.deploy.gate.egress_log import EgressLog
@@ -33,11 +32,11 @@ from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.pending import pending
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.foreign import get_logger
+from cdtl_core.settings import load_site
 
 __all__ = ["build_app"]
 
 _MAX_SMALL = 64 * 1024
-_FETCH_PAUSES_S = (1.0, 3.0)
 _TICK_S, _PENDING_TICKS = 1.0, 30
 _TRAFFIC_EVERY_S = 60.0
 _FAREWELL_S = 2.0
@@ -93,12 +92,18 @@ class Gate:
         self._asks = Asks(config.home)
         self._upstream = Upstream(client, self._log, self._status, signer)
         self._runs = Runs(config.home, config.settings, self._upstream, seal, Link(config.link, config.link_mode))
-        self.outbox = Outbox(self._upstream, self._asks, self._log)
+        room = load_site(config.settings).room_mb * 1_000_000
+        self.outbox = Outbox(self._upstream, self._asks, self._log, room)
         self.replies = Replies(config.home, self._runs, self._asks, self.outbox, self._log)
+        self._admission = Admission(
+            config.home, self._runs, self._asks, self.replies, self.outbox, self._upstream, self._status
+        )
         self._patience = Patience(config.hold_s)
         self._handlers = {
             "get-run": self._get_run,
             "get-fab": self._get_fab,
+            "pull-object": self._pull_object,
+            "confirm-message-received": self._confirm,
             "push-messages": self._push_messages,
             "push-object": self._push_object,
         }
@@ -192,23 +197,25 @@ class Gate:
             why = f"{answer.status}: {answer.content[:300].decode(errors='replace')}"
             self._status.note(last_refusal={"time": round(self._clock(), 1), "why": why})
 
-    async def _fetch(self, run_id: int, node: Node) -> KnownRun | Answer:
-        for pause in (*_FETCH_PAUSES_S, 0.0):
-            known = await self._runs.fetch(run_id, node)
-            if not isinstance(known, Answer) or not known.passing:
-                break
-            await asyncio.sleep(pause)
-        return known
-
     async def _get_run(self, body: bytes) -> Answer:
-        request = rebuilt("get-run", body)
-        known = await self._runs.fetch(request.run_id, request.node)
-        return known if isinstance(known, Answer) else _protobuf(known.run)
+        return _protobuf(self._known(rebuilt("get-run", body).run_id).run)
 
     async def _get_fab(self, body: bytes) -> Answer:
-        request = rebuilt("get-fab", body)
-        known = await self._runs.fetch(request.run_id, request.node)
-        return known if isinstance(known, Answer) else _protobuf(self._runs.sealed_bundle(known))
+        return _protobuf(self._runs.sealed_bundle(self._known(rebuilt("get-fab", body).run_id)))
+
+    def _known(self, run_id: int) -> KnownRun:
+        """A run of which a message came; of any other the coordinator is not asked."""
+        known = self._runs.get(run_id)
+        if known is None:
+            raise PrivacyError("a run is asked for of which no message came: nothing of it leaves.")
+        return known
+
+    async def _confirm(self, body: bytes) -> Answer:
+        self._admission.check_confirmed(rebuilt("confirm-message-received", body))
+        return await self._forward("confirm-message-received", body)
+
+    async def _pull_object(self, body: bytes) -> Answer:
+        return await self._admission.pull_object(rebuilt("pull-object", body))
 
     async def _pull_messages(self, body: bytes, gone: Callable[[], Awaitable[bool]]) -> Answer:
         """The next message, looked for with patience as long as the SuperNode is there to take it.
@@ -238,6 +245,8 @@ class Gate:
         A message whose way here was cut is delivered for Flower and known to nobody here. The SuperNode is ended then:
         its new session tells the server to ask again.
         """
+        if self.outbox.crowded:  # a message that is not taken waits at the coordinator
+            return _protobuf(PullMessagesResponse())
         answer = await self._upstream.send("pull-messages", request.SerializeToString())
         if answer.uncertain:
             _log.warning("an answer to the question for messages was lost: the SuperNode begins a new session")
@@ -246,32 +255,11 @@ class Gate:
             return answer
         told, passed = PullMessagesResponse.FromString(answer.content), PullMessagesResponse()
         for message, tree in zip(told.messages_list, told.message_object_trees, strict=True):
-            if await self._admit(Ask.of(message.metadata), request.node):
+            if await self._admission.admit(Ask.of(message.metadata), tree, request.node):
                 passed.messages_list.append(message)
                 passed.message_object_trees.append(tree)
             self._patience.stir()
         return _protobuf(passed)
-
-    async def _admit(self, ask: Ask, node: Node) -> bool:
-        known = await self._fetch(ask.run_id, node)
-        if isinstance(known, Answer):
-            if known.status != 403:  # 403: the run is over, nobody waits
-                await self.replies.post(
-                    ask, refusals.UNKNOWN_RUN, "error", f"the run cannot be fetched ({known.status})"
-                )
-            return False
-        verdict = self._runs.verdict(known)
-        if verdict.approved is None:
-            await self.replies.post(ask, refusals.NOT_APPROVED, "error", verdict.reason)
-            self._note_pending()
-            return False
-        if ask.message_type not in verdict.approved.egress.replies:
-            await self.replies.post(
-                ask, refusals.HELD_BACK, "error", f"messages {ask.message_type!r} have no reply on the list"
-            )
-            return False
-        self._asks.add(ask)
-        return True
 
     async def _push_messages(self, body: bytes) -> Answer:
         self._patience.stir()

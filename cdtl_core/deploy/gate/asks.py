@@ -1,6 +1,5 @@
 """Messages that the SuperNode has and that wait for their reply; kept on disk, so that a new gate answers them."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 from flwr.app import Error, RecordDict
 from flwr.app.message.message import Message, make_message
 from flwr.app.metadata import Metadata
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cdtl_core.durable import replace_json
 from cdtl_core.errors import CheckpointError, PrivacyError
+from cdtl_core.federation.limits import Order
 from cdtl_core.foreign import get_logger
 from cdtl_core.schema import Sha256
 
@@ -22,7 +22,11 @@ _log = get_logger("cdtl.gate")
 
 
 class Ask(BaseModel):
-    """What the coordinator asked: Flower's metadata of its message; `group_id` is the round, 0 before the first."""
+    """What the coordinator asked: Flower's metadata of its message; `group_id` is the round, 0 before the first.
+
+    `approval` is the id of the approval under which it was handed over; `order` is what it holds, None for a message
+    that is not counted.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -36,6 +40,8 @@ class Ask(BaseModel):
     ttl: float
     src_task_id: int | None = None
     dst_task_id: int | None = None
+    approval: str = ""
+    order: Order | None = None
 
     @classmethod
     def of(cls, metadata: Any) -> "Ask":
@@ -83,6 +89,9 @@ class Ask(BaseModel):
         return now >= self.created_at + self.ttl
 
 
+_ASKS = TypeAdapter(list[Ask])
+
+
 class Asks:
     """Open messages by id: those that the SuperNode has, and those whose reply is on its way."""
 
@@ -95,7 +104,7 @@ class Asks:
     def recall(self) -> None:
         """Take up the messages that an earlier gate handed over and nobody has answered."""
         try:
-            asks = [Ask.model_validate(fields) for fields in json.loads(self._path.read_text(encoding="utf-8"))]
+            asks = _ASKS.validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError) as error:

@@ -30,6 +30,8 @@ __all__ = ["Letter", "Outbox", "packed"]
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _LANES = 4
+MOST_WAITING = 32
+_MOST_SENT = 8
 _log = get_logger("cdtl.gate")
 
 
@@ -38,7 +40,7 @@ class Letter:
     """A reply, taken apart into the objects that Flower sends: `tree` of their names, and their bytes.
 
     `line` is what the egress log says of it before it leaves. None: it is a refusal that was logged a moment ago; its
-    bytes are counted all the same.
+    bytes are counted all the same. `count` writes what the reply uses of its approval, before it leaves.
     """
 
     ask: Ask
@@ -46,6 +48,7 @@ class Letter:
     tree: ObjectTree
     objects: dict[str, bytes]
     line: Mapping[str, Any] | None = None
+    count: Callable[[], None] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -62,20 +65,40 @@ def packed(ask: Ask, content: RecordDict | tuple[int, str]) -> Letter:
 
 
 class Outbox:
-    """A queue of replies and the task that delivers them one after the other."""
+    """A queue of replies and the task that delivers them one after the other; `room` bounds their bytes in memory."""
 
     def __init__(
         self,
         upstream: Upstream,
         asks: Asks,
         log: EgressLog,
+        room: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._room = room
         self._upstream, self._asks, self._log, self._clock = upstream, asks, log, clock
         self._queue: asyncio.Queue[Letter] = asyncio.Queue()
+        self._waiting: dict[int, int] = {}
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many replies wait that no further message may be taken."""
+        return len(self._waiting) >= MOST_WAITING
+
+    def full(self, num_bytes: int) -> str:
+        """Why there is no room for one more reply of at most `num_bytes`; empty if there is."""
+        waiting = sum(self._waiting.values())
+        if waiting + num_bytes <= self._room:
+            return ""
+        return (
+            f"{len(self._waiting)} replies of {waiting / 1e6:.0f} MB wait for the coordinator, the next may take "
+            f"{num_bytes / 1e6:.0f} MB, and room_mb in site.toml is {self._room / 1e6:.0f}: nothing more is trained "
+            "until they have left."
+        )
 
     def post(self, letter: Letter) -> None:
         """Log a reply and send it as soon as may be."""
+        self._waiting[id(letter)] = letter.num_bytes
         self._queue.put_nowait(letter)
 
     async def run(self) -> None:
@@ -91,6 +114,7 @@ class Outbox:
             except Exception:
                 _log.exception("a reply could not be delivered")
                 outcome = "failed"
+            del self._waiting[id(letter)]
             self._asks.close(letter.ask)
             if letter.line is not None:
                 self._note_outcome(letter, outcome)
@@ -98,15 +122,20 @@ class Outbox:
                 _log.warning("the reply to run %d is lost: %s", letter.ask.run_id, outcome)
 
     async def _write_line(self, letter: Letter) -> None:
-        """Nothing leaves without its line in the egress log: the reply waits until the disk takes that."""
+        """Nothing leaves uncounted or without its line in the egress log: the reply waits until the disk takes both."""
+        line = letter.line
+        if letter.count is not None:
+            await self._until_written(letter, letter.count)
+        if line is not None:
+            await self._until_written(letter, lambda: self._log.write("reply", **line))
+
+    async def _until_written(self, letter: Letter, write: Callable[[], None]) -> None:
         for pause in itertools.chain(_BACKOFF_S, itertools.repeat(_BACKOFF_S[-1])):
-            if letter.line is None:
-                return
             try:
-                self._log.write("reply", **letter.line)
+                write()
                 return
             except CheckpointError as error:
-                _log.error("the reply to run %d waits for the egress log: %s", letter.ask.run_id, error)
+                _log.error("the reply to run %d waits for the disk: %s", letter.ask.run_id, error)
             await asyncio.sleep(pause)
 
     def _note_outcome(self, letter: Letter, outcome: str) -> None:
@@ -125,7 +154,6 @@ class Outbox:
             message_object_trees=[letter.tree],
             clientapp_runtime_list=[0.0],  # how long a site trains depends on its patients
         ).SerializeToString()
-        outcome = "again"
         for attempt in itertools.count():
             answer = await self._insist("push-messages", request)
             if answer.status != 200:
@@ -135,9 +163,11 @@ class Outbox:
                 return "not accepted"
             outcome = await self._push_objects(letter, told)
             if outcome != "again":
+                return outcome
+            if attempt + 1 >= _MOST_SENT:
                 break
             await asyncio.sleep(_BACKOFF_S[0])
-        return outcome
+        return f"taken and asked for again {_MOST_SENT} times"
 
     async def _push_objects(self, letter: Letter, told: PushMessagesResponse) -> str:
         """All objects that the coordinator lacks, a few at a time."""

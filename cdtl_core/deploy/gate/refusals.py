@@ -3,8 +3,9 @@
 from flwr.app import Error
 
 from cdtl_core.errors import ERROR_CODE_BASE, KINDS, CdtlError, FederationError, PrivacyError, reply_error
+from cdtl_core.federation.limits import Limit
 
-__all__ = ["HELD_BACK", "NOT_APPROVED", "RESTARTED", "UNKNOWN_RUN", "passing"]
+__all__ = ["HELD_BACK", "NOT_APPROVED", "NO_ROOM", "OVER", "RESTARTED", "UNKNOWN_RUN", "UNREADABLE", "passing"]
 
 _INVALID_FAB, _LOAD_FAILED, _CRASHED, _NODE_LOST = 7, 1, 8, 5  # flwr.common.constant.ErrorCode
 
@@ -14,6 +15,21 @@ HELD_BACK = (
     "PrivacyError: the site's gate held back a reply that is not on its egress list; its own log says why.",
 )
 RESTARTED = (_NODE_LOST, "The site was started anew while it worked on this message: ask it again.")
+NO_ROOM = (_NODE_LOST, "The site has no room for another reply that waits for the coordinator: ask it again.")
+UNREADABLE = (
+    ERROR_CODE_BASE + PrivacyError.exit_code,
+    "PrivacyError: the site's gate cannot read this message as one of cdtl, so the site does not get it.",
+)
+_OVER: tuple[tuple[Limit, str], ...] = (
+    ("round", "this round, or not so often"),
+    ("evaluation", "a further final evaluation"),
+    ("weights", "these initial weights"),
+    ("run", "that the run is played again: a request with more limits.runs is needed"),
+)
+OVER = {
+    limit: (ERROR_CODE_BASE + PrivacyError.exit_code, f"PrivacyError: the site has not approved {what}.")
+    for limit, what in _OVER
+}
 UNKNOWN_RUN = (
     ERROR_CODE_BASE + FederationError.exit_code,
     "FederationError: the site's gate could not fetch the run that this message belongs to.",

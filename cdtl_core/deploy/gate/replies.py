@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cdtl_core.deploy.gate.judge import Judged, judge, limit_of, own_of
 from cdtl_core.deploy.gate.outbox import Outbox, packed
 from cdtl_core.deploy.gate.runs import Runs
 from cdtl_core.deploy.gate.witness import LedgerWitness
+from cdtl_core.deploy.used import note_answer
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.foreign import get_logger
@@ -104,7 +106,7 @@ class Replies:
             _log.error("a reply of run %d was held back: %s", ask.run_id, judged.reason)
             await self.post(ask, refusals.HELD_BACK, "held back", judged.reason)
         else:
-            await self.post(ask, judged.content, "approved", judged=judged)
+            await self.answer(ask, judged.content, judged=judged)
 
     def _judged(self, manifest: EgressManifest, parcel: Parcel) -> Judged:
         try:
@@ -112,6 +114,15 @@ class Replies:
         except (CdtlError, OSError) as error:
             return Judged(None, str(error))
         return judge(manifest, parcel.ask.message_type, parcel.root, parcel.objects, own)
+
+    async def answer(self, ask: Ask, content: RecordDict, *, judged: Judged | None = None) -> None:
+        """Let a reply leave that may; it is counted against its approval before it does."""
+        count = None
+        if ask.order is not None:
+            numbers = content.metric_records.get("final") if ask.message_type == "evaluate" else None
+            kept: Any = dict(numbers) if numbers else None
+            count = partial(note_answer, self._home, ask.approval, ask.order, kept)
+        await self.post(ask, content, "approved", judged=judged, count=count)
 
     async def post(
         self,
@@ -121,6 +132,7 @@ class Replies:
         why: str = "",
         *,
         judged: Judged | None = None,
+        count: Callable[[], None] | None = None,
     ) -> None:
         """Hand what leaves to the outbox, with its line for the egress log; a message is answered once.
 
@@ -145,7 +157,7 @@ class Replies:
             verdict=verdict,
             **({"why": why, "error": list(content)} if isinstance(content, tuple) else {}),
         )
-        self._outbox.post(replace(letter, line=line))
+        self._outbox.post(replace(letter, line=line, count=count))
 
     def _repeated(self, run_id: int) -> bool:
         """Whether the refusal of this run was logged within the last minute."""

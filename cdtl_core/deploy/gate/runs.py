@@ -1,7 +1,7 @@
 """Runs as the gate has fetched them, and the verdict over one: what was judged is what is handed to the SuperNode."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cdtl_core.deploy.approvals import Verdict, decide
 from cdtl_core.deploy.gate.seal import Seal
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
 from cdtl_core.deploy.link import Link
-from cdtl_core.deploy.pending import keep_pending
+from cdtl_core.deploy.pending import MAX_BUNDLE, keep_pending
 from cdtl_core.errors import CdtlError
 from cdtl_core.foreign import get_logger
 from cdtl_core.schema import FLAT, Flat, first_fault
@@ -24,6 +24,7 @@ from cdtl_core.settings import load_site
 __all__ = ["KnownRun", "Runs"]
 
 _KEPT = 4
+_MOST_SETTINGS = 256 * 1024
 _log = get_logger("cdtl.gate")
 
 
@@ -108,11 +109,7 @@ class Runs:
             site = load_site(self._settings)
         except CdtlError as error:
             return Verdict(None, f"the site's own settings cannot be read, so nothing is approved: {error}")
-        verdict = decide(self._home, known.sha256, known.settings, site.lock)
-        approved = verdict.approved
-        if approved and (approved.egress.site, approved.egress.modality) != (site.site, site.modality):
-            return replace(verdict, approved=None, reason="the approval is another site's: approve the run here.")
-        return verdict
+        return decide(self._home, known.sha256, known.settings, site)
 
     def _remember(self, known: KnownRun, reason: str) -> None:
         try:
@@ -123,7 +120,9 @@ class Runs:
 
 def _known(run_id: int, run: Any, told: bytes, fab: Any) -> KnownRun:
     sha256, fault = hashlib.sha256(fab.content).hexdigest(), ""
-    if run.primary_task_type != TaskType.SERVER_APP:
+    if len(told) > _MOST_SETTINGS or len(fab.content) > MAX_BUNDLE:
+        fault = f"its bundle has {len(fab.content)} bytes and its settings {len(told)}: more than a run of cdtl has."
+    elif run.primary_task_type != TaskType.SERVER_APP:
         fault = f"a run of type {run.primary_task_type!r} is not for hospitals: only server apps are."
     elif not sha256 == run.fab_hash == fab.hash_str:
         fault = "the bundle's bytes do not have the hash that the coordinator gave: they were altered on the way."
