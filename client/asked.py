@@ -41,7 +41,7 @@ def check_order(
             f"{str(accepted)[:12]} only: it is refused."
         )
     rounds = config.federation.rounds
-    if not (round == rounds + 1 if kind == "evaluate" else 1 <= round <= rounds):
+    if not 1 <= round <= rounds + (kind == "evaluate"):
         raise PrivacyError(f"the order ({kind}) is for round {round} of {rounds}: it is refused.")
     if not config.limits.theta0_hash:
         return

@@ -46,7 +46,13 @@ CONTRACT = ModalityContract(
     site="north", modality="mri", labels=("benign", "malignant"), positive="malignant", channels=1, bit_depth=8,
     patients=40,
 )  # fmt: skip
-RUN = RunConfig.model_validate({"image": {"size": 32}, "model": {"backbone": "test_efficientnet", "weights": "random"}})
+RUN = RunConfig.model_validate(
+    {
+        "image": {"size": 32},
+        "model": {"backbone": "test_efficientnet", "weights": "random"},
+        "limits": {"theta0_hash": "0" * 64},
+    }
+)
 EXPECTED = {"w": torch.Size([3]), "v": torch.Size([2, -1])}
 DELTA = {"w": torch.tensor([1.0, -2.0, 3.0]).half(), "v": torch.ones(2, 2).half()}
 
