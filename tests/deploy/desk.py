@@ -173,10 +173,11 @@ class Desk:
         request = make_request(self.run_config, hashlib.sha256(BUNDLE).hexdigest())
         return approve(self.home, request.model_copy(update={"settings": {**request.settings, **settings}}), self.site)
 
-    def order(self, round: int = 1, *, theta0_hash: str = "", **more: Any) -> RecordDict:
-        """What the coordinator sends with ``train`` and ``evaluate``; `more` makes it another order."""
+    def order(self, round: int = 1, *, theta0_hash: str = "", share_head: bool = True, drift: int = 0) -> RecordDict:
+        """What the coordinator sends with ``train`` and ``evaluate``; another `drift` makes it another order."""
         theta0_hash = theta0_hash or self.run_config.limits.theta0_hash
-        return RecordDict({"order": ConfigRecord({"round": round, "theta0_hash": theta0_hash, **more})})
+        order = ConfigRecord({"round": round, "theta0_hash": theta0_hash, "share_head": share_head})
+        return RecordDict({"order": order, "drift.blended": ArrayRecord({"w": Array(np.full(3, drift, np.float16))})})
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.home / "logs" / "egress.jsonl").read_text().splitlines()]
