@@ -27,7 +27,7 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
-from cdtl_core.deploy.approvals import Approval, approve
+from cdtl_core.deploy.approvals import Approval, approvals, approve
 from cdtl_core.deploy.gate.app import build_app
 from cdtl_core.deploy.gate.config import GateConfig
 from cdtl_core.deploy.gate.seal import Seal
@@ -172,6 +172,12 @@ class Desk:
     def approve(self, **settings: Any) -> Approval:
         request = make_request(self.run_config, hashlib.sha256(BUNDLE).hexdigest())
         return approve(self.home, request.model_copy(update={"settings": {**request.settings, **settings}}), self.site)
+
+    @property
+    def egress(self) -> EgressManifest:
+        """The list of the one run that is approved."""
+        (approval,) = approvals(self.home).values()
+        return approval.egress
 
     def order(self, round: int = 1, *, theta0_hash: str = "", share_head: bool = True, drift: int = 0) -> RecordDict:
         """What the coordinator sends with ``train`` and ``evaluate``; another `drift` makes it another order."""
