@@ -149,7 +149,7 @@ def test_no_reply_says_how_long_the_site_worked(open_desk: tuple[Desk, Node]) ->
     desk, node = open_desk
     sent = honest(desk.approve().egress)
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    asked = desk.coordinator.ask(run, node.id, desk.order())
     message = node.take()
     assert message is not None
     before = desk.coordinator.heard

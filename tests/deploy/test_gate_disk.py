@@ -78,7 +78,7 @@ def test_a_reply_waits_for_the_egress_log_and_leaves_once_there_is_room(
     desk, node = open_desk
     approval = desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    asked = desk.coordinator.ask(run, node.id, RecordDict())
+    asked = desk.coordinator.ask(run, node.id, desk.order())
     message = node.take()
     assert message is not None
     with no_folder(desk.home / "logs"):
@@ -89,7 +89,7 @@ def test_a_reply_waits_for_the_egress_log_and_leaves_once_there_is_room(
     assert desk.coordinator.reply(run, asked).has_content() is (answer == "approved")
     desk.outcome()
     assert [line["verdict"] for line in desk.log() if line["kind"] == "reply"] == [answer]
-    again = desk.coordinator.ask(run, node.id, RecordDict(), round="2")
+    again = desk.coordinator.ask(run, node.id, desk.order(2), round="2")
     message = node.take()
     assert message is not None
     node.answer(message, of_round(honest(approval.egress), 2))
@@ -107,7 +107,7 @@ def test_messages_are_handed_over_and_answered_while_they_cannot_be_saved(
     (desk.home / "asks.json").unlink(missing_ok=True)
     (desk.home / "asks.json").mkdir()  # a file cannot take a folder's name
     for round in ("1", "2"):
-        asked = desk.coordinator.ask(run, node.id, RecordDict(), round=round)
+        asked = desk.coordinator.ask(run, node.id, desk.order(int(round)), round=round)
         message = node.take()
         assert message is not None
         node.answer(message, of_round(honest(approval.egress), int(round)))

@@ -36,7 +36,7 @@ def update(manifest: EgressManifest) -> RecordDict:
 
 
 def answered(desk: Desk, node: Node, run: int, round: str, content: RecordDict) -> Message:
-    asked = desk.coordinator.ask(run, node.id, RecordDict(), round=round)
+    asked = desk.coordinator.ask(run, node.id, desk.order(int(round)), round=round)
     message = node.take()
     assert message is not None
     node.answer(message, content)
