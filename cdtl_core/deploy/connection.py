@@ -13,6 +13,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from cdtl_core.deploy.lane import Lane
+from cdtl_core.deploy.rate import RateLimit
 from cdtl_core.deploy.tls import PinnedClients, client_key, handshake_fault
 
 __all__ = ["Entrance", "SiteConnection", "TlsStart"]
@@ -20,39 +22,42 @@ __all__ = ["Entrance", "SiteConnection", "TlsStart"]
 
 @dataclass
 class Entrance:
-    """What all connections share.
+    """What all connections share: who is inside, and what each may do.
+
+    A connection begins in the lane `starting`. Once TLS has shown whose it is, it moves to the lane of its member or to
+    that of the strangers. So strangers can fill their own lane and the first one, and never take a member's place.
 
     Attributes:
         clients: The TLS context.
+        site_of: The site of a client key's fingerprint; None for strangers and revoked sites.
         refused: Called with an address and the reason for each connection that never became a request.
-        most: Connections at a time, of all addresses.
-        most_of_one: Connections at a time, of one address.
-        handshake_s: Time for the TLS handshake.
-        request_head_s: Time for a request's head, from the opening or from its first byte.
+        starting: Connections before the end of the handshake, by address.
+        strangers: Connections without a member's certificate, by address.
+        members: Connections of members, by site.
+        handshakes: How often an address may begin when no member is connected from it.
+        handshake_s: Longest TLS handshake.
+        request_head_s: Longest wait for a request's head, from the opening or from its first byte.
     """
 
     clients: PinnedClients
+    site_of: Callable[[str | None], str | None]
     refused: Callable[[str, str], None]
-    most: int
-    most_of_one: int
+    starting: Lane
+    strangers: Lane
+    members: Lane
+    handshakes: RateLimit
     handshake_s: float
     request_head_s: float
-    open: Counter[str] = field(default_factory=Counter)
-    starting: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    of_members: Counter[str] = field(default_factory=Counter)
 
     def protocol(self, **arguments: Any) -> "TlsStart":
         """What uvicorn calls for each connection, in the place of a protocol class."""
         return TlsStart(self, SiteConnection(self, **arguments))
 
-    def full_for(self, address: str) -> bool:
-        """Whether one more connection of this address is too many."""
-        return self.open.total() >= self.most or self.open[address] >= self.most_of_one
-
-    def left(self, address: str) -> None:
-        """A connection of this address is over."""
-        self.open[address] -= 1
-        if self.open[address] <= 0:
-            del self.open[address]
+    def too_often(self, address: str) -> bool:
+        """Whether an address begins too many handshakes; never one from which a member is connected."""
+        return address not in self.of_members and self.handshakes.wait(address) > 0
 
 
 class TlsStart(asyncio.Protocol):
@@ -64,18 +69,20 @@ class TlsStart(asyncio.Protocol):
         self._address = "?"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start TLS, unless there are too many already."""
+        """Start TLS, unless this address does so too often."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if peer else "?"
-        if self._entrance.full_for(self._address):
+        if self._entrance.too_often(self._address):
             self._entrance.refused(self._address, "too many connections")
             transport.abort()
             return
-        self._entrance.open[self._address] += 1
+        loser = self._entrance.starting.enter(self._address, self, transport.abort)
+        if loser is not None:
+            self._entrance.refused(loser, "too many connections")
         task = asyncio.get_running_loop().create_task(self._start(transport))
-        self._entrance.starting.add(task)
-        task.add_done_callback(self._entrance.starting.discard)
+        self._entrance.tasks.add(task)
+        task.add_done_callback(self._entrance.tasks.discard)
 
     async def _start(self, transport: asyncio.Transport) -> None:
         error: BaseException | None = None
@@ -92,8 +99,7 @@ class TlsStart(asyncio.Protocol):
         except OSError as failure:  # ssl.SSLError is one
             error = failure
         finally:
-            if secured is None:
-                self._entrance.left(self._address)
+            self._entrance.starting.leave(self._address, self)
         if secured is None:
             self._entrance.refused(self._address, handshake_fault(error))
             return
@@ -102,19 +108,27 @@ class TlsStart(asyncio.Protocol):
 
 
 class SiteConnection(H11Protocol):
-    """HTTP/1.1 over TLS; `request.state.client_key` is the fingerprint of the client certificate's key, or None."""
+    """HTTP/1.1 over TLS.
+
+    `request.state.client_key` is the fingerprint of the client certificate's key, or None; `request.state.stranger`
+    says that this is not the key of a site that is admitted.
+    """
 
     def __init__(self, entrance: Entrance, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._entrance = entrance
         self._head_timer: asyncio.TimerHandle | None = None
         self._early = b""
+        self._site: str | None = None
         self.address = "?"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Read the peer's certificate, and wait for the first request."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "client_key": client_key(transport.get_extra_info("ssl_object"))}
+        key = client_key(transport.get_extra_info("ssl_object"))
+        self._site = self._entrance.site_of(key)
+        self.app_state = {**self.app_state, "client_key": key, "stranger": self._site is None}
+        self._enter(transport)
         self._watch_head()
         if self._early:
             self.data_received(self._early)
@@ -132,7 +146,7 @@ class SiteConnection(H11Protocol):
         if self.transport is None:  # lost in the very moment that the handshake ended
             return
         self._forget_timer()
-        self._entrance.left(self.address)
+        self._leave()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -143,9 +157,30 @@ class SiteConnection(H11Protocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP, or its head is too large."""
+        """What came is no HTTP, or its head is too large; an answer that has begun is cut off."""
         self._entrance.refused(self.address, "no HTTP, or a head too large")
-        super().send_400_response(msg)
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
+
+    def _enter(self, transport: asyncio.Transport) -> None:
+        if self._site is None:
+            loser = self._entrance.strangers.enter(self.address, self, transport.abort)
+        else:
+            self._entrance.of_members[self.address] += 1
+            loser = self._entrance.members.enter(self._site, self, transport.abort)
+        if loser is not None:
+            self._entrance.refused(loser if self._site is None else self.address, "too many connections")
+
+    def _leave(self) -> None:
+        if self._site is None:
+            self._entrance.strangers.leave(self.address, self)
+            return
+        self._entrance.members.leave(self._site, self)
+        self._entrance.of_members[self.address] -= 1
+        if self._entrance.of_members[self.address] <= 0:
+            del self._entrance.of_members[self.address]
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:

@@ -12,7 +12,8 @@ from pathlib import Path
 from cdtl_core.deploy.database import condemn_database
 from cdtl_core.deploy.expiry import DailyNotices, coordinator_notices
 from cdtl_core.deploy.front import Front
-from cdtl_core.deploy.gateway_config import GatewayConfig
+from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config
+from cdtl_core.deploy.gateway_probe import gateway_answers
 from cdtl_core.deploy.members import Member, MemberBook
 from cdtl_core.deploy.run_keeper import RunKeeper
 from cdtl_core.deploy.superlink import SuperLink, open_superlink, register_sites, start_superlink
@@ -36,7 +37,12 @@ def serve_coordinator(front: Front) -> None:
     folder, config = front.folder, front.config
     link = open_superlink(folder, front.scratch)
     flower = Unit("SuperLink", lambda: start_superlink(link), pause_s=_PAUSE_S)
-    door = Unit("gateway", lambda: _start_gateway(front, link), pause_s=_PAUSE_S)
+    door = Unit(
+        "gateway",
+        lambda: _start_gateway(front, link),
+        pause_s=_PAUSE_S,
+        answers=lambda: gateway_answers(load_gateway_config(_settings_file(link))),
+    )
     runs, book = RunKeeper(folder, link), MemberBook(folder)
     known: dict[str, Member] | None = None
     refused: dict[str, Member] | None = None
@@ -66,7 +72,7 @@ def serve_coordinator(front: Front) -> None:
 
 def _start_gateway(front: Front, link: SuperLink) -> ProcessGroup:
     folder, config, listener = front.folder, front.config, front.listener.fileno()
-    tls, path = folder / "tls", link.scratch / "gateway.json"
+    tls, path = folder / "tls", _settings_file(link)
     settings = GatewayConfig(
         folder=folder,
         host=config.host,
@@ -89,6 +95,10 @@ def _start_gateway(front: Front, link: SuperLink) -> ProcessGroup:
         group.kill()
         raise
     return group
+
+
+def _settings_file(link: SuperLink) -> Path:
+    return link.scratch / "gateway.json"
 
 
 def _registered(link: SuperLink, folder: Path) -> bool:

@@ -5,25 +5,22 @@ message in silence, all else ends its loop. So what passes by itself is answered
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-import httpx
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
 
 __all__ = [
     "FLEET_ROUTES",
     "REQUEST_HEADERS",
-    "RESPONSE_HEADERS",
     "Refusal",
-    "bounded_body",
-    "check_length",
+    "check_head",
     "drain",
-    "forward",
+    "read_body",
 ]
 
 _SMALL: Final = 64 * 1024
+_TREE: Final = 1024 * 1024  # the names of a reply's objects, 70 bytes each
 _OBJECT: Final = 8 * 1024 * 1024  # Flower cuts objects into chunks of at most 5 MiB
 
 # register-node is absent on purpose: keys are registered on the SuperLink's own machine.
@@ -32,7 +29,7 @@ FLEET_ROUTES: Final[Mapping[str, int]] = {
     "deactivate-node": _SMALL,
     "send-node-heartbeat": _SMALL,
     "pull-messages": _SMALL,
-    "push-messages": _OBJECT,
+    "push-messages": _TREE,
     "push-object": _OBJECT,
     "pull-object": _SMALL,
     "confirm-message-received": _SMALL,
@@ -43,7 +40,6 @@ FLEET_ROUTES: Final[Mapping[str, int]] = {
 
 REQUEST_HEADERS: Final = (
     "accept",
-    "content-length",
     "content-type",
     "flwr-component-name",
     "flwr-package-name",
@@ -52,7 +48,6 @@ REQUEST_HEADERS: Final = (
     "flwr-signature",
     "flwr-timestamp",
 )
-RESPONSE_HEADERS: Final = ("content-length", "content-type")
 
 
 class Refusal(Exception):  # noqa: N818
@@ -62,7 +57,10 @@ class Refusal(Exception):  # noqa: N818
         status: Of the answer.
         reason: In words, for the log; the caller is told what stands before the first colon.
         retry_after: Seconds to wait, or None.
+        media_type: Of what the caller is told.
     """
+
+    media_type = "text/plain"
 
     def __init__(self, status: int, reason: str, *, retry_after: int | None = None) -> None:
         super().__init__(reason)
@@ -70,86 +68,58 @@ class Refusal(Exception):  # noqa: N818
         self.reason = reason
         self.retry_after = retry_after
 
+    @property
+    def told(self) -> str:
+        """What the caller is told; the details are for the log."""
+        return self.reason.split(":")[0]
 
-async def bounded_body(request: Request, limit: int, seconds: float) -> AsyncIterator[bytes]:
-    """The body as it arrives; at most `limit` bytes, the last of them within `seconds` of the first look.
+
+def check_head(request: Request) -> None:
+    """Refuse a head that can be read in two ways: one with both Content-Length and Transfer-Encoding.
+
+    Raises:
+        Refusal: 400.
+    """
+    if "content-length" in request.headers and "transfer-encoding" in request.headers:
+        raise Refusal(400, "Content-Length and Transfer-Encoding in one request")
+
+
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+    """Return the whole body: at most `limit` bytes, the last of them within `seconds`.
 
     Raises:
         Refusal: 413 too large, or 503 too slow.
         ClientDisconnect: The peer went away.
     """
-    deadline = asyncio.get_running_loop().time() + seconds
+    if int(request.headers.get("content-length", "0")) > limit:
+        raise Refusal(413, f"too large: more than {limit} bytes")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            await _read(request, limit, body)
+    except TimeoutError:
+        raise Refusal(503, f"slow: the body did not arrive within {seconds:g} s") from None
+    return bytes(body)
+
+
+async def drain(request: Request, limit: int, seconds: float) -> None:
+    """Read and forget the rest of a refused body, within bounds, so that the peer lives to read the answer."""
+    try:
+        async with asyncio.timeout(seconds):
+            await _read(request, limit, None)
+    except (Refusal, ClientDisconnect, TimeoutError):
+        pass
+
+
+async def _read(request: Request, limit: int, into: bytearray | None) -> None:
     seen, more = 0, True
     while more:
-        try:
-            async with asyncio.timeout_at(deadline):
-                message = await request.receive()
-        except TimeoutError:
-            raise Refusal(503, f"slow: the body did not arrive within {seconds:g} s") from None
+        message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk, more = message.get("body", b""), message.get("more_body", False)
         seen += len(chunk)
         if seen > limit:
             raise Refusal(413, f"too large: more than {limit} bytes")
-        yield chunk
-
-
-async def drain(request: Request, limit: int, seconds: float) -> None:
-    """Read and forget the rest of a refused body, within bounds, so that the peer lives to read the answer."""
-    try:
-        async for _ in bounded_body(request, limit, seconds):
-            pass
-    except (Refusal, ClientDisconnect):
-        pass
-
-
-def check_length(request: Request, limit: int) -> None:
-    """Refuse a body that announces itself as too large before a byte of it is read.
-
-    Raises:
-        Refusal: 413.
-    """
-    if int(request.headers.get("content-length", "0")) > limit:
-        raise Refusal(413, f"too large: more than {limit} bytes")
-
-
-async def forward(client: httpx.AsyncClient, request: Request, url: str, limit: int, seconds: float) -> Response:
-    """Send a request on, with the allowed headers only, and hand back the answer as it comes.
-
-    Raises:
-        Refusal: The body is too large or too slow, or the other side cannot answer (502, 503, 504).
-        ClientDisconnect: The peer went away.
-    """
-    check_length(request, limit)
-    body = bounded_body(request, limit, seconds)
-    # Built by hand: the client would add headers of its own.
-    onward = httpx.Request("POST", client.base_url.join(url), headers=_only(REQUEST_HEADERS, request), content=body)
-    onward.extensions["timeout"] = client.timeout.as_dict()
-    try:
-        answer = await client.send(onward, stream=True)
-    except httpx.HTTPError as error:
-        raise _upstream_refusal(error) from None
-    return StreamingResponse(_relay(answer), answer.status_code, _only(RESPONSE_HEADERS, answer))
-
-
-async def _relay(answer: httpx.Response) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in answer.aiter_raw():
-            yield chunk
-    except httpx.HTTPError as error:
-        raise _upstream_refusal(error) from None
-    finally:
-        await asyncio.shield(answer.aclose())
-
-
-def _upstream_refusal(error: httpx.HTTPError) -> Refusal:
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return Refusal(503, f"upstream down: {type(error).__name__}", retry_after=2)
-    if isinstance(error, httpx.TimeoutException):
-        return Refusal(504, f"upstream slow: {type(error).__name__}")
-    return Refusal(502, f"upstream broke off: {type(error).__name__}")
-
-
-def _only(names: tuple[str, ...], carrier: Request | httpx.Response) -> dict[str, str]:
-    return {name: carrier.headers[name] for name in names if name in carrier.headers}
+        if into is not None:
+            into += chunk

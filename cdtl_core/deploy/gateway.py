@@ -3,22 +3,25 @@
 Start it with ``python -m cdtl_core.deploy.gateway CONFIG.json``, a `GatewayConfig`; it stops on SIGTERM.
 """
 
+import logging
+import resource
 import signal
 import socket
-import ssl
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import uvicorn
 
 from cdtl_core.deploy.access_log import AccessLog
 from cdtl_core.deploy.connection import Entrance
 from cdtl_core.deploy.fleet import Fleet
 from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config, open_listener
+from cdtl_core.deploy.lane import Lane
+from cdtl_core.deploy.link_client import LinkClient
 from cdtl_core.deploy.members import MemberBook
+from cdtl_core.deploy.rate import RateLimit
 from cdtl_core.deploy.tls import PinnedClients, ServerCertificate, server_context
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.foreign import get_logger, log_to_stderr
@@ -35,18 +38,21 @@ def open_gateway(config: GatewayConfig) -> tuple[uvicorn.Server, socket.socket]:
     Raises:
         ConfigError: The port is taken, or a certificate or the log cannot be used.
     """
-    book, log = MemberBook(config.folder), AccessLog(config.folder)
+    book, log, limits = MemberBook(config.folder), AccessLog(config.folder), config.limits
     context = server_context(config.certificate, config.key)
     clients = PinnedClients(context, book, ServerCertificate(context, config.certificate, config.key))
     entrance = Entrance(
         clients=clients,
+        site_of=book.site_of,
         refused=lambda address, reason: log.write(client=address, refused=reason),
-        most=config.limits.connections,
-        most_of_one=config.limits.connections_of_address,
-        handshake_s=config.limits.handshake_s,
-        request_head_s=config.limits.request_head_s,
+        starting=Lane(limits.handshakes, limits.handshakes),
+        strangers=Lane(limits.connections, limits.connections_of_address),
+        members=Lane(sys.maxsize, limits.connections_of_site),
+        handshakes=RateLimit(limits.handshakes_per_minute_of_address),
+        handshake_s=limits.handshake_s,
+        request_head_s=limits.request_head_s,
     )
-    fleet = Fleet(config, book, log, _upstream(config))
+    fleet = Fleet(config, book, log, LinkClient(config))
     server = uvicorn.Server(
         uvicorn.Config(
             fleet.app(),
@@ -58,7 +64,7 @@ def open_gateway(config: GatewayConfig) -> tuple[uvicorn.Server, socket.socket]:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=config.limits.keep_alive_s,
+            timeout_keep_alive=limits.keep_alive_s,
             timeout_graceful_shutdown=5,
             h11_max_incomplete_event_size=_HEAD_BYTES,
         )
@@ -90,6 +96,8 @@ def serve(config: GatewayConfig) -> None:
 def main(arguments: list[str]) -> int:
     """Run the gateway of one configuration file; the exit code."""
     log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # strangers could fill the disk with its warnings
+    _allow_many_files()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises the signal again once it has stopped
     try:
@@ -100,6 +108,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _allow_many_files() -> None:
+    """Each connection is an open file, and the usual limit of 1024 is fewer than all lanes together may hold."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _usage() -> GatewayConfig:
     raise ConfigError("the gateway takes one argument: give the path of its configuration, a JSON file.")
 
@@ -108,21 +122,6 @@ def _public(config: GatewayConfig) -> socket.socket:
     if config.listener is not None:
         return socket.socket(fileno=config.listener)
     return open_listener(config.host, config.port)
-
-
-def _upstream(config: GatewayConfig) -> httpx.AsyncClient:
-    try:
-        trusted = ssl.create_default_context(cafile=config.authority)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"the authority {config.authority} cannot be read ({error}): restore it.") from None
-    return httpx.AsyncClient(
-        base_url=f"https://127.0.0.1:{config.upstream_port}",
-        verify=trusted,
-        trust_env=False,
-        timeout=httpx.Timeout(config.limits.upstream_s, connect=3, pool=10),
-        # The SuperLink hangs up after 5 s of silence: we do so first, or a request would meet a closed door.
-        limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=2),
-    )
 
 
 if __name__ == "__main__":

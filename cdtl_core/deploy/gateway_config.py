@@ -11,14 +11,37 @@ __all__ = ["GatewayConfig", "GatewayLimits", "load_gateway_config", "open_listen
 
 
 class GatewayLimits(BaseModel):
-    """How much and how long; a model of 45 MB makes about 500 requests a round and site."""
+    """How much and how long; a model of 45 MB makes about 500 requests a round and site.
+
+    Members and strangers are counted apart. A member is a connection that showed the certificate of an admitted site.
+
+    Attributes:
+        requests_per_minute_of_site: Of one member; beyond it the answer is 503 with Retry-After.
+        requests_per_minute_of_address: Of strangers at one address; beyond it each answer comes 2 s late.
+        connections: Of all strangers together; one more ends the oldest of the address that holds most.
+        connections_of_address: Of strangers at one address.
+        connections_of_site: Of one member; one more ends its oldest.
+        handshakes: Connections of which it is not known yet whose they are.
+        handshakes_per_minute_of_address: Of an address from which no member is connected.
+        calls_of_site: Requests of one member that are with the SuperLink at the same time; further ones wait.
+        handshake_s: Longest TLS handshake.
+        request_head_s: Longest wait for a request's head.
+        body_s: Longest wait for a request's body.
+        upstream_s: Longest silence of the SuperLink.
+        request_s: Longest request in all.
+        keep_alive_s: How long an idle connection is kept open.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     requests_per_minute_of_site: int = Field(6000, ge=1)
-    requests_per_minute_of_address: int = Field(12000, ge=1)
-    connections: int = Field(512, ge=1)
+    requests_per_minute_of_address: int = Field(600, ge=1)
+    connections: int = Field(256, ge=1)
     connections_of_address: int = Field(64, ge=1)
+    connections_of_site: int = Field(64, ge=1)
+    handshakes: int = Field(128, ge=1)
+    handshakes_per_minute_of_address: int = Field(600, ge=1)
+    calls_of_site: int = Field(8, ge=1)
     handshake_s: float = Field(10, gt=0)
     request_head_s: float = Field(10, gt=0)
     body_s: float = Field(120, gt=0)

@@ -150,6 +150,11 @@ class MemberBook:
             self._stamp, self._changes = stamp, min(ends, default=None)
         return self._by_key
 
+    def site_of(self, key: str | None) -> str | None:
+        """Return the site of a key's fingerprint; None if it is no member's, or a revoked one's."""
+        member = self.by_key().get(key) if key else None
+        return member.site if member and member.revoked_at is None else None
+
     def _readable(self) -> list[Member]:
         found = []
         for path in _files(self._folder):

@@ -1,4 +1,4 @@
-"""When each site was last heard of, in a file that other processes read."""
+"""When each site's last request was answered by the SuperLink, in a file that other processes read."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _log = get_logger(__name__)
 
 
 class SeenSites:
-    """Site to the unix time of its last request, written to FOLDER/seen.json at most every two seconds."""
+    """Site to the unix time of its last answered request, written to FOLDER/seen.json at most every two seconds."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,7 +27,7 @@ class SeenSites:
         self._writing = threading.Lock()
 
     def note(self, site: str) -> None:
-        """The site is here now."""
+        """The SuperLink answered a request of the site now."""
         self._seen[site] = round(time.time(), 3)
         self._news.set()
 
@@ -52,7 +52,7 @@ class SeenSites:
 
 
 def last_seen(folder: Path) -> dict[str, float]:
-    """Site to the unix time of its last request; empty if nobody came yet or the file is damaged."""
+    """Site to the unix time of its last answered request; empty if nobody came yet or the file is damaged."""
     with contextlib.suppress(OSError, ValueError):
         content = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
         if isinstance(content, dict):

@@ -23,8 +23,8 @@ from cdtl_core.settings import SITE_FILE, load_site
 
 __all__ = ["coordinator_standing", "node_standing", "site_standing"]
 
-_FRESH_S = 75.0
-"""A site is called connected for this long after its last request: a heartbeat comes every 30 s at the latest."""
+_FRESH_S = 45.0
+"""Connected means that the SuperLink answered a request of the site so long ago: a heartbeat comes every 30 s."""
 
 
 def coordinator_standing(folder: Path) -> dict[str, Any]:
@@ -74,7 +74,9 @@ def site_standing(home: Path) -> dict[str, Any]:
         "site": own.site,
         "modality": own.modality,
         "coordinator": dict(read_json(home / "coordinator.json")),
-        "connected": bool(pid) and bool(gate.get("connected")),
+        "connected": bool(pid)
+        and bool(gate.get("connected"))
+        and time.time() - (gate.get("last_contact") or 0) < _FRESH_S,
         "separation": _separation(home),
         "last_contact": gate.get("last_contact"),
         "last_refusal": gate.get("last_refusal"),

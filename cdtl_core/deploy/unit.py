@@ -11,19 +11,34 @@ __all__ = ["Unit"]
 
 _log = get_logger("cdtl.deploy")
 _LONGEST_S = 60.0
+_LOOK_EVERY_S = 5.0
+_MOST_SILENT = 3
 
 
 class Unit:
     """Keeps a `ProcessGroup` running: when one of its programs ends, all are killed and started again after a pause.
 
+    The same happens when they run and do not answer, three times in a row.
+
     Args:
         name: For the log.
         start: Starts the programs and returns once they answer.
         pause_s: Before they are started again; doubled each time that they ended within a minute.
+        answers: Whether the programs do their work; asked every `look_s` seconds. None: they are not asked.
+        look_s: Seconds between two questions.
     """
 
-    def __init__(self, name: str, start: Callable[[], ProcessGroup], *, pause_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], ProcessGroup],
+        *,
+        pause_s: float,
+        answers: Callable[[], bool] | None = None,
+        look_s: float = _LOOK_EVERY_S,
+    ) -> None:
         self._name, self._start, self._shortest_s = name, start, pause_s
+        self._answers, self._look_s, self._look_at, self._silent = answers, look_s, 0.0, 0
         self._pause_s, self._next, self._began = pause_s, 0.0, 0.0
         self._group: ProcessGroup | None = None
 
@@ -34,12 +49,11 @@ class Unit:
 
     def keep(self) -> bool:
         """Look after the programs; True if they have just been started."""
-        if self._group is not None and (ended := self._group.ended()):
+        if self._group is not None and (why := self._fault(self._group)):
             self._group.kill()
             self._group = None
             self._wait_longer()
-            what = ", ".join(f"{name} ended with {code}" for name, code in ended.items())
-            _log.warning("%s: %s; starting again in %.0f s", self._name, what, self._pause_s)
+            _log.warning("%s: %s; starting again in %.0f s", self._name, why, self._pause_s)
         if self._group is not None or time.monotonic() < self._next:
             return False
         self._began = time.monotonic()
@@ -49,6 +63,7 @@ class Unit:
             self._wait_longer()
             _log.warning("%s: %s Trying again in %.0f s.", self._name, error, self._pause_s)
             return False
+        self._silent, self._look_at = 0, time.monotonic() + self._look_s
         return True
 
     def restart(self, why: str) -> None:
@@ -62,6 +77,16 @@ class Unit:
         if self._group is not None:
             self._group.stop()
             self._group = None
+
+    def _fault(self, group: ProcessGroup) -> str:
+        """Why the programs must be started again; empty if they work."""
+        if ended := group.ended():
+            return ", ".join(f"{name} ended with {code}" for name, code in ended.items())
+        if self._answers is None or time.monotonic() < self._look_at:
+            return ""
+        self._silent = 0 if self._answers() else self._silent + 1
+        self._look_at = time.monotonic() + self._look_s
+        return f"it did not answer {self._silent} times" if self._silent >= _MOST_SILENT else ""
 
     def _wait_longer(self) -> None:
         lived = time.monotonic() - self._began

@@ -21,10 +21,11 @@ from cdtl_core.foreign import visible
 from cdtl_core.schema import Crossing, FinalNumbers, Hello, KeptNumbers, PrivateNumbers, UpdateNumbers
 
 __all__ = ["LIST_VERSION", "EgressManifest", "Number", "Outline", "Own", "ReplyRule", "Tensor", "Text", "check_outline"]
-__all__ += ["egress_hash", "egress_manifest", "own_fault"]
+__all__ += ["egress_hash", "egress_manifest", "limit_of", "own_fault"]
 
 LIST_VERSION = 2
 _Rule = TypeVar("_Rule")
+_SLACK, _SLACK_PER_TENSOR = 64 * 1024, 1024  # Flower's encoding: names, headers, the tree of objects
 _Old = Literal["int", "float", "bool"]
 _KINDS = {"integer": "int", "number": "float", "boolean": "bool"}
 
@@ -173,6 +174,14 @@ def egress_manifest(
 def egress_hash(manifest: EgressManifest) -> str:
     """SHA-256 of a list, in hex: two lists are the same if and only if their hashes are."""
     return hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+
+
+def limit_of(manifest: EgressManifest, message_type: str) -> int:
+    """Return how many bytes a reply may take in Flower's encoding; 0 for a type that is not listed."""
+    rule = manifest.replies.get(message_type)
+    if rule is None:
+        return 0
+    return rule.total_bytes + _SLACK + _SLACK_PER_TENSOR * sum(len(record) for record in rule.arrays.values())
 
 
 def check_outline(manifest: EgressManifest, message_type: str, outline: Outline) -> str:

@@ -1,7 +1,7 @@
 """A coordinator's gateway on real sockets with real TLS, a small server in the SuperLink's place."""
 
+import asyncio
 import base64
-import hashlib
 import json
 import socket
 import ssl
@@ -15,9 +15,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.node_pb2 import Node
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cdtl_core.deploy.certificates import (
@@ -31,10 +33,13 @@ from cdtl_core.deploy.enrolment import Enrolment
 from cdtl_core.deploy.gateway import open_gateway
 from cdtl_core.deploy.gateway_config import GatewayConfig
 from cdtl_core.deploy.keys import flower_bytes, load_key
-from cdtl_core.deploy.members import admit
+from cdtl_core.deploy.members import admit, members
+from cdtl_core.durable import replace_json
 
 Enrol = Callable[..., Enrolment]
 MIB = 1024 * 1024
+NODE = 2**63 + 1
+"""Flower's number of north; of the next site by name, one more."""
 
 
 @contextmanager
@@ -51,33 +56,39 @@ def running(server: uvicorn.Server, listener: socket.socket) -> Iterator[None]:
 
 
 class SuperLink:
-    """Answers what it was asked; remembers nothing but its last request."""
+    """Answers every request of Flower's with what a test chose; remembers what it was asked."""
 
     def __init__(self, home: Path) -> None:
         self.healthy = True
         self.asked: list[str] = []
-        routes = [Route("/health", self.health), Route("/{path:path}", self.echo, methods=["GET", "POST"])]
+        self.bodies: list[bytes] = []
+        self.headers: dict[str, str] = {}
+        self.answer = b""
+        self.slow_s = 0.0
+        self.cut = False
+        self.probes = 0
+        routes = [Route("/health", self.health), Route("/{path:path}", self.take, methods=["GET", "POST"])]
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         files = {"ssl_certfile": home / "server.crt", "ssl_keyfile": home / "server.key"}
         self.server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_config=None, ws="none", **files))
 
     async def health(self, request: Request) -> Response:
+        self.probes += 1
         return PlainTextResponse("ok" if self.healthy else "ill", 200 if self.healthy else 500)
 
     async def half(self) -> AsyncIterator[bytes]:
         yield b"the beginning"
         raise ConnectionAbortedError
 
-    async def echo(self, request: Request) -> Response:
+    async def take(self, request: Request) -> Response:
         self.asked.append(request.url.path)
-        if request.url.path.endswith("get-fab"):
+        self.bodies.append(await request.body())
+        self.headers = dict(request.headers)
+        await asyncio.sleep(self.slow_s)
+        if self.cut:
             return StreamingResponse(self.half())
-        body = await request.body()
-        sums = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-        return JSONResponse(
-            {"path": request.url.path, "headers": dict(request.headers), **sums}, headers={"x-own": "1"}
-        )
+        return Response(self.answer, media_type="application/protobuf", headers={"x-own": "1"})
 
 
 class Coordinator:
@@ -128,7 +139,14 @@ class Coordinator:
         key = base64.b64encode(flower_bytes(load_key(self.home / site).public_key())).decode()
         return {"flwr-public-key": key, "flwr-timestamp": "now", "flwr-signature": "secret-signature"}
 
-    def ask(self, site: str, route: str = "pull-messages", **arguments: Any) -> httpx.Response:
+    def register(self) -> None:
+        """Tell the gateway which node each admitted site is, as the coordinator's service does."""
+        found = enumerate(members(self.home))
+        nodes = {one.enrolment.fingerprint: {"site": one.site, "node": str(NODE + n)} for n, one in found}
+        replace_json(self.home / "flower" / "nodes.json", nodes)
+
+    def ask(self, site: str, route: str = "pull-messages", *, node: int = NODE, **arguments: Any) -> httpx.Response:
+        arguments = {"content": pull(node), **arguments}
         return self.client(site).post(f"/v1/fleet/{route}", headers=self.headers(site), **arguments)
 
     def lines(self) -> list[dict[str, Any]]:
@@ -144,6 +162,11 @@ class Coordinator:
                 return found[-1]
             time.sleep(0.01)
         raise AssertionError(f"no line says {reason!r}: {self.lines()}")
+
+
+def pull(node: int = NODE) -> bytes:
+    """The request for messages of a node."""
+    return PullMessagesRequest(node=Node(node_id=node)).SerializeToString()
 
 
 @pytest.fixture
@@ -172,5 +195,6 @@ def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
 def north(coordinator: Coordinator, enrolled: Enrol) -> Coordinator:
     """A coordinator that admitted north, its gateway up."""
     admit(coordinator.home, enrolled("north"))
+    coordinator.register()
     coordinator.start()
     return coordinator

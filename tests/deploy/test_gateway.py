@@ -1,7 +1,6 @@
 """The gateway end to end: who gets through it, as whom, to what."""
 
 import base64
-import hashlib
 import json
 import signal
 import socket
@@ -12,31 +11,31 @@ from pathlib import Path
 
 import httpx
 import pytest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
 
 from cdtl_core.deploy.gateway import open_gateway
 from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config
+from cdtl_core.deploy.keys import flower_bytes, load_key
 from cdtl_core.deploy.members import admit, revoke
 from cdtl_core.deploy.seen import last_seen
 from cdtl_core.errors import ConfigError
-from tests.deploy.entrance import Coordinator, Enrol
+from tests.deploy.entrance import NODE, Coordinator, Enrol, pull
+from tests.deploy.loopback import eventually
 
 
 def test_an_admitted_site_gets_through_with_allowed_headers_only(north: Coordinator) -> None:
-    body = bytes(range(256)) * 20000  # 5 MB: an object's chunk
     extra = {"x-forwarded-for": "1.2.3.4", "cookie": "a=b", "authorization": "Bearer x", "accept": "application/x"}
+    north.superlink.answer = ActivateNodeResponse(node_id=NODE).SerializeToString()
+    key = flower_bytes(load_key(north.home / "north").public_key())
+    body = ActivateNodeRequest(public_key=key, heartbeat_interval=30).SerializeToString()
     answer = north.client("north").post(
-        "/v1/fleet/push-object?a=b",
+        "/v1/fleet/activate-node?a=b",
         content=body,
         headers={**north.headers("north"), **extra, "content-type": "application/protobuf"},
     )
-    assert answer.status_code == 200
-    said = answer.json()
-    assert (said["path"], said["size"], said["sha256"]) == (
-        "/v1/fleet/push-object",
-        len(body),
-        hashlib.sha256(body).hexdigest(),
-    )
-    assert set(said["headers"]) == {
+    assert (answer.status_code, answer.content) == (200, north.superlink.answer)
+    assert (north.superlink.asked, north.superlink.bodies) == (["/v1/fleet/activate-node"], [body])
+    assert set(north.superlink.headers) == {
         "accept",
         "content-length",
         "content-type",
@@ -49,7 +48,7 @@ def test_an_admitted_site_gets_through_with_allowed_headers_only(north: Coordina
     line = north.lines()[-1]
     assert (line["site"], line["route"], line["status"], line["bytes_in"], line["client"]) == (
         "north",
-        "/v1/fleet/push-object",
+        "/v1/fleet/activate-node",
         200,
         len(body),
         "127.0.0.1",
@@ -89,11 +88,14 @@ def test_every_other_path_is_unknown_even_to_a_member(north: Coordinator, method
     assert north.refused("unknown path")["status"] == 404
 
 
-def test_health_is_the_superlinks(north: Coordinator) -> None:
+def test_health_is_the_superlinks_and_asking_for_it_makes_no_call(north: Coordinator) -> None:
     client = north.client()
-    assert (client.get("/health").status_code, client.get("/health").text) == (200, "ok")
+    eventually(lambda: client.get("/health").status_code == 200, "the first probe")
+    before = north.superlink.probes
+    assert {client.get("/health").text for _ in range(50)} == {"ok"}
+    assert north.superlink.probes <= before + 3
     north.superlink.healthy = False
-    assert client.get("/health").status_code == 503
+    eventually(lambda: client.get("/health").status_code == 503, "the next probe")
 
 
 def test_without_a_client_certificate_nobody_gets_through(north: Coordinator) -> None:
@@ -116,7 +118,10 @@ def test_a_site_is_admitted_and_revoked_without_a_restart(north: Coordinator, en
         north.ask("south")
     admit(north.home, applied)
     client = north.client("south")
-    asked = {"url": "/v1/fleet/pull-messages", "headers": north.headers("south")}
+    asked = {"url": "/v1/fleet/pull-messages", "headers": north.headers("south"), "content": pull(NODE + 1)}
+    waiting = client.post(**asked)
+    assert (waiting.status_code, waiting.text) == (503, "the site is not registered yet")  # a SuperNode tries again
+    north.register()
     assert client.post(**asked).status_code == 200
     revoke(north.home, "south")
     assert client.post(**asked).status_code == 401  # on the open connection
@@ -137,6 +142,7 @@ def test_a_site_that_changed_its_key_comes_with_the_new_one_only(north: Coordina
     assert north.ask("north").status_code == 200
     revoke(north.home, "north")
     admit(north.home, enrolled("north", folder="new"))
+    north.register()
     assert north.ask("new").status_code == 200
     assert north.ask("north").status_code == 401
     assert north.refused("unregistered key")
@@ -182,7 +188,7 @@ def test_the_process_imports_no_torch_prints_nothing_and_stops_on_a_signal(
     assert (process.returncode, said) == (0, "")
     imported = {line.rsplit("|", 1)[-1].strip() for line in before if line.startswith("import time:")}
     assert "uvicorn" in imported
-    assert not imported & {"torch", "flwr"}
+    assert "torch" not in imported
 
 
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -17,16 +17,15 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from cdtl_core.deploy.gate.asks import Ask
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.contract import enrolled_contract
-from cdtl_core.federation.egress import EgressManifest, Own, check_outline, own_fault
+from cdtl_core.federation.egress import EgressManifest, Own, check_outline, limit_of, own_fault
 from cdtl_core.federation.outline import not_finite, outline, written_anew
 from cdtl_core.federation.packing import is_packed, packed, unpacked
 from cdtl_core.learning.ledger import ledger_exists, read_ledger
 
-__all__ = ["Judged", "judge", "limit_of", "own_of"]
+__all__ = ["Judged", "judge", "own_of"]
 
 LEDGER_FOLDER = "privacy"
 """Of a site's folder; a hospital has one ledger for all runs."""
-_SLACK, _SLACK_PER_TENSOR = 64 * 1024, 1024
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,6 @@ class Judged:
     reason: str
     tensors: int = 0
     scalars: int = 0
-
-
-def limit_of(manifest: EgressManifest, message_type: str) -> int:
-    """Bytes that a reply may take in Flower's encoding; 0 for a type that is not listed."""
-    rule = manifest.replies.get(message_type)
-    if rule is None:
-        return 0
-    return rule.total_bytes + _SLACK + _SLACK_PER_TENSOR * sum(len(record) for record in rule.arrays.values())
 
 
 def own_of(home: Path, ask: Ask) -> Own:

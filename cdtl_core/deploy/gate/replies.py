@@ -17,13 +17,13 @@ from cdtl_core.deploy.gate import refusals
 from cdtl_core.deploy.gate.asks import Ask, Asks
 from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.gate.inbox import Inbox, Parcel
-from cdtl_core.deploy.gate.judge import Judged, judge, limit_of, own_of
+from cdtl_core.deploy.gate.judge import Judged, judge, own_of
 from cdtl_core.deploy.gate.outbox import Outbox, packed
 from cdtl_core.deploy.gate.runs import Runs
 from cdtl_core.deploy.gate.witness import LedgerWitness
 from cdtl_core.deploy.used import note_answer
 from cdtl_core.errors import CdtlError, PrivacyError
-from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.federation.egress import EgressManifest, limit_of
 from cdtl_core.foreign import get_logger
 
 __all__ = ["Replies"]

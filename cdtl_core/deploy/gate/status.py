@@ -47,12 +47,18 @@ class Status:
             self._dirty = True
 
     def contact(self, status: int) -> None:
-        """The coordinator answered with this HTTP status."""
+        """The coordinator's gateway answered with this HTTP status; only 200 comes from the SuperLink behind it.
+
+        400 to 413 without 401 say something of one request, so they leave the state of the connection as it is.
+        """
         now = round(self._clock(), 1)
-        self.note(connected=True, last_contact=now)
-        if status == 401:
+        if status == 200:
+            self.note(connected=True, last_contact=now)
+        elif status >= 500:
+            self.lost(f"the coordinator's gateway answers {status}: its SuperLink is away, or it asks to wait")
+        elif status == 401:
             why = "401: the coordinator does not know this site's key, or the clocks differ by more than 5 s"
-            self.note(last_refusal={"time": now, "why": why})
+            self.note(connected=False, last_refusal={"time": now, "why": why})
 
     def lost(self, why: str) -> None:
         """The coordinator could not be reached."""

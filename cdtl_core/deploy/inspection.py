@@ -1,0 +1,299 @@
+"""What a member may ask of the SuperLink: only for its own node, its own messages and its own replies.
+
+Flower's SuperLink authenticates the node of a request and believes the rest of it. So the gateway reads every request,
+checks it against what it handed to this site, and passes on what it has read, not what it received.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+    PushMessagesResponse,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectRequest,
+    PushObjectRequest,
+    PushObjectResponse,
+)
+from flwr.proto.run_pb2 import GetRunRequest
+from google.protobuf.message import DecodeError
+
+from cdtl_core.deploy.allowance import Books
+from cdtl_core.deploy.deliveries import Deliveries, Delivery
+from cdtl_core.deploy.door import Refusal
+from cdtl_core.deploy.keys import flower_bytes, read_public_line
+from cdtl_core.deploy.members import Member
+
+__all__ = ["Inspector", "Settled"]
+
+_SERVER = 1  # flwr.common.constant.SUPERLINK_NODE_ID
+_HASH = re.compile(r"[0-9a-f]{64}")
+_SHORTEST_BEAT_S, _LONGEST_BEAT_S = 10.0, 60.0  # a SuperNode says 30
+_LONGEST_REASON, _LONGEST_RUNTIME_S = 4096, 1e7
+_TTL_TOLERANCE_S = 0.1  # flwr.common.constant.MESSAGE_TTL_TOLERANCE
+_MOST_ANNOUNCEMENTS = 64
+_MOST_REPEATED = 4
+
+_KINDS: dict[str, Any] = {
+    "activate-node": ActivateNodeRequest,
+    "deactivate-node": DeactivateNodeRequest,
+    "send-node-heartbeat": SendNodeHeartbeatRequest,
+    "pull-messages": PullMessagesRequest,
+    "push-messages": PushMessagesRequest,
+    "push-object": PushObjectRequest,
+    "pull-object": PullObjectRequest,
+    "confirm-message-received": ConfirmMessageReceivedRequest,
+    "get-run": GetRunRequest,
+    "get-fab": GetFabRequest,
+}
+
+
+class Settled(Exception):  # noqa: N818
+    """The gateway knows the answer without the SuperLink.
+
+    Attributes:
+        content: The answer, in protobuf.
+        reason: For the log.
+    """
+
+    def __init__(self, content: bytes, reason: str) -> None:
+        super().__init__(reason)
+        self.content = content
+        self.reason = reason
+
+
+class _NotItsNode(Refusal):
+    """401 in Flower's own form: the request names another node, so a SuperNode must begin a new session."""
+
+    media_type = "application/json"
+
+    def __init__(self) -> None:
+        super().__init__(401, "not this site's node")
+
+    @property
+    def told(self) -> str:
+        """What the SuperLink says in this case."""
+        return json.dumps({"detail": "Invalid SuperNode authentication"})
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A request that may go on: what it is, its bytes as they go on, and the message it belongs to, if any."""
+
+    request: Any
+    delivery: Delivery | None = None
+
+    @property
+    def content(self) -> bytes:
+        """What goes to the SuperLink."""
+        content: bytes = self.request.SerializeToString()
+        return content
+
+
+class Inspector:
+    """Checks requests of members, and learns from the SuperLink's answers.
+
+    Args:
+        books: Nodes and runs.
+        deliveries: What was handed to each site.
+    """
+
+    def __init__(self, books: Books, deliveries: Deliveries) -> None:
+        self._books, self._deliveries = books, deliveries
+        self._checks: dict[str, Callable[[Member, Any], Delivery | None]] = {
+            "activate-node": self._activate,
+            "send-node-heartbeat": self._heartbeat,
+            "push-messages": self._push_messages,
+            "push-object": self._push_object,
+            "pull-object": self._pull_object,
+            "confirm-message-received": self._confirm,
+            "get-run": self._get_run,
+            "get-fab": self._get_fab,
+        }
+
+    def check(self, name: str, member: Member, body: bytes) -> Passed:
+        """Read a request of a route and check it.
+
+        Raises:
+            Refusal: It is malformed, or not the site's to ask.
+            Settled: The answer is known.
+        """
+        try:
+            request = _KINDS[name].FromString(body)
+        except DecodeError:
+            raise Refusal(400, "not a message of Flower") from None
+        request.DiscardUnknownFields()
+        own = self._books.node_of(member.enrolment.fingerprint)
+        if name != "activate-node":
+            node = request.node_id if name == "deactivate-node" else request.node.node_id
+            if node != own:
+                raise _NotItsNode
+        check = self._checks.get(name)
+        return Passed(request, check(member, request) if check else None)
+
+    def learn(self, name: str, site: str, passed: Passed, answer: bytes) -> bool:
+        """Take note of the SuperLink's answer 200; True if something must be written before the site hears it.
+
+        Raises:
+            Refusal: 502: the SuperLink hands out what is not the site's.
+        """
+        if name == "pull-messages":
+            return self._pulled(site, passed.request.node.node_id, PullMessagesResponse.FromString(answer))
+        delivery = passed.delivery
+        if delivery is None:
+            return False
+        if name == "confirm-message-received":
+            delivery.objects = set()
+            return True
+        if name == "push-messages":
+            return _announced(delivery, passed.request, PushMessagesResponse.FromString(answer))
+        if name == "push-object":
+            delivery.num_bytes += len(passed.request.object_content)
+            if PushObjectResponse.FromString(answer).stored:
+                return delivery.stored(passed.request.object_id)
+        return False
+
+    def _activate(self, member: Member, request: Any) -> None:
+        if request.public_key != flower_bytes(read_public_line(member.enrolment.public_key)):
+            raise Refusal(401, "not this site's key: activation with another key")
+        _check_beat(request.heartbeat_interval)
+
+    def _heartbeat(self, _: Member, request: Any) -> None:
+        _check_beat(request.heartbeat_interval)
+
+    def _get_run(self, member: Member, request: Any) -> None:
+        if not self._deliveries.in_run(member.site, request.run_id):
+            raise Refusal(403, "not a run of this site")
+
+    def _get_fab(self, member: Member, request: Any) -> None:
+        self._get_run(member, request)
+        _check_hash(request.hash_str)
+
+    def _pull_object(self, member: Member, request: Any) -> None:
+        _check_hash(request.object_id)
+        if not self._deliveries.pullable(member.site, request.run_id, request.object_id):
+            raise Refusal(403, "not an object of this site's messages")
+
+    def _confirm(self, member: Member, request: Any) -> Delivery:
+        return self._of_site(member, request.message_object_id, request.run_id)
+
+    def _push_messages(self, member: Member, request: Any) -> Delivery:
+        if (len(request.messages_list), len(request.message_object_trees)) != (1, 1):
+            raise Refusal(400, "not one reply")
+        if not all(0 <= one <= _LONGEST_RUNTIME_S for one in request.clientapp_runtime_list[:2]):
+            raise Refusal(400, "a run time that is none")
+        if len(request.clientapp_runtime_list) > 1 or request.messages_list[0].content.ByteSize():
+            raise Refusal(400, "more than a reply")
+        reply, tree = request.messages_list[0], request.message_object_trees[0]
+        delivery = self._of_site(member, reply.metadata.reply_to_message_id, reply.metadata.run_id)
+        _check_reply(reply, delivery, request.node.node_id)
+        labels = member.enrolment.contract.labels
+        allowance = self._books.allowance(delivery.run_id, member.site, labels, delivery.message_type)
+        _names(tree, allowance.num_objects)
+        if tree.object_id != reply.metadata.message_id:
+            raise Refusal(403, "a reply of other objects than its own")
+        if delivery.answered:
+            raise Settled(PushMessagesResponse().SerializeToString(), "answered already")
+        if delivery.pushes >= _MOST_ANNOUNCEMENTS:
+            raise Refusal(403, "announced too often")
+        delivery.pushes += 1
+        return delivery
+
+    def _push_object(self, member: Member, request: Any) -> Delivery:
+        delivery = self._deliveries.of_session(member.site, request.run_id, request.session_id)
+        if delivery is None or (request.object_id not in delivery.wanted and request.object_id not in delivery.taken):
+            # Of no reply, or of one announced to an earlier gateway: the site announces it again.
+            raise Settled(PushObjectResponse(stored=False).SerializeToString(), "an object of no reply of this site")
+        if hashlib.sha256(request.object_content).hexdigest() != request.object_id:
+            raise Refusal(400, "an object that is not what its name says")
+        labels = member.enrolment.contract.labels
+        allowance = self._books.allowance(delivery.run_id, member.site, labels, delivery.message_type)
+        size = len(request.object_content)
+        whole = sum(num_bytes for name, num_bytes in delivery.taken.items() if name != request.object_id) + size
+        if whole > allowance.num_bytes or delivery.num_bytes + size > _MOST_REPEATED * allowance.num_bytes:
+            raise Refusal(413, "too large: more bytes than the egress list allows")
+        delivery.taken[request.object_id] = size
+        return delivery
+
+    def _of_site(self, member: Member, message_id: str, run_id: int) -> Delivery:
+        delivery = self._deliveries.get(member.site, message_id)
+        if delivery is None or delivery.run_id != run_id:
+            raise Refusal(403, "not a message of this site: nothing was asked, or its time is over")
+        return delivery
+
+    def _pulled(self, site: str, node: int, told: PullMessagesResponse) -> bool:
+        for message, tree in zip(told.messages_list, told.message_object_trees, strict=True):
+            if message.metadata.dst_node_id != node or message.metadata.src_node_id != _SERVER:
+                raise Refusal(502, "a message that is not this site's")
+            self._deliveries.add(site, Delivery.of(message.metadata, _names(tree)))
+        return bool(told.messages_list)
+
+
+def _check_beat(interval: float) -> None:
+    if not _SHORTEST_BEAT_S <= interval <= _LONGEST_BEAT_S:
+        raise Refusal(400, "a heartbeat interval out of bounds")
+
+
+def _check_hash(name: str) -> None:
+    if not _HASH.fullmatch(name):
+        raise Refusal(400, "a name that is no hash")
+
+
+def _check_reply(reply: Any, delivery: Delivery, node: int) -> None:
+    """Hold a reply's metadata against the message: nothing in it is the site's to choose but its time."""
+    got = reply.metadata
+    if (got.src_node_id, got.dst_node_id) != (node, _SERVER):
+        raise Refusal(403, "a message in another's name")
+    tasks = [getattr(got, name) if got.HasField(name) else None for name in ("src_task_id", "dst_task_id")]
+    if (got.message_type, got.group_id, tasks) != (
+        delivery.message_type,
+        delivery.group_id,
+        [delivery.dst_task_id, delivery.src_task_id],
+    ):
+        raise Refusal(403, "a reply that does not fit its message")
+    if not 0 < got.created_at < math.inf or not 0 < got.ttl <= delivery.expires - got.created_at + _TTL_TOLERANCE_S:
+        raise Refusal(403, "a reply that lives longer than its message")
+    _check_hash(got.message_id)
+    if len(reply.error.reason) > _LONGEST_REASON:
+        raise Refusal(403, "an error that is too long")
+
+
+def _announced(delivery: Delivery, request: Any, told: PushMessagesResponse) -> bool:
+    """The SuperLink answered an announcement; True if the reply was complete already."""
+    names = _names(request.message_object_trees[0])
+    if wanted := names & set(told.objects_to_push):
+        delivery.open(told.session_id, wanted)
+    elif delivery.taken and names <= set(delivery.taken) | delivery.wanted:
+        delivery.close()
+    return delivery.answered
+
+
+def _names(tree: ObjectTree, most: int | None = None) -> set[str]:
+    """Return the names of a tree's objects.
+
+    Raises:
+        Refusal: A name is no hash, or there are more than `most` objects.
+    """
+    names, left, count = set[str](), [tree], 0
+    while left:
+        part, count = left.pop(), count + 1
+        if most is not None and count > most:
+            raise Refusal(403, "a reply of more objects than the egress list allows")
+        _check_hash(part.object_id)
+        names.add(part.object_id)
+        left.extend(part.children)
+    return names
