@@ -1,0 +1,93 @@
+"""256 strangers for a minute during a run of three sites, and a gateway that is frozen: real processes on loopback.
+
+Run the flood alone on a quiet machine: ``pytest -q -m slow tests/deploy/test_flood.py``. It plays the same run twice,
+once in peace and once under the flood, and compares the times.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.deploy.standing import coordinator_standing, site_standing
+from tests.conftest import Tries
+from tests.deploy.deployment import Deployment
+
+pytestmark = pytest.mark.slow
+Tiny = Callable[..., SimulationConfig]
+_SECONDS, _MOST_GROWTH = 60.0, 1.25
+RUN = {"federation": {"rounds": 5, "min_sites": 3, "round_timeout_s": 120.0, "join_timeout_s": 120.0}}
+
+
+@pytest.fixture
+def deployment(tiny: Tiny, tmp_path: Path) -> Iterator[Deployment]:
+    config = tiny(**RUN)
+    made = Deployment(tmp_path, list(config.sites), config.of_method("cdtl"))
+    yield made
+    made.end()
+
+
+def play(deployment: Deployment, config: SimulationConfig, name: str) -> float:
+    """Seconds of a run from its start to its end."""
+    run = deployment.request(config.of_method("cdtl").model_copy(update={"name": name}))
+    deployment.approve(run)
+    began = time.monotonic()
+    deployment.play(run)
+    assert deployment.ended(run, timeout_s=150.0) == "completed", deployment.story()
+    return time.monotonic() - began
+
+
+@pytest.mark.attack("the gateway survives strangers", "256 connections for a minute during a run")
+def test_a_run_goes_on_under_a_flood(tiny: Tiny, deployment: Deployment, figures: dict[str, str], tries: Tries) -> None:
+    config = tiny(**RUN)
+    deployment.start_all()
+    deployment.connected()
+    calm = play(deployment, config, "calm")
+    gateway = psutil.Process(deployment.program("coordinator", "cdtl_core.deploy.gateway"))
+    before, files = len(deployment.access_log()), gateway.num_fds()
+    command = [sys.executable, "-m", "tests.deploy.strangers", str(deployment.port), str(deployment.ca), str(_SECONDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as strangers:
+        try:
+            time.sleep(2.0)  # all of them are inside
+            flooded = play(deployment, config, "flooded")
+            assert all(site["connected"] for site in coordinator_standing(deployment.coordinator)["sites"].values())
+            said, _ = strangers.communicate(timeout=_SECONDS + 30)
+        finally:
+            strangers.kill()
+    answers = [line for line in deployment.access_log()[before:] if "site" in line]
+    assert {line.get("status") for line in answers} == {200}, "a member's request was refused"
+    assert deployment.program("coordinator", "cdtl_core.deploy.gateway") == gateway.pid, "the gateway was started again"
+    deployment.until(lambda: gateway.num_fds() <= files + 16, 30.0, "the gateway to close the strangers' connections")
+    figures["three sites, 5 rounds, in peace"] = f"{calm:.1f} s"
+    figures["the same under 256 strangers"] = (
+        f"{flooded:.1f} s ({flooded / calm:.2f} times); strangers saw {said.strip()}"
+    )
+    tries.add(256)
+    assert flooded < _MOST_GROWTH * calm
+
+
+@pytest.mark.attack("the gateway survives strangers", "the gateway is stopped for good")
+def test_a_frozen_gateway_is_seen_and_started_again(deployment: Deployment) -> None:
+    deployment.start_all()
+    deployment.connected()
+    frozen = deployment.program("coordinator", "cdtl_core.deploy.gateway")
+    os.kill(frozen, signal.SIGSTOP)
+
+    def another() -> bool:
+        try:
+            return deployment.program("coordinator", "cdtl_core.deploy.gateway") != frozen
+        except StopIteration:
+            return False
+
+    homes = deployment.homes.values()
+    deployment.until(lambda: not any(site_standing(home)["connected"] for home in homes), 60.0, "sites that say so")
+    deployment.until(another, 60.0, "another gateway")
+    deployment.until(lambda: all(site_standing(home)["connected"] for home in homes), 60.0, "the sites")
+    deployment.connected()
