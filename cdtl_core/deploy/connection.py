@@ -67,6 +67,12 @@ class TlsStart(asyncio.Protocol):
         self._entrance = entrance
         self._connection = connection
         self._address = "?"
+        self._transport: asyncio.Transport | None = None
+
+    def shutdown(self) -> None:
+        """The gateway stops; uvicorn calls this for each connection that it knows."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start TLS, unless this address does so too often."""
@@ -80,6 +86,8 @@ class TlsStart(asyncio.Protocol):
         loser = self._entrance.starting.enter(self._address, self, transport.abort)
         if loser is not None:
             self._entrance.refused(loser, "too many connections")
+        self._transport = transport
+        self._connection.connections.add(self)
         task = asyncio.get_running_loop().create_task(self._start(transport))
         self._entrance.tasks.add(task)
         task.add_done_callback(self._entrance.tasks.discard)
@@ -100,6 +108,7 @@ class TlsStart(asyncio.Protocol):
             error = failure
         finally:
             self._entrance.starting.leave(self._address, self)
+            self._connection.connections.discard(self)  # type: ignore[arg-type]
         if secured is None:
             self._entrance.refused(self._address, handshake_fault(error))
             return

@@ -37,7 +37,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 
-from cdtl_core.deploy.gate.release import node_headers
+from cdtl_core.deploy.gate.signing import Signer
 from cdtl_core.deploy.keys import flower_bytes, load_key
 from cdtl_core.deploy.members import admit, members
 from cdtl_core.deploy.request import ApprovalRequest, save_request
@@ -204,7 +204,7 @@ class Border:
         self.north, self.south = self.site("north"), self.site("south")
 
     def site(self, name: str) -> Site:
-        headers = node_headers(self.door.home / name / "site.key")
+        headers = Signer(load_key(self.door.home / name)).headers()
         return Site(name, self.nodes[name], self.door.client(name), headers)
 
     def key_of(self, name: str) -> bytes:

@@ -245,10 +245,11 @@ def test_a_program_that_runs_and_does_not_answer_is_started_again(tmp_path: Path
 
 @pytest.mark.attack(ALIVE, "the gateway is frozen")
 def test_the_probe_tells_a_working_gateway_from_a_dead_one(north: Coordinator) -> None:
-    link = north.superlink
-    answers = lambda: gateway_answers("127.0.0.1", north.port, link.port)  # noqa: E731
-    assert eventually(answers, "the gateway")
+    link, home = north.superlink, north.home
+    pair = {"certificate": home / "server.crt", "key": home / "server.key", "authority": home / "ca.crt"}
+    config = GatewayConfig.model_validate({"folder": home, "port": north.port, "upstream_port": link.port, **pair})
+    eventually(lambda: gateway_answers(config), "the gateway")
     link.healthy = False
     eventually(lambda: north.client().get("/health").status_code == 503, "the next probe")
-    assert answers()  # it says truly that the SuperLink is ill
-    assert not gateway_answers("127.0.0.1", 1, link.port)
+    assert gateway_answers(config)  # it says truly that the SuperLink is ill
+    assert not gateway_answers(config.model_copy(update={"port": 1}))
