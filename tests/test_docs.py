@@ -23,6 +23,7 @@ import typer
 from cdtl_core.apps import bundle_root
 from cdtl_core.cli.main import app
 from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.deploy.gateway_config import GatewayLimits
 from cdtl_core.deploy.runs import ENDED, load_run_state
 from cdtl_core.deploy.standing import site_standing
 from cdtl_core.foreign import read_json
@@ -176,8 +177,10 @@ def test_every_cdtl_command_in_the_pages_exists_with_its_options(command: str) -
 
 
 def test_the_settings_in_the_pages_are_settings() -> None:
-    (study,) = blocks(ROOT / "docs" / OFFICE, "toml")
+    study, limits = blocks(ROOT / "docs" / OFFICE, "toml")
     assert RunConfig.model_validate(tomllib.loads(study)).federation.sites == ("north", "south")
+    told = tomllib.loads(limits)["limits"]
+    assert GatewayLimits.model_validate(told) == GatewayLimits(), "the page says other defaults than the code"
     (locks,) = blocks(ROOT / "docs" / HOSPITAL, "toml")
     tree = {"site": "north", "modality": "ultrasound", "data": {"manifest": "manifest.csv"}, **tomllib.loads(locks)}
     assert len(SiteConfig.model_validate(tree).lock) == 2

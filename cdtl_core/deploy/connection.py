@@ -68,6 +68,7 @@ class TlsStart(asyncio.Protocol):
         self._connection = connection
         self._address = "?"
         self._transport: asyncio.Transport | None = None
+        self._known: set[Any] = connection.connections  # uvicorn's, which it shuts down when it stops
 
     def shutdown(self) -> None:
         """The gateway stops; uvicorn calls this for each connection that it knows."""
@@ -87,7 +88,7 @@ class TlsStart(asyncio.Protocol):
         if loser is not None:
             self._entrance.refused(loser, "too many connections")
         self._transport = transport
-        self._connection.connections.add(self)
+        self._known.add(self)
         task = asyncio.get_running_loop().create_task(self._start(transport))
         self._entrance.tasks.add(task)
         task.add_done_callback(self._entrance.tasks.discard)
@@ -108,7 +109,7 @@ class TlsStart(asyncio.Protocol):
             error = failure
         finally:
             self._entrance.starting.leave(self._address, self)
-            self._connection.connections.discard(self)  # type: ignore[arg-type]
+            self._known.discard(self)
         if secured is None:
             self._entrance.refused(self._address, handshake_fault(error))
             return
