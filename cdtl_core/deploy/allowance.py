@@ -1,7 +1,6 @@
 """What a coordinator's own files say of its sites and runs: a site's node, and how much its replies may hold."""
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from cdtl_core.deploy.request import ApprovalRequest, load_request
 from cdtl_core.deploy.runs import load_run_state, run_folders
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.egress import limit_of
+from cdtl_core.foreign import get_logger
 
 __all__ = ["Allowance", "Books"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _ERROR_BYTES = 64 * 1024
 _OBJECTS, _OBJECTS_PER_TENSOR, _BYTES_PER_OBJECT = 64, 4, 1024 * 1024
 _RUNS_KEPT = 8

@@ -6,7 +6,6 @@ handed to a site, on disk too, so that a gateway that is started again knows wha
 
 import asyncio
 import json
-import logging
 import threading
 import time
 from collections import defaultdict
@@ -17,10 +16,11 @@ from typing import Any
 
 from cdtl_core.durable import replace_json
 from cdtl_core.errors import CheckpointError
+from cdtl_core.foreign import get_logger
 
 __all__ = ["Deliveries", "Delivery"]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _KEPT = 64
 _NAMES = ("run_id", "message_id", "message_type", "group_id", "src_task_id", "dst_task_id", "expires", "answered")
 

@@ -88,11 +88,11 @@ class Fleet:
         if seconds := self._of_site.wait(member.site):
             await asyncio.sleep(_LATE_S)
             raise Refusal(503, "too many requests", retry_after=seconds)
-        check_member(self._book, member, request.headers)
+        key = check_member(self._book, member, request.headers)
         check_head(request)
         async with self._link.turn(member.site):
             try:
-                answer = await self._forwarded(name, member, request)
+                answer = await self._forwarded(name, member, key, request)
             except Settled as known:
                 visit.refused = known.reason
                 return Response(known.content, 200, media_type=_PROTOBUF)
@@ -100,9 +100,9 @@ class Fleet:
             self._seen.note(member.site)
         return Response(answer.content, answer.status, media_type=answer.media_type)
 
-    async def _forwarded(self, name: str, member: Member, request: Request) -> Answer:
+    async def _forwarded(self, name: str, member: Member, key: str, request: Request) -> Answer:
         body = await read_body(request, FLEET_ROUTES[name], self._limits.body_s)
-        passed = self._inspector.check(name, member, body)
+        passed = self._inspector.check(name, member, key, body)
         headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
         answer = await self._link.call(member.site, f"/v1/fleet/{name}", passed.content, headers)
         if answer.status == 200 and self._inspector.learn(name, member.site, passed, answer.content):

@@ -30,8 +30,10 @@ def member_of(book: MemberBook, client_key: str | None) -> Member:
     return member
 
 
-def check_member(book: MemberBook, member: Member, headers: Mapping[str, str]) -> None:
-    """Refuse a revoked member, and headers made with another key than the connection's.
+def check_member(book: MemberBook, member: Member, headers: Mapping[str, str]) -> str:
+    """Return the fingerprint of the member's key that signed the request; a site that renews its key has two.
+
+    Refuses a revoked member, and headers made with another site's key than the connection's.
 
     Flower's signature covers a time stamp only, so whoever sees its headers can use them again for five minutes with
     any body: they are let through on a connection of the same key only.
@@ -49,6 +51,7 @@ def check_member(book: MemberBook, member: Member, headers: Mapping[str, str]) -
         raise Refusal(401, "unregistered key in the request")
     if named.site != member.site:
         raise Refusal(401, f"key mismatch: the request names the key of site {named.site}")
+    return sent
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from flwr.proto.fab_pb2 import GetFabRequest
@@ -115,7 +116,7 @@ class Inspector:
     def __init__(self, books: Books, deliveries: Deliveries) -> None:
         self._books, self._deliveries = books, deliveries
         self._checks: dict[str, Callable[[Member, Any], Delivery | None]] = {
-            "activate-node": self._activate,
+            "activate-node": self._heartbeat,
             "send-node-heartbeat": self._heartbeat,
             "push-messages": self._push_messages,
             "push-object": self._push_object,
@@ -125,8 +126,14 @@ class Inspector:
             "get-fab": self._get_fab,
         }
 
-    def check(self, name: str, member: Member, body: bytes) -> Passed:
+    def check(self, name: str, member: Member, key: str, body: bytes) -> Passed:
         """Read a request of a route and check it.
+
+        Args:
+            name: The route.
+            member: Whose request it is.
+            key: Fingerprint of the member's key that signed it; each key is one node.
+            body: The request, in protobuf.
 
         Raises:
             Refusal: It is malformed, or not the site's to ask.
@@ -137,8 +144,10 @@ class Inspector:
         except DecodeError:
             raise Refusal(400, "not a message of Flower") from None
         request.DiscardUnknownFields()
-        own = self._books.node_of(member.enrolment.fingerprint)
-        if name != "activate-node":
+        own = self._books.node_of(key)
+        if name == "activate-node":
+            _check_key(request.public_key, member, key)
+        else:
             node = request.node_id if name == "deactivate-node" else request.node.node_id
             if node != own:
                 raise _NotItsNode
@@ -166,11 +175,6 @@ class Inspector:
             if PushObjectResponse.FromString(answer).stored:
                 return delivery.stored(passed.request.object_id)
         return False
-
-    def _activate(self, member: Member, request: Any) -> None:
-        if request.public_key != flower_bytes(read_public_line(member.enrolment.public_key)):
-            raise Refusal(401, "not this site's key: activation with another key")
-        _check_beat(request.heartbeat_interval)
 
     def _heartbeat(self, _: Member, request: Any) -> None:
         _check_beat(request.heartbeat_interval)
@@ -241,6 +245,12 @@ class Inspector:
                 raise Refusal(502, "a message that is not this site's")
             self._deliveries.add(site, Delivery.of(message.metadata, _names(tree)))
         return bool(told.messages_list)
+
+
+def _check_key(sent: bytes, member: Member, key: str) -> None:
+    line, _ = member.keys(datetime.now(UTC)).get(key, ("", ""))
+    if not line or sent != flower_bytes(read_public_line(line)):
+        raise Refusal(401, "not this site's key: activation with another key")
 
 
 def _check_beat(interval: float) -> None:
