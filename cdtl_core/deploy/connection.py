@@ -97,6 +97,8 @@ class TlsStart(asyncio.Protocol):
         error: BaseException | None = None
         secured: asyncio.Transport | None = None
         try:
+            if transport.is_closing():  # start_tls would wait for ever on a connection that is already lost
+                raise ConnectionResetError
             secured = await asyncio.get_running_loop().start_tls(
                 transport,
                 self._connection,
@@ -110,7 +112,7 @@ class TlsStart(asyncio.Protocol):
         finally:
             self._entrance.starting.leave(self._address, self)
             self._known.discard(self)
-        if secured is None:
+        if secured is None or self._connection.lost:
             self._entrance.refused(self._address, handshake_fault(error))
             return
         self._connection.address = self._address
@@ -131,6 +133,7 @@ class SiteConnection(H11Protocol):
         self._early = b""
         self._site: str | None = None
         self.address = "?"
+        self.lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Read the peer's certificate, and wait for the first request."""
@@ -153,6 +156,7 @@ class SiteConnection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Make place for another."""
+        self.lost = True
         if self.transport is None:  # lost in the very moment that the handshake ended
             return
         self._forget_timer()
