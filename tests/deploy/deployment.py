@@ -74,9 +74,9 @@ class Deployment:
         self._services.pop(name).kill()
 
     def program(self, name: str, part: str) -> int:
-        """The process of a service whose command line holds `part`."""
+        """The process of a service that runs `part`; the sandbox around it has the name further back in its command."""
         children = psutil.Process(self._services[name].pids()[name]).children(recursive=True)
-        return next(child.pid for child in children if part in " ".join(child.cmdline()))
+        return next(child.pid for child in children if part in " ".join(child.cmdline()[:3]))
 
     def pid(self, name: str) -> int:
         """A service's own process."""

@@ -24,9 +24,9 @@ HOSTILE = Path(__file__).with_name("hostile_code.py")
 # Flower imports the app's module for every message, so the attack has run before the first reply leaves.
 CALL = """
 import os as _os, runpy as _runpy, json as _json
-_home = _os.environ["CDTL_HOME"]
+_place = _os.environ["CDTL_HOME"]
 _found = _runpy.run_path(_os.path.join(_os.path.dirname(__file__), "hostile_code.py"))["attack"](_json.loads({facts!r}))
-open(_os.path.join(_home, "models", "found.json"), "w").write(_json.dumps(_found))
+open(_os.path.join(_place, "models", "found.json"), "w").write(_json.dumps(_found))
 """
 
 
@@ -83,7 +83,7 @@ def known(home: Path, made: Deployment, listener: socket.socket) -> dict[str, ob
         "secrets": [*map(str, secrets), "/etc/shadow"],
         "files": list(map(str, files)),
         "folders": [str(home), str(home / "link"), "/usr", "/etc"],
-        "hidden": [str(home / "approvals"), str(home / "logs"), str(made.coordinator), str(home.parent.parent)],
+        "hidden": [str(home / "approvals"), str(home / "logs"), str(made.coordinator)],
         "listeners": [("127.0.0.1", made.port), listener.getsockname(), ("localhost", made.port)],
         "sockets": ["/run/systemd/private", str(home / "link" / "other.sock")],
         "pids": [made.pid("alba"), made.pid("alba-node"), os.getpid()],
