@@ -52,7 +52,7 @@ def test_approved_code_that_attacks_its_site_in_mid_training_gets_nothing(
     made.start("coordinator")
     made.start("alba", "filter")
     made.start("alba", "node")
-    made.until(lambda: node_standing(home)["running"], 60.0, "the node")
+    made.until(lambda: node_standing(home)["running"], 240.0, "the node")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         facts = known(home, made, listener)
         before = {path: path.read_bytes() for path in map(Path, facts["files"])}
@@ -95,7 +95,7 @@ def test_the_folders_of_the_node_are_there_before_it_starts(deployment: tuple[De
     made.start("coordinator")
     made.start("alba", "filter")
     home = made.homes["alba"]
-    made.until(lambda: (home / "link" / "gate.sock").exists(), 60.0, "the filter's socket")
+    made.until(lambda: (home / "link" / "gate.sock").exists(), 240.0, "the filter's socket")
     assert all((home / name).is_dir() for name in (*NODE_FOLDERS, "node"))
     assert not {path.name for path in (home / "link").iterdir()} & {"site.key", "client.key", "site.crt"}
     assert (home / "link" / "site.toml").stat().st_mode & 0o777 == 0o640
