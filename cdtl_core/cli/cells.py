@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cdtl_core.cli.screen import open_console
+from cdtl_core.foreign import visible
 from cdtl_core.progress import listen
 
 __all__ = ["showing_cells", "time_left"]
@@ -57,7 +58,7 @@ class _Lines:
         if "cells" not in fields:
             return
         done, total, left = self._pace.left(fields)
-        parts = [f"{done} of {total} cells", str(fields.get("cell", "")), left]
+        parts = [f"{done} of {total} cells", visible(fields.get("cell", "")), left]
         line = "; ".join(part for part in parts if part)
         self._console.print(line, soft_wrap=True)
 
@@ -69,8 +70,8 @@ class _Bar:
 
     def __call__(self, fields: Mapping[str, object]) -> None:
         if "preparing" in fields:
-            self._bar.update(self._task, description=f"preparing {fields['preparing']}")
+            self._bar.update(self._task, description=f"preparing {visible(fields['preparing'])}")
         if "cells" in fields:
             done, total, left = self._pace.left(fields)
-            text = str(fields.get("cell", "")) or "playing"
+            text = visible(fields.get("cell", "")) or "playing"
             self._bar.update(self._task, description=text, completed=done, total=total, left=left)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cdtl_core.cli.screen import open_console
+from cdtl_core.foreign import visible
 from cdtl_core.progress import listen
 
 __all__ = ["showing_progress"]
@@ -66,5 +67,5 @@ class _Display:
         for name in names:
             if name in self._now:
                 whole = f"/{self._now[wholes[name]]}" if name in wholes and wholes[name] in self._now else ""
-                parts.append(f"{name} {self._now[name]}{whole}")
+                parts.append(f"{name} {visible(self._now[name])}{whole}")
         return "  ".join(parts)
