@@ -6,8 +6,6 @@ checks it against what it handed to this site, and passes on what it has read, n
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +23,6 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
-    ObjectTree,
     PullObjectRequest,
     PushObjectRequest,
     PushObjectResponse,
@@ -38,14 +35,12 @@ from cdtl_core.deploy.deliveries import Deliveries, Delivery
 from cdtl_core.deploy.door import Refusal
 from cdtl_core.deploy.keys import flower_bytes, read_public_line
 from cdtl_core.deploy.members import Member
+from cdtl_core.deploy.reply_form import SERVER_NODE, check_hash, check_reply, names_of
 
 __all__ = ["Inspector", "Settled"]
 
-_SERVER = 1  # flwr.common.constant.SUPERLINK_NODE_ID
-_HASH = re.compile(r"[0-9a-f]{64}")
 _SHORTEST_BEAT_S, _LONGEST_BEAT_S = 10.0, 60.0  # a SuperNode says 30
-_LONGEST_REASON, _LONGEST_RUNTIME_S = 4096, 1e7
-_TTL_TOLERANCE_S = 0.1  # flwr.common.constant.MESSAGE_TTL_TOLERANCE
+_LONGEST_RUNTIME_S = 1e7
 _MOST_ANNOUNCEMENTS = 64
 _MOST_REPEATED = 4
 
@@ -185,10 +180,10 @@ class Inspector:
 
     def _get_fab(self, member: Member, request: Any) -> None:
         self._get_run(member, request)
-        _check_hash(request.hash_str)
+        check_hash(request.hash_str)
 
     def _pull_object(self, member: Member, request: Any) -> None:
-        _check_hash(request.object_id)
+        check_hash(request.object_id)
         if not self._deliveries.pullable(member.site, request.run_id, request.object_id):
             raise Refusal(403, "not an object of this site's messages")
 
@@ -204,10 +199,10 @@ class Inspector:
             raise Refusal(400, "more than a reply")
         reply, tree = request.messages_list[0], request.message_object_trees[0]
         delivery = self._of_site(member, reply.metadata.reply_to_message_id, reply.metadata.run_id)
-        _check_reply(reply, delivery, request.node.node_id)
+        check_reply(reply, delivery, request.node.node_id)
         labels = member.enrolment.contract.labels
         allowance = self._books.allowance(delivery.run_id, member.site, labels, delivery.message_type)
-        _names(tree, allowance.num_objects)
+        names_of(tree, allowance.num_objects)
         if tree.object_id != reply.metadata.message_id:
             raise Refusal(403, "a reply of other objects than its own")
         if delivery.answered:
@@ -241,9 +236,9 @@ class Inspector:
 
     def _pulled(self, site: str, node: int, told: PullMessagesResponse) -> bool:
         for message, tree in zip(told.messages_list, told.message_object_trees, strict=True):
-            if message.metadata.dst_node_id != node or message.metadata.src_node_id != _SERVER:
+            if message.metadata.dst_node_id != node or message.metadata.src_node_id != SERVER_NODE:
                 raise Refusal(502, "a message that is not this site's")
-            self._deliveries.add(site, Delivery.of(message.metadata, _names(tree)))
+            self._deliveries.add(site, Delivery.of(message.metadata, names_of(tree)))
         return bool(told.messages_list)
 
 
@@ -258,52 +253,11 @@ def _check_beat(interval: float) -> None:
         raise Refusal(400, "a heartbeat interval out of bounds")
 
 
-def _check_hash(name: str) -> None:
-    if not _HASH.fullmatch(name):
-        raise Refusal(400, "a name that is no hash")
-
-
-def _check_reply(reply: Any, delivery: Delivery, node: int) -> None:
-    """Hold a reply's metadata against the message: nothing in it is the site's to choose but its time."""
-    got = reply.metadata
-    if (got.src_node_id, got.dst_node_id) != (node, _SERVER):
-        raise Refusal(403, "a message in another's name")
-    tasks = [getattr(got, name) if got.HasField(name) else None for name in ("src_task_id", "dst_task_id")]
-    if (got.message_type, got.group_id, tasks) != (
-        delivery.message_type,
-        delivery.group_id,
-        [delivery.dst_task_id, delivery.src_task_id],
-    ):
-        raise Refusal(403, "a reply that does not fit its message")
-    if not 0 < got.created_at < math.inf or not 0 < got.ttl <= delivery.expires - got.created_at + _TTL_TOLERANCE_S:
-        raise Refusal(403, "a reply that lives longer than its message")
-    _check_hash(got.message_id)
-    if len(reply.error.reason) > _LONGEST_REASON:
-        raise Refusal(403, "an error that is too long")
-
-
 def _announced(delivery: Delivery, request: Any, told: PushMessagesResponse) -> bool:
     """The SuperLink answered an announcement; True if the reply was complete already."""
-    names = _names(request.message_object_trees[0])
+    names = names_of(request.message_object_trees[0])
     if wanted := names & set(told.objects_to_push):
         delivery.open(told.session_id, wanted)
     elif delivery.taken and names <= set(delivery.taken) | delivery.wanted:
         delivery.close()
     return delivery.answered
-
-
-def _names(tree: ObjectTree, most: int | None = None) -> set[str]:
-    """Return the names of a tree's objects.
-
-    Raises:
-        Refusal: A name is no hash, or there are more than `most` objects.
-    """
-    names, left, count = set[str](), [tree], 0
-    while left:
-        part, count = left.pop(), count + 1
-        if most is not None and count > most:
-            raise Refusal(403, "a reply of more objects than the egress list allows")
-        _check_hash(part.object_id)
-        names.add(part.object_id)
-        left.extend(part.children)
-    return names

@@ -18,7 +18,6 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from cdtl_core.deploy.approvals import Approval
 from cdtl_core.deploy.gate import refusals
 from cdtl_core.deploy.gate.asks import Ask, Asks
-from cdtl_core.deploy.gate.judge import limit_of
 from cdtl_core.deploy.gate.orders import read_order
 from cdtl_core.deploy.gate.outbox import Outbox
 from cdtl_core.deploy.gate.replies import Replies
@@ -29,6 +28,7 @@ from cdtl_core.deploy.pending import pending
 from cdtl_core.deploy.rate import RateLimit
 from cdtl_core.deploy.used import note_order
 from cdtl_core.errors import CheckpointError, PrivacyError
+from cdtl_core.federation.egress import limit_of
 from cdtl_core.federation.limits import Order, OverLimitError, kept_answer
 from cdtl_core.foreign import get_logger
 
