@@ -79,6 +79,8 @@ def _asked(client: httpx.Client, home: Path) -> tuple[State, str]:
     ours = "json" not in answer.headers.get("content-type", "")  # Flower's own 401: the request names no node of its
     if answer.status_code == 401 and ours:
         return "wrong", f"the coordinator refuses this site's key ({answer.text.strip() or 401}): ask to be admitted."
+    if answer.status_code in (502, 503, 504):
+        return "warning", f"the coordinator is not ready for this site ({answer.text.strip()[:100]}): check again soon."
     return "ok", "this site is admitted"
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from cdtl_core.durable import replace_json
 Enrol = Callable[..., Enrolment]
 MIB = 1024 * 1024
 NODE = 2**63 + 1
+FORMER = 100  # added to the node of a former key
 """Flower's number of north; of the next site by name, one more."""
 
 
@@ -142,7 +144,11 @@ class Coordinator:
     def register(self) -> None:
         """Tell the gateway which node each admitted site is, as the coordinator's service does."""
         found = enumerate(members(self.home))
-        nodes = {one.enrolment.fingerprint: {"site": one.site, "node": str(NODE + n)} for n, one in found}
+        nodes = {
+            key: {"site": one.site, "node": str(NODE + n + (0 if key == one.enrolment.fingerprint else FORMER))}
+            for n, one in found
+            for key in one.keys(datetime.now(UTC))
+        }
         replace_json(self.home / "flower" / "nodes.json", nodes)
 
     def ask(self, site: str, route: str = "pull-messages", *, node: int = NODE, **arguments: Any) -> httpx.Response:
