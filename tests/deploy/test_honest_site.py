@@ -52,6 +52,8 @@ def test_all_answers_of_an_honest_site_pass_its_own_filter(tiny: Tiny, tmp_path:
     dp = {"enabled": True, "target_epsilon": 50.0} if private else {}
     run: RunConfig = tiny(dp=dp, model={"adapter": 4 if private else 0}).run
     own, home, theta0 = SiteConfig.model_validate(SITE), tmp_path / "alba", build_theta0(run.model, 0, 32)
+    limits = run.limits.model_copy(update={"theta0_hash": weights_hash(theta0)})
+    run = run.model_copy(update={"limits": limits})
     make_site(home, own)
     enrolled = enrol_site(home, run)
     listed = approve(home, make_request(run, "0" * 64), own).egress
