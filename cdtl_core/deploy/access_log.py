@@ -29,8 +29,8 @@ class AccessLog:
 
     A line has `time` (UTC, ISO), `client`, and for a request `site`, `route`, `status`, `bytes_in`, `bytes_out`, `ms`;
     `refused` says in words why a request was refused. Headers are never written: signatures could be used again.
-    Of strangers' refusals ten a second are written for each address, so that no flood pushes the past out; the next
-    line says in `left_out` how many were not.
+    Of strangers, whether refused or not, one line a second is written for each address and two for all together, so
+    that no flood pushes the past out (26 MB a day at most); the next line says in `left_out` how many were not.
 
     Lines come by the hundred a second, so the disk is asked to keep them once a second only (`keep`): a power cut
     loses at most that second. A fault of the disk stops no request: the line is lost, and a later one says in `lost`
@@ -40,13 +40,13 @@ class AccessLog:
     def __init__(self, folder: Path) -> None:
         self._path = access_files(folder).path
         self._lines = ChainedLog(access_files(folder), sync_s=_SYNC_S)
-        self._strangers = RateLimit(600)
+        self._strangers, self._all_strangers = RateLimit(60), RateLimit(120)
         self._left_out = self._lost = 0
 
     def write(self, **fields: str | int | None) -> None:
         """Append a line; fields that are None are left out."""
         known = {name: value for name, value in fields.items() if value is not None}
-        if "refused" in known and "site" not in known and self._strangers.wait(str(known.get("client"))):
+        if "site" not in known and (self._strangers.wait(str(known.get("client"))) or self._all_strangers.wait("")):
             self._left_out += 1
             return
         known |= {name: count for name, count in (("left_out", self._left_out), ("lost", self._lost)) if count}

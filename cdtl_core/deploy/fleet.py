@@ -27,7 +27,7 @@ __all__ = ["Fleet"]
 
 _LINGER_BYTES, _LINGER_S = 16 * 1024 * 1024, 5.0
 _LINGER_BYTES_OF_STRANGER = 64 * 1024
-_LATE_S = 2.0
+_LATE_S = 3.0  # a health probe waits 5 s
 _PROTOBUF = "application/protobuf"
 
 

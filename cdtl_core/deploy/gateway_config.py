@@ -17,7 +17,7 @@ class GatewayLimits(BaseModel):
 
     Attributes:
         requests_per_minute_of_site: Of one member; beyond it the answer is 503 with Retry-After.
-        requests_per_minute_of_address: Of strangers at one address; beyond it each answer comes 2 s late.
+        requests_per_minute_of_address: Of strangers at one address; beyond it each answer comes 3 s late.
         connections: Of all strangers together; one more ends the oldest of the address that holds most.
         connections_of_address: Of strangers at one address.
         connections_of_site: Of one member; one more ends its oldest.
@@ -35,7 +35,7 @@ class GatewayLimits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     requests_per_minute_of_site: int = Field(6000, ge=1)
-    requests_per_minute_of_address: int = Field(600, ge=1)
+    requests_per_minute_of_address: int = Field(120, ge=1)
     connections: int = Field(256, ge=1)
     connections_of_address: int = Field(64, ge=1)
     connections_of_site: int = Field(64, ge=1)
