@@ -70,8 +70,18 @@ def print_request(request: "ApprovalRequest", own: "SiteConfig | None" = None) -
     told = "; ".join(f"{visible(key)} = {visible(value, _MOST)}" for key, value in changed.items())
     typer.echo(f"Settings that differ from the defaults: {told or 'none'}")
     typer.echo(f"Bundle (SHA-256): {request.bundle_sha256}")
+    typer.echo(f"Limits: {_limits(unflatten(settings))}")
     print_egress(request.egress)
     typer.echo(f"Differential privacy: {_privacy_terms(unflatten(settings), own)}")
+
+
+def _limits(config: RunConfig) -> str:
+    """How much of a run is approved."""
+    limits = config.limits
+    return (
+        f"{limits.runs} run(s) of {config.federation.rounds} rounds, {limits.evaluations} final evaluation(s) each; "
+        f"initial weights (SHA-256) {limits.theta0_hash or 'NONE NAMED'}"
+    )
 
 
 def _privacy_terms(config: RunConfig, own: "SiteConfig | None") -> str:
@@ -144,10 +154,7 @@ def print_site(found: Mapping[str, Any]) -> None:
     for kind in ("last_fault", "last_refusal"):
         if found[kind] and not found["connected"]:
             typer.echo(f"Last {kind.removeprefix('last_')}: {visible(found[kind]['why'])}")
-    for name, run in found["approved"].items():
-        typer.echo(f"Approved: {name} ({visible(run)})")
-    for name in found["pending"]:
-        typer.echo(f"Waits for your approval: {visible(name)}")
+    _print_runs(found)
     if found["privacy"]:
         typer.echo(f"Privacy of each patient: {visible(found['privacy'])}")
     for name in found["models"]:
@@ -168,6 +175,16 @@ def _print_notices(found: Mapping[str, Any]) -> None:
 def _print_separation(found: Mapping[str, Any]) -> None:
     if found["separation"]:
         typer.echo(f"Separation: {visible(found['separation'])}")
+
+
+def _print_runs(found: Mapping[str, Any]) -> None:
+    """What a site has approved, half approved or is asked to."""
+    for name, run in found["approved"].items():
+        typer.echo(f"Approved: {name} ({visible(run)}): {visible(found['used'][name], _MOST)}")
+    for name, why in found["half_approved"].items():
+        typer.echo(f"Needs another person's approval: {name}: {visible(why, _MOST)}")
+    for name in found["pending"]:
+        typer.echo(f"Waits for your approval: {visible(name)}")
 
 
 def _running(found: Mapping[str, Any]) -> str:

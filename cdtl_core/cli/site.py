@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cdtl_core.cli.approving import approve, approver
 from cdtl_core.cli.logs import site_app
 
 if TYPE_CHECKING:
@@ -98,54 +99,8 @@ def check(
         raise typer.Exit(FederationError.exit_code)
 
 
-@app.command("approve")
-def approve(
-    folder: Folder,
-    what: Annotated[str, typer.Argument(metavar="BUNDLE_HASH|REQUEST", help="request.json, or a run that waits here.")],
-    yes: Yes = False,
-    withdraw: Annotated[bool, typer.Option(help="Take the approval back; nothing more of the run is sent.")] = False,
-    note: Annotated[str, typer.Option(help="Who approved it and why, for the site's own records.")] = "",
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON; needs --yes or --withdraw.")] = False,
-) -> None:
-    """Show a run's code hash, what it may send and its privacy terms; put it on the site's list."""
-    from cdtl_core.apps import add_to_path
-
-    add_to_path()
-    from cdtl_core.cli.desk import confirm, print_request
-    from cdtl_core.deploy.approvals import approve as approve_run
-    from cdtl_core.deploy.approvals import lock_fault
-    from cdtl_core.deploy.approvals import withdraw as withdraw_run
-    from cdtl_core.deploy.bundle import bundle_sha256
-    from cdtl_core.deploy.pending import find, request_of
-    from cdtl_core.deploy.request import check_request, load_request, request_id
-    from cdtl_core.errors import PrivacyError
-    from cdtl_core.settings import SITE_FILE, load_site
-
-    if json_ and not (yes or withdraw):
-        raise typer.BadParameter("--json asks nothing: give --yes, once the request has been read")
-    own = load_site(folder / SITE_FILE)
-    request = load_request(Path(what)) if Path(what).is_file() else None
-    if withdraw:
-        what = request_id(request.bundle_sha256, request.settings) if request else what
-        withdraw_run(folder, what)
-        done = f"{what} is no longer approved; its code is not run here any more."
-        typer.echo(json.dumps({"withdrawn": what}, indent=1) if json_ else done)
-        return
-    request = request or request_of(find(folder, what))
-    check_request(request)
-    if fault := lock_fault(request.settings, own.lock):
-        raise PrivacyError(fault)
-    same = bundle_sha256() == request.bundle_sha256
-    if json_:
-        approval = approve_run(folder, request, own, note=note)
-        told = {"approved": approval.id, "bundle_sha256": request.bundle_sha256, "same_as_installed": same}
-        typer.echo(json.dumps({**told, "egress": approval.egress.model_dump(mode="json")}, indent=1))
-        return
-    print_request(request, own)
-    typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the cdtl installed here, byte for byte.")
-    confirm("Approve this run at this site?", yes)
-    approval = approve_run(folder, request, own, note=note)
-    typer.echo(f"Approved as {approval.id}. Take it back with: cdtl site approve {folder} {approval.id} --withdraw")
+app.command("approve")(approve)
+app.command("approver")(approver)
 
 
 @app.command("start")

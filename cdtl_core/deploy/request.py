@@ -61,7 +61,7 @@ def check_request(request: ApprovalRequest) -> None:
         ConfigError: The settings are not those of a run.
         PrivacyError: It shows another run than it is, or has no limits.
     """
-    if "limits.theta0_hash" not in request.settings:
+    if not request.settings.get("limits.theta0_hash"):
         raise PrivacyError(
             "the request has no limits (rounds, evaluations, runs, initial weights), so it is of an earlier cdtl: ask "
             "the coordinator for one of this version."

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.deploy.approvals import approvals
+from cdtl_core.config import SiteConfig
+from cdtl_core.deploy.approvals import Approval, approvals, missing_persons
 from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.expiry import coordinator_notices, site_notices
 from cdtl_core.deploy.gate.status import read_status
@@ -16,6 +17,7 @@ from cdtl_core.deploy.seen import last_seen
 from cdtl_core.deploy.separation import noted_separation
 from cdtl_core.deploy.server_config import load_server
 from cdtl_core.deploy.service import SERVICE_FILE, is_running
+from cdtl_core.deploy.used import used_text
 from cdtl_core.errors import PrivacyError
 from cdtl_core.foreign import read_json
 from cdtl_core.reporting.spent import spent_of_site
@@ -82,7 +84,7 @@ def site_standing(home: Path) -> dict[str, Any]:
         "last_refusal": gate.get("last_refusal"),
         "last_fault": gate.get("last_fault"),
         "notices": site_notices(home),
-        "approved": {name: approval.settings["name"] for name, approval in approvals(home).items()},
+        **_approvals(home, own),
         "pending": sorted(pending(home)),
         "privacy": _privacy(home),
         "models": sorted(path.name for path in (home / "models").glob("*") if (path / "model.json").exists()),
@@ -93,6 +95,25 @@ def node_standing(home: Path) -> dict[str, Any]:
     """Whether the node runs that was started apart from the filter, and what keeps it apart."""
     pid = is_running(home / "node")
     return {"running": bool(pid), "pid": pid, "separation": _separation(home)}
+
+
+def _approvals(home: Path, own: SiteConfig) -> dict[str, dict[str, Any]]:
+    """The approved runs by name, how far each is, and whose approval some still need."""
+    found = approvals(home)
+    missing = {name: missing_persons(approval, own) for name, approval in found.items()}
+    ready = {name: approval for name, approval in found.items() if not missing[name]}
+    return {
+        "approved": {name: approval.settings["name"] for name, approval in ready.items()},
+        "used": {name: _used(home, approval) for name, approval in ready.items()},
+        "half_approved": {name: why for name, why in missing.items() if why},
+    }
+
+
+def _used(home: Path, approval: Approval) -> str:
+    try:
+        return used_text(home, approval.id, approval.settings)
+    except PrivacyError as error:
+        return str(error)
 
 
 def _separation(home: Path) -> str:
