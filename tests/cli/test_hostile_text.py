@@ -120,7 +120,11 @@ def print_coordinator(text: str) -> None:
 def print_site(text: str) -> None:
     found = {"site": "north", "modality": "mri", "running": True, "pid": 1, "connected": False, "last_contact": None}
     told = {"coordinator": {"host": "h", "port": 1}, "last_fault": {"why": text}, "last_refusal": {"why": text}}
-    desk.print_site(Found(text, **found, **told, approved={"a": text}, pending=[text], privacy=text, models=[text]))
+    desk.print_site(Found(text, **found, **told, **_runs(text), privacy=text, models=[text]))
+
+
+def _runs(text: str) -> dict[str, Any]:
+    return {"approved": {"a": text}, "used": {"a": text}, "half_approved": {"b": text}, "pending": [text]}
 
 
 def print_run(text: str) -> None:
