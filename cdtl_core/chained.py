@@ -15,6 +15,7 @@ Whoever controls the account that writes a log can write the whole log again. A 
 
 import hashlib
 import json
+import math
 import os
 import threading
 import time
@@ -84,7 +85,8 @@ class ChainedLog:
         self._thread = threading.Lock()
         self._last = Head()
         self._left: tuple[int, int] | None = None
-        self._unsynced, self._synced_at = False, clock()
+        self._undone: tuple[int, int] | None = None
+        self._unsynced, self._synced_at = False, -math.inf  # the first line is noted at once
 
     def append(self, fields: Mapping[str, Any]) -> None:
         """Append one line: `fields`, its number and its hash.
@@ -114,6 +116,7 @@ class ChainedLog:
     def _append(self, fields: Mapping[str, Any]) -> None:
         path = self._files.path
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._take_back()
         if self._left is None or self._left != _place(path):
             self._last = self._found()
         if _size(path) > self._files.max_bytes or (_size(path) and not self._last.seq):  # an earlier version wrote it
@@ -122,9 +125,18 @@ class ChainedLog:
         if not _size(path):
             value["after"] = self._last.hash
         digest = link(self._last.hash, value)
-        self._left = None
-        append_bytes(path, encode_line(value, digest), sync=self._sync_s == 0)
+        line, before = encode_line(value, digest), _size(path)
+        self._left, self._undone = None, (before, before + len(line))
+        append_bytes(path, line, sync=self._sync_s == 0)
+        self._undone = None
         self._left, self._last = _place(path), replace(self._last, seq=value["seq"], hash=digest)
+
+    def _take_back(self) -> None:
+        """Remove a line that was said not to be in the log, where the disk had not even let us do that."""
+        path = self._files.path
+        if self._undone and self._undone[0] < _size(path) <= self._undone[1]:  # nothing was appended since
+            os.truncate(path, self._undone[0])
+        self._undone = None
 
     def _sync(self) -> None:
         """The line is in the log: a head that lags behind is a lesser fault than a message that is not sent."""

@@ -14,10 +14,10 @@ from cdtl_core.errors import CdtlError
 from cdtl_core.foreign import visible
 from cdtl_core.threads import set_thread_defaults
 
-__all__ = ["main"]
+__all__ = ["DISK_FAULTS", "main"]
 
 _MOST = 2000  # characters of an error: one sentence, with a list of sites or files at most
-_DISK_FAULTS = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+DISK_FAULTS = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 app = typer.Typer(
     name="cdtl",
@@ -57,7 +57,7 @@ def main() -> None:
             print(f"Error: {visible(error, _MOST)}", file=sys.stderr)
             sys.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in _DISK_FAULTS:
+            if error.errno not in DISK_FAULTS:
                 traceback.print_exc()
                 sys.exit(CdtlError.exit_code)
             fault = disk_fault(error)

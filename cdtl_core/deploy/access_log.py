@@ -65,7 +65,9 @@ class AccessLog:
             await asyncio.to_thread(self._lines.sync)
 
     def close(self) -> None:
-        """Make the last lines durable."""
+        """Make the last lines durable, and say what is missing."""
+        if self._lost:
+            self.write()
         self._lines.sync()
 
     def open(self) -> None:

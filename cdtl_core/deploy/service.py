@@ -8,14 +8,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import psutil
 
-from cdtl_core.durable import locked, replace_json
+from cdtl_core.durable import locked, replace_json, unwritable
 from cdtl_core.errors import FederationError
 from cdtl_core.foreign import get_logger, read_json
+from cdtl_core.rotating import RotatingLog
 
 __all__ = ["SERVICE_FILE", "is_running", "note_service", "require_running", "running_service", "stop_service"]
 
@@ -31,23 +31,28 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
         An event that is set by SIGTERM, SIGINT or SIGHUP, and a scratch folder that only the owner can enter.
 
     Raises:
-        CheckpointError: Another service runs on this folder.
+        CheckpointError: Another service runs on this folder, or the disk is full or read-only.
     """
     end = threading.Event()
     with locked(folder), _logging(folder / "logs"):
         old = Path(str(read_json(folder / SERVICE_FILE).get("scratch", "")) or os.devnull)
         if old.name.startswith("cdtl-"):
             shutil.rmtree(old, ignore_errors=True)  # of a service that was killed
-        scratch = Path(tempfile.mkdtemp(prefix="cdtl-"))
-        replace_json(folder / SERVICE_FILE, {"pid": os.getpid(), "began": _began(os.getpid()), "scratch": str(scratch)})
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix="cdtl-"))
+        except OSError as error:
+            raise unwritable(Path(tempfile.gettempdir()), error) from None
         before = {number: signal.signal(number, lambda *_: end.set()) for number in _ENDINGS}
         try:
+            note = {"pid": os.getpid(), "began": _began(os.getpid()), "scratch": str(scratch)}
+            replace_json(folder / SERVICE_FILE, note)
             yield end, scratch
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
             shutil.rmtree(scratch, ignore_errors=True)
-            (folder / SERVICE_FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # the note of a process that has ended is not believed
+                (folder / SERVICE_FILE).unlink(missing_ok=True)
 
 
 def note_service(folder: Path, **facts: object) -> None:
@@ -102,10 +107,26 @@ def _began(pid: int) -> float | None:
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+class _LogFile(logging.Handler):
+    """Lines of a log that says later what a full disk has kept out of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._lines = RotatingLog(path, max_bytes=5_000_000)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        self._lines.write(f"{self.format(record)}\n".encode())
+
+    def close(self) -> None:
+        """Say once more what is missing."""
+        self._lines.close()
+        super().close()
+
+
 @contextmanager
 def _logging(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = RotatingFileHandler(folder / "service.log", maxBytes=5_000_000, backupCount=3)
+    file = _LogFile(folder / "service.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     screen = logging.StreamHandler()
     screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

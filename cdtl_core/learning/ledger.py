@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cdtl_core.chained import link
-from cdtl_core.durable import append_line, locked, replace_json
+from cdtl_core.durable import append_line, locked, replace_bytes, replace_json, unwritable
 from cdtl_core.errors import CheckpointError, PrivacyError
 from cdtl_core.foreign import parse_json
 from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, merged, plan_noise
@@ -131,7 +131,7 @@ def open_ledger(
     """
     with locked(folder, wait=True):
         if not ledger_exists(folder):
-            (folder / _FILE).unlink(missing_ok=True)
+            replace_bytes(folder / _FILE, b"")  # of a first line that a crash tore
             number, facts = secrets.token_hex(16), published or {}
             new = Opening(
                 at=clock(), mechanism=MECHANISM, ledger=number, site=site, num_patients=num_patients, published=facts
@@ -252,10 +252,17 @@ def _mended(folder: Path) -> PrivacyLedger:
     ledger, path = read_ledger(folder), folder / _FILE
     whole = path.read_bytes().rfind(b"\n") + 1
     if whole != path.stat().st_size:
-        os.truncate(path, whole)
+        _cut(path, whole)
     if _known_length(folder) != len(ledger.entries):
         replace_json(folder / _HEAD, {"lines": len(ledger.entries)})
     return ledger
+
+
+def _cut(path: Path, size: int) -> None:
+    try:
+        os.truncate(path, size)
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def _append(folder: Path, ledger: PrivacyLedger, entry: Entry) -> PrivacyLedger:

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cdtl_core.deploy.records import egress_files
 from cdtl_core.reporting.figure import Table
 from cdtl_core.reporting.numbers import bytes_text
 from cdtl_core.reporting.page import Block, Note
 
-__all__ = ["logged_traffic"]
+__all__ = ["logged_lines", "logged_traffic"]
 
 
 def logged_traffic(home: Path) -> list[Block]:
     """Replies by run and verdict, requests by kind, and what was refused; nothing without a log."""
-    lines = list(_lines(home))
+    lines = logged_lines(home)
     if not lines:
         return []
     replies: Counter[tuple[str, str, str]] = Counter()
@@ -49,9 +50,17 @@ def logged_traffic(home: Path) -> list[Block]:
     return blocks
 
 
+def logged_lines(home: Path) -> list[dict[str, Any]]:
+    """All lines that are kept, the oldest first; a damaged line is left out."""
+    return list(_lines(home))
+
+
 def _lines(home: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((home / "logs").glob("egress*.jsonl"), reverse=True):
-        for text in path.read_text(encoding="utf-8").splitlines():
+    files = egress_files(home)
+    for path in (*(files.older(number) for number in range(files.kept, 0, -1)), files.path):
+        if not path.exists():
+            continue
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 line = json.loads(text)
             except ValueError:

@@ -1,7 +1,7 @@
 """A disk that fails at a chosen call: every write, fsync, rename, mkdir and unlink of cdtl's own code can be made to.
 
 The functions of Python that change files are replaced in this process by ones that count, and fail on demand. A call
-belongs to the frames of cdtl on its stack: `Call.place` names the innermost one, `Call.path` up to four. Calls that no
+belongs to the frames of cdtl on its stack: `Call.place` names the innermost one, `Call.path` two. Calls that no
 frame of cdtl is part of pass untouched. A write that fails has written half of its bytes before, as a full disk does.
 What libraries write in C (SQLite of Flower, memory-mapped arrays) is out of reach here; their room is taken by a call
 of ours before.
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / part}{os.sep}" for part in ("cdtl_core", "client", "server"))
 TESTS = f"{ROOT / 'tests'}{os.sep}"
 ENOSPC, EIO = errno.ENOSPC, errno.EIO
-_DEPTH = 3
+_DEPTH = 2
 _FREES = {"unlink", "rmdir", "truncate"}
 """What a full disk does not refuse, once the call that was chosen has failed."""
 
@@ -68,8 +68,10 @@ class Disk:
     _failing: bool = False
 
     def free(self) -> None:
-        """There is room again."""
-        self.chosen, self._failing = None, False
+        """There is room again, once there was none."""
+        self._failing = False
+        if self.failed:
+            self.chosen = None
 
     def asks(self, what: str) -> bool:
         """Count a call; True if it must fail."""
@@ -126,11 +128,12 @@ class _Functions:
 
     def all(self) -> list[tuple[Any, str, Callable[..., Any]]]:
         plain = [
-            "fsync", "replace", "rename", "mkdir", "unlink", "remove", "rmdir", "truncate", "link", "symlink", "utime",
+            "replace", "rename", "mkdir", "unlink", "remove", "rmdir", "truncate", "link", "symlink", "utime",
             "posix_fallocate", "chmod",
         ]  # fmt: skip
         return [
             *((os, name, self.failing(name, getattr(os, name))) for name in plain),
+            (os, "fsync", self.failing("fsync", lambda _: None)),  # no power is cut here
             (os, "open", partial(self.os_open, os.open)),
             (os, "write", partial(self.os_write, os.write)),
             (io, "open", partial(self.open, io.open)),

@@ -17,8 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdtl_core.cli.main import DISK_FAULTS
 from cdtl_core.config import SimulationConfig
-from cdtl_core.errors import CdtlError
+from cdtl_core.durable import disk_fault
+from cdtl_core.errors import CdtlError, CheckpointError
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.progress import listen
 from simulations.simulate import CONFIG_FILE, resume_simulation, simulate
@@ -79,6 +81,9 @@ def play(
     except CdtlError as error:
         code = error.exit_code
         note(out, f"{type(error).__name__}: {error}")
+    except OSError as error:  # as the command line ends
+        code = CheckpointError.exit_code if error.errno in DISK_FAULTS else 99
+        note(out, str(disk_fault(error)) if error.errno in DISK_FAULTS else traceback.format_exc())
     except BaseException:
         code = 99
         note(out, traceback.format_exc())

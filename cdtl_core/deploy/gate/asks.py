@@ -119,6 +119,10 @@ class Asks:
         """Messages that the SuperNode has and has not answered."""
         return tuple(self._waiting.values())
 
+    def open(self) -> bool:
+        """Whether a message waits for its reply or a reply for its delivery."""
+        return bool(self._waiting or self._leaving)
+
     def add(self, ask: Ask) -> None:
         """The message is about to be handed over."""
         self._waiting[ask.message_id] = ask
