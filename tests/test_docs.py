@@ -22,7 +22,7 @@ import typer
 
 from cdtl_core.apps import bundle_root
 from cdtl_core.cli.main import app
-from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.config import ApprovalConfig, RunConfig, SiteConfig
 from cdtl_core.deploy.gateway_config import GatewayLimits
 from cdtl_core.deploy.runs import ENDED, load_run_state
 from cdtl_core.deploy.standing import site_standing
@@ -181,7 +181,9 @@ def test_the_settings_in_the_pages_are_settings() -> None:
     assert RunConfig.model_validate(tomllib.loads(study)).federation.sites == ("north", "south")
     told = tomllib.loads(limits)["limits"]
     assert GatewayLimits.model_validate(told) == GatewayLimits(), "the page says other defaults than the code"
-    (locks,) = blocks(ROOT / "docs" / HOSPITAL, "toml")
+    persons, locks = blocks(ROOT / "docs" / HOSPITAL, "toml")
+    keys = re.sub(r"AAAA\.\.\.", lambda found: f"{found.start():068d}", persons)
+    assert ApprovalConfig.model_validate(tomllib.loads(keys)["approval"]).people == 2
     tree = {"site": "north", "modality": "ultrasound", "data": {"manifest": "manifest.csv"}, **tomllib.loads(locks)}
     assert len(SiteConfig.model_validate(tree).lock) == 2
 
