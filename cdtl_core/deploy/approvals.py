@@ -106,7 +106,9 @@ def approve(
         signature = sign(_core(approval), signer, site, clock())
         approval = approval.model_copy(update={"signatures": (*others, signature)})
     content = approval.model_dump_json(indent=1).encode()
-    record_approval(home, "approved", approval.id, sha256=hashlib.sha256(content).hexdigest(), note=note, clock=clock)
+    signed = ", ".join(one.person for one in approval.signatures)
+    sha256 = hashlib.sha256(content).hexdigest()
+    record_approval(home, "approved", approval.id, sha256=sha256, signed=signed, note=note, clock=clock)
     replace_bytes(_folder(home) / f"{approval.id}.json", content)
     if not missing_persons(approval, site):
         for suffix in (".json", ".fab"):

@@ -43,9 +43,11 @@ def record_approval(
 ) -> None:
     """Write a line about a decision over a run: when, what, which run, and the account that ran the command.
 
+    A line is there before its approval is; on a disk that fails (EIO) a decision may have two.
+
     Args:
         home: The site's folder.
-        kind: ``approved``, ``approved by a second person``, ``withdrawn`` or ``left``.
+        kind: ``approved`` (also for each further person), ``withdrawn`` or ``left``.
         id: Of the approval; empty if it is about all of them.
         clock: Seconds since 1970.
         fields: What else is worth knowing.
