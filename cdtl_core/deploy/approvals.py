@@ -20,7 +20,7 @@ from cdtl_core.durable import replace_bytes, sync_folder, unwritable
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
 from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_hash, egress_manifest
 from cdtl_core.foreign import get_logger
-from cdtl_core.schema import Flat, Line, Sha256
+from cdtl_core.schema import Flat, Line, Sha256, inside
 from cdtl_core.settings import unflatten
 
 __all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "missing_persons", "withdraw"]
@@ -85,7 +85,7 @@ def approve(
         clock: Seconds since 1970.
 
     Raises:
-        ConfigError: The settings are not those of a run.
+        ConfigError: The settings are not those of a run, or there is no room for its replies.
         PrivacyError: They contradict a lock of the site, name no or other initial weights, or the signer is not one
             of the site's persons.
         CheckpointError: The disk is full or read-only; the run is not approved.
@@ -97,6 +97,7 @@ def approve(
     labels = site.labels or config.task.labels
     private = config.dp.enabled and not site.privacy.exempt
     egress = egress_manifest(config, site=site.site, modality=site.modality, labels=labels, private=private)
+    _check_room(egress, site)
     settings, bundle = request.settings, request.bundle_sha256
     approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
     if site.approval.keys:
@@ -114,6 +115,15 @@ def approve(
         for suffix in (".json", ".fab"):
             (home / "pending" / f"{approval.id}{suffix}").unlink(missing_ok=True)
     return approval
+
+
+def _check_room(egress: EgressManifest, site: SiteConfig) -> None:
+    largest = max(rule.total_bytes for rule in egress.replies.values()) / 1e6
+    if largest * 1.1 > site.room_mb:  # Flower's encoding takes some more than the tensors
+        raise ConfigError(
+            f"a reply of this run takes up to {largest:.0f} MB and room_mb in site.toml is {site.room_mb}: raise "
+            "it, so that a reply can wait for the coordinator."
+        )
 
 
 def missing_persons(approval: Approval, site: SiteConfig) -> str:
@@ -140,9 +150,10 @@ def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> 
 
     Raises:
         ConfigError: It is not on the list.
+        PrivacyError: `id` is no name of an approval.
         CheckpointError: It cannot be removed; or it is off the list, and the log of approvals cannot be written.
     """
-    path = _folder(home) / f"{id}.json"
+    path = inside(_folder(home), f"{id}.json")
     try:
         path.unlink()
         sync_folder(path.parent)

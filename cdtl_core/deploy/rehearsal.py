@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
+from cdtl_core.config import ApprovalConfig, RunConfig, SiteConfig, TaskConfig
 from cdtl_core.deploy.approvals import approve
 from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.enrolling import enrol_site
@@ -18,7 +18,7 @@ from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
 from cdtl_core.processes import ProcessGroup, free_port
-from cdtl_core.settings import SITE_FILE, save_toml
+from cdtl_core.settings import SITE_FILE, load_site, save_toml
 
 __all__ = ["rehearse_rounds"]
 
@@ -48,7 +48,7 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
         )
         admit(coordinator, enrol_site(shadow, config))
         run, request, _ = prepare_run(coordinator, config)
-        approve(shadow, request, own.model_copy(update={"lock": {}}))
+        approve(shadow, request, load_site(shadow / SITE_FILE))
         queue_run(run)
         command = [sys.executable, "-m", "cdtl_core.cli.main"]
         ca = str(coordinator / "tls" / "ca.crt")
@@ -68,7 +68,9 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
     """A second home with the same images and decoded pixels, and keys of its own."""
     shadow.mkdir()
     data = own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
-    settings = own.model_copy(update={"data": data, "lock": {}})
+    any_start = own.publish.model_copy(update={"theta0_hash": None})
+    free = {"lock": {}, "approval": ApprovalConfig(), "publish": any_start}  # nobody signs a rehearsal
+    settings = own.model_copy(update={"data": data, **free})
     save_toml(shadow / SITE_FILE, settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
     if (home / "cache").exists():
         (shadow / "cache").symlink_to((home / "cache").absolute())

@@ -115,6 +115,41 @@ def test_a_site_does_not_approve_against_its_own_lock(request_: ApprovalRequest,
     assert approvals(tmp_path) == {}
 
 
+def test_a_run_whose_replies_have_no_room_is_not_approved(tiny: Tiny, tmp_path: Path) -> None:
+    large = make_request(with_theta0(tiny(model={"backbone": "resnet18"}).run), CODE)
+    with pytest.raises(ConfigError, match=r"a reply of this run takes up to 22 MB and room_mb in site\.toml is 1"):
+        approve(tmp_path, large, site_of(room_mb=1))
+    assert approvals(tmp_path) == {}
+
+
+@pytest.mark.attack("An approval has limits", "requests with other or no initial weights")
+def test_a_request_must_name_the_initial_weights_that_its_settings_make(
+    request_: ApprovalRequest, tiny: Tiny, tmp_path: Path
+) -> None:
+    def asked(theta0: str) -> ApprovalRequest:
+        return request_.model_copy(update={"settings": {**request_.settings, "limits.theta0_hash": theta0}})
+
+    for theta0, says in (("b" * 64, "its settings give"), ("", "names no initial weights")):
+        with pytest.raises(PrivacyError, match=says):
+            approve(tmp_path, asked(theta0), site_of())
+    with pytest.raises(PrivacyError, match=r"publish\.theta0_hash in site\.toml accepts"):
+        approve(tmp_path, request_, site_of(publish={"theta0_hash": "b" * 64}))
+    with pytest.raises(PrivacyError, match="the request has no limits"):
+        check_request(make_request(tiny().run, CODE))
+    assert approvals(tmp_path) == {}
+
+
+def test_an_approval_of_an_earlier_cdtl_approves_nothing(request_: ApprovalRequest, tmp_path: Path) -> None:
+    approval = approve(tmp_path, request_, site_of())
+    earlier = {key: value for key, value in approval.settings.items() if not key.startswith("limits.")}
+    old = approval.model_copy(update={"settings": earlier})
+    for path in (tmp_path / "approvals").iterdir():
+        path.unlink()
+    (tmp_path / "approvals" / f"{old.id}.json").write_text(old.model_dump_json())
+    assert approvals(tmp_path) == {}
+    assert "names no initial weights" in decide(tmp_path, CODE, earlier, site_of()).reason
+
+
 def test_a_file_that_was_edited_or_torn_approves_nothing(request_: ApprovalRequest, tmp_path: Path) -> None:
     approval = approve(tmp_path, request_, site_of())
     path = tmp_path / "approvals" / f"{approval.id}.json"
