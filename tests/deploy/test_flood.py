@@ -40,7 +40,7 @@ def play(deployment: Deployment, config: SimulationConfig, name: str) -> float:
     deployment.approve(run)
     began = time.monotonic()
     deployment.play(run)
-    assert deployment.ended(run, timeout_s=150.0) == "completed", deployment.story()
+    assert deployment.ended(run, timeout_s=300.0) == "completed", deployment.story()
     return time.monotonic() - began
 
 
