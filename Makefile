@@ -31,7 +31,7 @@ fuzz: $(VENV)/.installed  ## damaged input to every reader; --atheris for guidan
 soak: $(VENV)/.installed  ## 500 rounds, 64 sites, 8 deployed sites
 	for what in rounds sites deployed; do OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak $$what || exit 1; done
 
-audit: $(VENV)/.installed  ## attack the privacy mechanism, whole and broken in three ways; fails if one ends otherwise
+audit: $(VENV)/.installed  ## attack the privacy mechanism, whole and broken in four ways; fails if one ends otherwise
 	$(BIN)/cdtl privacy audit --all
 
 DATA ?= ../shared/data

@@ -28,11 +28,12 @@ from cdtl_core.settings import SITE_FILE, save_toml
 from client.home import open_site
 from simulations.breakage import Breakage, Turn, granted
 from simulations.canary_run import Subject, guess_scores, train
+from simulations.neighbours import Distinction, distinguish
 
 __all__ = ["Audit", "audit", "audit_membership", "audited_terms", "phantom_config", "phantom_site"]
 
 Floats = npt.NDArray[np.float64]
-_PHANTOMS = 250
+_PHANTOMS, _REPEATS = 250, 100
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Audit:
         canaries: M.
         guesses: As fixed beforehand.
         correct: Guesses that were right.
+        step: What releases of one step show, with a patient and without her.
     """
 
     broken: Breakage
@@ -56,11 +58,12 @@ class Audit:
     canaries: int
     guesses: int
     correct: int
+    step: Distinction
 
     @property
     def refuted(self) -> bool:
-        """Whether the bound exceeds the claim."""
-        return self.bound > self.claim
+        """Whether a bound exceeds its claim."""
+        return self.bound > self.claim or self.step.refuted
 
     @property
     def ceiling(self) -> float:
@@ -103,7 +106,8 @@ def audit(subject: Subject, *, canaries: int, seed: int, broken: Breakage = Brea
     guesses = num_guesses(canaries)
     correct = correct_guesses(scores, planted.present, guesses)
     bound = lower_bound(canaries=canaries, guesses=guesses, correct=correct, delta=delta)
-    return Audit(broken, claim, delta, bound, CONFIDENCE, canaries, guesses, correct)
+    step = distinguish(subject, repeats=_REPEATS, seed=seed, broken=broken)
+    return Audit(broken, claim, delta, bound, CONFIDENCE, canaries, guesses, correct, step)
 
 
 def audit_membership(subject: Subject, *, seed: int, private: bool) -> Membership:

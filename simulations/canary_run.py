@@ -25,7 +25,7 @@ from cdtl_core.learning.weights import Weights, load_into
 from cdtl_core.progress import report
 from simulations.breakage import Turn
 
-__all__ = ["Subject", "guess_scores", "open_subject", "train"]
+__all__ = ["Subject", "guess_scores", "head_of", "open_subject", "train", "zeros_of"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,16 +77,16 @@ def train(subject: Subject, canaries: Canaries, turns: Iterable[Turn]) -> Iterat
     """
     site, model = subject.site, subject.site.model
     fold, features = _joined(subject, canaries)
-    start = {f"{part}.{name}": value for part in ("head", "centre") for name, value in _zeros(model, part).items()}
-    load_into(model, {**subject.theta0, **start})
+    load_into(model, {**subject.theta0, **zeros_of(model)})
     for turn in turns:
         report(site=site.name, round=turn.epoch + 1)
-        before = _head(model)
+        before = head_of(model)
         fit_part(
             model, fold, site.config, turn.grant,
             centred=not turn.centres, epoch=turn.epoch, device=site.device, features=features,
+            draws=turn.draws,
         )  # fmt: skip
-        yield turn, _head(model) - before
+        yield turn, head_of(model) - before
 
 
 def guess_scores(subject: Subject, canaries: Canaries, heard: Iterable[tuple[Turn, Floats]]) -> Floats:
@@ -97,8 +97,8 @@ def guess_scores(subject: Subject, canaries: Canaries, heard: Iterable[tuple[Tur
         canaries: M.
         heard: What `train` gives.
     """
-    views = subject.features.astype(np.float64)
-    known = np.concatenate([_by_patient(subject.fold, views[:, 0]), canaries.features])
+    views, invented = subject.features.astype(np.float64), canaries.features.mean(axis=1)
+    known = np.concatenate([_by_patient(subject.fold, views[:, 0]), invented])
     config, model, count = subject.site.config, subject.site.model, len(canaries.labels)
     scores, trained = np.zeros(count), []
     for turn, change in heard:
@@ -110,7 +110,7 @@ def guess_scores(subject: Subject, canaries: Canaries, heard: Iterable[tuple[Tur
     if not trained:
         return scores
     module: nn.Module = model.centre
-    seen = np.concatenate([_by_patient(subject.fold, views.mean(axis=1)), canaries.features])
+    seen = np.concatenate([_by_patient(subject.fold, views.mean(axis=1)), invented])
     centred = module.to("cpu", torch.float64)(torch.from_numpy(seen)).numpy()
     module.float()
     _, first = np.unique(subject.fold.patients, return_index=True)
@@ -140,13 +140,14 @@ def _centre_scores(mean: Floats, known: Floats, turn: Turn, levels: int, count: 
 
 
 def _joined(subject: Subject, canaries: Canaries) -> tuple[Fold, Features]:
-    """The site's images and, as images of one-image patients, the canaries that are in."""
+    """The site's images and those of the canaries that are in."""
     fold, here = subject.fold, canaries.present
-    count = int(here.sum())
-    views = np.repeat(canaries.features[here, None], subject.features.shape[1], axis=1).astype(np.float16)
-    patients = np.concatenate([fold.patients, fold.patients.max() + 1 + np.arange(count)])
-    rows = np.concatenate([fold.rows, np.zeros(count, np.int64)])  # no pixels are looked at
-    labels = np.concatenate([fold.labels, canaries.labels[here]])
+    images = canaries.features[here].reshape(-1, 1, canaries.features.shape[2])
+    each = canaries.features.shape[1]
+    views = np.repeat(images, subject.features.shape[1], axis=1).astype(np.float16)
+    patients = np.concatenate([fold.patients, fold.patients.max() + 1 + np.repeat(np.arange(here.sum()), each)])
+    rows = np.concatenate([fold.rows, np.zeros(len(images), np.int64)])  # no pixels are looked at
+    labels = np.concatenate([fold.labels, np.repeat(canaries.labels[here], each)])
     return Fold(fold.pixels, rows, labels, patients), np.concatenate([subject.features, views])
 
 
@@ -158,9 +159,12 @@ def _by_patient(fold: Fold, values: Floats) -> Floats:
     return means
 
 
-def _zeros(model: nn.Module, part: str) -> Weights:
-    return {name: torch.zeros_like(value) for name, value in model.get_submodule(part).state_dict().items()}
+def zeros_of(model: nn.Module) -> Weights:
+    """Head and centre as every training starts."""
+    state = model.state_dict()
+    return {name: torch.zeros_like(state[name]) for name in state if name.startswith(("head.", "centre."))}
 
 
-def _head(model: nn.Module) -> Floats:
+def head_of(model: nn.Module) -> Floats:
+    """The head's weights, KD."""
     return model.get_parameter("head.weight").detach().double().cpu().numpy().reshape(-1)

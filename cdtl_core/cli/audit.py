@@ -21,11 +21,12 @@ def audit(
     config: Annotated[Path | None, typer.Option(help="A run's .toml file; default: the audit's own terms.")] = None,
     canaries: Annotated[int, typer.Option(min=10, max=5000, help="Invented patients, each in or out.")] = 1500,
     epsilon: Annotated[float | None, typer.Option(help="Claim to audit, in place of dp.target_epsilon.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of coins and canaries; the noise has none.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for canary selection. Noise is never seeded.")] = 0,
     broken: Annotated[
-        Literal["none", "noise", "clip", "accountant"], typer.Option(help="Break this on purpose; must end in code 8.")
+        Literal["none", "noise", "clip", "accountant", "draws"],
+        typer.Option(help="Break this on purpose; must end in code 8."),
     ] = "none",
-    all_: Annotated[bool, typer.Option("--all", help="The whole form and the three broken ones.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="The whole form and the four broken ones.")] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the result in SITE_DIR/audit.json, for model cards and the report.")
     ] = False,
@@ -90,13 +91,19 @@ def _judge(audits: "list[Audit]", *, expected: bool) -> None:
     elif audits[0].refuted:
         purpose = audits[0].broken.value
         raise PrivacyError(
-            f"the audit certifies epsilon {audits[0].bound:.2f} where {audits[0].claim:.2f} is claimed: "
+            f"the audit certifies epsilon {_worst(audits[0])} is claimed: "
             + (
                 "train nothing with this program until the cause is found."
                 if purpose == "none"
                 else f"as it should with {purpose} broken on purpose, leave out --broken to audit the real mechanism."
             )
         )
+
+
+def _worst(one: "Audit") -> str:
+    """The bound that refutes, and its claim."""
+    found = one.step if one.bound <= one.claim else one
+    return f"{found.bound:.2f} where {found.claim:.2f}"
 
 
 def _print(audits: "list[Audit]", attacks: "list[Membership]", *, in_table: bool) -> None:
@@ -117,16 +124,22 @@ def _print_one(one: "Audit") -> None:
     print(f"Claim        epsilon {one.claim:.2f} at delta {one.delta:g}, as the ledger counts it")
     print(f"Lower bound  epsilon {one.bound:.2f} with {100 * one.confidence:.0f} % confidence")
     print(f"Canaries     {one.canaries}, guessed {one.guesses}, right {one.correct}")
+    print(f"One step     epsilon {one.step.bound:.2f} certified, {one.step.claim:.2f} claimed")
+    print(
+        f"             with a patient {one.step.found} of {one.step.repeats} releases are guessed right, without her "
+        f"{one.step.repeats - one.step.alarms}"
+    )
     print(f"Verdict      {_verdict(one)}")
 
 
 def _print_table(audits: "list[Audit]") -> None:
-    print(f"{'broken':<12}{'claim':>7}{'bound':>7}{'right/guessed':>15}  verdict")
+    print(f"{'broken':<12}{'claim':>7}{'bound':>7}{'right/guessed':>15}{'one step':>10}  verdict")
     for one in audits:
         right = f"{one.correct}/{one.guesses}"
         expected = "as expected" if one.as_expected else "NOT as expected"
         verdict = f"{_verdict(one).split(':')[0]}, {expected}"
-        print(f"{one.broken.value:<12}{one.claim:>7.2f}{one.bound:>7.2f}{right:>15}  {verdict}")
+        print(f"{one.broken.value:<12}{one.claim:>7.2f}{one.bound:>7.2f}{right:>15}{one.step.bound:>10.2f}  {verdict}")
+    print(f"One step: what {audits[0].step.repeats} releases of a step certify, of {audits[0].step.claim:.2f} claimed.")
     print(f"{audits[0].canaries} canaries, {100 * audits[0].confidence:.0f} % confidence, delta {audits[0].delta:g}")
 
 

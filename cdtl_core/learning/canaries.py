@@ -1,4 +1,4 @@
-"""Canary patients: one-image patients of features no image has, and how strongly a release speaks for each of them."""
+"""Canary patients of several images no patient has, and how strongly a release speaks for each of them."""
 
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _LENGTHS = 16.0
+_IMAGES, _SPREAD = 3, 0.3
 _LEFT_OPEN = 1e4
 
 
@@ -21,7 +22,7 @@ class Canaries:
     """M canaries, present or not.
 
     Attributes:
-        features: M D, in directions of their own, several times as long as a patient's.
+        features: M I D: I images of each around a direction of her own, several times as long as a patient's.
         labels: M, random.
         present: M, fair coins.
     """
@@ -34,6 +35,8 @@ class Canaries:
 def draw_canaries(features: Features, count: int, num_classes: int, rng: np.random.Generator) -> Canaries:
     """Canaries beside the images of features N V D: at right angles to them and to each other where D has the room.
 
+    So are the means of each one's images, which differ by a third of their length.
+
     Several times as long as an image's features, so that a clip that is missing shows.
     """
     plain = features[:, 0].astype(np.float64)
@@ -42,7 +45,10 @@ def draw_canaries(features: Features, count: int, num_classes: int, rng: np.rand
         draws = np.linalg.qr(np.concatenate([plain, draws]).T).Q[:, len(plain) :].T
     length = _LENGTHS * float(np.median(np.linalg.norm(plain, axis=1)))
     found = draws / np.linalg.norm(draws, axis=1, keepdims=True) * length
-    return Canaries(found, rng.integers(num_classes, size=count), rng.random(count) < 0.5)
+    spread = rng.standard_normal((count, _IMAGES, plain.shape[1]))
+    spread *= _SPREAD * length / np.linalg.norm(spread, axis=2, keepdims=True)
+    images = found[:, None] + spread - spread.mean(axis=1, keepdims=True)
+    return Canaries(images, rng.integers(num_classes, size=count), rng.random(count) < 0.5)
 
 
 def gradient_rows(features: Floats, labels: Ints, num_classes: int, max_grad_norm: float) -> Floats:

@@ -14,7 +14,17 @@ from torch import nn
 
 from cdtl_core.learning.noise import unit
 
-__all__ = ["SECRET_BYTES", "Bytes", "Draws", "PatientDropout", "below", "dropout_masks", "keyed_draws", "poisson"]
+__all__ = [
+    "SECRET_BYTES",
+    "Bytes",
+    "Draws",
+    "Ints",
+    "PatientDropout",
+    "below",
+    "dropout_masks",
+    "keyed_draws",
+    "poisson",
+]
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

@@ -13,13 +13,15 @@ def test_canaries_stand_at_right_angles_and_are_longer_than_patients() -> None:
     features = rng.standard_normal((20, 3, 64)).astype(np.float16)
     canaries = draw_canaries(features, 30, 2, rng)
     lengths = np.linalg.norm(features[:, 0].astype(np.float64), axis=1)
-    assert np.abs(canaries.features @ features[:, 0].T.astype(np.float64)).max() < 1e-9
-    gram = canaries.features @ canaries.features.T
+    means = canaries.features.mean(axis=1)
+    assert np.abs(means @ features[:, 0].T.astype(np.float64)).max() < 1e-9
+    assert np.linalg.norm(canaries.features - means[:, None], axis=2).mean() > 3 * np.median(lengths)
+    gram = means @ means.T
     assert gram == pytest.approx(np.eye(30) * (16 * np.median(lengths)) ** 2, abs=1e-9)
     assert set(canaries.labels) == {0, 1}
     assert 5 < canaries.present.sum() < 25
-    assert draw_canaries(features, 100, 2, rng).features.shape == (100, 64)  # more than there is room for
-    assert draw_canaries(features, 0, 2, rng).features.shape == (0, 64)
+    assert draw_canaries(features, 100, 2, rng).features.shape == (100, 3, 64)  # more than there is room for
+    assert draw_canaries(features, 0, 2, rng).features.shape == (0, 3, 64)
 
 
 def test_gradient_rows_are_autograds_clipped() -> None:

@@ -22,6 +22,7 @@ from cdtl_core.learning.draws import Draws, below, keyed_draws
 from cdtl_core.learning.mechanism import Grant, Mechanism
 from cdtl_core.learning.model import Classifier, build_classifier
 from cdtl_core.learning.partial import fit_part
+from simulations.breakage import OneSequence
 from tests.conftest import Tries
 
 CPU, LR = torch.device("cpu"), 1e4
@@ -172,18 +173,10 @@ def test_one_patient_of_two_thousand_cohorts_moves_the_sum_by_c_at_most(path: Pa
     assert 0.9 < distance <= LIMIT  # and the clip is used
 
 
-class OneSequence:
-    """What was wrong before: one generator for all patients, whose seed is known."""
-
-    def __call__(self, purpose: str, step: int, identities: np.ndarray, count: int) -> np.ndarray:
-        rng = np.random.default_rng([len(purpose), step])
-        return rng.integers(0, 256, (len(identities), count), np.uint8)
-
-
 @pytest.mark.parametrize("name", ["head", "views", "dropout", "a stage", "Poisson sample"])
 def test_one_sequence_for_all_patients_would_be_found(name: str) -> None:
     (path,) = [path for path in [*HEADS, *STAGES] if path.name == name]
-    assert max(Neighbours(path, 0).distances(3 if name == "a stage" else 12, OneSequence())) > 1.2
+    assert max(Neighbours(path, 0).distances(3 if name == "a stage" else 12, OneSequence(0))) > 1.2
 
 
 def test_draws_are_a_patients_own() -> None:

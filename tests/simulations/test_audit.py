@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cdtl_core.apps import find_config
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.site import Site
@@ -14,9 +15,12 @@ from cdtl_core.learning.draws import keyed_draws
 from cdtl_core.learning.mechanism import Grant, without_noise
 from cdtl_core.learning.partial import fit_part
 from cdtl_core.learning.weights import load_into, take
+from cdtl_core.settings import load_run
 from simulations.audit import audit, audit_membership, audited_terms, phantom_config, phantom_site
 from simulations.breakage import Breakage, granted
 from simulations.canary_run import Subject, open_subject
+from simulations.neighbours import STEP_CLAIM, distinguish
+from tests.conftest import Tries
 
 
 def small() -> RunConfig:
@@ -48,6 +52,15 @@ def test_the_whole_mechanism_passes_and_each_broken_one_fails(subject: Subject, 
     assert found.as_expected, found
     if broken in {Breakage.NOISE, Breakage.CLIP}:
         assert found.correct >= 98
+    assert found.step.refuted == (broken is Breakage.DRAWS)
+
+
+@pytest.mark.attack("A private step leaks no more than the ledger says", "tell a patient in from out, draws known")
+def test_who_knows_the_secret_of_the_draws_learns_no_more_than_is_claimed(subject: Subject, tries: Tries) -> None:
+    tries.add(200)
+    found = distinguish(subject, repeats=100, seed=0, draws=keyed_draws(bytes(32)))
+    assert found.bound <= STEP_CLAIM
+    assert found.found > found.alarms  # the attack sees her, within the claim
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +73,37 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
 @pytest.mark.parametrize("broken", list(Breakage))
 def test_the_shipped_audit_tells_whole_from_broken_with_room_to_spare(phantoms: Subject, broken: Breakage) -> None:
     found = audit(phantoms, canaries=1500, seed=100, broken=broken)
-    assert found.bound > found.claim + 0.5 if broken is not Breakage.NONE else 0 < found.bound < found.claim - 0.5
+    assert found.as_expected
+    if broken is Breakage.NONE:
+        assert 0 < found.bound < found.claim - 0.5
+    elif broken is not Breakage.DRAWS:
+        assert found.bound > found.claim + 0.5
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """The settings of configs/private.toml on synthetic patients, at a claim that guesses can refute.
+
+    Their clip is hardly shorter than the longest gradient, and a restarting accountant forgets little in 4 rounds:
+    a shorter clip and more rounds let both faults show.
+    """
+    config = audited_terms(load_run(find_config(Path("private"))), 1.0)
+    config = config.model_copy(
+        update={
+            "dp": config.dp.model_copy(update={"max_grad_norm": 0.01}),
+            "train": config.train.model_copy(update={"steps": 2}),
+            "federation": config.federation.model_copy(update={"rounds": 80}),
+        }
+    )
+    return open_subject(phantom_site(tmp_path_factory.mktemp("shipped"), config))
+
+
+@pytest.mark.slow
+@pytest.mark.attack("The audit finds a broken mechanism", "break one part of configs/private.toml")
+@pytest.mark.parametrize("broken", list(Breakage))
+def test_the_audit_of_the_shipped_settings_tells_whole_from_broken(shipped: Subject, broken: Breakage) -> None:
+    found = audit(shipped, canaries=200, seed=0, broken=broken)
+    assert found.as_expected, found
 
 
 def test_the_ledger_is_committed_round_by_round(tmp_path: Path) -> None:
