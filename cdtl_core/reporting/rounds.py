@@ -69,9 +69,9 @@ def read_diary(path: Path, method: str, site: str) -> Journal:
 
 
 def unprotected_runs(home: Path) -> tuple[str, ...]:
-    """Runs in which a site sent updates without differential privacy, by its own diaries: those say a loss."""
+    """Runs in which a site sent updates without differential privacy, by its own diaries: those give a loss."""
     diaries = sorted((home / "rounds").glob("*.jsonl"))
-    return tuple(path.stem for path in diaries if any("train_loss" in line for line in _lines(path)))
+    return tuple(path.stem for path in diaries if any("val_loss" in line for line in _lines(path)))
 
 
 def _journal(method: str, lines: Sequence[Mapping[str, Any]]) -> Journal:

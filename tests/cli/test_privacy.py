@@ -194,7 +194,7 @@ def test_what_epsilon_does_not_cover_is_said_plainly(cdtl: Cdtl, home: Path) -> 
     assert "NOT COVERED" not in cdtl("privacy", "ledger", "north").out
     of_earlier_version(home / "privacy")
     (home / "rounds").mkdir()
-    (home / "rounds" / "open-cdtl.jsonl").write_text('{"round": 1, "seconds": 1.0, "train_loss": 0.5}\n')
+    (home / "rounds" / "open-cdtl.jsonl").write_text('{"round": 1, "seconds": 1.0, "val_loss": 0.5}\n')
     (home / "rounds" / "study.jsonl").write_text('{"round": 1, "seconds": 1.0, "bytes_sent": 5}\n')
     done = cdtl("privacy", "ledger", "north")
     for words in (
@@ -212,5 +212,5 @@ def test_what_epsilon_does_not_cover_is_said_plainly(cdtl: Cdtl, home: Path) -> 
 
 def test_a_site_without_a_ledger_is_told_of_its_runs_without_privacy(cdtl: Cdtl, tmp_path: Path) -> None:
     (tmp_path / "new" / "rounds").mkdir(parents=True)
-    (tmp_path / "new" / "rounds" / "open-cdtl.jsonl").write_text('{"round": 1, "train_loss": null}\n')
+    (tmp_path / "new" / "rounds" / "open-cdtl.jsonl").write_text('{"round": 1, "val_loss": null}\n')
     assert "sent updates without differential privacy in open-cdtl." in cdtl("privacy", "ledger", "new").out
