@@ -43,6 +43,7 @@ def home_of(folder: Path) -> Path:
         path = home / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"of value")
+    (home / "site.toml").write_text('site = "north"\nmodality = "mri"\n[data]\nroot = "x"\nmanifest = "m.csv"\n')
     return home
 
 

@@ -20,7 +20,7 @@ from cdtl_core.deploy.gate.judge import judge
 from cdtl_core.deploy.members import admit, members
 from cdtl_core.deploy.request import check_request, load_request, make_request, save_request
 from cdtl_core.deploy.runs import load_run_state
-from cdtl_core.errors import ConfigError
+from cdtl_core.errors import CdtlError
 from cdtl_core.federation import wire
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
 from cdtl_core.federation.contract import ModalityContract, load_contract
@@ -83,6 +83,7 @@ def _messages(home: Path) -> dict[str, Decoder]:
     asked = wire.encode_order({"blended": RoundOrder(3, {}, True)}, weights_hash(DELTA))
     asked.update(wire.encode_theta0(DELTA))
     (home / "memory").mkdir(parents=True, exist_ok=True)
+    (home / "site.toml").write_bytes(_SITE)
     manifest = egress_manifest(RUN)
     return {
         "message: update": _message((update, plain, private), lambda m: wire.decode_update(m, "north", EXPECTED, 3)),
@@ -103,7 +104,7 @@ def _messages(home: Path) -> dict[str, Decoder]:
 def _act(home: Path, content: RecordDict) -> None:
     """Do what the site would do with a message, up to where it needs its images."""
     for act in (train_round, finish_run):
-        with contextlib.suppress(ConfigError):  # this home has none
+        with contextlib.suppress(CdtlError):  # this home has no images
             act(content, home, RUN)
 
 

@@ -10,6 +10,7 @@ from cdtl_core.deploy.approvals import approve
 from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.gate.egress_log import EgressLog
+from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.runs import RunState, prepare_run, save_run_state
 from cdtl_core.deploy.server_config import ServerConfig
@@ -79,6 +80,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
     run, request, _ = prepare_run(folder / "coordinator", config)
     for name, home in homes.items():
         approve(home, request, own[name])
+        Link(home).approved(request.settings, request.bundle_sha256)  # as its filter does when it hands the code over
         log = EgressLog(home)
         log.write("reply", run="study", type="train", round="1", bytes=1234, verdict="approved")
         log.count("push-messages", 4321)
