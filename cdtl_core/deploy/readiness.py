@@ -10,7 +10,6 @@ from typing import Any, Literal
 from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
 from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.coordinator_address import load_address
-from cdtl_core.deploy.enrolling import ENROLMENT_FILE
 from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.expiry import site_notices
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
@@ -19,6 +18,7 @@ from cdtl_core.deploy.link import LINK
 from cdtl_core.deploy.reaching import check_coordinator
 from cdtl_core.deploy.separation import find_separation, noted_separation
 from cdtl_core.errors import CdtlError
+from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.imaging.check_source import check_source
 from cdtl_core.learning.device import choose_device
 from cdtl_core.modality import modality_of

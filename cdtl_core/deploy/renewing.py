@@ -13,13 +13,13 @@ from pathlib import Path
 
 from cdtl_core.deploy.certificates import self_signed_client_certificate
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress
-from cdtl_core.deploy.enrolling import ENROLMENT_FILE
 from cdtl_core.deploy.enrolment import load_enrolment, make_enrolment, save_enrolment
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
 from cdtl_core.deploy.reaching import knows_key
 from cdtl_core.deploy.renewal import save_renewal
 from cdtl_core.durable import replace_bytes
+from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.foreign import get_logger
 
 __all__ = ["RENEWAL_FILE", "adopt_key", "finish_adoption", "is_renewing", "knows_next_key", "request_renewal"]
