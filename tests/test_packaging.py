@@ -111,8 +111,9 @@ def test_an_installed_wheel_runs_without_the_checkout_and_adds_only_cdtl_core(tm
 
 @pytest.mark.parametrize("module", ["coordination", "front", "gateway", "gate.__main__", "node_main"])
 def test_a_process_of_an_installed_wheel_starts_without_the_apps_on_its_path(module: str) -> None:
-    """In a checkout `client` and `server` are always found; a wheel keeps them inside cdtl_core, and adds them later."""
-    code = f"import sys\nfor name in ('client', 'server', 'simulations'): sys.modules[name] = None\nimport cdtl_core.deploy.{module}"
+    """In a checkout `client` and `server` are always found; a wheel keeps them in its bundle, and adds them later."""
+    hidden = "for name in ('client', 'server', 'simulations'): sys.modules[name] = None"
+    code = f"import sys\n{hidden}\nimport cdtl_core.deploy.{module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
