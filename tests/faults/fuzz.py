@@ -88,10 +88,10 @@ def damaged(seed: bytes, rng: random.Random) -> bytes:
 
 
 def named(seed: bytes, words: tuple[bytes, ...], rng: random.Random) -> bytes:
-    """Now and then, a path in the place of one of the texts of the input."""
+    """Now and then, the input whole with a path in the place of one of its texts; else nothing."""
     texts = list(_TEXT.finditer(seed)) if rng.random() < _PATHS else []
     if not texts:
-        return seed
+        return b""
     place = rng.choice(texts)
     return seed[: place.start(1)] + rng.choice(words) + seed[place.end(1) :]
 
@@ -155,7 +155,8 @@ def run(executions: int, seed: int, folder: Path) -> Counter[str]:
         for number in range(executions):
             name = names[number % len(names)] if number < 50 * len(names) else cheapest(rng, names, costs, found)
             decoder = table[name]
-            data = damaged(named(rng.choice(decoder.seeds), words, rng), rng)
+            whole = rng.choice(decoder.seeds)
+            data = named(whole, words, rng) or damaged(whole, rng)
             signal.alarm(SLOWEST_S)
             began = time.perf_counter()
             outcome = attempt(decoder, data)
