@@ -29,7 +29,9 @@ from cdtl_core.deploy.pending import keep_pending, pending
 from cdtl_core.deploy.records import access_files, approval_files, egress_files, record_approval
 from cdtl_core.deploy.seen import SeenSites, last_seen
 from cdtl_core.deploy.service import is_running, running_service
+from cdtl_core.deploy.used import used_of
 from cdtl_core.errors import CdtlError
+from cdtl_core.federation.limits import Order
 from cdtl_core.imaging.identity import load_key
 from cdtl_core.learning.ledger import Budget, commit, open_ledger, read_ledger, reserve
 from cdtl_core.pages.egress_log import logged_lines
@@ -164,6 +166,7 @@ def test_a_reply_leaves_once_after_its_line(room: Room, monkeypatch: pytest.Monk
         assert outcomes == ["delivered"] * 3
         assert len({line["message"] for line in lines if line["kind"] == "reply"}) == 3, "a line may be there twice"
         assert sum(line["requests"]["push-messages"]["bytes"] for line in lines if line["kind"] == "traffic") == 30
+        assert used_of(folder, "0" * 16).last_round == 3
         left = Asks(folder)
         left.recall()
         assert not left.waiting()
@@ -174,16 +177,17 @@ def test_a_reply_leaves_once_after_its_line(room: Room, monkeypatch: pytest.Monk
 async def _replies(home: Path, disk: Disk) -> None:
     """Three messages are handed over and answered, as the gate does it; room comes after the first lost line."""
     log, asks = EgressLog(home), Asks(home)
-    outbox = Outbox(Sender(log, home), asks, log)  # type: ignore[arg-type]
+    outbox = Outbox(Sender(log, home), asks, log, 10**9)  # type: ignore[arg-type]
     replies = Replies(home, NoRuns(), asks, outbox, log)  # type: ignore[arg-type]
     delivering = asyncio.create_task(outbox.run())
     for number in (1, 2, 3):
         ask = Ask(
             run_id=1, message_id=f"{number}" * 64, src_node_id=1, dst_node_id=2, group_id="1", message_type="train",
-            created_at=time.time(), ttl=3600.0,
+            created_at=time.time(), ttl=3600.0, approval="0" * 16,
+            order=Order(kind="train", round=number, theta0_hash="a" * 64, digest="b" * 64),
         )  # fmt: skip
         asks.add(ask)
-        await replies.post(ask, RecordDict({"metrics": MetricRecord({"round": 1})}), "approved")
+        await replies.answer(ask, RecordDict({"metrics": MetricRecord({"round": number})}))
         while asks.open():
             if disk.failed:
                 disk.free()

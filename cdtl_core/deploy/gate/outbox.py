@@ -23,7 +23,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from cdtl_core.deploy.gate.asks import Ask, Asks
 from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.gate.upstream import Answer, Upstream
-from cdtl_core.errors import CheckpointError
+from cdtl_core.errors import CdtlError, CheckpointError
 from cdtl_core.foreign import get_logger
 
 __all__ = ["Letter", "Outbox", "packed"]
@@ -134,7 +134,7 @@ class Outbox:
             try:
                 write()
                 return
-            except CheckpointError as error:
+            except (CdtlError, OSError) as error:
                 _log.error("the reply to run %d waits for the disk: %s", letter.ask.run_id, error)
             await asyncio.sleep(pause)
 
