@@ -27,6 +27,7 @@ NODE_FOLDER = "node"
 _log = get_logger("cdtl.deploy")
 _TICK_S = 0.5
 _PAUSE_S = 1.0
+_ASKS = "asks.json"
 _ASK_S, _SETTLE_S, _PATIENCE_S = 20.0, 5.0, 3600.0
 """Of a change of keys: between two questions, until Flower knows the key too, and at most for a quiet moment."""
 
@@ -116,6 +117,7 @@ class _Renewing:
             self._since = now if knows_next_key(home, self._address) else 0.0
         if self._since and now - self._since > _SETTLE_S and (not _waits(home) or now - self._since > _PATIENCE_S):
             self._gate.stop()  # it says goodbye with the former key
+            (home / _ASKS).unlink(missing_ok=True)  # put to the former key's node; the server asks the new one again
             adopt_key(home)
             save_tls_key(home, self._filter.scratch / "client.key")
 
@@ -123,7 +125,7 @@ class _Renewing:
 def _waits(home: Path) -> bool:
     """Whether a message waits for its reply, as far as the gate has noted."""
     try:
-        return bool(parse_json((home / "asks.json").read_bytes()))
+        return bool(parse_json((home / _ASKS).read_bytes()))
     except (OSError, ValueError):
         return False
 

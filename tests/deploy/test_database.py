@@ -110,9 +110,9 @@ def test_a_database_that_cannot_be_used_is_set_aside(destroy: Callable[[Path], N
 
 @pytest.fixture
 def deployment(tiny: Tiny, tmp_path: Path) -> Iterator[tuple[Deployment, Path]]:
-    """Two sites in the second of three rounds."""
+    """Two sites of two modalities in the second of three rounds."""
     config = tiny(federation={"rounds": 3, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0})
-    made = Deployment(tmp_path, list(config.sites)[:2], config.of_method("cdtl"))
+    made = Deployment(tmp_path, [config.sites[0], config.sites[2]], config.of_method("cdtl"))
     made.start_all()
     run = made.request(config.of_method("cdtl"))
     made.approve(run)
@@ -125,28 +125,35 @@ def deployment(tiny: Tiny, tmp_path: Path) -> Iterator[tuple[Deployment, Path]]:
 @pytest.mark.slow
 @pytest.mark.attack(PROPERTY, "damages, removes or ages it in mid-run")
 def test_the_run_ends_with_every_model_whatever_became_of_the_database(
-    deployment: tuple[Deployment, Path], tries: Tries, tmp_path: Path
+    deployment: tuple[Deployment, Path], tmp_path: Path, tries: Tries
 ) -> None:
     made, run = deployment
-    flower = made.coordinator / "flower"
-    old = tmp_path / "old.db"
-    tries.add(3)
-    for destroy in (overwritten, missing):
+    flower, old = made.coordinator / "flower", tmp_path / "old.db"
+    log = made.coordinator / "logs" / "service.log"
+
+    def restarted_after(destroy: Callable[[Path], object]) -> None:
+        tries.add()
         made.kill("coordinator")
         without_log(flower)
-        if destroy is overwritten:
-            shutil.copyfile(flower / DATABASE, old)
         destroy(flower)
         made.start("coordinator")
+
+    def going_on() -> None:
         made.until(lambda: coordinator_standing(made.coordinator)["database_replaced"], 60.0, "a new database")
-        made.connected()
-        assert len(read_json(flower / NODES)) == 2
-    made.kill("coordinator")
-    without_log(flower)
-    shutil.copyfile(old, flower / DATABASE)  # of two databases ago: it knows none of the numbers of now
-    made.start("coordinator")
+        made.until(lambda: len(read_json(flower / NODES)) == 2, 120.0, "both sites in it")
+        made.until(lambda: log.read_text().count("as Flower run") > tries.count, 120.0, "the run in it")
+
+    def put_away(_: Path) -> None:
+        shutil.copyfile(flower / DATABASE, old)
+        overwritten(flower)
+
+    restarted_after(put_away)
+    going_on()
+    restarted_after(missing)
+    going_on()
+    restarted_after(lambda _: shutil.copyfile(old, flower / DATABASE))  # it knows none of the numbers of now
     assert made.ended(run) == "completed", made.story()
-    assert "one of the two is older" in made.story()
+    assert "one of the two is older" in log.read_text()
     lines = made.lines(run)
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert all(not line["refused"] and not line["absent"] for line in lines[:3]), lines
