@@ -136,7 +136,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be used ({error.strerror}): choose a folder that can be written."
+            f"{folder} cannot be used ({error.strerror}): check its rights and space, or choose another folder."
         ) from None
     with file:
         try:
