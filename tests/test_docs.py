@@ -354,3 +354,12 @@ def test_the_two_pages_are_one_story_that_works(story: Story) -> None:
         time.sleep(0.1)
     assert story.processes() == []
     assert not story._listens()
+
+
+def test_every_test_that_security_names_exists() -> None:
+    """SECURITY.md says which test attacks which property: no row may point to nothing."""
+    text = Path("SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:tests/[a-z_/]*)?test_[a-z_]+\.py)`", text))
+    found = {path.name for path in Path("tests").rglob("test_*.py")}
+    assert len(named) > 20
+    assert not [name for name in named if Path(name).name not in found or ("/" in name and not Path(name).exists())]
