@@ -35,11 +35,10 @@ audit: $(VENV)/.installed  ## attack the privacy mechanism, whole and broken in 
 	$(BIN)/cdtl privacy audit --all
 
 DATA ?= ../shared/data
-evidence: $(VENV)/.installed  ## 20 mammography patients with ultrasound donors: does knowledge move? Real images in DATA
+evidence: $(VENV)/.installed  ## what four sites gain over alone from others: docs/protocol.md. Real images in DATA
 	@test -f $(DATA)/bus_bra/manifest.csv || { echo "no images at $(DATA): make evidence DATA=FOLDER (docs/results.md)" >&2; exit 3; }
 	rm -rf runs/evidence
-	$(BIN)/cdtl compare scarce --set data.root=$(DATA) --sites rio_logiq7,rio_logiq5,mias --target mias --patients 20 \
-		--seeds 10 --folds 3 --jobs 2 --methods alone,fedavg_shared,fedbn,cdtl,cdtl_from_theta0,cdtl:shuffled --out runs/evidence
+	OMP_NUM_THREADS=1 $(BIN)/python -m simulations.evidence_study $(DATA) --out runs/evidence
 
 NVFLARE ?=
 bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; about an hour

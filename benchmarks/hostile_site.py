@@ -4,7 +4,7 @@
 
     python benchmarks/hostile_site.py --seeds 3 --out hostile.json
 
-Three ultrasound sites and one mammography site train with `fedavg` (heads shared); the fifth, of ultrasound too, is
+Three ultrasound sites and one mammography site train with `fedbn` (heads shared); the fifth, of ultrasound too, is
 honest, absent, or hostile in one way. Of four sites of a modality `trimmed` and `median` are the same rule. The plain
 loop of the algorithm is run, without Flower. The figure is the mean over the honest sites of the test AUROC of the
 model that each ends with.
@@ -104,7 +104,7 @@ def play(folder: Path, seed: int, rounds: int, attack: str, defence: dict[str, o
     """One federation; returns the honest sites' mean AUROC, or how it failed, and how often the liar was refused."""
     config = RunConfig.model_validate(
         {
-            "name": "hostile", "method": "fedavg", "seed": seed, "image": {"size": 64},
+            "name": "hostile", "method": "fedbn", "seed": seed, "image": {"size": 64},
             "train": {"steps": 8, "batch_size": 16}, "federation": {"rounds": rounds}, "aggregate": defence,
         }
     )  # fmt: skip

@@ -28,8 +28,19 @@ from cdtl_core.errors import FederationError, PrivacyError
 from cdtl_core.foreign import is_plain, visible
 
 __all__ = ["FLAT", "MAX_LOSS", "MAX_PATIENTS", "MAX_ROUNDS", "Crossing", "FinalNumbers", "Flat", "Hello", "KeptNumbers"]
-__all__ += ["Label", "LabelHash", "LedgerId", "Line", "Order", "PrivateNumbers", "Question", "Sha256", "SiteName"]
-__all__ += ["UpdateNumbers", "Version", "bounded", "first_fault", "inside", "parsed"]
+__all__ += [
+    "Label",
+    "LabelHash",
+    "LedgerId",
+    "Line",
+    "Order",
+    "Patients",
+    "PrivateNumbers",
+    "Question",
+    "Sha256",
+    "SiteName",
+]
+__all__ += ["Patients", "UpdateNumbers", "Version", "bounded", "first_fault", "inside", "parsed"]
 
 MAX_ROUNDS = 9999  # four digits in the names of files, which are sorted by name
 MAX_LOSS = 1e4  # of a model that knows nothing it is log(number of labels); larger ones mean no more than this
@@ -84,6 +95,13 @@ class Order(Crossing):
     round: _Round
     share_head: bool
     theta0_hash: Sha256
+
+
+class Patients(Crossing):
+    """A number of patients behind a sum."""
+
+    kind = "a sum of heads"
+    count: int = Field(ge=0, le=MAX_PATIENTS * MAX_ROUNDS)
 
 
 class Hello(Crossing):

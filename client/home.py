@@ -109,13 +109,19 @@ def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple
 def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> tuple[Case, ...]:
     phantom = own.data.phantom
     if phantom is not None:
-        folder = home / "cache" / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}"
+        few = f"-{phantom.train}" if phantom.train else ""
+        folder = home / "cache" / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}{few}"
         manifest = folder / "manifest.csv"
         if not manifest.exists():
             from cdtl_core.imaging.phantom import write_phantoms
 
             write_phantoms(
-                folder, modality=own.modality, num_patients=phantom.patients, seed=phantom.seed, size=config.image.size
+                folder,
+                modality=own.modality,
+                num_patients=phantom.patients,
+                seed=phantom.seed,
+                size=config.image.size,
+                train=phantom.train,
             )
     else:
         manifest = own.data.root.expanduser() / (own.data.manifest or "")

@@ -3,6 +3,7 @@
 ::
 
     HOME/memory/<federation>/round-0003.safetensors   norms and a local head after a round
+    HOME/memory/<federation>/own-0003.safetensors   the model that the site trains alone beside the joint one
     HOME/memory/<federation>/update-0003-<order>.safetensors   what was sent, with differential privacy
     HOME/models/<federation>/model.safetensors + model.json   the model a run left
     HOME/models/<federation>/scores.csv + validation.csv      what it says of each test and validation image
@@ -16,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cdtl_core.config import RunConfig
 from cdtl_core.durable import replace_bytes
-from cdtl_core.federation.finish import ALONE, Floats, Outcome
-from cdtl_core.federation.model_folder import MODEL_FILE, save_model
-from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate
+from cdtl_core.federation.finish import Floats, Outcome
+from cdtl_core.federation.model_folder import save_model
+from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteMemory, SiteUpdate
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.calibration import rescale
 from cdtl_core.learning.weights import Weights, load_weights, save_weights, weights_hash
 from cdtl_core.reporting.scores import CALIBRATED, TEST_FILE, VALIDATION_FILE
 from cdtl_core.schema import inside
 
-__all__ = ["alone_model", "keep_update", "kept_update", "load_memory", "model_folder", "save_memory", "save_outcome"]
+__all__ = ["keep_update", "kept_update", "load_memory", "load_own", "model_folder", "save_memory", "save_outcome"]
+__all__ += ["save_own"]
 
 _KEPT = 3
 
@@ -53,6 +54,29 @@ def save_memory(home: Path, federation: str, memory: SiteMemory) -> None:
     later = [path for path in paths if int(path.stem.removeprefix("round-")) > memory.round]
     kept = [path for path in paths if path not in later]
     for path in later + kept[:-_KEPT]:
+        path.unlink()
+
+
+def load_own(home: Path, federation: str, *, before: int) -> OwnModel:
+    """The newest own model of a round before `before`; a fresh one if there is none."""
+    found = [path for path in _own_models(home, federation) if int(path.stem.removeprefix("own-")) < before]
+    if not found or before == 1:
+        return OwnModel()
+    parts: dict[str, Weights] = {"drift": {}, "local": {}}
+    for name, value in load_weights(found[-1]).items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = value
+    return OwnModel(parts["drift"], SiteMemory(int(found[-1].stem.removeprefix("own-")), parts["local"]))
+
+
+def save_own(home: Path, federation: str, own: OwnModel) -> None:
+    """Keep the own model after a round; drop those of later rounds and all but the newest few."""
+    weights = {f"drift/{name}": value for name, value in own.drift.items()}
+    weights |= {f"local/{name}": value for name, value in (own.memory.local or {}).items()}
+    save_weights(inside(home, "memory", federation) / f"own-{own.memory.round:04d}.safetensors", weights)
+    paths = _own_models(home, federation)
+    later = [path for path in paths if int(path.stem.removeprefix("own-")) > own.memory.round]
+    for path in later + [path for path in paths if path not in later][:-_KEPT]:
         path.unlink()
 
 
@@ -82,25 +106,19 @@ def model_folder(home: Path, federation: str) -> Path:
     return inside(home, "models", federation)
 
 
-def alone_model(home: Path, config: RunConfig) -> Weights | None:
-    """The classifier that a run of the same name without others left at this site, if it took part in one."""
-    path = model_folder(home, f"{config.name}-{ALONE}") / MODEL_FILE
-    return load_weights(path) if config.method == "cdtl" and path.exists() else None
-
-
-def save_outcome(home: Path, federation: str, site: Site, outcome: Outcome) -> None:
+def save_outcome(home: Path, federation: str, site: Site, outcome: Outcome, *, private: bool) -> None:
     """Write the model folder and, beside it, the test and validation patients' scores, which are never sent."""
     folder = model_folder(home, federation)
     _save_scores(folder / TEST_FILE, site, outcome, site.cohort.folds["test"], outcome.test)
     _save_scores(folder / VALIDATION_FILE, site, outcome, site.cohort.folds["val"], outcome.val)
-    save_model(folder, site, outcome)
+    save_model(folder, site, outcome, private=private)
 
 
 def _save_scores(path: Path, site: Site, outcome: Outcome, fold: Fold, found: Mapping[str, Floats]) -> None:
     """One row per image: its file, its patient's number, its truth, the positive label's probability by candidate."""
     columns = {f"p_{name}": np.exp(values[:, site.positive]) for name, values in found.items()}
     if outcome.temperature is not None:
-        calibrated = rescale(found[outcome.decision.chosen], outcome.temperature)
+        calibrated = rescale(found[outcome.selection.chosen], outcome.temperature)
         columns[CALIBRATED] = np.exp(calibrated[:, site.positive])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -113,3 +131,7 @@ def _save_scores(path: Path, site: Site, outcome: Outcome, fold: Fold, found: Ma
 
 def _memories(home: Path, federation: str) -> list[Path]:
     return sorted(inside(home, "memory", federation).glob("round-*.safetensors"))
+
+
+def _own_models(home: Path, federation: str) -> list[Path]:
+    return sorted(inside(home, "memory", federation).glob("own-*.safetensors"))

@@ -18,7 +18,7 @@ from cdtl_core.learning.ledger import read_ledger
 from cdtl_core.learning.metrics import Interval, auroc_interval
 from cdtl_core.learning.operating import choose_threshold, confusion_at
 from cdtl_core.learning.summary import expected_calibration_error
-from cdtl_core.reporting.card import Audited, Blend, Calibration, Cohort, ModelCard, Operating, Promise, Start
+from cdtl_core.reporting.card import Audited, Blend, Calibration, Cohort, ModelCard, Operating, Pooling, Promise, Start
 from cdtl_core.reporting.card_limits import INTENDED_USE, OUT_OF_SCOPE, known_limits
 from cdtl_core.reporting.report import Counts, Estimate
 from cdtl_core.reporting.scores import TEST_FILE, VALIDATION_FILE, Scores, gains, read_scores
@@ -51,6 +51,8 @@ def card_of(home: Path, federation: str, site: Site, theta0_hash: str) -> ModelC
         ),
         rounds=config.federation.rounds,
         parameters=sum(parameter.numel() for parameter in site.model.parameters()),
+        pool=Pooling(share=note.pool.share, by=note.pool.by, patients=note.pool.num_patients) if note.pool else None,
+        stays=note.stays,
         validation_log_loss=note.validation_log_loss,
         cohort=_cohort(site, own),
         theta0=Start(weights=_weights_name(config), sha256=theta0_hash, licence=_licence(config)),
@@ -100,10 +102,8 @@ def _metrics(test: Scores, auroc: Interval, seed: int) -> dict[str, Estimate]:
 
 def _gain(test: Scores, seed: int) -> dict[str, Estimate]:
     """Of the model used over the one trained alone, where that was a candidate."""
-    if "p_alone" not in test.columns:
-        return {}
-    alone = Scores(test.images, test.positive, test.patients, {"p_alone": test.columns["p_alone"]}, "alone")
-    return {"used-alone": gains({"alone": alone, "used": test}, seed)["used-alone"]}
+    found = gains({"used": test}, seed)
+    return {"used-alone": found["used-alone"]} if "used-alone" in found else {}
 
 
 def _calibration(note: ModelNote, test: Scores, val: Scores) -> Calibration:

@@ -12,9 +12,11 @@ from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract, enrolled_contract, most_patients
 from cdtl_core.federation.coordinator import Member
-from cdtl_core.federation.finish import finish
+from cdtl_core.federation.egress import sends_own_head
+from cdtl_core.federation.evidence import mean_of_others
+from cdtl_core.federation.finish import Outcome, candidate, finish, finish_one
 from cdtl_core.federation.label_map import label_hash
-from cdtl_core.federation.site import RoundOrder, SiteUpdate, is_centred, run_round
+from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteUpdate, is_centred, own_head, run_round, train_own
 from cdtl_core.foreign import get_logger
 from cdtl_core.learning.metrics import auroc_interval
 from cdtl_core.learning.weights import Weights, weights_hash
@@ -86,12 +88,13 @@ def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDic
 
 
 def _update_of(content: RecordDict, home: Path, config: RunConfig) -> SiteUpdate:
-    orders, theta0_hash = wire.decode_order(content, config.federation.rounds)
-    check_order(home, federation_key(config), config, content, ("train", orders["blended"].round, theta0_hash))
+    order, theta0_hash = wire.decode_order(content, config.federation.rounds)
+    check_order(home, federation_key(config), config, content, ("train", order.round, theta0_hash))
     received = wire.decode_theta0(content)
     if received is not None:
         save_theta0(home, received, theta0_hash)
-    theta0, order = load_theta0(home, theta0_hash), orders["blended"]
+    theta0 = load_theta0(home, theta0_hash)
+    own = _train_own(home, config, theta0, order.round) if config.method == "cdtl" else None
     if is_private(load_site(home / SITE_FILE), config):
         return _train_privately(home, config, theta0, order)
     _say_lost_memory(home, federation_key(config), order.round)
@@ -99,7 +102,18 @@ def _update_of(content: RecordDict, home: Path, config: RunConfig) -> SiteUpdate
     grant = exempt_grant(config, site, centred=is_centred(before)) if config.dp.enabled else None
     after, update = run_round(site, theta0, before, order, grant)
     memory.save_memory(home, federation_key(config), after)
-    return update
+    last = order.round == config.federation.rounds
+    return replace(update, own=own_head(site, own)) if last and own and sends_own_head(config) else update
+
+
+def _train_own(home: Path, config: RunConfig, theta0: Weights, round: int) -> OwnModel:
+    """The site's own model after this round; local work, of which nothing is sent but what the egress list names."""
+    site, federation = open_site(home, config), federation_key(config)
+    before = memory.load_own(home, federation, before=round)
+    grant = exempt_grant(config, site, centred=is_centred(before.memory)) if config.dp.enabled else None
+    own = train_own(site, theta0, before, round, grant)
+    memory.save_own(home, federation, own)
+    return own
 
 
 def _say_lost_memory(home: Path, federation: str, round: int) -> None:
@@ -132,18 +146,33 @@ def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: Roun
 
 
 def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
-    """Choose the model that the site will use and keep it; only its test AUROC and the gate's choice leave."""
-    orders, theta0_hash = wire.decode_order(content, config.federation.rounds + 1)
-    site, federation = open_site(home, config), federation_key(config)
-    check_order(home, federation, config, content, ("evaluate", orders["blended"].round, theta0_hash))
-    before = memory.load_memory(home, federation, before=orders["blended"].round)
-    outcome = finish(site, load_theta0(home, theta0_hash), before, orders, memory.alone_model(home, config))
-    memory.save_outcome(home, federation, site, outcome)
+    """Pool, select and keep the model that the site will use; its test AUROC and which model it is leave."""
+    site, private = open_site(home, config), is_private(load_site(home / SITE_FILE), config)
+    outcome, theta0_hash = _outcome(content, home, config, site)
+    federation = federation_key(config)
+    memory.save_outcome(home, federation, site, outcome, private=private)
     save_card(memory.model_folder(home, federation), card_of(home, federation, site, theta0_hash))
-    if is_private(load_site(home / SITE_FILE), config):
+    if private:
         return wire.encode_final(wire.FinalScalars({}, ""))
-    fold, chosen = site.cohort.folds["test"], outcome.decision.chosen
+    fold, chosen = site.cohort.folds["test"], outcome.selection.chosen
     scores = np.exp(outcome.test[chosen][:, site.positive])
     value = auroc_interval(fold.labels == site.positive, scores, fold.patients, seed=config.seed)
     metrics = {"test_auroc": value.value, "test_auroc_low": value.low, "test_auroc_high": value.high}
     return wire.encode_final(wire.FinalScalars(metrics, chosen))
+
+
+def _outcome(content: RecordDict, home: Path, config: RunConfig, site: Site) -> tuple[Outcome, str]:
+    """What the run leaves at the site, and the hash of its theta0."""
+    order, theta0_hash = wire.decode_order(content, config.federation.rounds + 1)
+    federation = federation_key(config)
+    check_order(home, federation, config, content, ("evaluate", order.round, theta0_hash))
+    theta0 = load_theta0(home, theta0_hash)
+    joint = candidate(site, theta0, memory.load_memory(home, federation, before=order.round), order)
+    if config.method != "cdtl":
+        return finish_one(site, joint), theta0_hash
+    trained = memory.load_own(home, federation, before=order.round)
+    own = candidate(site, theta0, trained.memory, trained.order(order.round))
+    if site.cohort.labels != config.task.labels:
+        return finish_one(site, own, labels_differ=True), theta0_hash
+    sums, counted = wire.decode_heads(content)
+    return finish(site, own, joint, mean_of_others(sums, own_head(site, trained), counted)), theta0_hash

@@ -12,14 +12,13 @@ from cdtl_core.federation.coordinator import (
     CoordinatorState,
     Member,
     RoundReport,
-    final_orders,
     join,
     order_for,
     start,
     step,
     strike,
 )
-from cdtl_core.federation.gate import BLENDED
+from cdtl_core.federation.egress import sends_own_head
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.foreign import get_logger
@@ -81,7 +80,7 @@ def play_round(party: Party, state: CoordinatorState) -> tuple[CoordinatorState,
     """
     report(round=state.round + 1, rounds=party.config.federation.rounds)
     asked = [member for member in state.members if member.site in party.members and _counts(state, member)]
-    contents = _contents(party, {m: {BLENDED: order_for(state, m, party.config)} for m in asked})
+    contents = _contents(party, {m: order_for(state, m, party.config) for m in asked})
     heard = _Heard()
     after, result = step(state, _updates(party, state, contents, heard), party.config)
     after = strike(after, heard.broken, party.config)
@@ -117,7 +116,9 @@ def finish_run(party: Party, state: CoordinatorState) -> Finish:
     """
     members = {member.site: member for member in state.members}
     here = [member for member in state.members if member.site in party.members]
-    contents = _contents(party, {m: final_orders(state, m, party.config) for m in here})
+    contents = _contents(party, {m: order_for(state, m, party.config) for m in here})
+    for member in here:
+        contents[member.site].update(wire.encode_heads(state.heads, member))
     finals: dict[str, tuple[Reply, wire.FinalScalars]] = {}
     missing = {site: "not connected" for site in members if site not in contents}
     for reply in _conversation(party, contents, "evaluate", state, enough=lambda _: False):
@@ -179,7 +180,9 @@ def _updates(
             continue
         try:
             expected = _expected(party, members[reply.site])
-            update = wire.decode_update(reply.content, reply.site, expected, state.round + 1)
+            head = {name: shape for name, shape in expected.items() if name.startswith("head.")}
+            own_head = head if sends_own_head(party.config) else None
+            update = wire.decode_update(reply.content, reply.site, expected, state.round + 1, own_head)
         except FederationError as error:
             heard.faults[reply.site] = heard.broken[reply.site] = str(error)
             continue
@@ -190,14 +193,14 @@ def _updates(
         raise FederationError(quorum_fault([], party.config, what, heard.faults))
 
 
-def _contents(party: Party, orders: Mapping[Member, Mapping[str, RoundOrder]]) -> dict[str, RecordDict]:
+def _contents(party: Party, orders: Mapping[Member, RoundOrder]) -> dict[str, RecordDict]:
     """A message for each site; sites with the same order share its records, so memory does not grow with sites."""
-    encoded = dict[tuple[object, ...], RecordDict]()
+    encoded = dict[tuple[int, bool], RecordDict]()
     contents = {}
-    for member, own in orders.items():
-        same = tuple((name, id(order.drift), order.share_head) for name, order in own.items())
+    for member, order in orders.items():
+        same = id(order.drift), order.share_head
         if same not in encoded:
-            encoded[same] = wire.encode_order(own, party.theta0_hash)
+            encoded[same] = wire.encode_order(order, party.theta0_hash)
         content = RecordDict(dict(encoded[same]))
         contents[member.site] = party.with_theta0(content) if member.site in party.without_theta0 else content
     return contents

@@ -18,10 +18,10 @@ from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.model_folder import MODEL_FILE, NOTE_FILE
 from cdtl_core.imaging.cohort import Cohort
 from cdtl_core.learning.ledger import read_ledger
-from cdtl_core.learning.metrics import auroc
 from cdtl_core.reporting.card import CARD_FILE, CARD_TEXT, load_card, save_card
-from cdtl_core.reporting.report import Bytes, Counts, Gate, Privacy, Report, SiteReport
-from cdtl_core.reporting.scores import CALIBRATED, Scores, gains, method_result, read_scores
+from cdtl_core.reporting.material import choice_of
+from cdtl_core.reporting.report import Bytes, Counts, ModelChoice, Privacy, Report, SiteReport
+from cdtl_core.reporting.scores import Scores, gains, method_result, read_scores, with_own_model
 from cdtl_core.reporting.spent import spent_of
 from client.home import open_site
 from client.memory import model_folder
@@ -67,9 +67,9 @@ def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: S
         num_patients=cohort.num_patients,
         patients=_counts(cohort, "num_patients"),
         images=_counts(cohort, "num_images"),
-        results={method: method_result(found, seed) for method, found in scores.items()},
+        results={method: method_result(found, seed) for method, found in with_own_model(scores).items()},
         gain=gains(scores, seed),
-        gate=_gate(home, config, scores) if "cdtl" in config.methods else None,
+        selection=_selection(home, config, scores) if "cdtl" in config.methods else None,
         bytes_per_round={m: _bytes(lines, m, home) for m in config.methods if m != "alone"},
         privacy=_privacy(config, site, home, lines) if is_private(site, config.run) else {},
     )
@@ -123,16 +123,8 @@ def _scores_of(folder: Path) -> Scores:
     return found
 
 
-def _gate(home: Path, config: SimulationConfig, scores: Mapping[str, Scores]) -> Gate:
-    folder = model_folder(home, f"{config.run.name}-cdtl")
-    note, found = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8")), scores["cdtl"]
-    candidates = {name.removeprefix("p_"): values for name, values in found.columns.items() if name != CALIBRATED}
-    return Gate(
-        chosen=note["chosen"],
-        accepted=note["chosen"] == "blended" if len(note["validation_log_loss"]) > 1 else None,
-        validation_log_loss=note["validation_log_loss"],
-        test_auroc={name: _number(auroc(found.positive, values)) for name, values in candidates.items()},
-    )
+def _selection(home: Path, config: SimulationConfig, scores: Mapping[str, Scores]) -> ModelChoice | None:
+    return choice_of(model_folder(home, f"{config.run.name}-cdtl"), scores["cdtl"])
 
 
 def _bytes(lines: Sequence[Any], method: str, home: Path) -> Bytes:

@@ -71,7 +71,7 @@ def test_any_setting_can_be_overridden(
         ("nonsense", "is no setting"),
         ("sites.west.modality=mri", "no site 'west'"),
         ("seed.x=1", "seed"),
-        ("gate.standard_errors=inf", r"gate\.standard_errors .*finite"),
+        ("model_selection.standard_errors=inf", r"model_selection\.standard_errors .*finite"),
         ("blend.retention_min=0.99", "retention_min 0.99 is above"),
         ("method=alone", "list the methods to compare"),
         ("data=5", "must be a table"),
@@ -160,7 +160,7 @@ def test_the_readme_of_a_schema_is_the_schema() -> None:
         report.SiteReport,
         report.MethodResult,
         report.Estimate,
-        report.Gate,
+        report.ModelChoice,
         report.Bytes,
         report.Counts,
     ]

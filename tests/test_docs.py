@@ -98,7 +98,7 @@ STORY = (
     (OFFICE, RUN, "in the background until: approval is waited for"),
     (HOSPITAL, 'cdtl site approve north request.json --note "Dr. Roe, ethics vote 17/26"', "byte for byte"),
     (POST, "the run has ended", "completed"),
-    (HOSPITAL, "cdtl site status north", "Model: models/study-fedavg"),
+    (HOSPITAL, "cdtl site status north", "Model: models/study-fedbn"),
     (HOSPITAL, "cdtl predict north/models/study-cdtl images/malignant/P001_1.png", "p_malignant"),
     (HOSPITAL, "tail -n 3 north/logs/egress.jsonl", '"kind": "traffic"'),
     (HOSPITAL, SUM, " bytes"),
@@ -117,7 +117,7 @@ STORY = (
 
 STUDY = """
 name = "study"
-method = "fedavg"
+method = "fedbn"
 [image]
 size = 32
 [model]
@@ -245,7 +245,7 @@ class Story:
 
     def _here(self, command: str) -> str:
         """The command for this machine: another port, loopback only; one site alone has nothing to blend with."""
-        command = command.replace("study-cdtl", "study-fedavg")
+        command = command.replace("study-cdtl", "study-fedbn")
         command = command.replace("--port 8443", f"--port {self.port} --host 127.0.0.1")
         return command.replace("federation.example.org:8443", f"localhost:{self.port}").replace(
             "federation.example.org", "localhost"

@@ -1,12 +1,20 @@
 """`cdtl model`: a released model, its card, and other forms of it."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 __all__ = ["app"]
+
+
+class Which(StrEnum):
+    """Models of a folder."""
+
+    USED, OWN, JOINT = "used", "own", "joint"
+
 
 app = typer.Typer(help="Look at a model, and export it.", no_args_is_help=True, rich_markup_mode=None)
 Folder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model folder, e.g. runs/demo/sites/north.")]
@@ -30,12 +38,13 @@ def export(
     folder: Folder,
     onnx: Annotated[Path, typer.Option(help="File to write.")],
     images: Annotated[list[Path] | None, typer.Argument(help="Images to compare on; default: drawn ones.")] = None,
+    model: Annotated[Which, typer.Option(help="The model the site uses, its own, or the joint one.")] = Which.USED,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a model as ONNX, images in [0, 1] to calibrated probabilities, and check that it says what torch says."""
     from cdtl_core.federation.export import TOLERANCE, export_onnx
 
-    done = export_onnx(folder, onnx, tuple(images or ()))
+    done = export_onnx(folder, onnx, tuple(images or ()), model.value)
     if json_:
         told = {"onnx": str(done.path), "bytes": done.bytes, "images": done.images}
         typer.echo(json.dumps({**told, "largest_difference": done.largest_difference, "allowed": TOLERANCE}, indent=1))

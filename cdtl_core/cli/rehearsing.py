@@ -24,7 +24,8 @@ def print_checks(found: Mapping[str, Any]) -> None:
     if estimates:
         links = ", ".join(f"{seconds} s at {speed}" for speed, seconds in estimates["link_seconds_per_round"].items())
         console.print(
-            f"A round here with the default settings: about {estimates['seconds_per_round']:.0f} s, "
+            f"A round here with the default settings, your own model beside the joint one included: about "
+            f"{estimates['seconds_per_round']:.0f} s, {estimates['disk_bytes'] / 1e6:.0f} MB of disk for the models, "
             f"{estimates['peak_memory_bytes'] / 1e9:.1f} GB of memory, "
             f"{estimates['bytes_up_per_round'] / 1e6:.1f} MB up and {estimates['bytes_down_per_round'] / 1e6:.1f} MB "
             f"down ({links}); once {estimates['theta0_bytes_once'] / 1e6:.1f} MB down to begin with.",

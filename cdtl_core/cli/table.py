@@ -12,7 +12,7 @@ from cdtl_core.reporting.report import Estimate, Report, SiteReport
 __all__ = ["print_report"]
 
 _WIDTH = 120
-_TITLES = {"alone": "alone", "fedavg": "FedAvg", "cdtl": "CDTL"}
+_TITLES = {"alone": "alone", "fedbn": "FedBN", "cdtl": "CDTL"}
 
 
 def print_report(report: Report, folder: Path) -> None:
@@ -29,11 +29,16 @@ def print_report(report: Report, folder: Path) -> None:
         console.print(line, soft_wrap=True)
 
 
+def _methods(report: Report) -> list[str]:
+    """Methods with results: those of the run, and each site alone where CDTL trained that model too."""
+    return list(dict.fromkeys(method for site in report.sites for method in site.results))
+
+
 def _headers(report: Report) -> list[tuple[str, JustifyMethod]]:
     headers: list[tuple[str, JustifyMethod]] = [("site", "left"), ("patients\n(test)", "right")]
-    headers += [(_TITLES[method], "center") for method in report.methods]
+    headers += [(_TITLES[method], "center") for method in _methods(report)]
     if "cdtl" in report.methods:
-        if "alone" in report.methods:
+        if "alone" in _methods(report):
             headers.append(("CDTL - alone", "center"))
         headers += [("model\nused", "left"), ("MB a round\nsent/received", "right")]
     return headers
@@ -41,12 +46,12 @@ def _headers(report: Report) -> list[tuple[str, JustifyMethod]]:
 
 def _row(report: Report, site: SiteReport) -> list[str]:
     cells = [f"{site.name}\n{site.modality}", f"{site.num_patients}\n({site.patients.test})"]
-    cells += [_estimate(site.results[method].auroc) for method in report.methods]
+    cells += [_estimate(site.results[method].auroc) if method in site.results else "-" for method in _methods(report)]
     if "cdtl" in report.methods:
-        if "alone" in report.methods:
+        if "alone" in _methods(report):
             cells.append(_estimate(site.gain["cdtl-alone"], sign="+"))
         crossed = site.bytes_per_round["cdtl"]
-        cells.append(site.gate.chosen if site.gate else "")
+        cells.append(site.selection.chosen if site.selection else "")
         cells.append(f"{_megabytes(crossed.sent)}/{_megabytes(crossed.received)}")
     return cells
 
@@ -68,10 +73,8 @@ def _notes(report: Report, folder: Path) -> list[str]:
     notes = []
     if any(site.synthetic for site in report.sites):
         notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
-    if "cdtl" in report.methods and "alone" in report.methods:
-        notes.append(_verdict(report))
     notes += _privacy(report)
-    if "retention" in report.blend:
+    if "retention" in report.blend and report.blend["policy"] != "size":
         kept = ", ".join(f"{modality} {value:.2f}" for modality, value in report.blend["retention"].items())
         policy = report.blend["policy"] + (
             f" alpha {report.blend['alpha']}" if report.blend["policy"] == "fixed" else ""
@@ -80,6 +83,8 @@ def _notes(report: Report, folder: Path) -> list[str]:
     if any(result.auroc.low is None for site in report.sites for result in site.results.values()):
         notes.append("no interval: fewer than 10 test patients; such a figure is an anecdote.")
     notes.append(f"Models, scores and report.json are in {folder}.")
+    if "cdtl" in report.methods and "alone" in _methods(report):
+        notes += ["", *_verdict(report)]
     return notes
 
 
@@ -97,11 +102,30 @@ def _privacy(report: Report) -> list[str]:
     return [*lines, f"Without differential privacy: {', '.join(exempt)}."] if lines and exempt else lines
 
 
-def _verdict(report: Report) -> str:
-    gains = {site.name: site.gain["cdtl-alone"] for site in report.sites}
-    better = [name for name, gain in gains.items() if gain.low is not None and gain.low > 0]
-    worse = [name for name, gain in gains.items() if gain.high is not None and gain.high < 0]
-    return (
-        f"CDTL better than alone beyond its interval: {', '.join(better) or 'at no site'}; "
-        f"worse: {', '.join(worse) or 'at no site'}. Elsewhere there is no evidence of a difference."
-    )
+def _verdict(report: Report) -> list[str]:
+    """What each site gained, in words for a physician: AUROC is how often the sick of two patients ranks higher."""
+    lines = ["What each hospital gained over training alone (of 100 pairs, one benign and one malignant image,"]
+    lines.append("how many more the shared model ranks in the right order):")
+    for site in report.sites:
+        gain = site.gain.get("cdtl-alone")
+        if gain is None or gain.value is None:
+            lines.append(f"  {site.name}: not known.")
+        elif gain.low is None or gain.high is None:
+            lines.append(f"  {site.name}: {_pairs(gain.value)}; too few test patients to say how sure that is.")
+        else:
+            lines.append(
+                f"  {site.name}: {_pairs(gain.value)} ({_pairs(gain.low)} to {_pairs(gain.high)}), {_word(gain)}."
+            )
+    return lines
+
+
+def _word(gain: Estimate) -> str:
+    if gain.low is not None and gain.low > 0:
+        return "a gain"
+    if gain.high is not None and gain.high < 0:
+        return "a loss"
+    return "no clear difference"
+
+
+def _pairs(difference: float) -> str:
+    return f"{100 * difference:+.1f}"

@@ -22,7 +22,7 @@ __all__ = [
 ]
 __all__ += ["TrainConfig"]
 
-Method = Literal["alone", "fedavg", "cdtl"]
+Method = Literal["alone", "fedbn", "cdtl"]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -172,10 +172,10 @@ class BlendConfig(Settings):
     modality, those it takes from; a modality that is not named takes from all, one with an empty list from none.
     """
 
-    policy: Literal["fixed", "retention", "annealed", "scarce", "size"] = "annealed"
+    policy: Literal["size", "fixed", "retention", "annealed", "scarce"] = "size"
     alpha: _Share = 0.9
     warmup: int = Field(0, ge=0)
-    settle: int = Field(2, ge=0)
+    settle: int = Field(0, ge=0)
     depth: Literal["none", "share_early", "share_late"] = "none"
     half_patients: float = Field(50.0, gt=0)
     retention_min: _Share = 0.2
@@ -208,8 +208,18 @@ class ShareConfig(Settings):
     head: bool = True
 
 
-class GateConfig(Settings):
-    """The acceptance gate: the model trained alone is used unless another is better by so many standard errors."""
+class PoolConfig(Settings):
+    """How a site pools its own and the joint model, see `cdtl_core.federation.pool`.
+
+    `share` = ``evidence`` sets the share by patients that neither model was trained on, where there are 20 of them;
+    ``equal`` takes both alike.
+    """
+
+    share: Literal["evidence", "equal"] = "evidence"
+
+
+class ModelSelectionConfig(Settings):
+    """The pool is used unless 20 validation patients or more say that the own model is better by `standard_errors`."""
 
     enabled: bool = True
     standard_errors: float = Field(1.0, ge=0)
@@ -276,7 +286,8 @@ class RunConfig(Settings):
     aggregate: AggregateConfig = AggregateConfig()
     blend: BlendConfig = BlendConfig()
     share: ShareConfig = ShareConfig()
-    gate: GateConfig = GateConfig()
+    pool: PoolConfig = PoolConfig()
+    model_selection: ModelSelectionConfig = ModelSelectionConfig()
     dp: DpConfig = DpConfig()
     limits: LimitsConfig = LimitsConfig()
 

@@ -12,11 +12,12 @@ __all__ = ["SimulationConfig"]
 class SimulationConfig(Settings):
     """Whole federations on one machine: the agreed run, the sites, and the methods to compare over them.
 
-    `paper` is read by `cdtl paper` alone.
+    With `cdtl` each site also trains alone, so `alone` needs not be named beside it. `paper` is read by `cdtl paper`
+    alone.
     """
 
     run: RunConfig = RunConfig()
-    methods: tuple[Method, ...] = Field(("alone", "fedavg", "cdtl"), min_length=1)
+    methods: tuple[Method, ...] = Field(("fedbn", "cdtl"), min_length=1)
     sites: tuple[SiteConfig, ...] = Field(min_length=1)
     paper: PaperConfig | None = None
 

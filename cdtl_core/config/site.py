@@ -17,10 +17,21 @@ _PublicKey = Annotated[str, Field(pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{68}$")]
 
 
 class PhantomConfig(Settings):
-    """Synthetic images in place of a hospital's own: how many patients to render, from which seed."""
+    """Synthetic images in place of a hospital's own: how many patients to render, from which seed.
+
+    With `train`, so many patients are for training and as many for validation; all others are tested. It makes a site
+    that has few patients and still says how good its model is.
+    """
 
     patients: int = Field(ge=8)
     seed: int = Field(0, ge=0)
+    train: int | None = Field(None, ge=4)
+
+    @model_validator(mode="after")
+    def _some_are_tested(self) -> "PhantomConfig":
+        if self.train is not None and self.patients < 2 * self.train + 4:
+            raise ValueError(f"train is {self.train} of {self.patients} patients: leave at least 4 to be tested")
+        return self
 
 
 class BoxConfig(Settings):

@@ -32,7 +32,8 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
     """Train two rounds with the default settings, and say what a round will cost; nothing of it is kept.
 
     Returns:
-        Seconds per round, the site's peak memory, bytes up and down a round, theta0's bytes, seconds on the line.
+        Seconds per round, the site's peak memory, bytes up and down a round, theta0's bytes, bytes that the run's
+        models take on the disk (own, joint and pooled), seconds on the line.
 
     Raises:
         FederationError: A round failed; the sentence names the log's last words.
@@ -44,7 +45,7 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
         make_coordinator(coordinator, server)
         _shadow(home, own, shadow)
         config = RunConfig.model_validate(
-            {"name": "rehearsal", "method": "fedavg", "task": task, "federation": {"rounds": _ROUNDS}}
+            {"name": "rehearsal", "task": task, "federation": {"rounds": _ROUNDS}}  # the default method, cdtl
         )
         admit(coordinator, enrol_site(shadow, config))
         run, request, _ = prepare_run(coordinator, config)
@@ -61,7 +62,10 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
             lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
         finally:
             group.stop(patience_s=20.0)
-        return _estimates([line for line in lines if "sites" in line], own.site, memory)
+        disk = sum(
+            path.stat().st_size for name in ("memory", "models") for path in (shadow / name).rglob("*.safetensors")
+        )
+        return _estimates([line for line in lines if "sites" in line], own.site, memory) | {"disk_bytes": disk}
 
 
 def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from cdtl_core.durable import file_hash, publish_folder, unwritable
 from cdtl_core.errors import CheckpointError, ModelError
-from cdtl_core.federation.coordinator import CoordinatorState, Member
+from cdtl_core.federation.coordinator import CoordinatorState, HeadSum, Member
 from cdtl_core.federation.guard import Record
 from cdtl_core.foreign import parse_json
 from cdtl_core.learning.weights import Weights, load_weights
@@ -40,7 +40,7 @@ def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
 def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    weights = {**_flat("drift", state.drifts), **_flat("unblended", state.unblended)}
+    weights = _flat("drift", state.drifts) | _flat("heads", {group: sum.total for group, sum in state.heads.items()})
     firsts = {id(value): name for name, value in reversed(weights.items())}  # groups may hold the same tensor
     content = save({name: weights[name] for name in firsts.values()})
     (draft / "state.safetensors").write_bytes(content)
@@ -50,6 +50,7 @@ def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
         "groups": list(state.drifts),
         "tensors": {name: firsts[id(value)] for name, value in weights.items()},
         "theta0_hash": state.theta0_hash,
+        "heads": {group: {"patients": one.patients, "sites": one.sites} for group, one in state.heads.items()},
         "records": {site: vars(record) for site, record in state.records.items()},
         "sha256": hashlib.sha256(content).hexdigest(),
     }
@@ -86,10 +87,15 @@ def _load(path: Path) -> CoordinatorState:
         int(note["round"]),
         members,
         _nested("drift", weights, groups),
-        _nested("unblended", weights, groups),
         str(note["theta0_hash"]),
         {site: _record(value) for site, value in note.get("records", {}).items()},
+        _heads(dict(note.get("heads", {})), weights),
     )
+
+
+def _heads(notes: dict[str, Any], weights: Weights) -> dict[str, HeadSum]:
+    totals = _nested("heads", weights, list(notes))
+    return {g: HeadSum(totals[g], dict(note["patients"]), dict(note["sites"])) for g, note in notes.items()}
 
 
 def _record(value: dict[str, Any]) -> Record:

@@ -16,7 +16,6 @@ from torch import zeros_like
 from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.blend import Matrix, blend, blend_matrix
-from cdtl_core.federation.gate import BLENDED
 from cdtl_core.federation.guard import Record, struck
 from cdtl_core.federation.intake import Intake, Seat, finished, take_in
 from cdtl_core.federation.robust import FEWEST
@@ -24,7 +23,7 @@ from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.learning.pieces import Piece, over_pieces, scratch, widened
 from cdtl_core.learning.weights import Weights, to_half
 
-__all__ = ["CoordinatorState", "Member", "RoundReport", "final_orders", "group_of", "join", "order_for"]
+__all__ = ["CoordinatorState", "HeadSum", "Member", "RoundReport", "group_of", "join", "order_for"]
 __all__ += ["robust_notes", "round_matrices", "shares_head", "start", "step", "strike"]
 
 
@@ -45,6 +44,21 @@ class Member:
 
 
 @dataclass(frozen=True)
+class HeadSum:
+    """Own heads of a modality's sites, weighted by patients and added up: all that the server needs of them.
+
+    Attributes:
+        total: Name on the wire to sum, float64.
+        patients: Hash of a label map to the patients in the sums of its heads.
+        sites: Site to the patients with which its head is in the sum.
+    """
+
+    total: Weights
+    patients: Mapping[str, int]
+    sites: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class CoordinatorState:
     """All the server needs to go on: the last complete round and every group's drift after it.
 
@@ -52,17 +66,17 @@ class CoordinatorState:
         round: 0 before training.
         members: In the order of their names.
         drifts: Group to drift, float16; tensors that nobody has changed yet are absent.
-        unblended: The same before the last blend, for the sites' acceptance gate; of methods without one, after it.
         theta0_hash: Of the weights that the drifts add to.
         records: Site to what its updates were like, and whether it is quarantined.
+        heads: Modality to the sum of its sites' own heads; after the last round of a run that trains heads alone.
     """
 
     round: int
     members: tuple[Member, ...]
     drifts: Mapping[str, Weights]
-    unblended: Mapping[str, Weights]
     theta0_hash: str = ""
     records: Mapping[str, Record] = field(default_factory=dict)
+    heads: Mapping[str, HeadSum] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,20 +101,14 @@ def start(members: Iterable[Member], config: RunConfig, theta0_hash: str = "") -
 
     Raises:
         FederationError: No site, or two sites of one name.
-        ConfigError: The method blends modalities and all sites hold the same one.
     """
     ordered = tuple(sorted(members, key=lambda member: member.site))
     if not ordered:
         raise FederationError("the federation has no site: enrol at least one.")
     if len({member.site for member in ordered}) != len(ordered):
         raise FederationError("two sites have the same name: give each its own.")
-    if config.method == "cdtl" and len({member.modality for member in ordered}) == 1:
-        raise ConfigError(
-            f"all sites hold {ordered[0].modality}: cdtl blends across modalities; add another modality, "
-            "or compare the methods alone and fedavg only."
-        )
     empty: dict[str, Weights] = {group: {} for group in sorted({group_of(m, config) for m in ordered})}
-    return CoordinatorState(0, ordered, empty, empty, theta0_hash)
+    return CoordinatorState(0, ordered, empty, theta0_hash)
 
 
 def join(state: CoordinatorState, members: Iterable[Member], config: RunConfig) -> CoordinatorState:
@@ -109,8 +117,7 @@ def join(state: CoordinatorState, members: Iterable[Member], config: RunConfig) 
     ordered = tuple(by_site[site] for site in sorted(by_site))
     groups = sorted({group_of(member, config) for member in ordered})
     drifts = {group: state.drifts.get(group, {}) for group in groups}
-    unblended = {group: state.unblended.get(group, {}) for group in groups}
-    return replace(state, members=ordered, drifts=drifts, unblended=unblended)
+    return replace(state, members=ordered, drifts=drifts)
 
 
 def round_matrices(state: CoordinatorState, config: RunConfig) -> list[Matrix]:
@@ -138,16 +145,6 @@ def order_for(state: CoordinatorState, member: Member, config: RunConfig) -> Rou
     return RoundOrder(state.round + 1, state.drifts[group_of(member, config)], shares_head(state, member, config))
 
 
-def final_orders(state: CoordinatorState, member: Member, config: RunConfig) -> dict[str, RoundOrder]:
-    """What a site may choose from at the end: ``blended`` and, where cdtl's last blend changed it, ``unblended``."""
-    group, share = group_of(member, config), shares_head(state, member, config)
-    orders = {BLENDED: RoundOrder(state.round + 1, state.drifts[group], share)}
-    before, after = state.unblended[group], state.drifts[group]
-    if config.method == "cdtl" and any(not before[name].equal(after[name]) for name in before):
-        orders["unblended"] = RoundOrder(state.round + 1, before, share)
-    return orders
-
-
 def shares_head(state: CoordinatorState, member: Member, config: RunConfig) -> bool:
     """Whether a site's head is shared: others have the same label map, and the run shares heads."""
     alike = [other for other in state.members if other.label_hash == member.label_hash]
@@ -165,9 +162,13 @@ def step(
     Raises:
         FederationError: No usable update came, and nobody's budget is spent.
     """
-    intake = _intake(state, config)
+    intake, heads = _intake(state, config), dict[str, HeadSum]()
+    members = {member.site: member for member in state.members}
     for update in updates:
         take_in(intake, update)
+        if update.own and update.site in intake.metrics:
+            member = members[update.site]
+            heads[member.modality] = _with_head(heads.get(member.modality), member, update.own, config)
     means = finished(intake)
     metrics, refused, spent = intake.metrics, intake.refused, intake.spent
     if not metrics and not spent:
@@ -176,13 +177,9 @@ def step(
     applied = _complete({group: _apply(drift, means.get(group, {})) for group, drift in state.drifts.items()})
     here = {group_of(member, config) for member in state.members if member.site in metrics or member.site in spent}
     matrix = _matrix(state, config, present=here)
-    blended = blend(applied, matrix, depth=_blend_settings(config).depth)
-    drifts = _halved(blended)
-    unblended = (
-        _halved(applied) if config.method == "cdtl" and not np.array_equal(matrix, np.eye(len(matrix))) else drifts
-    )
+    drifts = _halved(blend(applied, matrix, depth=_blend_settings(config).depth))
     records = {**state.records, **intake.records}
-    after = replace(state, round=state.round + 1, drifts=drifts, unblended=unblended, records=records)
+    after = replace(state, round=state.round + 1, drifts=drifts, records=records, heads=heads)
     absent = tuple(m.site for m in state.members if m.site not in {*metrics, *refused, *spent})
     ordered = {m.site: metrics[m.site] for m in state.members if m.site in metrics}
     empty = tuple(m.site for m in state.members if m.site in spent)
@@ -229,6 +226,15 @@ def _intake(state: CoordinatorState, config: RunConfig) -> Intake:
     }
     judged = settings.model_copy(update={"norm_bound": 0.0}) if alone else settings
     return Intake(state.round + 1, judged, seats, state.records)
+
+
+def _with_head(before: HeadSum | None, member: Member, own: Weights, config: RunConfig) -> HeadSum:
+    """A sum with one more head; exact in float64, so that no order of replies changes a bit."""
+    found, patients = before or HeadSum({}, {}, {}), _weight(member, config)
+    added = {name: patients * value.double() for name, value in own.items()}
+    added = {name: value + found.total[name] if name in found.total else value for name, value in added.items()}
+    counts = {**found.patients, member.label_hash: found.patients.get(member.label_hash, 0) + patients}
+    return HeadSum({**found.total, **added}, counts, {**found.sites, member.site: patients})
 
 
 def _weight(member: Member, config: RunConfig) -> int:
@@ -288,7 +294,7 @@ def _matrix(state: CoordinatorState, config: RunConfig, present: Iterable[str]) 
 
 
 def _blend_settings(config: RunConfig) -> BlendConfig:
-    """FedAvg is the blend with size-weighted rows in every round; norms stay local there too."""
-    if config.method == "fedavg":
+    """FedBN is the blend with size-weighted rows in every round."""
+    if config.method == "fedbn":
         return BlendConfig(policy="size", warmup=0, settle=0)
     return config.blend

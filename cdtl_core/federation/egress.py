@@ -21,7 +21,7 @@ from cdtl_core.foreign import visible
 from cdtl_core.schema import Crossing, FinalNumbers, Hello, KeptNumbers, PrivateNumbers, UpdateNumbers
 
 __all__ = ["LIST_VERSION", "EgressManifest", "Number", "Outline", "Own", "ReplyRule", "Tensor", "Text", "check_outline"]
-__all__ += ["egress_hash", "egress_manifest", "limit_of", "own_fault"]
+__all__ += ["egress_hash", "egress_manifest", "limit_of", "own_fault", "sends_own_head"]
 
 LIST_VERSION = 2
 _Rule = TypeVar("_Rule")
@@ -152,10 +152,13 @@ def egress_manifest(
     private = config.dp.enabled if private is None else private
     numbers = _rules(PrivateNumbers if private else UpdateNumbers)
     numbers["round"] = Number(type="int", low=1, high=config.federation.rounds)
+    arrays = {"delta": tensors}
+    if sends_own_head(config) and not private:
+        arrays["own"] = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
     train = ReplyRule(
-        arrays={"delta": tensors},
+        arrays=arrays,
         metrics={"metrics": numbers},
-        total_bytes=sum(tensor.bytes for tensor in tensors.values()),
+        total_bytes=sum(tensor.bytes for record in arrays.values() for tensor in record.values()),
     )
     final = _rules(KeptNumbers if private else FinalNumbers)
     return EgressManifest(
@@ -169,6 +172,14 @@ def egress_manifest(
             "evaluate": ReplyRule(metrics={"final": final}),
         },
     )
+
+
+def sends_own_head(config: RunConfig) -> bool:
+    """Whether sites send their own heads after the last round, for sums that set the pool's share at other sites."""
+    from cdtl_core.learning.inputs import trains_only_heads
+
+    asked = config.method == "cdtl" and config.share.head and config.pool.share == "evidence"
+    return asked and trains_only_heads(config)
 
 
 def egress_hash(manifest: EgressManifest) -> str:

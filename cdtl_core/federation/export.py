@@ -15,7 +15,8 @@ from torch import nn
 
 from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import ModelError
-from cdtl_core.federation.model_folder import ModelNote, load_model
+from cdtl_core.federation.model_folder import ModelNote, Which, load_model
+from cdtl_core.federation.pooled_network import PooledNetwork
 from cdtl_core.imaging.read import fit_square, read_image
 from cdtl_core.learning.model import Classifier
 
@@ -39,14 +40,14 @@ class Exported:
 class _Whole(nn.Module):
     """Images B 3 H W in [0, 1] to probabilities B K: normalisation and temperature inside."""
 
-    def __init__(self, model: Classifier, note: ModelNote) -> None:
+    def __init__(self, model: Classifier | PooledNetwork, temperature: float | None) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("mean", torch.tensor(model.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(model.std).view(1, 3, 1, 1))
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.temperature = note.temperature or 1.0
+        self.temperature = temperature or 1.0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits = self.model((images - self.mean) / self.std)
@@ -54,21 +55,30 @@ class _Whole(nn.Module):
         return probabilities
 
 
-def export_onnx(folder: Path, out: Path, images: tuple[Path, ...] = ()) -> Exported:
+def export_onnx(folder: Path, out: Path, images: tuple[Path, ...] = (), which: Which = "used") -> Exported:
     """Write a model folder as ONNX and compare what both say of the same images; nothing stays if they differ.
 
     Args:
         folder: A model folder.
         out: File to write.
         images: Files to compare on; without any, images drawn at random.
+        which: The model that the site uses, its own, or the joint one. Only the first is calibrated.
 
     Raises:
-        ModelError: The folder holds no model, the libraries are missing, or the scores differ by more than 1e-4.
+        ModelError: The folder holds no such model or one that must stay at the site, the libraries are missing, or the
+            scores differ by more than 1e-4.
         DataError: An image cannot be read.
     """
     runtime = _libraries()
-    model, note = load_model(folder)
-    whole = _Whole(model, note).eval().to(memory_format=torch.contiguous_format)
+    model, note = load_model(folder, which)
+    if note.stays and which != "joint":
+        raise ModelError(
+            f"the model in {folder} holds a part that was trained without differential privacy, so it must not leave "
+            "the site: export the joint model, with --model joint."
+        )
+    whole = (
+        _Whole(model, note.temperature if which == "used" else None).eval().to(memory_format=torch.contiguous_format)
+    )
     pixels = _read(images, note.image_size) if images else _drawn(note.image_size)
     try:
         content = _converted(whole, pixels, note)

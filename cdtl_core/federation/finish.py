@@ -1,4 +1,4 @@
-"""The end of a run at a site: score the candidates, let the gate choose, calibrate, keep a model that predicts."""
+"""The end of a run at a site: pool the own and the joint model, select, calibrate, keep a model that predicts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,16 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.federation.gate import ALONE, GateDecision, choose_model
+from cdtl_core.federation.evidence import PooledModel, fold, pool_models, score_model
+from cdtl_core.federation.model_selection import JOINT, OWN, POOL, Selection, select_model
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round
 from cdtl_core.learning.calibration import fit_temperature
+from cdtl_core.learning.inputs import trains_only_heads
 from cdtl_core.learning.metrics import log_loss_by_patient
-from cdtl_core.learning.train import refresh_norms, score
+from cdtl_core.learning.train import refresh_norms
 from cdtl_core.learning.weights import Weights, load_into, take
 
-__all__ = ["ALONE", "Outcome", "candidate", "finish", "with_fresh_norms"]
+__all__ = ["Outcome", "SiteModel", "candidate", "finish", "finish_one", "with_fresh_norms"]
 
 Floats = npt.NDArray[np.float64]
+SiteModel = Weights | PooledModel
+"""A classifier's tensors, or two classifiers that are pooled."""
 
 
 @dataclass(frozen=True)
@@ -23,50 +27,60 @@ class Outcome:
     """What a run leaves at a site; none of it is sent but what `cdtl_core.federation.wire` names.
 
     Attributes:
-        weights: All floating-point tensors of the chosen classifier.
-        temperature: Divides the logits; None where the site has too few validation patients to calibrate.
-        decision: The gate's.
+        models: Candidate to model.
+        pooled: How own and joint model were pooled; None where there was one model only.
+        selection: Which candidate the site uses.
+        temperature: Divides its logits; None where the site has too few validation patients to calibrate.
         test: Candidate to log-probabilities N K of the test images.
         val: The same of the validation images.
     """
 
-    weights: Weights
+    models: Mapping[str, SiteModel]
+    pooled: PooledModel | None
+    selection: Selection
     temperature: float | None
-    decision: GateDecision
     test: Mapping[str, Floats]
     val: Mapping[str, Floats]
 
 
-def finish(
-    site: Site, theta0: Weights, memory: SiteMemory, orders: Mapping[str, RoundOrder], alone: Weights | None
-) -> Outcome:
-    """Choose among the candidate models by the validation patients; the test patients are scored, never used to choose.
+def finish(site: Site, own: Weights, joint: Weights, others: Weights | None = None) -> Outcome:
+    """Pool both models of a site. Test patients are scored and never used to choose.
 
     Args:
         site: The hospital.
-        theta0: Of the federation.
-        memory: The site's norms and local head after its last round.
-        orders: ``blended`` and, where it differs, ``unblended``: what the server has for this site's modality.
-        alone: The classifier the site trained without anybody, if it has one.
+        own: The classifier that it trained alone.
+        joint: What the federation gives it, with its own norms.
+        others: Mean of the other sites' own heads, see `pool_models`.
 
     Raises:
         ModelError: The weights do not fit the site's model.
     """
-    candidates = {name: candidate(site, theta0, memory, order) for name, order in orders.items()}
-    if alone is not None:
-        candidates[ALONE] = alone
+    pooled = pool_models(site, own, joint, others, equal=site.config.pool.share == "equal")
+    one: SiteModel = fold(pooled) if trains_only_heads(site.config) else pooled
+    return _outcome(site, {OWN: own, JOINT: joint, POOL: one}, pooled)
+
+
+def finish_one(site: Site, model: Weights, *, labels_differ: bool = False) -> Outcome:
+    """Keep the one model of a run that does not pool: `own` of a site by itself, `joint` of a federation.
+
+    Args:
+        site: The hospital.
+        model: All tensors of the classifier.
+        labels_differ: Whether it is the own model of a site whose labels are not those of the task.
+    """
+    name = OWN if site.config.method == "alone" or labels_differ else JOINT
+    return _outcome(site, {name: model}, None)
+
+
+def _outcome(site: Site, models: Mapping[str, SiteModel], pooled: PooledModel | None) -> Outcome:
     val, test = site.cohort.folds["val"], site.cohort.folds["test"]
-    val_scores: dict[str, Floats] = {}
-    test_scores: dict[str, Floats] = {}
-    for name, weights in candidates.items():
-        load_into(site.model, weights)
-        val_scores[name] = score(site.model, val, device=site.device, entry=site.entry)
-        test_scores[name] = score(site.model, test, device=site.device, entry=site.entry)
-    losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in val_scores.items()}
-    gate = site.config.gate
-    decision = choose_model(losses, standard_errors=gate.standard_errors if gate.enabled else None)
-    temperature = fit_temperature(val_scores[decision.chosen], val.labels, val.patients)
-    return Outcome(candidates[decision.chosen], temperature, decision, test_scores, val_scores)
+    of_val = {name: score_model(site, model, val) for name, model in models.items()}
+    of_test = {name: score_model(site, model, test) for name, model in models.items()}
+    losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in of_val.items()}
+    settings = site.config.model_selection
+    selection = select_model(losses, standard_errors=settings.standard_errors if settings.enabled else None)
+    temperature = fit_temperature(of_val[selection.chosen], val.labels, val.patients)
+    return Outcome(models, pooled, selection, temperature, of_test, of_val)
 
 
 def candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:

@@ -17,7 +17,7 @@ __all__ = ["arrays_of", "is_packed", "numbers_of", "pack", "packed", "unpacked"]
 
 Arrays = Mapping[str, np.ndarray]
 _PACKED, _INDEX, _TENSORS = "packed", ".index", "tensors"
-_TYPES = {"float16": 2, "float32": 4}
+_TYPES = {"float16": 2, "float32": 4, "float64": 8}
 _HEADER = 1024  # bytes, of which a header of any plain shape takes 128
 
 

@@ -20,16 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "EQUAL_SHARE",
-    "FEWEST_PATIENTS",
-    "Evidence",
-    "Pool",
-    "Standard",
-    "fit_pool",
-    "patient_weights",
-    "standard_of",
-]
+__all__ = ["EQUAL_SHARE", "FEWEST_PATIENTS", "Evidence", "Pool", "Standard", "fit_pool", "fold_heads"]
+__all__ += ["patient_weights", "standard_of"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -118,6 +110,23 @@ class Pool:
 
         logits = self.bias + self.scale * (self.own(own) + self.share * self.joint(joint))
         return np.asarray(log_softmax(logits, axis=1), np.float64)
+
+
+def fold_heads(pool: Pool, own: tuple[Floats, Floats], joint: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """One linear head whose logits are those of the pool, for two heads on the same features.
+
+    Args:
+        pool: How they are joined.
+        own: Weight K D and bias K of the own head.
+        joint: Of the joint head.
+    """
+    weight, bias = np.zeros_like(own[0]), pool.bias.copy()
+    for standard, share, head in ((pool.own, 1.0, own), (pool.joint, pool.share, joint)):
+        if not standard.is_flat:
+            factor = pool.scale * share / standard.spread
+            weight += factor * (head[0] - head[0].mean(axis=0))
+            bias += factor * (head[1] - head[1].mean()) - pool.scale * share * standard.centre / standard.spread
+    return weight, bias
 
 
 def standard_of(logits: Floats, patients: Ints) -> Standard:

@@ -24,7 +24,8 @@ from cdtl_core.learning.train import fit, score
 from cdtl_core.learning.weights import Weights, check_finite, check_shapes, load_into, take, to_half
 from cdtl_core.progress import report
 
-__all__ = ["RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "load_round", "run_round"]
+__all__ = ["OwnModel", "RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "load_round", "run_round"]
+__all__ += ["own_head", "train_own"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class SiteUpdate:
         metrics: Scalars: training loss, and how the received weights did on its validation patients; none under
             differential privacy.
         private: Whether it was trained with differential privacy.
+        own: The head of the site's own model, float16, after the last round of a run in which heads alone are trained:
+            other sites judge the joint model by the sum of such heads.
         spent: Whether the site sends nothing more, since its privacy budget is spent: a normal state.
     """
 
@@ -94,6 +97,24 @@ class SiteUpdate:
     metrics: Mapping[str, float] = field(default_factory=dict)
     private: bool = False
     spent: bool = False
+    own: Weights = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """The model that a site trains by itself beside the joint one; it stays at the site.
+
+    Attributes:
+        drift: Its weights less theta0, on the grid of float16, as in a run with the method `alone`.
+        memory: Its norms, centre and head.
+    """
+
+    drift: Weights = field(default_factory=dict)
+    memory: SiteMemory = SiteMemory()
+
+    def order(self, round: int) -> RoundOrder:
+        """What a server would ask for that only passes on the site's own weights."""
+        return RoundOrder(round, self.drift, share_head=False)
 
 
 def run_round(
@@ -133,6 +154,23 @@ def run_round(
     metrics = {} if private else {**metrics, "train_loss": loss}
     update = SiteUpdate(site.name, order.round, delta, metrics, private=private)
     return SiteMemory(order.round, own), update
+
+
+def train_own(site: Site, theta0: Weights, before: OwnModel, round: int, grant: Grant | None = None) -> OwnModel:
+    """One more round of the site's own model: the same steps and seed as the joint one's, and no message.
+
+    Ends with the bits of a run with the method `alone`. Arguments and errors as of `run_round`.
+    """
+    memory, update = run_round(site, theta0, before.memory, before.order(round), grant)
+    moved = {name: value.double() for name, value in update.delta.items()}
+    applied = {name: value + before.drift[name].double() if before.drift else value for name, value in moved.items()}
+    return OwnModel(to_half(applied), memory)
+
+
+def own_head(site: Site, own: OwnModel) -> Weights:
+    """The own model's head by the names that travel, float16."""
+    head = {name: value for name, value in (own.memory.local or {}).items() if name.startswith("head.")}
+    return to_half({head_name(name, site.cohort.labels): value for name, value in head.items()})
 
 
 def _shared(site: Site, parts: Parts) -> Weights:

@@ -13,16 +13,18 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract, load_contract
-from cdtl_core.federation.coordinator import Member
+from cdtl_core.federation.coordinator import HeadSum, Member
+from cdtl_core.federation.model_selection import JOINT, OWN, POOL
 from cdtl_core.federation.packing import arrays_of, pack
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.foreign import visible
-from cdtl_core.learning.weights import Weights
+from cdtl_core.learning.weights import Weights, check_finite
 from cdtl_core.schema import (
     FinalNumbers,
     Hello,
     KeptNumbers,
     Order,
+    Patients,
     PrivateNumbers,
     Question,
     UpdateNumbers,
@@ -34,12 +36,14 @@ __all__ = [
     "FinalScalars",
     "Introduction",
     "decode_final",
+    "decode_heads",
     "decode_introduction",
     "decode_order",
     "decode_question",
     "decode_theta0",
     "decode_update",
     "encode_final",
+    "encode_heads",
     "encode_introduction",
     "encode_order",
     "encode_question",
@@ -50,7 +54,8 @@ __all__ = [
 ]
 
 _Record = TypeVar("_Record", ConfigRecord, MetricRecord)
-_CHOICES = ("blended", "unblended", "alone")
+_CHOICES = (POOL, OWN, JOINT)
+_WEIGHTS, _OWN_HEAD, _HEADS = "drift", "own", "heads."
 
 
 @dataclass(frozen=True)
@@ -123,23 +128,49 @@ def decode_theta0(content: RecordDict) -> Weights | None:
     return _weights(content, "theta0") if "theta0" in content else None
 
 
-def encode_order(orders: Mapping[str, RoundOrder], theta0_hash: str) -> RecordDict:
-    """What the server asks of a site: one order to train (``blended``), or the candidates at the end of a run.
+def encode_order(order: RoundOrder, theta0_hash: str) -> RecordDict:
+    """What the server asks of a site: to train one round, or to take over the joint model at the end of a run.
 
     Args:
-        orders: Candidate name to order.
-        theta0_hash: Of the weights that the drifts add to.
+        order: The round and the weights.
+        theta0_hash: Of the weights that the drift adds to.
     """
-    first = orders["blended"]
-    head = ConfigRecord({"round": first.round, "share_head": first.share_head, "theta0_hash": theta0_hash})
-    record = RecordDict({"order": head})
-    for name, order in orders.items():
-        record.update(pack(f"drift.{name}", _arrays(order.drift)))
-    return record
+    head = ConfigRecord({"round": order.round, "share_head": order.share_head, "theta0_hash": theta0_hash})
+    return RecordDict({"order": head, **pack(_WEIGHTS, _arrays(order.drift))})
 
 
-def decode_order(content: RecordDict, rounds: int) -> tuple[dict[str, RoundOrder], str]:
-    """Orders by candidate, and the hash of theta0.
+def encode_heads(heads: Mapping[str, HeadSum], member: Member) -> Mapping[str, ArrayRecord | ConfigRecord]:
+    """Sums of own heads of the member's label map, by modality, for the message at a run's end; nothing without any."""
+    records: dict[str, ArrayRecord | ConfigRecord] = {}
+    counts: dict[str, int] = {}
+    prefix = f"head.{member.label_hash}."
+    for modality, one in heads.items():
+        if count := one.patients.get(member.label_hash, 0):
+            total = {name: value for name, value in one.total.items() if name.startswith(prefix)}
+            records.update(pack(f"{_HEADS}{modality}", _arrays(total)))
+            counts[modality] = count
+    own = next((one.sites[member.site] for one in heads.values() if member.site in one.sites), 0)
+    if counts:
+        records["patients"] = ConfigRecord({**counts, "own": own})
+    return records
+
+
+def decode_heads(content: RecordDict) -> tuple[dict[str, tuple[Weights, int]], int]:
+    """Modality to sum of own heads and its patients; and the patients with which the site itself is in its sum.
+
+    Raises:
+        FederationError: The message is malformed.
+    """
+    if "patients" not in content.config_records:
+        return {}, 0
+    told = content.config_records["patients"]
+    counts = {name: parsed(Patients, {"count": value}).count for name, value in told.items()}
+    own = counts.pop("own", 0)
+    return {modality: (_weights(content, f"{_HEADS}{modality}"), count) for modality, count in counts.items()}, own
+
+
+def decode_order(content: RecordDict, rounds: int) -> tuple[RoundOrder, str]:
+    """The order, and the hash of theta0.
 
     Args:
         content: The message.
@@ -151,21 +182,26 @@ def decode_order(content: RecordDict, rounds: int) -> tuple[dict[str, RoundOrder
     order = parsed(Order, _record(content.config_records, "order"))
     if order.round > rounds:
         raise FederationError(f"the server asks for round {order.round}, the run ends with {rounds}: start it again.")
-    found = {key.removeprefix("drift."): key for key in content.array_records if key.startswith("drift.")}
-    if "blended" not in found or not found.keys() <= set(_CHOICES):
-        raise FederationError("the server's message lacks weights, or holds unknown ones: use the same cdtl version.")
-    orders = {name: RoundOrder(order.round, _weights(content, key), order.share_head) for name, key in found.items()}
-    return orders, order.theta0_hash
+    if _WEIGHTS not in content.array_records:
+        raise FederationError("the server's message lacks weights: use the same cdtl version at server and site.")
+    return RoundOrder(order.round, _weights(content, _WEIGHTS), order.share_head), order.theta0_hash
 
 
 def encode_update(update: SiteUpdate) -> RecordDict:
     """The reply to `train`."""
     numbers = {"spent": int(update.spent)} if update.private else bounded(UpdateNumbers, update.metrics)
     metrics = MetricRecord({"round": update.round, **numbers})
-    return RecordDict({**pack("delta", _arrays(update.delta)), "metrics": metrics})
+    own = pack(_OWN_HEAD, _arrays(update.own)) if update.own else {}
+    return RecordDict({**pack("delta", _arrays(update.delta)), **own, "metrics": metrics})
 
 
-def decode_update(content: RecordDict, site: str, expected: Mapping[str, torch.Size], round: int) -> SiteUpdate:
+def decode_update(
+    content: RecordDict,
+    site: str,
+    expected: Mapping[str, torch.Size],
+    round: int,
+    own_head: Mapping[str, torch.Size] | None = None,
+) -> SiteUpdate:
     """Read the reply to `train`.
 
     Args:
@@ -173,23 +209,31 @@ def decode_update(content: RecordDict, site: str, expected: Mapping[str, torch.S
         site: Who sent it, as the server knows it.
         expected: Names and shapes of what it may hold; a dimension of -1 is free.
         round: That was asked for.
+        own_head: Names and shapes of the site's own head, where it may be in the reply.
 
     Raises:
         FederationError: It is malformed, of another round, or holds a tensor that the federation does not share.
     """
     record, delta = _record(content.metric_records, "metrics"), _weights(content, "delta")
-    for name, value in delta.items():
-        if value.dtype != torch.float16 or not _fits(value.shape, expected.get(name)):
-            raise FederationError(
-                f"its reply holds '{visible(name, 96)}' with an unexpected name, shape or type: leave it out."
-            )
+    own = _weights(content, _OWN_HEAD) if _OWN_HEAD in content.array_records else {}
+    _check_tensors(delta, expected)
+    _check_tensors(own, own_head or {})
+    check_finite(own, "its own head")
     private = "spent" in record
     numbers = parsed(PrivateNumbers, record) if private else parsed(UpdateNumbers, record)
     if numbers.round != round:
         raise FederationError(f"its reply is of round {numbers.round}, round {round} was asked for.")
     values = numbers.model_dump(exclude={"round", "spent"})
     spent = isinstance(numbers, PrivateNumbers) and bool(numbers.spent)
-    return SiteUpdate(site, numbers.round, delta, values, private=private, spent=spent)
+    return SiteUpdate(site, numbers.round, delta, values, private=private, spent=spent, own=own)
+
+
+def _check_tensors(found: Weights, expected: Mapping[str, torch.Size]) -> None:
+    for name, value in found.items():
+        if value.dtype != torch.float16 or not _fits(value.shape, expected.get(name)):
+            raise FederationError(
+                f"its reply holds '{visible(name, 96)}' with an unexpected name, shape or type: leave it out."
+            )
 
 
 def encode_final(value: FinalScalars) -> RecordDict:

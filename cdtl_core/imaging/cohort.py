@@ -24,7 +24,8 @@ class Fold:
     """The images of one split.
 
     Attributes:
-        pixels: The whole cohort's images, N C H W uint8; `rows` picks this fold's.
+        pixels: The whole cohort's images, N C H W uint8, or what a frozen backbone makes of every view of each,
+            N V D float16; `rows` picks this fold's.
         rows: Indices into `pixels`, B.
         labels: Index into the task's labels, B.
         patients: Number of the patient within the cohort, B.
@@ -46,6 +47,11 @@ class Fold:
         """The chosen images, by place or by mask."""
         parts = (self.rows, self.labels, self.patients, self.identities)
         return Fold(self.pixels, *(part[chosen] for part in parts))
+
+    @property
+    def holds_features(self) -> bool:
+        """Whether `pixels` are features."""
+        return bool(self.pixels.dtype == np.float16)
 
     @property
     def num_images(self) -> int:

@@ -142,12 +142,20 @@ def _write_patient(
 
 
 def write_phantoms(
-    folder: Path, *, modality: str, num_patients: int, seed: int, size: int = 128, prevalence: float = 0.4
+    folder: Path,
+    *,
+    modality: str,
+    num_patients: int,
+    seed: int,
+    size: int = 128,
+    prevalence: float = 0.4,
+    train: int | None = None,
 ) -> Path:
     """Write synthetic patients as folder/images/*.png and folder/manifest.csv; return the manifest's path.
 
     The manifest (file, label, patient_id; files relative to the folder; sorted by patient_id, a hash) is put in place
-    last, so its existence means the images are complete. Patient i's images do not depend on num_patients.
+    last, so its existence means the images are complete. Patient i's images do not depend on num_patients. With
+    `train`, a column split gives the first patients to training, as many more to validation, and the rest to testing.
 
     Raises:
         DataError: an unknown modality, fewer than 4 patients, or a prevalence outside [0, 1].
@@ -169,5 +177,9 @@ def write_phantoms(
         rows += _write_patient(images, modality=modality, index=index, seed=seed, size=size, malignant=malignant)
     rows.sort(key=lambda row: row[2])
     lines = [",".join(row) for row in (("file", "label", "patient_id"), *rows)]
+    if train is not None:
+        places = {_token("patient", modality, seed, index): index // train for index in range(num_patients)}
+        parts = ["split", *(("train", "val", "test")[min(places[row[2]], 2)] for row in rows)]
+        lines = [f"{line},{part}" for line, part in zip(lines, parts, strict=True)]
     replace_bytes(manifest, ("\n".join(lines) + "\n").encode())
     return manifest

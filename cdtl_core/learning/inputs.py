@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,8 @@ from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.stages import run_stages, stages_of
 from cdtl_core.learning.views import Views, one_channel
 
-__all__ = ["Entry", "Inputs", "Ints", "PatientInputs", "changed_inputs", "entering", "entry_of", "patient_images"]
-__all__ += ["patient_views", "plain_inputs", "random_view"]
+__all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entering", "entry_of"]
+__all__ += ["kept_inputs", "patient_images", "patient_views", "plain_inputs", "random_view", "trains_only_heads"]
 
 Ints = npt.NDArray[np.int64]
 Inputs = Callable[[Ints], torch.Tensor]
@@ -48,6 +49,12 @@ class Entry:
     cache: Path | None = None
 
 
+def trains_only_heads(config: RunConfig) -> bool:
+    """Whether the backbone is frozen and its features are kept, and nothing but the head is trained."""
+    entry = entry_of(config, None)
+    return entry is not None and entry.stages is None and not config.model.adapter
+
+
 def entry_of(config: RunConfig, cache: Path | None) -> Entry | None:
     """Where images enter in a run; None: at the network's beginning, changed anew at each step."""
     train = config.train
@@ -58,7 +65,7 @@ def entry_of(config: RunConfig, cache: Path | None) -> Entry | None:
 
 
 @contextmanager
-def entering(model: Classifier, entry: Entry | None) -> Iterator[None]:
+def entering(model: "Network", entry: Entry | None) -> Iterator[None]:
     """Inside the block the network takes the inputs of `entry`."""
     model.entry = entry.stages if entry else 0
     try:
@@ -67,7 +74,30 @@ def entering(model: Classifier, entry: Entry | None) -> Iterator[None]:
         model.entry = 0
 
 
-def plain_inputs(model: Classifier, fold: Fold, entry: Entry | None = None) -> Inputs:
+class Network(Protocol):
+    """What scores images: a classifier, or several that are pooled.
+
+    Attributes:
+        mean: Per-channel constants that its images are normalised with, in [0, 1].
+        std: Likewise.
+        entry: See `Classifier`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    entry: int | None
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits B K."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move it."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation."""
+
+
+def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None) -> Inputs:
     """The images as they are, normalised for the model, or the plain views' activations.
 
     Raises:
@@ -75,8 +105,22 @@ def plain_inputs(model: Classifier, fold: Fold, entry: Entry | None = None) -> I
     """
     if entry is None:
         return lambda rows: normalise(to_unit(fold.pixels[fold.rows[rows]]), model.mean, model.std)
-    kept = _activations(model, fold, entry)
+    if fold.holds_features:
+        return lambda rows: torch.from_numpy(fold.pixels[fold.rows[rows], 0].astype(np.float32))
+    kept = _activations(cast(Classifier, model), fold, entry)
     return lambda rows: _stacked([kept(row)[0] for row in rows.tolist()])
+
+
+def kept_inputs(model: Classifier, fold: Fold, entry: Entry) -> torch.Tensor:
+    """What is kept of every view of every image, N V ..., the plain view first.
+
+    Raises:
+        CheckpointError, ModelError: As `keep`.
+    """
+    if fold.holds_features:
+        return torch.from_numpy(fold.pixels[fold.rows].astype(np.float32))
+    kept = _activations(model, fold, entry)
+    return _stacked([kept(row) for row in range(fold.num_images)])
 
 
 def changed_inputs(
@@ -142,6 +186,8 @@ def patient_images(model: Classifier, fold: Fold, change: AugmentConfig, draws: 
 
 def _activations(model: Classifier, fold: Fold, entry: Entry) -> Kept:
     """What the first stages say of each image's pool, V ...; they must have the weights now that they keep."""
+    if fold.holds_features:
+        return lambda row: fold.pixels[fold.rows[row]]
     if entry.stages is None:
         device = next(model.backbone.parameters()).device
         return kept_features(model, fold, entry.views, device=device, cache=entry.cache)

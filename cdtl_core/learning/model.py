@@ -12,14 +12,14 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError
-from cdtl_core.learning.backbones import build_backbone, load_initial_weights
+from cdtl_core.learning.backbones import Backbone, build_backbone, load_initial_weights
 from cdtl_core.learning.draws import PatientDropout
 from cdtl_core.learning.pooling import pooled
 from cdtl_core.learning.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
 from cdtl_core.learning.weights import Weights, check_finite
 
-__all__ = ["Adapter", "Centre", "Classifier", "Parts", "build_classifier", "build_theta0", "frozen_stages"]
-__all__ += ["parts_of", "set_training"]
+__all__ = ["Adapter", "Centre", "Classifier", "Parts", "build_classifier", "build_feature_classifier"]
+__all__ += ["build_theta0", "frozen_stages", "parts_of", "set_training"]
 
 
 _LENGTH = 4.0
@@ -70,16 +70,13 @@ class Classifier(nn.Module):
     Source: eq. (8), Inbaraj et al. 2025 (dropout on the activations before the head).
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, found: Backbone, image_size: int | None) -> None:
         super().__init__()
-        found = build_backbone(config.backbone, image_size)
         self.backbone = found.module
-        if frozen_norms:
-            freeze_norms(self.backbone)
         self.name, self.levels, self.regions = config.backbone, config.levels, config.regions
         self.entry: int | None = 0
         self.mean, self.std = found.mean, found.std
-        num_features = self._num_features(image_size) if self.levels else found.num_features
+        num_features = self._num_features(image_size) if self.levels and image_size else found.num_features
         self.centre = Centre(num_features) if self.levels else nn.Identity()
         self.adapter = Adapter(num_features, config.adapter) if config.adapter else nn.Identity()
         self.dropout = PatientDropout(config.dropout)
@@ -112,6 +109,11 @@ class Classifier(nn.Module):
         parts = [part for level in self.levels for part in pooled(outputs[level], self.regions)]
         return torch.cat([normalize(part, dim=1) for part in parts], 1)
 
+    @property
+    def backbones(self) -> tuple[nn.Module, ...]:
+        """The backbone, alone: a pool has two."""
+        return (self.backbone,)
+
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Logits B K of features B D."""
         logits: torch.Tensor = self.end()(features)
@@ -136,6 +138,14 @@ class Classifier(nn.Module):
         self.backbone.eval()
         with torch.inference_mode():
             return self.features(torch.zeros(1, 3, image_size, image_size)).shape[1]
+
+
+class _KeptStage(nn.Module):
+    """Takes the place of a stage whose output is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -167,8 +177,20 @@ def build_classifier(
         ModelError: The backbone is unknown, or has fewer stages than `config.levels` names.
     """
     with torch.random.fork_rng(devices=[]):
-        model = Classifier(config, num_classes, image_size, frozen_norms=frozen_norms)
-        return model.to(memory_format=torch.channels_last)
+        found = build_backbone(config.backbone, image_size)
+        if frozen_norms:
+            freeze_norms(found.module)
+        return Classifier(config, num_classes, found, image_size).to(memory_format=torch.channels_last)
+
+
+def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifier:
+    """The end of `whole` as a classifier of kept features: its backbone has as many stages and no weights.
+
+    Where no stage is trained, a federation of such classifiers and one of whole networks give the same heads.
+    """
+    stages = [_KeptStage() for _ in stages_of(whole.backbone)]
+    found = Backbone(nn.Sequential(*stages), whole.head.in_features, whole.mean, whole.std)
+    return Classifier(config, whole.head.out_features, found, None)
 
 
 def build_theta0(config: ModelConfig, seed: int, image_size: int, *, folder: Path = Path()) -> Weights:
@@ -190,7 +212,7 @@ def build_theta0(config: ModelConfig, seed: int, image_size: int, *, folder: Pat
         source = config.weights if named else str(folder / Path(config.weights).expanduser())
         load_initial_weights(backbone, config.backbone, source, image_size)
         state = backbone.module.state_dict()
-        whole = Classifier(config, 2, image_size) if config.adapter else None
+        whole = Classifier(config, 2, backbone, image_size) if config.adapter else None
     theta0 = {f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()}
     if whole is not None:
         theta0 |= {f"adapter.{name}": value.detach().clone() for name, value in whole.adapter.state_dict().items()}

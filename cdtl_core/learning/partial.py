@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -87,7 +88,10 @@ def set_centre(
     model: Classifier, fold: Fold, config: RunConfig, *, device: torch.device, cache: Path | None = None
 ) -> None:
     """The mean of the site's features as they are, for a run without privacy."""
-    plain = feature_views(model, fold, views=0, change=config.train.augment, seed=0, device=device, cache=cache)
+    if fold.holds_features:
+        plain = cast(Features, fold.pixels[fold.rows])
+    else:
+        plain = feature_views(model, fold, views=0, change=config.train.augment, seed=0, device=device, cache=cache)
     everyone = keyed_draws(bytes(SECRET_BYTES))  # without noise all are in
     _centre(model, plain, fold, without_noise(fold.num_patients), 1, everyone, kernel_entropy)
 

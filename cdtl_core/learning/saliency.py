@@ -1,12 +1,11 @@
 """Where in an image a classifier looked: Grad-CAM."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
-
-from cdtl_core.learning.model import Classifier
 
 __all__ = ["grad_cam"]
 
@@ -16,10 +15,25 @@ _SMALLEST = 5
 """Rows and columns that a feature map must have: a coarser one says nothing of where."""
 
 
-def grad_cam(model: Classifier, images: torch.Tensor, label: int) -> torch.Tensor | None:
+class Networks(Protocol):
+    """A classifier of one or several networks."""
+
+    @property
+    def backbones(self) -> Sequence[nn.Module]:
+        """Their feature extractors."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits B K."""
+
+
+def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor | None:
     """What speaks for a label, B H W in [0, 1] at the images' size; None for a network without feature maps.
 
-    The last feature map of at least 5 x 5 on which the label's log-probability depends is taken.
+    In each backbone the last feature map of at least 5 x 5 on which the label's log-probability depends is taken; the
+    maps of several backbones are added.
 
     Args:
         model: Left in evaluation mode.
@@ -28,27 +42,44 @@ def grad_cam(model: Classifier, images: torch.Tensor, label: int) -> torch.Tenso
 
     Source: eqs. (1)-(2), Selvaraju et al. 2017.
     """
-    maps: list[torch.Tensor] = []
+    maps: list[tuple[int, torch.Tensor]] = []
+    backbones = model.backbones
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) >= _SMALLEST:
-            maps.append(output)
+    def keeper(place: int) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) >= _SMALLEST:
+                maps.append((place, output))
+
+        return keep
 
     model.eval()
-    hooks = [module.register_forward_hook(keep) for module in model.backbone.modules() if isinstance(module, _MAPS)]
+    hooks = [
+        module.register_forward_hook(keeper(place))
+        for place, backbone in enumerate(backbones)
+        for module in backbone.modules()
+        if isinstance(module, _MAPS)
+    ]
     try:
         with torch.enable_grad():
             logits = model(images.detach().requires_grad_())
             said = logits.log_softmax(dim=1)[:, label].sum()
-            gradients = torch.autograd.grad(said, maps, allow_unused=True) if maps else ()
+            gradients = torch.autograd.grad(said, [one for _, one in maps], allow_unused=True) if maps else ()
     finally:
         for hook in hooks:
             hook.remove()
-    known = [(value, slope) for value, slope in zip(maps, gradients, strict=True) if slope is not None]
-    if len(known) < 2:  # the cut into patches is no feature map
+    known: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in backbones]
+    for (place, value), slope in zip(maps, gradients, strict=True):
+        if slope is not None:
+            known[place].append((value, slope))
+    if any(len(found) < 2 for found in known):  # the cut into patches is no feature map
         return None
-    value, slope = known[-1]
-    heat = (slope.mean(dim=(2, 3), keepdim=True) * value).sum(dim=1, keepdim=True).clamp(min=0).detach()
-    heat = nn.functional.interpolate(heat.float(), size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    heats = [_heat(*found[-1], images.shape[2:]) for found in known]
+    heat = torch.stack(heats).sum(dim=0)
     highest: torch.Tensor = heat.amax(dim=(1, 2), keepdim=True)
     return heat / highest.clamp(min=1e-12)
+
+
+def _heat(value: torch.Tensor, slope: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """What of a feature map B C h w speaks for the label, B H W."""
+    heat = (slope.mean(dim=(2, 3), keepdim=True) * value).sum(dim=1, keepdim=True).clamp(min=0).detach()
+    return nn.functional.interpolate(heat.float(), size=size, mode="bilinear", align_corners=False)[:, 0]

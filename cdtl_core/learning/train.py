@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cdtl_core.config import TrainConfig
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.device import autocast
-from cdtl_core.learning.inputs import Entry, changed_inputs, entering, plain_inputs
+from cdtl_core.learning.inputs import Entry, Network, changed_inputs, entering, plain_inputs
+from cdtl_core.learning.linear_head import batch_rows, fit_linear_head, is_linear
 from cdtl_core.learning.model import Classifier, set_training
 from cdtl_core.learning.objective import PLAIN, Objective
 from cdtl_core.learning.weights import load_into
@@ -67,7 +68,12 @@ def fit(
     averaged = _ema_of(model, config.ema)
     optimizer = _optimizer(model, config, epoch)
     weight = class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
-    losses = []
+    losses: list[torch.Tensor] = []
+    if entry is not None and is_linear(model, entry) and objective is PLAIN and averaged is None:
+        with _seeded_dropout(rng, device):
+            lr = learning_rate(config, epoch) * config.head_lr_factor
+            found = fit_linear_head(model, fold, config, lr=lr, weight=weight, rng=rng, entry=entry)
+        return FitReport(float(np.mean(found)) if found else float("nan"), len(found))
     with entering(model, entry), _seeded_dropout(rng, device):
         batches = _training_batches(model, fold, config, rng, device, entry)
         for step, (images, labels) in enumerate(batches, start=1):
@@ -93,9 +99,10 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.lr / (1 + config.lr_decay * epoch)
 
 
-def score(model: Classifier, fold: Fold, *, device: torch.device, entry: Entry | None = None) -> Floats:
+def score(model: Network, fold: Fold, *, device: torch.device, entry: Entry | None = None) -> Floats:
     """Log-probabilities N K of a fold's images, in its order."""
-    model.to(device).eval()
+    model.to(device)
+    model.eval()
     inputs, rows = plain_inputs(model, fold, entry), np.arange(fold.num_images)
     with torch.inference_mode(), autocast(device), entering(model, entry):
         batches = (on_device(inputs(rows[at : at + _SCORE_BATCH]), device) for at in range(0, len(rows), _SCORE_BATCH))
@@ -176,8 +183,5 @@ def _training_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`config.steps` changed batches: shuffled passes over all images, one after the other."""
     inputs = changed_inputs(model, fold, config.augment, rng, entry)
-    need = config.steps * config.batch_size
-    passes = [rng.permutation(fold.num_images) for _ in range(-(-need // fold.num_images))]
-    order = np.concatenate([np.empty(0, np.int64), *passes])[:need]
-    for rows in order.reshape(config.steps, config.batch_size):
+    for rows in batch_rows(fold.num_images, config, rng):
         yield on_device(inputs(rows), device), torch.from_numpy(fold.labels[rows]).to(device)

@@ -107,10 +107,12 @@ def _told(end: Mapping[str, Any], method: str) -> tuple[str, list[str]]:
         return "It has its model; it trains with differential privacy and tells no figure of it.", []
     found = Estimate(value=end["test_auroc"], low=end.get("test_auroc_low"), high=end.get("test_auroc_high"))
     chosen = end.get("chosen") or "not told"
-    gate = {"blended": "kept the blended model"}.get(
-        chosen, f"the blended model was not clearly better, the site uses the {chosen} one"
-    )
-    more = [f"Gate: {gate}."] if method == "cdtl" else []
+    words = {
+        "pool": "the pool of its own and the joint model",
+        "own": "its own, trained alone",
+        "joint": "the joint one",
+    }
+    more = [f"Model used: {words.get(chosen, chosen)}."] if method == "cdtl" else []
     return f"AUROC of the model it uses, on its test patients: {estimate_text(found)}.", more
 
 

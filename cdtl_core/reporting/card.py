@@ -58,6 +58,14 @@ class Blend(_Part):
     retention: float | None = None
 
 
+class Pooling(_Part):
+    """How own and joint model were pooled: the joint one's share relative to the own one, and what set it."""
+
+    share: float
+    by: str
+    patients: int
+
+
 class Calibration(_Part):
     """A temperature fitted on validation patients, null with fewer than 20; ECE on test images before and after."""
 
@@ -115,6 +123,8 @@ class ModelCard(_Part):
     image_size: int
     parameters: int
     chosen: str
+    pool: Pooling | None = None
+    stays: bool = False
     validation_log_loss: dict[str, float]
     cohort: Cohort
     theta0: Start

@@ -21,7 +21,7 @@ def known_limits(
     limits = [
         "Tested on patients of the same site alone; nothing is known of other sites, devices or years.",
         "One run with one seed: intervals cover the choice of test patients, not that of the seed (cdtl compare does).",
-        "The gate that chose this model cannot promise more than its validation patients can show.",
+        "Which model is used was chosen on held-out patients of this site; few of them can show little.",
     ]
     if synthetic:
         limits.insert(0, "Trained and tested on synthetic images: its figures say nothing about patients.")

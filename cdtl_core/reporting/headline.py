@@ -1,14 +1,14 @@
-"""A site's result as sentences: what it gained over training alone, how sure that is, and what the gate decided."""
+"""A site's result as sentences: what it gained over training alone, how sure that is, and which model it uses."""
 
 from collections.abc import Mapping, Sequence
 
 from cdtl_core.reporting.figure import Axis, Forest, Row, ticks_of
 from cdtl_core.reporting.numbers import estimate_text, plain, signed
 from cdtl_core.reporting.page import Headline
-from cdtl_core.reporting.report import Estimate, Gate, MethodResult
+from cdtl_core.reporting.report import Estimate, MethodResult, ModelChoice
 from cdtl_core.reporting.styles import method_name, method_style
 
-__all__ = ["SEED_NOTE", "gain_forest", "gate_sentence", "headline_of", "open_headline"]
+__all__ = ["SEED_NOTE", "gain_forest", "headline_of", "open_headline", "selection_sentence"]
 
 SEED_NOTE = (
     "Intervals are 95\u00a0% percentile intervals of a paired bootstrap over test patients. They cover which patients "
@@ -23,12 +23,12 @@ def headline_of(
     main: str,
     results: Mapping[str, MethodResult],
     gain: Mapping[str, Estimate],
-    gate: Gate | None,
+    selection: ModelChoice | None,
     test_patients: int,
 ) -> Headline:
     """The sentence of a site whose run has ended."""
     name, difference = method_name(main), gain.get(f"{main}-alone")
-    more = [gate_sentence(gate)] if gate else []
+    more = [selection_sentence(selection)] if selection else []
     if main in results and difference is not None and "alone" in results:
         auroc, alone = results[main].auroc, results["alone"].auroc
         more.append(f"AUROC: {name} {estimate_text(auroc)}, alone {estimate_text(alone)}.")
@@ -37,8 +37,8 @@ def headline_of(
         why = "there is no model trained alone to compare with"
         return Headline(site, about, "open", f"AUROC of {name} on test patients: {told}; {why}.", more)
     amount = f"{signed(difference.value)} AUROC"
-    if gate is not None and gate.chosen == "alone":
-        used = "the blended model was not clearly better, and the site uses the one it trained alone"
+    if selection is not None and selection.chosen == "own":
+        used = "its validation patients spoke against the pooled model, so the site uses the one it trained alone"
         return Headline(site, about, "none", f"No evidence of gain: {used}.", more)
     if difference.low is None or difference.high is None:
         few = f"only {test_patients} test patients allow no interval, so this figure is an anecdote"
@@ -60,15 +60,17 @@ def open_headline(site: str, about: str, sentence: str, more: Sequence[str] = ()
     return Headline(site, about, "open", sentence, more)
 
 
-def gate_sentence(gate: Gate) -> str:
-    """What the acceptance gate decided, on validation patients."""
-    losses = ", ".join(f"{name} {plain(loss, 4)}" for name, loss in gate.validation_log_loss.items())
-    if gate.accepted is None:
-        return f"Gate: there was no alternative to the {gate.chosen} model (validation log-loss {losses})."
-    if gate.accepted:
-        return f"Gate: accepted the blended model (validation log-loss {losses})."
-    why = "was not clearly better" if gate.chosen == "alone" else "was not the best"
-    return f"Gate: the blended model {why}; the site uses the {gate.chosen} one (validation log-loss {losses})."
+def selection_sentence(choice: ModelChoice) -> str:
+    """Which model the site uses, and how its own and the joint model were pooled."""
+    losses = ", ".join(f"{name} {plain(loss, 4)}" for name, loss in choice.validation_log_loss.items())
+    told = f"validation log-loss: {losses}" if losses else "no validation patients"
+    if choice.share is None:
+        return f"Model used: {choice.chosen}, the only one of this run ({told})."
+    why = f"evidence of {choice.evidence_patients} patients" if choice.share_by == "evidence" else "equal shares"
+    pool = f"own and joint model 1 : {plain(choice.share, 2)} by {why}"
+    if choice.chosen == "own":
+        return f"Model used: the own one; the pool ({pool}) was worse on validation patients ({told})."
+    return f"Model used: the pool, {pool} ({told})."
 
 
 def gain_forest(sites: Mapping[str, Mapping[str, Estimate]]) -> Forest | None:

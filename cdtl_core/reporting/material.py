@@ -8,11 +8,19 @@ from pathlib import Path
 from cdtl_core.errors import CheckpointError
 from cdtl_core.learning.metrics import auroc
 from cdtl_core.reporting.card import ModelCard, load_card
-from cdtl_core.reporting.report import Estimate, Gate, MethodResult
+from cdtl_core.reporting.report import Estimate, MethodResult, ModelChoice
 from cdtl_core.reporting.rounds import Journal, read_diary
-from cdtl_core.reporting.scores import CALIBRATED, VALIDATION_FILE, Scores, gains, method_result, read_scores
+from cdtl_core.reporting.scores import (
+    CALIBRATED,
+    VALIDATION_FILE,
+    Scores,
+    gains,
+    method_result,
+    read_scores,
+    with_own_model,
+)
 
-__all__ = ["Material", "main_method", "material_of", "run_names"]
+__all__ = ["Material", "choice_of", "main_method", "material_of", "run_names"]
 
 _NOTE = "model.json"
 
@@ -26,7 +34,7 @@ class Material:
         val: Of validation images; a method without kept ones is absent.
         results: Figures on test patients.
         gain: ``<method>-alone``.
-        gate: Of the main method.
+        selection: Of the main method.
         cards: Model cards.
         diaries: The site's own notes of its rounds.
     """
@@ -38,7 +46,7 @@ class Material:
     val: Mapping[str, Scores]
     results: Mapping[str, MethodResult]
     gain: Mapping[str, Estimate]
-    gate: Gate | None
+    selection: ModelChoice | None
     cards: Mapping[str, ModelCard]
     diaries: Mapping[str, Journal]
 
@@ -73,10 +81,10 @@ def material_of(home: Path, site: str, modality: str, run: str, seed: int) -> Ma
     Raises:
         CheckpointError, ModelError: A file is damaged.
     """
-    folders = {method: home / "models" / f"{run}-{method}" for method in ("alone", "fedavg", "cdtl")}
+    folders = {method: home / "models" / f"{run}-{method}" for method in ("alone", "fedbn", "cdtl")}
     test = {method: found for method, folder in folders.items() if (found := read_scores(folder))}
     val = {method: found for method, folder in folders.items() if (found := read_scores(folder, VALIDATION_FILE))}
-    test, val = _with_alone(test), _with_alone(val)
+    test, val = with_own_model(test), with_own_model(val)
     main = main_method(list(test))
     diaries = {
         method: read_diary(home / "rounds" / f"{run}-{method}.jsonl", method, site)
@@ -91,7 +99,7 @@ def material_of(home: Path, site: str, modality: str, run: str, seed: int) -> Ma
         val=val,
         results={method: method_result(found, seed) for method, found in test.items()},
         gain=gains(test, seed),
-        gate=_gate(folders[main], test[main]) if main in folders and main != "alone" else None,
+        selection=choice_of(folders[main], test[main]) if main in folders and main != "alone" else None,
         cards={method: card for method, folder in folders.items() if (card := load_card(folder))},
         diaries=diaries,
     )
@@ -109,25 +117,19 @@ def run_names(home: Path) -> list[str]:
     return list(dict.fromkeys(name for _, name in sorted(found, reverse=True)))[::-1]
 
 
-def _with_alone(found: dict[str, Scores]) -> dict[str, Scores]:
-    """Where the model trained alone was a candidate, its scores are in the others' files too."""
-    other = next((one for one in found.values() if "p_alone" in one.columns), None)
-    if "alone" in found or other is None:
-        return found
-    alone = Scores(other.images, other.positive, other.patients, {"p_alone": other.columns["p_alone"]}, "alone")
-    return {"alone": alone, **found}
-
-
-def _gate(folder: Path, test: Scores) -> Gate | None:
+def choice_of(folder: Path, test: Scores) -> ModelChoice | None:
+    """What a model folder's note says of the choice, and the candidates' figures on test images."""
     if not (folder / _NOTE).exists():
         return None
     note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
-    losses = note["validation_log_loss"]
+    pool = note.get("pool") or {}
     candidates = {name.removeprefix("p_"): values for name, values in test.columns.items() if name != CALIBRATED}
-    return Gate(
+    return ModelChoice(
         chosen=note["chosen"],
-        accepted=note["chosen"] == "blended" if len(losses) > 1 else None,
-        validation_log_loss=losses,
+        share=pool.get("share"),
+        share_by=pool.get("by"),
+        evidence_patients=pool.get("num_patients", 0),
+        validation_log_loss=note["validation_log_loss"],
         test_auroc={name: _number(auroc(test.positive, values)) for name, values in candidates.items()},
     )
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from cdtl_core.durable import replace_json
 from cdtl_core.learning.metrics import Interval
 
-__all__ = ["Bytes", "Counts", "Estimate", "Gate", "MethodResult", "Privacy", "Report", "SiteReport"]
+__all__ = ["Bytes", "Counts", "Estimate", "MethodResult", "ModelChoice", "Privacy", "Report", "SiteReport"]
 __all__ += ["save_report"]
 
 SCHEMA_VERSION = 1
@@ -48,11 +48,22 @@ class MethodResult(_Part):
     metrics: dict[str, float | None]
 
 
-class Gate(_Part):
-    """What the acceptance gate decided, on validation patients; `accepted` is null without an alternative."""
+class ModelChoice(_Part):
+    """Which model a site uses, and how its own and the joint one were pooled.
+
+    Attributes:
+        chosen: ``pool``, ``own`` or ``joint``.
+        share: r, the joint model's share relative to the own one (1: half and half); null without a pool.
+        share_by: ``evidence`` or ``equal``.
+        evidence_patients: Held-out patients behind the share; 0 for an equal one.
+        validation_log_loss: Of each candidate.
+        test_auroc: Likewise.
+    """
 
     chosen: str
-    accepted: bool | None
+    share: float | None
+    share_by: str | None
+    evidence_patients: int
     validation_log_loss: dict[str, float]
     test_auroc: dict[str, float | None]
 
@@ -90,7 +101,7 @@ class SiteReport(_Part):
     images: Counts
     results: dict[str, MethodResult]
     gain: dict[str, Estimate]
-    gate: Gate | None
+    selection: ModelChoice | None
     bytes_per_round: dict[str, Bytes]
     privacy: dict[str, Privacy] = {}
 

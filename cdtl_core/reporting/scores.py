@@ -16,6 +16,7 @@ from cdtl_core.learning.summary import summarise
 from cdtl_core.reporting.report import Estimate, MethodResult
 
 __all__ = ["CALIBRATED", "TEST_FILE", "VALIDATION_FILE", "Scores", "gains", "method_result", "read_scores"]
+__all__ += ["with_own_model"]
 
 TEST_FILE, VALIDATION_FILE = "scores.csv", "validation.csv"
 CALIBRATED = "p_calibrated"
@@ -96,7 +97,8 @@ def method_result(scores: Scores, seed: int) -> MethodResult:
 
 
 def gains(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
-    """``<method>-alone``: paired difference of AUROC on the same test patients; none without `alone`."""
+    """``<method>-alone``: paired difference of AUROC on the same test patients; none without an own model."""
+    found = with_own_model(found)
     if "alone" not in found:
         return {}
     alone = found["alone"].used
@@ -107,6 +109,15 @@ def gains(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
         for method, scores in found.items()
         if method != "alone"
     }
+
+
+def with_own_model(found: Mapping[str, Scores]) -> dict[str, Scores]:
+    """By method, with `alone`: where it was not a method of the run, the site's own model of another one."""
+    other = next((one for one in found.values() if "p_own" in one.columns), None)
+    if "alone" in found or other is None:
+        return dict(found)
+    own = Scores(other.images, other.positive, other.patients, {"p_own": other.columns["p_own"]}, "own")
+    return {"alone": own, **found}
 
 
 def _number(value: float) -> float | None:

@@ -38,7 +38,7 @@ def summary(found: Sequence[Material], unfinished: str) -> Section:
                 main=one.main,
                 results=one.results,
                 gain=one.gain,
-                gate=one.gate,
+                selection=one.selection,
                 test_patients=one.test[one.main].num_patients,
             )
         )

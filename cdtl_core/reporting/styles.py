@@ -5,8 +5,8 @@ from collections.abc import Sequence
 __all__ = ["METHOD_NAMES", "STYLES", "method_name", "method_style", "site_style"]
 
 STYLES = 7
-METHOD_NAMES = {"alone": "alone", "fedavg": "FedAvg", "cdtl": "CDTL"}
-_METHODS = {"alone": 0, "fedavg": 1, "cdtl": 2}
+METHOD_NAMES = {"alone": "alone", "fedbn": "FedBN", "cdtl": "CDTL"}
+_METHODS = {"alone": 0, "fedbn": 1, "cdtl": 2}
 _SITES = (2, 1, 3, 4, 5, 6, 0)
 
 

@@ -77,7 +77,7 @@ def _settings(job: Job) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "name": "bench",
         "seed": job.seed,
-        "methods": ["fedavg"],
+        "methods": ["fedbn"],
         "image": {"size": job.size},
         "model": {"backbone": job.backbone, "weights": job.weights},
         "train": train,

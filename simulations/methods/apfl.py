@@ -19,7 +19,7 @@ from simulations.methods.track import Track, advance, begin, deployed, received
 
 __all__ = ["Apfl", "apfl", "slope_of", "step_share"]
 
-_GLOBAL = {"method": "fedavg"}
+_GLOBAL = {"method": "fedbn"}
 _OWN = {"method": "alone"}
 
 

@@ -1,69 +1,59 @@
-"""CDTL: each modality has a model of its own, and a blend matrix lets something of each cross into the others."""
+"""CDTL: each site trains its own and the joint model, and pools both at the end in the share that evidence sets."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
 
-from cdtl_core.federation.coordinator import step
-from cdtl_core.learning.weights import Weights, to_half
+from cdtl_core.federation.evidence import PooledModel, mean_of_others, pool_models
+from cdtl_core.federation.site import OwnModel, own_head
+from cdtl_core.learning.weights import Weights
 from simulations.methods.method import Federation, Method
-from simulations.methods.track import Track, advance, begin, coordinated, outcome_of, train_sites
+from simulations.methods.track import Track, advance, begin, deployed
 
-__all__ = ["Gated", "Policy", "cdtl", "cdtl_gated", "crossed", "settings_of", "unblended_round"]
+__all__ = ["Pair", "cdtl", "mean_of_other_heads"]
 
-Policy = Literal["fixed", "retention", "annealed", "scarce"]
+_JOINT, _OWN = {"method": "cdtl"}, {"method": "alone"}
 
 
 @dataclass(frozen=True)
-class Gated:
-    """A run of CDTL and one of training alone, for the gate to choose between."""
+class Pair:
+    """The run that gives the joint model, and the one in which each site trains by itself."""
 
-    cdtl: Track
-    alone: Track
+    joint: Track
+    own: Track
 
 
-def cdtl(policy: Policy | None = None) -> Method[Track]:
-    """The product's own method; `model_of` is the blended model, before the acceptance gate.
+def cdtl(*, equal: bool = False) -> Method[Pair]:
+    """The product's method: joint model and own model, pooled at the receiver.
 
     Args:
-        policy: Of the blend; None leaves the configuration's.
+        equal: Whether the share is 1 whatever the evidence says.
 
-    Source: eq. (10), Inbaraj et al. 2025.
+    Source: eq. (10), Inbaraj et al. 2025, applied once at the receiver at unit spread.
     """
-    return coordinated(settings_of(policy))
 
+    def start(federation: Federation) -> Pair:
+        return Pair(begin(federation.under(_JOINT)), begin(federation.under(_OWN)))
 
-def cdtl_gated(policy: Policy | None = None) -> Method[Gated]:
-    """CDTL as a site uses it: blended, unblended or trained alone, as its validation patients say."""
-    own = {"method": "alone"}
+    def round(federation: Federation, state: Pair) -> Pair:
+        return Pair(advance(federation.under(_JOINT), state.joint), advance(federation.under(_OWN), state.own))
 
-    def start(federation: Federation) -> Gated:
-        return Gated(begin(federation.under(settings_of(policy))), begin(federation.under(own)))
-
-    def round(federation: Federation, state: Gated) -> Gated:
-        cdtl_track = advance(federation.under(settings_of(policy)), state.cdtl)
-        return Gated(cdtl_track, advance(federation.under(own), state.alone))
-
-    def model_of(federation: Federation, state: Gated, site: str) -> Weights:
-        alone = outcome_of(federation.under(own), state.alone, site).weights
-        return outcome_of(federation.under(settings_of(policy)), state.cdtl, site, alone).weights
+    def model_of(federation: Federation, state: Pair, site: str) -> Weights | PooledModel:
+        own = deployed(federation.under(_OWN), state.own, site)
+        if federation.sites[site].cohort.labels != federation.config.task.labels:
+            return own
+        joint = deployed(federation.under(_JOINT), state.joint, site)
+        others = mean_of_other_heads(federation, state.own, site)
+        return pool_models(federation.sites[site], own, joint, others, equal=equal)
 
     return Method(start, round, model_of)
 
 
-def settings_of(policy: Policy | None) -> dict[str, Any]:
-    """What a run of CDTL with this policy changes in a configuration."""
-    return {"method": "cdtl", "blend": {"policy": policy} if policy else {}}
-
-
-def unblended_round(federation: Federation, track: Track) -> Track:
-    """A round of CDTL up to its blend: each modality's mean applied, nothing crossed; for blends of another making."""
-    memories, updates = train_sites(federation, track)
-    nothing: dict[str, tuple[str, ...]] = dict.fromkeys(track.server.drifts, ())
-    server, _ = step(track.server, updates, federation.under({"blend": {"donors": nothing, "policy": "fixed"}}).config)
-    return Track(server, memories)
-
-
-def crossed(track: Track, drifts: Mapping[str, Weights]) -> Track:
-    """The same with drifts that a blend has made of its own, on the grid of float16."""
-    return replace(track, server=replace(track.server, drifts={group: to_half(d) for group, d in drifts.items()}))
+def mean_of_other_heads(federation: Federation, own: Track, site: str) -> Weights | None:
+    """The own heads of the other sites with this site's labels, weighted by patients; None if there is none."""
+    heads = {name: own_head(one, OwnModel(memory=own.memories[name])) for name, one in federation.sites.items()}
+    counts = {member.site: member.num_patients for member in own.server.members}
+    alike = [name for name in heads if heads[name].keys() == heads[site].keys()]
+    sums = {}
+    for name in alike:
+        weighted = {key: counts[name] * value.double() for key, value in heads[name].items()}
+        sums[name] = weighted, counts[name]
+    return mean_of_others(sums, heads[site], counts[site])

@@ -14,7 +14,7 @@ from cdtl_core.federation.site import RoundOrder
 from cdtl_core.learning.metrics import log_loss_by_patient
 from cdtl_core.learning.train import score
 from cdtl_core.learning.weights import Weights, load_into
-from simulations.methods.cdtl import crossed, settings_of, unblended_round
+from simulations.methods.blended import crossed, settings_of, unblended_round
 from simulations.methods.method import Federation, Method
 from simulations.methods.track import Track, begin, deployed
 

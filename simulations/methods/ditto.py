@@ -9,7 +9,7 @@ from simulations.methods.track import Track, advance, begin, deployed, received
 
 __all__ = ["Ditto", "ditto"]
 
-_GLOBAL = {"method": "fedavg"}
+_GLOBAL = {"method": "fedbn"}
 _OWN = {"method": "alone"}
 
 

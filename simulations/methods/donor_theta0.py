@@ -10,7 +10,7 @@ import torch
 from cdtl_core.federation.blend import Matrix, blend
 from cdtl_core.federation.coordinator import round_matrices
 from cdtl_core.learning.weights import Weights
-from simulations.methods.cdtl import Policy, cdtl, crossed, settings_of, unblended_round
+from simulations.methods.blended import Policy, blended, crossed, settings_of, unblended_round
 from simulations.methods.method import Federation, Method
 from simulations.methods.track import Track
 
@@ -18,11 +18,11 @@ __all__ = ["blend_with_theta0", "cdtl_from_theta0"]
 
 
 def cdtl_from_theta0(policy: Policy | None = None) -> Method[Track]:
-    """CDTL with the same matrices, but every donor's drift is zero.
+    """Blending with the same matrices, but every donor's drift is zero.
 
     Differs: from CDTL also in that a mean is rounded to float16 before it is blended.
     """
-    method = cdtl(policy)
+    method = blended(policy)
 
     def round(federation: Federation, track: Track) -> Track:
         under = federation.under(settings_of(policy))

@@ -7,8 +7,8 @@ __all__ = ["fedbn"]
 
 
 def fedbn() -> Method[Track]:
-    """The product's `fedavg`: patient-weighted means of all modalities, norms local.
+    """The product's `fedbn`: patient-weighted means of all modalities, norms local.
 
     Source: Li et al. 2021 (FedBN). Differs: sites weigh by patients; a head is shared among sites of one label map.
     """
-    return coordinated({"method": "fedavg"})
+    return coordinated({"method": "fedbn"})

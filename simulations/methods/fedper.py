@@ -11,4 +11,4 @@ def fedper() -> Method[Track]:
 
     Source: Arivazhagan et al. 2019. Differs: norms are personal too, as everywhere here; one personal layer, the head.
     """
-    return coordinated({"method": "fedavg", "share": {"head": False}})
+    return coordinated({"method": "fedbn", "share": {"head": False}})

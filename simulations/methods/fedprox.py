@@ -9,7 +9,7 @@ from simulations.methods.track import Track, advance, received
 
 __all__ = ["fedprox"]
 
-_SHARED = {"method": "fedavg"}
+_SHARED = {"method": "fedbn"}
 
 
 def fedprox(mu: float = 0.01) -> Method[Track]:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.coordinator import Member
+from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import Site
 from cdtl_core.learning.weights import Weights
@@ -64,7 +65,7 @@ class Method(Generic[State]):
 
     start: Callable[[Federation], State]
     round: Callable[[Federation, State], State]
-    model_of: Callable[[Federation, State, str], Weights]
+    model_of: Callable[[Federation, State, str], Weights | PooledModel]
 
 
 def federation_of(sites: Iterable[Site], theta0: Weights, config: RunConfig) -> Federation:

@@ -78,7 +78,7 @@ def deployed_peer(federation: Federation, state: Peers, site: str, drift: Weight
 
 def _order(federation: Federation, state: Peers, site: str, drift: Weights) -> RoundOrder:
     """A head is shared as FedBN shares it."""
-    shared = federation.under({"method": "fedavg"})
+    shared = federation.under({"method": "fedbn"})
     server = start(shared.members, shared.config)
     member = next(member for member in server.members if member.site == site)
     return RoundOrder(state.round + 1, drift, shares_head(server, member, shared.config))

@@ -6,12 +6,13 @@ from typing import Any
 from cdtl_core.errors import ConfigError
 from simulations.methods.alone import alone
 from simulations.methods.apfl import apfl
-from simulations.methods.cdtl import cdtl, cdtl_gated
+from simulations.methods.blended import blended
+from simulations.methods.cdtl import cdtl
 from simulations.methods.cdtl_learned import cdtl_learned, update_cosines, validation_gains
 from simulations.methods.ditto import ditto
 from simulations.methods.donor_theta0 import cdtl_from_theta0
 from simulations.methods.fedamp import fedamp
-from simulations.methods.fedavg_shared import fedavg_shared
+from simulations.methods.fedavg import fedavg
 from simulations.methods.fedbn import fedbn
 from simulations.methods.fedcross import fedcross
 from simulations.methods.fedper import fedper
@@ -24,7 +25,7 @@ __all__ = ["METHODS", "method_of"]
 METHODS: Mapping[str, Method[Any]] = {
     "alone": alone(),
     "pooled": pooled(),
-    "fedavg_shared": fedavg_shared(),
+    "fedavg": fedavg(),
     "fedbn": fedbn(),
     "fedprox": fedprox(),
     "fedper": fedper(),
@@ -33,13 +34,14 @@ METHODS: Mapping[str, Method[Any]] = {
     "fedamp": fedamp(),
     "fedcross": fedcross(),
     "cdtl": cdtl(),
-    "cdtl_fixed": cdtl("fixed"),
-    "cdtl_retention": cdtl("retention"),
-    "cdtl_annealed": cdtl("annealed"),
-    "cdtl_scarce": cdtl("scarce"),
+    "cdtl_equal": cdtl(equal=True),
+    "cdtl_blend": blended(),
+    "cdtl_fixed": blended("fixed"),
+    "cdtl_retention": blended("retention"),
+    "cdtl_annealed": blended("annealed"),
+    "cdtl_scarce": blended("scarce"),
     "cdtl_learned": cdtl_learned(validation_gains),
     "cdtl_learned_cosine": cdtl_learned(update_cosines),
-    "cdtl_gated": cdtl_gated(),
     "cdtl_from_theta0": cdtl_from_theta0(),
 }
 

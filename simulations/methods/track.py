@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cdtl_core.federation.coordinator import CoordinatorState, Member, final_orders, order_for, start, step
-from cdtl_core.federation.finish import Outcome, candidate, finish
+from cdtl_core.federation.coordinator import CoordinatorState, Member, order_for, start, step
+from cdtl_core.federation.finish import candidate
 from cdtl_core.federation.site import RoundOrder, SiteMemory, SiteUpdate, load_round, run_round
 from cdtl_core.learning.model import frozen_stages, parts_of
 from cdtl_core.learning.objective import PLAIN, Objective
 from cdtl_core.learning.weights import Weights, take
 from simulations.methods.method import Federation, Method
 
-__all__ = ["ObjectiveOf", "Track", "advance", "begin", "coordinated", "deployed", "outcome_of", "plain", "received"]
+__all__ = ["ObjectiveOf", "Track", "advance", "begin", "coordinated", "deployed", "plain", "received"]
 __all__ += ["train_sites"]
 
 ObjectiveOf = Callable[[str], Objective]
@@ -68,12 +68,6 @@ def deployed(federation: Federation, track: Track, site: str) -> Weights:
     """The classifier that the site would use now, with its own norms."""
     order = _order(federation, track, site)
     return candidate(federation.sites[site], federation.theta0, track.memories[site], order)
-
-
-def outcome_of(federation: Federation, track: Track, site: str, alone: Weights | None = None) -> Outcome:
-    """What the product leaves at the site: the acceptance gate's choice among blended, unblended and alone."""
-    orders = final_orders(track.server, _member(track, site), federation.config)
-    return finish(federation.sites[site], federation.theta0, track.memories[site], orders, alone)
 
 
 def coordinated(changes: Mapping[str, Any]) -> Method[Track]:

@@ -49,7 +49,7 @@ def home_of(folder: Path) -> Path:
 
 def order(theta0_hash: Any, **more: Any) -> RecordDict:
     fields = {"round": 2, "share_head": True, "theta0_hash": theta0_hash, **more}
-    return RecordDict({"order": ConfigRecord(fields), "drift.blended": ArrayRecord()})
+    return RecordDict({"order": ConfigRecord(fields), "drift": ArrayRecord()})
 
 
 @pytest.mark.attack("a message never names a path", "theta0_hash and baseline as paths")

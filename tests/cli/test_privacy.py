@@ -72,7 +72,7 @@ def test_steps_left_are_steps_that_can_be_taken(cdtl: Cdtl, home: Path) -> None:
 
 
 def test_simulated_runs_have_a_ledger_each(cdtl: Cdtl, tmp_path: Path) -> None:
-    for run in ("demo-cdtl", "demo-fedavg"):
+    for run in ("demo-cdtl", "demo-fedbn"):
         spend(tmp_path / "alba" / "privacy" / run, run=run, rounds=1)
     done = cdtl("privacy", "ledger", "alba")
     assert done.out.count("Ledger ") == done.out.count("This means") == 2

@@ -7,7 +7,7 @@ import pytest
 
 from cdtl_core.cli.table import print_report
 from cdtl_core.learning.metrics import Interval
-from cdtl_core.reporting.report import Bytes, Counts, Estimate, Gate, MethodResult, Report, SiteReport
+from cdtl_core.reporting.report import Bytes, Counts, Estimate, MethodResult, ModelChoice, Report, SiteReport
 
 
 def site(name: str, gain: tuple[float, float, float]) -> SiteReport:
@@ -21,7 +21,9 @@ def site(name: str, gain: tuple[float, float, float]) -> SiteReport:
         images=Counts(train=60, val=16, test=24),
         results={method: MethodResult(auroc=auroc, metrics={}) for method in ("alone", "cdtl")},
         gain={"cdtl-alone": Estimate.of(Interval(*gain))},
-        gate=Gate(chosen="alone", accepted=False, validation_log_loss={}, test_auroc={}),
+        selection=ModelChoice(
+            chosen="own", share=1.0, share_by="equal", evidence_patients=0, validation_log_loss={}, test_auroc={}
+        ),
         bytes_per_round={"cdtl": Bytes(sent=6_700_000, received=6_800_000, theta0_received=13_000_000)},
     )
 
@@ -43,7 +45,9 @@ def test_a_gain_is_claimed_only_beyond_its_interval(capsys: pytest.CaptureFixtur
     sites = [site("north", (0.05, 0.01, 0.09)), site("east", (0.05, -0.01, 0.1)), site("south", (-0.1, -0.2, -0.01))]
     print_report(report(*sites), Path("runs/study"))
     text = capsys.readouterr().out
-    assert "better than alone beyond its interval: north; worse: south." in text
+    assert "north: +5.0 (+1.0 to +9.0), a gain." in text
+    assert "east: +5.0 (-1.0 to +10.0), no clear difference." in text
+    assert "south: -10.0 (-20.0 to -1.0), a loss." in text
     assert "+0.01 to +0.09" in text
     assert "6.7/6.8" in text
     assert "SYNTHETIC" not in text

@@ -35,7 +35,7 @@ def order(theta0: Weights, round: int, *, drift: float | None = None) -> RecordD
     if drift is not None:
         name = next(name for name, value in theta0.items() if value.ndim == 4)
         weights = {name: torch.full(theta0[name].shape, drift, dtype=torch.float16)}
-    content = wire.encode_order({"blended": RoundOrder(round, weights, True)}, weights_hash(theta0))
+    content = wire.encode_order(RoundOrder(round, weights, True), weights_hash(theta0))
     content.update(wire.encode_theta0(theta0))
     return content
 

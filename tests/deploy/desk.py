@@ -183,7 +183,7 @@ class Desk:
         """What the coordinator sends with ``train`` and ``evaluate``; another `drift` makes it another order."""
         theta0_hash = theta0_hash or self.run_config.limits.theta0_hash
         order = ConfigRecord({"round": round, "theta0_hash": theta0_hash, "share_head": share_head})
-        return RecordDict({"order": order, "drift.blended": ArrayRecord({"w": Array(np.full(3, drift, np.float16))})})
+        return RecordDict({"order": order, "drift": ArrayRecord({"w": Array(np.full(3, drift, np.float16))})})
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.home / "logs" / "egress.jsonl").read_text().splitlines()]

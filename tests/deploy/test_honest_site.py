@@ -42,7 +42,7 @@ def judged(home: Path, manifest: EgressManifest, asked: Ask, content: RecordDict
 
 
 def order(theta0: Weights, round: int) -> RecordDict:
-    content = wire.encode_order({"blended": RoundOrder(round, {}, True)}, weights_hash(theta0))
+    content = wire.encode_order(RoundOrder(round, {}, True), weights_hash(theta0))
     content.update(wire.encode_theta0(theta0))
     return content
 

@@ -75,12 +75,12 @@ def _messages(home: Path) -> dict[str, Decoder]:
     plain = RecordDict({"delta": ArrayRecord({n: Array(v.numpy()) for n, v in DELTA.items()}), **_without(update)})
     private = wire.encode_update(SiteUpdate("north", 3, DELTA, {}, private=True))
     hello = wire.encode_introduction(wire.Introduction(Member("north", "mri", 24, "0" * 8), True, CONTRACT))
-    order = wire.encode_order({"blended": RoundOrder(3, DELTA, True)}, "0" * 64)
+    order = wire.encode_order(RoundOrder(3, DELTA, True), "0" * 64)
     final = wire.encode_final(
-        wire.FinalScalars({"test_auroc": 0.5, "test_auroc_low": 0.25, "test_auroc_high": 0.75}, "blended")
+        wire.FinalScalars({"test_auroc": 0.5, "test_auroc_low": 0.25, "test_auroc_high": 0.75}, "pool")
     )
     theta0 = RecordDict(dict(wire.encode_theta0(DELTA)))
-    asked = wire.encode_order({"blended": RoundOrder(3, {}, True)}, weights_hash(DELTA))
+    asked = wire.encode_order(RoundOrder(3, {}, True), weights_hash(DELTA))
     asked.update(wire.encode_theta0(DELTA))
     (home / "memory").mkdir(parents=True, exist_ok=True)
     (home / "site.toml").write_bytes(_SITE)
@@ -296,7 +296,7 @@ def _models(folder: Path) -> dict[str, Decoder]:
     note = {
         "cdtl_version": "0.1.0", "federation": "f", "method": "cdtl", "seed": 0, "site": "north", "modality": "mri",
         "backbone": "test_efficientnet", "labels": ["benign", "malignant"], "positive": "malignant", "image_size": 32,
-        "temperature": 1.0, "chosen": "blended", "validation_log_loss": {"blended": 0.5}, "weights_sha256": "0" * 64,
+        "temperature": 1.0, "chosen": "joint", "validation_log_loss": {"joint": 0.5}, "weights_sha256": "0" * 64,
     }  # fmt: skip
     place.mkdir(exist_ok=True)
     (place / "model.json").write_text(json.dumps(note))

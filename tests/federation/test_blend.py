@@ -103,7 +103,7 @@ def test_annealed_starts_as_the_uniform_mean_and_ends_apart() -> None:
 
 
 def test_retention_policy_lets_a_rich_modality_keep_more_than_a_scarce_one() -> None:
-    matrix = blend_matrix(BlendConfig(policy="retention"), {"rich": 1000, "scarce": 10}, round=1, rounds=12)
+    matrix = blend_matrix(BlendConfig(policy="retention", settle=2), {"rich": 1000, "scarce": 10}, round=1, rounds=12)
     assert matrix[0, 0] > matrix[1, 1]
     assert retention(matrix[0, 0], modalities=2, rounds=10) == pytest.approx(0.95)
     assert retention(matrix[1, 1], modalities=2, rounds=10) == pytest.approx(0.2)
@@ -156,7 +156,9 @@ def test_named_donors_only() -> None:
     matrix = blend_matrix(config, {"a": 1, "b": 1, "c": 1}, round=1, rounds=2)
     np.testing.assert_allclose(matrix, [[0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]])
     with pytest.raises(ConfigError, match=r"blend\.donors names 'x'"):
-        blend_matrix(BlendConfig(donors={"a": ("x",)}, settle=0), {"a": 1, "b": 1}, round=1, rounds=2)
+        blend_matrix(
+            BlendConfig(policy="annealed", donors={"a": ("x",)}, settle=0), {"a": 1, "b": 1}, round=1, rounds=2
+        )
 
 
 @pytest.mark.parametrize(("depth", "kept"), [("share_early", -1), ("share_late", 0)])
@@ -176,7 +178,7 @@ def test_one_modality_is_never_blended() -> None:
 def test_annealing_ends_at_one_whatever_the_number_of_modalities_and_rounds(count: int) -> None:
     patients = {str(index): 10 for index in range(count)}
     for rounds in range(2, 13):
-        last = blend_matrix(BlendConfig(settle=0), patients, round=rounds, rounds=rounds)
+        last = blend_matrix(BlendConfig(policy="annealed"), patients, round=rounds, rounds=rounds)
         assert last == pytest.approx(np.eye(count))
 
 

@@ -67,7 +67,7 @@ def replies_of(tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, **run: An
     return seen
 
 
-@pytest.mark.parametrize(("method", "head"), [("alone", True), ("fedavg", True), ("cdtl", True), ("cdtl", False)])
+@pytest.mark.parametrize(("method", "head"), [("alone", True), ("fedbn", True), ("cdtl", True), ("cdtl", False)])
 def test_the_list_is_what_real_replies_hold(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, head: bool
 ) -> None:

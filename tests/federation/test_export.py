@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     note = ModelNote(
         cdtl_version="0", federation="f-cdtl", method="cdtl", seed=0, site="alba", modality="mri",
         backbone=config.backbone, levels=config.levels, adapter=4, labels=("benign", "malignant"), positive="malignant",
-        image_size=32, temperature=2.5, chosen="blended", validation_log_loss={},
+        image_size=32, temperature=2.5, chosen="joint", validation_log_loss={},
         weights_sha256=file_hash(home / "model.safetensors"),
     )  # fmt: skip
     (home / "model.json").write_text(note.model_dump_json())

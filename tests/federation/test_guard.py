@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdtl_core.config import RunConfig
+from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
 from cdtl_core.federation.coordinator import CoordinatorState, Member, robust_notes, start, step, strike
@@ -22,7 +22,7 @@ FIVE = [Member(site, "ultrasound", 10, "L") for site in "abcd"] + [Member("e", "
 
 def config(**aggregate: object) -> RunConfig:
     return RunConfig.model_validate(
-        {"method": "fedavg", "federation": {"rounds": 9}, "aggregate": {"norm_bound": 4.0, **aggregate}}
+        {"method": "fedbn", "federation": {"rounds": 9}, "aggregate": {"norm_bound": 4.0, **aggregate}}
     )
 
 
@@ -44,7 +44,8 @@ HONEST = dict.fromkeys("abcde", 1.0)
 
 @pytest.mark.parametrize("bad", [-100.0, 5.0, 60000.0, float("nan"), float("inf")])
 def test_what_is_too_long_or_not_finite_counts_nowhere_in_any_round_and_is_named(bad: float) -> None:
-    run, without = config().model_copy(update={"method": "cdtl"}), [member for member in FIVE if member.site != "b"]
+    nothing_crosses = {"method": "cdtl", "blend": BlendConfig(policy="fixed", alpha=1.0)}
+    run, without = config().model_copy(update=nothing_crosses), [member for member in FIVE if member.site != "b"]
     for rounds in (0, 2):
         state, clean = start(FIVE, run), start(without, run)
         for _ in range(rounds):
@@ -55,7 +56,7 @@ def test_what_is_too_long_or_not_finite_counts_nowhere_in_any_round_and_is_named
         assert "not finite" in report.refused["b"] or "times as long" in report.refused["b"]
         if not rounds:
             expected, _ = step(clean, [update(s, 1.0, 1) for s in "acde"], run)
-            assert all(after.unblended[g]["w"].equal(expected.unblended[g]["w"]) for g in expected.unblended)
+            assert all(after.drifts[g]["w"].equal(expected.drifts[g]["w"]) for g in expected.drifts)
 
 
 def test_the_bound_of_the_first_round_does_not_depend_on_the_order_of_replies() -> None:
@@ -224,11 +225,11 @@ def test_a_robust_rule_needs_four_sites_of_some_modality_and_no_privacy() -> Non
 
 
 def test_a_sign_flipped_update_of_usual_length_is_outvoted_by_a_robust_mean() -> None:
-    run = config(robust="median")
+    run = config(robust="median").model_copy(update={"method": "cdtl", "blend": BlendConfig(policy="fixed", alpha=1.0)})
     values = {**HONEST, "b": -1.0}
     state, report = step(start(FIVE, run), [update(site, value) for site, value in values.items()], run)
     assert report.refused == {}
-    assert 1.0 <= float(state.unblended["ultrasound"]["w"][0]) <= 1.25
+    assert 1.0 <= float(state.drifts["ultrasound"]["w"][0]) <= 1.25
 
 
 def test_nothing_usable_names_each_reason() -> None:

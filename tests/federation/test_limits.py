@@ -158,6 +158,6 @@ def test_a_record_survives_its_file_and_a_damaged_one_is_no_fresh_one(tmp_path: 
 
 
 def test_an_order_is_the_same_with_and_without_the_initial_weights() -> None:
-    order = {"order": "1", "drift.blended": "2"}
+    order = {"order": "1", "drift": "2"}
     assert order_digest(order) == order_digest({"theta0": "3", "theta0.index": "4", **order})
-    assert order_digest(order) != order_digest({**order, "drift.blended": "5"})
+    assert order_digest(order) != order_digest({**order, "drift": "5"})

@@ -7,7 +7,7 @@ from torch import nn
 
 from cdtl_core.config import ModelConfig, TrainConfig
 from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.model import Classifier
+from cdtl_core.learning.model import build_classifier
 from cdtl_core.learning.objective import PLAIN, Mixture, Objective, Proximal, mix_tensors
 from cdtl_core.learning.train import fit
 from cdtl_core.learning.weights import Weights, take
@@ -24,7 +24,7 @@ def line(weight: float = 2.0, bias: float = -1.0) -> nn.Linear:
 
 def fitted(objective: Objective) -> Weights:
     torch.manual_seed(0)
-    model = Classifier(ModelConfig(backbone="test_resnet", weights="random"), 2, 32)
+    model = build_classifier(ModelConfig(backbone="test_resnet", weights="random"), 2, 32)
     model.to(memory_format=torch.channels_last)
     rng = np.random.default_rng(0)
     labels = np.arange(12) % 2
@@ -36,7 +36,7 @@ def fitted(objective: Objective) -> Weights:
 
 def start() -> Weights:
     torch.manual_seed(0)
-    model = Classifier(ModelConfig(backbone="test_resnet", weights="random"), 2, 32)
+    model = build_classifier(ModelConfig(backbone="test_resnet", weights="random"), 2, 32)
     return take(model, [name for name, _ in model.named_parameters()])
 
 

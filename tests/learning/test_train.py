@@ -23,9 +23,7 @@ def fold(count: int = 24, seed: int = 0) -> Fold:
 
 def fresh() -> Classifier:
     torch.manual_seed(0)
-    return Classifier(ModelConfig(backbone="test_efficientnet", weights="random"), 2, 32).to(
-        memory_format=torch.channels_last
-    )
+    return build_classifier(ModelConfig(backbone="test_efficientnet", weights="random"), 2, 32)
 
 
 def fitted(config: TrainConfig, seed: int = 0) -> Classifier:

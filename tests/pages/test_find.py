@@ -94,9 +94,9 @@ def test_the_headline_says_what_report_json_says(finished: Path) -> None:
     wanted = "better than alone" if better else "worse than alone" if worse else "no evidence of gain"
     assert wanted in text.split("como")[0]
     assert como["gain"]["cdtl-alone"]["low"] is None
-    kept = como["gate"]["chosen"] == "alone"
+    kept = como["selection"]["chosen"] == "own"
     assert ("the site uses the one it trained alone" if kept else "allow no interval") in text
-    assert f"Gate: {'accepted' if alba['gate']['accepted'] else 'the blended model was not'}" in text
+    assert f"Model used: {'the own one' if alba['selection']['chosen'] == 'own' else 'the pool'}" in text
 
 
 def test_the_operating_point_is_chosen_on_validation_patients(finished: Path) -> None:

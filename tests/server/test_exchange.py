@@ -139,7 +139,7 @@ def test_a_late_site_of_a_new_modality_joins_during_a_round_and_takes_part_from_
     tiny: Tiny, tmp_path: Path, clock: Clock
 ) -> None:
     run, grid = federation(tiny, tmp_path, min_sites=2)
-    run = run.model_copy(update={"method": "fedavg"})
+    run = run.model_copy(update={"method": "fedbn"})
     como = max(node.node_id for node in grid.get_nodes())
     grid.offline.add(como)
     party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))

@@ -58,7 +58,7 @@ def test_a_bar_bounds_from_its_side_and_counts_as_reached(value: float, sense: s
 def test_the_server_takes_what_the_memory_arms_sites_answer(tmp_path: Path) -> None:
     model = {"backbone": "test_efficientnet", "weights": "random"}
     config = RunConfig.model_validate(
-        {"name": "memory", "method": "fedavg", "image": {"size": 32}, "model": model, "federation": {"rounds": 3}}
+        {"name": "memory", "method": "fedbn", "image": {"size": 32}, "model": model, "federation": {"rounds": 3}}
     )
     play_server(4, tmp_path, config)
     rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]

@@ -52,7 +52,7 @@ def plain_loop(config: RunConfig, homes: list[Path]) -> CoordinatorState:
     return state
 
 
-@pytest.mark.parametrize("method", ["alone", "fedavg", "cdtl"])
+@pytest.mark.parametrize("method", ["alone", "fedbn", "cdtl"])
 def test_the_flower_run_equals_the_plain_loop_to_the_last_bit(tiny: Tiny, tmp_path: Path, method: str) -> None:
     config = tiny(methods=(method,))
     simulate(config, tmp_path / "run")
@@ -138,13 +138,15 @@ def test_a_site_with_other_labels_keeps_its_head_and_takes_part(tiny: Tiny, tmp_
     assert heads["ultrasound"] == heads["mammography"] != []
     note = json.loads((tmp_path / "run" / "sites" / "como" / "model.json").read_text())
     assert note["labels"] == ["healthy", "malignant"]
-    kept = load_weights(next((tmp_path / "run" / "sites" / "como" / "memory" / "tiny-cdtl").glob("*.safetensors")))
+    kept = load_weights(
+        next((tmp_path / "run" / "sites" / "como" / "memory" / "tiny-cdtl").glob("round-*.safetensors"))
+    )
     assert "head.weight" in kept
     assert len(report.sites) == 3
 
 
 def test_the_report_says_for_each_site_what_it_was_and_gained(tiny: Tiny, tmp_path: Path) -> None:
-    simulate(tiny(methods=("alone", "fedavg", "cdtl")), tmp_path / "run")
+    simulate(tiny(methods=("alone", "fedbn", "cdtl")), tmp_path / "run")
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["schema_version"] == 1
     for site, (name, modality) in zip(
@@ -152,8 +154,10 @@ def test_the_report_says_for_each_site_what_it_was_and_gained(tiny: Tiny, tmp_pa
     ):
         assert (site["name"], site["modality"], site["synthetic"]) == (name, modality, True)
         assert site["num_patients"] == sum(site["patients"].values())
-        assert set(site["results"]) == {"alone", "fedavg", "cdtl"}
-        assert set(site["gate"]) == {"chosen", "accepted", "validation_log_loss", "test_auroc"}
+        assert set(site["results"]) == {"alone", "fedbn", "cdtl"}
+        assert site["selection"]["chosen"] in {"pool", "own"}
+        assert set(site["selection"]["test_auroc"]) == {"pool", "own", "joint"}
+        assert (site["selection"]["share"], site["selection"]["share_by"]) == (1.0, "equal")  # few validation patients
         assert site["bytes_per_round"]["cdtl"]["sent"] > 0
         assert 0 <= site["results"]["cdtl"]["auroc"]["value"] <= 1
 
@@ -222,9 +226,8 @@ def test_what_fails_before_training_leaves_nothing_behind(tiny: Tiny, tmp_path: 
     bad = [{"site": "alba", "modality": "ultrasound", "data": {"root": str(tmp_path), "manifest": "none.csv"}}]
     with pytest.raises(DataError, match="does not exist"):
         simulate(tiny(sites=bad, methods=("alone",)), tmp_path / "run")
-    one_modality = tiny().sites[:2]
-    with pytest.raises(ConfigError, match="all sites hold ultrasound"):
-        simulate(tiny(sites=[site.model_dump(exclude_none=True) for site in one_modality]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="leave at least one round"):
+        simulate(tiny(blend={"settle": 8}), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,7 +261,7 @@ def test_frozen_stages_are_neither_trained_nor_sent(tiny: Tiny, tmp_path: Path) 
     frozen = [name for name in theta0 if name.startswith(("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0"))]
     assert frozen
     assert not set(frozen) & set(state.drifts["ultrasound"])
-    final = load_weights(tmp_path / "run" / "sites" / "alba" / "model.safetensors")
+    final = load_weights(tmp_path / "run" / "sites" / "alba" / "models" / "tiny-cdtl" / "joint.safetensors")
     assert any(name.endswith("running_mean") for name in frozen)
     assert all(final[name].equal(theta0[name]) for name in frozen)
     assert not torch.equal(final["backbone.conv_head.weight"], theta0["backbone.conv_head.weight"])

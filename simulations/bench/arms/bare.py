@@ -2,7 +2,7 @@
 
     python -m simulations.bench.arms.bare JOB_FOLDER SAID.json
 
-FedAvg with norms kept at the sites, as cdtl's `fedavg`; everything stays float32.
+FedAvg with norms kept at the sites, as cdtl's `fedbn`; everything stays float32.
 """
 
 import json

@@ -28,7 +28,7 @@ __all__ = ["main", "play_server"]
 _CONFIG = RunConfig.model_validate(
     {
         "name": "memory",
-        "method": "fedavg",
+        "method": "fedbn",
         "image": {"size": 32},
         "model": {"backbone": "resnet18", "weights": "random"},
         "federation": {"rounds": 2},
@@ -59,15 +59,14 @@ def play_server(sites: int, out: Path, config: RunConfig) -> None:
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:
-        orders, _ = wire.decode_order(message.content, config.federation.rounds)
+        order, _ = wire.decode_order(message.content, config.federation.rounds)
         said = dict.fromkeys(("val_loss", "val_auroc", "train_loss"), 0.5)
-        round = orders["blended"].round
-        update = SiteUpdate(member(context).site, round, deltas(round), said)
+        update = SiteUpdate(member(context).site, order.round, deltas(order.round), said)
         return Message(wire.encode_update(update), reply_to=message)
 
     @app.evaluate()
     def _finish(message: Message, _context: Context) -> Message:
-        final = wire.FinalScalars(dict.fromkeys(("test_auroc", "test_auroc_low", "test_auroc_high"), 0.5), "blended")
+        final = wire.FinalScalars(dict.fromkeys(("test_auroc", "test_auroc_low", "test_auroc_high"), 0.5), "joint")
         return Message(wire.encode_final(final), reply_to=message)
 
     out.mkdir(parents=True, exist_ok=True)

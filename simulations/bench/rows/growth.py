@@ -60,7 +60,7 @@ def _write(folder: Path, size: Mapping[str, int]) -> Path:
     sites = [{"site": f"s{n}", "modality": kinds[n % 2], "data": data} for n, data in enumerate(phantom)]
     settings: dict[str, Any] = {
         "name": "growth",
-        "methods": ["fedavg"],
+        "methods": ["fedbn"],
         "image": {"size": 64},
         "model": {"backbone": "test_efficientnet", "weights": "random"},
         "train": {"steps": 2, "batch_size": 8},

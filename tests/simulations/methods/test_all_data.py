@@ -10,7 +10,7 @@ import torch
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import SiteMemory
 from simulations.methods.alone import alone
-from simulations.methods.fedavg_shared import fedavg_shared, share_norms
+from simulations.methods.fedavg import fedavg, share_norms
 from simulations.methods.loop import play, states_of
 from simulations.methods.method import Federation
 from simulations.methods.pooled import pool_sites, pooled
@@ -32,17 +32,17 @@ def test_norms_become_their_weighted_mean_and_local_heads_stay() -> None:
 
 def test_all_sites_end_plain_fedavg_with_one_and_the_same_model(build: Build) -> None:
     federation = build()
-    found = play(fedavg_shared(), federation.sites.values(), federation.theta0, federation.config)
+    found = play(fedavg(), federation.sites.values(), federation.theta0, federation.config)
     for weights in found.values():
         assert all(value.equal(found["alba"][name]) for name, value in weights.items())
 
 
 def test_one_round_of_plain_fedavg_is_the_patient_weighted_mean_of_every_tensor(build: Build) -> None:
     federation = build(federation={"rounds": 1})
-    shared = federation.under({"method": "fedavg"})
+    shared = federation.under({"method": "fedbn"})
     memories, updates = train_sites(shared, begin(shared))
     patients = {member.site: member.num_patients for member in shared.members}
-    found = play(fedavg_shared(), federation.sites.values(), federation.theta0, federation.config)["como"]
+    found = play(fedavg(), federation.sites.values(), federation.theta0, federation.config)["como"]
     norms = memories["alba"].local or {}
     assert any(name.endswith("running_var") for name in norms)
     for name in norms:

@@ -11,7 +11,7 @@ from cdtl_core.errors import ConfigError
 from cdtl_core.federation.blend import blend
 from cdtl_core.imaging.cohort import Fold
 from simulations.methods.alone import alone
-from simulations.methods.cdtl import cdtl, settings_of, unblended_round
+from simulations.methods.blended import blended, settings_of, unblended_round
 from simulations.methods.donor_phantom import with_phantom_donors
 from simulations.methods.donor_shuffled import donors_of, shuffled_labels, with_shuffled_donors
 from simulations.methods.donor_theta0 import blend_with_theta0, cdtl_from_theta0
@@ -50,11 +50,10 @@ def test_a_round_of_the_theta0_control_blends_what_cdtl_blends_and_shrinks_it(bu
     federation = build(blend={"policy": "fixed", "alpha": 0.5, "settle": 0}, federation={"rounds": 1})
     under = federation.under(settings_of(None))
     (control,) = states_of(cdtl_from_theta0(), federation)
-    real = advance(under, begin(under))
+    real, unblended = advance(under, begin(under)), unblended_round(under, begin(under))
     for group, drift in control.server.drifts.items():
         for name, value in drift.items():
-            before = real.server.unblended[group][name]
-            assert control.server.unblended[group][name].equal(before)
+            before = unblended.server.drifts[group][name]
             assert value.equal((0.5 * before.float()).half())
             assert not value.equal(real.server.drifts[group][name]) or not before.abs().max()
 
@@ -62,16 +61,10 @@ def test_a_round_of_the_theta0_control_blends_what_cdtl_blends_and_shrinks_it(bu
 def test_where_nothing_crosses_the_control_is_cdtl_to_the_last_bit(build: Build) -> None:
     federation = build(blend={"policy": "fixed", "alpha": 1.0})
     found = [
-        play(m, federation.sites.values(), federation.theta0, federation.config) for m in (cdtl(), cdtl_from_theta0())
+        play(m, federation.sites.values(), federation.theta0, federation.config)
+        for m in (blended(), cdtl_from_theta0())
     ]
     assert all(value.equal(found[1][site][name]) for site in found[0] for name, value in found[0][site].items())
-
-
-def test_an_unblended_round_is_the_coordinators_before_its_blend(build: Build) -> None:
-    federation = build().under(settings_of("annealed"))
-    one, two = unblended_round(federation, begin(federation)), advance(federation, begin(federation))
-    for group, drift in one.server.drifts.items():
-        assert all(value.equal(two.server.unblended[group][name]) for name, value in drift.items())
 
 
 def test_labels_are_dealt_anew_by_patient() -> None:
@@ -129,7 +122,7 @@ def test_phantom_donors_stand_in_by_name_and_number(build: Build, tmp_path: Path
     assert set(after.cohort.files).isdisjoint(before.cohort.files)
     again = with_phantom_donors(federation.sites.values(), ["alba"], folder=tmp_path, seed=9)
     assert again[0].cohort.files == after.cohort.files
-    play(cdtl(), found.values(), federation.theta0, federation.config)
+    play(blended(), found.values(), federation.theta0, federation.config)
 
 
 def test_a_federation_of_all_phantom_modalities_has_no_unrelated_one(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.federation.evidence import PooledModel
+from cdtl_core.federation.model_folder import PoolNote, read_note
 from cdtl_core.learning.weights import Weights, load_weights
 from client.home import open_site
 from simulations.methods.fedprox import fedprox
@@ -22,27 +25,33 @@ from simulations.simulate import simulate
 Build = Callable[..., Federation]
 
 
-def played(name: str, federation: Federation) -> dict[str, Weights]:
+def played(name: str, federation: Federation) -> dict[str, Any]:
     return play(method_of(name), federation.sites.values(), federation.theta0, federation.config)
 
 
 def equal(one: Weights, two: Weights) -> bool:
-    return list(one) == list(two) and all(value.equal(two[name]) for name, value in one.items())
+    return sorted(one) == sorted(two) and all(value.equal(two[name]) for name, value in one.items())
 
 
-def all_equal(one: dict[str, Weights], two: dict[str, Weights]) -> bool:
-    return list(one) == list(two) and all(equal(one[site], two[site]) for site in one)
+def parts_of_model(model: Weights | PooledModel) -> list[Weights]:
+    return [model.own, model.joint] if isinstance(model, PooledModel) else [model]
+
+
+def all_equal(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    pairs = [(parts_of_model(one[site]), parts_of_model(two[site])) for site in one]
+    return list(one) == list(two) and all(
+        equal(a, b) for left, right in pairs for a, b in zip(left, right, strict=True)
+    )
 
 
 def test_alone_fedbn_and_cdtl_end_with_the_models_of_the_flower_run(
     tiny: Callable[..., SimulationConfig], tmp_path: Path
 ) -> None:
-    """The candidate that the acceptance gate is given: with the gate off it is the model that the run leaves."""
+    """Also CDTL: its own, its joint model and their pool are those that the Flower run leaves at each site."""
     from cdtl_core.learning.model import build_theta0
 
     config = tiny(
-        methods=("alone", "fedavg", "cdtl"),
-        gate={"enabled": False},
+        methods=("alone", "fedbn", "cdtl"),
         model={"backbone": "test_resnet"},
         train={"steps": 2, "batch_size": 4, "lr": 0.005},
     )
@@ -50,11 +59,16 @@ def test_alone_fedbn_and_cdtl_end_with_the_models_of_the_flower_run(
     homes = sorted((tmp_path / "run" / "sites").iterdir())
     theta0 = build_theta0(config.run.model, config.run.seed, config.run.image.size)
     federation = federation_of([open_site(home, config.run) for home in homes], theta0, config.run)
-    for flower, name in {"alone": "alone", "fedavg": "fedbn", "cdtl": "cdtl"}.items():
+    for name in ("alone", "fedbn"):
         for site, weights in played(name, federation).items():
-            left = load_weights(tmp_path / "run" / "sites" / site / "models" / f"tiny-{flower}" / "model.safetensors")
+            left = load_weights(tmp_path / "run" / "sites" / site / "models" / f"tiny-{name}" / "model.safetensors")
             assert set(left) == set(weights)
             assert all(value.equal(weights[tensor]) for tensor, value in left.items()), (name, site)
+    for site, model in played("cdtl", federation).items():
+        folder = tmp_path / "run" / "sites" / site / "models" / "tiny-cdtl"
+        assert equal(load_weights(folder / "own.safetensors"), model.own)
+        assert equal(load_weights(folder / "joint.safetensors"), model.joint)
+        assert read_note(folder / "model.json").pool == PoolNote.of(model.pool)
 
 
 def test_every_method_gives_every_site_a_whole_finite_classifier_of_its_own(build: Build) -> None:
@@ -64,7 +78,7 @@ def test_every_method_gives_every_site_a_whole_finite_classifier_of_its_own(buil
     for name in METHODS:
         found = played(name, federation)
         assert list(found) == ["alba", "bari", "como", "diso"]
-        for weights in found.values():
+        for weights in (part for model in found.values() for part in parts_of_model(model)):
             assert sorted(weights) == sorted(whole), name
             assert all(bool(torch.isfinite(value).all()) for value in weights.values()), name
             assert weights["head.weight"].abs().max() > 0, name
@@ -85,19 +99,21 @@ def test_a_site_of_other_labels_takes_part_in_every_method_with_a_head_of_its_ow
     apart = replace(apart, cohort=replace(apart.cohort, labels=("healthy", "malignant")))
     federation = federation_of([sites.sites["alba"], sites.sites["como"], apart], sites.theta0, sites.config)
     found, whole = played(name, federation), played(name, sites)
-    assert all(bool(torch.isfinite(value).all()) for value in found["diso"].values())
-    assert not found["diso"]["head.weight"].equal(found["alba"]["head.weight"])
-    if name in {"fedavg_shared", "fedbn", "fedcross"}:
+    assert all(bool(torch.isfinite(value).all()) for value in found["diso"].values())  # never a pool
+    (alba, *_) = parts_of_model(found["alba"])
+    assert not found["diso"]["head.weight"].equal(alba["head.weight"])
+    if name in {"fedavg", "fedbn", "fedcross"}:
         assert found["alba"]["head.weight"].equal(found["como"]["head.weight"])
         assert whole["alba"]["head.weight"].equal(whole["diso"]["head.weight"])
 
 
 def test_the_policies_of_cdtl_blend_otherwise_and_as_configured(build: Build) -> None:
     federation = build(blend={"policy": "fixed", "alpha": 0.5})
-    found = {name: played(name, federation) for name in METHODS if name.startswith("cdtl")}
-    assert all_equal(found["cdtl"], found["cdtl_fixed"])
+    names = ("cdtl_blend", "cdtl_fixed", "cdtl_retention", "cdtl_annealed")
+    found = {name: played(name, federation) for name in names}
+    assert all_equal(found["cdtl_blend"], found["cdtl_fixed"])
     for name in ("cdtl_retention", "cdtl_annealed"):
-        assert not all_equal(found["cdtl"], found[name])
+        assert not all_equal(found["cdtl_blend"], found[name])
 
 
 def test_fedprox_without_a_pull_is_fedbn_to_the_last_bit(build: Build) -> None:
@@ -117,7 +133,7 @@ def test_fedprox_stays_nearer_to_what_it_received_the_harder_it_pulls(build: Bui
 
 def test_a_head_never_leaves_under_fedper_and_the_base_is_the_same_everywhere(build: Build) -> None:
     *_, track = states_of(method_of("fedper"), build())
-    federation = build().under({"method": "fedavg", "share": {"head": False}})
+    federation = build().under({"method": "fedbn", "share": {"head": False}})
     assert not [name for drift in track.server.drifts.values() for name in drift if name.startswith("head.")]
     starts = {site: received(federation, track, site) for site in federation.sites}
     for name, value in starts["alba"].items():
@@ -129,7 +145,7 @@ def test_fedper_moves_the_base_by_the_patient_weighted_mean_of_the_sites(build: 
     """By hand from what each site would have sent in the first round, where all start from theta0."""
     from simulations.methods.track import begin, train_sites
 
-    federation = build(federation={"rounds": 1}).under({"method": "fedavg", "share": {"head": False}})
+    federation = build(federation={"rounds": 1}).under({"method": "fedbn", "share": {"head": False}})
     _, updates = train_sites(federation, begin(federation))
     patients = {member.site: member.num_patients for member in federation.members}
     (track,) = states_of(method_of("fedper"), federation)
@@ -140,7 +156,7 @@ def test_fedper_moves_the_base_by_the_patient_weighted_mean_of_the_sites(build: 
 
 
 def test_a_state_is_a_value_from_which_a_run_can_go_on(build: Build) -> None:
-    federation, method = build(), method_of("cdtl")
+    federation, method = build(), method_of("cdtl_blend")
     states: list[Track] = list(states_of(method, federation))
     again = method.round(federation, method.round(federation, states[0]))
     assert all(

@@ -1,19 +1,15 @@
-"""Donors by evidence, and the gate's choice at the end."""
+"""Donors found by evidence, for blends in every round."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cdtl_core.config import BlendConfig, RunConfig, SimulationConfig
+from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.federation.blend import Matrix, blend_matrix, transfer_of
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.learning.weights import load_weights
-from client.home import open_site
-from simulations.methods.cdtl import cdtl_gated, settings_of, unblended_round
+from simulations.methods.blended import settings_of, unblended_round
 from simulations.methods.cdtl_learned import (
     cdtl_learned,
     learned_matrix,
@@ -21,10 +17,9 @@ from simulations.methods.cdtl_learned import (
     update_cosines,
     validation_gains,
 )
-from simulations.methods.loop import play, states_of
+from simulations.methods.loop import states_of
 from simulations.methods.method import Federation
 from simulations.methods.track import Track, begin
-from simulations.simulate import simulate
 
 Build = Callable[..., Federation]
 
@@ -44,7 +39,7 @@ def test_uniform_evidence_gives_the_matrices_of_the_annealed_policy(count: int) 
     patients = {str(index): 10 for index in range(count)}
     config = run(warmup=1)
     for round in range(1, 7):
-        expected = blend_matrix(BlendConfig(warmup=1, settle=1), patients, round=round, rounds=6)
+        expected = blend_matrix(BlendConfig(policy="annealed", warmup=1, settle=1), patients, round=round, rounds=6)
         assert learned_matrix(rows, config, round=round) == pytest.approx(expected)
 
 
@@ -173,22 +168,3 @@ def test_a_donor_equal_to_the_receiver_gains_nothing(build: Build) -> None:
     same = dict.fromkeys(after.server.drifts, after.server.drifts["histology"])
     equal = replace(after, server=replace(after.server, drifts=same))
     assert validation_gains(federation, after, equal) == pytest.approx(0, abs=1e-9)
-
-
-def test_the_gated_method_leaves_the_models_of_the_flower_run(
-    tiny: Callable[..., SimulationConfig], tmp_path: Path
-) -> None:
-    config = tiny(
-        methods=("alone", "cdtl"),
-        gate={"standard_errors": 0.0},
-        model={"backbone": "test_resnet"},
-        train={"steps": 2, "batch_size": 4, "lr": 0.005},
-    )
-    report = simulate(config, tmp_path / "run")
-    homes = sorted((tmp_path / "run" / "sites").iterdir())
-    theta0 = build_theta0(config.run.model, config.run.seed, config.run.image.size)
-    found = play(cdtl_gated(), [open_site(home, config.run) for home in homes], theta0, config.run)
-    for site, weights in found.items():
-        left = load_weights(tmp_path / "run" / "sites" / site / "models" / "tiny-cdtl" / "model.safetensors")
-        assert all(value.equal(weights[tensor]) for tensor, value in left.items()), site
-    assert any(site.gate is not None and site.gate.chosen != "blended" for site in report.sites)

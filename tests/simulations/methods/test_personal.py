@@ -15,7 +15,7 @@ from simulations.methods.method import Federation, Method
 from simulations.methods.track import advance, received
 
 Build = Callable[..., Federation]
-OWN, GLOBAL = {"method": "alone"}, {"method": "fedavg"}
+OWN, GLOBAL = {"method": "alone"}, {"method": "fedbn"}
 
 
 def same(one: Method, two: Method, federation: Federation) -> bool:  # type: ignore[type-arg]

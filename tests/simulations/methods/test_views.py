@@ -20,7 +20,7 @@ def images_kept(folder: Path) -> list[bytes]:
     return [name for path in folder.glob("*/*.npy") for name in np.load(path)["image"].tolist()]
 
 
-@pytest.mark.parametrize("name", ["alone", "pooled", "fedavg_shared", "apfl", "fedamp", "cdtl_learned", "cdtl_gated"])
+@pytest.mark.parametrize("name", ["alone", "pooled", "fedavg", "apfl", "fedamp", "cdtl_learned"])
 def test_a_method_with_kept_activations_is_the_method_without_to_the_last_bit(
     name: str, build: Build, tmp_path: Path
 ) -> None:

@@ -9,12 +9,12 @@ from cdtl_core.learning.weights import Weights, take
 from simulations.methods.method import Federation, Method
 from simulations.methods.track import Track, advance, begin, received
 
-__all__ = ["fedavg_shared", "share_norms"]
+__all__ = ["fedavg", "share_norms"]
 
-_SHARED = {"method": "fedavg"}
+_SHARED = {"method": "fedbn"}
 
 
-def fedavg_shared() -> Method[Track]:
+def fedavg() -> Method[Track]:
     """FedBN whose norms, affine and running statistics, are averaged after each round as all else is.
 
     The one method that a site evaluates with norms that are not its own, since that is what it stands for.

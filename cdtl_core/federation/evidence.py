@@ -1,0 +1,194 @@
+"""What both models say of patients that they were not trained on: the evidence that sets the pool's share.
+
+Where only heads are trained, every training patient is evidence. The own head is judged out of fold. In the place of
+the joint one stands the mean of the other sites' own heads, which never saw these patients. Where whole networks are
+trained, the validation patients are the evidence.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cdtl_core.federation.pool import Evidence, Pool, fit_pool, fold_heads, standard_of
+from cdtl_core.federation.site import Site
+from cdtl_core.imaging.cohort import Fold
+from cdtl_core.imaging.pixels import Pixels
+from cdtl_core.imaging.split import SPLITS
+from cdtl_core.learning.features import feature_views
+from cdtl_core.learning.inputs import trains_only_heads
+from cdtl_core.learning.model import build_feature_classifier
+from cdtl_core.learning.train import fit, score
+from cdtl_core.learning.weights import Weights, load_into
+
+__all__ = ["PooledModel", "fold", "on_features", "out_of_fold", "pool_models", "score_model"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+_FOLDS, _REPEATS = 5, 2
+_HEAD = ("head.weight", "head.bias")
+
+
+@dataclass(frozen=True)
+class PooledModel:
+    """The two classifiers of a site and how their logits are joined."""
+
+    own: Weights
+    joint: Weights
+    pool: Pool
+
+    @property
+    def tensors(self) -> Weights:
+        """All tensors of both, ``own.`` and ``joint.`` before their names."""
+        parts = (("own", self.own), ("joint", self.joint))
+        return {f"{part}.{name}": value for part, weights in parts for name, value in weights.items()}
+
+
+def pool_models(
+    site: Site, own: Weights, joint: Weights, others: Weights | None = None, *, equal: bool = False
+) -> PooledModel:
+    """Join the site's own and the joint classifier, in the share that the evidence asks for.
+
+    Args:
+        site: The receiver.
+        own: All tensors of its own classifier that its network has.
+        joint: Of the joint one.
+        others: Head of the mean of the other sites' own heads, where only heads are trained: it never saw a patient of
+            this site. None: the validation patients are the evidence.
+        equal: Whether the share is 1 whatever the evidence says.
+    """
+    train, val = site.cohort.folds["train"], site.cohort.folds["val"]
+    own_spread, joint_spread = (standard_of(_scores(site, weights, train), train.patients) for weights in (own, joint))
+    if equal:
+        return PooledModel(own, joint, fit_pool(own_spread, joint_spread, None))
+    if others is not None and trains_only_heads(site.config):
+        heads = site if train.holds_features else on_features(site, own)
+        given = {name: value for name, value in own.items() if not name.startswith("backbone.")} | others
+        judged = out_of_fold(heads), _scores(heads, given, heads.cohort.folds["train"])
+        evidence = _evidence(*judged, train)
+    else:
+        evidence = _evidence(_scores(site, own, val), _scores(site, joint, val), val)
+    return PooledModel(own, joint, fit_pool(own_spread, joint_spread, evidence))
+
+
+def _evidence(own: Floats, joint: Floats, fold: Fold) -> Evidence | None:
+    """Scores of held-out patients at unit spread over these patients."""
+    if not fold.num_images:
+        return None
+    unit = [standard_of(scores, fold.patients)(scores) for scores in (own, joint)]
+    return Evidence(unit[0], unit[1], fold.labels, fold.patients)
+
+
+def mean_of_others(sums: Mapping[str, tuple[Weights, int]], own: Weights, counted: int) -> Weights | None:
+    """The other sites' own heads, weighted by patients: all sums less the site's own part; None if there is no other.
+
+    Args:
+        sums: Modality to the sum of its sites' heads by the names that travel, float64, and the patients in it.
+        own: The site's own head as it was sent.
+        counted: Patients with which it is in its modality's sum; 0 if it is in none.
+    """
+    others = sum(count for _, count in sums.values()) - counted
+    if others <= 0:
+        return None
+    mean: Weights = {}
+    for name, value in own.items():
+        total = sum(
+            (one[name] for one, _ in sums.values() if name in one), torch.zeros_like(value, dtype=torch.float64)
+        )
+        mean[f"head.{name.rpartition('.')[2]}"] = (total - counted * value.double()).div(others).float()
+    return mean
+
+
+def fold(model: PooledModel) -> Weights:
+    """One classifier that says what the pooled model says, where both differ in nothing but their heads."""
+    heads = [[weights[name].double().numpy() for name in _HEAD] for weights in (model.own, model.joint)]
+    folded = fold_heads(model.pool, *((weight, bias) for weight, bias in heads))
+    return model.own | {name: torch.from_numpy(value).float() for name, value in zip(_HEAD, folded, strict=True)}
+
+
+def score_model(site: Site, model: Weights | PooledModel, fold: Fold) -> Floats:
+    """Log-probabilities N K of a fold's images."""
+    if isinstance(model, PooledModel):
+        return model.pool(_scores(site, model.own, fold), _scores(site, model.joint, fold))
+    return _scores(site, model, fold)
+
+
+def _scores(site: Site, weights: Weights, fold: Fold) -> Floats:
+    load_into(site.model, weights)
+    return score(site.model, fold, device=site.device, entry=site.entry)
+
+
+def on_features(site: Site, theta0: Weights) -> Site:
+    """The site with the features of its images in the place of the images, and no backbone.
+
+    Training and scores are those of the whole network, and take a fraction of the time. Use it with weights that hold
+    no backbone.
+
+    Args:
+        site: Whose heads alone are trained.
+        theta0: The backbone's weights.
+    """
+    load_into(site.model, {name: value for name, value in theta0.items() if name.startswith("backbone.")})
+    pixels, train = site.cohort.folds["train"].pixels, site.config.train
+    rows = np.arange(len(pixels))
+    features = feature_views(
+        site.model,
+        Fold(pixels, rows, rows, rows),
+        views=train.views,
+        change=train.augment,
+        seed=train.views_seed,
+        device=site.device,
+        cache=site.cache,
+    )
+    folds = {split: replace(site.cohort.folds[split], pixels=cast(Pixels, features)) for split in SPLITS}
+    model = build_feature_classifier(site.model, site.config.model)
+    return replace(site, cohort=replace(site.cohort, folds=folds), model=model)
+
+
+def out_of_fold(site: Site) -> Floats:
+    """Centred logits N K of the site's own head for each training image, of heads that did not see its patient.
+
+    The training patients are dealt into five folds, twice; the scores of both deals are added.
+
+    Args:
+        site: On features.
+    """
+    train = site.cohort.folds["train"]
+    rng = np.random.default_rng([site.config.seed, zlib.crc32(site.name.encode()), zlib.crc32(b"out of fold")])
+    scores = np.zeros((train.num_images, site.model.head.out_features))
+    for _ in range(_REPEATS):
+        fold = deal(train.labels, train.patients, _FOLDS, rng)
+        for number in range(_FOLDS):
+            held = np.flatnonzero(fold == number)
+            kept = np.flatnonzero(fold != number)
+            if len(held) and len(np.unique(train.labels[kept])) > 1:
+                _fit_own(site, train.where(kept), rng)
+                scores[held] += score(site.model, train.where(held), device=site.device, entry=site.entry)
+    return np.asarray(scores - scores.mean(axis=1, keepdims=True), np.float64)
+
+
+def deal(labels: Ints, patients: Ints, folds: int, rng: np.random.Generator) -> Ints:
+    """A fold for each image, N, the same for all images of a patient; each label is spread over all folds."""
+    names, first, index = np.unique(patients, return_index=True, return_inverse=True)
+    fold = np.empty(len(names), np.int64)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels[first] == label))
+        fold[members] = (np.arange(len(members)) + rng.integers(folds)) % folds
+    return np.asarray(fold[index], np.int64)
+
+
+def _fit_own(site: Site, fold: Fold, rng: np.random.Generator) -> None:
+    """Train the site's head from zero over all rounds, as alone."""
+    config = site.config
+    for value in site.model.head.parameters():
+        value.data.zero_()
+    if config.model.levels:
+        from cdtl_core.learning.partial import set_centre  # Opacus takes a second to load
+
+        set_centre(site.model, fold, config, device=site.device)
+    for epoch in range(config.federation.rounds):
+        fit(site.model, fold, config.train, epoch=epoch, rng=rng, device=site.device, entry=site.entry)

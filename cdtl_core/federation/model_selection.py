@@ -1,0 +1,54 @@
+"""Model selection: which of its models a site uses. The pool, unless validation patients speak against it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["JOINT", "OWN", "POOL", "Selection", "select_model"]
+
+OWN, JOINT, POOL = "own", "joint", "pool"
+_FEWEST_PATIENTS = 20
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which model a site uses, and what it was compared with.
+
+    Attributes:
+        chosen: ``pool``, ``own`` or ``joint``.
+        losses: Mean validation log-loss over patients, per candidate; empty without validation patients.
+        excess: Log-loss of the pool less that of the own model in standard errors of the paired difference; None where
+            they were not compared.
+    """
+
+    chosen: str
+    losses: Mapping[str, float]
+    excess: float | None = None
+
+
+def select_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_errors: float | None) -> Selection:
+    """Use the pool, unless at least 20 validation patients say that the own model is better by `standard_errors`.
+
+    Fewer patients cannot tell a good pool from a bad one, so they decide nothing. A site without a pool uses its only
+    model.
+
+    Args:
+        losses: Candidate to log-loss per validation patient, P, the same patients in the same order.
+        standard_errors: Of the paired difference in log-loss; None: the pool is used in any case.
+    """
+    means = {name: float(values.mean()) for name, values in losses.items() if len(values)}
+    if POOL not in losses:
+        return Selection(next(iter(losses)), means)
+    if OWN not in losses or standard_errors is None or len(losses[POOL]) < _FEWEST_PATIENTS:
+        return Selection(POOL, means)
+    excess = _excess(losses[POOL] - losses[OWN])
+    return Selection(OWN if excess >= standard_errors and excess > 0 else POOL, means, excess)
+
+
+def _excess(difference: npt.NDArray[np.float64]) -> float:
+    """Mean over its standard error; 0 where both are 0."""
+    mean = float(difference.mean())
+    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    return mean / error if error > 0 else float(np.sign(mean) * np.inf) if mean else 0.0

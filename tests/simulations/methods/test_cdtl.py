@@ -1,0 +1,116 @@
+"""CDTL: own and joint model pooled at the receiver, in the share that honest evidence sets."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cdtl_core.federation.evidence import (
+    PooledModel,
+    deal,
+    fold,
+    on_features,
+    out_of_fold,
+    pool_models,
+    score_model,
+)
+from cdtl_core.imaging.cohort import Fold
+from simulations.methods.cdtl import cdtl, mean_of_other_heads
+from simulations.methods.fedbn import fedbn
+from simulations.methods.loop import last, play, states_of
+from simulations.methods.method import Federation, federation_of
+
+Build = Callable[..., Federation]
+HEADS = {
+    "model": {"backbone": "test_resnet", "weights": "random", "levels": [2, 3]},
+    "train": {"freeze": 3, "views": 1, "steps": 4},
+    "blend": {"settle": 0},
+}
+HEAD = ("head.weight", "head.bias")
+
+
+@pytest.fixture
+def heads(build: Build, tmp_path: Path) -> Federation:
+    """A federation that trains heads alone, on features."""
+    whole = build(**HEADS)
+    sites = [on_features(replace(site, cache=tmp_path), whole.theta0) for site in whole.sites.values()]
+    return federation_of(sites, {}, whole.config)
+
+
+def test_on_features_a_federation_ends_with_the_heads_of_whole_networks(build: Build, heads: Federation) -> None:
+    whole = build(**HEADS)
+    one = play(fedbn(), whole.sites.values(), whole.theta0, whole.config)
+    two = play(fedbn(), heads.sites.values(), {}, heads.config)
+    for site, weights in two.items():
+        for name in HEAD:
+            torch.testing.assert_close(weights[name], one[site][name], rtol=1e-2, atol=2e-3)
+        assert weights["head.weight"].abs().max() > 0.01
+
+
+def test_folded_heads_say_what_the_two_say(heads: Federation) -> None:
+    for name, model in play(cdtl(), heads.sites.values(), {}, heads.config).items():
+        assert isinstance(model, PooledModel)
+        site = heads.sites[name]
+        test = site.cohort.folds["test"]
+        np.testing.assert_allclose(score_model(site, fold(model), test), score_model(site, model, test), atol=1e-5)
+
+
+@pytest.mark.attack("evidence never saw the patients", "receiver's labels turned round")
+def test_the_others_heads_do_not_depend_on_the_receivers_patients(heads: Federation) -> None:
+    turned = dict(heads.sites)
+    alba = turned["alba"]
+    folds = {split: replace(one, labels=1 - one.labels) for split, one in alba.cohort.folds.items()}
+    turned["alba"] = replace(alba, cohort=replace(alba.cohort, folds=folds))
+    found = []
+    for sites in (heads.sites, turned):
+        federation = federation_of(sites.values(), {}, heads.config)
+        found.append(mean_of_other_heads(federation, last(states_of(cdtl(), federation)).own, "alba"))
+    assert all(found[0][name].equal(found[1][name]) for name in HEAD)
+    assert found[0]["head.weight"].abs().max() > 0
+
+
+@pytest.mark.attack("evidence never saw the patients", "a patient's images in two folds")
+def test_out_of_fold_deals_patients_and_both_labels() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        patients = rng.integers(12, size=30)
+        labels = (patients % 3 == 0).astype(np.int64)
+        found = deal(labels, patients, 5, rng)
+        for patient in np.unique(patients):
+            assert len(np.unique(found[patients == patient])) == 1
+
+
+@pytest.mark.attack("evidence never saw the patients", "images without a pattern, labels by chance")
+def test_an_own_head_that_learned_by_heart_is_worth_nothing_out_of_fold(heads: Federation) -> None:
+    """In its training images a head of many features knows every label; out of fold it must not."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(40, 2, heads.sites["alba"].model.head.in_features)).astype(np.float16)
+    labels = rng.permutation(np.arange(40) % 2)
+    train = Fold(noise, np.arange(40), labels, np.arange(40))
+    site = heads.sites["alba"]
+    config = site.config.model_copy(update={"train": site.config.train.model_copy(update={"steps": 40, "lr": 0.01})})
+    site = replace(site, config=config, cohort=replace(site.cohort, folds={**site.cohort.folds, "train": train}))
+    margins = out_of_fold(site)
+    score = margins[:, 1] - margins[:, 0]
+    right = np.mean([score[i] > score[j] for i in np.flatnonzero(labels == 1) for j in np.flatnonzero(labels == 0)])
+    assert 0.2 < right < 0.8
+
+
+def test_networks_are_pooled_in_equal_shares_where_validation_patients_are_few(build: Build) -> None:
+    federation = build("alba", "como", federation={"rounds": 1})
+    for model in play(cdtl(), federation.sites.values(), federation.theta0, federation.config).values():
+        assert isinstance(model, PooledModel)
+        assert (model.pool.by, model.pool.share) == ("equal", 1.0)
+        assert not model.own["head.weight"].equal(model.joint["head.weight"])
+
+
+def test_a_site_without_others_pools_by_its_validation_patients_or_equally(heads: Federation) -> None:
+    site = heads.sites["alba"]
+    weights = {name: value for name, value in site.model.state_dict().items() if value.is_floating_point()}
+    own = {
+        name: torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) for name, value in weights.items()
+    }
+    assert pool_models(site, own, own).pool.by == "equal"
