@@ -54,29 +54,31 @@ def confined(study: Study, name: str) -> list[str]:
     every = [port.address.split("/")[0] for port in study.ports] + [OUTSIDE]
     source = Path(probe.__file__).read_text()
     found: dict[str, Any] = json.loads(study.containers.execute(name, "python", "-c", source, *every))
-    wrong = [f"{name} reaches {at}" for at, how in found["reached"].items() if how != "unreachable" and at not in near]
-    wrong += [f"{name} cannot be reached at {at}" for at in near if found["reached"][at] == "unreachable"]
-    wrong += [
-        f"{name} writes {at}"
-        for at, how in found["written"].items()
-        if how == "written" and at[:4] not in ("/tmp", "/sta")
-    ]
-    wrong += [
-        f"{name} has {key} {value}" for key, value in found["status"].items() if key[:3] == "Cap" and int(value, 16)
-    ]
-    wrong += (
-        []
-        if found["status"]["NoNewPrivs"] == "1" and found["status"]["Seccomp"] == "2"
-        else [f"{name} may gain rights"]
-    )
-    wrong += [] if found["user"] == [10001, 10001, []] else [f"{name} runs as {found['user']}"]
-    if study.compose["services"][name].get("network_mode") == "none":  # the half of a site that runs approved code
-        wrong += [f"{name} reads {at}" for at in found["keys"]]
-        wrong += [f"{name} has the interface {device}" for device in found["interfaces"] if device != "lo"]
-    if name != "coordinator":
-        wrong += [f"{name} listens on {at}" for at in found["listening"]]
+    secret = study.keys_of_others(name)
     opened = [at for at, how in found["reached"].items() if how == "open"]
-    say(f"  {name}: opens {', '.join(opened) or 'nothing'} of {len(every)} addresses; writing: {found['written']}")
+    say(
+        f"  {name}: opens {', '.join(opened) or 'nothing'} of {len(every)} addresses, {len(secret)} keys are not its own,"
+    )
+    say(f"    writing: {found['written']}")
+    wrong = [f"reads {secret[one]} as {at}" for one, at in found["hashes"].items() if one in secret]
+    if study.compose["services"][name].get("network_mode") == "none":  # the half of a site that runs approved code
+        wrong += [f"has the interface {device}" for device in found["interfaces"] if device != "lo"]
+    if name != "coordinator":
+        wrong += [f"listens on {at}" for at in found["listening"]]
+    return [f"{name} {line}" for line in [*wrong, *judged(found, near)]]
+
+
+def judged(found: dict[str, Any], near: set[str]) -> list[str]:
+    """What the probe could do and must not, for any service; `near`: addresses of its own networks."""
+    status, reached, written = found["status"], found["reached"], found["written"]
+    wrong = [f"reaches {at}" for at, how in reached.items() if how != "unreachable" and at not in near]
+    wrong += [f"cannot reach {at}" for at in near if reached[at] == "unreachable"]
+    wrong += [f"writes {at}" for at, how in written.items() if how == "written" and at not in ("/tmp/x", "/state/x")]
+    wrong += [f"has {key} {value}" for key, value in status.items() if key.startswith("Cap") and int(value, 16)]
+    if (status["NoNewPrivs"], status["Seccomp"]) != ("1", "2"):
+        wrong.append("may gain rights, or call the kernel unfiltered")
+    if found["user"] != [10001, 10001, []]:
+        wrong.append(f"runs as {found['user']}")
     return wrong
 
 

@@ -1,5 +1,6 @@
 """Plays docker/README.md with the Compose file's services under runc: from nothing to a finished run of three sites."""
 
+import hashlib
 import json
 import os
 import re
@@ -159,6 +160,22 @@ class Study:
                 if words[0] != "cat" or time.monotonic() > end:
                     raise
                 time.sleep(0.5)
+
+    def keys_of_others(self, name: str) -> dict[str, str]:
+        """SHA-256 of each private key that a service must not see, to where it lies.
+
+        A service owns the keys of the volume that is its /state. A site's node owns none: it has a key of its own that
+        is good for its filter only, and a copy of the key that numbers the site's patients.
+        """
+        mounts = self.compose["services"][name]["volumes"]
+        whole = {mount["source"] for mount in mounts if mount["target"] == "/state"}
+        parts = {mount["source"] for mount in mounts if "volume" in mount}
+        found = {}
+        for volume in set(self.compose["volumes"]) - whole:
+            for path in (self._folder / "volumes" / volume).rglob("*.key"):
+                if volume not in parts or path.name not in ("node.key", "patient.key"):
+                    found[hashlib.sha256(path.read_bytes()).hexdigest()] = f"{volume}: {path.name}"
+        return found
 
     def await_end(self, wait_s: float = 900.0) -> str:
         """Wait for the run and return what `server run` printed.

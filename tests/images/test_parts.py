@@ -18,6 +18,7 @@ import yaml
 from cdtl_core.apps import bundle_root
 from cdtl_core.errors import ConfigError
 from tests.images import build, network, probe
+from tests.images.__main__ import judged
 from tests.images.containers import bundle, seccomp, size
 from tests.images.contents import contents, faults
 from tests.images.study import Study, steps, tiny
@@ -251,6 +252,46 @@ def test_a_library_works_without_its_gpu_code_and_refuses_what_it_calls_of_nvidi
 def test_only_a_torch_built_for_cuda_is_changed(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no torch built for CUDA"):
         cpu_torch().strip(tmp_path)
+
+
+@pytest.mark.attack("a container that is too free is noticed", "each fault of a container alone")
+def test_every_fault_of_a_container_is_said(tries: Any) -> None:
+    status = {"CapEff": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"}
+    good = {"user": [10001, 10001, []], "status": status, "reached": {"10.0.0.2": "open", "10.0.1.2": "unreachable"}}
+    good["written"] = {"/x": "EROFS", "/tmp/x": "written"}
+    assert judged(good, {"10.0.0.2"}) == []
+    faulty = [
+        {"user": [0, 0, [0]]},
+        {"written": {"/x": "written"}},
+        {"reached": {**good["reached"], "10.0.1.2": "refused"}},
+    ]
+    faulty += [{"reached": {"10.0.0.2": "unreachable"}}]
+    faulty += [
+        {"status": {**status, key: value}} for key, value in (("CapEff", "a"), ("NoNewPrivs", "0"), ("Seccomp", "0"))
+    ]
+    for fault in faulty:
+        assert len(judged({**good, **fault}, {"10.0.0.2"})) == 1
+        tries.add()
+
+
+@pytest.mark.attack("a site's key stays in its filter", "read every file of the node's and the neighbours' volumes")
+def test_a_key_that_a_service_must_not_see_is_found_under_any_name(tmp_path: Path, tries: Any) -> None:
+    study = Study.__new__(Study)
+    study.compose, study._folder = COMPOSE, tmp_path
+    for volume in COMPOSE["volumes"]:
+        for name in ("site.key", "patient.key", "link/node.key"):
+            path = tmp_path / "volumes" / volume / "site" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{volume} {name}")
+    hidden = {name: set(study.keys_of_others(name).values()) for name in SERVICES}
+    assert "north: site.key" in hidden["north-node"] & hidden["east"] & hidden["coordinator"]
+    assert "north: site.key" not in hidden["north"]
+    assert "north: patient.key" not in hidden["north-node"]
+    assert "east: patient.key" in hidden["north-node"]
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "image.npy").write_text("north site.key")
+    assert probe.hashes(tmp_path / "cache").keys() & study.keys_of_others("north-node").keys()
+    tries.add(sum(map(len, hidden.values())))
 
 
 def test_the_probe_tells_open_refused_and_silent_apart() -> None:
