@@ -56,9 +56,7 @@ def confined(study: Study, name: str) -> list[str]:
     found: dict[str, Any] = json.loads(study.containers.execute(name, "python", "-c", source, *every))
     secret = study.keys_of_others(name)
     opened = [at for at, how in found["reached"].items() if how == "open"]
-    say(
-        f"  {name}: opens {', '.join(opened) or 'nothing'} of {len(every)} addresses, {len(secret)} keys are not its own,"
-    )
+    say(f"  {name}: opens {', '.join(opened) or 'nothing'} of {len(every)} addresses, others' keys: {len(secret)},")
     say(f"    writing: {found['written']}")
     wrong = [f"reads {secret[one]} as {at}" for one, at in found["hashes"].items() if one in secret]
     if study.compose["services"][name].get("network_mode") == "none":  # the half of a site that runs approved code
