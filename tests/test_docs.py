@@ -190,8 +190,8 @@ def test_the_settings_in_the_pages_are_settings() -> None:
 
 @pytest.mark.parametrize("name", [OFFICE, HOSPITAL])
 def test_the_sentences_in_the_pages_are_those_of_the_program(name: str) -> None:
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cdtl_core").rglob("*.py"))
-    code += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "server").rglob("*.py"))
+    folders = ("cdtl_core", "server", "client")
+    code = "".join(path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py"))
     code = re.sub(r"\"\n\s*f?\"|\{[^{}\n]*\}", "", code)
     table = (ROOT / "docs" / name).read_text(encoding="utf-8").split("## Sentences")[1]
     rows = [line.split(" | ")[0] for line in table.splitlines()[3:]]
