@@ -93,9 +93,6 @@ class Network(Protocol):
     def to(self, device: torch.device) -> Any:
         """Move it."""
 
-    def eval(self) -> Any:
-        """Switch to evaluation."""
-
 
 def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None) -> Inputs:
     """The images as they are, normalised for the model, or the plain views' activations.

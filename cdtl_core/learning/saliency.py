@@ -1,7 +1,7 @@
 """Where in an image a classifier looked: Grad-CAM."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -21,9 +21,6 @@ class Networks(Protocol):
     @property
     def backbones(self) -> Sequence[nn.Module]:
         """Their feature extractors."""
-
-    def eval(self) -> Any:
-        """Switch to evaluation."""
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Logits B K."""
@@ -52,7 +49,7 @@ def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor 
 
         return keep
 
-    model.eval()
+    cast(nn.Module, model).eval()
     hooks = [
         module.register_forward_hook(keeper(place))
         for place, backbone in enumerate(backbones)

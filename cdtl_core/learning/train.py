@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -102,7 +104,7 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 def score(model: Network, fold: Fold, *, device: torch.device, entry: Entry | None = None) -> Floats:
     """Log-probabilities N K of a fold's images, in its order."""
     model.to(device)
-    model.eval()
+    cast(nn.Module, model).eval()
     inputs, rows = plain_inputs(model, fold, entry), np.arange(fold.num_images)
     with torch.inference_mode(), autocast(device), entering(model, entry):
         batches = (on_device(inputs(rows[at : at + _SCORE_BATCH]), device) for at in range(0, len(rows), _SCORE_BATCH))

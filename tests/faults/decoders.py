@@ -24,7 +24,7 @@ from cdtl_core.errors import CdtlError
 from cdtl_core.federation import wire
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
 from cdtl_core.federation.contract import ModalityContract, load_contract
-from cdtl_core.federation.coordinator import CoordinatorState, Member
+from cdtl_core.federation.coordinator import CoordinatorState, HeadSum, Member
 from cdtl_core.federation.egress import Own, egress_manifest
 from cdtl_core.federation.guard import Record
 from cdtl_core.federation.model_folder import read_note
@@ -243,9 +243,10 @@ def _checkpoints(folder: Path) -> dict[str, Decoder]:
     records = {"north": Record((1.0, 2.0), ("a" * 16,), 1, "")}
     place = folder / "checkpoints"
     for round in (1, 2):
-        drifts, before = ({"mri": {"w": torch.full((2,), value).half()}, "ct": {}} for value in (1.0, 2.0))
+        drifts = {"mri": {"w": torch.full((2,), 1.0).half()}, "ct": {}}
+        heads = {"mri": HeadSum({"head.L.weight": torch.ones(2, 2).double()}, {"L": 3}, {"north": 3})}
         member = Member("north", "mri", 3, "L")
-        save_checkpoint(place, CoordinatorState(round, (member,), drifts, before, "t", records))
+        save_checkpoint(place, CoordinatorState(round, (member,), drifts, "t", records, heads))
     newest = place / "round-0002"
 
     def one(name: str) -> Decoder:
@@ -302,7 +303,7 @@ def _models(folder: Path) -> dict[str, Decoder]:
     (place / "model.json").write_text(json.dumps(note))
     weights, card = place / "model.safetensors", _json({"schema_version": 1, "site": "north"})
     save_weights(weights, {"w": torch.ones(3), "b": torch.zeros(2, 2).half()})
-    scores = b"image,patient,positive,p_blended,p_alone\na.png,0,1,0.5,0.25\nb.png,1,0,0.1,0.9\n"
+    scores = b"image,patient,positive,p_pool,p_own\na.png,0,1,0.5,0.25\nb.png,1,0,0.1,0.9\n"
     return {
         "model.json": _file(place / "note.json", [json.dumps(note).encode()], read_note),
         "model.safetensors": _file(weights, [weights.read_bytes()], load_weights),

@@ -7,12 +7,13 @@ import torch
 
 from cdtl_core.errors import CheckpointError
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
-from cdtl_core.federation.coordinator import CoordinatorState, Member
+from cdtl_core.federation.coordinator import CoordinatorState, HeadSum, Member
 
 
 def state(round: int) -> CoordinatorState:
     drifts = {"mri": {"z": torch.full((2,), float(round)).half(), "a": torch.ones(1).half()}, "ct": {}}
-    return CoordinatorState(round, (Member("s", "mri", 3, "L"),), drifts, {"mri": {}, "ct": {}})
+    heads = {"mri": HeadSum({"head.L.bias": torch.full((2,), 0.1, dtype=torch.float64)}, {"L": 3}, {"s": 3})}
+    return CoordinatorState(round, (Member("s", "mri", 3, "L"),), drifts, "t", heads=heads)
 
 
 def test_what_is_loaded_equals_what_was_saved_also_in_the_order_of_tensors(tmp_path: Path) -> None:
@@ -24,6 +25,9 @@ def test_what_is_loaded_equals_what_was_saved_also_in_the_order_of_tensors(tmp_p
     assert list(loaded.drifts["mri"]) == ["z", "a"]  # safetensors sorts; depth policies need the layers' order
     assert all(loaded.drifts["mri"][name].equal(value) for name, value in state(3).drifts["mri"].items())
     assert loaded.drifts["ct"] == {}
+    (kept, saved) = (one.heads["mri"] for one in (loaded, state(3)))
+    assert (kept.patients, kept.sites) == (saved.patients, saved.sites)
+    assert kept.total["head.L.bias"].equal(saved.total["head.L.bias"])
 
 
 def test_two_rounds_are_kept(tmp_path: Path) -> None:
