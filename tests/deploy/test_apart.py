@@ -36,7 +36,7 @@ def deployment(tiny: Callable[..., SimulationConfig], tmp_path: Path) -> Iterato
     config = tiny(
         sites=[{"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16}}}], federation=terms
     )
-    made = Deployment(tmp_path, list(config.sites), config.of_method("fedavg"))
+    made = Deployment(tmp_path, list(config.sites), config.of_method("fedbn"))
     yield made, config
     made.end()
 
@@ -48,7 +48,7 @@ def test_approved_code_that_attacks_its_site_in_mid_training_gets_nothing(
 ) -> None:
     made, config = deployment
     home = made.homes["alba"]
-    run = made.request(config.of_method("fedavg"))
+    run = made.request(config.of_method("fedbn"))
     made.start("coordinator")
     made.start("alba", "filter")
     made.start("alba", "node")
