@@ -13,7 +13,8 @@ from cdtl_core.durable import file_hash
 from cdtl_core.errors import DataError, ModelError
 from cdtl_core.federation import export as exporting
 from cdtl_core.federation.export import TOLERANCE, export_onnx
-from cdtl_core.federation.model_folder import ModelNote
+from cdtl_core.federation.model_folder import ModelNote, PoolNote, load_model
+from cdtl_core.federation.pool import Pool, Standard
 from cdtl_core.federation.predict import predict_images
 from cdtl_core.learning.model import build_classifier
 from cdtl_core.learning.weights import save_weights
@@ -105,3 +106,67 @@ def test_a_missing_library_is_a_sentence(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(ModelError, match=r"pip install 'cdtl\[onnx\]'"):
         export_onnx(folder, folder / "model.onnx")
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> tuple[Path, Pool]:
+    """Two networks of one site, pooled; the joint one is surer of itself."""
+    config, home, tensors = ModelConfig(backbone="test_resnet", weights="random"), tmp_path / "pooled", {}
+    for number, part in enumerate(("own", "joint")):
+        torch.manual_seed(number)
+        model = build_classifier(config, 2, 32)
+        torch.nn.init.normal_(model.head.weight, std=0.1 + number)
+        weights = {name: value.contiguous() for name, value in model.state_dict().items() if value.is_floating_point()}
+        save_weights(home / f"{part}.safetensors", weights)
+        tensors |= {f"{part}.{name}": value for name, value in weights.items()}
+    save_weights(home / "model.safetensors", tensors)
+    standards = Standard(np.array([-0.1, 0.1]), 0.5), Standard(np.array([0.3, -0.3]), 2.0)
+    pool = Pool(*standards, 0.8, 1.5, np.array([-0.2, 0.2]), "evidence", 40)
+    note = ModelNote(
+        cdtl_version="0", federation="f", method="cdtl", seed=0, site="alba", modality="mri", backbone=config.backbone,
+        labels=("benign", "malignant"), positive="malignant", image_size=32, temperature=None, chosen="pool",
+        pool=PoolNote.of(pool), networks=2, validation_log_loss={},
+        weights_sha256=file_hash(home / "model.safetensors"),
+        others_sha256={f"{part}.safetensors": file_hash(home / f"{part}.safetensors") for part in ("own", "joint")},
+    )  # fmt: skip
+    (home / "model.json").write_text(note.model_dump_json())
+    return home, pool
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_pooled_networks_are_one_file_that_says_what_the_pool_says(
+    pooled: tuple[Path, Pool], images: tuple[Path, ...]
+) -> None:
+    home, pool = pooled
+    pixels = torch.from_numpy(exporting._read(images, 32))
+    logits = []
+    for which in ("own", "joint"):
+        model, _ = load_model(home, which)
+        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (model.mean, model.std))
+        with torch.inference_mode():
+            logits.append(model.eval()((pixels - mean) / std).double().numpy())
+    expected = np.exp(pool(*logits))
+    assert predict_images(home, images).probabilities == pytest.approx(expected, abs=1e-5)
+    pytest.importorskip("onnxscript")
+    assert export_onnx(home, home / "model.onnx", images).largest_difference < TOLERANCE
+
+
+@pytest.mark.attack("a part without privacy stays at the site", "export a pooled model of a private run")
+def test_a_model_with_a_part_that_is_not_private_is_not_exported_and_the_joint_one_is(
+    pooled: tuple[Path, Pool], images: tuple[Path, ...]
+) -> None:
+    pytest.importorskip("onnxscript")
+    home, _ = pooled
+    note = json.loads((home / "model.json").read_text())
+    (home / "model.json").write_text(json.dumps(note | {"stays": True}))
+    for which in ("used", "own"):
+        with pytest.raises(ModelError, match="must not leave the site"):
+            export_onnx(home, home / "model.onnx", images, which)
+    assert not (home / "model.onnx").exists()
+
+
+def test_another_schema_is_refused_with_a_sentence(folder: Path) -> None:
+    note = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(note | {"schema_version": 1}))
+    with pytest.raises(ModelError, match="has schema 1, this cdtl reads 2"):
+        load_model(folder)
