@@ -9,7 +9,8 @@ own training images. Then
 r is the share of the joint model relative to the own one: 0 is the own model alone, 1 is half and half. It follows from
 evidence on patients that neither model was trained on; without such evidence r is 1.
 
-Nothing here leaves the site: the server sees neither the own model nor the spreads nor r.
+The server sees neither the spreads nor r. Of the own model it sees the head where heads alone are trained without
+privacy (`egress.sends_own_head`), and nothing else.
 
 Source: eq. (10), Inbaraj et al. 2025. Differs: applied once at the receiver, at unit spread; the share follows from
 evidence.
