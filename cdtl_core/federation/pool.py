@@ -7,7 +7,7 @@ own training images. Then
     logits = bias + scale * (own / s_own + r * joint / s_joint)
 
 r is the share of the joint model relative to the own one: 0 is the own model alone, 1 is half and half. It follows from
-evidence on patients that neither model was trained on; without such evidence r is 1.
+evidence on patients that neither model was trained on; without such evidence r is 1, and with little it stays near 1.
 
 The server sees neither the spreads nor r. Of the own model it sees the head where heads alone are trained without
 privacy (`egress.sends_own_head`), and nothing else.
@@ -16,7 +16,7 @@ Source: eq. (10), Inbaraj et al. 2025. Differs: applied once at the receiver, at
 evidence.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,10 @@ Ints = npt.NDArray[np.int64]
 
 EQUAL_SHARE = 1.0
 FEWEST_PATIENTS = 20
-"""Fewer held-out patients than this are no evidence: the share is then 1."""
+"""Fewer held-out patients than this say little: they hold the share closer to 1, and set neither scale nor bias."""
 _FLAT = 1e-6
-_PRIOR, _SPREAD = 0.7, 0.7
-"""Mean and standard deviation of the normal prior of r: a little less than half joint, and far from certain."""
+_SPREAD = 1.4
+"""Standard deviation of the normal prior of r, whose mean is 1; docs/method.md says how it was found."""
 _VAGUE = 4.0
 """Variance of the priors of bias and log scale: nearly free."""
 
@@ -154,28 +154,31 @@ def patient_weights(labels: Ints, patients: Ints) -> Floats:
 def fit_pool(own: Standard, joint: Standard, evidence: Evidence | None) -> Pool:
     """The pool with the most probable share r, scale and bias.
 
-    The evidence is the log-loss over held-out patients, classes alike; r has a normal prior (0.7, deviation 0.7) and
-    is never negative. Scale and bias are then fitted with all patients alike, so that probabilities fit the site's own
-    mix of classes. Without evidence, or with fewer than `FEWEST_PATIENTS` patients, r is 1 and the scale is the own
-    model's.
+    The evidence is the log-loss over held-out patients, classes alike; r is never negative and has a normal prior
+    around 1, of deviation 1.4, or n / 20 of that with n < 20 patients. Scale and bias are then fitted with all patients
+    alike, so that probabilities fit the site's own mix of classes; with n < 20 they are the own model's. Without
+    evidence of both classes r is 1.
 
     Args:
         own: Standard of the own model.
         joint: Standard of the joint model.
         evidence: Scores of patients that neither model was trained on, or None.
     """
-    if evidence is None or evidence.num_patients < FEWEST_PATIENTS or len(np.unique(evidence.labels)) < 2:
-        return _equal(own, joint)
+    if evidence is None or len(np.unique(evidence.labels)) < 2:
+        return _as_sure_as_own(own, joint, EQUAL_SHARE)
     share = 0.0 if joint.is_flat else _fit_share(evidence)
+    if evidence.num_patients < FEWEST_PATIENTS:
+        return replace(_as_sure_as_own(own, joint, share), by="evidence", num_patients=evidence.num_patients)
     weights = 1 / _images_of_patient(evidence.patients)
     scale, bias = _fit_scale(evidence.own + share * evidence.joint, evidence.labels, weights)
     return Pool(own, joint, share, scale, bias, "evidence", evidence.num_patients)
 
 
-def _equal(own: Standard, joint: Standard) -> Pool:
-    share = 0.0 if joint.is_flat else EQUAL_SHARE
+def _as_sure_as_own(own: Standard, joint: Standard, share: float) -> Pool:
+    """A pool with the own model's scale and bias, or the joint one's if that is all there is."""
+    share = 0.0 if joint.is_flat else share
     if own.is_flat:
-        return Pool(own, joint, share, joint.spread, joint.centre, "equal", 0)
+        return Pool(own, joint, 0.0 if joint.is_flat else EQUAL_SHARE, joint.spread, joint.centre, "equal", 0)
     return Pool(own, joint, share, own.spread / (1 + share), own.centre, "equal", 0)
 
 
@@ -185,17 +188,18 @@ def _fit_share(evidence: Evidence) -> float:
 
     weights = evidence.num_patients * patient_weights(evidence.labels, evidence.patients)
     classes = evidence.own.shape[1]
+    variance = (_SPREAD * min(1.0, evidence.num_patients / FEWEST_PATIENTS)) ** 2
 
     def loss(values: Floats) -> tuple[float, Floats]:
         scale, share, bias = np.exp(values[0]), values[1], values[2:]
         mixed = evidence.own + share * evidence.joint
         value, slope = _log_loss(bias + scale * mixed, evidence.labels, weights)
-        value += _prior(values[0], bias) + (share - _PRIOR) ** 2 / (2 * _SPREAD**2)
+        value += _prior(values[0], bias) + (share - EQUAL_SHARE) ** 2 / (2 * variance)
         of_scale = scale * float((slope * mixed).sum()) + values[0] / _VAGUE
-        of_share = scale * float((slope * evidence.joint).sum()) + (share - _PRIOR) / _SPREAD**2
+        of_share = scale * float((slope * evidence.joint).sum()) + (share - EQUAL_SHARE) / variance
         return value, np.array([of_scale, of_share, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
 
-    start = np.array([0.0, _PRIOR, *np.zeros(classes)])
+    start = np.array([0.0, EQUAL_SHARE, *np.zeros(classes)])
     bounds = [(-3, 3), (0, None), *[(None, None)] * classes]
     return float(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[1])
 
