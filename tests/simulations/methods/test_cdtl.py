@@ -99,18 +99,20 @@ def test_an_own_head_that_learned_by_heart_is_worth_nothing_out_of_fold(heads: F
     assert 0.2 < right < 0.8
 
 
-def test_networks_are_pooled_in_equal_shares_where_validation_patients_are_few(build: Build) -> None:
+def test_networks_are_pooled_in_nearly_equal_shares_where_validation_patients_are_few(build: Build) -> None:
     federation = build("alba", "como", federation={"rounds": 1})
     for model in play(cdtl(), federation.sites.values(), federation.theta0, federation.config).values():
         assert isinstance(model, PooledModel)
-        assert (model.pool.by, model.pool.share) == ("equal", 1.0)
+        assert model.pool.num_patients < 5
+        assert model.pool.share == pytest.approx(1.0, abs=0.25)
         assert not model.own["head.weight"].equal(model.joint["head.weight"])
 
 
-def test_a_site_without_others_pools_by_its_validation_patients_or_equally(heads: Federation) -> None:
+def test_a_site_without_others_pools_by_its_validation_patients(heads: Federation) -> None:
     site = heads.sites["alba"]
     weights = {name: value for name, value in site.model.state_dict().items() if value.is_floating_point()}
     own = {
         name: torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) for name, value in weights.items()
     }
-    assert pool_models(site, own, own).pool.by == "equal"
+    pool = pool_models(site, own, own).pool
+    assert (pool.by, pool.num_patients) == ("evidence", site.cohort.folds["val"].num_patients)
