@@ -50,8 +50,8 @@ def card_of(home: Path, federation: str, site: Site, theta0_hash: str) -> ModelC
             include={"site", "modality", "method", "seed", "labels", "positive", "backbone", "image_size", "chosen"}
         ),
         rounds=config.federation.rounds,
-        parameters=sum(parameter.numel() for parameter in site.model.parameters()),
-        pool=Pooling(share=note.pool.share, by=note.pool.by, patients=note.pool.num_patients) if note.pool else None,
+        parameters=note.networks * sum(parameter.numel() for parameter in site.model.parameters()),
+        pool=_pooling(note),
         stays=note.stays,
         validation_log_loss=note.validation_log_loss,
         cohort=_cohort(site, own),
@@ -78,6 +78,13 @@ def card_of(home: Path, federation: str, site: Site, theta0_hash: str) -> ModelC
         bundle_sha256=_approved_bundle(home, flatten(config)),
         weights_sha256=note.weights_sha256,
     )
+
+
+def _pooling(note: ModelNote) -> Pooling | None:
+    if note.pool is None:
+        return None
+    told = {"networks": note.networks, "networks_log_loss": note.networks_log_loss}
+    return Pooling(share=note.pool.share, by=note.pool.by, patients=note.pool.num_patients, **told)
 
 
 def _cohort(site: Site, own: SiteConfig) -> Cohort:

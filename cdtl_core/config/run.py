@@ -211,11 +211,13 @@ class ShareConfig(Settings):
 class PoolConfig(Settings):
     """How a site pools its own and the joint model, see `cdtl_core.federation.pool`.
 
-    `share` = ``evidence`` sets the share by patients that neither model was trained on, where there are 20 of them;
-    ``equal`` takes both alike.
+    `share` = ``evidence`` sets the share by patients that neither model was trained on; ``equal`` takes both alike.
+    `networks` says what becomes of two fine-tuned networks: ``two`` keeps both; ``evidence`` puts one between them
+    where at least 20 validation patients find it no worse.
     """
 
     share: Literal["evidence", "equal"] = "evidence"
+    networks: Literal["two", "evidence"] = "two"
 
 
 class ModelSelectionConfig(Settings):

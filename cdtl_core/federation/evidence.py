@@ -2,19 +2,20 @@
 
 Where only heads are trained, every training patient is evidence. The own head is judged out of fold. In the place of
 the joint one stands the mean of the other sites' own heads, which never saw these patients. Where whole networks are
-trained, the validation patients are the evidence.
+trained, the validation patients are the evidence; what a pool says of them is then judged in folds, since its share,
+scale and bias were fitted on them.
 """
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from cdtl_core.federation.pool import Evidence, Pool, fit_pool, fold_heads, standard_of
+from cdtl_core.federation.pool import Evidence, Pool, Standard, fit_pool, fold_heads, standard_of
 from cdtl_core.federation.site import Site
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.imaging.pixels import Pixels
@@ -25,7 +26,7 @@ from cdtl_core.learning.model import build_feature_classifier
 from cdtl_core.learning.train import fit, score
 from cdtl_core.learning.weights import Weights, load_into
 
-__all__ = ["PooledModel", "fold", "on_features", "out_of_fold", "pool_models", "score_model"]
+__all__ = ["PooledModel", "fit_on_validation", "fold", "on_features", "out_of_fold", "pool_models", "score_model"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -35,11 +36,24 @@ _HEAD = ("head.weight", "head.bias")
 
 @dataclass(frozen=True)
 class PooledModel:
-    """The two classifiers of a site and how their logits are joined."""
+    """The two classifiers of a site and how their logits are joined.
+
+    Attributes:
+        own: All tensors of the site's own classifier.
+        joint: Of the joint one.
+        pool: How their logits are joined.
+        val: Log-probabilities N K of the validation images; where they are the evidence, by pools that were fitted
+            without their patients. None: the pool was not fitted on them.
+        one: One network that the site uses in the place of both, see `cdtl_core.federation.one_network`.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
+    """
 
     own: Weights
     joint: Weights
     pool: Pool
+    val: Floats | None = None
+    one: Weights | None = None
+    networks_log_loss: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tensors(self) -> Weights:
@@ -62,23 +76,49 @@ def pool_models(
         equal: Whether the share is 1 whatever the evidence says.
     """
     train, val = site.cohort.folds["train"], site.cohort.folds["val"]
-    own_spread, joint_spread = (standard_of(_scores(site, weights, train), train.patients) for weights in (own, joint))
+    seen = _scores(site, own, train), _scores(site, joint, train)
+    units = standard_of(seen[0], train.patients), standard_of(seen[1], train.patients)
     if equal:
-        return PooledModel(own, joint, fit_pool(own_spread, joint_spread, None))
+        return PooledModel(own, joint, fit_pool(*units, None))
     if others is not None and trains_only_heads(site.config):
         heads = site if train.holds_features else on_features(site, own)
         given = {name: value for name, value in own.items() if not name.startswith("backbone.")} | others
         judged = out_of_fold(heads), _scores(heads, given, heads.cohort.folds["train"])
-        evidence = _evidence(*judged, train)
-    else:
-        evidence = _evidence(_scores(site, own, val), _scores(site, joint, val), val)
-    return PooledModel(own, joint, fit_pool(own_spread, joint_spread, evidence))
+        return PooledModel(own, joint, fit_pool(*units, _evidence(*judged, train)))
+    scores = _scores(site, own, val), _scores(site, joint, val)
+    pool, of_val = fit_on_validation(site, units, scores)
+    return PooledModel(own, joint, pool, of_val)
 
 
-def _evidence(own: Floats, joint: Floats, fold: Fold) -> Evidence | None:
-    """Scores of held-out patients at unit spread over these patients."""
-    if not fold.num_images:
-        return None
+def fit_on_validation(
+    site: Site, units: tuple[Standard, Standard], scores: tuple[Floats, Floats]
+) -> tuple[Pool, Floats]:
+    """The pool that the validation patients ask for, and what pools that were fitted without a patient say of her.
+
+    Args:
+        site: The receiver.
+        units: Standards of own and joint model over the training images.
+        scores: Their log-probabilities N K of the validation images.
+
+    Returns:
+        The pool, and log-probabilities N K.
+    """
+    val = site.cohort.folds["val"]
+
+    def fitted(rows: Ints) -> Pool:
+        said = [unit(values[rows]) for unit, values in zip(units, scores, strict=True)]
+        return fit_pool(*units, Evidence(said[0], said[1], val.labels[rows], val.patients[rows]))
+
+    found = np.empty((val.num_images, units[0].centre.size))
+    part = deal(val.labels, val.patients, _FOLDS, _rng(site, b"validation"))
+    for number in np.unique(part):
+        held = part == number
+        found[held] = fitted(np.flatnonzero(~held))(scores[0][held], scores[1][held])
+    return fitted(np.arange(val.num_images)), found
+
+
+def _evidence(own: Floats, joint: Floats, fold: Fold) -> Evidence:
+    """Scores at unit spread over these patients: those of models that stand for the two have units of their own."""
     unit = [standard_of(scores, fold.patients)(scores) for scores in (own, joint)]
     return Evidence(unit[0], unit[1], fold.labels, fold.patients)
 
@@ -112,6 +152,8 @@ def fold(model: PooledModel) -> Weights:
 
 def score_model(site: Site, model: Weights | PooledModel, fold: Fold) -> Floats:
     """Log-probabilities N K of a fold's images."""
+    if isinstance(model, PooledModel) and model.one is not None:
+        return _scores(site, model.one, fold)
     if isinstance(model, PooledModel):
         return model.pool(_scores(site, model.own, fold), _scores(site, model.joint, fold))
     return _scores(site, model, fold)
@@ -158,7 +200,7 @@ def out_of_fold(site: Site) -> Floats:
         site: On features.
     """
     train = site.cohort.folds["train"]
-    rng = np.random.default_rng([site.config.seed, zlib.crc32(site.name.encode()), zlib.crc32(b"out of fold")])
+    rng = _rng(site, b"out of fold")
     scores = np.zeros((train.num_images, site.model.head.out_features))
     for _ in range(_REPEATS):
         fold = deal(train.labels, train.patients, _FOLDS, rng)
@@ -179,6 +221,10 @@ def deal(labels: Ints, patients: Ints, folds: int, rng: np.random.Generator) -> 
         members = rng.permutation(np.flatnonzero(labels[first] == label))
         fold[members] = (np.arange(len(members)) + rng.integers(folds)) % folds
     return np.asarray(fold[index], np.int64)
+
+
+def _rng(site: Site, purpose: bytes) -> np.random.Generator:
+    return np.random.default_rng([site.config.seed, zlib.crc32(site.name.encode()), zlib.crc32(purpose)])
 
 
 def _fit_own(site: Site, fold: Fold, rng: np.random.Generator) -> None:

@@ -8,14 +8,14 @@ import numpy.typing as npt
 
 from cdtl_core.federation.evidence import PooledModel, fold, pool_models, score_model
 from cdtl_core.federation.model_selection import JOINT, OWN, POOL, Selection, select_model
-from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round
+from cdtl_core.federation.one_network import differ_in_heads_only, with_one_network
+from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round, with_fresh_norms
 from cdtl_core.learning.calibration import fit_temperature
 from cdtl_core.learning.inputs import trains_only_heads
 from cdtl_core.learning.metrics import log_loss_by_patient
-from cdtl_core.learning.train import refresh_norms
-from cdtl_core.learning.weights import Weights, load_into, take
+from cdtl_core.learning.weights import Weights
 
-__all__ = ["Outcome", "SiteModel", "candidate", "finish", "finish_one", "with_fresh_norms"]
+__all__ = ["Outcome", "SiteModel", "candidate", "finish", "finish_one"]
 
 Floats = npt.NDArray[np.float64]
 SiteModel = Weights | PooledModel
@@ -32,7 +32,8 @@ class Outcome:
         selection: Which candidate the site uses.
         temperature: Divides its logits; None where the site has too few validation patients to calibrate.
         test: Candidate to log-probabilities N K of the test images.
-        val: The same of the validation images.
+        val: The same of the validation images; of a pool that was fitted on them, by pools that were fitted without
+            their patients.
     """
 
     models: Mapping[str, SiteModel]
@@ -56,8 +57,10 @@ def finish(site: Site, own: Weights, joint: Weights, others: Weights | None = No
         ModelError: The weights do not fit the site's model.
     """
     pooled = pool_models(site, own, joint, others, equal=site.config.pool.share == "equal")
-    one: SiteModel = fold(pooled) if trains_only_heads(site.config) else pooled
-    return _outcome(site, {OWN: own, JOINT: joint, POOL: one}, pooled)
+    if trains_only_heads(site.config) or differ_in_heads_only(pooled):
+        return _outcome(site, {OWN: own, JOINT: joint, POOL: fold(pooled)}, pooled)
+    pooled = with_one_network(site, pooled)
+    return _outcome(site, {OWN: own, JOINT: joint, POOL: pooled.one or pooled}, pooled)
 
 
 def finish_one(site: Site, model: Weights, *, labels_differ: bool = False) -> Outcome:
@@ -75,6 +78,8 @@ def finish_one(site: Site, model: Weights, *, labels_differ: bool = False) -> Ou
 def _outcome(site: Site, models: Mapping[str, SiteModel], pooled: PooledModel | None) -> Outcome:
     val, test = site.cohort.folds["val"], site.cohort.folds["test"]
     of_val = {name: score_model(site, model, val) for name, model in models.items()}
+    if pooled is not None and pooled.val is not None:
+        of_val[POOL] = pooled.val
     of_test = {name: score_model(site, model, test) for name, model in models.items()}
     losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in of_val.items()}
     settings = site.config.model_selection
@@ -91,13 +96,3 @@ def candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder
     """
     load_round(site, theta0, memory, order)
     return with_fresh_norms(site)
-
-
-def with_fresh_norms(site: Site, weights: Weights | None = None) -> Weights:
-    """All floating-point tensors of `weights` (default: what the model holds), norms refreshed if the run says so."""
-    load_into(site.model, weights or {})
-    if site.config.train.refresh_norms and not site.config.dp.enabled:
-        train, freeze = site.cohort.folds["train"], site.config.train.freeze
-        refresh_norms(site.model, train, freeze=freeze, device=site.device, entry=site.entry)
-    state = site.model.state_dict()
-    return take(site.model, [name for name, value in state.items() if value.is_floating_point()])

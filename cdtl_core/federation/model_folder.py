@@ -83,7 +83,9 @@ class ModelNote(_Closed):
     Attributes:
         chosen: Which candidate the site uses: ``pool``, ``own`` or ``joint``.
         pool: How it was pooled; None for a run with one model.
-        networks: How many classifiers model.safetensors holds: 2 for a pool that cannot be folded.
+        networks: How many classifiers model.safetensors holds: 2 for a pool that is neither folded into one head nor
+            replaced by one network.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
         stays: Whether the model holds a part that was trained without the privacy that the run promised: such a model
             must not leave the site.
         weights_sha256: Hash of model.safetensors.
@@ -109,6 +111,7 @@ class ModelNote(_Closed):
     chosen: str
     pool: PoolNote | None = None
     networks: Literal[1, 2] = 1
+    networks_log_loss: dict[str, float] = {}
     stays: bool = False
     validation_log_loss: dict[str, float]
     weights_sha256: str
@@ -151,6 +154,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         chosen=chosen,
         pool=PoolNote.of(outcome.pooled.pool) if outcome.pooled else None,
         networks=2 if isinstance(used, PooledModel) else 1,
+        networks_log_loss=dict(outcome.pooled.networks_log_loss) if outcome.pooled else {},
         stays=private and chosen != JOINT,
         validation_log_loss=dict(outcome.selection.losses),
         weights_sha256=file_hash(folder / MODEL_FILE),

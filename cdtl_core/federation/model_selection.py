@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["JOINT", "OWN", "POOL", "Selection", "select_model"]
+__all__ = ["FEWEST_PATIENTS", "JOINT", "OWN", "POOL", "Selection", "select_model"]
 
 OWN, JOINT, POOL = "own", "joint", "pool"
-_FEWEST_PATIENTS = 20
+FEWEST_PATIENTS = 20
+"""Fewer validation patients than this decide nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def select_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_erro
     means = {name: float(values.mean()) for name, values in losses.items() if len(values)}
     if POOL not in losses:
         return Selection(next(iter(losses)), means)
-    if OWN not in losses or standard_errors is None or len(losses[POOL]) < _FEWEST_PATIENTS:
+    if OWN not in losses or standard_errors is None or len(losses[POOL]) < FEWEST_PATIENTS:
         return Selection(POOL, means)
     excess = _excess(losses[POOL] - losses[OWN])
     return Selection(OWN if excess >= standard_errors and excess > 0 else POOL, means, excess)

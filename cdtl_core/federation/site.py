@@ -20,12 +20,12 @@ from cdtl_core.learning.mechanism import Grant
 from cdtl_core.learning.metrics import auroc, log_loss_by_patient
 from cdtl_core.learning.model import Classifier, Parts, frozen_stages, parts_of
 from cdtl_core.learning.objective import PLAIN, Objective
-from cdtl_core.learning.train import fit, score
+from cdtl_core.learning.train import fit, refresh_norms, score
 from cdtl_core.learning.weights import Weights, check_finite, check_shapes, load_into, take, to_half
 from cdtl_core.progress import report
 
 __all__ = ["OwnModel", "RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "load_round", "run_round"]
-__all__ += ["own_head", "train_own"]
+__all__ += ["own_head", "train_own", "with_fresh_norms"]
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,16 @@ def own_head(site: Site, own: OwnModel) -> Weights:
     """The own model's head by the names that travel, float16."""
     head = {name: value for name, value in (own.memory.local or {}).items() if name.startswith("head.")}
     return to_half({head_name(name, site.cohort.labels): value for name, value in head.items()})
+
+
+def with_fresh_norms(site: Site, weights: Weights | None = None) -> Weights:
+    """All floating-point tensors of `weights` (default: what the model holds), norms refreshed if the run says so."""
+    load_into(site.model, weights or {})
+    if site.config.train.refresh_norms and not site.config.dp.enabled:
+        train, freeze = site.cohort.folds["train"], site.config.train.freeze
+        refresh_norms(site.model, train, freeze=freeze, device=site.device, entry=site.entry)
+    state = site.model.state_dict()
+    return take(site.model, [name for name, value in state.items() if value.is_floating_point()])
 
 
 def _shared(site: Site, parts: Parts) -> Weights:

@@ -59,11 +59,21 @@ class Blend(_Part):
 
 
 class Pooling(_Part):
-    """How own and joint model were pooled: the joint one's share relative to the own one, and what set it."""
+    """How own and joint model were pooled.
+
+    Attributes:
+        share: Of the joint model relative to the own one.
+        by: What set it.
+        patients: Held-out patients behind it.
+        networks: How many networks a prediction runs.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
+    """
 
     share: float
     by: str
     patients: int
+    networks: int = 1
+    networks_log_loss: dict[str, float] = {}
 
 
 class Calibration(_Part):

@@ -70,7 +70,17 @@ def selection_sentence(choice: ModelChoice) -> str:
     pool = f"own and joint model 1 : {plain(choice.share, 2)} by {why}"
     if choice.chosen == "own":
         return f"Model used: the own one; the pool ({pool}) was worse on validation patients ({told})."
-    return f"Model used: the pool, {pool} ({told})."
+    return f"Model used: the pool, {pool} ({told}){_networks(choice)}."
+
+
+def _networks(choice: ModelChoice) -> str:
+    """What a prediction runs, where that is not one network as everywhere."""
+    if not choice.networks_log_loss:
+        return ", as two networks side by side" if choice.networks == 2 else ""
+    one, two = (plain(choice.networks_log_loss[name], 4) for name in ("one", "two"))
+    if choice.networks == 2:
+        return f", as two networks side by side (validation log-loss {two}; one between them: {one})"
+    return f", as one network between the two (validation log-loss {one}; two networks: {two})"
 
 
 def gain_forest(sites: Mapping[str, Mapping[str, Estimate]]) -> Forest | None:

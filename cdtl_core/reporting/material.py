@@ -129,6 +129,8 @@ def choice_of(folder: Path, test: Scores) -> ModelChoice | None:
         share=pool.get("share"),
         share_by=pool.get("by"),
         evidence_patients=pool.get("num_patients", 0),
+        networks=note.get("networks", 1),
+        networks_log_loss=note.get("networks_log_loss", {}),
         validation_log_loss=note["validation_log_loss"],
         test_auroc={name: _number(auroc(test.positive, values)) for name, values in candidates.items()},
     )

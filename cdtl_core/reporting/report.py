@@ -56,6 +56,8 @@ class ModelChoice(_Part):
         share: r, the joint model's share relative to the own one (1: half and half); null without a pool.
         share_by: ``evidence`` or ``equal``.
         evidence_patients: Held-out patients behind the share; 0 for an equal one.
+        networks: How many networks a prediction runs.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
         validation_log_loss: Of each candidate.
         test_auroc: Likewise.
     """
@@ -64,6 +66,8 @@ class ModelChoice(_Part):
     share: float | None
     share_by: str | None
     evidence_patients: int
+    networks: int = 1
+    networks_log_loss: dict[str, float] = {}
     validation_log_loss: dict[str, float]
     test_auroc: dict[str, float | None]
 

@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from cdtl_core.federation.finish import with_fresh_norms
+from cdtl_core.federation.site import with_fresh_norms
 from cdtl_core.learning.inputs import entering, plain_inputs
 from cdtl_core.learning.objective import Mixture, mix_tensors
 from cdtl_core.learning.train import class_weights, on_device

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from cdtl_core.federation.evidence import PooledModel, mean_of_others, pool_models
+from cdtl_core.federation.one_network import with_one_network
 from cdtl_core.federation.site import OwnModel, own_head
+from cdtl_core.learning.inputs import trains_only_heads
 from cdtl_core.learning.weights import Weights
 from simulations.methods.method import Federation, Method
 from simulations.methods.track import Track, advance, begin, deployed
@@ -42,7 +44,9 @@ def cdtl(*, equal: bool = False) -> Method[Pair]:
             return own
         joint = deployed(federation.under(_JOINT), state.joint, site)
         others = mean_of_other_heads(federation, state.own, site)
-        return pool_models(federation.sites[site], own, joint, others, equal=equal)
+        here = federation.sites[site]
+        pooled = pool_models(here, own, joint, others, equal=equal)
+        return pooled if trains_only_heads(federation.config) else with_one_network(here, pooled)
 
     return Method(start, round, model_of)
 

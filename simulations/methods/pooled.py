@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cdtl_core.errors import ConfigError
-from cdtl_core.federation.finish import with_fresh_norms
-from cdtl_core.federation.site import Site
+from cdtl_core.federation.site import Site, with_fresh_norms
 from cdtl_core.imaging.cohort import Cohort, Fold
 from cdtl_core.imaging.split import SPLITS
 from cdtl_core.learning.weights import Weights

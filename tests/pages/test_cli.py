@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cdtl_core.learning.weights import load_weights
+from cdtl_core.reporting.card import load_card
+from cdtl_core.reporting.card_text import card_markdown
+from cdtl_core.reporting.headline import selection_sentence
 from cdtl_core.reporting.page import SECTIONS
+from cdtl_core.reporting.report import ModelChoice
 from tests.conftest import Cdtl
 from tests.pages.conftest import Hospitals
 
@@ -47,6 +52,27 @@ def test_the_card_is_printed_as_text_and_as_json(cdtl: Cdtl, finished: Path, tmp
     assert "not a medical device" in text
     assert "Synthetic images" in text
     assert cdtl("model", "card", tmp_path).code == 5
+
+
+def test_card_and_report_say_how_many_networks_a_prediction_runs(finished: Path) -> None:
+    home = finished / "sites" / "alba"
+    card, site = load_card(home), json.loads((finished / "report.json").read_text())["sites"][0]
+    assert card is not None
+    assert card.pool is not None
+    network = sum(value.numel() for value in load_weights(home / "models" / "tiny-cdtl" / "own.safetensors").values())
+    assert network < card.parameters < 2 * network  # statistics of norms are no parameters
+    assert "two networks side by side" in (home / "model_card.md").read_text()
+    choice = ModelChoice.model_validate(site["selection"])
+    assert selection_sentence(choice).endswith("as two networks side by side.")
+    told = {"networks": 1, "networks_log_loss": {"one": 0.25, "two": 0.5}}
+    pool = card.pool.model_copy(update=told)
+    text = card_markdown(card.model_copy(update={"pool": pool}))
+    assert "one network between the two (validation log-loss: one 0.2500, two 0.5000)" in text
+    assert "one network between" not in card_markdown(card.model_copy(update={"pool": pool, "chosen": "own"}))
+    sentence = selection_sentence(choice.model_copy(update=told))
+    assert sentence.endswith("as one network between the two (validation log-loss 0.2500; two networks: 0.5000).")
+    worse = selection_sentence(choice.model_copy(update={**told, "networks": 2}))
+    assert worse.endswith("as two networks side by side (validation log-loss 0.5000; one between them: 0.2500).")
 
 
 def test_a_hospitals_card_names_the_code_it_approved(hospitals: Hospitals) -> None:
