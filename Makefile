@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+SHARED := -n logical --maxprocesses 4 --dist loadfile  # a process for each core, whole files
 
 .PHONY: demo test slow join attack faults fuzz soak audit evidence bench page lint lock sbom release .clean-tree images clean
 
@@ -10,19 +12,19 @@ demo: $(VENV)/.installed  ## train the synthetic demo federation and print its t
 	$(BIN)/cdtl simulate configs/demo.toml
 
 test: $(VENV)/.installed  ## the fast tests
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) $(SHARED) -m "not slow"
 
 slow: $(VENV)/.installed  ## the slow tests
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 join: $(VENV)/.installed  ## a coordinator and three sites as real processes: kills, doors, approvals; prints the figures
-	$(BIN)/python -m pytest -q -m slow tests/deploy tests/test_docs.py
+	$(PYTEST) -m slow tests/deploy tests/test_docs.py
 
 faults: $(VENV)/.installed  ## kills, cut lines, full disks, hostile replies: prints the table; fails if anything is lost
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/faults
+	$(PYTEST) -m slow tests/faults
 
 attack: $(VENV)/.installed  ## try to refute every stated property; prints the table; fails if one breaks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m attack
+	$(PYTEST) $(SHARED) -m attack
 
 EXECUTIONS ?= 1000000
 fuzz: $(VENV)/.installed  ## damaged input to every reader; --atheris for guidance by coverage (docs/faults.md)

@@ -43,7 +43,6 @@ class Tries:
 
 
 _TRIES = pytest.StashKey[Tries]()
-_ATTACKS = pytest.StashKey[list[tuple[str, str, int, str]]]()
 
 
 @pytest.fixture
@@ -56,21 +55,24 @@ def tries(request: pytest.FixtureRequest) -> Tries:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Remember how each attack (``@pytest.mark.attack(PROPERTY, ATTACK)``) ended."""
+    """Put an attack (``@pytest.mark.attack(PROPERTY, ATTACK)``) and its tries into the report.
+
+    Reports travel from the processes that run the tests to the one that prints the table.
+    """
     report = yield
-    if (mark := item.get_closest_marker("attack")) and (report.when == "call" or report.outcome != "passed"):
+    if mark := item.get_closest_marker("attack"):
         counter = item.stash.get(_TRIES, None)
-        rows = item.config.stash.setdefault(_ATTACKS, [])
-        rows.append((*mark.args, counter.count if counter else 1, report.outcome))
+        report.user_properties.append(("attack", [*mark.args, counter.count if counter else 1]))
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table: property, attack, tries, held; rows of one attack are added up."""
     rows: dict[tuple[str, str], tuple[int, set[str]]] = {}
-    for name, attack, count, outcome in config.stash.get(_ATTACKS, []):
-        total, outcomes = rows.get((name, attack), (0, set()))
-        rows[name, attack] = (total + count, outcomes | {outcome})
+    for report in _reports(terminalreporter):
+        for _, (name, attack, count) in (one for one in report.user_properties if one[0] == "attack"):
+            total, outcomes = rows.get((name, attack), (0, set()))
+            rows[name, attack] = (total + count, outcomes | {report.outcome})
     if not rows:
         return
     widths = [max(len(key[i]) for key in rows) for i in (0, 1)]
@@ -78,6 +80,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for (name, attack), (count, outcomes) in sorted(rows.items()):
         held = "BROKEN" if "failed" in outcomes else "skipped" if "skipped" in outcomes else "held"
         terminalreporter.line(f"{name:{widths[0]}}  {attack:{widths[1]}}  {count:7d}  {held}")
+
+
+def _reports(terminalreporter: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
+    """Reports of tests, and of fixtures that failed or skipped a test."""
+    for kind in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(kind, []):
+            if isinstance(report, pytest.TestReport) and (report.when == "call" or report.outcome != "passed"):
+                yield report
 
 
 class Done(NamedTuple):

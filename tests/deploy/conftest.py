@@ -1,5 +1,6 @@
 """A site's application, a coordinator's folder, and the figures that tests of real processes measure."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,20 @@ from tests.deploy.entrance import coordinator, enrolled, north
 
 __all__ = ["border", "coordinator", "desk", "enrolled", "north", "open_desk"]
 
-_FIGURES = pytest.StashKey[dict[str, str]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_FIGURES] = {}
+Figures = Callable[[str, str], None]
+_FIGURE = "figure: "
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What was measured: add a line; all are printed as one table at the end."""
-    return request.config.stash[_FIGURES]
+def figures(record_property: Callable[[str, object], None]) -> Figures:
+    """Call it with what was measured and its value; all are printed as one table at the end."""
+    return lambda what, value: record_property(_FIGURE + what, value)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if found := config.stash.get(_FIGURES, {}):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    said = [one for report in reports for one in report.user_properties if one[0].startswith(_FIGURE)]
+    if found := {what.removeprefix(_FIGURE): value for what, value in said}:
         terminalreporter.section("figures")
         width = max(map(len, found))
         for what, value in found.items():

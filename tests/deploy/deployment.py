@@ -36,7 +36,7 @@ class Deployment:
 
     def __init__(self, folder: Path, sites: list[SiteConfig], run: RunConfig) -> None:
         self.coordinator, self.port = folder / "coordinator", free_port()
-        self.homes = {site.site: folder / "hospitals" / site.site for site in sites}
+        self.homes = {site.site: folder / "at" / site.site for site in sites}
         self.ports: dict[str, int] = {}  # of sites that reach the coordinator through something else
         self.settings = {site.site: site for site in sites}
         self._mark = secrets.token_hex(8)

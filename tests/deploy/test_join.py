@@ -19,11 +19,11 @@ from cdtl_core.imaging.phantom import write_phantoms
 from cdtl_core.imaging.source import rows_of
 from cdtl_core.reporting.spent import spent_of_site
 from simulations.simulate import simulate
+from tests.deploy.conftest import Figures
 from tests.deploy.deployment import Deployment
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., SimulationConfig]
-Figures = dict[str, str]
 ALL = {"federation": {"rounds": 3, "min_sites": 3, "round_timeout_s": 200.0, "join_timeout_s": 200.0}}
 
 
@@ -78,8 +78,8 @@ def test_three_sites_train_over_tls_and_end_as_the_simulation_does(
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert all(not line["refused"] and not line["absent"] for line in lines[:3])
     deployment.stop()
-    figures["3 sites, 3 rounds over TLS, from enrolment to the end"] = f"{time.monotonic() - began:.0f} s"
-    figures["a round (3 sites)"] = f"{lines[2]['seconds']:.1f} s"
+    figures("3 sites, 3 rounds over TLS, from enrolment to the end", f"{time.monotonic() - began:.0f} s")
+    figures("a round (3 sites)", f"{lines[2]['seconds']:.1f} s")
     expect_models_of(config, deployment, tmp_path / "simulated")
 
 
@@ -132,7 +132,7 @@ def test_a_kill_in_mid_round_costs_one_round_at_most_and_changes_no_model(
     else:
         psutil.Process(deployment.program("coordinator", KILLS[who])).kill()
     assert deployment.ended(run) == "completed", deployment.story()
-    figures[f"kill -9 of {who} in round 2 of 3: to the end"] = f"{time.monotonic() - began:.0f} s"
+    figures(f"kill -9 of {who} in round 2 of 3: to the end", f"{time.monotonic() - began:.0f} s")
     lines = deployment.lines(run)
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert all(not line["refused"] and not line["absent"] for line in lines[:3]), lines
@@ -276,7 +276,7 @@ def test_a_new_engineer_gets_from_a_folder_of_images_to_an_accepted_update_in_te
     checked = cdtl("site", "check", str(home), *where)
     assert "this site is admitted" in checked
     assert "A round here with the default settings" in checked
-    figures["a new engineer: init, admission, check with rehearsal"] = f"{time.monotonic() - began:.0f} s"
+    figures("a new engineer: init, admission, check with rehearsal", f"{time.monotonic() - began:.0f} s")
     run = deployment.request(run_config)
     deployment.approve(run, "como")
     deployment.play(run)
@@ -285,7 +285,7 @@ def test_a_new_engineer_gets_from_a_folder_of_images_to_an_accepted_update_in_te
     cdtl("site", "approve", str(home), str(run / "request.json"), "--yes")
     deployment.until(lambda: (run / "rounds.jsonl").exists(), 500.0, "the first round")
     took = time.monotonic() - began
-    figures["a new engineer: images to first accepted update"] = f"{took:.0f} s"
+    figures("a new engineer: images to first accepted update", f"{took:.0f} s")
     assert "zeno" in deployment.lines(run)[0]["sites"]
     assert took < 600
     deployment.stop()
