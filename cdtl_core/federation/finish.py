@@ -10,6 +10,7 @@ from cdtl_core.federation.evidence import PooledModel, fold, pool_models, score_
 from cdtl_core.federation.model_selection import JOINT, OWN, POOL, Selection, select_model
 from cdtl_core.federation.one_network import differ_in_heads_only, with_one_network
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round, with_fresh_norms
+from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.calibration import fit_temperature
 from cdtl_core.learning.inputs import trains_only_heads
 from cdtl_core.learning.metrics import log_loss_by_patient
@@ -77,15 +78,25 @@ def finish_one(site: Site, model: Weights, *, labels_differ: bool = False) -> Ou
 
 def _outcome(site: Site, models: Mapping[str, SiteModel], pooled: PooledModel | None) -> Outcome:
     val, test = site.cohort.folds["val"], site.cohort.folds["test"]
-    of_val = {name: score_model(site, model, val) for name, model in models.items()}
+    of_val, of_test = (_scores(site, models, part) for part in (val, test))
     if pooled is not None and pooled.val is not None:
         of_val[POOL] = pooled.val
-    of_test = {name: score_model(site, model, test) for name, model in models.items()}
     losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in of_val.items()}
     settings = site.config.model_selection
     selection = select_model(losses, standard_errors=settings.standard_errors if settings.enabled else None)
     temperature = fit_temperature(of_val[selection.chosen], val.labels, val.patients)
     return Outcome(models, pooled, selection, temperature, of_test, of_val)
+
+
+def _scores(site: Site, models: Mapping[str, SiteModel], images: Fold) -> dict[str, Floats]:
+    """Log-probabilities N K by candidate; two networks that are pooled are not run again."""
+    found: dict[str, Floats] = {}
+    for name, model in models.items():
+        if isinstance(model, PooledModel):
+            found[name] = model.pool(found[OWN], found[JOINT])
+        else:
+            found[name] = score_model(site, model, images)
+    return found
 
 
 def candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:
