@@ -66,7 +66,8 @@ def selection_sentence(choice: ModelChoice) -> str:
     told = f"validation log-loss: {losses}" if losses else "no validation patients"
     if choice.share is None:
         return f"Model used: {choice.chosen}, the only one of this run ({told})."
-    why = f"evidence of {choice.evidence_patients} patients" if choice.share_by == "evidence" else "equal shares"
+    count = "1 patient" if choice.evidence_patients == 1 else f"{choice.evidence_patients} patients"
+    why = f"evidence of {count}" if choice.share_by == "evidence" else "equal shares"
     pool = f"own and joint model 1 : {plain(choice.share, 2)} by {why}"
     if choice.chosen == "own":
         return f"Model used: the own one; the pool ({pool}) was worse on validation patients ({told})."
