@@ -32,7 +32,7 @@ FEWEST_PATIENTS = 20
 """Fewer held-out patients than this say little: they hold the share closer to 1, and set neither scale nor bias."""
 _FLAT = 1e-6
 _SPREAD = 1.4
-"""Standard deviation of the normal prior of r, whose mean is 1; docs/method.md says how it was found."""
+"""Standard deviation of the normal prior of r, whose mean is 1; docs/decisions.md says how it was found."""
 _VAGUE = 4.0
 """Variance of the priors of bias and log scale: nearly free."""
 
