@@ -7,7 +7,7 @@ scale and bias were fitted on them.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -63,7 +63,13 @@ class PooledModel:
 
 
 def pool_models(
-    site: Site, own: Weights, joint: Weights, others: Weights | None = None, *, equal: bool = False
+    site: Site,
+    own: Weights,
+    joint: Weights,
+    others: Weights | None = None,
+    *,
+    equal: bool = False,
+    judge: Callable[[Site], Floats] | None = None,
 ) -> PooledModel:
     """Join the site's own and the joint classifier, in the share that the evidence asks for.
 
@@ -74,6 +80,7 @@ def pool_models(
         others: Head of the mean of the other sites' own heads, where only heads are trained: it never saw a patient of
             this site. None: the validation patients are the evidence.
         equal: Whether the share is 1 whatever the evidence says.
+        judge: Gives `out_of_fold` of a site, for studies that ask for the same again and again; None computes it.
     """
     train, val = site.cohort.folds["train"], site.cohort.folds["val"]
     seen = _scores(site, own, train), _scores(site, joint, train)
@@ -83,7 +90,7 @@ def pool_models(
     if others is not None and trains_only_heads(site.config):
         heads = site if train.holds_features else on_features(site, own)
         given = {name: value for name, value in own.items() if not name.startswith("backbone.")} | others
-        judged = out_of_fold(heads), _scores(heads, given, heads.cohort.folds["train"])
+        judged = (judge or out_of_fold)(heads), _scores(heads, given, heads.cohort.folds["train"])
         return PooledModel(own, joint, fit_pool(*units, _evidence(*judged, train)))
     scores = _scores(site, own, val), _scores(site, joint, val)
     pool, of_val = fit_on_validation(site, units, scores)

@@ -45,7 +45,7 @@ def cdtl(*, equal: bool = False) -> Method[Pair]:
         joint = deployed(federation.under(_JOINT), state.joint, site)
         others = mean_of_other_heads(federation, state.own, site)
         here = federation.sites[site]
-        pooled = pool_models(here, own, joint, others, equal=equal)
+        pooled = pool_models(here, own, joint, others, equal=equal, judge=federation.kept.out_of_fold)
         return pooled if trains_only_heads(federation.config) else with_one_network(here, pooled)
 
     return Method(start, round, model_of)

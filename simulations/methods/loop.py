@@ -7,6 +7,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.site import Site
 from cdtl_core.learning.weights import Weights
+from simulations.methods.kept import Kept
 from simulations.methods.method import Federation, Method, federation_of
 
 __all__ = ["play", "states_of"]
@@ -20,6 +21,8 @@ def play(
     theta0: Weights,
     config: RunConfig,
     only: Collection[str] | None = None,
+    *,
+    kept: Kept | None = None,
 ) -> dict[str, Weights | PooledModel]:
     """Play all rounds of a method; returns the classifier that each site ends with, by the site's name.
 
@@ -29,11 +32,12 @@ def play(
         theta0: What all start from.
         config: The run.
         only: Sites whose classifiers are asked for; None: all.
+        kept: What sites have answered before; None: nothing.
 
     Raises:
         CdtlError: A setting, the data or the training fails; the sentence says which.
     """
-    federation = federation_of(sites, theta0, config)
+    federation = federation_of(sites, theta0, config, kept)
     state = last(states_of(method, federation))
     return {site: method.model_of(federation, state, site) for site in only or federation.sites}
 

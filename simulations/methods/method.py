@@ -1,7 +1,7 @@
 """What a method is: three functions over plain values. What it is given: a federation."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from cdtl_core.config import RunConfig
@@ -11,6 +11,7 @@ from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import Site
 from cdtl_core.learning.weights import Weights
+from simulations.methods.kept import Kept
 
 __all__ = ["Federation", "Method", "federation_of"]
 
@@ -25,11 +26,13 @@ class Federation:
         sites: By name, in the order of their names; each holds `config`.
         theta0: What all start from.
         config: The one truth about rounds, training and seed.
+        kept: What sites have answered before, also to other methods.
     """
 
     sites: Mapping[str, Site]
     theta0: Weights
     config: RunConfig
+    kept: Kept = field(default_factory=Kept, compare=False, repr=False)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -49,7 +52,8 @@ class Federation:
         merged = {
             key: {**settings[key], **value} if isinstance(value, Mapping) else value for key, value in changes.items()
         }
-        return federation_of(self.sites.values(), self.theta0, RunConfig.model_validate({**settings, **merged}))
+        changed = RunConfig.model_validate({**settings, **merged})
+        return federation_of(self.sites.values(), self.theta0, changed, self.kept)
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,14 @@ class Method(Generic[State]):
     model_of: Callable[[Federation, State, str], Weights | PooledModel]
 
 
-def federation_of(sites: Iterable[Site], theta0: Weights, config: RunConfig) -> Federation:
+def federation_of(sites: Iterable[Site], theta0: Weights, config: RunConfig, kept: Kept | None = None) -> Federation:
     """A federation of these sites under `config`.
+
+    Args:
+        sites: Who takes part.
+        theta0: What all start from.
+        config: The run.
+        kept: What sites have answered before; None: nothing.
 
     Raises:
         FederationError: No site, or two of one name.
@@ -81,4 +91,4 @@ def federation_of(sites: Iterable[Site], theta0: Weights, config: RunConfig) -> 
     named = {site.name: replace(site, config=config) for site in ordered}
     if not ordered or len(named) != len(ordered):
         raise FederationError(f"{len(ordered)} sites have {len(named)} names: give at least one, each its own name.")
-    return Federation(named, theta0, config)
+    return Federation(named, theta0, config, kept if kept is not None else Kept())

@@ -8,10 +8,10 @@ import torch
 from cdtl_core.federation.blend import Matrix, blend
 from cdtl_core.federation.coordinator import shares_head, start
 from cdtl_core.federation.finish import candidate
-from cdtl_core.federation.site import RoundOrder, SiteMemory, load_round, run_round
+from cdtl_core.federation.site import RoundOrder, SiteMemory, load_round
 from cdtl_core.learning.weights import Weights, take, to_half
 from simulations.methods.method import Federation
-from simulations.methods.track import ObjectiveOf, plain
+from simulations.methods.track import ObjectiveOf, plain, round_of
 
 __all__ = ["Peers", "begin_peers", "deployed_peer", "mix_peers", "received_peer", "train_peers"]
 __all__ += ["weights_of"]
@@ -44,7 +44,7 @@ def train_peers(
     drifts, memories = {}, {}
     for name, site in federation.sites.items():
         order, objective = _order(federation, state, name, received[name]), objective_of(name)
-        memories[name], update = run_round(site, federation.theta0, state.memories[name], order, objective=objective)
+        memories[name], update = round_of(federation, site, state.memories[name], order, objective)
         drifts[name] = to_half(_moved(received[name], update.delta))
     return Peers(state.round + 1, drifts, memories)
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from cdtl_core.federation.coordinator import CoordinatorState, Member, order_for, start, step
 from cdtl_core.federation.finish import candidate
-from cdtl_core.federation.site import RoundOrder, SiteMemory, SiteUpdate, load_round, run_round
+from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate, load_round, run_round
 from cdtl_core.learning.model import frozen_stages, parts_of
 from cdtl_core.learning.objective import PLAIN, Objective
 from cdtl_core.learning.weights import Weights, take
 from simulations.methods.method import Federation, Method
 
 __all__ = ["ObjectiveOf", "Track", "advance", "begin", "coordinated", "deployed", "plain", "received"]
-__all__ += ["train_sites"]
+__all__ += ["round_of", "train_sites"]
 
 ObjectiveOf = Callable[[str], Objective]
 
@@ -45,9 +45,18 @@ def train_sites(
     for member in track.server.members:
         site, order = federation.sites[member.site], order_for(track.server, member, federation.config)
         before, objective = track.memories[member.site], objective_of(member.site)
-        memories[member.site], update = run_round(site, federation.theta0, before, order, objective=objective)
+        memories[member.site], update = round_of(federation, site, before, order, objective)
         updates.append(update)
     return memories, updates
+
+
+def round_of(
+    federation: Federation, site: Site, before: SiteMemory, order: RoundOrder, objective: Objective
+) -> tuple[SiteMemory, SiteUpdate]:
+    """A site's part of a round; what it has answered before, without an objective of its own, is not played again."""
+    if objective is PLAIN:
+        return federation.kept.round(site, federation.theta0, before, order)
+    return run_round(site, federation.theta0, before, order, objective=objective)
 
 
 def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = plain) -> Track:

@@ -1,0 +1,107 @@
+"""Rounds that a site has played before are not played again, and change no bit."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdtl_core.federation.evidence import PooledModel, on_features
+from cdtl_core.federation.site import Site
+from cdtl_core.progress import listen
+from simulations.methods.kept import Kept
+from simulations.methods.loop import play
+from simulations.methods.method import Federation, federation_of
+from simulations.methods.registry import method_of
+
+Build = Callable[..., Federation]
+METHODS = ("alone", "fedbn", "fedavg", "cdtl", "fedamp", "fedcross")
+HEADS: dict[str, Any] = {
+    "model": {"backbone": "test_resnet", "weights": "random", "levels": [2, 3]},
+    "train": {"freeze": 3, "views": 1, "steps": 2},
+    "blend": {"settle": 0},
+}
+
+
+@contextmanager
+def counted() -> Iterator[list[tuple[str, int]]]:
+    """The rounds that sites begin to play inside the block."""
+    found: list[tuple[str, int]] = []
+
+    def hear(said: Mapping[str, object]) -> None:
+        if "site" in said:
+            found.append((str(said["site"]), int(str(said["round"]))))
+
+    with listen(hear):
+        yield found
+
+
+def tensors(model: Any) -> dict[str, Any]:
+    return dict(model.tensors if isinstance(model, PooledModel) else model)
+
+
+def same(one: Any, two: Any) -> bool:
+    return all(value.equal(tensors(two)[name]) for name, value in tensors(one).items())
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_methods_that_share_rounds_end_with_the_same_bits(build: Build, heads: bool, tmp_path: Path) -> None:
+    whole = build("alba", "como", "diso", federation={"rounds": 2}, **(HEADS if heads else {}))
+    sites, theta0 = list(whole.sites.values()), whole.theta0
+    if heads:
+        sites, theta0 = [on_features(replace(site, cache=tmp_path), theta0) for site in sites], {}
+    kept = Kept()
+    for name in METHODS:
+        shared = play(method_of(name), sites, theta0, whole.config, kept=kept)
+        fresh = play(method_of(name), sites, theta0, whole.config)
+        assert all(same(shared[site], fresh[site]) for site in fresh), name
+
+
+def test_the_parts_of_a_pool_are_not_played_again(build: Build) -> None:
+    federation, kept = build("alba", "como", blend={"settle": 0}), Kept()
+    sites, also = list(federation.sites.values()), (federation.theta0, federation.config)
+    with counted() as first:
+        for name in ("alone", "fedbn"):
+            play(method_of(name), sites, *also, kept=kept)
+    with counted() as then:
+        play(method_of("cdtl"), sites, *also, kept=kept)
+    assert (len(first), then) == (12, [])
+
+
+def turned(site: Site, split: Any) -> Site:
+    fold = site.cohort.folds[split]
+    folds = {**site.cohort.folds, split: replace(fold, labels=1 - fold.labels)}
+    return replace(site, cohort=replace(site.cohort, folds=folds))
+
+
+def test_a_site_is_asked_again_when_anything_of_it_has_changed(build: Build) -> None:
+    federation, kept = build("alba"), Kept()
+    (site,) = federation.sites.values()
+    play(method_of("alone"), [site], federation.theta0, federation.config, kept=kept)
+    seed = federation.config.model_copy(update={"seed": 5})
+    lr = federation.under({"train": {"lr": 0.1}}).config
+    theta0 = {name: value + 1 if value.is_floating_point() else value for name, value in federation.theta0.items()}
+    for other in (
+        (turned(site, "train"), federation.theta0, federation.config),
+        (turned(site, "val"), federation.theta0, federation.config),
+        (site, federation.theta0, seed),
+        (site, federation.theta0, lr),
+        (site, theta0, federation.config),
+    ):
+        with counted() as found:
+            play(method_of("alone"), [other[0]], *other[1:], kept=kept)
+        assert len(found) == 3
+    with counted() as found:
+        play(method_of("alone"), [turned(site, "test")], federation.theta0, federation.config, kept=kept)
+    assert found == []
+
+
+def test_without_room_what_was_used_least_recently_is_forgotten(build: Build) -> None:
+    federation, kept = build("alba", "como"), Kept(room=0)
+    sites = list(federation.sites.values())
+    for _ in range(2):
+        with counted() as found:
+            play(method_of("alone"), sites, federation.theta0, federation.config, kept=kept)
+        assert len(found) == 6
