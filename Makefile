@@ -40,7 +40,8 @@ DATA ?= ../shared/data
 evidence: $(VENV)/.installed  ## what four sites gain over alone from others: docs/protocol.md. Real images in DATA
 	@test -f $(DATA)/bus_bra/manifest.csv || { echo "no images at $(DATA): make evidence DATA=FOLDER (docs/results.md)" >&2; exit 3; }
 	rm -rf runs/evidence
-	OMP_NUM_THREADS=1 $(BIN)/python -m simulations.evidence_study $(DATA) --out runs/evidence
+	OMP_NUM_THREADS=1 $(BIN)/cdtl compare scarce --set data.root=$(DATA) --target rio_logiq7,rio_logiq5,cairo,mias --donors other,all \
+		--methods alone,fedavg,fedbn,cdtl,cdtl:shuffled --patients 20,50,200 --folds 3 --seeds 10 --out runs/evidence
 
 NVFLARE ?=
 bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; about an hour

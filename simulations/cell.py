@@ -1,9 +1,9 @@
-"""One cell of a comparison: its sites, its play, and the test scores that it leaves as a file."""
+"""One cell of a comparison: all methods on one receiver's patients, and the test scores that they leave as a file."""
 
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,37 @@ import numpy as np
 
 from cdtl_core.config import RunConfig, SimulationConfig
 from cdtl_core.durable import replace_json
-from cdtl_core.federation.evidence import PooledModel, on_features, score_model
+from cdtl_core.federation.evidence import on_features
 from cdtl_core.federation.site import Site
 from cdtl_core.learning.inputs import trains_only_heads
 from cdtl_core.learning.model import build_theta0
 from cdtl_core.learning.weights import Weights
+from cdtl_core.reporting.comparison import Donors
 from cdtl_core.settings import load_simulation
 from client.home import open_site
-from simulations.arms import ALONE, arm_of
+from simulations.arms import Arm, arm_of
 from simulations.folds import scarce_site
-from simulations.methods.loop import play
-from simulations.study import Cell, Study
+from simulations.methods.kept import Kept
+from simulations.methods.method import Model, federation_of
+from simulations.methods.score import score_any
+from simulations.study import Cell, Study, load_study
 
-__all__ = ["CELLS", "SETTINGS_FILE", "STUDY_FILE", "featured", "open_sites", "play_cell", "scores_of", "sites_of"]
+__all__ = ["CELLS", "SETTINGS_FILE", "STUDY_FILE", "cut_of", "open_sites", "party_of", "play_cell", "prepare_features"]
+__all__ += ["scores_of"]
 
 SETTINGS_FILE = "settings.toml"
 STUDY_FILE = "study.json"
 CELLS = "cells"
 CACHE = "cache"
+
+
+@dataclass(frozen=True)
+class _Open:
+    """All sites, the weights that they start from, and what they have answered in this process."""
+
+    sites: Sequence[Site]
+    theta0: Weights
+    kept: Kept
 
 
 def play_cell(out: Path, cell: Cell) -> None:
@@ -40,29 +53,30 @@ def play_cell(out: Path, cell: Cell) -> None:
     began = time.perf_counter()
     config, study = _settings(out.resolve())
     run = config.run.model_copy(update={"seed": cell.training_seed})
-    everyone, theta0 = _opened(out.resolve(), cell.method.endswith(":phantom"), run.model_dump_json())
-    sites = sites_of(everyone, study, cell, out)
-    if cell.method == ALONE:  # no other site changes anything
-        sites = [site for site in sites if site.name in study.targets]
-    models = play(arm_of(cell.method).method, sites, theta0, run, study.targets)
-    scores = {site.name: scores_of(site, models[site.name]) for site in sites if site.name in study.targets}
-    seconds = round(time.perf_counter() - began, 2)
-    replace_json(out / CELLS / cell.file, {"targets": scores, "seconds": seconds})
+    found: dict[str, Any] = {}
+    for donors in study.donors:
+        for name in study.methods:
+            if (scores := _scores(out.resolve(), run, study, cell, donors, arm_of(name))) is not None:
+                probabilities = scores.pop("probabilities")
+                found = {**scores, "scores": found.get("scores", {})}
+                found["scores"].setdefault(donors, {})[name] = probabilities
+    replace_json(out / CELLS / cell.file, {**found, "seconds": round(time.perf_counter() - began, 2)})
 
 
-def sites_of(sites: Sequence[Site], study: Study, cell: Cell, out: Path) -> list[Site]:
-    """The cell's sites: targets with its fold and number of patients, others as they are or as a control has them.
+def cut_of(sites: Sequence[Site], study: Study, cell: Cell) -> Site:
+    """The receiver with the cell's fold as its test patients and the cell's number of training patients.
 
     Raises:
-        DataError: A target has too few patients.
+        DataError: It has too few patients.
     """
-    cut = [
-        scarce_site(site, seed=cell.seed, fold=cell.fold, folds=study.folds, patients=cell.count)
-        if site.name in study.targets
-        else site
-        for site in sites
-    ]
-    return arm_of(cell.method).sites(cut, study.targets, seed=cell.seed, folder=out / "phantoms")
+    site = next(site for site in sites if site.name == cell.target)
+    return scarce_site(site, seed=cell.seed, fold=cell.fold, folds=study.folds, patients=cell.count)
+
+
+def party_of(sites: Sequence[Site], receiver: Site, donors: Donors) -> list[Site]:
+    """The receiver and its donors, which are as they are."""
+    others = [site for site in sites if site.name != receiver.name]
+    return [receiver, *(site for site in others if donors == "all" or site.modality != receiver.modality)]
 
 
 def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
@@ -70,29 +84,14 @@ def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
     return [replace(open_site(out / "sites" / own.site, config.run), cache=out / CACHE) for own in config.sites]
 
 
-@functools.lru_cache(maxsize=2)
-def _opened(out: Path, with_images: bool, run: str) -> tuple[list[Site], Weights]:
-    """All sites and the weights that they start from; on features where heads alone are trained."""
-    config, _ = _settings(out)
-    if with_images or not trains_only_heads(config.run):
-        return open_sites(config, out), _theta0(run)
-    return featured(config, out, run)
+def prepare_features(out: Path, name: str) -> None:
+    """Compute and keep the features of a site's images, where heads alone are trained."""
+    config, _ = _settings(out.resolve())
+    theta0 = _theta0(config.run.model_dump_json())
+    on_features(next(site for site in open_sites(config, out) if site.name == name), theta0)
 
 
-def featured(config: SimulationConfig, out: Path, run: str) -> tuple[list[Site], Weights]:
-    """All sites on features, and what is left of the initial weights without the backbone.
-
-    Args:
-        config: The sites.
-        out: Folder of the study, with its sites and its cache.
-        run: Settings of the run, JSON: they set the initial weights.
-    """
-    theta0 = _theta0(run)
-    rest = {name: value for name, value in theta0.items() if not name.startswith("backbone.")}
-    return [on_features(site, theta0) for site in open_sites(config, out)], rest
-
-
-def scores_of(site: Site, model: Weights | PooledModel) -> dict[str, Any]:
+def scores_of(site: Site, model: Model) -> dict[str, Any]:
     """Each test image by its place among the site's, its patient's number, its label, its probabilities."""
     test, train = site.cohort.folds["test"], site.cohort.folds["train"]
     return {
@@ -101,14 +100,35 @@ def scores_of(site: Site, model: Weights | PooledModel) -> dict[str, Any]:
         "patients": test.patients.tolist(),
         "labels": test.labels.tolist(),
         "positive": site.positive,
-        "probabilities": np.exp(score_model(site, model, test)).tolist(),
+        "probabilities": np.exp(score_any(site, model, test)).tolist(),
     }
+
+
+def _scores(out: Path, run: RunConfig, study: Study, cell: Cell, donors: Donors, arm: Arm) -> dict[str, Any] | None:
+    """Of the receiver's test images; None where an arm that takes donors has none."""
+    opened = _opened(out, arm.control == "phantom", run.model_dump_json())
+    receiver = cut_of(opened.sites, study, cell)
+    party = party_of(opened.sites, receiver, donors)
+    if arm.takes_donors and len(party) == 1:
+        return None
+    federation = federation_of(party, opened.theta0, run, receivers=[cell.target], kept=opened.kept)
+    return scores_of(receiver, arm.play(federation, seed=cell.seed, folder=out / "phantoms"))
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(out: Path, with_images: bool, run: str) -> _Open:
+    """All sites of a run; on features where heads alone are trained."""
+    config, _ = _settings(out)
+    theta0, sites = _theta0(run), open_sites(config, out)
+    if with_images or not trains_only_heads(config.run):
+        return _Open(sites, theta0, Kept())
+    rest = {name: value for name, value in theta0.items() if not name.startswith("backbone.")}
+    return _Open([on_features(site, theta0) for site in sites], rest, Kept())
 
 
 @functools.lru_cache(maxsize=1)
 def _settings(out: Path) -> tuple[SimulationConfig, Study]:
-    study = Study.model_validate_json((out / STUDY_FILE).read_text(encoding="utf-8"))
-    return load_simulation(out / SETTINGS_FILE), study
+    return load_simulation(out / SETTINGS_FILE), load_study(out / STUDY_FILE)
 
 
 @functools.lru_cache(maxsize=1)

@@ -41,7 +41,7 @@ def scarce_site(site: Site, *, seed: int, fold: int, folds: int, patients: int |
     if count > len(deal.train):
         raise DataError(
             f"site {site.name} has {len(deal.train)} patients to train on in fold {fold} of {folds}, {count} are "
-            "asked: ask for fewer, or name the scarce sites with --target."
+            "asked: ask for fewer."
         )
     val = _beginning(whole, deal.val, -(-count * len(deal.val) // max(len(deal.train), 1)))
     chosen = {"train": deal.train[:count], "val": val, "test": deal.test}

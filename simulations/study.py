@@ -1,48 +1,57 @@
-"""What a comparison is made of: the study a person asked for, and its cells, each played by itself."""
+"""What a comparison is made of: the study that a person asked for, and its cells, each played by itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.errors import ConfigError
+from cdtl_core.errors import CheckpointError, ConfigError
+from cdtl_core.foreign import parse_json
+from cdtl_core.reporting.comparison import Donors, LeftOut, Size
 from simulations.arms import ALONE, arm_of
 
-__all__ = ["Cell", "Size", "Study", "cells_of", "only_sites", "study_of"]
+__all__ = ["Cell", "Study", "cells_of", "load_study", "only_sites", "study_of"]
 
-Size = int | Literal["all"]
+_SCHEMA = 2
 _RUN_STRIDE = 1_000_003  # more than anyone's number of seeds: no two runs share one
 
 
 class Study(BaseModel):
-    """What is compared: arms, seeds, numbers of training patients at the targets, folds.
+    """What is compared: arms, seeds, receivers, sets of donors, numbers of the receiver's training patients, folds.
 
     Attributes:
-        runs: How often each fold is trained anew on the same patients; their scores are averaged.
+        seeds: One per draw of folds and training patients.
+        targets: The receivers. In a cell one of them is made scarce, all other sites keep their patients.
+        runs: How often each fold is trained on the same patients; their scores are averaged.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    schema_version: int = _SCHEMA
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     patients: tuple[Size, ...]
     targets: tuple[str, ...]
+    donors: tuple[Donors, ...]
     folds: int
     runs: int = 1
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One play: a method with one seed, one fold tested, one number of training patients at the targets.
+    """One receiver's patients: all methods are played on them, with each set of donors.
 
     Attributes:
+        target: The receiver.
         seed: Of the folds, of who is among the first patients, and of the first run's training.
+        fold: Which is tested.
+        patients: To train on.
         run: Which training of the same patients, from 0.
     """
 
-    method: str
+    target: str
     seed: int
     fold: int
     patients: Size
@@ -52,7 +61,7 @@ class Cell:
     def file(self) -> str:
         """The name of its file."""
         run = f"-run{self.run}" if self.run else ""
-        return f"seed{self.seed}-fold{self.fold}-{self.patients}-{self.method.replace(':', '-')}{run}.json"
+        return f"{self.target}-seed{self.seed}-fold{self.fold}-{self.patients}{run}.json"
 
     @property
     def training_seed(self) -> int:
@@ -72,13 +81,15 @@ def study_of(
     seeds: int,
     patients: Sequence[str],
     targets: Sequence[str],
+    donors: Sequence[str] = ("all",),
     folds: int,
     runs: int = 1,
 ) -> Study:
     """The study that a command line asks for; without targets every site is one.
 
     Raises:
-        ConfigError: A method, control or site is unknown or named twice, alone is missing, or a number is too small.
+        ConfigError: A method, control, site or set of donors is unknown or named twice, alone is missing, or a number
+            is too small.
     """
     _check_methods(methods)
     if folds < 2 or seeds < 1 or runs < 1:
@@ -87,7 +98,8 @@ def study_of(
     if config.run.dp.enabled:
         raise ConfigError("dp.enabled is true and a comparison plays without privacy: set dp.enabled = false.")
     sizes = [_size(text) for text in patients]
-    for what, values in (("methods", methods), ("patients", sizes), ("target", targets)):
+    given = (("methods", methods), ("patients", sizes), ("target", targets), ("donors", donors))
+    for what, values in given:
         if len(set(values)) < len(values):
             raise ConfigError(f"{what} names one twice ({', '.join(map(str, values))}): name each once.")
     first = config.run.seed
@@ -96,9 +108,24 @@ def study_of(
         seeds=tuple(range(first, first + seeds)),
         patients=tuple(sorted(sizes, key=lambda size: (size == "all", size))),
         targets=tuple(site.site for site in config.sites if site.site in targets or not targets),
+        donors=tuple(_donors(text) for text in donors),
         folds=folds,
         runs=runs,
     )
+
+
+def load_study(path: Path) -> Study:
+    """Read study.json.
+
+    Raises:
+        CheckpointError: An earlier version wrote it.
+    """
+    found = parse_json(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.get("schema_version") != _SCHEMA:
+        raise CheckpointError(
+            f"{path.parent} holds a study of another version of cdtl, whose cells mean something else: start a new one."
+        )
+    return Study.model_validate(found)
 
 
 def only_sites(config: SimulationConfig, names: Sequence[str]) -> SimulationConfig:
@@ -112,14 +139,16 @@ def only_sites(config: SimulationConfig, names: Sequence[str]) -> SimulationConf
     return config.model_copy(update={"sites": tuple(chosen)})
 
 
-def cells_of(study: Study) -> Iterator[Cell]:
-    """All cells; whole seeds first, and all methods of a fold together, so that a part of a study is a fair one."""
+def cells_of(study: Study, left_out: Collection[LeftOut] = ()) -> Iterator[Cell]:
+    """All cells but those that are left out; whole draws first, so that a part of a study is a fair one."""
+    absent = {(one.target, one.patients) for one in left_out if one.donors is None}
     for seed in study.seeds:
-        for fold in range(study.folds):
+        for target in study.targets:
             for patients in study.patients:
-                for method in study.methods:
-                    for run in range(study.runs):
-                        yield Cell(method, seed, fold, patients, run)
+                if (target, patients) not in absent:
+                    for fold in range(study.folds):
+                        for run in range(study.runs):
+                            yield Cell(target, seed, fold, patients, run)
 
 
 def _check_sites(what: str, names: Sequence[str], config: SimulationConfig) -> None:
@@ -142,3 +171,9 @@ def _size(text: str) -> Size:
     if not text.isascii() or not text.isdigit() or int(text) < 2:
         raise ConfigError(f"patients has '{text}': give whole numbers from 2, or all.")
     return int(text)
+
+
+def _donors(text: str) -> Donors:
+    if text not in ("other", "all"):
+        raise ConfigError(f"donors has '{text}': use other (sites of other modalities), all, or both.")
+    return "other" if text == "other" else "all"

@@ -7,7 +7,7 @@ import typer
 
 __all__ = ["compare"]
 
-_METHODS = "alone,fedbn,cdtl,cdtl_from_theta0"
+_METHODS = "alone,fedbn,cdtl,cdtl:shuffled"
 
 
 def compare(
@@ -18,17 +18,21 @@ def compare(
         list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help=f"Methods and controls (METHOD:shuffled, METHOD:phantom); default {_METHODS}.")
+        str | None, typer.Option(help=f"Methods, and controls such as METHOD:shuffled; default {_METHODS}.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds; default 5.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many draws of folds and patients; default 5.")] = None,
     patients: Annotated[
-        str | None, typer.Option(help="Training patients at the targets, e.g. 25,50,all; default all.")
+        str | None, typer.Option(help="Training patients at the receiver, e.g. 20,50,all; default all.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Sites that are tested and made scarce; default every site.")
+        str | None, typer.Option(help="Receivers: each is tested and made scarce by itself; default every site.")
+    ] = None,
+    donors: Annotated[
+        str | None,
+        typer.Option(help="Sets of donors: other (of other modalities), all (other sites); default all."),
     ] = None,
     sites: Annotated[str | None, typer.Option(help="Sites that take part; default all of the configuration.")] = None,
-    folds: Annotated[int | None, typer.Option(help="Folds of the targets' patients; default 5.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds of the receiver's patients; default 5.")] = None,
     runs: Annotated[
         int | None, typer.Option(help="Trainings of the same patients, their scores averaged; default 1.")
     ] = None,
@@ -39,7 +43,7 @@ def compare(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print compare.json instead of the table.")] = False,
 ) -> None:
-    """Compare METHODS at the sites of CONFIG: out-of-fold AUROC, paired differences, learning curves."""
+    """Compare METHODS at the sites of CONFIG: what each receiver gains over training alone, with intervals."""
     from cdtl_core.apps import add_to_path, find_config
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.comparison_table import print_comparison
@@ -49,7 +53,7 @@ def compare(
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
-    own = (set_, methods, seeds, patients, target, sites, folds, runs, out)
+    own = (set_, methods, seeds, patients, target, donors, sites, folds, runs, out)
     if resume is not None and any(value is not None for value in own):
         raise typer.BadParameter("--resume goes on with the study's own settings: leave out all but --jobs and --json")
     add_to_path()
@@ -65,6 +69,7 @@ def compare(
                 seeds=5 if seeds is None else seeds,
                 patients=_listed(patients or "all"),
                 targets=_listed(target or ""),
+                donors=_listed(donors or "all"),
                 folds=5 if folds is None else folds,
                 runs=1 if runs is None else runs,
             )

@@ -1,81 +1,126 @@
 """The result of a comparison as a table for a person."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.reporting.comparison import ArmResult, Comparison, Point
-from cdtl_core.reporting.report import Estimate
+from cdtl_core.reporting.comparison import Comparison, Difference, Outcomes, Point, Row
 
 __all__ = ["print_comparison"]
 
-_WIDTH = 180
+_WIDTH = 160
 
 
 def print_comparison(comparison: Comparison, folder: Path) -> None:
-    """Print one row per target, number of patients and method and, below, what the figures are."""
+    """Print one row per set of donors, number of patients and method and, below, what the figures are."""
     console = open_console(width=_WIDTH)
-    seeds, folds = len(comparison.seeds), comparison.folds
+    draws, folds = len(comparison.seeds), comparison.folds
     runs = f" x {comparison.runs} runs" if comparison.runs > 1 else ""
-    title = f"{comparison.name}: out-of-fold AUROC (95 % interval over patients), {seeds} seeds x {folds} folds{runs}"
+    title = (
+        f"{comparison.name}: gain over alone in AUROC points, mean over receivers, {draws} draws x {folds} folds{runs}"
+    )
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("target", overflow="fold")
-    table.add_column("patients", justify="right")
-    table.add_column("method", overflow="fold")
-    for header in ("one site", "less alone", "less theta0 control", "all seeds averaged", "less alone"):
-        table.add_column(header, justify="center")
+    for header in ("donors", "patients", "method"):
+        table.add_column(header, overflow="fold", justify="right" if header == "patients" else "left")
+    table.add_column("AUROC", justify="right")
+    for header in ("gain (95 % interval)", "worst receiver", "less FedBN", "less its control"):
+        table.add_column(header, justify="right")
     table.add_column("claim", no_wrap=True)
-    for point in comparison.points:
-        for method in comparison.methods:
-            is_last = method == comparison.methods[-1]
-            table.add_row(*_row(point, method, point.results[method]), end_section=is_last)
+    for row in comparison.rows:
+        table.add_row(*_cells(row), end_section=row.method == comparison.methods[-1])
     console.print(table)
     for line in _notes(comparison, folder):
         console.print(line, soft_wrap=True)
 
 
-def _row(point: Point, method: str, result: ArmResult) -> list[str]:
-    control = result.minus_of_one[result.theta0_control] if result.theta0_control else None
+def _cells(row: Row) -> list[str]:
+    least = None if row.worst is None else row.gains[row.worst]
     return [
-        point.target,
-        f"all ({point.training_patients:g})" if point.patients == "all" else str(point.patients),
-        method,
-        _estimate(result.auroc_of_one),
-        _estimate(result.minus_of_one.get("alone"), "+"),
-        _estimate(control, "+"),
-        _estimate(result.auroc),
-        _estimate(result.minus.get("alone"), "+"),
-        result.claim or "",
+        row.donors,
+        str(row.patients),
+        row.method,
+        "-" if row.auroc is None else f"{row.auroc:.3f}",
+        _points(row.gain),
+        "" if least is None else f"{100 * least:+.1f} {row.worst}",
+        _points(row.less_fedbn),
+        _points(row.less_control),
+        row.claim or "",
     ]
 
 
-def _estimate(estimate: Estimate | None, sign: str = "") -> str:
-    if estimate is None or estimate.value is None:
-        return "" if estimate is None else "-"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:{sign}.3f} (no interval)"
-    return f"{estimate.value:{sign}.3f} ({estimate.low:{sign}.2f} to {estimate.high:{sign}.2f})"
+def _points(found: Difference | None) -> str:
+    if found is None or found.value is None:
+        return "" if found is None else "-"
+    if found.low is None or found.high is None:
+        return f"{100 * found.value:+.1f} (no interval)"
+    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
-def _notes(comparison: Comparison, folder: Path) -> list[str]:
-    notes = []
+def _notes(comparison: Comparison, folder: Path) -> Iterator[str]:
     if any(point.synthetic for point in comparison.points):
-        notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
-    trains = "trains once" if comparison.runs == 1 else f"averages {comparison.runs} trainings"
-    notes.append(
-        f"one site: mean of the seeds' own AUROCs, what a site has with these patients that {trains}; all seeds "
-        "averaged: of scores that more patients than one site's stand behind."
+        yield "Images are SYNTHETIC phantoms: these figures say nothing about patients."
+    yield from _of_outcomes(comparison.outcomes)
+    yield from _of_claims(comparison)
+    yield from _of_calibration(comparison.points)
+    yield from (f"left out: {_where(one.target, one.patients, one.donors)}: {one.why}" for one in comparison.left_out)
+    if any(row.gain is not None and row.gain.low is None for row in comparison.rows):
+        yield "no interval: a receiver has fewer than 10 patients tested; such a figure is an anecdote."
+    yield f"Every receiver's figures are in {folder}/compare.json; curves.png, curves.svg and cells/ lie beside it."
+
+
+def _of_outcomes(found: Outcomes | None) -> Iterator[str]:
+    if found is not None:
+        yield f"First outcome, cdtl less fedbn at {found.patients} patients over all receivers and sets of donors: " + (
+            f"{_points(found.cdtl_less_fedbn)} points."
+        )
+        yield f"Second outcome, least gain of cdtl over alone: {100 * found.worst:+.1f} points ({found.worst_at})."
+
+
+def _of_claims(comparison: Comparison) -> Iterator[str]:
+    claimed = [row for row in comparison.rows if row.claim is not None]
+    if not claimed:
+        return
+    yield (
+        "gain: above alone and above the method's own control (donors with shuffled labels), both in the interval and "
+        f"after Holm's correction over {comparison.compared} comparisons."
     )
-    notes.append(
-        "gain: the paired intervals against alone and against the theta0 control are both above 0; worse than alone: "
-        "the former is below 0."
+    for claim, words in (("no evidence of gain", "No gain is shown for"), ("worse than alone", "WORSE than alone:")):
+        for method in dict.fromkeys(row.method for row in claimed):
+            rows = [row for row in claimed if (row.method, row.claim) == (method, claim)]
+            if rows:
+                yield f"{words} {method}: {_places(rows)}."
+    alone = [row.method for row in claimed if row.less_control is None]
+    if alone:
+        names = ", ".join(f"{name}:shuffled" for name in dict.fromkeys(alone))
+        yield f"No gain can be claimed where the control was not played: add {names} to --methods."
+
+
+def _places(rows: Sequence[Row]) -> str:
+    sets = dict.fromkeys(row.donors for row in rows)
+    return "; ".join(
+        f"donors {donors} at {', '.join(str(row.patients) for row in rows if row.donors == donors)} patients"
+        for donors in sets
     )
-    claimed = [result for point in comparison.points for result in point.results.values() if result.claim]
-    if any(result.theta0_control is None for result in claimed):
-        notes.append("No theta0 control was played, so no gain can be claimed: add cdtl_from_theta0 to --methods.")
-    if any(result.auroc.low is None for point in comparison.points for result in point.results.values()):
-        notes.append("no interval: fewer than 10 patients tested; such a figure is an anecdote.")
-    notes.append(f"compare.json, curves.png, curves.svg and every cell's scores are in {folder}.")
-    return notes
+
+
+def _of_calibration(points: Sequence[Point]) -> Iterator[str]:
+    """How far the probabilities of `cdtl` are behind those of the receiver's own model, at worst and beyond chance."""
+    for what, field in (("log-loss", "log_loss_minus_alone"), ("calibration error", "calibration_error_minus_alone")):
+        found = [(point, getattr(point.results["cdtl"], field)) for point in points if "cdtl" in point.results]
+        if not found:
+            continue
+        most, less = max(found, key=lambda one: one[1].value)
+        worse = [_at(point) for point, less in found if less.low is not None and less.low > 0]
+        shown = f"beyond chance at {'; '.join(worse)}" if worse else "nowhere above 0 beyond chance"
+        yield f"The {what} of cdtl less that of alone is at most {less.value:+.3f} ({_at(most)}), {shown}."
+
+
+def _at(point: Point) -> str:
+    return _where(point.target, point.patients, point.donors)
+
+
+def _where(target: str, patients: object, donors: str | None) -> str:
+    return f"{target}, {patients} patients" + (f", donors {donors}" if donors else "")

@@ -26,7 +26,8 @@ from cdtl_core.learning.model import build_feature_classifier
 from cdtl_core.learning.train import fit, score
 from cdtl_core.learning.weights import Weights, load_into
 
-__all__ = ["PooledModel", "fit_on_validation", "fold", "on_features", "out_of_fold", "pool_models", "score_model"]
+__all__ = ["PooledModel", "evidence_of", "fit_on_validation", "fold", "on_features", "out_of_fold", "pool_models"]
+__all__ += ["score_model"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -91,7 +92,7 @@ def pool_models(
         heads = site if train.holds_features else on_features(site, own)
         given = {name: value for name, value in own.items() if not name.startswith("backbone.")} | others
         judged = (judge or out_of_fold)(heads), _scores(heads, given, heads.cohort.folds["train"])
-        return PooledModel(own, joint, fit_pool(*units, _evidence(*judged, train)))
+        return PooledModel(own, joint, fit_pool(*units, evidence_of(*judged, train)))
     scores = _scores(site, own, val), _scores(site, joint, val)
     pool, of_val = fit_on_validation(site, units, scores)
     return PooledModel(own, joint, pool, of_val)
@@ -124,7 +125,7 @@ def fit_on_validation(
     return fitted(np.arange(val.num_images)), found
 
 
-def _evidence(own: Floats, joint: Floats, fold: Fold) -> Evidence:
+def evidence_of(own: Floats, joint: Floats, fold: Fold) -> Evidence:
     """Scores at unit spread over these patients: those of models that stand for the two have units of their own."""
     unit = [standard_of(scores, fold.patients)(scores) for scores in (own, joint)]
     return Evidence(unit[0], unit[1], fold.labels, fold.patients)

@@ -1,6 +1,5 @@
 """How good scores are: AUROC with patient-level bootstrap intervals, and log-loss."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ __all__ = [
     "log_loss_by_patient",
     "paired_difference",
 ]
-__all__ += ["bootstrap_auroc", "mean_bootstrap", "sensitivity_at"]
+__all__ += ["bootstrap_auroc", "sensitivity_at", "weighted_auroc"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -51,12 +50,6 @@ class Bootstrap:
         """The paired difference to another one of the same images and seed."""
         draws = self.draws - other.draws
         return interval_of_draws(self.value - other.value, draws, len(np.unique(self.patients)))
-
-
-def mean_bootstrap(found: Sequence[Bootstrap]) -> Bootstrap:
-    """The mean of several AUROCs of the same patients and resamples, such as of runs with different seeds."""
-    value, draws = np.mean([one.value for one in found]), np.mean([one.draws for one in found], axis=0)
-    return Bootstrap(float(value), draws, found[0].patients)
 
 
 def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
@@ -145,18 +138,29 @@ def log_loss_by_patient(labels: Ints, log_probabilities: Floats, patients: Ints)
     return np.bincount(index, weights=losses) / np.bincount(index)
 
 
-def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, seed: int) -> Floats:
-    """AUROC of each bootstrap resample, R; NaN where a resample lacks a class.
+def weighted_auroc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """AUROC under each of R sets of image weights: the weighted share of pairs ranked rightly, ties half; NaN of none.
 
-    All resamples at once: with image weights w, AUROC is the weighted share of pairs ranked rightly.
+    Args:
+        positive: Truth per image, N.
+        scores: N.
+        weights: N R; whole numbers count images several times, and then nothing is rounded but the result.
     """
+    order = np.argsort(scores[~positive], kind="stable")
+    below = np.zeros((len(order) + 1, weights.shape[1]))  # weight of so many lowest negatives
+    np.cumsum(weights[~positive][order], axis=0, out=below[1:])
+    up, negatives = weights[positive], scores[~positive][order]
+    first, last = (np.searchsorted(negatives, scores[positive], side=side) for side in ("left", "right"))
+    tied = first != last
+    right = np.einsum("nr,nr->r", up, below[first])
+    right += np.einsum("nr,nr->r", up[tied], (below[last[tied]] - below[first[tied]]) / 2)
+    pairs = up.sum(axis=0) * below[-1]
+    return np.asarray(np.divide(right, pairs, out=np.full(len(right), np.nan), where=pairs > 0), np.float64)
+
+
+def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, seed: int) -> Floats:
+    """AUROC of each bootstrap resample, R; NaN where a resample lacks a class."""
     names, index = np.unique(patients, return_inverse=True)
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
-    weights = counts[:, index].astype(np.float64)
-    up, down = scores[positive], scores[~positive]
-    ranked = (up[:, None] > down[None, :]) + 0.5 * (up[:, None] == down[None, :])
-    w_up, w_down = weights[:, positive], weights[:, ~positive]
-    pairs = w_up.sum(axis=1) * w_down.sum(axis=1)
-    right = ((w_up @ ranked) * w_down).sum(axis=1)
-    return np.asarray(np.divide(right, pairs, out=np.full(_RESAMPLES, np.nan), where=pairs > 0), np.float64)
+    return weighted_auroc(positive, scores, counts.T[index].astype(np.float64))

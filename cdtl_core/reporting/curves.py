@@ -1,4 +1,4 @@
-"""Learning curves of a comparison: AUROC over training patients, one panel per target, as curves.png and curves.svg."""
+"""Learning curves of a comparison: AUROC over training patients, a panel per receiver and set of donors, as images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,19 +40,25 @@ def draw_curves(comparison: Comparison) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count = len(comparison.targets)
-    figure = Figure(figsize=(5.2 * count + 0.6, 4.2), layout="constrained")
+    targets = [name for name in comparison.targets if any(point.target == name for point in comparison.points)]
+    figure = Figure(figsize=(5.2 * len(targets) + 0.6, 3.8 * len(comparison.donors) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
-    for panel, target in zip(panels, comparison.targets, strict=True):
-        _draw_panel(panel, _points(comparison, target), comparison.methods)
-    for panel, target in zip(panels, comparison.targets, strict=True):  # now that the common scale is known
-        if len(points := _points(comparison, target)) > 1:
+    grid = figure.subplots(len(comparison.donors), len(targets), squeeze=False, sharey=True)
+    panels = {
+        (donors, target): grid[row][column]
+        for row, donors in enumerate(comparison.donors)
+        for column, target in enumerate(targets)
+    }
+    for key, panel in panels.items():
+        _draw_panel(panel, _points(comparison, *key), comparison.methods)
+    for key, panel in panels.items():  # now that the common scale is known
+        if len(points := _points(comparison, *key)) > 1:
             _label(panel, points[-1], comparison.methods)
-    panels[0].set_ylabel("AUROC, out of fold (95 % interval over patients)")
+    for line in grid:
+        line[0].set_ylabel("AUROC, out of fold (95 % interval)")
     seeds, folds = len(comparison.seeds), comparison.folds
     synthetic = ", SYNTHETIC images" if any(point.synthetic for point in comparison.points) else ""
-    figure.suptitle(f"{comparison.name}: one site, mean of {seeds} seeds, {folds} folds{synthetic}", fontsize=10)
+    figure.suptitle(f"{comparison.name}: one site, mean of {seeds} draws, {folds} folds{synthetic}", fontsize=10)
     return figure
 
 
@@ -71,16 +77,19 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [placed[index] for index in range(len(heights))]
 
 
-def _points(comparison: Comparison, target: str) -> list[Point]:
-    found = [point for point in comparison.points if point.target == target]
+def _points(comparison: Comparison, donors: str, target: str) -> list[Point]:
+    found = [point for point in comparison.points if (point.donors, point.target) == (donors, target)]
     return sorted(found, key=lambda point: point.training_patients)
 
 
 def _draw_panel(panel: "Axes", points: Sequence[Point], methods: Sequence[str]) -> None:
+    if not points:
+        panel.axis("off")
+        return
     panel.axhline(0.5, color="0.75", linewidth=0.8, zorder=0)
-    panel.set_title(
-        f"{points[0].target} ({points[0].modality}, {points[0].tested_patients} patients tested)", fontsize=9
-    )
+    one = points[0]
+    donors = "donors of other modalities" if one.donors == "other" else "all other sites"
+    panel.set_title(f"{one.target} ({one.modality}, {one.tested_patients} tested), {donors}", fontsize=9)
     panel.spines[["top", "right"]].set_visible(False)
     if len(points) == 1:
         _draw_bars(panel, points[0], methods)
@@ -115,14 +124,14 @@ def _draw_line(
 
 
 def _figures(results: Sequence[ArmResult]) -> tuple[Floats, Floats, Floats]:
-    found = [(one.auroc_of_one.value, one.auroc_of_one.low, one.auroc_of_one.high) for one in results]
+    found = [(one.auroc.value, one.auroc.low, one.auroc.high) for one in results]
     value, low, high = np.array([[np.nan if part is None else part for part in one] for one in found]).T
     return value, low, high
 
 
 def _label(panel: "Axes", last: Point, methods: Sequence[str]) -> None:
     """Each line's name beside its end, in its colour."""
-    ends = {method: value for method in methods if (value := last.results[method].auroc_of_one.value) is not None}
+    ends = {method: value for method in methods if (value := last.results[method].auroc.value) is not None}
     bottom, top = panel.get_ylim()
     places = np.array(spread(list(ends.values()), _GAP * (top - bottom)))
     places += min(0.0, top - places.max(initial=bottom))
@@ -139,7 +148,7 @@ def _look(method: str, methods: Sequence[str]) -> tuple[str, Any]:
     if method == "alone":
         return _ALONE, _DASHES[0]
     place = [name for name in methods if name != "alone"].index(method)
-    is_control = ":" in method or method.endswith("theta0")
+    is_control = ":" in method or method.endswith("theta0") or method == "own_twice"
     return _COLOURS[place % len(_COLOURS)], _DASHES[1 if is_control else 2 * (place >= len(_COLOURS))]
 
 

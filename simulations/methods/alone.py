@@ -1,9 +1,12 @@
 """Each site by itself: what a federation must be worth more than."""
 
-from simulations.methods.method import Method
-from simulations.methods.track import Track, coordinated
+from cdtl_core.learning.objective import Proximal
+from simulations.methods.method import Federation, Method
+from simulations.methods.track import Track, advance, begin, coordinated, deployed, received
 
-__all__ = ["alone"]
+__all__ = ["alone", "alone_ridge"]
+
+_OWN = {"method": "alone"}
 
 
 def alone() -> Method[Track]:
@@ -11,4 +14,22 @@ def alone() -> Method[Track]:
 
     Differs: between rounds a site's weights pass the grid of float16 that all methods exchange on.
     """
-    return coordinated({"method": "alone"})
+    return coordinated(_OWN)
+
+
+def alone_ridge(strength: float) -> Method[Track]:
+    """`alone` with ``strength / 2 ||w - theta0||^2`` in its loss; a head starts at zero, so for a head it is ridge.
+
+    Args:
+        strength: 0 is training alone.
+    """
+
+    def round(federation: Federation, track: Track) -> Track:
+        own = federation.under(_OWN)
+        return advance(own, track, lambda site: Proximal(strength, received(own, begin(own), site)))
+
+    return Method(
+        start=lambda federation: begin(federation.under(_OWN)),
+        round=round,
+        model_of=lambda federation, track, site: deployed(federation.under(_OWN), track, site),
+    )

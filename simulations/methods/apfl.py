@@ -14,13 +14,13 @@ from cdtl_core.learning.inputs import entering, plain_inputs
 from cdtl_core.learning.objective import Mixture, mix_tensors
 from cdtl_core.learning.train import class_weights, on_device
 from cdtl_core.learning.weights import Weights, load_into
+from simulations.methods.ditto import personal_of
 from simulations.methods.method import Federation, Method
 from simulations.methods.track import Track, advance, begin, deployed, received
 
 __all__ = ["Apfl", "apfl", "slope_of", "step_share"]
 
 _GLOBAL = {"method": "fedbn"}
-_OWN = {"method": "alone"}
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ def apfl(alpha: float = 0.5, rate: float = 0.1) -> Method[Apfl]:
     """
 
     def start(federation: Federation) -> Apfl:
-        shares = dict.fromkeys(federation.sites, alpha)
-        return Apfl(begin(federation.under(_GLOBAL)), begin(federation.under(_OWN)), shares)
+        shares = dict.fromkeys(federation.receivers, alpha)
+        return Apfl(begin(federation.under(_GLOBAL)), begin(personal_of(federation)), shares)
 
     def round(federation: Federation, state: Apfl) -> Apfl:
-        shared, own = federation.under(_GLOBAL), federation.under(_OWN)
-        shares = {site: _next_share(federation, state, site, rate) for site in federation.sites}
+        shared, own = federation.under(_GLOBAL), personal_of(federation)
+        shares = {site: _next_share(federation, state, site, rate) for site in federation.receivers}
         personal = advance(
             own, state.personal, lambda site: Mixture(shares[site], received(shared, state.shared, site))
         )
@@ -77,7 +77,7 @@ def step_share(alpha: float, slope: float, rate: float) -> float:
 
 
 def _next_share(federation: Federation, state: Apfl, site: str, rate: float) -> float:
-    own = received(federation.under(_OWN), state.personal, site)
+    own = received(personal_of(federation), state.personal, site)
     other = received(federation.under(_GLOBAL), state.shared, site)
     loss = _loss_at(federation, state, site, own)
     return step_share(state.alpha[site], slope_of(loss, state.alpha[site], own, other), rate)
@@ -88,7 +88,7 @@ def _loss_at(
 ) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
     """The loss of one batch of the site's training images by the weights, with the personal model's norms."""
     here, config = federation.sites[site], federation.config
-    received(federation.under(_OWN), state.personal, site)  # puts the personal norms into the model
+    received(personal_of(federation), state.personal, site)  # puts the personal norms into the model
     load_into(here.model, own)
     here.model.to(here.device).eval()
     fold = here.cohort.folds["train"]
@@ -108,8 +108,8 @@ def _loss_at(
 
 
 def _model_of(federation: Federation, state: Apfl, site: str) -> Weights:
-    own = received(federation.under(_OWN), state.personal, site)
+    own = received(personal_of(federation), state.personal, site)
     other = received(federation.under(_GLOBAL), state.shared, site)
     mixed = mix_tensors(torch.tensor(state.alpha[site]), own, other)
-    whole = deployed(federation.under(_OWN), state.personal, site)
+    whole = deployed(personal_of(federation), state.personal, site)
     return with_fresh_norms(federation.sites[site], {**whole, **mixed})

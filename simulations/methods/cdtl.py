@@ -12,7 +12,7 @@ from simulations.methods.track import Track, advance, begin, deployed
 
 __all__ = ["Pair", "cdtl", "mean_of_other_heads"]
 
-_JOINT, _OWN = {"method": "cdtl"}, {"method": "alone"}
+_JOINT = {"method": "cdtl"}
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ def cdtl(*, equal: bool = False) -> Method[Pair]:
     """
 
     def start(federation: Federation) -> Pair:
-        return Pair(begin(federation.under(_JOINT)), begin(federation.under(_OWN)))
+        return Pair(begin(federation.under(_JOINT)), begin(_own_part(federation)))
 
     def round(federation: Federation, state: Pair) -> Pair:
-        return Pair(advance(federation.under(_JOINT), state.joint), advance(federation.under(_OWN), state.own))
+        return Pair(advance(federation.under(_JOINT), state.joint), advance(_own_part(federation), state.own))
 
     def model_of(federation: Federation, state: Pair, site: str) -> Weights | PooledModel:
-        own = deployed(federation.under(_OWN), state.own, site)
+        own = deployed(_own_part(federation), state.own, site)
         if federation.sites[site].cohort.labels != federation.config.task.labels:
             return own
         joint = deployed(federation.under(_JOINT), state.joint, site)
@@ -51,9 +51,15 @@ def cdtl(*, equal: bool = False) -> Method[Pair]:
     return Method(start, round, model_of)
 
 
+def _own_part(federation: Federation) -> Federation:
+    """Sites by themselves: all where heads of the others are evidence, else the receivers."""
+    everyone = trains_only_heads(federation.config)
+    return (federation if everyone else federation.only(federation.receivers)).under({"method": "alone"})
+
+
 def mean_of_other_heads(federation: Federation, own: Track, site: str) -> Weights | None:
     """The own heads of the other sites with this site's labels, weighted by patients; None if there is none."""
-    heads = {name: own_head(one, OwnModel(memory=own.memories[name])) for name, one in federation.sites.items()}
+    heads = {name: own_head(federation.sites[name], OwnModel(memory=memory)) for name, memory in own.memories.items()}
     counts = {member.site: member.num_patients for member in own.server.members}
     alike = [name for name in heads if heads[name].keys() == heads[site].keys()]
     sums = {}

@@ -7,10 +7,9 @@ from cdtl_core.learning.weights import Weights
 from simulations.methods.method import Federation, Method
 from simulations.methods.track import Track, advance, begin, deployed, received
 
-__all__ = ["Ditto", "ditto"]
+__all__ = ["Ditto", "ditto", "personal_of"]
 
 _GLOBAL = {"method": "fedbn"}
-_OWN = {"method": "alone"}
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,19 @@ def ditto(strength: float = 0.1) -> Method[Ditto]:
     """
 
     def start(federation: Federation) -> Ditto:
-        return Ditto(begin(federation.under(_GLOBAL)), begin(federation.under(_OWN)))
+        return Ditto(begin(federation.under(_GLOBAL)), begin(personal_of(federation)))
 
     def round(federation: Federation, state: Ditto) -> Ditto:
-        shared, own = federation.under(_GLOBAL), federation.under(_OWN)
+        shared, own = federation.under(_GLOBAL), personal_of(federation)
         personal = advance(own, state.personal, lambda site: Proximal(strength, received(shared, state.shared, site)))
         return Ditto(advance(shared, state.shared), personal)
 
     def model_of(federation: Federation, state: Ditto, site: str) -> Weights:
-        return deployed(federation.under(_OWN), state.personal, site)
+        return deployed(personal_of(federation), state.personal, site)
 
     return Method(start, round, model_of)
+
+
+def personal_of(federation: Federation) -> Federation:
+    """The receivers, each by itself: nobody would use a personal model of another site."""
+    return federation.only(federation.receivers).under({"method": "alone"})

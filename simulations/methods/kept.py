@@ -20,6 +20,7 @@ from cdtl_core.learning.weights import Weights, weights_hash
 __all__ = ["Kept"]
 
 Value = TypeVar("Value")
+Answer = tuple[SiteMemory, SiteUpdate]
 _ROOM = 1 << 30
 """Bytes: eight rounds of five fine-tuned networks, own and joint, take about half of it."""
 _SERVERS = {"method", "blend"}
@@ -37,10 +38,8 @@ class Kept:
         self._room, self._used = room, 0
         self._found: OrderedDict[tuple[Any, ...], tuple[Any, int, Pixels]] = OrderedDict()
 
-    def round(
-        self, site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder
-    ) -> tuple[SiteMemory, SiteUpdate]:
-        """`run_round` without an objective of its own. On a hit the site's network is left as it is."""
+    def round(self, site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Answer:
+        """`run_round` with the plain objective. On a hit the site's network is left as it is."""
         local = None if memory.local is None else weights_hash(memory.local)
         asked = (order.round, order.share_head, weights_hash(order.drift), weights_hash(theta0), memory.round, local)
         return self._once(site, ("round", *asked), lambda: run_round(site, theta0, memory, order))

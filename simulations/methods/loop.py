@@ -4,13 +4,11 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 from cdtl_core.config import RunConfig
-from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.site import Site
 from cdtl_core.learning.weights import Weights
-from simulations.methods.kept import Kept
-from simulations.methods.method import Federation, Method, federation_of
+from simulations.methods.method import Federation, Method, Model, federation_of
 
-__all__ = ["play", "states_of"]
+__all__ = ["last", "play", "play_in", "states_of"]
 
 State = TypeVar("State")
 
@@ -21,9 +19,7 @@ def play(
     theta0: Weights,
     config: RunConfig,
     only: Collection[str] | None = None,
-    *,
-    kept: Kept | None = None,
-) -> dict[str, Weights | PooledModel]:
+) -> dict[str, Model]:
     """Play all rounds of a method; returns the classifier that each site ends with, by the site's name.
 
     Args:
@@ -32,14 +28,17 @@ def play(
         theta0: What all start from.
         config: The run.
         only: Sites whose classifiers are asked for; None: all.
-        kept: What sites have answered before; None: nothing.
 
     Raises:
         CdtlError: A setting, the data or the training fails; the sentence says which.
     """
-    federation = federation_of(sites, theta0, config, kept)
+    return play_in(federation_of(sites, theta0, config, receivers=only), method)
+
+
+def play_in(federation: Federation, method: Method[Any]) -> dict[str, Model]:
+    """The same in a federation that is there already."""
     state = last(states_of(method, federation))
-    return {site: method.model_of(federation, state, site) for site in only or federation.sites}
+    return {site: method.model_of(federation, state, site) for site in federation.receivers}
 
 
 def states_of(method: Method[State], federation: Federation) -> Iterator[State]:

@@ -1,6 +1,6 @@
 """What a method is: three functions over plain values. What it is given: a federation."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -13,9 +13,20 @@ from cdtl_core.federation.site import Site
 from cdtl_core.learning.weights import Weights
 from simulations.methods.kept import Kept
 
-__all__ = ["Federation", "Method", "federation_of"]
+__all__ = ["Ensemble", "Federation", "Method", "Model", "federation_of"]
 
 State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Models whose probabilities are averaged."""
+
+    parts: tuple["Model", ...]
+
+
+Model = Weights | PooledModel | Ensemble
+"""What a site ends with: a classifier, two that are pooled, or several whose probabilities are averaged."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +37,16 @@ class Federation:
         sites: By name, in the order of their names; each holds `config`.
         theta0: What all start from.
         config: The one truth about rounds, training and seed.
+        receivers: Sites whose models are asked for; a method need not train what only other sites would use.
+        still: Sites that stay at theta0, for a control.
         kept: What sites have answered before, also to other methods.
     """
 
     sites: Mapping[str, Site]
     theta0: Weights
     config: RunConfig
+    receivers: tuple[str, ...]
+    still: frozenset[str] = frozenset()
     kept: Kept = field(default_factory=Kept, compare=False, repr=False)
 
     @property
@@ -52,8 +67,17 @@ class Federation:
         merged = {
             key: {**settings[key], **value} if isinstance(value, Mapping) else value for key, value in changes.items()
         }
-        changed = RunConfig.model_validate({**settings, **merged})
-        return federation_of(self.sites.values(), self.theta0, changed, self.kept)
+        config = RunConfig.model_validate({**settings, **merged})
+        sites = {name: replace(site, config=config) for name, site in self.sites.items()}
+        return replace(self, sites=sites, config=config)
+
+    def only(self, names: Collection[str]) -> "Federation":
+        """The same federation without the other sites."""
+        return replace(self, sites={name: site for name, site in self.sites.items() if name in names})
+
+    def with_site(self, site: Site) -> "Federation":
+        """The same federation with this site in the place of the one of its name."""
+        return replace(self, sites={**self.sites, site.name: site})
 
 
 @dataclass(frozen=True)
@@ -63,22 +87,32 @@ class Method(Generic[State]):
     Attributes:
         start: The state before the first round.
         round: The state after one more round, in which every site takes `train.steps` steps.
-        model_of: The full classifier that a site would use now, with the site's own norms unless the method shares
+        model_of: The full classifier that a receiver would use now, with the site's own norms unless the method shares
             them.
     """
 
     start: Callable[[Federation], State]
     round: Callable[[Federation, State], State]
-    model_of: Callable[[Federation, State, str], Weights | PooledModel]
+    model_of: Callable[[Federation, State, str], Model]
 
 
-def federation_of(sites: Iterable[Site], theta0: Weights, config: RunConfig, kept: Kept | None = None) -> Federation:
+def federation_of(
+    sites: Iterable[Site],
+    theta0: Weights,
+    config: RunConfig,
+    *,
+    receivers: Collection[str] | None = None,
+    still: Collection[str] = (),
+    kept: Kept | None = None,
+) -> Federation:
     """A federation of these sites under `config`.
 
     Args:
         sites: Who takes part.
         theta0: What all start from.
         config: The run.
+        receivers: Sites whose models are asked for; None: all.
+        still: Sites that stay at theta0.
         kept: What sites have answered before; None: nothing.
 
     Raises:
@@ -91,4 +125,5 @@ def federation_of(sites: Iterable[Site], theta0: Weights, config: RunConfig, kep
     named = {site.name: replace(site, config=config) for site in ordered}
     if not ordered or len(named) != len(ordered):
         raise FederationError(f"{len(ordered)} sites have {len(named)} names: give at least one, each its own name.")
-    return Federation(named, theta0, config, kept if kept is not None else Kept())
+    asked = tuple(name for name in named if receivers is None or name in receivers)
+    return Federation(named, theta0, config, asked, frozenset(still), Kept() if kept is None else kept)

@@ -1,6 +1,6 @@
 """All methods by name, with the settings that a comparison uses unless it says otherwise."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cdtl_core.errors import ConfigError
@@ -46,12 +46,16 @@ METHODS: Mapping[str, Method[Any]] = {
 }
 
 
-def method_of(name: str) -> Method[Any]:
+def method_of(name: str, also: Iterable[str] = ()) -> Method[Any]:
     """The method called `name`.
+
+    Args:
+        name: Of a method.
+        also: Names that the caller knows beside these.
 
     Raises:
         ConfigError: No method has this name.
     """
     if name not in METHODS:
-        raise ConfigError(f"the method '{name}' is unknown: use one of {', '.join(METHODS)}.")
+        raise ConfigError(f"the method '{name}' is unknown: use one of {', '.join(dict.fromkeys((*METHODS, *also)))}.")
     return METHODS[name]

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from cdtl_core.federation.coordinator import CoordinatorState, Member, order_for, start, step
 from cdtl_core.federation.finish import candidate
+from cdtl_core.federation.label_map import head_name
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate, load_round, run_round
 from cdtl_core.learning.model import frozen_stages, parts_of
 from cdtl_core.learning.objective import PLAIN, Objective
@@ -13,7 +16,7 @@ from cdtl_core.learning.weights import Weights, take
 from simulations.methods.method import Federation, Method
 
 __all__ = ["ObjectiveOf", "Track", "advance", "begin", "coordinated", "deployed", "plain", "received"]
-__all__ += ["round_of", "train_sites"]
+__all__ += ["order_of", "round_of", "train_sites"]
 
 ObjectiveOf = Callable[[str], Objective]
 
@@ -54,9 +57,21 @@ def round_of(
     federation: Federation, site: Site, before: SiteMemory, order: RoundOrder, objective: Objective
 ) -> tuple[SiteMemory, SiteUpdate]:
     """A site's part of a round; what it has answered before, without an objective of its own, is not played again."""
+    if site.name in federation.still:
+        return stay(site, federation.theta0, before, order)
     if objective is PLAIN:
         return federation.kept.round(site, federation.theta0, before, order)
     return run_round(site, federation.theta0, before, order, objective=objective)
+
+
+def stay(site: Site, theta0: Weights, before: SiteMemory, order: RoundOrder) -> tuple[SiteMemory, SiteUpdate]:
+    """The round of a site that answers theta0, whatever it received: its difference takes all that has moved back."""
+    parts = load_round(site, theta0, before, order)
+    received = {head_name(name, site.cohort.labels): name for name in parts.shared}
+    state = site.model.state_dict()
+    nothing = {wire: torch.zeros(state[name].shape, dtype=torch.float16) for wire, name in received.items()}
+    delta = {wire: zero - order.drift[wire] if wire in order.drift else zero for wire, zero in nothing.items()}
+    return SiteMemory(order.round, take(site.model, parts.local)), SiteUpdate(site.name, order.round, delta)
 
 
 def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = plain) -> Track:
@@ -69,13 +84,13 @@ def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = pl
 def received(federation: Federation, track: Track, site: str) -> Weights:
     """The trained tensors other than norms, by their names in the model, as the site would start the next round."""
     here = federation.sites[site]
-    load_round(here, federation.theta0, track.memories[site], _order(federation, track, site))
+    load_round(here, federation.theta0, track.memories[site], order_of(federation, track, site))
     return take(here.model, parts_of(here.model, freeze=frozen_stages(here.model, here.config), share_head=True).shared)
 
 
 def deployed(federation: Federation, track: Track, site: str) -> Weights:
     """The classifier that the site would use now, with its own norms."""
-    order = _order(federation, track, site)
+    order = order_of(federation, track, site)
     return candidate(federation.sites[site], federation.theta0, track.memories[site], order)
 
 
@@ -88,7 +103,8 @@ def coordinated(changes: Mapping[str, Any]) -> Method[Track]:
     )
 
 
-def _order(federation: Federation, track: Track, site: str) -> RoundOrder:
+def order_of(federation: Federation, track: Track, site: str) -> RoundOrder:
+    """What the server would ask of a site in the next round."""
     return order_for(track.server, _member(track, site), federation.config)
 
 

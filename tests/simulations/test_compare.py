@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from scipy.stats import rankdata
 
 from cdtl_core.cli.cells import time_left
 from cdtl_core.learning.metrics import auroc
@@ -39,6 +40,12 @@ data.phantom = { patients = 24, seed = 1 }
 site = "como"
 modality = "histology"
 data.phantom = { patients = 16, seed = 2 }
+"""
+THIRD = """
+[[sites]]
+site = "bari"
+modality = "ultrasound"
+data.phantom = { patients = 24, seed = 3 }
 """
 STUDY = ("--methods", "alone,cdtl", "--seeds", "2", "--folds", "2", "--patients", "4,all", "--target", "alba")
 
@@ -71,71 +78,73 @@ def kill_midway(folder: Path, cells: int) -> None:
 def test_a_comparison_from_command_to_result_goes_on_from_its_cells(cdtl: Cdtl, tmp_path: Path) -> None:
     code, table, lines = cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")
     assert code == 0, lines
-    assert "16 of 16 cells; cdtl, seed 1, fold 1, all patients" in lines
-    for word in ("alba", "cdtl", "all (8)", "SYNTHETIC", "no evidence of gain", "add cdtl_from_theta0", "curves.png"):
+    assert "8 of 8 cells; alba, seed 1, fold 1, all patients" in lines
+    for word in (
+        "cdtl",
+        "SYNTHETIC",
+        "No gain is shown for cdtl",
+        "add cdtl:shuffled",
+        "curves.png",
+        "log-loss of cdtl",
+    ):
         assert word in table
     whole = (tmp_path / "a" / "compare.json").read_bytes()
     found = json.loads(whole)
-    assert (found["schema_version"], found["seeds"], found["methods"]) == (1, [0, 1], ["alone", "cdtl"])
+    assert (found["schema_version"], found["seeds"], found["methods"]) == (2, [0, 1], ["alone", "cdtl"])
     assert [(point["patients"], point["training_patients"]) for point in found["points"]] == [(4, 4.0), ("all", 8.0)]
     for point in found["points"]:
-        assert (point["target"], point["tested_patients"]) == ("alba", 24)
+        assert (point["target"], point["tested_patients"], point["donor_sites"]) == ("alba", 24, ["como"])
         assert set(point["results"]) == {"alone", "cdtl"}
         assert set(point["results"]["cdtl"]["minus"]) == {"alone"}
-        assert len(point["results"]["cdtl"]["auroc_by_seed"]) == 2
+        assert len(point["results"]["cdtl"]["auroc_by_draw"]) == 2
     assert (tmp_path / "a" / "curves.png").read_bytes().startswith(b"\x89PNG")
     curves = (tmp_path / "a" / "curves.svg").read_bytes()
 
-    for file in (tmp_path / "a" / "cells").glob("seed1-*"):
+    for file in (tmp_path / "a" / "cells").glob("alba-seed1-*"):
         file.unlink()
     (tmp_path / "a" / "compare.json").unlink()
     code, out, lines = cdtl("compare", "--resume", "a", "--jobs", "1", "--json")
     assert code == 0, lines
-    assert lines.startswith("8 of 16 cells\n9 of 16 cells; alone, seed 1, fold 0, 4 patients")
+    assert lines.startswith("4 of 8 cells\n5 of 8 cells; alba, seed 1, fold 0, 4 patients")
     assert json.loads(out) == found
     assert (tmp_path / "a" / "compare.json").read_bytes() == whole
     assert (tmp_path / "a" / "curves.svg").read_bytes() == curves
 
-    (tmp_path / "a" / "cells" / "seed1-fold1-4-cdtl.json").unlink()
+    (tmp_path / "a" / "cells" / "alba-seed1-fold1-4.json").unlink()
     cohorts = tmp_path / "a" / "cohorts.json"
     cohorts.write_text(cohorts.read_text().replace('"como": "', '"como": "x'))
     code, _, error = cdtl("compare", "--resume", "a", "--jobs", "1")
     assert (code, "the patients of site como have changed" in error) == (6, True)
 
+    study = tmp_path / "a" / "study.json"
+    study.write_text(study.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    code, _, error = cdtl("compare", "--resume", "a", "--jobs", "1")
+    assert (code, "a study of another version" in error, error.count("\n")) == (6, True, 1)
 
-def test_runs_train_the_same_patients_anew_and_one_site_is_their_mean(cdtl: Cdtl, tmp_path: Path) -> None:
-    study = (
-        "--methods",
-        "alone",
-        "--seeds",
-        "1",
-        "--folds",
-        "2",
-        "--patients",
-        "4",
-        "--target",
-        "alba",
-        "--sites",
-        "alba",
+
+def test_runs_train_the_same_patients_again_and_a_draw_is_their_mean(cdtl: Cdtl, tmp_path: Path) -> None:
+    also = ("--seeds", "1", "--folds", "2", "--patients", "4", "--target", "alba", "--sites", "alba")
+    code, _, error = cdtl(
+        "compare", "tiny.toml", "--methods", "alone", *also, "--runs", "2", "--out", "a", "--jobs", "1"
     )
-    code, _, error = cdtl("compare", "tiny.toml", *study, "--runs", "2", "--out", "a", "--jobs", "1")
     assert code == 0, error
     assert "como" not in (tmp_path / "a" / "settings.toml").read_text()
 
     def cell(fold: int, run: str) -> dict[str, Any]:
-        text = (tmp_path / "a" / "cells" / f"seed0-fold{fold}-4-alone{run}.json").read_text()
-        found: dict[str, Any] = json.loads(text)["targets"]["alba"]
+        text = (tmp_path / "a" / "cells" / f"alba-seed0-fold{fold}-4{run}.json").read_text()
+        found: dict[str, Any] = json.loads(text)
         return found
 
     pairs = [(cell(fold, ""), cell(fold, "-run1")) for fold in range(2)]
     for first, second in pairs:
         assert (first["images"], first["labels"]) == (second["images"], second["labels"])
-        assert first["probabilities"] != second["probabilities"]
+        assert first["scores"] != second["scores"]
     truth = np.concatenate([np.array(first["labels"]) == first["positive"] for first, _ in pairs])
-    score = np.concatenate([np.mean([one["probabilities"] for one in pair], axis=0)[:, 1] for pair in pairs])
+    means = [np.mean([one["scores"]["all"]["alone"] for one in pair], axis=0)[:, 1] for pair in pairs]
+    ranks = np.concatenate([(rankdata(mean) - 0.5) / len(mean) for mean in means])
     found = json.loads((tmp_path / "a" / "compare.json").read_text())
     assert (found["runs"], pairs[0][0]["positive"]) == (2, 1)
-    assert found["points"][0]["results"]["alone"]["auroc_by_seed"] == [pytest.approx(auroc(truth, score))]
+    assert found["points"][0]["results"]["alone"]["auroc_by_draw"] == [pytest.approx(auroc(truth, ranks))]
 
 
 def test_cells_share_what_frozen_stages_say_of_an_image(cdtl: Cdtl, tmp_path: Path) -> None:
@@ -161,7 +170,7 @@ def test_a_study_killed_in_the_middle_is_resumed_to_the_same_bytes(cdtl: Cdtl, t
     assert cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")[0] == 0
     kill_midway(tmp_path, cells=3)
     left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "b" / "cells").glob("*.json")}
-    assert 3 <= len(left) < 16
+    assert 3 <= len(left) < 8
     assert not (tmp_path / "b" / "compare.json").exists()
     code, _, lines = cdtl("compare", "--resume", "b", "--jobs", "1")
     assert code == 0, lines
@@ -171,30 +180,55 @@ def test_a_study_killed_in_the_middle_is_resumed_to_the_same_bytes(cdtl: Cdtl, t
     assert {name: now[name] for name in left} == left  # finished cells are not played again
 
 
-def test_controls_and_several_targets_are_played(cdtl: Cdtl, tmp_path: Path) -> None:
-    study = ("--seeds", "1", "--folds", "2", "--set", "train.steps=1", "--jobs", "1", "--out", "c")
-    methods = "alone,fedbn,cdtl_from_theta0,cdtl,cdtl:shuffled,cdtl:phantom"
-    code, _, error = cdtl("compare", "tiny.toml", "--methods", methods, "--target", "como", *study)
+def test_one_receiver_at_a_time_is_scarce_and_takes_from_each_set_of_donors(cdtl: Cdtl, tmp_path: Path) -> None:
+    """What is left out is said, and other sites keep their patients."""
+    config = (tmp_path / "tiny.toml").read_text()
+    (tmp_path / "tiny.toml").write_text(config + THIRD)
+    also = ("--patients", "4,6", "--donors", "other,all", "--seeds", "1", "--folds", "2", "--jobs", "1", "--out", "c")
+    code, table, error = cdtl("compare", "tiny.toml", "--methods", "alone,fedbn,cdtl,cdtl:shuffled", *also)
     assert code == 0, error
-    (point,) = json.loads((tmp_path / "c" / "compare.json").read_text())["points"]
-    assert point["target"] == "como"
-    controls = {"cdtl_from_theta0", "cdtl:shuffled", "cdtl:phantom"}
-    for method, result in point["results"].items():
-        assert set(result["minus"]) == {"alone", *controls} - {method}
-        assert (result["claim"] is None) == (method in {"alone", *controls})
-        expected = "cdtl_from_theta0" if result["claim"] else None
-        assert result["theta0_control"] == expected
-    scores = [json.loads((tmp_path / "c" / "cells" / f"seed0-fold0-all-{m}.json").read_text()) for m in
-              ("alone", "cdtl", "cdtl-shuffled", "cdtl-phantom")]  # fmt: skip
-    first = [cell["targets"]["como"]["probabilities"] for cell in scores]
-    assert len({json.dumps(probabilities) for probabilities in first}) == 4
-    assert len({json.dumps(cell["targets"]["como"]["images"]) for cell in scores}) == 1
+    found = json.loads((tmp_path / "c" / "compare.json").read_text())
+    parts = [(one["target"], one["donors"], one["patients"], one["donor_sites"]) for one in found["points"]]
+    assert parts == [
+        ("alba", "other", 4, ["como"]), ("alba", "other", 6, ["como"]),
+        ("alba", "all", 4, ["como", "bari"]), ("alba", "all", 6, ["como", "bari"]),
+        ("como", "other", 4, ["alba", "bari"]), ("como", "all", 4, ["alba", "bari"]),
+        ("bari", "other", 4, ["como"]), ("bari", "other", 6, ["como"]),
+        ("bari", "all", 4, ["alba", "como"]), ("bari", "all", 6, ["alba", "como"]),
+    ]  # fmt: skip
+    assert [(one["target"], one["patients"], one["donors"]) for one in found["left_out"]] == [("como", 6, None)]
+    assert "left out: como, 6 patients: site como has 5 patients to train on" in table
+    cell = json.loads((tmp_path / "c" / "cells" / "alba-seed0-fold0-4.json").read_text())
+    assert cell["scores"]["other"]["alone"] == cell["scores"]["all"]["alone"]
+    assert cell["scores"]["other"]["fedbn"] != cell["scores"]["all"]["fedbn"]
+    for method in ("fedbn", "cdtl"):
+        rows = [row for row in found["rows"] if row["method"] == method]
+        assert [(row["donors"], row["patients"], len(row["receivers"])) for row in rows] == [
+            ("other", 4, 3), ("other", 6, 2), ("all", 4, 3), ("all", 6, 2)
+        ]  # fmt: skip
+        for row in rows:
+            assert row["gain"]["value"] == pytest.approx(np.mean(list(row["gains"].values())))
+            assert row["gains"][row["worst"]] == min(row["gains"].values())
+            assert (row["less_control"] is None, row["claim"]) == (method == "fedbn", "no evidence of gain")
+    assert found["outcomes"]["patients"] == 4
+    assert found["outcomes"]["worst"] == min(
+        row["gains"][row["worst"]] for row in found["rows"] if row["method"] == "cdtl"
+    )
 
-    every = ("--methods", "alone", "--patients", "5", *study[:-1], "d")
-    code, _, error = cdtl("compare", "tiny.toml", *every)
+
+def test_controls_are_played(cdtl: Cdtl, tmp_path: Path) -> None:
+    arms = ("alone", "fedbn", "cdtl", "cdtl:shuffled", "cdtl:phantom", "cdtl:initial", "own_twice", "cdtl_from_theta0")
+    study = ("--seeds", "1", "--folds", "2", "--target", "como", "--jobs", "1", "--out", "c")
+    code, _, error = cdtl("compare", "tiny.toml", "--methods", ",".join(arms), *study)
     assert code == 0, error
-    points = json.loads((tmp_path / "d" / "compare.json").read_text())["points"]
-    assert [(point["target"], point["training_patients"]) for point in points] == [("alba", 5.0), ("como", 5.0)]
+    found = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert {row["method"]: row["claim"] for row in found["rows"]} == {
+        arm: "no evidence of gain" if arm in {"fedbn", "cdtl"} else None for arm in arms
+    }
+    assert set(found["points"][0]["results"]["cdtl"]["minus"]) == {"alone", "fedbn", "cdtl:shuffled"}
+    scores = json.loads((tmp_path / "c" / "cells" / "como-seed0-fold0-all.json").read_text())["scores"]["all"]
+    assert set(scores) == set(arms)
+    assert len({json.dumps(probabilities) for probabilities in scores.values()}) == len(arms)
 
 
 def test_the_time_left_is_told_in_words() -> None:
@@ -210,15 +244,18 @@ def test_the_time_left_is_told_in_words() -> None:
         (("--methods", "alone,cdtl:nothing"), 3, "the control 'cdtl:nothing' is unknown"),
         (("--methods", "cdtl"), 3, "add alone"),
         (("--methods", "alone,alone"), 3, "methods names one twice"),
-        (("--methods", "alone,cdtl:shuffled"), 3, "name the receiving sites with --target"),
+        (("--methods", "alone,own_twice:shuffled"), 3, "the control 'own_twice:shuffled' is unknown"),
+        (("--methods", "alone,cdtl", "--sites", "alba"), 3, "site alba has no other site"),
+        (("--donors", "some"), 3, "donors has 'some'"),
+        (("--donors", "all,all"), 3, "donors names one twice"),
         (("--target", "rome"), 3, "the target 'rome' is no site"),
         (("--sites", "alba,rome"), 3, "the site 'rome' is no site"),
         (("--sites", "como", "--target", "alba"), 3, "use como"),
         (("--runs", "0"), 3, "1 run"),
-        (("--patients", "4,500", "--target", "alba"), 4, "500 are asked"),
+        (("--patients", "500", "--target", "alba"), 4, "500 are asked"),
         (("--patients", "few"), 3, "patients has 'few'"),
         (("--folds", "1"), 3, "at least 2 folds"),
-        (("--folds", "9"), 4, "has no patient in the"),
+        (("--folds", "9", "--target", "como"), 4, "has no patient in the"),
         (("--seeds", "0"), 3, "1 seed"),
         (("--set", "dp.enabled=true"), 3, "dp.enabled = false"),
         (("--set", "train.lrr=1"), 3, "train.lrr"),
@@ -240,7 +277,13 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(
 
 
 def test_resuming_takes_no_new_settings(cdtl: Cdtl) -> None:
-    for own in (("--set", "train.lr=0.1"), ("--seeds", "3"), ("--methods", "alone"), ("--target", "alba")):
+    for own in (
+        ("--set", "train.lr=0.1"),
+        ("--seeds", "3"),
+        ("--donors", "all"),
+        ("--methods", "alone"),
+        ("--target", "alba"),
+    ):
         found, _, error = cdtl("compare", "--resume", "a", *own)
         assert (found, "leave out all but" in error) == (2, True), error
     found, _, error = cdtl("compare", "--resume", "nowhere")

@@ -12,7 +12,7 @@ from cdtl_core.federation.evidence import PooledModel, on_features
 from cdtl_core.federation.site import Site
 from cdtl_core.progress import listen
 from simulations.methods.kept import Kept
-from simulations.methods.loop import play
+from simulations.methods.loop import play, play_in
 from simulations.methods.method import Federation, federation_of
 from simulations.methods.registry import method_of
 
@@ -38,6 +38,10 @@ def counted() -> Iterator[list[tuple[str, int]]]:
         yield found
 
 
+def played(name: str, sites: list[Site], theta0: Any, config: Any, kept: Kept) -> Any:
+    return play_in(federation_of(sites, theta0, config, kept=kept), method_of(name))
+
+
 def tensors(model: Any) -> dict[str, Any]:
     return dict(model.tensors if isinstance(model, PooledModel) else model)
 
@@ -54,7 +58,7 @@ def test_methods_that_share_rounds_end_with_the_same_bits(build: Build, heads: b
         sites, theta0 = [on_features(replace(site, cache=tmp_path), theta0) for site in sites], {}
     kept = Kept()
     for name in METHODS:
-        shared = play(method_of(name), sites, theta0, whole.config, kept=kept)
+        shared = played(name, sites, theta0, whole.config, kept)
         fresh = play(method_of(name), sites, theta0, whole.config)
         assert all(same(shared[site], fresh[site]) for site in fresh), name
 
@@ -64,9 +68,9 @@ def test_the_parts_of_a_pool_are_not_played_again(build: Build) -> None:
     sites, also = list(federation.sites.values()), (federation.theta0, federation.config)
     with counted() as first:
         for name in ("alone", "fedbn"):
-            play(method_of(name), sites, *also, kept=kept)
+            played(name, sites, *also, kept)
     with counted() as then:
-        play(method_of("cdtl"), sites, *also, kept=kept)
+        played("cdtl", sites, *also, kept)
     assert (len(first), then) == (12, [])
 
 
@@ -79,7 +83,7 @@ def turned(site: Site, split: Any) -> Site:
 def test_a_site_is_asked_again_when_anything_of_it_has_changed(build: Build) -> None:
     federation, kept = build("alba"), Kept()
     (site,) = federation.sites.values()
-    play(method_of("alone"), [site], federation.theta0, federation.config, kept=kept)
+    played("alone", [site], federation.theta0, federation.config, kept)
     seed = federation.config.model_copy(update={"seed": 5})
     lr = federation.under({"train": {"lr": 0.1}}).config
     theta0 = {name: value + 1 if value.is_floating_point() else value for name, value in federation.theta0.items()}
@@ -91,10 +95,10 @@ def test_a_site_is_asked_again_when_anything_of_it_has_changed(build: Build) -> 
         (site, theta0, federation.config),
     ):
         with counted() as found:
-            play(method_of("alone"), [other[0]], *other[1:], kept=kept)
+            played("alone", [other[0]], *other[1:], kept)
         assert len(found) == 3
     with counted() as found:
-        play(method_of("alone"), [turned(site, "test")], federation.theta0, federation.config, kept=kept)
+        played("alone", [turned(site, "test")], federation.theta0, federation.config, kept)
     assert found == []
 
 
@@ -103,5 +107,5 @@ def test_without_room_what_was_used_least_recently_is_forgotten(build: Build) ->
     sites = list(federation.sites.values())
     for _ in range(2):
         with counted() as found:
-            play(method_of("alone"), sites, federation.theta0, federation.config, kept=kept)
+            played("alone", sites, federation.theta0, federation.config, kept)
         assert len(found) == 6
