@@ -12,6 +12,7 @@ from cdtl_core.config import TrainConfig
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.inputs import Entry, kept_inputs
 from cdtl_core.learning.model import Classifier
+from cdtl_core.learning.objective import PLAIN, Objective
 
 __all__ = ["fit_linear_head", "is_linear"]
 
@@ -32,6 +33,7 @@ def fit_linear_head(
     weight: torch.Tensor | None,
     rng: np.random.Generator,
     entry: Entry,
+    objective: Objective = PLAIN,
 ) -> list[float]:
     """Take `config.steps` steps of AdamW on the head, in place; returns the loss of each step.
 
@@ -46,18 +48,22 @@ def fit_linear_head(
         weight: Of each class, K, or None.
         rng: Draws order and views.
         entry: Where the features are kept.
+        objective: What is minimised.
     """
     features = model.centre(kept_inputs(model, fold, entry))  # N V D
     labels = torch.from_numpy(fold.labels)
     head, losses = _AdamW(model.head, lr, config.weight_decay), []
+    own = {"head.weight": model.head.weight.data, "head.bias": model.head.bias.data}
     with torch.no_grad():
         for rows in batch_rows(fold.num_images, config, rng):
             views = rng.integers(features.shape[1], size=len(rows))
             inputs = dropout(features[rows, views], model.dropout.p)
-            logits = torch.addmm(model.head.bias, inputs, model.head.weight.T)
+            found = objective.slope(own)
+            logits = torch.addmm(found.at["head.bias"], inputs, found.at["head.weight"].T)
             loss, slope = _cross_entropy(logits, labels[rows], weight)
-            head.step(slope.T @ inputs, slope.sum(dim=0))
-            losses.append(loss)
+            slopes = {"head.weight": slope.T @ inputs, "head.bias": slope.sum(dim=0)}
+            head.step(*found.of(slopes).values())
+            losses.append(loss + found.penalty)
     return losses
 
 

@@ -11,7 +11,30 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-__all__ = ["PLAIN", "Mixture", "Objective", "Proximal", "mix_tensors"]
+__all__ = ["PLAIN", "Mixture", "Objective", "Proximal", "Slope", "mix_tensors"]
+
+
+@dataclass(frozen=True)
+class Slope:
+    """How an objective's gradient follows from the cross-entropy's, for who writes gradients out.
+
+    Attributes:
+        at: Tensors at which the cross-entropy and its gradient are taken.
+        factor: What this gradient is multiplied with.
+        pull: Added to it.
+        penalty: Added to the loss.
+    """
+
+    at: Mapping[str, torch.Tensor]
+    factor: float
+    pull: Mapping[str, torch.Tensor]
+    penalty: float
+
+    def of(self, slopes: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The objective's gradient from that of the cross-entropy."""
+        if self.factor == 1.0 and not self.pull:
+            return slopes
+        return {name: self.factor * value + self.pull.get(name, 0.0) for name, value in slopes.items()}
 
 
 class Objective:
@@ -22,6 +45,10 @@ class Objective:
     ) -> torch.Tensor:
         """A scalar from normalised images B 3 H W and labels B; `weight` K or None."""
         return cross_entropy(model(images), labels, weight)
+
+    def slope(self, own: Mapping[str, torch.Tensor]) -> Slope:
+        """Its gradient by a network's tensors `own`."""
+        return Slope(own, 1.0, {}, 0.0)
 
 
 PLAIN = Objective()
@@ -54,6 +81,12 @@ class Proximal(Objective):
         squares = [(value - anchor).square().sum() for value, anchor in held]
         return self.mu / 2 * torch.stack(squares).sum() if squares else torch.zeros(())
 
+    def slope(self, own: Mapping[str, torch.Tensor]) -> Slope:
+        """That of the cross-entropy and ``mu (w - anchor)``."""
+        apart = {name: value - self.anchor[name] for name, value in own.items() if name in self.anchor}
+        penalty = self.mu / 2 * sum(float(value.square().sum()) for value in apart.values())
+        return Slope(own, 1.0, {name: self.mu * value for name, value in apart.items()}, penalty)
+
 
 @dataclass(frozen=True)
 class Mixture(Objective):
@@ -76,6 +109,13 @@ class Mixture(Objective):
         own = {name: value for name, value in model.named_parameters() if name in self.other}
         mixed = mix_tensors(torch.tensor(self.share), own, self.other)
         return cross_entropy(functional_call(model, mixed, (images,)), labels, weight)
+
+    def slope(self, own: Mapping[str, torch.Tensor]) -> Slope:
+        """That of the mixed network, times the share of its own."""
+        mixed = mix_tensors(
+            torch.tensor(self.share), {name: own[name] for name in own if name in self.other}, self.other
+        )
+        return Slope({**own, **mixed}, self.share, {}, 0.0)
 
 
 def mix_tensors(

@@ -18,7 +18,7 @@ from cdtl_core.learning.device import autocast
 from cdtl_core.learning.inputs import Entry, Network, changed_inputs, entering, plain_inputs
 from cdtl_core.learning.linear_head import batch_rows, fit_linear_head, is_linear
 from cdtl_core.learning.model import Classifier, set_training
-from cdtl_core.learning.objective import PLAIN, Objective
+from cdtl_core.learning.objective import PLAIN, Mixture, Objective, Proximal
 from cdtl_core.learning.weights import load_into
 from cdtl_core.progress import report
 
@@ -71,10 +71,13 @@ def fit(
     optimizer = _optimizer(model, config, epoch)
     weight = class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
     losses: list[torch.Tensor] = []
-    if entry is not None and is_linear(model, entry) and objective is PLAIN and averaged is None:
+    written = objective is PLAIN or isinstance(objective, Proximal | Mixture)
+    if entry is not None and is_linear(model, entry) and written and averaged is None:
         with _seeded_dropout(rng, device):
             lr = learning_rate(config, epoch) * config.head_lr_factor
-            found = fit_linear_head(model, fold, config, lr=lr, weight=weight, rng=rng, entry=entry)
+            found = fit_linear_head(
+                model, fold, config, lr=lr, weight=weight, rng=rng, entry=entry, objective=objective
+            )
         return FitReport(float(np.mean(found)) if found else float("nan"), len(found))
     with entering(model, entry), _seeded_dropout(rng, device):
         batches = _training_batches(model, fold, config, rng, device, entry)
