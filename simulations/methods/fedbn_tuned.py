@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from cdtl_core.federation.finish import with_fresh_norms
-from cdtl_core.federation.site import run_round
+from cdtl_core.federation.site import run_round, with_fresh_norms
 from cdtl_core.learning.weights import Weights
 from simulations.methods.fedbn import fedbn
 from simulations.methods.method import Federation, Method
