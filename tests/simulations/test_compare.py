@@ -15,7 +15,14 @@ import pytest
 from scipy.stats import rankdata
 
 from cdtl_core.cli.cells import time_left
+from cdtl_core.federation.evidence import on_features
 from cdtl_core.learning.metrics import auroc
+from cdtl_core.learning.model import build_theta0
+from cdtl_core.settings import load_simulation
+from simulations.arms import arm_of
+from simulations.cell import open_sites, scores_of
+from simulations.folds import scarce_site
+from simulations.methods.method import federation_of
 from tests.conftest import Cdtl
 
 TINY = """
@@ -161,6 +168,43 @@ def test_cells_share_what_frozen_stages_say_of_an_image(cdtl: Cdtl, tmp_path: Pa
     refused = cdtl("compare", "tiny.toml", *views, *study[:-1], "refused", "--set", "model.backbone=test_vit")
     assert (refused[0], "cannot be run from behind its stage 2" in refused[2]) == (5, True)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_cells_scores_are_those_of_each_method_played_by_itself(cdtl: Cdtl, tmp_path: Path) -> None:
+    """Heads on features; nothing of what methods, donors and sizes share while they are played changes a bit."""
+    (tmp_path / "tiny.toml").write_text((tmp_path / "tiny.toml").read_text() + THIRD)
+    heads = ("model.backbone=test_resnet", "model.levels=[2,3]", "train.freeze=3", "train.views=1", "train.steps=3")
+    arms = ("alone", "fedavg", "fedbn", "cdtl", "cdtl:shuffled")
+    study = (
+        "--target",
+        "alba",
+        "--donors",
+        "other,all",
+        "--patients",
+        "4,6",
+        "--seeds",
+        "1",
+        "--folds",
+        "2",
+        "--jobs",
+        "1",
+    )
+    changes = [word for change in heads for word in ("--set", change)]
+    code, _, error = cdtl("compare", "tiny.toml", *changes, "--methods", ",".join(arms), *study, "--out", "a")
+    assert code == 0, error
+    config = load_simulation(tmp_path / "a" / "settings.toml")
+    theta0 = build_theta0(config.run.model, config.run.seed, config.run.image.size)
+    sites = [on_features(site, theta0) for site in open_sites(config, tmp_path / "a")]
+    for patients in (4, 6):
+        cell = json.loads((tmp_path / "a" / "cells" / f"alba-seed0-fold1-{patients}.json").read_text())
+        for donors in ("other", "all"):
+            for name in arms:
+                alba = scarce_site(sites[0], seed=0, fold=1, folds=2, patients=patients)
+                party = [alba, *(site for site in sites[1:] if donors == "all" or site.modality != "ultrasound")]
+                federation = federation_of(party, {}, config.run, receivers=["alba"])
+                model = arm_of(name).play(federation, seed=0, folder=tmp_path)
+                assert cell["scores"][donors][name] == scores_of(alba, model)["probabilities"], (patients, donors, name)
+    assert cell["scores"]["other"]["cdtl"] != cell["scores"]["all"]["cdtl"]
 
 
 @pytest.mark.slow
