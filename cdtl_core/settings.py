@@ -216,7 +216,39 @@ def _validated(kind: type[_Model], document: Mapping[str, Any], source: str) -> 
     try:
         return kind.model_validate(document)
     except ValidationError as error:
+        if former := _former(document):
+            raise ConfigError(_of_earlier_version(former, source)) from None
         raise _sentence(error, source) from None
+
+
+def _former(document: Mapping[str, Any]) -> str:
+    """What was written for an earlier version and what to write now; empty if there is no such setting."""
+    run, lock = document.get("run", document), document.get("lock", {})
+    for place, tree in (("", run), ("lock.", lock)):
+        if isinstance(tree, Mapping) and any(str(key).partition(".")[0] == "gate" for key in tree):
+            return (
+                f"the settings {place}gate.*: write {place}model_selection.* with the same keys (the pooled model is "
+                "used unless 20 validation patients or more speak against it)"
+            )
+        if isinstance(tree, Mapping) and tree.get("method") == "fedavg":
+            return f'{place}method = "fedavg": write "fedbn", which is what it was (each site keeps its norms)'
+    methods = document.get("methods", ())
+    if isinstance(methods, list | tuple) and "fedavg" in methods:
+        return (
+            '"fedavg" among the methods: write "fedbn", which is what it was (each site keeps its norms). FedAvg with '
+            "shared norms is played by cdtl compare"
+        )
+    return ""
+
+
+def _of_earlier_version(former: str, source: str) -> str:
+    played = ("rounds.jsonl", "study.json", "request.json")
+    if any(Path(source).with_name(name).exists() for name in played):
+        return (
+            f"{Path(source).parent} was written by an earlier version of cdtl (it holds {former}): read it with that "
+            "version, or start the run again in a new folder with the settings changed."
+        )
+    return f"{source} is of an earlier version of cdtl. It holds {former}."
 
 
 def _sentence(error: ValidationError, source: str) -> CdtlError:

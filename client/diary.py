@@ -25,7 +25,7 @@ def note_round(
     sent: RecordDict,
     metrics: Mapping[str, float],
 ) -> None:
-    """Write a line of a round: seconds of work here, bytes, and its figures (none with differential privacy).
+    """Write a line of a round: seconds of work here, bytes, and its figures (no loss with differential privacy).
 
     A round that is asked for again replaces its line and those after it.
     """

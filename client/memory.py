@@ -24,7 +24,7 @@ from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteMemory, Si
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.calibration import rescale
 from cdtl_core.learning.weights import Weights, load_weights, save_weights, weights_hash
-from cdtl_core.reporting.scores import CALIBRATED, TEST_FILE, VALIDATION_FILE
+from cdtl_core.reporting.scores import CALIBRATED, CALIBRATED_OTHER, TEST_FILE, VALIDATION_FILE
 from cdtl_core.schema import inside
 
 __all__ = ["keep_update", "kept_update", "load_memory", "load_own", "model_folder", "save_memory", "save_outcome"]
@@ -115,11 +115,15 @@ def save_outcome(home: Path, federation: str, site: Site, outcome: Outcome, *, p
 
 
 def _save_scores(path: Path, site: Site, outcome: Outcome, fold: Fold, found: Mapping[str, Floats]) -> None:
-    """One row per image: its file, its patient's number, its truth, the positive label's probability by candidate."""
+    """One row per image: its file, its patient's number, its truth, the positive label's probability by candidate.
+
+    Each candidate is there raw and calibrated, where it could be calibrated.
+    """
     columns = {f"p_{name}": np.exp(values[:, site.positive]) for name, values in found.items()}
-    if outcome.temperature is not None:
-        calibrated = rescale(found[outcome.selection.chosen], outcome.temperature)
-        columns[CALIBRATED] = np.exp(calibrated[:, site.positive])
+    for name, temperature in outcome.temperatures.items():
+        if temperature is not None:
+            column = CALIBRATED if name == outcome.selection.chosen else CALIBRATED_OTHER + name
+            columns[column] = np.exp(rescale(found[name], temperature)[:, site.positive])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "patient", "positive", *columns])

@@ -13,7 +13,7 @@ from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract, enrolled_contract, most_patients
 from cdtl_core.federation.coordinator import Member
 from cdtl_core.federation.egress import sends_own_head
-from cdtl_core.federation.evidence import mean_of_others
+from cdtl_core.federation.evidence import donor_heads, mean_of_others
 from cdtl_core.federation.finish import Outcome, candidate, finish, finish_one
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteUpdate, is_centred, own_head, run_round, train_own
@@ -79,22 +79,29 @@ def _as_enrolled(member: Member, now: ModalityContract, enrolled: ModalityContra
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
     """Train one round from the site's memory of the round before; the memory is kept before the reply is built."""
+    order, theta0 = _order_of(content, home, config)
     began = time.monotonic()
-    update = _update_of(content, home, config)
+    own = _train_own(home, config, theta0, order.round) if config.method == "cdtl" else None
+    own_seconds = round(time.monotonic() - began, 3)
+    update = _update_of(home, config, theta0, order, own)
     reply, seconds = wire.encode_update(update), round(time.monotonic() - began, 3)
-    federation, figures = federation_key(config), update.metrics
+    figures = {**update.metrics, **({"own_seconds": own_seconds} if own is not None else {})}
+    federation = federation_key(config)
     note_round(home, federation, round=update.round, seconds=seconds, received=content, sent=reply, metrics=figures)
     return reply
 
 
-def _update_of(content: RecordDict, home: Path, config: RunConfig) -> SiteUpdate:
+def _order_of(content: RecordDict, home: Path, config: RunConfig) -> tuple[RoundOrder, Weights]:
+    """What the coordinator asks for, if the site approved it, and the run's theta0."""
     order, theta0_hash = wire.decode_order(content, config.federation.rounds)
     check_order(home, federation_key(config), config, content, ("train", order.round, theta0_hash))
     received = wire.decode_theta0(content)
     if received is not None:
         save_theta0(home, received, theta0_hash)
-    theta0 = load_theta0(home, theta0_hash)
-    own = _train_own(home, config, theta0, order.round) if config.method == "cdtl" else None
+    return order, load_theta0(home, theta0_hash)
+
+
+def _update_of(home: Path, config: RunConfig, theta0: Weights, order: RoundOrder, own: OwnModel | None) -> SiteUpdate:
     if is_private(load_site(home / SITE_FILE), config):
         return _train_privately(home, config, theta0, order)
     _say_lost_memory(home, federation_key(config), order.round)
@@ -110,6 +117,12 @@ def _train_own(home: Path, config: RunConfig, theta0: Weights, round: int) -> Ow
     """The site's own model after this round; local work, of which nothing is sent but what the egress list names."""
     site, federation = open_site(home, config), federation_key(config)
     before = memory.load_own(home, federation, before=round)
+    if before.memory.round < last_round(home, federation, before=round):
+        _log.warning(
+            "the own model of this site is of round %d and later ones are gone: was this site's folder restored from "
+            "an older copy, or written by an earlier version? It goes on with fewer steps than the joint one",
+            before.memory.round, extra={"site": home.name},
+        )  # fmt: skip
     grant = exempt_grant(config, site, centred=is_centred(before.memory)) if config.dp.enabled else None
     own = train_own(site, theta0, before, round, grant)
     memory.save_own(home, federation, own)
@@ -175,4 +188,5 @@ def _outcome(content: RecordDict, home: Path, config: RunConfig, site: Site) -> 
     if site.cohort.labels != config.task.labels:
         return finish_one(site, own, labels_differ=True), theta0_hash
     sums, counted = wire.decode_heads(content)
-    return finish(site, own, joint, mean_of_others(sums, own_head(site, trained), counted)), theta0_hash
+    sent = sums, own_head(site, trained), counted
+    return finish(site, own, joint, mean_of_others(*sent), donor_heads(*sent, site.modality)), theta0_hash

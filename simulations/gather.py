@@ -1,7 +1,6 @@
 """The report of a simulation, gathered from what the server and the sites wrote; one machine may read them all."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from cdtl_core.learning.ledger import read_ledger
 from cdtl_core.reporting.card import CARD_FILE, CARD_TEXT, load_card, save_card
 from cdtl_core.reporting.material import choice_of
 from cdtl_core.reporting.report import Bytes, Counts, ModelChoice, Privacy, Report, SiteReport
-from cdtl_core.reporting.scores import Scores, gains, method_result, read_scores, with_own_model
+from cdtl_core.reporting.scores import Scores, gains, log_loss_changes, method_result, read_scores, with_own_model
 from cdtl_core.reporting.spent import spent_of
 from client.home import open_site
 from client.memory import model_folder
@@ -69,6 +68,7 @@ def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: S
         images=_counts(cohort, "num_images"),
         results={method: method_result(found, seed) for method, found in with_own_model(scores).items()},
         gain=gains(scores, seed),
+        log_loss_change=log_loss_changes(scores, seed),
         selection=_selection(home, config, scores) if "cdtl" in config.methods else None,
         bytes_per_round={m: _bytes(lines, m, home) for m in config.methods if m != "alone"},
         privacy=_privacy(config, site, home, lines) if is_private(site, config.run) else {},
@@ -124,7 +124,7 @@ def _scores_of(folder: Path) -> Scores:
 
 
 def _selection(home: Path, config: SimulationConfig, scores: Mapping[str, Scores]) -> ModelChoice | None:
-    return choice_of(model_folder(home, f"{config.run.name}-cdtl"), scores["cdtl"])
+    return choice_of(model_folder(home, f"{config.run.name}-cdtl"), scores["cdtl"], config.run.seed)
 
 
 def _bytes(lines: Sequence[Any], method: str, home: Path) -> Bytes:
@@ -157,7 +157,3 @@ def _member(config: SimulationConfig, site: SiteConfig, out: Path) -> Member:
 
 def _counts(cohort: Cohort, name: str) -> Counts:
     return Counts(**{split: getattr(fold, name) for split, fold in cohort.folds.items()})
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

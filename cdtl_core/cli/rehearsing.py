@@ -24,9 +24,11 @@ def print_checks(found: Mapping[str, Any]) -> None:
     if estimates:
         links = ", ".join(f"{seconds} s at {speed}" for speed, seconds in estimates["link_seconds_per_round"].items())
         console.print(
-            f"A round here with the default settings, your own model beside the joint one included: about "
-            f"{estimates['seconds_per_round']:.0f} s, {estimates['disk_bytes'] / 1e6:.0f} MB of disk for the models, "
-            f"{estimates['peak_memory_bytes'] / 1e9:.1f} GB of memory, "
+            f"A round here takes about {estimates['seconds_per_round']:.0f} s with the default settings, measured in a "
+            f"rehearsal: {estimates['site_seconds_per_round']:.1f} s are this site's work, of which "
+            f"{estimates['own_seconds_per_round']:.1f} s train its own model beside the joint one. The models take "
+            f"{estimates['disk_bytes'] / 1e6:.0f} MB of disk, of which {estimates['own_disk_bytes'] / 1e6:.0f} MB are "
+            f"the own model's. It takes {estimates['peak_memory_bytes'] / 1e9:.1f} GB of memory and in each round "
             f"{estimates['bytes_up_per_round'] / 1e6:.1f} MB up and {estimates['bytes_down_per_round'] / 1e6:.1f} MB "
             f"down ({links}); once {estimates['theta0_bytes_once'] / 1e6:.1f} MB down to begin with.",
         )

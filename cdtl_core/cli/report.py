@@ -17,7 +17,10 @@ def report(
     run: Annotated[str, typer.Option(help="Of a coordinator or a site, which run; default the newest.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="Print where the file is and what it holds as JSON.")] = False,
 ) -> None:
-    """Write the report of a run: one file that fetches nothing. Images are in a site's own report alone."""
+    """Write the report of a run: one file that fetches nothing. Images are in a site's own report alone.
+
+    The terminal says what each site gained over training alone.
+    """
     import json
 
     from cdtl_core.apps import add_to_path
@@ -28,7 +31,7 @@ def report(
         raise CheckpointError(f"{folder} is no folder: give a run directory, a coordinator's folder or a site's.")
     add_to_path()
     from cdtl_core.pages.find import page_of, report_path
-    from cdtl_core.reporting.page import page_html
+    from cdtl_core.reporting.page import headlines_of, page_html
 
     page = page_of(folder, site=site, run=run)
     target = out or report_path(folder, site=site, run=run)
@@ -38,4 +41,6 @@ def report(
     if json_:
         typer.echo(json.dumps({"report": str(target), "bytes": len(content), "without_material": empty}, indent=1))
     else:
+        for line in headlines_of(page):
+            typer.echo(line)
         typer.echo(f"{target} ({len(content) / 1e6:.1f} MB). {page.keep}")

@@ -26,7 +26,7 @@ def simulate(
     mlflow: Annotated[str, typer.Option(metavar="URI", help="Log rounds to this MLflow server or folder too.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
 ) -> None:
-    """Train alone, with FedAvg and with CDTL over the sites of CONFIG, and compare them."""
+    """Train FedBN and CDTL over the sites of CONFIG, and compare both with each site alone."""
     if engine == "ray":
         _isolate_ray(online=open_ or bool(mlflow))  # before any import that starts threads
     from cdtl_core.apps import add_to_path, find_config

@@ -18,6 +18,7 @@ from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
 from cdtl_core.processes import ProcessGroup, free_port
+from cdtl_core.reporting.rounds import read_diary
 from cdtl_core.settings import SITE_FILE, load_site, save_toml
 
 __all__ = ["rehearse_rounds"]
@@ -32,8 +33,9 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
     """Train two rounds with the default settings, and say what a round will cost; nothing of it is kept.
 
     Returns:
-        Seconds per round, the site's peak memory, bytes up and down a round, theta0's bytes, bytes that the run's
-        models take on the disk (own, joint and pooled), seconds on the line.
+        Seconds per round, the site's peak memory, bytes up and down a round, theta0's bytes, seconds on the line; the
+        site's own seconds per round and how many of them its own model takes; bytes that the run's models take on the
+        disk, and how many of them are the own model's.
 
     Raises:
         FederationError: A round failed; the sentence names the log's last words.
@@ -62,10 +64,8 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
             lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
         finally:
             group.stop(patience_s=20.0)
-        disk = sum(
-            path.stat().st_size for name in ("memory", "models") for path in (shadow / name).rglob("*.safetensors")
-        )
-        return _estimates([line for line in lines if "sites" in line], own.site, memory) | {"disk_bytes": disk}
+        found = _estimates([line for line in lines if "sites" in line], own.site, memory)
+        return found | _of_own_model(shadow)
 
 
 def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
@@ -125,6 +125,19 @@ def _estimates(rounds: list[dict[str, Any]], site: str, memory: int) -> dict[str
         "bytes_down_per_round": down,
         "theta0_bytes_once": first.get("theta0_bytes", 0),
         "link_seconds_per_round": {f"{speed} Mbit/s": round((up + down) * 8 / speed / 1e6, 1) for speed in _LINKS},
+    }
+
+
+def _of_own_model(shadow: Path) -> dict[str, Any]:
+    """What the model that the site trains beside the joint one took in the last round, as the site noted it."""
+    (diary,) = (shadow / "rounds").glob("*.jsonl")
+    last = read_diary(diary, "cdtl", shadow.name).rounds[-1]
+    files = [path for name in ("memory", "models") for path in (shadow / name).rglob("*.safetensors")]
+    return {
+        "site_seconds_per_round": last.seconds,
+        "own_seconds_per_round": last.sites[shadow.name]["own_seconds"],
+        "disk_bytes": sum(path.stat().st_size for path in files),
+        "own_disk_bytes": sum(path.stat().st_size for path in files if path.name.startswith("own")),
     }
 
 

@@ -162,14 +162,14 @@ def step(
     Raises:
         FederationError: No usable update came, and nobody's budget is spent.
     """
-    intake, heads = _intake(state, config), dict[str, HeadSum]()
-    members = {member.site: member for member in state.members}
+    intake, heads, owns = _intake(state, config), dict[str, HeadSum](), dict[str, Weights]()
     for update in updates:
         take_in(intake, update)
-        if update.own and update.site in intake.metrics:
-            member = members[update.site]
-            heads[member.modality] = _with_head(heads.get(member.modality), member, update.own, config)
-    means = finished(intake)
+        owns.setdefault(update.site, update.own)
+    means = finished(intake)  # only now is it known which updates count
+    for member in state.members:
+        if member.site in intake.metrics and owns[member.site]:
+            heads[member.modality] = _with_head(heads.get(member.modality), member, owns[member.site], config)
     metrics, refused, spent = intake.metrics, intake.refused, intake.spent
     if not metrics and not spent:
         reasons = "; ".join(f"{site}: {why}" for site, why in refused.items())

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cdtl_core.federation.donors import DonorShare, donor_shares
 from cdtl_core.federation.pool import Evidence, Pool, Standard, fit_pool, fold_heads, standard_of
 from cdtl_core.federation.site import Site
 from cdtl_core.imaging.cohort import Fold
@@ -26,7 +27,8 @@ from cdtl_core.learning.model import build_feature_classifier
 from cdtl_core.learning.train import fit, score
 from cdtl_core.learning.weights import Weights, load_into
 
-__all__ = ["PooledModel", "evidence_of", "fit_on_validation", "fold", "on_features", "out_of_fold", "pool_models"]
+__all__ = ["PooledModel", "donor_heads", "evidence_of", "fit_on_validation", "fold", "mean_of_others", "on_features"]
+__all__ += ["out_of_fold", "pool_models"]
 __all__ += ["score_model"]
 
 Floats = npt.NDArray[np.float64]
@@ -47,6 +49,7 @@ class PooledModel:
             without their patients. None: the pool was not fitted on them.
         one: One network that the site uses in the place of both, see `cdtl_core.federation.one_network`.
         networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
+        donors: Share of each donor modality, which describes and is not used; empty where it is not known.
     """
 
     own: Weights
@@ -55,6 +58,7 @@ class PooledModel:
     val: Floats | None = None
     one: Weights | None = None
     networks_log_loss: Mapping[str, float] = field(default_factory=dict)
+    donors: tuple[DonorShare, ...] = ()
 
     @property
     def tensors(self) -> Weights:
@@ -68,6 +72,7 @@ def pool_models(
     own: Weights,
     joint: Weights,
     others: Weights | None = None,
+    donors: Mapping[str, Weights] | None = None,
     *,
     equal: bool = False,
     judge: Callable[[Site], Floats] | None = None,
@@ -80,6 +85,7 @@ def pool_models(
         joint: Of the joint one.
         others: Head of the mean of the other sites' own heads, where only heads are trained: it never saw a patient of
             this site. None: the validation patients are the evidence.
+        donors: The same by modality, see `donor_heads`, if the share of each is asked for.
         equal: Whether the share is 1 whatever the evidence says.
         judge: Gives `out_of_fold` of a site, for studies that ask for the same again and again; None computes it.
     """
@@ -88,14 +94,20 @@ def pool_models(
     units = standard_of(seen[0], train.patients), standard_of(seen[1], train.patients)
     if equal:
         return PooledModel(own, joint, fit_pool(*units, None))
-    if others is not None and trains_only_heads(site.config):
-        heads = site if train.holds_features else on_features(site, own)
-        given = {name: value for name, value in own.items() if not name.startswith("backbone.")} | others
-        judged = (judge or out_of_fold)(heads), _scores(heads, given, heads.cohort.folds["train"])
-        return PooledModel(own, joint, fit_pool(*units, evidence_of(*judged, train)))
-    scores = _scores(site, own, val), _scores(site, joint, val)
-    pool, of_val = fit_on_validation(site, units, scores)
-    return PooledModel(own, joint, pool, of_val)
+    if others is None or not trains_only_heads(site.config):
+        pool, of_val = fit_on_validation(site, units, (_scores(site, own, val), _scores(site, joint, val)))
+        return PooledModel(own, joint, pool, of_val)
+    heads = site if train.holds_features else on_features(site, own)
+    given = {name: value for name, value in own.items() if not name.startswith("backbone.")}
+    unseen = (judge or out_of_fold)(heads)
+
+    def judged(head: Weights) -> Floats:
+        return _scores(heads, given | head, heads.cohort.folds["train"])
+
+    pool = fit_pool(*units, evidence_of(unseen, judged(others), train))
+    told = {modality: judged(head) for modality, head in (donors or {}).items()}
+    shares = donor_shares(unseen, told, train.labels, train.patients, _rng(site, b"donors"))
+    return PooledModel(own, joint, pool, donors=shares)
 
 
 def fit_on_validation(
@@ -149,6 +161,14 @@ def mean_of_others(sums: Mapping[str, tuple[Weights, int]], own: Weights, counte
         )
         mean[f"head.{name.rpartition('.')[2]}"] = (total - counted * value.double()).div(others).float()
     return mean
+
+
+def donor_heads(
+    sums: Mapping[str, tuple[Weights, int]], own: Weights, counted: int, modality: str
+) -> dict[str, Weights]:
+    """Modality to the mean of its sites' own heads without the receiver's; arguments as of `mean_of_others`."""
+    found = {name: mean_of_others({name: one}, own, counted if name == modality else 0) for name, one in sums.items()}
+    return {name: head for name, head in found.items() if head is not None}
 
 
 def fold(model: PooledModel) -> Weights:

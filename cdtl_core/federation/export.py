@@ -131,7 +131,8 @@ def _converted(whole: nn.Module, pixels: npt.NDArray[np.float32], note: ModelNot
         )
     assert program is not None  # noqa: S101 - it is with dynamo
     proto = program.model_proto
-    told = note.model_dump(mode="json") | {"input": "RGB in [0, 1], padded to a square", "use": "research only"}
+    told = note.model_dump(mode="json", exclude={"pool": {"donors"}})  # what the site's patients ask of each donor
+    told |= {"input": "RGB in [0, 1], padded to a square", "use": "research only"}
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items() if v is not None}
     )

@@ -31,7 +31,8 @@ class Outcome:
         models: Candidate to model.
         pooled: How own and joint model were pooled; None where there was one model only.
         selection: Which candidate the site uses.
-        temperature: Divides its logits; None where the site has too few validation patients to calibrate.
+        temperatures: Candidate to what divides its logits; None where the site has too few validation patients to
+            calibrate.
         test: Candidate to log-probabilities N K of the test images.
         val: The same of the validation images; of a pool that was fitted on them, by pools that were fitted without
             their patients.
@@ -40,12 +41,23 @@ class Outcome:
     models: Mapping[str, SiteModel]
     pooled: PooledModel | None
     selection: Selection
-    temperature: float | None
+    temperatures: Mapping[str, float | None]
     test: Mapping[str, Floats]
     val: Mapping[str, Floats]
 
+    @property
+    def temperature(self) -> float | None:
+        """Of the model that the site uses."""
+        return self.temperatures[self.selection.chosen]
 
-def finish(site: Site, own: Weights, joint: Weights, others: Weights | None = None) -> Outcome:
+
+def finish(
+    site: Site,
+    own: Weights,
+    joint: Weights,
+    others: Weights | None = None,
+    donors: Mapping[str, Weights] | None = None,
+) -> Outcome:
     """Pool both models of a site. Test patients are scored and never used to choose.
 
     Args:
@@ -53,11 +65,12 @@ def finish(site: Site, own: Weights, joint: Weights, others: Weights | None = No
         own: The classifier that it trained alone.
         joint: What the federation gives it, with its own norms.
         others: Mean of the other sites' own heads, see `pool_models`.
+        donors: The same by modality.
 
     Raises:
         ModelError: The weights do not fit the site's model.
     """
-    pooled = pool_models(site, own, joint, others, equal=site.config.pool.share == "equal")
+    pooled = pool_models(site, own, joint, others, donors, equal=site.config.pool.share == "equal")
     if trains_only_heads(site.config) or differ_in_heads_only(pooled):
         return _outcome(site, {OWN: own, JOINT: joint, POOL: fold(pooled)}, pooled)
     pooled = with_one_network(site, pooled)
@@ -84,8 +97,8 @@ def _outcome(site: Site, models: Mapping[str, SiteModel], pooled: PooledModel | 
     losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in of_val.items()}
     settings = site.config.model_selection
     selection = select_model(losses, standard_errors=settings.standard_errors if settings.enabled else None)
-    temperature = fit_temperature(of_val[selection.chosen], val.labels, val.patients)
-    return Outcome(models, pooled, selection, temperature, of_test, of_val)
+    temperatures = {name: fit_temperature(scores, val.labels, val.patients) for name, scores in of_val.items()}
+    return Outcome(models, pooled, selection, temperatures, of_test, of_val)
 
 
 def _scores(site: Site, models: Mapping[str, SiteModel], images: Fold) -> dict[str, Floats]:

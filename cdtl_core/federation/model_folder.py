@@ -8,7 +8,7 @@
     joint.safetensors
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from cdtl_core import __version__
 from cdtl_core.config import BoxConfig, ModelConfig
 from cdtl_core.durable import file_hash, replace_json
 from cdtl_core.errors import ModelError
+from cdtl_core.federation.donors import DonorShare
 from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.finish import Outcome, SiteModel
 from cdtl_core.federation.model_selection import JOINT, OWN
@@ -49,6 +50,15 @@ class StandardNote(_Closed):
     spread: float
 
 
+class DonorNote(_Closed):
+    """Share of a donor modality with its 95 % interval."""
+
+    modality: str
+    value: float
+    low: float
+    high: float
+
+
 class PoolNote(_Closed):
     """How own and joint model are pooled, see `cdtl_core.federation.pool`."""
 
@@ -59,16 +69,18 @@ class PoolNote(_Closed):
     bias: tuple[float, ...]
     by: Literal["evidence", "equal"]
     num_patients: int
+    donors: tuple[DonorNote, ...] = ()
 
     @classmethod
-    def of(cls, pool: Pool) -> "PoolNote":
+    def of(cls, pool: Pool, donors: Sequence[DonorShare] = ()) -> "PoolNote":
         """From the values that a run computed."""
+        shares = tuple(DonorNote(**vars(one)) for one in donors)
         own, joint = (
             StandardNote(centre=tuple(one.centre.tolist()), spread=one.spread) for one in (pool.own, pool.joint)
         )
         bias = tuple(pool.bias.tolist())
         told = {"share": pool.share, "scale": pool.scale, "by": pool.by, "num_patients": pool.num_patients}
-        return cls(own=own, joint=joint, bias=bias, **told)
+        return cls(own=own, joint=joint, bias=bias, donors=shares, **told)
 
     @property
     def pool(self) -> Pool:
@@ -152,7 +164,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         box=site.cohort.box,
         temperature=outcome.temperature,
         chosen=chosen,
-        pool=PoolNote.of(outcome.pooled.pool) if outcome.pooled else None,
+        pool=PoolNote.of(outcome.pooled.pool, outcome.pooled.donors) if outcome.pooled else None,
         networks=2 if isinstance(used, PooledModel) else 1,
         networks_log_loss=dict(outcome.pooled.networks_log_loss) if outcome.pooled else {},
         stays=private and chosen != JOINT,

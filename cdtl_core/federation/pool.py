@@ -16,13 +16,14 @@ Source: eq. (10), Inbaraj et al. 2025. Differs: applied once at the receiver, at
 evidence.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["EQUAL_SHARE", "FEWEST_PATIENTS", "Evidence", "Pool", "Standard", "fit_pool", "fold_heads"]
-__all__ += ["patient_weights", "standard_of"]
+__all__ += ["fit_shares", "patient_weights", "share_prior", "standard_of"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -143,9 +144,15 @@ def standard_of(logits: Floats, patients: Ints) -> Standard:
     return Standard(centre, float(np.sqrt(variance)))
 
 
-def patient_weights(labels: Ints, patients: Ints) -> Floats:
-    """One weight per image, N, sum 1: patients count alike, and then the classes that are there."""
-    weights = 1 / _images_of_patient(patients)
+def patient_weights(labels: Ints, patients: Ints, counts: Floats | None = None) -> Floats:
+    """One weight per image, N, sum 1: patients count alike, and then the classes that are there.
+
+    Args:
+        labels: Class index, N.
+        patients: Number of each image's patient, N.
+        counts: How often each image's patient counts, N, as in a bootstrap resample; None: once.
+    """
+    weights = (1.0 if counts is None else counts) / _images_of_patient(patients)
     for label in np.unique(labels):
         weights[labels == label] /= weights[labels == label].sum()
     return np.asarray(weights / weights.sum(), np.float64)
@@ -182,26 +189,54 @@ def _as_sure_as_own(own: Standard, joint: Standard, share: float) -> Pool:
     return Pool(own, joint, share, own.spread / (1 + share), own.centre, "equal", 0)
 
 
-def _fit_share(evidence: Evidence) -> float:
-    """Minimise the penalised log-loss over log scale, bias (K, kept centred by its prior) and r."""
+def share_prior(donors: int, patients: int) -> tuple[float, float]:
+    """Mean and variance of the normal prior of each of so many donors' shares; their sum has one prior for any number.
+
+    Fewer than `FEWEST_PATIENTS` patients make it narrower.
+    """
+    return EQUAL_SHARE / donors, (_SPREAD * min(1.0, patients / FEWEST_PATIENTS)) ** 2 / donors
+
+
+def fit_shares(
+    own: Floats, donors: Sequence[Floats], labels: Ints, weights: Floats, means: Floats, variance: float
+) -> Floats:
+    """The most probable shares r of D donors, each 0 or more, in ``bias + scale * (own + sum of r_d * donor_d)``.
+
+    Minimises the penalised log-loss over log scale, bias (K, kept centred by its prior) and r.
+
+    Args:
+        own: What the own model says of patients that it was not trained on, at unit spread, N K.
+        donors: What each donor says of them, D of N K.
+        labels: Class index, N.
+        weights: Of each image, N; their sum is the number of patients.
+        means: Of the shares' normal priors, D.
+        variance: Of each of these priors.
+    """
     from scipy.optimize import minimize
 
-    weights = evidence.num_patients * patient_weights(evidence.labels, evidence.patients)
-    classes = evidence.own.shape[1]
-    variance = (_SPREAD * min(1.0, evidence.num_patients / FEWEST_PATIENTS)) ** 2
+    classes = own.shape[1]
 
     def loss(values: Floats) -> tuple[float, Floats]:
-        scale, share, bias = np.exp(values[0]), values[1], values[2:]
-        mixed = evidence.own + share * evidence.joint
-        value, slope = _log_loss(bias + scale * mixed, evidence.labels, weights)
-        value += _prior(values[0], bias) + (share - EQUAL_SHARE) ** 2 / (2 * variance)
+        scale, shares, bias = np.exp(values[0]), values[1 : 1 + len(donors)], values[1 + len(donors) :]
+        mixed = own + sum(share * donor for share, donor in zip(shares, donors, strict=True))
+        value, slope = _log_loss(bias + scale * mixed, labels, weights)
+        value += _prior(values[0], bias) + float(((shares - means) ** 2).sum()) / (2 * variance)
         of_scale = scale * float((slope * mixed).sum()) + values[0] / _VAGUE
-        of_share = scale * float((slope * evidence.joint).sum()) + (share - EQUAL_SHARE) / variance
-        return value, np.array([of_scale, of_share, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
+        of_shares = [scale * float((slope * donor).sum()) for donor in donors] + (shares - means) / variance
+        return value, np.array([of_scale, *of_shares, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
 
-    start = np.array([0.0, EQUAL_SHARE, *np.zeros(classes)])
-    bounds = [(-3, 3), (0, None), *[(None, None)] * classes]
-    return float(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[1])
+    start = np.array([0.0, *np.maximum(means, 0.0), *np.zeros(classes)])
+    bounds = [(-3, 3), *[(0, None)] * len(donors), *[(None, None)] * classes]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return np.asarray(found[1 : 1 + len(donors)], np.float64)
+
+
+def _fit_share(evidence: Evidence) -> float:
+    """The share of the joint model as the only donor."""
+    weights = evidence.num_patients * patient_weights(evidence.labels, evidence.patients)
+    mean, variance = share_prior(1, evidence.num_patients)
+    found = fit_shares(evidence.own, [evidence.joint], evidence.labels, weights, np.array([mean]), variance)
+    return float(found[0])
 
 
 def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:

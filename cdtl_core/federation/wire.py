@@ -69,7 +69,7 @@ class Introduction:
 
 @dataclass(frozen=True)
 class FinalScalars:
-    """What a site says of its final model: its test AUROC with interval, and the gate's choice; nothing if private."""
+    """What a site says of its final model: its test AUROC with interval, and which it uses; nothing if private."""
 
     metrics: Mapping[str, float]
     chosen: str

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from cdtl_core.learning.bands import average_precision
 
-__all__ = ["expected_calibration_error", "summarise"]
+__all__ = ["expected_calibration_error", "log_losses", "summarise"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,9 +28,16 @@ def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str,
         "balanced_accuracy": (sensitivity + specificity) / 2,
         "precision": _ratio(hits, hits + alarms),
         "f1": _ratio(2 * hits, 2 * hits + misses + alarms),
+        "log_loss": float(log_losses(positive, probability).mean()),
         "brier": float(np.mean((probability - positive) ** 2)),
         "ece": expected_calibration_error(positive, probability),
     }
+
+
+def log_losses(positive: npt.NDArray[np.bool_], probability: Floats) -> Floats:
+    """Log-loss of each image, N; probabilities are kept with nine digits, so none is taken for 0 or 1."""
+    said = np.where(positive, probability, 1 - probability)
+    return np.asarray(-np.log(np.clip(said, 1e-9, 1.0)), np.float64)
 
 
 def expected_calibration_error(positive: npt.NDArray[np.bool_], probability: Floats, bins: int = 10) -> float:

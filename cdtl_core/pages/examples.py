@@ -30,7 +30,7 @@ __all__ = ["examples"]
 _EACH = 2  # pictures of each of the four kinds
 _SIDE = 224
 _NO_MODEL = "No model has been kept at this site yet."
-_KINDS = ("rightly called", "missed", "wrongly called", "rightly left")
+_KINDS = ("rightly called", "missed", "wrongly called", "rightly called not")
 
 
 @dataclass(frozen=True)

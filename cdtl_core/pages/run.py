@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.federation.egress import egress_manifest
-from cdtl_core.pages.shared import SYNTHETIC, egress_table, journal_of, run_blocks, transfer
+from cdtl_core.pages.shared import SYNTHETIC, egress_table, journal_of, run_blocks, transfer, why_no_shares
 from cdtl_core.reporting import sections
 from cdtl_core.reporting.material import Material, main_method, material_of
 from cdtl_core.reporting.page import Block, Note, Page, Section
@@ -32,6 +32,7 @@ def run_page(folder: Path, *, live: bool = False) -> Page:
     homes = {site.site: folder / "sites" / site.site for site in config.sites}
     found = [material_of(homes[site.site], site.site, site.modality, run.name, run.seed) for site in config.sites]
     main = main_method(list(config.methods))
+    played = config.of_method(main or "alone")  # type: ignore[arg-type]
     timed = [_own_times(journal, homes, run.name) for journal in journals]
     waiting = _how_far(config, journals)
     synthetic = [site.site for site in config.sites if site.data.phantom is not None]
@@ -48,13 +49,13 @@ def run_page(folder: Path, *, live: bool = False) -> Page:
             sections.calibration(found, waiting),
             sections.operating(found, waiting),
             sections.rounds(timed, main, _TIMED),
-            sections.blend(journal, transfer(journal), no_blend),
+            sections.blend(journal, transfer(journal), no_blend, sections.donors(found, why_no_shares(played))),
             _privacy(config, folder),
             _egress(config, journals),
             sections.absence(journals),
             _cohorts(found),
             Section("examples", [], _no_images(folder)),
-            Section("run", run_blocks(config.of_method(main or "alone"), _facts(folder, config))),  # type: ignore[arg-type]
+            Section("run", run_blocks(played, _facts(folder, config))),
         ),
         keep="This page holds counts and figures of whole cohorts, no image and nothing of single patients.",
         live=live and not (folder / "report.json").exists(),

@@ -1,6 +1,7 @@
 """A site's own report, from its folder: the only one that shows images. In a simulation the run adds who was there."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ from cdtl_core.errors import ConfigError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.pages.egress_log import logged_traffic
 from cdtl_core.pages.examples import examples
-from cdtl_core.pages.shared import SYNTHETIC, egress_table, journal_of, run_blocks, transfer
+from cdtl_core.pages.shared import SYNTHETIC, egress_table, journal_of, run_blocks, transfer, why_no_shares
 from cdtl_core.reporting import sections
-from cdtl_core.reporting.blend_figures import matrix_heat
+from cdtl_core.reporting.blend_figures import matrix_heat, shares_sentence
 from cdtl_core.reporting.material import Material, material_of, run_names
 from cdtl_core.reporting.numbers import plain
 from cdtl_core.reporting.page import Block, Grid, Note, Page, Section
 from cdtl_core.reporting.records import NO_PRIVACY, cohort_tables, crossed, ledger_tables, section_of
-from cdtl_core.reporting.rounds import Journal, Round, read_journal
+from cdtl_core.reporting.rounds import Ending, Journal, Round, read_journal
 from cdtl_core.reporting.spent import spent_of_site
 from cdtl_core.reporting.styles import method_name
 from cdtl_core.settings import SITE_FILE, load_site, unflatten
@@ -26,9 +27,10 @@ __all__ = ["site_page"]
 
 _TIMED = "Seconds are this site's own work."
 _NO_MODEL = "No run has left a model at this site yet."
+_SETTINGS = "All settings are in model_card.json beside the model."
 _NO_MATRIX = (
     "Between hospitals a site is not told the matrices of the rounds: the coordinator's report shows them. The "
-    "settings they follow from are below, under what ran."
+    "settings they follow from are at the end of this page."
 )
 
 
@@ -45,7 +47,7 @@ def site_page(home: Path, *, run: str = "") -> Page:
         raise ConfigError(f"no run {run} left a model in {home}: there are {', '.join(names) or 'none'}.")
     name = run or (names[-1] if names else "")
     found = material_of(home, own.site, own.modality, name, _seed(home, name))
-    config = unflatten(found.card.config) if found.card else None
+    config = _settings(found, name, home) if found.card else None
     ended, journals = [found] if found.main else [], _journals(home, found)
     seed = config.seed if config else 0
     return Page(
@@ -58,16 +60,37 @@ def site_page(home: Path, *, run: str = "") -> Page:
             sections.calibration(ended, _NO_MODEL),
             sections.operating(ended, _NO_MODEL),
             sections.rounds(list(found.diaries.values()), found.main, _TIMED),
-            _blend(found, journals),
+            _blend(found, journals, config),
             _privacy(home, own, config),
             _egress(home, own, config, found),
             _absence(found, journals),
             section_of("cohorts", cohort_tables({own.site: found.card} if found.card else {}), _NO_MODEL),
             examples(found),
-            Section("run", run_blocks(config, _facts(found, names)) if config else [], "" if config else _NO_MODEL),
+            Section(
+                "run",
+                run_blocks(config, _facts(found, names), _SETTINGS) if config else [],
+                "" if config else _NO_MODEL,
+            ),
         ),
         keep="This page shows patients' images and names files: it stays at the site.",
     )
+
+
+def _settings(found: Material, run: str, home: Path) -> RunConfig:
+    """The settings of the run, as the model card has them.
+
+    Raises:
+        ConfigError: The run was played with another version of cdtl, whose settings were others.
+    """
+    assert found.card is not None  # noqa: S101
+    try:
+        return unflatten(found.card.config)
+    except ConfigError as error:
+        version = found.card.versions.get("cdtl", "unknown")
+        raise ConfigError(
+            f"the run {run} in {home} was played with another version of cdtl ({version}), and its report needs that "
+            f"version: name a newer run with --run ({error})"
+        ) from None
 
 
 def _seed(home: Path, name: str) -> int:
@@ -115,16 +138,19 @@ def _only(one: Round, site: str) -> Round:
     )
 
 
-def _blend(found: Material, journals: Sequence[Journal]) -> Section:
+def _blend(found: Material, journals: Sequence[Journal], config: RunConfig | None) -> Section:
+    donors = sections.donors([found], why_no_shares(config))
     if journals:
         journal = journal_of(journals, found.main)
-        return sections.blend(journal, transfer(journal), "Nothing crossed.")
+        return sections.blend(journal, transfer(journal), "Nothing crossed.", donors)
     card = found.card
     if card is None or card.blend.transfer is None or card.blend.groups is None:
-        return Section("blend", [], _NO_MATRIX if card else _NO_MODEL)
+        return Section("blend", [*donors, Note(_NO_MATRIX)] if card else [], _NO_MODEL)
+    if told := shares_sentence(card.blend.groups, card.blend.transfer):
+        return Section("blend", [*donors, Note(told)])
     says = f"Retention of {card.modality}: {plain(card.blend.retention, 2)} (1: nothing crossed)."
     heat = matrix_heat("Transfer over the whole run", says, card.blend.groups, card.blend.transfer, "ends with, of")
-    return Section("blend", [Grid([heat])])
+    return Section("blend", [*donors, Grid([heat])])
 
 
 def _privacy(home: Path, own: SiteConfig, config: RunConfig | None) -> Section:
@@ -175,7 +201,9 @@ def _list_of(own: SiteConfig, config: RunConfig) -> EgressManifest:
 def _absence(found: Material, journals: Sequence[Journal]) -> Section:
     if journals:
         return sections.absence(journals)
-    section = sections.absence(list(found.diaries.values()))
+    ended = {method: Ending({found.site: {}}, {}) for method in found.cards}
+    diaries = [replace(diary, ending=ended.get(method)) for method, diary in found.diaries.items()]
+    section = sections.absence(diaries)
     note = Note("These are the rounds that this site trained; who else was absent is in the coordinator's report.")
     return Section("absence", [*section.blocks, note] if section.blocks else [], section.why, section.lead)
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from cdtl_core.errors import CheckpointError
 from cdtl_core.learning.metrics import auroc
+from cdtl_core.learning.summary import expected_calibration_error
 from cdtl_core.reporting.card import ModelCard, load_card
 from cdtl_core.reporting.report import Estimate, MethodResult, ModelChoice
 from cdtl_core.reporting.rounds import Journal, read_diary
 from cdtl_core.reporting.scores import (
-    CALIBRATED,
     VALIDATION_FILE,
     Scores,
+    candidate_losses,
     gains,
+    log_loss_changes,
     method_result,
     read_scores,
     with_own_model,
@@ -33,7 +35,8 @@ class Material:
         test: Scores of test images.
         val: Of validation images; a method without kept ones is absent.
         results: Figures on test patients.
-        gain: ``<method>-alone``.
+        gain: ``<method>-alone``, of AUROC.
+        log_loss_change: Likewise of log-loss: below 0 is better.
         selection: Of the main method.
         cards: Model cards.
         diaries: The site's own notes of its rounds.
@@ -46,6 +49,7 @@ class Material:
     val: Mapping[str, Scores]
     results: Mapping[str, MethodResult]
     gain: Mapping[str, Estimate]
+    log_loss_change: Mapping[str, Estimate]
     selection: ModelChoice | None
     cards: Mapping[str, ModelCard]
     diaries: Mapping[str, Journal]
@@ -99,7 +103,8 @@ def material_of(home: Path, site: str, modality: str, run: str, seed: int) -> Ma
         val=val,
         results={method: method_result(found, seed) for method, found in test.items()},
         gain=gains(test, seed),
-        selection=choice_of(folders[main], test[main]) if main in folders and main != "alone" else None,
+        log_loss_change=log_loss_changes(test, seed),
+        selection=choice_of(folders[main], test[main], seed) if main in folders and main != "alone" else None,
         cards={method: card for method, folder in folders.items() if (card := load_card(folder))},
         diaries=diaries,
     )
@@ -117,13 +122,13 @@ def run_names(home: Path) -> list[str]:
     return list(dict.fromkeys(name for _, name in sorted(found, reverse=True)))[::-1]
 
 
-def choice_of(folder: Path, test: Scores) -> ModelChoice | None:
+def choice_of(folder: Path, test: Scores, seed: int) -> ModelChoice | None:
     """What a model folder's note says of the choice, and the candidates' figures on test images."""
     if not (folder / _NOTE).exists():
         return None
     note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
     pool = note.get("pool") or {}
-    candidates = {name.removeprefix("p_"): values for name, values in test.columns.items() if name != CALIBRATED}
+    losses, changes = candidate_losses(test, seed)
     return ModelChoice(
         chosen=note["chosen"],
         share=pool.get("share"),
@@ -131,8 +136,18 @@ def choice_of(folder: Path, test: Scores) -> ModelChoice | None:
         evidence_patients=pool.get("num_patients", 0),
         networks=note.get("networks", 1),
         networks_log_loss=note.get("networks_log_loss", {}),
+        donor_shares={
+            one["modality"]: Estimate(value=one["value"], low=one["low"], high=one["high"])
+            for one in pool.get("donors", ())
+        },
         validation_log_loss=note["validation_log_loss"],
-        test_auroc={name: _number(auroc(test.positive, values)) for name, values in candidates.items()},
+        test_auroc={name: _number(auroc(test.positive, test.columns[f"p_{name}"])) for name in test.candidates},
+        test_log_loss=losses,
+        test_ece={
+            name: _number(expected_calibration_error(test.positive, test.probability_of(name)))
+            for name in test.candidates
+        },
+        log_loss_minus_own=changes,
     )
 
 

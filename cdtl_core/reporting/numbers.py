@@ -17,14 +17,14 @@ def signed(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:+.{digits}f}".replace("-", _MINUS)
 
 
-def estimate_text(found: Estimate | None, sign: bool = False) -> str:
+def estimate_text(found: Estimate | None, sign: bool = False, digits: int = 3) -> str:
     """``0.778 (0.62 to 0.91)``; says so where there is no interval."""
     if found is None or found.value is None:
         return "–"
     number = signed if sign else plain
     if found.low is None or found.high is None:
-        return f"{number(found.value)} (no interval)"
-    return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
+        return f"{number(found.value, digits)} (no interval)"
+    return f"{number(found.value, digits)} ({number(found.low, digits)} to {number(found.high, digits)})"
 
 
 def percent(value: float | None) -> str:

@@ -12,21 +12,22 @@ from cdtl_core.reporting.environment import page_environment
 from cdtl_core.reporting.figure import Figure, Presence
 from cdtl_core.reporting.geometry import draw_chart, draw_forest, mark
 
-__all__ = ["SECTIONS", "Block", "Fold", "Grid", "Headline", "Headlines", "Note", "Page", "Section", "page_html"]
+__all__ = ["SECTIONS", "Block", "Fold", "Grid", "Headline", "Headlines", "Note", "Page", "Section", "headlines_of"]
+__all__ += ["page_html"]
 
 SECTIONS = {
-    "summary": "What came of it",
-    "discrimination": "How well scores tell the classes apart",
-    "calibration": "Whether probabilities mean what they say",
-    "operating": "Where scores become decisions",
+    "summary": "Results",
+    "discrimination": "ROC and precision-recall",
+    "calibration": "Calibration",
+    "operating": "Operating point",
     "rounds": "Rounds",
-    "blend": "What crossed between modalities",
-    "privacy": "What it cost in privacy",
-    "egress": "What left the sites",
-    "absence": "Who was absent when",
-    "cohorts": "Data cards of the cohorts",
+    "blend": "Transfer between modalities",
+    "privacy": "Privacy",
+    "egress": "Egress",
+    "absence": "Attendance",
+    "cohorts": "Cohorts",
     "examples": "Example images",
-    "run": "What ran",
+    "run": "The run",
 }
 """Every report has all of them, in this order: id to title."""
 
@@ -112,6 +113,14 @@ class Page:
     sections: Sequence[Section]
     keep: str
     live: bool = False
+
+
+def headlines_of(page: Page) -> list[str]:
+    """Each site's result in its sentences, for a terminal."""
+    found = [block for section in page.sections for block in section.blocks if isinstance(block, Headlines)]
+    return [
+        "\n  ".join([f"{item.site}: {item.sentence}", *item.more, ""]).rstrip() for one in found for item in one.items
+    ]
 
 
 def page_html(page: Page) -> str:

@@ -58,8 +58,13 @@ class ModelChoice(_Part):
         evidence_patients: Held-out patients behind the share; 0 for an equal one.
         networks: How many networks a prediction runs.
         networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
-        validation_log_loss: Of each candidate.
+        donor_shares: Other sites' modality to its share relative to the own model, by the same evidence; empty where it
+            is not known. It describes and is not used.
+        validation_log_loss: Of each candidate, not calibrated.
         test_auroc: Likewise.
+        test_log_loss: Likewise, calibrated where the site could calibrate.
+        test_ece: Likewise.
+        log_loss_minus_own: Paired difference to the own model on test patients; below 0 is better.
     """
 
     chosen: str
@@ -68,8 +73,12 @@ class ModelChoice(_Part):
     evidence_patients: int
     networks: int = 1
     networks_log_loss: dict[str, float] = {}
+    donor_shares: dict[str, Estimate] = {}
     validation_log_loss: dict[str, float]
     test_auroc: dict[str, float | None]
+    test_log_loss: dict[str, Estimate] = {}
+    test_ece: dict[str, float | None] = {}
+    log_loss_minus_own: dict[str, Estimate] = {}
 
 
 class Bytes(_Part):
@@ -105,6 +114,7 @@ class SiteReport(_Part):
     images: Counts
     results: dict[str, MethodResult]
     gain: dict[str, Estimate]
+    log_loss_change: dict[str, Estimate] = {}
     selection: ModelChoice | None
     bytes_per_round: dict[str, Bytes]
     privacy: dict[str, Privacy] = {}

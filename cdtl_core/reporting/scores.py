@@ -2,8 +2,8 @@
 
 import csv
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,21 @@ import numpy.typing as npt
 
 from cdtl_core.errors import CheckpointError
 from cdtl_core.foreign import parse_json
+from cdtl_core.learning.bands import mean_interval
 from cdtl_core.learning.metrics import auroc_interval, paired_difference
-from cdtl_core.learning.summary import summarise
+from cdtl_core.learning.summary import log_losses, summarise
 from cdtl_core.reporting.report import Estimate, MethodResult
 
-__all__ = ["CALIBRATED", "TEST_FILE", "VALIDATION_FILE", "Scores", "gains", "method_result", "read_scores"]
-__all__ += ["with_own_model"]
+__all__ = ["CALIBRATED", "CALIBRATED_OTHER", "TEST_FILE", "VALIDATION_FILE", "Scores", "candidate_losses"]
+__all__ += ["gains", "log_loss_changes", "method_result", "read_scores", "with_own_model"]
 
 TEST_FILE, VALIDATION_FILE = "scores.csv", "validation.csv"
 CALIBRATED = "p_calibrated"
+"""Column of the model that the site uses."""
+CALIBRATED_OTHER = "calibrated_"
+"""Start of the columns of the other candidates."""
 _NOTE = "model.json"
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,9 @@ class Scores:
         images: File names.
         positive: Truth.
         patients: Number of each image's patient.
-        columns: ``p_<candidate>``, and ``p_calibrated`` of the chosen one where it could be calibrated.
+        columns: ``p_<candidate>``.
         chosen: The candidate that the site uses.
+        calibrated: Candidate to calibrated probabilities, where it could be calibrated.
     """
 
     images: tuple[str, ...]
@@ -40,6 +46,12 @@ class Scores:
     patients: npt.NDArray[np.int64]
     columns: Mapping[str, npt.NDArray[np.float64]]
     chosen: str
+    calibrated: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(column.removeprefix("p_") for column in self.columns)
 
     @property
     def used(self) -> npt.NDArray[np.float64]:
@@ -49,12 +61,16 @@ class Scores:
     @property
     def probability(self) -> npt.NDArray[np.float64]:
         """What `cdtl predict` says: calibrated where that was possible."""
-        return self.columns.get(CALIBRATED, self.used)
+        return self.probability_of(self.chosen)
 
     @property
     def is_calibrated(self) -> bool:
         """Whether a temperature was fitted."""
-        return CALIBRATED in self.columns
+        return self.chosen in self.calibrated
+
+    def probability_of(self, candidate: str) -> npt.NDArray[np.float64]:
+        """What `cdtl predict` would say with this candidate: calibrated where that was possible."""
+        return self.calibrated.get(candidate, self.columns[f"p_{candidate}"])
 
     @property
     def num_patients(self) -> int:
@@ -74,13 +90,18 @@ def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
         chosen = parse_json((folder / _NOTE).read_text(encoding="utf-8"))["chosen"]
         with open(folder / name, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        columns = [column for column in rows[0] if column.startswith("p_")]
+        columns = [column for column in rows[0] if column.startswith("p_") and column != CALIBRATED]
+        calibrated = {chosen: CALIBRATED} if CALIBRATED in rows[0] else {}
+        calibrated |= {
+            column.removeprefix(CALIBRATED_OTHER): column for column in rows[0] if column.startswith(CALIBRATED_OTHER)
+        }
         return Scores(
             images=tuple(row["image"] for row in rows),
             positive=np.array([row["positive"] == "1" for row in rows]),
             patients=np.array([int(row["patient"]) for row in rows]),
-            columns={column: np.array([float(row[column]) for row in rows]) for column in columns},
+            columns={column: _floats(rows, column) for column in columns},
             chosen=chosen,
+            calibrated={name: _floats(rows, column) for name, column in calibrated.items()},
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         raise CheckpointError(
@@ -111,13 +132,56 @@ def gains(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
     }
 
 
+def log_loss_changes(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
+    """``<method>-alone``: paired difference of log-loss on the same test patients, below 0 is better.
+
+    Both models are calibrated where the site could do so; none without an own model.
+    """
+    found = with_own_model(found)
+    if "alone" not in found:
+        return {}
+    alone = found["alone"]
+    return {
+        f"{method}-alone": _log_loss_change(scores, scores.probability, alone.probability, seed)
+        for method, scores in found.items()
+        if method != "alone"
+    }
+
+
+def candidate_losses(scores: Scores, seed: int) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Candidate to its log-loss, and to its paired difference to the own model's, which is left out."""
+    truth = scores.positive
+    losses = {
+        name: Estimate.of(mean_interval(log_losses(truth, scores.probability_of(name)), scores.patients, seed=seed))
+        for name in scores.candidates
+    }
+    if "own" not in losses:
+        return losses, {}
+    own = scores.probability_of("own")
+    changes = {
+        name: _log_loss_change(scores, scores.probability_of(name), own, seed) for name in losses if name != "own"
+    }
+    return losses, changes
+
+
+def _log_loss_change(scores: Scores, one: _Floats, other: _Floats, seed: int) -> Estimate:
+    change = log_losses(scores.positive, one) - log_losses(scores.positive, other)
+    return Estimate.of(mean_interval(change, scores.patients, seed=seed))
+
+
 def with_own_model(found: Mapping[str, Scores]) -> dict[str, Scores]:
     """By method, with `alone`: where it was not a method of the run, the site's own model of another one."""
     other = next((one for one in found.values() if "p_own" in one.columns), None)
     if "alone" in found or other is None:
         return dict(found)
-    own = Scores(other.images, other.positive, other.patients, {"p_own": other.columns["p_own"]}, "own")
+    columns = {"p_own": other.columns["p_own"]}
+    calibrated = {"own": other.calibrated["own"]} if "own" in other.calibrated else {}
+    own = Scores(other.images, other.positive, other.patients, columns, "own", calibrated)
     return {"alone": own, **found}
+
+
+def _floats(rows: Sequence[Mapping[str, str]], column: str) -> _Floats:
+    return np.array([float(row[column]) for row in rows])
 
 
 def _number(value: float) -> float | None:

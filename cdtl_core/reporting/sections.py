@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from cdtl_core.reporting.blend_figures import blend_heats, matrix_heat
+from cdtl_core.reporting.blend_figures import blend_heats, donor_forest, donor_heat, matrix_heat, shares_sentence
 from cdtl_core.reporting.figure import Chart, Figure, Table
 from cdtl_core.reporting.headline import SEED_NOTE, gain_forest, headline_of, open_headline
 from cdtl_core.reporting.material import Material
@@ -21,7 +21,7 @@ from cdtl_core.reporting.score_figures import (
 )
 from cdtl_core.reporting.styles import method_name, method_style
 
-__all__ = ["absence", "blend", "calibration", "discrimination", "operating", "rounds", "summary"]
+__all__ = ["absence", "blend", "calibration", "discrimination", "donors", "operating", "rounds", "summary"]
 
 
 def summary(found: Sequence[Material], unfinished: str) -> Section:
@@ -38,6 +38,7 @@ def summary(found: Sequence[Material], unfinished: str) -> Section:
                 main=one.main,
                 results=one.results,
                 gain=one.gain,
+                log_loss_change=one.log_loss_change,
                 selection=one.selection,
                 test_patients=one.test[one.main].num_patients,
             )
@@ -72,7 +73,9 @@ def calibration(found: Sequence[Material], why: str) -> Section:
     )
     if raw:
         lead += f" Not calibrated, for lack of 20 validation patients: {', '.join(raw)}."
-    return Section("calibration", [Grid(charts)] if charts else [], "" if charts else why, lead if charts else "")
+    table = _candidates(found)
+    blocks: list[Block] = [Grid(charts), *([table] if table else [])]
+    return Section("calibration", blocks if charts else [], "" if charts else why, lead if charts else "")
 
 
 def operating(found: Sequence[Material], why: str) -> Section:
@@ -115,12 +118,37 @@ def rounds(journals: Sequence[Journal], main: str | None, timed: str) -> Section
     return Section("rounds", blocks, lead=lead)
 
 
+def donors(found: Sequence[Material], why: str) -> list[Block]:
+    """The share of each donor at one site, or the transfer matrix of several; `why` is said where it is not known."""
+    told = {one.site: one.selection.donor_shares for one in found if one.selection is not None}
+    if not told:
+        return []
+    heat = donor_heat(told)
+    figure = heat if len(told) > 1 or heat is None else donor_forest(*next(iter(told.items())))
+    if figure is None:
+        return [Note(why)]
+    lead = (
+        "How much weight the site's training patients ask for, for the own models of the other sites of each modality. "
+        "Each of these models was trained without this site's patients, and the site's own model is judged on patients "
+        "that it was not trained on. It describes: the model in use has one share for all other sites together."
+    )
+    return [Note(lead), Grid([figure], wide=True)]
+
+
 def blend(
-    journal: Journal | None, transfer: tuple[Sequence[str], Sequence[Sequence[float]]] | None, why: str
+    journal: Journal | None,
+    transfer: tuple[Sequence[str], Sequence[Sequence[float]]] | None,
+    why: str,
+    donors: Sequence[Block] = (),
 ) -> Section:
-    """Blend matrices by round, and the transfer of the whole run."""
+    """Shares of donors, blend matrices by round, and the transfer of the whole run."""
     if journal is None or not journal.rounds or not journal.rounds[-1].groups:
-        return Section("blend", [], why)
+        return Section("blend", donors, "" if donors else why)
+    last = journal.rounds[-1]
+    if len({tuple(map(tuple, one.matrix)) for one in journal.rounds}) == 1 and (
+        told := shares_sentence(last.groups, last.matrix)
+    ):
+        return Section("blend", [*donors, Note(told)])
     heats = blend_heats(journal.rounds)
     blocks: list[Block] = []
     if transfer is not None:
@@ -129,8 +157,8 @@ def blend(
         says = f"Own share: {own}. With equal drifts in every round; 1 would be: nothing crossed."
         blocks.append(Grid([matrix_heat("Transfer over the whole run", says, groups, shares, "ends with, of")]))
     blocks.append(Grid(heats, "Blend matrix by round"))
-    lead = f"{method_name(journal.method)}: each row is a modality and what it took from each; rows sum to 1."
-    return Section("blend", blocks, lead=lead)
+    note = Note(f"{method_name(journal.method)}, the rounds: each row is a modality and what it took; rows sum to 1.")
+    return Section("blend", [*donors, note, *blocks])
 
 
 def absence(journals: Sequence[Journal]) -> Section:
@@ -146,15 +174,32 @@ def _known(charts: Sequence[Chart | None]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
+def _candidates(found: Sequence[Material]) -> Table | None:
+    """Log-loss and calibration error of the own, the joint and the pooled model of each site."""
+    rows = []
+    for one in found:
+        choice = one.selection
+        for name in choice.test_log_loss if choice else ():
+            assert choice is not None  # noqa: S101
+            used = " (used)" if name == choice.chosen else ""
+            change = choice.log_loss_minus_own.get(name)
+            cells = (plain(choice.test_auroc.get(name)), estimate_text(choice.test_log_loss[name]))
+            less = estimate_text(change, sign=True)
+            rows.append((one.site, f"{name}{used}", *cells, less, plain(choice.test_ece.get(name))))
+    headers = ("site", "model", "AUROC", "log-loss (95 %)", "log-loss less own (95 %)", "calibration error (ECE)")
+    caption = "Own, joint and pooled model on test images, each calibrated where the site could"
+    return Table(caption, headers, rows, numbers=2) if rows else None
+
+
 def _figures(found: Sequence[Material]) -> Fold:
     """All figures of all methods, as a table."""
-    names = ("auprc", "accuracy", "majority_rate", "balanced_accuracy", "f1", "brier", "ece")
+    names = ("auprc", "accuracy", "majority_rate", "balanced_accuracy", "f1", "log_loss", "brier", "ece")
     rows = [
         (one.site, method_name(method), estimate_text(result.auroc), *(plain(_of(result.metrics, n)) for n in names))
         for one in found
         for method, result in one.results.items()
     ]
-    titles = ("average precision", "accuracy", "majority rate", "balanced accuracy", "F1", "Brier", "ECE")
+    titles = ("average precision", "accuracy", "majority rate", "balanced accuracy", "F1", "log-loss", "Brier", "ECE")
     headers = ("site", "method", "AUROC (95 %)", *titles)
     table = Table("Figures on test images; threshold 0.5 where one is needed", headers, rows, numbers=2)
     return Fold("All figures of all methods", [table])

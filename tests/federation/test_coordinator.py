@@ -1,6 +1,7 @@
 """One server round as state in, state out."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,6 +70,20 @@ def test_the_order_of_replies_changes_no_bit() -> None:
     updates = [update(s, v) for s, v in zip("abcd", (0.123, -0.4567, 0.789, 1e-4), strict=True)]
     results = [step(start(MEMBERS, config()), order, config())[0] for order in itertools.permutations(updates)]
     assert len({tuple(values(state).items()) for state in results}) == 1
+
+
+def test_own_heads_are_summed_of_all_whose_updates_count_also_where_these_are_judged_at_the_rounds_end() -> None:
+    """Without a past all lengths are judged at the end; a refused site's head is in no sum."""
+
+    def with_head(site: str, value: float, delta: float = 1.0) -> SiteUpdate:
+        return replace(update(site, delta), own={"head.L1.weight": torch.full((2, 2), value).half()})
+
+    sent = [with_head("a", 1.0), with_head("b", 5.0), with_head("c", 2.0, delta=float("nan")), update("d", 1.0)]
+    for order in itertools.permutations(sent):
+        heads = step(start(MEMBERS, config()), order, config())[0].heads
+        assert set(heads) == {"ultrasound"}
+        assert heads["ultrasound"].total["head.L1.weight"][0, 0].item() == 30 * 1 + 10 * 5
+        assert (heads["ultrasound"].patients, heads["ultrasound"].sites) == ({"L1": 40}, {"a": 30, "b": 10})
 
 
 def test_alone_mixes_nothing_and_shares_no_head() -> None:

@@ -12,6 +12,7 @@ from cdtl_core.config import ModelConfig
 from cdtl_core.durable import file_hash
 from cdtl_core.errors import DataError, ModelError
 from cdtl_core.federation import export as exporting
+from cdtl_core.federation.donors import DonorShare
 from cdtl_core.federation.export import TOLERANCE, export_onnx
 from cdtl_core.federation.model_folder import ModelNote, PoolNote, load_model
 from cdtl_core.federation.pool import Pool, Standard
@@ -125,7 +126,7 @@ def pooled(tmp_path: Path) -> tuple[Path, Pool]:
     note = ModelNote(
         cdtl_version="0", federation="f", method="cdtl", seed=0, site="alba", modality="mri", backbone=config.backbone,
         labels=("benign", "malignant"), positive="malignant", image_size=32, temperature=None, chosen="pool",
-        pool=PoolNote.of(pool), networks=2, validation_log_loss={},
+        pool=PoolNote.of(pool, [DonorShare("mri", 0.6, 0.3, 0.9)]), networks=2, validation_log_loss={},
         weights_sha256=file_hash(home / "model.safetensors"),
         others_sha256={f"{part}.safetensors": file_hash(home / f"{part}.safetensors") for part in ("own", "joint")},
     )  # fmt: skip
@@ -149,6 +150,10 @@ def test_two_pooled_networks_are_one_file_that_says_what_the_pool_says(
     assert predict_images(home, images).probabilities == pytest.approx(expected, abs=1e-5)
     pytest.importorskip("onnxscript")
     assert export_onnx(home, home / "model.onnx", images).largest_difference < TOLERANCE
+    runtime = pytest.importorskip("onnxruntime")
+    told = runtime.InferenceSession(home / "model.onnx").get_modelmeta().custom_metadata_map["pool"]
+    assert "share" in json.loads(told)
+    assert "donors" not in json.loads(told)
 
 
 @pytest.mark.attack("a part without privacy stays at the site", "export a pooled model of a private run")

@@ -23,6 +23,7 @@ from server.app import app as server_app
 from server.exchange import Exchange
 from simulations.inprocess import InProcessGrid, run_in_process
 from simulations.simulate import resume_simulation, simulate
+from tests.conftest import TINY_SITES
 
 Tiny = Callable[..., SimulationConfig]
 
@@ -143,6 +144,24 @@ def test_a_site_with_other_labels_keeps_its_head_and_takes_part(tiny: Tiny, tmp_
     )
     assert "head.weight" in kept
     assert len(report.sites) == 3
+
+
+def test_each_site_reports_a_share_per_donor_and_none_of_it_leaves(tiny: Tiny, tmp_path: Path) -> None:
+    sites = [{**site, "data": {"phantom": {"patients": 40, "seed": seed}}} for seed, site in enumerate(TINY_SITES)]
+    heads = {"model": {"backbone": "test_resnet", "levels": [2, 3]}, "train": {"freeze": 3, "views": 1, "steps": 4}}
+    report = simulate(tiny(sites=sites, federation={"rounds": 1}, blend={"settle": 0}, **heads), tmp_path / "run")
+    donors = {site.name: site.selection.donor_shares if site.selection else {} for site in report.sites}
+    assert {site: set(shares) for site, shares in donors.items()} == {
+        "alba": {"ultrasound", "histology"},
+        "bari": {"ultrasound", "histology"},
+        "como": {"ultrasound"},
+    }
+    for share in (one for shares in donors.values() for one in shares.values()):
+        assert 0 <= share.low <= share.high  # type: ignore[operator]
+    assert "donor" not in (tmp_path / "run" / "rounds.jsonl").read_text()
+    for diary in (tmp_path / "run" / "sites").glob("*/rounds/tiny-cdtl.jsonl"):
+        line = json.loads(diary.read_text().splitlines()[-1])
+        assert 0 < line["own_seconds"] < line["seconds"]
 
 
 def test_the_report_says_for_each_site_what_it_was_and_gained(tiny: Tiny, tmp_path: Path) -> None:

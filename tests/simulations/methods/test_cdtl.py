@@ -11,7 +11,9 @@ import torch
 from cdtl_core.federation.evidence import (
     PooledModel,
     deal,
+    donor_heads,
     fold,
+    mean_of_others,
     on_features,
     out_of_fold,
     pool_models,
@@ -70,6 +72,46 @@ def test_the_others_heads_do_not_depend_on_the_receivers_patients(heads: Federat
         found.append(mean_of_other_heads(federation, last(states_of(cdtl(), federation)).own, "alba"))
     assert all(found[0][name].equal(found[1][name]) for name in HEAD)
     assert found[0]["head.weight"].abs().max() > 0
+
+
+def test_donors_of_the_receivers_modality_are_its_other_sites(heads: Federation) -> None:
+    """Sums by modality less the receiver's own part; a modality that holds the receiver alone is no donor."""
+    rng = torch.Generator().manual_seed(0)
+    one, other, far = ({"head.x.weight": torch.randn(2, 3, generator=rng)} for _ in range(3))
+    sums = {
+        "ultrasound": (
+            {"head.x.weight": 10 * one["head.x.weight"].double() + 30 * other["head.x.weight"].double()},
+            40,
+        ),
+        "mri": ({"head.x.weight": 5 * far["head.x.weight"].double()}, 5),
+    }
+    found = donor_heads(sums, one, 10, "ultrasound")
+    torch.testing.assert_close(found["ultrasound"]["head.weight"], other["head.x.weight"])
+    torch.testing.assert_close(found["mri"]["head.weight"], far["head.x.weight"])
+    whole = mean_of_others(sums, one, 10)
+    assert whole is not None
+    weighted = (30 * other["head.x.weight"] + 5 * far["head.x.weight"]) / 35
+    torch.testing.assert_close(whole["head.weight"], weighted)
+    assert list(donor_heads({"mri": sums["mri"]}, far, 5, "mri")) == []
+
+
+@pytest.mark.attack("evidence never saw the patients", "test and validation labels turned round")
+def test_no_share_of_a_donor_depends_on_patients_that_were_not_trained_on(heads: Federation) -> None:
+    rng = np.random.default_rng(0)
+    width = heads.sites["alba"].model.head.in_features
+    labels = np.arange(24) % 2
+    values = (rng.normal(size=(24, 2, width)) + labels[:, None, None]).astype(np.float16)
+    train = Fold(values, np.arange(24), labels, np.arange(24))
+    alba = heads.sites["alba"]
+    own = {"head.weight": torch.ones(2, width), "head.bias": torch.zeros(2)}
+    donors = {"mri": {"head.weight": torch.randn(2, width), "head.bias": torch.zeros(2)}}
+    found = []
+    for turn in (False, True):
+        kept = alba.cohort.folds
+        folds = {name: replace(kept[name], labels=1 - kept[name].labels) if turn else kept[name] for name in kept}
+        site = replace(alba, cohort=replace(alba.cohort, folds={**folds, "train": train}))
+        found.append(pool_models(site, own, own, donors["mri"], donors).donors)
+    assert found[0] == found[1] != ()
 
 
 @pytest.mark.attack("evidence never saw the patients", "a patient's images in two folds")

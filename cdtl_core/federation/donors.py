@@ -1,0 +1,78 @@
+"""The share of each donor: what a site's patients ask of the other sites, modality by modality.
+
+The pool has one share for all other sites together. Here each modality of other sites is a donor with a share of its
+own, fitted on the same evidence:
+
+    logits = bias + scale * (own + sum over donors of r_d * donor_d)
+
+A share of 0: the site's patients gain nothing from this donor. A share of 1: it counts as much as the own model. The
+rows of all sites together are the transfer matrix. It describes; the pool does not use it, and it stays at the site.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cdtl_core.federation.pool import (
+    FEWEST_PATIENTS,
+    Floats,
+    Ints,
+    fit_shares,
+    patient_weights,
+    share_prior,
+    standard_of,
+)
+
+__all__ = ["DonorShare", "donor_shares"]
+
+_RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class DonorShare:
+    """The share of the other sites of one modality, relative to the own model's 1, with its 95 % interval."""
+
+    modality: str
+    value: float
+    low: float
+    high: float
+
+
+def donor_shares(
+    own: Floats, donors: Mapping[str, Floats], labels: Ints, patients: Ints, rng: np.random.Generator
+) -> tuple[DonorShare, ...]:
+    """The most probable share of each donor; nothing with fewer than 20 patients, or with patients of one class.
+
+    The prior of a single donor is the pool's; with more donors it is divided among them. The interval is that of 200
+    bootstrap resamples of patients. Each resample also draws the means of the priors from the priors, so that an
+    interval is never narrower than what is known: without evidence it is the prior's own.
+
+    Args:
+        own: What the own model says of patients that it was not trained on, N K.
+        donors: Modality to what its model says of them, N K, which never saw them either; one that says the same of all
+            patients is left out.
+        labels: Class index, N.
+        patients: Number of each image's patient, N.
+        rng: Draws the resamples.
+    """
+    names, index = np.unique(patients, return_inverse=True)
+    standards = {modality: standard_of(scores, patients) for modality, scores in donors.items()}
+    told = {modality: one(donors[modality]) for modality, one in standards.items() if not one.is_flat}
+    if len(names) < FEWEST_PATIENTS or len(np.unique(labels)) < 2 or not told:
+        return ()
+    unit, parts = standard_of(own, patients)(own), list(told.values())
+    mean, variance = share_prior(len(parts), len(names))
+    whole = len(names) * patient_weights(labels, patients)
+    values = fit_shares(unit, parts, labels, whole, np.full(len(parts), mean), variance)
+    draws = list[Floats]()
+    while len(draws) < _RESAMPLES:
+        counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[index].astype(np.float64)
+        if not all(counts[labels == label].any() for label in np.unique(labels)):
+            continue
+        weights = len(names) * patient_weights(labels, patients, counts)
+        means = rng.normal(mean, np.sqrt(variance), len(parts))
+        draws.append(fit_shares(unit, parts, labels, weights, means, variance))
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    rows = zip(told, values, low, high, strict=True)
+    return tuple(DonorShare(modality, *map(float, figures)) for modality, *figures in rows)
