@@ -140,14 +140,17 @@ def only_sites(config: SimulationConfig, names: Sequence[str]) -> SimulationConf
 
 
 def cells_of(study: Study, left_out: Collection[LeftOut] = ()) -> Iterator[Cell]:
-    """All cells but those that are left out; whole draws first, so that a part of a study is a fair one."""
+    """All cells but those that are left out; whole draws first, so that a part of a study is a fair one.
+
+    Cells of one training seed follow each other: a process keeps what donors have learned with it.
+    """
     absent = {(one.target, one.patients) for one in left_out if one.donors is None}
     for seed in study.seeds:
-        for target in study.targets:
-            for patients in study.patients:
-                if (target, patients) not in absent:
-                    for fold in range(study.folds):
-                        for run in range(study.runs):
+        for run in range(study.runs):
+            for target in study.targets:
+                for patients in study.patients:
+                    if (target, patients) not in absent:
+                        for fold in range(study.folds):
                             yield Cell(target, seed, fold, patients, run)
 
 

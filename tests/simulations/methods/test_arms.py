@@ -173,6 +173,20 @@ def test_donors_at_the_initial_weights_draw_the_joint_model_back(heads: Federati
     assert two.abs().max() < own.abs().max()
 
 
+def test_shuffled_donors_are_all_of_the_set_also_those_of_the_receivers_modality(
+    heads: Federation, tmp_path: Path
+) -> None:
+    """And the receiver's own labels stay: by itself it learns the same."""
+    for donor in ("bari", "como"):
+        party = heads.only(["alba", donor])
+        fair, dealt = (arm_of(name).play(party, seed=0, folder=tmp_path) for name in ("donors", "donors:shuffled"))
+        assert not fair["head.weight"].equal(dealt["head.weight"]), donor
+    model = arm_of("cdtl:shuffled").play(heads, seed=0, folder=tmp_path)
+    own = play_in(heads.only(["alba"]), alone())["alba"]
+    assert isinstance(model, PooledModel)
+    assert all(value.equal(model.own[name]) for name, value in own.items())
+
+
 def test_fedbn_tuned_goes_on_from_the_joint_model_at_the_receiver(heads: Federation, tmp_path: Path) -> None:
     joint = play_in(heads, fedbn())["alba"]["head.weight"]
     tuned_on = arm_of("fedbn_tuned").play(heads, seed=0, folder=tmp_path)["head.weight"]
