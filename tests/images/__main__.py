@@ -96,6 +96,7 @@ def played(store: Store) -> list[str]:
     except BaseException:
         for path in sorted((store.folder / "docker" / "logs").iterdir()):
             say(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}")
+        say(study.containers.execute("coordinator", "tail", "-n", "60", "/state/coordinator/logs/run.log"))
         raise
     finally:
         study.stop()
