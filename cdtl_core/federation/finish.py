@@ -9,6 +9,7 @@ import numpy.typing as npt
 from cdtl_core.federation.evidence import PooledModel, fold, pool_models, score_model
 from cdtl_core.federation.model_selection import JOINT, OWN, POOL, Selection, select_model
 from cdtl_core.federation.one_network import differ_in_heads_only, with_one_network
+from cdtl_core.federation.pool import FEWEST_PATIENTS
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round, with_fresh_norms
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.calibration import fit_temperature
@@ -19,6 +20,8 @@ from cdtl_core.learning.weights import Weights
 __all__ = ["Outcome", "SiteModel", "candidate", "finish", "finish_one"]
 
 Floats = npt.NDArray[np.float64]
+_NEARLY_CALIBRATED = 0.25
+"""Deviation of the logarithm of a fitted pool's temperature; docs/decisions.md says how it was found."""
 SiteModel = Weights | PooledModel
 """A classifier's tensors, or two classifiers that are pooled."""
 
@@ -97,8 +100,18 @@ def _outcome(site: Site, models: Mapping[str, SiteModel], pooled: PooledModel | 
     losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in of_val.items()}
     settings = site.config.model_selection
     selection = select_model(losses, standard_errors=settings.standard_errors if settings.enabled else None)
-    temperatures = {name: fit_temperature(scores, val.labels, val.patients) for name, scores in of_val.items()}
+    temperatures = {
+        name: fit_temperature(scores, val.labels, val.patients, deviation=_deviation(name, pooled))
+        for name, scores in of_val.items()
+    }
     return Outcome(models, pooled, selection, temperatures, of_test, of_val)
+
+
+def _deviation(name: str, pooled: PooledModel | None) -> float | None:
+    """How far the temperature of a candidate may be expected from 1: little where the pool's scale was fitted."""
+    if name != POOL or pooled is None or pooled.pool.by != "evidence":
+        return None
+    return _NEARLY_CALIBRATED if pooled.pool.num_patients >= FEWEST_PATIENTS else None
 
 
 def _scores(site: Site, models: Mapping[str, SiteModel], images: Fold) -> dict[str, Floats]:

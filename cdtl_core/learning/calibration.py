@@ -10,7 +10,11 @@ _FEWEST_PATIENTS = 20
 
 
 def fit_temperature(
-    log_probabilities: Floats, labels: npt.NDArray[np.int64], patients: npt.NDArray[np.int64]
+    log_probabilities: Floats,
+    labels: npt.NDArray[np.int64],
+    patients: npt.NDArray[np.int64],
+    *,
+    deviation: float | None = None,
 ) -> float | None:
     """The temperature in [0.2, 10] with the least log-loss; None with fewer than 20 patients.
 
@@ -18,16 +22,20 @@ def fit_temperature(
         log_probabilities: N K.
         labels: Class index, N.
         patients: Number of each image's patient, N.
+        deviation: Of a normal prior of the temperature's logarithm around 0, for scores whose scale was fitted on other
+            patients already; None: no prior.
 
     Source: Guo et al. 2017, section 4.2.
     """
-    if len(np.unique(patients)) < _FEWEST_PATIENTS:
+    count = len(np.unique(patients))
+    if count < _FEWEST_PATIENTS:
         return None
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         scaled = rescale(log_probabilities, float(np.exp(log_temperature)))
-        return float(-scaled[np.arange(len(labels)), labels].mean())
+        prior = 0.0 if deviation is None else (log_temperature / deviation) ** 2 / (2 * count)
+        return float(-scaled[np.arange(len(labels)), labels].mean()) + prior
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.2), np.log(10)), method="bounded").x))
 

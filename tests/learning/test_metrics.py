@@ -131,5 +131,22 @@ def test_the_fitted_temperature_undoes_a_known_one(temperature: float) -> None:
     assert found == pytest.approx(temperature, rel=0.06)
 
 
+@pytest.mark.parametrize(("patients", "nearer"), [(24, 0.5), (20_000, 1.0)])
+def test_a_prior_holds_the_temperature_of_few_patients_near_1_and_that_of_many_not_at_all(
+    patients: int, nearer: float
+) -> None:
+    rng = np.random.default_rng(0)
+    honest = rescale(rng.normal(size=(patients, 2)) * 2, 1.0)
+    labels = (rng.random(patients) < np.exp(honest[:, 1])).astype(np.int64)
+    free, held = (
+        fit_temperature(rescale(honest, 1 / 3), labels, np.arange(patients), deviation=deviation)
+        for deviation in (None, 0.25)
+    )
+    assert free is not None
+    assert held is not None
+    assert 1 < held <= free
+    assert np.log(held) / np.log(free) == pytest.approx(nearer, abs=0.25 if nearer < 1 else 0.01)
+
+
 def test_too_few_patients_are_not_calibrated() -> None:
     assert fit_temperature(np.zeros((19, 2)), np.zeros(19, np.int64), np.arange(19)) is None

@@ -19,6 +19,7 @@ from cdtl_core.federation.evidence import (
     pool_models,
     score_model,
 )
+from cdtl_core.federation.finish import finish
 from cdtl_core.imaging.cohort import Fold
 from simulations.methods.cdtl import cdtl, mean_of_other_heads
 from simulations.methods.fedbn import fedbn
@@ -158,3 +159,22 @@ def test_a_site_without_others_pools_by_its_validation_patients(heads: Federatio
     }
     pool = pool_models(site, own, own).pool
     assert (pool.by, pool.num_patients) == ("evidence", site.cohort.folds["val"].num_patients)
+
+
+def test_only_the_temperature_of_a_fitted_pool_is_held_near_1(heads: Federation) -> None:
+    """Validation patients whose labels contradict every model want the hottest temperature there is."""
+    rng = np.random.default_rng(0)
+    width, labels = heads.sites["alba"].model.head.in_features, np.arange(24) % 2
+    values = (rng.normal(size=(24, 2, width)) + labels[:, None, None]).astype(np.float16)
+    train = Fold(values, np.arange(24), labels, np.arange(24))
+    turned = replace(train, labels=1 - labels)
+    alba = heads.sites["alba"]
+    site = replace(alba, cohort=replace(alba.cohort, folds={"train": train, "val": turned, "test": train}))
+    model = {"head.weight": torch.stack([-torch.ones(width), torch.ones(width)]), "head.bias": torch.zeros(2)}
+    own = {name: value for name, value in site.model.state_dict().items() if value.is_floating_point()} | model
+    fitted = finish(site, own, own, model).temperatures
+    assert (fitted["own"], fitted["joint"]) == (pytest.approx(10, rel=1e-3), pytest.approx(10, rel=1e-3))
+    assert 1 < (fitted["pool"] or 0) < 8
+    equal = site.config.model_copy(update={"pool": site.config.pool.model_copy(update={"share": "equal"})})
+    unfitted = finish(replace(site, config=equal), own, own, model).temperatures["pool"]
+    assert unfitted == pytest.approx(10, rel=1e-3)
