@@ -17,11 +17,9 @@ _WIDTH = 160
 def print_comparison(comparison: Comparison, folder: Path) -> None:
     """Print one row per set of donors, number of patients and method and, below, what the figures are."""
     console = open_console(width=_WIDTH)
-    draws, folds = len(comparison.seeds), comparison.folds
-    runs = f" x {comparison.runs} runs" if comparison.runs > 1 else ""
-    title = (
-        f"{comparison.name}: gain over alone in AUROC points, mean over receivers, {draws} draws x {folds} folds{runs}"
-    )
+    draws, runs = len(comparison.seeds), comparison.runs
+    played = f"{draws} draw{'s' * (draws > 1)} x {comparison.folds} folds" + f" x {runs} runs" * (runs > 1)
+    title = f"{comparison.name}: gain over alone in AUROC points, mean over receivers, {played}"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in ("donors", "patients", "method"):
         table.add_column(header, overflow="fold", justify="right" if header == "patients" else "left")

@@ -9,7 +9,9 @@ from cdtl_core.learning.metrics import sensitivity_at
 from cdtl_core.reporting.comparison import Difference, claim_of
 from cdtl_core.reporting.curves import spread
 from simulations.arms import arm_of, control_of, is_control
-from simulations.summary import holm
+from simulations.hierarchy import Figure
+from simulations.study import Study
+from simulations.summary import Block, holm, outcomes_of, rows_of
 from simulations.tally import join_folds, mean_of
 
 
@@ -54,6 +56,50 @@ def test_each_method_is_held_against_its_own_shuffled_control() -> None:
     assert all(is_control(name) for name in controls)
     assert not any(is_control(name) for name in ("cdtl", "alone", "alone_ridge", "donors"))
     assert arm_of("fedbn:phantom").control == "phantom"
+
+
+def figure(*draws: float) -> Figure:
+    """Two draws or more of one receiver whose fifty resamples of patients say the same."""
+    return Figure(np.array(draws), np.array([draws] * 50), 50)
+
+
+def test_rows_are_means_over_receivers_and_controls_are_no_part_of_holms_family() -> None:
+    study = Study(
+        methods=("alone", "fedbn", "cdtl", "cdtl:shuffled"),
+        seeds=(0, 1),
+        patients=(20, "all"),
+        targets=("a", "b"),
+        donors=("other", "all"),
+        folds=2,
+    )
+
+    def arms(fedbn: float, cdtl: float) -> dict[str, Figure]:
+        found = {"alone": 0.7, "fedbn": 0.7 + fedbn, "cdtl": 0.7 + cdtl, "cdtl:shuffled": 0.7}
+        return {name: figure(value - 0.01, value + 0.01) for name, value in found.items()}
+
+    blocks: dict[Any, Block] = {
+        ("other", 20): {"a": arms(0.01, 0.06), "b": arms(0.03, 0.04)},
+        ("all", 20): {"a": arms(0.02, 0.05), "b": arms(0.02, 0.03)},
+        ("other", "all"): {"a": arms(-0.01, -0.02)},
+    }
+    rows, compared = rows_of(study, blocks)
+    assert [(row.donors, row.patients, row.method) for row in rows[::4]] == [
+        ("other", 20, "alone"), ("other", "all", "alone"), ("all", 20, "alone")
+    ]  # fmt: skip
+    assert compared == 3 * (1 + 3)  # fedbn less alone; cdtl less alone, fedbn and its control
+    first = rows[2]
+    assert (first.method, first.receivers, first.worst, first.claim) == ("cdtl", ("a", "b"), "b", "gain")
+    assert first.gain is not None
+    assert first.less_fedbn is not None
+    assert (first.gain.value, first.less_fedbn.value) == (pytest.approx(0.05), pytest.approx(0.03))
+    assert [rows[3].claim, rows[3].gain.p_holm if rows[3].gain else 0] == [None, None]
+    lost = rows[6]
+    assert (lost.method, lost.patients, lost.claim) == ("cdtl", "all", "worse than alone")
+    found = outcomes_of(study, blocks)
+    assert found is not None
+    assert (found.patients, found.cdtl_less_fedbn.value) == (20, pytest.approx(np.mean([0.05, 0.03, 0.01, 0.01])))
+    assert (found.worst, found.worst_at) == (pytest.approx(-0.02), "a, donors other, all patients")
+    assert outcomes_of(study.model_copy(update={"methods": ("alone", "fedbn")}), blocks) is None
 
 
 def test_folds_are_put_together_by_image_and_runs_averaged() -> None:
