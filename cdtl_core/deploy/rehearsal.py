@@ -62,10 +62,10 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
             group.start("site", site, scratch / "site.log")
             memory = _watch(group, run, scratch)
             lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+            own_model = _of_own_model(shadow)  # while the folder is there: its last program removes it
         finally:
             group.stop(patience_s=20.0)
-        found = _estimates([line for line in lines if "sites" in line], own.site, memory)
-        return found | _of_own_model(shadow)
+        return _estimates([line for line in lines if "sites" in line], own.site, memory) | own_model
 
 
 def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:

@@ -1,0 +1,23 @@
+"""A rehearsal of two rounds: what it says a run costs is measured, the own model apart."""
+
+from pathlib import Path
+
+import pytest
+
+from cdtl_core.cli.rehearsing import print_checks
+from cdtl_core.config import TaskConfig
+from cdtl_core.deploy.rehearsal import rehearse_rounds
+from cdtl_core.settings import SITE_FILE, load_site
+
+
+@pytest.mark.slow
+def test_a_rehearsal_says_what_the_own_model_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / SITE_FILE).write_text(
+        'site = "north"\nmodality = "ultrasound"\ndata.phantom = { patients = 24, seed = 1 }\n'
+    )
+    found = rehearse_rounds(tmp_path, load_site(tmp_path / SITE_FILE), TaskConfig())
+    assert 0 < found["own_seconds_per_round"] < found["site_seconds_per_round"]
+    assert 0 < found["own_disk_bytes"] < found["disk_bytes"]
+    assert found["disk_bytes"] > 3 * 13e6  # own, joint and both networks of the pool, of 3.4 million parameters each
+    print_checks({"checks": [], "rehearsal": found})
+    assert "train its own model beside the joint one" in capsys.readouterr().out
