@@ -17,7 +17,7 @@ evidence.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ Ints = npt.NDArray[np.int64]
 
 EQUAL_SHARE = 1.0
 FEWEST_PATIENTS = 20
-"""Fewer held-out patients than this say little: they hold the share closer to 1, and set neither scale nor bias."""
+"""Fewer held-out patients than this say little: they hold the share closer to 1."""
 _FLAT = 1e-6
 _SPREAD = 1.4
 """Standard deviation of the normal prior of r, whose mean is 1; docs/decisions.md says how it was found."""
@@ -163,8 +163,8 @@ def fit_pool(own: Standard, joint: Standard, evidence: Evidence | None) -> Pool:
 
     The evidence is the log-loss over held-out patients, classes alike; r is never negative and has a normal prior
     around 1, of deviation 1.4, or n / 20 of that with n < 20 patients. Scale and bias are then fitted with all patients
-    alike, so that probabilities fit the site's own mix of classes; with n < 20 they are the own model's. Without
-    evidence of both classes r is 1.
+    alike, so that probabilities fit the site's own mix of classes. Without evidence of both classes r is 1, and the
+    scale is the own model's.
 
     Args:
         own: Standard of the own model.
@@ -172,20 +172,18 @@ def fit_pool(own: Standard, joint: Standard, evidence: Evidence | None) -> Pool:
         evidence: Scores of patients that neither model was trained on, or None.
     """
     if evidence is None or len(np.unique(evidence.labels)) < 2:
-        return _as_sure_as_own(own, joint, EQUAL_SHARE)
+        return _equal(own, joint)
     share = 0.0 if joint.is_flat else _fit_share(evidence)
-    if evidence.num_patients < FEWEST_PATIENTS:
-        return replace(_as_sure_as_own(own, joint, share), by="evidence", num_patients=evidence.num_patients)
     weights = 1 / _images_of_patient(evidence.patients)
     scale, bias = _fit_scale(evidence.own + share * evidence.joint, evidence.labels, weights)
     return Pool(own, joint, share, scale, bias, "evidence", evidence.num_patients)
 
 
-def _as_sure_as_own(own: Standard, joint: Standard, share: float) -> Pool:
-    """A pool with the own model's scale and bias, or the joint one's if that is all there is."""
-    share = 0.0 if joint.is_flat else share
+def _equal(own: Standard, joint: Standard) -> Pool:
+    """Equal shares with the own model's scale and bias, or the joint one's if that is all there is."""
+    share = 0.0 if joint.is_flat else EQUAL_SHARE
     if own.is_flat:
-        return Pool(own, joint, 0.0 if joint.is_flat else EQUAL_SHARE, joint.spread, joint.centre, "equal", 0)
+        return Pool(own, joint, share, joint.spread, joint.centre, "equal", 0)
     return Pool(own, joint, share, own.spread / (1 + share), own.centre, "equal", 0)
 
 
