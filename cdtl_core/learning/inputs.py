@@ -24,7 +24,7 @@ from cdtl_core.learning.stages import run_stages, stages_of
 from cdtl_core.learning.views import Views, one_channel
 
 __all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entering", "entry_of"]
-__all__ += ["kept_inputs", "patient_images", "patient_views", "plain_inputs", "random_view", "trains_only_heads"]
+__all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "trains_only_heads"]
 
 Ints = npt.NDArray[np.int64]
 Inputs = Callable[[Ints], torch.Tensor]
@@ -108,18 +108,6 @@ def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None) -> Inpu
     return lambda rows: _stacked([kept(row)[0] for row in rows.tolist()])
 
 
-def kept_inputs(model: Classifier, fold: Fold, entry: Entry) -> torch.Tensor:
-    """What is kept of every view of every image, N V ..., the plain view first.
-
-    Raises:
-        CheckpointError, ModelError: As `keep`.
-    """
-    if fold.holds_features:
-        return torch.from_numpy(fold.pixels[fold.rows].astype(np.float32))
-    kept = _activations(model, fold, entry)
-    return _stacked([kept(row) for row in range(fold.num_images)])
-
-
 def changed_inputs(
     model: Classifier, fold: Fold, change: AugmentConfig, rng: np.random.Generator, entry: Entry | None = None
 ) -> Inputs:
@@ -128,6 +116,8 @@ def changed_inputs(
     Raises:
         CheckpointError, ModelError: As `keep`.
     """
+    if entry is not None and fold.holds_features:
+        return lambda rows: _random_features(fold, rows, rng)
     if entry is not None:
         return random_view(_activations(model, fold, entry), 1 + entry.views.count, rng)
     changes = Augmentation(**change.model_dump())
@@ -138,6 +128,12 @@ def changed_inputs(
         return normalise(images, model.mean, model.std)
 
     return inputs
+
+
+def _random_features(fold: Fold, rows: Ints, rng: np.random.Generator) -> torch.Tensor:
+    """What `random_view` gives of a fold that holds features, without a loop over rows."""
+    views = rng.integers(fold.pixels.shape[1], size=len(rows))
+    return torch.from_numpy(fold.pixels[fold.rows[rows], views].astype(np.float32))
 
 
 def random_view(kept: Kept, num_views: int, rng: np.random.Generator) -> Inputs:

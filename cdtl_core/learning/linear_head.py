@@ -10,7 +10,7 @@ from torch.nn.functional import dropout, log_softmax
 
 from cdtl_core.config import TrainConfig
 from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.inputs import Entry, kept_inputs
+from cdtl_core.learning.inputs import Entry, changed_inputs
 from cdtl_core.learning.model import Classifier
 from cdtl_core.learning.objective import PLAIN, Objective
 
@@ -50,14 +50,13 @@ def fit_linear_head(
         entry: Where the features are kept.
         objective: What is minimised.
     """
-    features = model.centre(kept_inputs(model, fold, entry))  # N V D
+    inputs_of = changed_inputs(model, fold, config.augment, rng, entry)
     labels = torch.from_numpy(fold.labels)
     head, losses = _AdamW(model.head, lr, config.weight_decay), []
     own = {"head.weight": model.head.weight.data, "head.bias": model.head.bias.data}
     with torch.no_grad():
         for rows in batch_rows(fold.num_images, config, rng):
-            views = rng.integers(features.shape[1], size=len(rows))
-            inputs = dropout(features[rows, views], model.dropout.p)
+            inputs = dropout(model.centre(inputs_of(rows)), model.dropout.p)
             found = objective.slope(own)
             logits = torch.addmm(found.at["head.bias"], inputs, found.at["head.weight"].T)
             loss, slope = _cross_entropy(logits, labels[rows], weight)

@@ -68,7 +68,6 @@ def fit(
     set_training(model, freeze=config.freeze)
     model.to(device)
     averaged = _ema_of(model, config.ema)
-    optimizer = _optimizer(model, config, epoch)
     weight = class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
     losses: list[torch.Tensor] = []
     written = objective is PLAIN or isinstance(objective, Proximal | Mixture)
@@ -79,6 +78,7 @@ def fit(
                 model, fold, config, lr=lr, weight=weight, rng=rng, entry=entry, objective=objective
             )
         return FitReport(float(np.mean(found)) if found else float("nan"), len(found))
+    optimizer = _optimizer(model, config, epoch)
     with entering(model, entry), _seeded_dropout(rng, device):
         batches = _training_batches(model, fold, config, rng, device, entry)
         for step, (images, labels) in enumerate(batches, start=1):
@@ -173,8 +173,12 @@ def _ema_of(model: Classifier, decay: float) -> AveragedModel | None:
 @contextmanager
 def _seeded_dropout(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
     """Dropout draws from torch's global generator: seed it for the block, and restore it."""
+    seed = int(rng.integers(2**62))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(rng.integers(2**62)))
+        if device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also queues a call for a GPU, and keeps it
+        else:
+            torch.manual_seed(seed)
         yield
 
 
