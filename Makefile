@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
-SHARED := -n logical --maxprocesses 4 --dist loadfile  # a process for each core, whole files
+SHARED := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # a process for each core, whole files
 
 .PHONY: demo test slow join attack faults fuzz soak audit evidence bench page lint lock sbom release .clean-tree images clean
 

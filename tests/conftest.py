@@ -53,6 +53,11 @@ def tries(request: pytest.FixtureRequest) -> Tries:
     return counter
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: where processes share the files, none is left alone with a long one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Put an attack (``@pytest.mark.attack(PROPERTY, ATTACK)``) and its tries into the report.
