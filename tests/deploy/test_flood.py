@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 Tiny = Callable[..., SimulationConfig]
 _SECONDS = 60.0
 _MOST_GROWTH = 2.0  # 1.1 on a quiet machine; other tests may run beside this one
-RUN = {"federation": {"rounds": 5, "min_sites": 3, "round_timeout_s": 120.0, "join_timeout_s": 120.0}}
+RUN = {"federation": {"rounds": 3, "min_sites": 3, "round_timeout_s": 120.0, "join_timeout_s": 120.0}}
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_run_goes_on_under_a_flood(tiny: Tiny, deployment: Deployment, figures
     assert {line.get("status") for line in answers} == {200}, "a member's request was refused"
     assert deployment.program("coordinator", "cdtl_core.deploy.gateway") == gateway.pid, "the gateway was started again"
     deployment.until(lambda: gateway.num_fds() <= files + 16, 30.0, "the gateway to close the strangers' connections")
-    figures("three sites, 5 rounds, in peace", f"{calm:.1f} s")
+    figures("three sites, 3 rounds, in peace", f"{calm:.1f} s")
     figures(
         "the same under 256 strangers",
         f"{flooded:.1f} s ({flooded / calm:.2f} times); strangers saw {said.strip()}",
