@@ -52,7 +52,7 @@ found.sections = await page.evaluate(() => [...document.querySelectorAll("sectio
   figures: one.querySelectorAll("figure").length, images: one.querySelectorAll("img").length,
 })));
 found.title = await page.title();
-await page.screenshot({ path: join(out, "top.png") });
+await page.screenshot({ path: join(out, "top.png"), clip: { x: 0, y: 0, width: 1280, height: 1180 }, fullPage: true });  // as far as all four sites
 await page.keyboard.press("Tab");
 found.first_focus = await page.evaluate(() => document.activeElement.getAttribute("href"));
 await plain.close();

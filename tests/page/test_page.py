@@ -86,7 +86,7 @@ def test_the_demos_report_is_whole_silent_and_accessible(demo: Path, shots: Path
     by_id = {section["id"]: section for section in found["sections"]}
     assert sum(section["images"] for section in by_id.values()) == 0
     assert by_id["discrimination"]["figures"] == 8
-    assert by_id["rounds"]["figures"] == 18
+    assert by_id["rounds"]["figures"] == 12
     picture = shots / "run" / "top.png"
     assert picture.stat().st_size < 300_000
     if target := os.environ.get("CDTL_PICTURE"):
@@ -116,7 +116,7 @@ def test_a_served_page_brings_itself_up_to_date(demo: Path, tmp_path: Path, shot
     run = tmp_path / "run"
     shutil.copytree(demo, run, ignore=shutil.ignore_patterns("checkpoints", "memory", "report.*", "models"))
     lines = (run / "rounds.jsonl").read_text().splitlines(keepends=True)
-    (run / "rounds.jsonl").write_text("".join(lines[:15]))
+    (run / "rounds.jsonl").write_text("".join(lines[:8]))
     port = free_port()
     server = cdtl("server", "page", run, "--port", port)
     url = f"http://127.0.0.1:{port}/"
@@ -126,7 +126,7 @@ def test_a_served_page_brings_itself_up_to_date(demo: Path, tmp_path: Path, shot
             ["node", str(HERE / "look.mjs"), url, str(_made(shots / "live")), "CDTL, round 6 of 6"],
             env={**os.environ, "CHROMIUM": CHROMIUM}, text=True, stdout=-1, stderr=-1,
         )  # fmt: skip
-        for line in lines[15:20]:
+        for line in lines[8:13]:
             time.sleep(3)
             with open(run / "rounds.jsonl", "a") as file:
                 file.write(line)
