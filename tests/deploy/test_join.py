@@ -275,7 +275,7 @@ def test_a_new_engineer_gets_from_a_folder_of_images_to_an_accepted_update_in_te
     where = ["--server", f"localhost:{deployment.port}", "--ca", str(deployment.ca)]
     checked = cdtl("site", "check", str(home), *where)
     assert "this site is admitted" in checked
-    assert "A round here with the default settings" in checked
+    assert "with the default settings, measured in a" in checked
     figures("a new engineer: init, admission, check with rehearsal", f"{time.monotonic() - began:.0f} s")
     run = deployment.request(run_config)
     deployment.approve(run, "como")
