@@ -41,6 +41,20 @@ def test_a_reply_outlives_an_outage_of_the_coordinator(open_desk: tuple[Desk, No
     assert desk.coordinator.reply(run, asked).has_content()
 
 
+def test_a_message_whose_objects_come_too_late_is_asked_for_again_and_ends_no_run(
+    open_desk: tuple[Desk, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdtl_core.deploy.gate.admission._WAIT_S", 0.3)
+    desk, node = open_desk
+    desk.approve()
+    run = desk.coordinator.start_run(BUNDLE, desk.settings)
+    desk.coordinator.broken.add("pull-object")
+    asked = desk.coordinator.ask(run, node.id, desk.order())
+    assert node.take() is None
+    desk.coordinator.broken.clear()
+    assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
+
+
 def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk) -> None:
     approval = desk.approve()
     with ExitStack() as stack:

@@ -18,7 +18,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from cdtl_core.deploy.approvals import Approval
 from cdtl_core.deploy.gate import refusals
 from cdtl_core.deploy.gate.asks import Ask, Asks
-from cdtl_core.deploy.gate.orders import read_order
+from cdtl_core.deploy.gate.orders import NotThereError, read_order
 from cdtl_core.deploy.gate.outbox import Outbox
 from cdtl_core.deploy.gate.replies import Replies
 from cdtl_core.deploy.gate.runs import KnownRun, Runs
@@ -38,10 +38,6 @@ _FETCH_PAUSES_S = (1.0, 3.0)
 _WAIT_S, _AGAIN_S = 8.0, 0.1  # the coordinator announces a message first and stores its objects after that
 _INTRODUCTIONS = 20  # a minute: the coordinator asks every 10 s at most
 _log = get_logger("cdtl.gate")
-
-
-class _NotThereError(Exception):
-    """An object of a message has not come."""
 
 
 class Admission:
@@ -88,7 +84,7 @@ class Admission:
             if answer := self._within(ask, order, approval):
                 await self._replies.answer(ask, answer)
                 return False
-        except _NotThereError:
+        except NotThereError:
             await self._refuse(ask, refusals.RESTARTED, "the message's content did not come in time")
         except CheckpointError as error:  # nothing was counted, so nothing is worked on; it is asked again
             await self._refuse(ask, refusals.RESTARTED, str(error))
@@ -166,7 +162,7 @@ class Admission:
                 return told.object_content
             waits = told.object_found or answer.passing
             if not waits or time.monotonic() > end:
-                raise _NotThereError
+                raise NotThereError
             await asyncio.sleep(_AGAIN_S)
 
     async def _fetch(self, run_id: int, node: Node) -> KnownRun | Answer:

@@ -20,7 +20,7 @@ from cdtl_core.errors import FederationError, PrivacyError
 from cdtl_core.federation.limits import Order, order_digest
 from cdtl_core.schema import parsed
 
-__all__ = ["COUNTED", "Pull", "read_order"]
+__all__ = ["COUNTED", "NotThereError", "Pull", "read_order"]
 
 COUNTED = ("train", "evaluate")
 """Types of messages whose number is limited; the others are introductions."""
@@ -28,6 +28,10 @@ Pull = Callable[[str], Awaitable[bytes]]
 _MOST_BYTES = 1024 * 1024
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SAME = ("run_id", "src_node_id", "dst_node_id", "group_id", "message_type", "created_at", "ttl")
+
+
+class NotThereError(Exception):
+    """An object of a message has not arrived: says nothing about the message."""
 
 
 async def read_order(ask: Ask, root: str, pull: Pull) -> Order | None:
@@ -39,11 +43,12 @@ async def read_order(ask: Ask, root: str, pull: Pull) -> Order | None:
         pull: Gets an object's bytes by its id.
 
     Raises:
+        NotThereError: `pull` raised it.
         PrivacyError: The message is not what it was announced as, or cannot be read.
     """
     try:
         return await _read(ask, root, pull)
-    except PrivacyError:
+    except (PrivacyError, NotThereError):
         raise
     except FederationError as error:
         raise PrivacyError(str(error)) from None
