@@ -19,9 +19,17 @@ __all__ = ["fit_linear_head", "is_linear"]
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # torch's AdamW
 
 
-def is_linear(model: Classifier, entry: Entry | None) -> bool:
-    """Whether only a linear head is trained: features are kept, and nothing stands between them and the head."""
-    return entry is not None and entry.stages is None and isinstance(model.adapter, torch.nn.Identity)
+def is_linear(model: Classifier, entry: Entry | None, objective: Objective = PLAIN) -> bool:
+    """Whether only a linear head is trained, by a gradient that is written out.
+
+    Features are kept, and nothing stands between them and the head.
+    """
+    linear = entry is not None and entry.stages is None and isinstance(model.adapter, torch.nn.Identity)
+    return linear and objective.slope(_tensors(model)) is not None
+
+
+def _tensors(model: Classifier) -> dict[str, torch.Tensor]:
+    return {"head.weight": model.head.weight.data, "head.bias": model.head.bias.data}
 
 
 def fit_linear_head(
@@ -48,16 +56,17 @@ def fit_linear_head(
         weight: Of each class, K, or None.
         rng: Draws order and views.
         entry: Where the features are kept.
-        objective: What is minimised.
+        objective: What is minimised; its gradient is written out.
     """
     inputs_of = changed_inputs(model, fold, config.augment, rng, entry)
     labels = torch.from_numpy(fold.labels)
     head, losses = _AdamW(model.head, lr, config.weight_decay), []
-    own = {"head.weight": model.head.weight.data, "head.bias": model.head.bias.data}
+    own = _tensors(model)
     with torch.no_grad():
         for rows in batch_rows(fold.num_images, config, rng):
             inputs = dropout(model.centre(inputs_of(rows)), model.dropout.p)
             found = objective.slope(own)
+            assert found is not None  # noqa: S101
             logits = torch.addmm(found.at["head.bias"], inputs, found.at["head.weight"].T)
             loss, slope = _cross_entropy(logits, labels[rows], weight)
             slopes = {"head.weight": slope.T @ inputs, "head.bias": slope.sum(dim=0)}

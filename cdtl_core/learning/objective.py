@@ -46,12 +46,20 @@ class Objective:
         """A scalar from normalised images B 3 H W and labels B; `weight` K or None."""
         return cross_entropy(model(images), labels, weight)
 
+    def slope(self, own: Mapping[str, torch.Tensor]) -> Slope | None:  # noqa: ARG002
+        """How its gradient by a network's tensors `own` follows from the cross-entropy's; None: by autograd alone."""
+        return None
+
+
+class _Plain(Objective):
+    """The cross-entropy itself."""
+
     def slope(self, own: Mapping[str, torch.Tensor]) -> Slope:
-        """Its gradient by a network's tensors `own`."""
+        """The cross-entropy's gradient as it is."""
         return Slope(own, 1.0, {}, 0.0)
 
 
-PLAIN = Objective()
+PLAIN: Objective = _Plain()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from cdtl_core.learning.device import autocast
 from cdtl_core.learning.inputs import Entry, Network, changed_inputs, entering, plain_inputs
 from cdtl_core.learning.linear_head import batch_rows, fit_linear_head, is_linear
 from cdtl_core.learning.model import Classifier, set_training
-from cdtl_core.learning.objective import PLAIN, Mixture, Objective, Proximal
+from cdtl_core.learning.objective import PLAIN, Objective
 from cdtl_core.learning.weights import load_into
 from cdtl_core.progress import report
 
@@ -70,8 +70,7 @@ def fit(
     averaged = _ema_of(model, config.ema)
     weight = class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
     losses: list[torch.Tensor] = []
-    written = objective is PLAIN or isinstance(objective, Proximal | Mixture)
-    if entry is not None and is_linear(model, entry) and written and averaged is None:
+    if entry is not None and is_linear(model, entry, objective) and averaged is None:
         with _seeded_dropout(rng, device):
             lr = learning_rate(config, epoch) * config.head_lr_factor
             found = fit_linear_head(
