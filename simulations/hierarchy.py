@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.learning.metrics import Interval, interval_of_draws
+from cdtl_core.learning.metrics import RESAMPLES, Interval, interval_of_draws, resample_patients
 
-__all__ = ["Figure", "difference", "mean_difference", "p_value", "patient_weights"]
+__all__ = ["Figure", "difference", "mean_difference", "p_value", "site_resamples"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-RESAMPLES = 2000
 REPLICATES = 20_000
 """So many that Holm's correction of some hundred comparisons can still end below 0.05."""
 
@@ -49,7 +48,7 @@ class Figure:
         return float(self.draws.mean())
 
 
-def patient_weights(name: str, patients: Ints, resamples: int = RESAMPLES) -> Floats:
+def site_resamples(name: str, patients: Ints, resamples: int = RESAMPLES) -> Floats:
     """How often each image counts in each resample of a site's patients, N R; the same for every arm.
 
     Args:
@@ -57,10 +56,8 @@ def patient_weights(name: str, patients: Ints, resamples: int = RESAMPLES) -> Fl
         patients: Number of each image's patient, N.
         resamples: R.
     """
-    names, index = np.unique(patients, return_inverse=True)
     rng = np.random.default_rng([zlib.crc32(name.encode()), zlib.crc32(b"patients")])
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return counts.T[index].astype(np.float64)
+    return resample_patients(patients, rng, resamples)
 
 
 def difference(found: Figure) -> Interval:

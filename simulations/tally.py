@@ -18,7 +18,7 @@ from cdtl_core.reporting.comparison import ArmResult, Comparison, Donors, LeftOu
 from cdtl_core.reporting.report import Estimate
 from simulations.arms import ALONE, control_of
 from simulations.cell import CELLS
-from simulations.hierarchy import Figure, difference, patient_weights
+from simulations.hierarchy import Figure, difference, site_resamples
 from simulations.study import Study, cells_of
 from simulations.summary import Block, outcomes_of, rows_of
 
@@ -152,7 +152,7 @@ def _figures(study: Study, target: str, read: _Read, donors: Donors, method: str
         mean_of([_joined(study, read, seed, run, donors, method) for run in range(study.runs)]) for seed in study.seeds
     ]
     one = draws[0]
-    weights, count = patient_weights(target, one.patients), len(np.unique(one.patients))
+    weights, count = site_resamples(target, one.patients), len(np.unique(one.patients))
     ranks = [draw.ranks for draw in draws]
     losses, gaps = [_losses(draw) for draw in draws], [_gaps(draw) for draw in draws]
     total = weights.sum(axis=0)

@@ -23,6 +23,7 @@ from cdtl_core.federation.pool import (
     share_prior,
     standard_of,
 )
+from cdtl_core.learning.metrics import resample_patients
 
 __all__ = ["DonorShare", "donor_shares"]
 
@@ -56,7 +57,7 @@ def donor_shares(
         patients: Number of each image's patient, N.
         rng: Draws the resamples.
     """
-    names, index = np.unique(patients, return_inverse=True)
+    names = np.unique(patients)
     standards = {modality: standard_of(scores, patients) for modality, scores in donors.items()}
     told = {modality: one(donors[modality]) for modality, one in standards.items() if not one.is_flat}
     if len(names) < FEWEST_PATIENTS or len(np.unique(labels)) < 2 or not told:
@@ -67,7 +68,7 @@ def donor_shares(
     values = fit_shares(unit, parts, labels, whole, np.full(len(parts), mean), variance)
     draws = list[Floats]()
     while len(draws) < _RESAMPLES:
-        counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[index].astype(np.float64)
+        counts = resample_patients(patients, rng, 1)[:, 0]
         if not all(counts[labels == label].any() for label in np.unique(labels)):
             continue
         weights = len(names) * patient_weights(labels, patients, counts)

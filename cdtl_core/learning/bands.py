@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.learning.metrics import Interval
+from cdtl_core.learning.metrics import Interval, resample_patients
 from cdtl_core.learning.operating import wilson
 
 __all__ = ["Bin", "Curve", "average_precision", "average_precision_interval", "mean_interval", "precision_recall"]
@@ -159,7 +159,4 @@ def _counts(positive: Bools, scores: Floats, weights: Floats) -> Iterator[tuple[
 
 def _weights(patients: Ints, seed: int) -> Floats:
     """How often each image is drawn in each resample of the patients, R N."""
-    names, index = np.unique(patients, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
-    return np.asarray(counts[:, index], np.float64)
+    return resample_patients(patients, np.random.default_rng(seed), _RESAMPLES).T

@@ -16,11 +16,11 @@ __all__ = [
     "log_loss_by_patient",
     "paired_difference",
 ]
-__all__ += ["bootstrap_auroc", "sensitivity_at", "weighted_auroc"]
+__all__ += ["RESAMPLES", "bootstrap_auroc", "resample_patients", "sensitivity_at", "weighted_auroc"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-_RESAMPLES = 2000
+RESAMPLES = 2000
 _FEWEST_PATIENTS = 10
 
 
@@ -160,7 +160,17 @@ def weighted_auroc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Flo
 
 def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, seed: int) -> Floats:
     """AUROC of each bootstrap resample, R; NaN where a resample lacks a class."""
+    return weighted_auroc(positive, scores, resample_patients(patients, np.random.default_rng(seed)))
+
+
+def resample_patients(patients: Ints, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
+    """How often each image counts in each bootstrap resample of its patients, N R.
+
+    Args:
+        patients: Number of each image's patient, N.
+        rng: Draws the resamples.
+        resamples: R.
+    """
     names, index = np.unique(patients, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
-    return weighted_auroc(positive, scores, counts.T[index].astype(np.float64))
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    return np.asarray(counts.T[index], np.float64)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from cdtl_core.learning.metrics import auroc, weighted_auroc
-from simulations.hierarchy import Figure, difference, mean_difference, p_value, patient_weights
+from simulations.hierarchy import Figure, difference, mean_difference, p_value, site_resamples
 
 
 def figure(draws: list[float], resampled: list[list[float]], patients: int = 50) -> Figure:
@@ -27,7 +27,7 @@ def _study(rng: np.random.Generator, receivers: int, spread: float, effect: floa
     positive, patients = np.arange(40) % 2 == 0, np.arange(40)
     found = {}
     for number in range(receivers):
-        weights = patient_weights(f"{number}-{rng.integers(2**31)}", patients, 200)
+        weights = site_resamples(f"{number}-{rng.integers(2**31)}", patients, 200)
         common, more = rng.normal(size=40), effect + spread * rng.normal()
         arms = []
         for apart in (1.0, 1.0 + more):
@@ -78,11 +78,11 @@ def test_few_patients_give_no_interval_and_no_p_value() -> None:
 
 def test_patients_are_resampled_whole_and_alike_for_every_arm() -> None:
     patients = np.array([0, 0, 1, 2, 2, 2])
-    weights = patient_weights("alba", patients, 500)
+    weights = site_resamples("alba", patients, 500)
     assert (weights[0] == weights[1]).all()
     assert (weights[[0, 2, 3]].sum(axis=0) == 3).all()
-    assert (weights == patient_weights("alba", patients, 500)).all()
-    assert (weights != patient_weights("como", patients, 500)).any()
+    assert (weights == site_resamples("alba", patients, 500)).all()
+    assert (weights != site_resamples("como", patients, 500)).any()
 
 
 def test_weighted_auroc_counts_an_image_as_often_as_it_weighs() -> None:
