@@ -9,13 +9,11 @@ from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
 from simulations.methods.alone import alone_ridge
 from simulations.methods.apfl import apfl
+from simulations.methods.baselines import donors_only, ensemble, fedbn_tuned
 from simulations.methods.ditto import ditto
 from simulations.methods.donor_phantom import with_phantom_donors
 from simulations.methods.donor_shuffled import with_shuffled_donors
 from simulations.methods.donor_theta0 import cdtl_from_theta0
-from simulations.methods.donors import donors_only
-from simulations.methods.ensemble import ensemble
-from simulations.methods.fedbn_tuned import fedbn_tuned
 from simulations.methods.fedprox import fedprox
 from simulations.methods.loop import play_in
 from simulations.methods.method import Federation, Method, Model

@@ -22,8 +22,7 @@ from client.home import open_site
 from simulations.arms import Arm, arm_of
 from simulations.folds import scarce_site
 from simulations.methods.kept import Kept
-from simulations.methods.method import Model, federation_of
-from simulations.methods.score import score_any
+from simulations.methods.method import Model, federation_of, score_any
 from simulations.study import Cell, Study, load_study
 
 __all__ = ["CELLS", "SETTINGS_FILE", "STUDY_FILE", "cut_of", "open_sites", "party_of", "play_cell", "prepare_features"]

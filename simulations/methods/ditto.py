@@ -45,5 +45,5 @@ def ditto(strength: float = 0.1) -> Method[Ditto]:
 
 
 def personal_of(federation: Federation) -> Federation:
-    """The receivers, each by itself: nobody would use a personal model of another site."""
+    """The receivers, each by itself: a personal model of another site is not used."""
     return federation.only(federation.receivers).under({"method": "alone"})

@@ -4,16 +4,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.coordinator import Member
-from cdtl_core.federation.evidence import PooledModel
+from cdtl_core.federation.evidence import PooledModel, score_model
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.site import Site
+from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.weights import Weights
 from simulations.methods.kept import Kept
 
-__all__ = ["Ensemble", "Federation", "Method", "Model", "federation_of"]
+__all__ = ["Ensemble", "Federation", "Method", "Model", "federation_of", "score_any"]
 
 State = TypeVar("State")
 
@@ -127,3 +132,11 @@ def federation_of(
         raise FederationError(f"{len(ordered)} sites have {len(named)} names: give at least one, each its own name.")
     asked = tuple(name for name in named if receivers is None or name in receivers)
     return Federation(named, theta0, config, asked, frozenset(still), Kept() if kept is None else kept)
+
+
+def score_any(site: Site, model: Model, fold: Fold) -> npt.NDArray[np.float64]:
+    """Log-probabilities N K of a fold's images; an ensemble's probabilities are the means of its parts'."""
+    if isinstance(model, Ensemble):
+        parts = [score_any(site, part, fold) for part in model.parts]
+        return np.asarray(logsumexp(parts, axis=0) - np.log(len(parts)), np.float64)
+    return score_model(site, model, fold)

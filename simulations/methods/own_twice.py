@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from cdtl_core.federation.evidence import PooledModel, evidence_of, pool_models
 from cdtl_core.federation.pool import fit_pool, standard_of
 from cdtl_core.learning.inputs import trains_only_heads
-from simulations.methods.method import Federation, Method
-from simulations.methods.score import score_any
+from simulations.methods.method import Federation, Method, score_any
 from simulations.methods.track import Track, advance, begin, deployed
 
 __all__ = ["own_twice"]

@@ -14,8 +14,7 @@ from cdtl_core.federation.site import Site
 from cdtl_core.imaging.cohort import Fold
 from cdtl_core.learning.metrics import log_loss_by_patient
 from simulations.methods.loop import play_in
-from simulations.methods.method import Federation, Method, Model
-from simulations.methods.score import score_any
+from simulations.methods.method import Federation, Method, Model, score_any
 
 __all__ = ["Tuned", "inner_folds", "tuned"]
 

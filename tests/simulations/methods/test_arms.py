@@ -15,15 +15,14 @@ from cdtl_core.federation.site import Site
 from simulations.arms import arm_of
 from simulations.folds import scarce_site
 from simulations.methods.alone import alone, alone_ridge
-from simulations.methods.donors import donors_only
+from simulations.methods.baselines import donors_only
 from simulations.methods.fedavg import fedavg
 from simulations.methods.fedbn import fedbn
 from simulations.methods.fedprox import fedprox
 from simulations.methods.kept import Kept
 from simulations.methods.loop import last, play_in, states_of
-from simulations.methods.method import Federation, federation_of
+from simulations.methods.method import Federation, federation_of, score_any
 from simulations.methods.own_twice import own_twice
-from simulations.methods.score import score_any
 from simulations.methods.tuned import inner_folds, tuned
 
 Build = Callable[..., Federation]
