@@ -152,6 +152,9 @@ def test_a_pool_is_judged_on_patients_it_was_not_fitted_on(site: Site, strangers
         model = pool_models(changed, *strangers)
         for scores, losses in ((score_model(changed, model, chance), fitted), (model.val, left_out)):
             losses.append(log_loss_by_patient(chance.labels, scores, chance.patients).mean())
+        judged = log_loss_by_patient(chance.labels, model.val, chance.patients).mean()
+        alone = changed.config.model_copy(update={"pool": changed.config.pool.model_copy(update={"networks": "two"})})
+        assert finish(replace(changed, config=alone), *strangers).selection.losses[POOL] == judged
     assert np.mean(fitted) < np.mean(left_out)
     assert np.mean(left_out) > np.log(2) - 0.01
 
