@@ -106,10 +106,25 @@ class LinkClient:
         request = httpx.Request("POST", url, headers={**headers, "content-length": str(len(body))}, content=body)
         request.extensions["timeout"] = self._client.timeout.as_dict()
         try:
-            answer = await self._client.send(request)
+            answer = await self._begun(request)
+            try:
+                content = await answer.aread()
+            finally:
+                await answer.aclose()
         except httpx.HTTPError as error:
             return _refusal(error)
-        return Answer(answer.status_code, answer.content, answer.headers.get("content-type"))
+        return Answer(answer.status_code, content, answer.headers.get("content-type"))
+
+    async def _begun(self, request: httpx.Request) -> httpx.Response:
+        """An answer whose body is still to come.
+
+        On a busy machine the SuperLink may have closed a kept connection before this gateway could. Then no answer
+        begins, and the request is sent once more, as the site itself would do after a 502.
+        """
+        try:
+            return await self._client.send(request, stream=True)
+        except httpx.RemoteProtocolError:
+            return await self._client.send(request, stream=True)
 
     async def _probe(self) -> None:
         answer = None

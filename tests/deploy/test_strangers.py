@@ -77,6 +77,38 @@ def test_a_call_that_cannot_be_made_says_so(coordinator: Coordinator) -> None:
         asyncio.run(call())
 
 
+def test_a_kept_connection_that_the_superlink_closed_costs_a_member_nothing(coordinator: Coordinator) -> None:
+    home, connections = coordinator.home, list[int]()
+    coordinator.superlink.listener.close()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(home / "server.crt", home / "server.key")
+
+    async def superlink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers the first request of each connection, and hangs up at the second."""
+        connections.append(1)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await writer.drain()
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async def call() -> list[int]:
+        server = await asyncio.start_server(superlink, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        pair = {"certificate": home / "server.crt", "key": home / "server.key", "authority": home / "ca.crt"}
+        config = GatewayConfig.model_validate({"folder": home, "port": 0, "upstream_port": port, **pair})
+        client = LinkClient(config)
+        try:
+            return [(await client.call("north", "/v1/fleet/pull-messages", b"", {})).status for _ in range(3)]
+        finally:
+            await client.close()
+            server.close()
+
+    assert asyncio.run(call()) == [200, 200, 200]
+    assert len(connections) == 3
+
+
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",  # of strangers whose handshake is cut off
 )
