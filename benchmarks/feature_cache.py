@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cdtl_core.apps import add_to_path, find_config
 from cdtl_core.config import RunConfig
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.inputs import entry_of, plain_inputs
-from cdtl_core.learning.model import build_classifier, build_theta0
-from cdtl_core.learning.train import fit
-from cdtl_core.learning.weights import load_into
-from cdtl_core.settings import SITE_FILE, load_simulation, save_toml
+from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml
+from cdtl_core.data.cohort import Fold
+from cdtl_core.models.model import build_classifier, build_theta0
+from cdtl_core.models.weights import load_into
+from cdtl_core.system.shipped import find_config
+from cdtl_core.training.inputs import entry_of, plain_inputs
+from cdtl_core.training.train import fit
 
 BARS = {"half frozen": 0.5, "half frozen, kept": 0.25}
 CPU = torch.device("cpu")
@@ -90,8 +90,7 @@ def _model(config: RunConfig):  # noqa: ANN202
 
 
 def _fold(options: argparse.Namespace, config: RunConfig, folder: Path) -> Fold:
-    add_to_path()
-    from client.home import open_site
+    from cdtl_core.site.home import open_site
 
     text = f'[[sites]]\nsite = "north"\nmodality = "ultrasound"\ndata.phantom = {{ patients = {options.patients} }}\n'
     phantoms = folder / "phantoms.toml"

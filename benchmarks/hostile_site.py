@@ -21,18 +21,18 @@ import numpy as np
 import torch
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import CdtlError
-from cdtl_core.federation.coordinator import CoordinatorState, Member, final_orders, order_for, start, step
 from cdtl_core.federation.finish import candidate
 from cdtl_core.federation.guard import norm_of, running_median
 from cdtl_core.federation.label_map import label_hash
+from cdtl_core.federation.round import CoordinatorState, Member, final_orders, order_for, start, step
 from cdtl_core.federation.site import Site, SiteMemory, SiteUpdate, run_round
-from cdtl_core.learning.metrics import auroc
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.learning.train import score
-from cdtl_core.learning.weights import Weights, load_into
-from cdtl_core.settings import save_toml
-from client.home import open_site
+from cdtl_core.metrics.metrics import auroc
+from cdtl_core.models.model import build_theta0
+from cdtl_core.models.weights import Weights, load_into
+from cdtl_core.site.home import open_site
+from cdtl_core.training.train import score
 
 MALLORY = "mallory"
 PLACES = {"alba": "ultrasound", "bari": "ultrasound", "como": "ultrasound", "elba": "mammography"}

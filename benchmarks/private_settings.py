@@ -20,17 +20,17 @@ import numpy as np
 import torch
 
 from cdtl_core.config import ModelConfig, RunConfig
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.imaging.manifest import Case, read_manifest
-from cdtl_core.imaging.pixels import load_pixels
-from cdtl_core.learning.accounting import plan_noise
-from cdtl_core.learning.features import feature_views
-from cdtl_core.learning.mechanism import Grant, Mechanism, without_noise
-from cdtl_core.learning.metrics import auroc
-from cdtl_core.learning.model import Classifier, build_classifier, build_theta0
-from cdtl_core.learning.partial import fit_part
-from cdtl_core.learning.weights import load_into, take
-from cdtl_core.settings import load_run
+from cdtl_core.config.settings import load_run
+from cdtl_core.data.cohort import Fold
+from cdtl_core.data.manifest import Case, read_manifest
+from cdtl_core.data.pixels import load_pixels
+from cdtl_core.metrics.metrics import auroc
+from cdtl_core.models.model import Classifier, build_classifier, build_theta0
+from cdtl_core.models.weights import load_into, take
+from cdtl_core.privacy.accounting import plan_noise
+from cdtl_core.privacy.mechanism import Grant, Mechanism, without_noise
+from cdtl_core.privacy.partial import fit_part
+from cdtl_core.training.features import feature_views
 
 EPSILONS = (float("inf"), 8.0, 3.0)
 PATIENTS, ROUNDS, SIZE, CPU = 750, 4, 128, torch.device("cpu")

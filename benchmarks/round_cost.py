@@ -39,7 +39,7 @@ import tomli_w
 from quickstart import write_app
 
 from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment
-from cdtl_core.processes import ProcessGroup, free_port
+from cdtl_core.system.processes import ProcessGroup, free_port
 
 BAR = 0.6
 SITES = {"alba": "ultrasound", "bari": "histology"}

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.apps import bundle_root
 from cdtl_core.errors import FederationError
+from cdtl_core.system.shipped import bundle_root
 
 __all__ = ["CONNECTION", "Flower", "await_health", "flower_environment", "stage_app"]
 

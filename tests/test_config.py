@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cdtl_core.apps import bundle_root, find_config
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
+from cdtl_core.config.settings import flatten, load_simulation, save_toml, simulation_toml, unflatten
 from cdtl_core.errors import CdtlError, ConfigError, error_of_code
-from cdtl_core.settings import flatten, load_simulation, save_toml, simulation_toml, unflatten
+from cdtl_core.system.shipped import bundle_root, find_config
 
 MINIMAL = """
 name = "mini"
@@ -152,7 +152,7 @@ def test_every_error_has_its_own_exit_code() -> None:
 
 def test_the_readme_of_a_schema_is_the_schema() -> None:
     """docs/report.md names every field of report.json."""
-    from cdtl_core.reporting import report
+    from cdtl_core.results import report
 
     text = (bundle_root() / "docs" / "report.md").read_text()
     parts = [

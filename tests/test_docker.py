@@ -16,11 +16,11 @@ import typer
 import yaml
 
 from cdtl_core import __version__
-from cdtl_core.apps import bundle_root, find_config
 from cdtl_core.cli.main import app
 from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import load_run
 from cdtl_core.deploy.link import NODE_FOLDERS
-from cdtl_core.settings import load_run
+from cdtl_core.system.shipped import bundle_root, find_config
 
 ROOT = bundle_root()
 DOCKER = ROOT / "docker"

@@ -20,15 +20,15 @@ import psutil
 import pytest
 import typer
 
-from cdtl_core.apps import bundle_root
 from cdtl_core.cli.main import app
 from cdtl_core.config import ApprovalConfig, RunConfig, SiteConfig
+from cdtl_core.data.synthetic.phantom import write_phantoms
 from cdtl_core.deploy.gateway_config import GatewayLimits
 from cdtl_core.deploy.runs import ENDED, load_run_state
 from cdtl_core.deploy.standing import site_standing
-from cdtl_core.foreign import read_json
-from cdtl_core.imaging.phantom import write_phantoms
-from cdtl_core.processes import free_port
+from cdtl_core.system.foreign import read_json
+from cdtl_core.system.processes import free_port
+from cdtl_core.system.shipped import bundle_root
 
 ROOT = bundle_root()
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 
 from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.config.settings import (
+    flatten,
+    load_run,
+    load_simulation,
+    load_site,
+    save_toml,
+    simulation_toml,
+    unflatten,
+)
 from cdtl_core.errors import ConfigError
-from cdtl_core.settings import flatten, load_run, load_simulation, load_site, save_toml, simulation_toml, unflatten
-from simulations.simulate import resume_simulation, simulate
+from cdtl_core.simulation.simulate import resume_simulation, simulate
 
 SITES = """
 [[sites]]

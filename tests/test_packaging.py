@@ -18,8 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from cdtl_core.apps import bundle_root
 from cdtl_core.deploy.bundle import build_bundle
+from cdtl_core.system.shipped import bundle_root
 
 ROOT = bundle_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -112,7 +112,7 @@ def test_an_installed_wheel_runs_without_the_checkout_and_adds_only_cdtl_core(tm
 @pytest.mark.parametrize("module", ["coordination", "front", "gateway", "gate.__main__", "node_main"])
 def test_a_process_of_an_installed_wheel_starts_without_the_apps_on_its_path(module: str) -> None:
     """In a checkout `client` and `server` are always found; a wheel keeps them in its bundle, and adds them later."""
-    hidden = "for name in ('client', 'server', 'simulations'): sys.modules[name] = None"
+    hidden = "for name in ('client', 'server'): sys.modules[name] = None"
     code = f"import sys\n{hidden}\nimport cdtl_core.deploy.{module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -166,12 +166,12 @@ import cdtl_core
 
 assert Path(cdtl_core.__file__).is_relative_to(bundle), cdtl_core.__file__
 from cdtl_core.config import RunConfig
-from cdtl_core.settings import flatten
+from cdtl_core.config.settings import flatten
 from client.app import app as client_app
 from server.app import app as server_app
 
 sys.path.append(str(root))  # the grid that stands for Flower's is not in a bundle
-from simulations.inprocess import run_in_process
+from cdtl_core.simulation.inprocess import run_in_process
 
 homes = []
 for number, (site, modality) in enumerate({"alba": "ultrasound", "como": "histology"}.items()):
@@ -194,7 +194,7 @@ def test_the_bundle_that_sites_approve_plays_a_run_by_itself(tmp_path: Path) -> 
     with zipfile.ZipFile(io.BytesIO(bundle)) as found:
         found.extractall(tmp_path / "bundle")
         rooms = {"/".join(name.split("/")[:2]) for name in found.namelist()}
-    assert not {"cdtl_core/cli", "cdtl_core/deploy", "cdtl_core/pages"} & rooms
+    assert not {"cdtl_core/cli", "cdtl_core/deploy", "cdtl_core/report", "cdtl_core/simulation"} & rooms
     command = [sys.executable, "-P", "-c", PLAY, tmp_path / "bundle", ROOT, tmp_path / "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cdtl_core import rotating
-from cdtl_core.processes import ProcessGroup
-from cdtl_core.rotating import RotatingLog, copy_input
+from cdtl_core.system import rotating
+from cdtl_core.system.processes import ProcessGroup
+from cdtl_core.system.rotating import RotatingLog, copy_input
 
 SLEEP = ["/bin/sh", "-c", "sleep 600 & sleep 600 & wait"]
 
@@ -62,7 +62,7 @@ def test_a_group_does_not_outlive_the_process_that_made_it(tmp_path: Path) -> No
     script = f"""
 import os, sys
 from pathlib import Path
-from cdtl_core.processes import ProcessGroup
+from cdtl_core.system.processes import ProcessGroup
 group = ProcessGroup(dict(os.environ), Path({str(tmp_path)!r}))
 group.start("sleep", {SLEEP!r}, Path({str(tmp_path / "log")!r}))
 print(group.number, flush=True)
@@ -151,7 +151,7 @@ def test_last_words_are_written_when_the_process_that_reads_them_was_killed(tmp_
     script = f"""
 import os, sys
 from pathlib import Path
-from cdtl_core.processes import ProcessGroup
+from cdtl_core.system.processes import ProcessGroup
 group = ProcessGroup(dict(os.environ), Path({str(tmp_path)!r}))
 group.start("talk", ["/bin/sh", "-c", "seq 1 5000; echo ready > ready; sleep 600"], Path("log"))
 print(group.number, flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.flower import flower_environment
-from cdtl_core.threads import num_cores
+from cdtl_core.system.threads import num_cores
 
 ROOT = Path(__file__).parent.parent
 COMMAND = """

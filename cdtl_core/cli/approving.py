@@ -25,17 +25,14 @@ def approve(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; needs --yes or --withdraw.")] = False,
 ) -> None:
     """Show a run's code hash, its limits, what it may send and its privacy terms; put it on the site's list."""
-    from cdtl_core.apps import add_to_path
-
-    add_to_path()
     from cdtl_core.cli.desk import confirm, print_request
+    from cdtl_core.config.settings import SITE_FILE, load_site
     from cdtl_core.deploy.approvals import approve as approve_run
     from cdtl_core.deploy.approvals import lock_fault, missing_persons
     from cdtl_core.deploy.bundle import bundle_sha256
     from cdtl_core.deploy.pending import find, request_of
     from cdtl_core.deploy.request import check_request, load_request
     from cdtl_core.errors import PrivacyError
-    from cdtl_core.settings import SITE_FILE, load_site
 
     if json_ and not (yes or withdraw):
         raise typer.BadParameter("--json asks nothing: give --yes, once the request has been read")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from cdtl_core.learning.membership import Membership
-    from cdtl_core.learning.metrics import Interval
-    from simulations.audit import Audit
-    from simulations.canary_run import Subject
+    from cdtl_core.metrics.metrics import Interval
+    from cdtl_core.privacy.membership import Membership
+    from cdtl_core.simulation.audit.canary_run import Subject
+    from cdtl_core.simulation.audit.run import Audit
 
 __all__ = ["audit"]
 
@@ -35,18 +35,16 @@ def audit(
     """Train on invented patients and guess who was in; exit code 8 if that refutes the claim. Nothing is sent."""
     from tempfile import TemporaryDirectory
 
-    from cdtl_core.apps import add_to_path
     from cdtl_core.cli.progress import showing_progress
-    from cdtl_core.durable import replace_json
+    from cdtl_core.system.durable import replace_json
 
     if all_ and broken != "none":
         raise typer.BadParameter("--all breaks all in turn: leave out --broken")
     if keep and (site_dir is None or all_ or broken != "none"):
         raise typer.BadParameter("--keep is for the whole mechanism of a SITE_DIR: leave out --all and --broken")
-    add_to_path()
-    from simulations.audit import audit as audit_form
-    from simulations.audit import audit_membership
-    from simulations.breakage import Breakage
+    from cdtl_core.simulation.audit.faults import Breakage
+    from cdtl_core.simulation.audit.run import audit as audit_form
+    from cdtl_core.simulation.audit.run import audit_membership
 
     forms = list(Breakage) if all_ else [Breakage(broken)]
     with TemporaryDirectory() as scratch, showing_progress():
@@ -60,11 +58,11 @@ def audit(
 
 
 def _subject(site_dir: Path | None, config: Path | None, epsilon: float | None, scratch: Path) -> "Subject":
-    from cdtl_core.apps import find_config
-    from cdtl_core.settings import load_run
-    from client.home import open_site
-    from simulations.audit import audited_terms, phantom_config, phantom_site
-    from simulations.canary_run import open_subject
+    from cdtl_core.config.settings import load_run
+    from cdtl_core.simulation.audit.canary_run import open_subject
+    from cdtl_core.simulation.audit.run import audited_terms, phantom_config, phantom_site
+    from cdtl_core.site.home import open_site
+    from cdtl_core.system.shipped import find_config
 
     run = load_run(find_config(config)) if config else phantom_config()
     run = audited_terms(run, epsilon)

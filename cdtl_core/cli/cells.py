@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.foreign import visible
-from cdtl_core.progress import listen
+from cdtl_core.system.foreign import visible
+from cdtl_core.system.progress import listen
 
 __all__ = ["showing_cells", "time_left"]
 

@@ -44,21 +44,20 @@ def compare(
     json_: Annotated[bool, typer.Option("--json", help="Print compare.json instead of the table.")] = False,
 ) -> None:
     """Compare METHODS at the sites of CONFIG: what each receiver gains over training alone, with intervals."""
-    from cdtl_core.apps import add_to_path, find_config
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.comparison_table import print_comparison
     from cdtl_core.cli.run_folder import new_folder
-    from cdtl_core.settings import load_simulation
-    from cdtl_core.threads import num_cores
+    from cdtl_core.config.settings import load_simulation
+    from cdtl_core.system.shipped import find_config
+    from cdtl_core.system.threads import num_cores
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
     own = (set_, methods, seeds, patients, target, donors, sites, folds, runs, out)
     if resume is not None and any(value is not None for value in own):
         raise typer.BadParameter("--resume goes on with the study's own settings: leave out all but --jobs and --json")
-    add_to_path()
-    from simulations import compare as room
-    from simulations.study import only_sites, study_of
+    from cdtl_core.simulation import compare as room
+    from cdtl_core.simulation.study import only_sites, study_of
 
     with showing_cells():
         if config is not None:

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.reporting.comparison import Comparison, Difference, Outcomes, Point, Row
+from cdtl_core.results.comparison import Comparison, Difference, Outcomes, Point, Row
 
 __all__ = ["print_comparison"]
 

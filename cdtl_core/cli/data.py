@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdtl_core.foreign import visible
+from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
-    from cdtl_core.imaging.source import Row
+    from cdtl_core.data.source import Row
 
 __all__ = ["app"]
 
@@ -31,8 +31,8 @@ def make_manifest(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write manifest.csv from class folders, or from a DICOM tree and a label table."""
+    from cdtl_core.data.source import rows_of_dicom, rows_of_folders, write_manifest
     from cdtl_core.errors import DataError
-    from cdtl_core.imaging.source import rows_of_dicom, rows_of_folders, write_manifest
 
     target = out or source / "manifest.csv"
     if target.exists():
@@ -71,12 +71,12 @@ def check(
     """Check a cohort before anything is trained or shared; exit code 4 if an error stands."""
     from cdtl_core.cli.findings import print_check
     from cdtl_core.cli.progress import showing_progress
-    from cdtl_core.durable import replace_bytes
+    from cdtl_core.config.modalities import modality_of
     from cdtl_core.errors import DataError
-    from cdtl_core.imaging.check_source import check_source
-    from cdtl_core.imaging.lint import as_dict
-    from cdtl_core.modality import modality_of
-    from cdtl_core.reporting.cohort_page import cohort_html
+    from cdtl_core.quality import as_dict
+    from cdtl_core.quality.check_source import check_source
+    from cdtl_core.report.cohort_page import cohort_html
+    from cdtl_core.system.durable import replace_bytes
 
     declared, (off, label_map) = modality_of(modality), _site_settings(site)
     allowed = [label for label in labels.split(",") if label]
@@ -95,7 +95,7 @@ def check(
 
 def _site_settings(path: Path | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """Rules that a site switched off with reasons, and its label map."""
-    from cdtl_core.settings import load_site
+    from cdtl_core.config.settings import load_site
 
     if path is None:
         return {}, {}

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
 from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import flatten, unflatten
 from cdtl_core.errors import FederationError
-from cdtl_core.foreign import visible
-from cdtl_core.settings import flatten, unflatten
+from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
     from cdtl_core.config import SiteConfig

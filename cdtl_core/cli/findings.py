@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.foreign import visible
-from cdtl_core.imaging.lint import CohortCheck, Finding
+from cdtl_core.quality import CohortCheck, Finding
+from cdtl_core.system.foreign import visible
 
 __all__ = ["print_check"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from cdtl_core.errors import FederationError
-from cdtl_core.foreign import visible
+from cdtl_core.system.foreign import visible
 
 __all__ = ["follow_run"]
 
@@ -25,7 +25,7 @@ def follow_run(folder: Path, run: Path) -> int:
     """
     from cdtl_core.deploy.runs import ENDED, load_run_state
     from cdtl_core.deploy.service import is_running
-    from cdtl_core.foreign import read_json
+    from cdtl_core.system.foreign import read_json
 
     printed, said = 0, ""
     while True:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cdtl_core.chained import Head, LogFiles
     from cdtl_core.deploy.log_check import Checked
+    from cdtl_core.system.chained import Head, LogFiles
 
 __all__ = ["server_app", "site_app"]
 
@@ -29,8 +29,8 @@ def verify_site(
     json_: Json = False,
 ) -> None:
     """Check approvals and egress log: was a line altered, removed, added or moved? Exit code 6 if so."""
+    from cdtl_core.config.settings import SITE_FILE, load_site
     from cdtl_core.deploy.records import site_logs
-    from cdtl_core.settings import SITE_FILE, load_site
 
     load_site(folder / SITE_FILE)
     _verify(site_logs(folder), noted or [], json_)
@@ -75,7 +75,7 @@ def _verify(logs: "Mapping[str, LogFiles]", noted: Sequence[str], json_: bool) -
 
 
 def _heads(noted: Sequence[str], logs: "Mapping[str, LogFiles]") -> "dict[str, Head]":
-    from cdtl_core.chained import Head
+    from cdtl_core.system.chained import Head
 
     heads = {}
     for text in noted:

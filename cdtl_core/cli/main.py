@@ -9,10 +9,10 @@ import typer
 from cdtl_core import __version__
 from cdtl_core.cli import audit, compare, data, doctor, model, paper, predict, privacy, report, server, simulate, site
 from cdtl_core.cli.screen import guarded_screen
-from cdtl_core.durable import disk_fault
 from cdtl_core.errors import CdtlError
-from cdtl_core.foreign import visible
-from cdtl_core.threads import set_thread_defaults
+from cdtl_core.system.durable import disk_fault
+from cdtl_core.system.foreign import visible
+from cdtl_core.system.threads import set_thread_defaults
 
 __all__ = ["DISK_FAULTS", "main"]
 

@@ -24,8 +24,8 @@ Folder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model folde
 def card(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Print a model's card: what it is, how good, for what not."""
     from cdtl_core.errors import ModelError
-    from cdtl_core.reporting.card import load_card
-    from cdtl_core.reporting.card_text import card_markdown
+    from cdtl_core.results.card import load_card
+    from cdtl_core.results.card_text import card_markdown
 
     found = load_card(folder)
     if found is None:
@@ -42,7 +42,7 @@ def export(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a model as ONNX, images in [0, 1] to calibrated probabilities, and check that it says what torch says."""
-    from cdtl_core.federation.export import TOLERANCE, export_onnx
+    from cdtl_core.inference.export import TOLERANCE, export_onnx
 
     done = export_onnx(folder, onnx, tuple(images or ()), model.value)
     if json_:

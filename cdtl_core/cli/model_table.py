@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.reporting.model_table import ModelTable, RowResult, SplitResult
-from cdtl_core.reporting.report import Estimate
+from cdtl_core.results.model_table import ModelTable, RowResult, SplitResult
+from cdtl_core.results.report import Estimate
 
 __all__ = ["print_models"]
 

@@ -24,19 +24,18 @@ def paper(
     json_: Annotated[bool, typer.Option("--json", help="Print table.json instead of the tables.")] = False,
 ) -> None:
     """Train the models of CONFIG's [paper] table and print what each is worth, leaky split and grouped one."""
-    from cdtl_core.apps import add_to_path, find_config
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.model_table import print_models
     from cdtl_core.cli.run_folder import new_folder
-    from cdtl_core.settings import load_simulation
-    from cdtl_core.threads import num_cores
+    from cdtl_core.config.settings import load_simulation
+    from cdtl_core.system.shipped import find_config
+    from cdtl_core.system.threads import num_cores
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
     if resume is not None and any(value is not None for value in (set_, rows, out)):
         raise typer.BadParameter("--resume goes on with the table's own settings: leave out all but --jobs and --json")
-    add_to_path()
-    from simulations import paper as room
+    from cdtl_core.simulation.table import paper as room
 
     with showing_cells():
         if config is not None:

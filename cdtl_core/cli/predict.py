@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdtl_core.foreign import visible
+from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
-    from cdtl_core.federation.predict import Prediction
+    from cdtl_core.inference.predict import Prediction
 
 __all__ = ["predict"]
 
@@ -28,8 +28,8 @@ def predict(
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
 ) -> None:
     """Write the probability of each label for each IMAGE; says whether they are calibrated. Research use only."""
-    from cdtl_core.durable import replace_bytes
-    from cdtl_core.federation.predict import predict_images
+    from cdtl_core.inference.predict import predict_images
+    from cdtl_core.system.durable import replace_bytes
 
     table = predict_images(model, images, box or ())
     if json_:

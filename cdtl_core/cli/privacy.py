@@ -23,8 +23,8 @@ def ledger(
 ) -> None:
     """Print what a site has spent of its patients' privacy, by which runs, and what is left; reads only."""
     from cdtl_core.cli.privacy_text import print_spent
-    from cdtl_core.reporting.rounds import unprotected_runs
-    from cdtl_core.reporting.spent import spent_of_site
+    from cdtl_core.results.rounds import unprotected_runs
+    from cdtl_core.results.spent import spent_of_site
 
     found = spent_of_site(folder)
     if json_:
@@ -51,7 +51,7 @@ def plan(
 ) -> None:
     """Print the noise a run needs and how it compares with the signal, before anyone trains."""
     from cdtl_core.cli.privacy_text import print_outlook
-    from cdtl_core.reporting.outlook import outlook
+    from cdtl_core.results.outlook import outlook
 
     given = {
         "dp.target_epsilon": epsilon,
@@ -67,7 +67,7 @@ def plan(
 
 def _run(path: Path | None, given: dict[str, float | None]) -> "RunConfig":
     from cdtl_core.config import RunConfig
-    from cdtl_core.settings import flatten, load_run, unflatten
+    from cdtl_core.config.settings import flatten, load_run, unflatten
 
     told = {key: value for key, value in given.items() if value is not None}
     return unflatten(flatten(load_run(path) if path else RunConfig()) | told)

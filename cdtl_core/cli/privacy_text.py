@@ -8,9 +8,9 @@ from rich import box
 from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.foreign import visible
-from cdtl_core.reporting.outlook import MARGINAL, WORKABLE, Judgement, Outlook, Part
-from cdtl_core.reporting.spent import RoundSpent, RunSpent, Spent, not_covered
+from cdtl_core.results.outlook import MARGINAL, WORKABLE, Judgement, Outlook, Part
+from cdtl_core.results.spent import RoundSpent, RunSpent, Spent, not_covered
+from cdtl_core.system.foreign import visible
 
 __all__ = ["print_outlook", "print_spent"]
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.foreign import visible
-from cdtl_core.progress import listen
+from cdtl_core.system.foreign import visible
+from cdtl_core.system.progress import listen
 
 __all__ = ["showing_progress"]
 

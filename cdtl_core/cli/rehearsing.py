@@ -6,7 +6,7 @@ from typing import Any
 from rich.text import Text
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.foreign import visible
+from cdtl_core.system.foreign import visible
 
 __all__ = ["print_checks"]
 

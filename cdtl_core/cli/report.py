@@ -23,15 +23,13 @@ def report(
     """
     import json
 
-    from cdtl_core.apps import add_to_path
-    from cdtl_core.durable import replace_bytes
     from cdtl_core.errors import CheckpointError
+    from cdtl_core.system.durable import replace_bytes
 
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder: give a run directory, a coordinator's folder or a site's.")
-    add_to_path()
-    from cdtl_core.pages.find import page_of, report_path
-    from cdtl_core.reporting.page import headlines_of, page_html
+    from cdtl_core.report.find import page_of, report_path
+    from cdtl_core.report.page import headlines_of, page_html
 
     page = page_of(folder, site=site, run=run)
     target = out or report_path(folder, site=site, run=run)

@@ -1,6 +1,7 @@
 """The terminal: nothing that a command prints can move the cursor, hide text or change its direction.
 
-Foreign values still go through `cdtl_core.foreign.visible` one by one, since a line break in one would forge a line.
+Foreign values still go through `cdtl_core.system.foreign.visible` one by one, since a line break in one would forge
+a line.
 """
 
 import sys
@@ -11,7 +12,7 @@ from typing import IO, Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from cdtl_core.foreign import shown
+from cdtl_core.system.foreign import shown
 
 __all__ = ["guarded_screen", "open_console"]
 

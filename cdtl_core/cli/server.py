@@ -137,14 +137,12 @@ def run(
     wait: Annotated[bool, typer.Option(help="Show progress until the run ends.")] = True,
 ) -> None:
     """Build the bundle, show its hash and what sites will send, wait for approvals, train."""
-    from cdtl_core.apps import add_to_path, find_config
     from cdtl_core.cli.desk import confirm, print_request
-    from cdtl_core.settings import load_run
-
-    add_to_path()
+    from cdtl_core.config.settings import load_run
     from cdtl_core.deploy.runs import prepare_run, queue_run
     from cdtl_core.deploy.server_config import load_server
     from cdtl_core.deploy.service import require_running
+    from cdtl_core.system.shipped import find_config
 
     load_server(folder)
     settings = load_run(find_config(config), set_ or [])
@@ -185,14 +183,12 @@ def page(
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
 ) -> None:
     """Serve the report of a run, brought up to date after each round; until Ctrl-C. It shows no image and no score."""
-    from cdtl_core.apps import add_to_path
     from cdtl_core.errors import ConfigError
 
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: give a coordinator's, or a run directory.")
-    add_to_path()
-    from cdtl_core.pages.live import server_of
-    from cdtl_core.pages.serve import is_loopback
+    from cdtl_core.report.live import server_of
+    from cdtl_core.report.serve import is_loopback
 
     with server_of(folder, host=host, port=port, run=run) as server:
         if not is_loopback(host):

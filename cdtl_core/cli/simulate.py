@@ -29,21 +29,20 @@ def simulate(
     """Train FedBN and CDTL over the sites of CONFIG, and compare both with each site alone."""
     if engine == "ray":
         _isolate_ray(online=open_ or bool(mlflow))  # before any import that starts threads
-    from cdtl_core.apps import add_to_path, find_config
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.cli.run_folder import new_folder
     from cdtl_core.cli.table import print_report
-    from cdtl_core.settings import load_simulation
+    from cdtl_core.config.settings import load_simulation
+    from cdtl_core.system.shipped import find_config
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
     if resume is not None and (set_ or out):
         raise typer.BadParameter("--resume goes on with the run's own settings and folder: leave out --set and --out")
     settings = load_simulation(find_config(config), set_ or []) if config is not None else None
-    add_to_path()
     from cdtl_core.cli.watching import watching
-    from simulations.simulate import resume_simulation
-    from simulations.simulate import simulate as start_simulation
+    from cdtl_core.simulation.simulate import resume_simulation
+    from cdtl_core.simulation.simulate import simulate as start_simulation
 
     folder = resume or out or new_folder(Path("runs"), settings.run.name if settings else "")
     with watching(folder, settings, open_=open_, mlflow=mlflow), showing_progress():
@@ -59,7 +58,7 @@ def simulate(
 
 def _isolate_ray(*, online: bool) -> None:
     """Close the ports of Ray and of Flower's control API to other accounts: whoever reaches them runs code as you."""
-    from cdtl_core.isolation import try_isolation
+    from cdtl_core.system.isolation import try_isolation
 
     fault = "--open and --mlflow need the machine's network" if online else try_isolation()
     if fault:

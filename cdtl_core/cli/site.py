@@ -42,13 +42,10 @@ def init(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
-    from cdtl_core.apps import add_to_path
-
-    add_to_path()
     from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.config.settings import SITE_FILE, load_site
     from cdtl_core.deploy.enrolling import ENROLMENT_FILE, enrol_site, make_site
     from cdtl_core.deploy.keys import KEY_FILE
-    from cdtl_core.settings import SITE_FILE, load_site
 
     asked = {"site": name, "modality": modality}
     options = any((name, modality, data, patient_pattern, labels, phantom))
@@ -81,9 +78,6 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check everything, then rehearse; exit code 7 if something would keep the site from taking part."""
-    from cdtl_core.apps import add_to_path
-
-    add_to_path()
     from cdtl_core.cli.rehearsing import print_checks
     from cdtl_core.deploy.coordinator_address import save_address
     from cdtl_core.deploy.readiness import check_site
@@ -106,9 +100,6 @@ app.command("approver")(approver)
 @app.command("start")
 def start(folder: Folder, server: Server = "", ca: Authority = None, part: SitePart = "all") -> None:
     """Take part, in the foreground; connections go out to the coordinator only."""
-    from cdtl_core.apps import add_to_path
-
-    add_to_path()
     from cdtl_core.deploy.coordinator_address import save_address
     from cdtl_core.deploy.participation import serve_site
 
@@ -131,9 +122,6 @@ def stop(folder: Folder) -> None:
 @app.command("renew")
 def renew(folder: Folder) -> None:
     """Make a new key and certificate, for which the present key vouches; a running site changes over by itself."""
-    from cdtl_core.apps import add_to_path
-
-    add_to_path()
     from cdtl_core.deploy.renewing import request_renewal
 
     typer.echo(f"Send {request_renewal(folder)} to the coordinator; no telephone call is needed.")
@@ -158,9 +146,6 @@ def status(
     part: SitePart = "all",
 ) -> None:
     """Whether the site runs and is connected, and what it has approved; exit code 7 if it does not run."""
-    from cdtl_core.apps import add_to_path
-
-    add_to_path()
     from cdtl_core.cli.desk import print_node, print_site
     from cdtl_core.deploy.standing import node_standing, site_standing
     from cdtl_core.errors import FederationError
@@ -194,8 +179,8 @@ def unit(
 def _new_site(
     folder: Path, asked: dict[str, str], data: Path | None, pattern: str, labels: str, phantom: int
 ) -> "SiteConfig":
+    from cdtl_core.config.settings import site_of
     from cdtl_core.deploy.enrolling import place_data
-    from cdtl_core.settings import site_of
 
     missing = [f"--{key}" for key, value in (("name", asked["site"]), ("modality", asked["modality"])) if not value]
     if missing or (data is None) == (phantom == 0):
@@ -216,9 +201,9 @@ def _check_data(own: "SiteConfig", *, quiet: bool) -> None:
     """Check the cohort, print what was found, and stop if an error stands."""
     from cdtl_core.cli.findings import print_check
     from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.config.modalities import modality_of
     from cdtl_core.errors import DataError
-    from cdtl_core.imaging.check_source import check_source
-    from cdtl_core.modality import modality_of
+    from cdtl_core.quality.check_source import check_source
 
     if own.data.phantom is not None:
         return

@@ -7,7 +7,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.reporting.report import Estimate, Report, SiteReport
+from cdtl_core.results.report import Estimate, Report, SiteReport
 
 __all__ = ["print_report"]
 

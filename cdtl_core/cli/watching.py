@@ -8,9 +8,9 @@ from pathlib import Path
 import typer
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.pages.live import open_page
-from cdtl_core.pages.tracking import MlflowSink, Sink, TensorBoardSink, following, has_tensorboard
-from cdtl_core.settings import flatten, load_simulation
+from cdtl_core.config.settings import flatten, load_simulation
+from cdtl_core.report.live import open_page
+from cdtl_core.report.tracking import MlflowSink, Sink, TensorBoardSink, following, has_tensorboard
 
 __all__ = ["watching", "writing_events"]
 

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from cdtl_core.config.modalities import modality_of
+from cdtl_core.config.schema import MAX_ROUNDS, Label, Line, SiteName
 from cdtl_core.errors import ConfigError
-from cdtl_core.modality import modality_of
-from cdtl_core.schema import MAX_ROUNDS, Label, Line, SiteName
 
 __all__ = [
     "AggregateConfig",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from cdtl_core.config.run import ModalityName, RunConfig, Settings, SiteName
-from cdtl_core.schema import Label, Sha256
+from cdtl_core.config.schema import Label, Sha256
 
 __all__ = ["ApprovalConfig", "BoxConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
 

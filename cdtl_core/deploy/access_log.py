@@ -10,12 +10,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cdtl_core.chained import ChainedLog
 from cdtl_core.deploy.door import Refusal
 from cdtl_core.deploy.rate import RateLimit
 from cdtl_core.deploy.records import access_files
 from cdtl_core.errors import CheckpointError, ConfigError
-from cdtl_core.foreign import get_logger
+from cdtl_core.system.chained import ChainedLog
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["AccessLog", "LoggedApp", "Visit"]
 

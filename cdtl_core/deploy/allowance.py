@@ -10,7 +10,7 @@ from cdtl_core.deploy.request import ApprovalRequest, load_request
 from cdtl_core.deploy.runs import load_run_state, run_folders
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.egress import limit_of
-from cdtl_core.foreign import get_logger
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Allowance", "Books"]
 

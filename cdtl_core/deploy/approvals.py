@@ -13,15 +13,15 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config import SiteConfig
+from cdtl_core.config.schema import Flat, Line, Sha256, inside
+from cdtl_core.config.settings import unflatten
 from cdtl_core.deploy.persons import Signature, Signer, sign, valid_signatures
 from cdtl_core.deploy.records import record_approval
 from cdtl_core.deploy.request import ApprovalRequest, check_theta0, request_id, request_sha256
-from cdtl_core.durable import replace_bytes, sync_folder, unwritable
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
 from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_hash, egress_manifest
-from cdtl_core.foreign import get_logger
-from cdtl_core.schema import Flat, Line, Sha256, inside
-from cdtl_core.settings import unflatten
+from cdtl_core.system.durable import replace_bytes, sync_folder, unwritable
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "missing_persons", "withdraw"]
 

@@ -19,8 +19,8 @@ from cdtl_core.deploy.certificates import (
     save_credential,
 )
 from cdtl_core.deploy.server_config import SERVER_FILE, ServerConfig, load_server, save_server
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CheckpointError, ConfigError
+from cdtl_core.system.durable import replace_bytes
 
 __all__ = ["AUTHORITY_FOLDER", "adopt_authority_key", "authority_key", "make_coordinator", "renew_server"]
 __all__ += ["replace_authority"]

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import ConfigError
+from cdtl_core.system.durable import replace_bytes
 
 __all__ = [
     "Credential",

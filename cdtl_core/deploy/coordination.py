@@ -18,10 +18,10 @@ from cdtl_core.deploy.members import Member, MemberBook
 from cdtl_core.deploy.run_keeper import RunKeeper
 from cdtl_core.deploy.superlink import SuperLink, open_superlink, register_sites, start_superlink
 from cdtl_core.deploy.unit import Unit
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, FederationError
-from cdtl_core.foreign import get_logger
-from cdtl_core.processes import ProcessGroup, free_port
+from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.foreign import get_logger
+from cdtl_core.system.processes import ProcessGroup, free_port
 
 __all__ = ["serve_coordinator"]
 

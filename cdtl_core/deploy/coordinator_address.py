@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import ConfigError
+from cdtl_core.system.durable import replace_bytes, replace_json
 
 __all__ = ["CoordinatorAddress", "load_address", "save_address"]
 

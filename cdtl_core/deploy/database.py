@@ -9,8 +9,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from cdtl_core.durable import replace_bytes, unwritable
-from cdtl_core.foreign import read_json
+from cdtl_core.system.durable import replace_bytes, unwritable
+from cdtl_core.system.foreign import read_json
 
 __all__ = ["DATABASE", "NODES", "condemn_database", "database_fault", "note_started", "prepare_database"]
 

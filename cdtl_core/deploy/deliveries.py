@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.durable import replace_json
 from cdtl_core.errors import CheckpointError
-from cdtl_core.foreign import get_logger
+from cdtl_core.system.durable import replace_json
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Deliveries", "Delivery"]
 

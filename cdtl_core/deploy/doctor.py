@@ -17,7 +17,7 @@ from typing import Any, Literal
 import cdtl_core
 from cdtl_core.deploy.front import loopback_warning
 from cdtl_core.deploy.sandbox import sandbox_fault
-from cdtl_core.isolation import isolation_fault
+from cdtl_core.system.isolation import isolation_fault
 
 __all__ = ["Symptom", "examine_machine"]
 
@@ -84,7 +84,7 @@ def _versions() -> Iterator[tuple[State, str]]:
 def _device() -> Iterator[tuple[State, str]]:
     import torch
 
-    from cdtl_core.learning.device import choose_device
+    from cdtl_core.training.device import choose_device
 
     device = choose_device("auto")
     began = time.perf_counter()

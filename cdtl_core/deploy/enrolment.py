@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cdtl_core.config.schema import first_fault
 from cdtl_core.deploy.certificates import certificate_pem, self_signed_client_certificate
 from cdtl_core.deploy.keys import fingerprint, public_line, read_public_line
-from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract
-from cdtl_core.foreign import parse_json
-from cdtl_core.schema import first_fault
+from cdtl_core.system.durable import replace_json
+from cdtl_core.system.foreign import parse_json
 
 __all__ = ["Enrolment", "check_enrolment", "load_enrolment", "make_enrolment", "save_enrolment"]
 

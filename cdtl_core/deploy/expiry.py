@@ -11,7 +11,7 @@ from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.renewing import is_renewing
 from cdtl_core.errors import CdtlError
-from cdtl_core.foreign import get_logger, read_json
+from cdtl_core.system.foreign import get_logger, read_json
 
 __all__ = ["NOTICE", "DailyNotices", "coordinator_notices", "site_notices"]
 

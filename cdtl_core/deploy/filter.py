@@ -11,16 +11,16 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
+from cdtl_core.data.identity import load_key as load_patient_key
 from cdtl_core.deploy.certificates import loopback_certificate, save_credential
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress
-from cdtl_core.deploy.gate.config import GateConfig
+from cdtl_core.deploy.egress_filter.config import GateConfig
 from cdtl_core.deploy.keys import KEY_FILE, load_key
 from cdtl_core.deploy.link import CERTIFICATE, NODE_FOLDERS, SOCKET, Link, check_length
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
-from cdtl_core.imaging.identity import load_key as load_patient_key
-from cdtl_core.processes import ProcessGroup
+from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.processes import ProcessGroup
 
 __all__ = ["CERTIFICATE_FILE", "Filter", "open_filter", "outbound_proxy", "save_tls_key", "start_gate"]
 
@@ -90,7 +90,7 @@ def start_gate(filter: Filter, ending: Callable[[], bool]) -> ProcessGroup:
     path, log = filter.scratch / "gate.json", filter.home / "logs" / "gate.log"
     replace_bytes(path, filter.gate.model_dump_json().encode(), mode=0o600)
     group = ProcessGroup(flower_environment({}), filter.scratch / "empty")
-    group.start("gate", [sys.executable, "-m", "cdtl_core.deploy.gate", str(path)], log)
+    group.start("gate", [sys.executable, "-m", "cdtl_core.deploy.egress_filter", str(path)], log)
     try:
         _await_socket(filter.link.folder / SOCKET, log, lambda: bool(group.ended()) or ending())
     except BaseException:

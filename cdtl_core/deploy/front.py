@@ -17,8 +17,8 @@ from cdtl_core.deploy.gateway_config import open_listener
 from cdtl_core.deploy.server_config import ServerConfig, load_server
 from cdtl_core.deploy.service import note_service, running_service
 from cdtl_core.errors import ConfigError
-from cdtl_core.foreign import get_logger
-from cdtl_core.isolation import has_own_network, try_isolation
+from cdtl_core.system.foreign import get_logger
+from cdtl_core.system.isolation import has_own_network, try_isolation
 
 __all__ = ["Front", "loopback_warning", "open_front"]
 

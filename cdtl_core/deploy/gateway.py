@@ -24,7 +24,7 @@ from cdtl_core.deploy.members import MemberBook
 from cdtl_core.deploy.rate import RateLimit
 from cdtl_core.deploy.tls import PinnedClients, ServerCertificate, server_context
 from cdtl_core.errors import CdtlError, ConfigError
-from cdtl_core.foreign import get_logger, log_to_stderr
+from cdtl_core.system.foreign import get_logger, log_to_stderr
 
 __all__ = ["main", "open_gateway", "serve"]
 

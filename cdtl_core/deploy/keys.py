@@ -7,8 +7,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import DataError
+from cdtl_core.system.durable import replace_bytes
 
 __all__ = ["KEY_FILE", "fingerprint", "flower_bytes", "load_key", "make_key", "public_line", "read_public_line"]
 

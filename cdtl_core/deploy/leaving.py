@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
+from cdtl_core.config.settings import SITE_FILE, load_site
 from cdtl_core.deploy.records import record_approval
 from cdtl_core.deploy.service import stop_service
-from cdtl_core.settings import SITE_FILE, load_site
 
 __all__ = ["leave_federation"]
 

@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdtl_core.durable import replace_bytes
+from cdtl_core.config.settings import SITE_FILE
+from cdtl_core.data.identity import KEY_FILE as PATIENT_KEY_FILE
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.contract import ENROLMENT_FILE
-from cdtl_core.imaging.identity import KEY_FILE as PATIENT_KEY_FILE
-from cdtl_core.settings import SITE_FILE
+from cdtl_core.system.durable import replace_bytes
 
 __all__ = [
     "APPROVED_FILE",

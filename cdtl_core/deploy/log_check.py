@@ -6,9 +6,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from cdtl_core.chained import Head, LogFiles, link, parse_line, read_head
-from cdtl_core.durable import locked
 from cdtl_core.errors import CheckpointError
+from cdtl_core.system.chained import Head, LogFiles, link, parse_line, read_head
+from cdtl_core.system.durable import locked
 
 __all__ = ["Checked", "check_log"]
 

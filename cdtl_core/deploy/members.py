@@ -8,9 +8,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.deploy.enrolment import Enrolment
 from cdtl_core.deploy.keys import fingerprint, read_public_line
-from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
-from cdtl_core.foreign import get_logger
+from cdtl_core.system.durable import replace_json
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["OVERLAP", "FormerKey", "Member", "MemberBook", "admit", "members", "renew", "revoke"]
 

@@ -5,19 +5,19 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from cdtl_core.config.settings import SITE_FILE, load_site
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress, load_address
+from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.expiry import DailyNotices, site_notices
 from cdtl_core.deploy.filter import Filter, open_filter, save_tls_key, start_gate
-from cdtl_core.deploy.gate.status import read_status
 from cdtl_core.deploy.link import LINK, Link
 from cdtl_core.deploy.renewing import adopt_key, finish_adoption, is_renewing, knows_next_key
 from cdtl_core.deploy.separation import find_separation, note_separation, require_separation
 from cdtl_core.deploy.service import running_service
 from cdtl_core.deploy.supernode import NodeService, link_state, start_node
 from cdtl_core.deploy.unit import Unit
-from cdtl_core.foreign import get_logger, parse_json
-from cdtl_core.settings import SITE_FILE, load_site
-from client.spending import check_one_ledger
+from cdtl_core.site.spending import check_one_ledger
+from cdtl_core.system.foreign import get_logger, parse_json
 
 __all__ = ["NODE_FOLDER", "Part", "serve_site"]
 

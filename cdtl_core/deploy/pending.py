@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cdtl_core.config.schema import Flat, Sha256
+from cdtl_core.config.settings import unflatten
 from cdtl_core.deploy.approvals import approvals
 from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CdtlError, ConfigError
-from cdtl_core.foreign import get_logger
-from cdtl_core.schema import Flat, Sha256
-from cdtl_core.settings import unflatten
+from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["PendingRun", "find", "keep_pending", "pending", "request_of"]
 

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import BaseModel, ConfigDict
 
 from cdtl_core.config import SiteConfig
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
+from cdtl_core.system.durable import replace_bytes
 
 __all__ = ["Signature", "Signer", "load_signer", "make_person_key", "sign", "valid_signatures"]
 

@@ -11,8 +11,8 @@ from typing import Literal
 import httpx
 
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress
+from cdtl_core.deploy.egress_filter.signing import load_signer
 from cdtl_core.deploy.filter import CERTIFICATE_FILE, outbound_proxy, save_tls_key
-from cdtl_core.deploy.gate.signing import load_signer
 from cdtl_core.deploy.keys import KEY_FILE
 
 __all__ = ["check_coordinator", "knows_key"]

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
+from cdtl_core.config.modalities import modality_of
+from cdtl_core.config.settings import SITE_FILE, load_site
 from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.coordinator_address import load_address
 from cdtl_core.deploy.enrolment import load_enrolment
@@ -19,13 +21,11 @@ from cdtl_core.deploy.reaching import check_coordinator
 from cdtl_core.deploy.separation import find_separation, noted_separation
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.contract import ENROLMENT_FILE
-from cdtl_core.imaging.check_source import check_source
-from cdtl_core.learning.device import choose_device
-from cdtl_core.modality import modality_of
-from cdtl_core.reporting.spent import not_covered, spent_of_site
-from cdtl_core.settings import SITE_FILE, load_site
-from client.home import open_site
-from client.spending import check_one_ledger
+from cdtl_core.quality.check_source import check_source
+from cdtl_core.results.spent import not_covered, spent_of_site
+from cdtl_core.site.home import open_site
+from cdtl_core.site.spending import check_one_ledger
+from cdtl_core.training.device import choose_device
 
 __all__ = ["Finding", "check_site"]
 

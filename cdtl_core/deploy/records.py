@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cdtl_core.chained import ChainedLog, LogFiles
+from cdtl_core.system.chained import ChainedLog, LogFiles
 
 __all__ = ["access_files", "approval_files", "egress_files", "record_approval", "server_logs", "site_logs"]
 

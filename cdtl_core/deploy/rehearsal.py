@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.config import ApprovalConfig, RunConfig, SiteConfig, TaskConfig
+from cdtl_core.config.settings import SITE_FILE, load_site, save_toml
 from cdtl_core.deploy.approvals import approve
 from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.enrolling import enrol_site
@@ -17,9 +18,8 @@ from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, prepare_run, 
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
-from cdtl_core.processes import ProcessGroup, free_port
-from cdtl_core.reporting.rounds import read_diary
-from cdtl_core.settings import SITE_FILE, load_site, save_toml
+from cdtl_core.results.rounds import read_diary
+from cdtl_core.system.processes import ProcessGroup, free_port
 
 __all__ = ["rehearse_rounds"]
 

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cdtl_core.deploy.enrolment import Enrolment, check_enrolment
 from cdtl_core.deploy.keys import read_public_line
 from cdtl_core.deploy.members import members
-from cdtl_core.durable import replace_json
 from cdtl_core.errors import DataError, FederationError
-from cdtl_core.foreign import parse_json
+from cdtl_core.system.durable import replace_json
+from cdtl_core.system.foreign import parse_json
 
 __all__ = ["Renewal", "is_renewal", "load_renewal", "save_renewal"]
 

@@ -18,9 +18,9 @@ from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
 from cdtl_core.deploy.reaching import knows_key
 from cdtl_core.deploy.renewal import save_renewal
-from cdtl_core.durable import replace_bytes
 from cdtl_core.federation.contract import ENROLMENT_FILE
-from cdtl_core.foreign import get_logger
+from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["RENEWAL_FILE", "adopt_key", "finish_adoption", "is_renewing", "knows_next_key", "request_renewal"]
 

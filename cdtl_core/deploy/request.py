@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import cdtl_core
 from cdtl_core.config import RunConfig
-from cdtl_core.durable import replace_bytes
+from cdtl_core.config.schema import Flat, Sha256, SiteName, Version, first_fault
+from cdtl_core.config.settings import flatten, unflatten
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
-from cdtl_core.schema import Flat, Sha256, SiteName, Version, first_fault
-from cdtl_core.settings import flatten, unflatten
+from cdtl_core.system.durable import replace_bytes
 
 __all__ = ["ApprovalRequest", "check_request", "check_theta0", "load_request", "make_request", "request_id"]
 __all__ += ["request_sha256", "save_request"]
@@ -26,7 +26,7 @@ class ApprovalRequest(BaseModel):
         name: Of the federation.
         cdtl_version: The coordinator's.
         bundle_sha256: Of the code bundle's bytes.
-        settings: All settings of the run, as `cdtl_core.settings.flatten` gives them.
+        settings: All settings of the run, as `cdtl_core.config.settings.flatten` gives them.
         egress: For a site of the task's labels; each site works out its own.
         sites: Whom the coordinator asks.
     """
@@ -84,9 +84,9 @@ def check_theta0(config: RunConfig) -> str:
         ModelError: The backbone is unknown.
         PrivacyError: They are others.
     """
-    from cdtl_core.learning.backbones import PRETRAINED_HERE
-    from cdtl_core.learning.model import build_theta0
-    from cdtl_core.learning.weights import weights_hash
+    from cdtl_core.models.backbones import PRETRAINED_HERE
+    from cdtl_core.models.model import build_theta0
+    from cdtl_core.models.weights import weights_hash
 
     if config.model.weights not in {"imagenet", "random"}:
         return "they come from a file of the coordinator"

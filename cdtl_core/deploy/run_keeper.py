@@ -9,7 +9,7 @@ from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, run_folders, 
 from cdtl_core.deploy.superlink import SuperLink
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import CONNECTION
-from cdtl_core.foreign import get_logger, read_json
+from cdtl_core.system.foreign import get_logger, read_json
 
 __all__ = ["RunKeeper"]
 

@@ -19,12 +19,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import flatten, save_toml
 from cdtl_core.deploy.bundle import build_bundle, bundle_sha256
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, save_request
-from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import CheckpointError, ConfigError, FederationError
-from cdtl_core.settings import flatten, save_toml
+from cdtl_core.system.durable import replace_bytes, replace_json
 
 __all__ = ["ENDED", "RunState", "load_run_state", "prepare_run", "queue_run", "run_folders"]
 __all__ += ["save_enrolled", "save_run_state", "stop_run"]
@@ -183,8 +183,8 @@ def _with_limits(run: Path, config: RunConfig) -> RunConfig:
         ConfigError: The settings name another hash.
         ModelError: The weights cannot be loaded.
     """
-    from cdtl_core.learning.model import build_theta0
-    from cdtl_core.learning.weights import weights_hash
+    from cdtl_core.models.model import build_theta0
+    from cdtl_core.models.weights import weights_hash
 
     found = weights_hash(build_theta0(config.model, config.seed, config.image.size, folder=run))
     if config.limits.theta0_hash not in {"", found}:

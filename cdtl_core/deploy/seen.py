@@ -7,9 +7,9 @@ import threading
 import time
 from pathlib import Path
 
-from cdtl_core.durable import replace_json
 from cdtl_core.errors import CheckpointError
-from cdtl_core.foreign import get_logger
+from cdtl_core.system.durable import replace_json
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["SeenSites", "last_seen"]
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 from cdtl_core.deploy.keys import KEY_FILE
 from cdtl_core.deploy.sandbox import sandbox_fault
-from cdtl_core.durable import replace_json
 from cdtl_core.errors import ConfigError
-from cdtl_core.foreign import read_json
+from cdtl_core.system.durable import replace_json
+from cdtl_core.system.foreign import read_json
 
 __all__ = ["Separation", "find_separation", "note_separation", "noted_separation", "require_separation"]
 

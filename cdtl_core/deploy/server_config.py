@@ -4,9 +4,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cdtl_core.config.settings import read_toml, save_toml
 from cdtl_core.deploy.gateway_config import GatewayLimits
 from cdtl_core.errors import ConfigError
-from cdtl_core.settings import read_toml, save_toml
 
 __all__ = ["SERVER_FILE", "ServerConfig", "load_server", "save_server"]
 

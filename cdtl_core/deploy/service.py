@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from cdtl_core.durable import locked, replace_json, unwritable
 from cdtl_core.errors import FederationError
-from cdtl_core.foreign import get_logger, read_json
-from cdtl_core.rotating import RotatingLog
+from cdtl_core.system.durable import locked, replace_json, unwritable
+from cdtl_core.system.foreign import get_logger, read_json
+from cdtl_core.system.rotating import RotatingLog
 
 __all__ = ["SERVICE_FILE", "is_running", "note_service", "require_running", "running_service", "stop_service"]
 

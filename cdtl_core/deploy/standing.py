@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.config import SiteConfig
+from cdtl_core.config.settings import SITE_FILE, load_site
 from cdtl_core.deploy.approvals import Approval, approvals, missing_persons
 from cdtl_core.deploy.certificates import expiry
+from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.expiry import coordinator_notices, site_notices
-from cdtl_core.deploy.gate.status import read_status
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.pending import pending
 from cdtl_core.deploy.runs import load_run_state, run_folders
@@ -19,9 +20,8 @@ from cdtl_core.deploy.server_config import load_server
 from cdtl_core.deploy.service import SERVICE_FILE, is_running
 from cdtl_core.deploy.used import used_text
 from cdtl_core.errors import PrivacyError
-from cdtl_core.foreign import read_json
-from cdtl_core.reporting.spent import spent_of_site
-from cdtl_core.settings import SITE_FILE, load_site
+from cdtl_core.results.spent import spent_of_site
+from cdtl_core.system.foreign import read_json
 
 __all__ = ["coordinator_standing", "node_standing", "site_standing"]
 

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cdtl_core.config.settings import save_toml
 from cdtl_core.deploy.certificates import loopback_certificate, save_credential
 from cdtl_core.deploy.database import DATABASE, NODES, note_started, prepare_database
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.service import note_service
-from cdtl_core.durable import replace_bytes, replace_json
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment
-from cdtl_core.foreign import get_logger, read_json
-from cdtl_core.processes import ProcessGroup, free_port
-from cdtl_core.settings import save_toml
+from cdtl_core.system.durable import replace_bytes, replace_json
+from cdtl_core.system.foreign import get_logger, read_json
+from cdtl_core.system.processes import ProcessGroup, free_port
 
 __all__ = ["SuperLink", "open_superlink", "register_sites", "start_superlink"]
 

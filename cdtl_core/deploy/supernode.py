@@ -10,13 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdtl_core.config.settings import SITE_FILE, load_site
 from cdtl_core.deploy.link import APPROVED_FILE, CERTIFICATE, COPIED, NODE_FOLDERS, NODE_KEY, SOCKET, TRUSTED
 from cdtl_core.deploy.sandbox import Place, enclosed, readable_folders
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
-from cdtl_core.processes import ProcessGroup, free_port
-from cdtl_core.settings import SITE_FILE, load_site
+from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.processes import ProcessGroup, free_port
 
 __all__ = ["NodeService", "link_state", "start_node"]
 

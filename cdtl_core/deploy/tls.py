@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cdtl_core.deploy.keys import fingerprint
 from cdtl_core.deploy.members import Member, MemberBook
 from cdtl_core.errors import ConfigError
-from cdtl_core.foreign import get_logger
+from cdtl_core.system.foreign import get_logger
 
 __all__ = ["PinnedClients", "ServerCertificate", "client_key", "handshake_fault", "server_context"]
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 from cdtl_core.errors import CdtlError
-from cdtl_core.foreign import get_logger
-from cdtl_core.processes import ProcessGroup
+from cdtl_core.system.foreign import get_logger
+from cdtl_core.system.processes import ProcessGroup
 
 __all__ = ["Unit"]
 

@@ -6,9 +6,9 @@ The file outlives a withdrawal: a run that is approved a second time has no more
 from collections.abc import Mapping
 from pathlib import Path
 
+from cdtl_core.config.schema import Flat
+from cdtl_core.config.settings import unflatten
 from cdtl_core.federation.limits import Order, Used, admitted, answered, load_used, save_used
-from cdtl_core.schema import Flat
-from cdtl_core.settings import unflatten
 
 __all__ = ["note_answer", "note_order", "used_of", "used_text"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 
 from cdtl_core.errors import FederationError
-from cdtl_core.learning.pieces import Piece, over_pieces, scratch, widened
-from cdtl_core.learning.weights import Weights
+from cdtl_core.models.pieces import Piece, over_pieces, scratch, widened
+from cdtl_core.models.weights import Weights
 
 __all__ = ["Mean", "check_shapes", "fold_in", "mean_of"]
 

@@ -18,8 +18,8 @@ import torch
 
 from cdtl_core.config import BlendConfig
 from cdtl_core.errors import ConfigError, FederationError
-from cdtl_core.learning.pieces import Piece, over_pieces, scratch, widened
-from cdtl_core.learning.weights import Weights
+from cdtl_core.models.pieces import Piece, over_pieces, scratch, widened
+from cdtl_core.models.weights import Weights
 
 __all__ = ["alpha_of_retention", "blend", "blend_matrix", "check_blend_matrix", "contraction", "retention"]
 __all__ += ["Matrix", "retention_of", "transfer_of"]

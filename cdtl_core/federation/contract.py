@@ -7,10 +7,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.config import ModalityName, RunConfig
+from cdtl_core.config.schema import MAX_PATIENTS, Label, Sha256, SiteName, first_fault
+from cdtl_core.data.pixels import INTAKE_VERSION
 from cdtl_core.errors import DataError, FederationError
-from cdtl_core.foreign import parse_json
-from cdtl_core.imaging.pixels import INTAKE_VERSION
-from cdtl_core.schema import MAX_PATIENTS, Label, Sha256, SiteName, first_fault
+from cdtl_core.system.foreign import parse_json
 
 __all__ = ["ENROLMENT_FILE", "ModalityContract", "PixelStatistics", "check_contract", "enrolled_contract"]
 __all__ += ["load_contract", "most_patients", "round_patients"]
@@ -35,7 +35,7 @@ class ModalityContract(BaseModel):
 
     Attributes:
         site: Its name.
-        modality: One of `cdtl_core.modality.MODALITIES`.
+        modality: One of `cdtl_core.config.modalities.MODALITIES`.
         labels: The task labels it predicts, in order.
         positive: The label whose probability is the score.
         label_map: Local label to task label; empty text: left out.

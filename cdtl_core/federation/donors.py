@@ -23,7 +23,7 @@ from cdtl_core.federation.pool import (
     share_prior,
     standard_of,
 )
-from cdtl_core.learning.metrics import resample_patients
+from cdtl_core.metrics.metrics import resample_patients
 
 __all__ = ["DonorShare", "donor_shares"]
 

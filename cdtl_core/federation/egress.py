@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.schema import Crossing, FinalNumbers, Hello, KeptNumbers, PrivateNumbers, UpdateNumbers
 from cdtl_core.errors import DataError
 from cdtl_core.federation.contract import load_contract, most_patients
 from cdtl_core.federation.label_map import head_name, label_hash
-from cdtl_core.foreign import visible
-from cdtl_core.schema import Crossing, FinalNumbers, Hello, KeptNumbers, PrivateNumbers, UpdateNumbers
+from cdtl_core.system.foreign import visible
 
 __all__ = ["LIST_VERSION", "EgressManifest", "Number", "Outline", "Own", "ReplyRule", "Tensor", "Text", "check_outline"]
 __all__ += ["egress_hash", "egress_manifest", "limit_of", "own_fault", "sends_own_head"]
@@ -176,7 +176,7 @@ def egress_manifest(
 
 def sends_own_head(config: RunConfig) -> bool:
     """Whether sites send their own heads after the last round, for sums that set the pool's share at other sites."""
-    from cdtl_core.learning.inputs import trains_only_heads
+    from cdtl_core.training.inputs import trains_only_heads
 
     asked = config.method == "cdtl" and config.share.head and config.pool.share == "evidence"
     return asked and trains_only_heads(config)
@@ -253,7 +253,7 @@ def _introduction(site: str, modality: str, labels: Sequence[str], private: bool
 
 
 def _shared_tensors(config: RunConfig, labels: Sequence[str]) -> dict[str, Tensor]:
-    from cdtl_core.learning.model import build_classifier, frozen_stages, parts_of
+    from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
 
     model = build_classifier(config.model, len(labels), config.image.size)
     share_head = config.share.head and config.method != "alone"

@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cdtl_core.data.cohort import Fold
+from cdtl_core.data.pixels import Pixels
+from cdtl_core.data.split import SPLITS
 from cdtl_core.federation.donors import DonorShare, donor_shares
 from cdtl_core.federation.pool import Evidence, Pool, Standard, fit_pool, fold_heads, standard_of
 from cdtl_core.federation.site import Site
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.imaging.pixels import Pixels
-from cdtl_core.imaging.split import SPLITS
-from cdtl_core.learning.features import feature_views
-from cdtl_core.learning.inputs import trains_only_heads
-from cdtl_core.learning.model import build_feature_classifier
-from cdtl_core.learning.train import fit, score
-from cdtl_core.learning.weights import Weights, load_into
+from cdtl_core.models.model import build_feature_classifier
+from cdtl_core.models.weights import Weights, load_into
+from cdtl_core.training.features import feature_views
+from cdtl_core.training.inputs import trains_only_heads
+from cdtl_core.training.train import fit, score
 
 __all__ = ["PooledModel", "donor_heads", "evidence_of", "fit_on_validation", "fold", "mean_of_others", "on_features"]
 __all__ += ["out_of_fold", "pool_models"]
@@ -261,7 +261,7 @@ def _fit_own(site: Site, fold: Fold, rng: np.random.Generator) -> None:
     for value in site.model.head.parameters():
         value.data.zero_()
     if config.model.levels:
-        from cdtl_core.learning.partial import set_centre  # Opacus takes a second to load
+        from cdtl_core.privacy.partial import set_centre  # Opacus takes a second to load
 
         set_centre(site.model, fold, config, device=site.device)
     for epoch in range(config.federation.rounds):

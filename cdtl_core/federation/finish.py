@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cdtl_core.data.cohort import Fold
 from cdtl_core.federation.evidence import PooledModel, fold, pool_models, score_model
 from cdtl_core.federation.model_selection import JOINT, OWN, POOL, Selection, select_model
 from cdtl_core.federation.one_network import differ_in_heads_only, with_one_network
 from cdtl_core.federation.pool import FEWEST_PATIENTS
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round, with_fresh_norms
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.calibration import fit_temperature
-from cdtl_core.learning.inputs import trains_only_heads
-from cdtl_core.learning.metrics import log_loss_by_patient
-from cdtl_core.learning.weights import Weights
+from cdtl_core.metrics.calibration import fit_temperature
+from cdtl_core.metrics.metrics import log_loss_by_patient
+from cdtl_core.models.weights import Weights
+from cdtl_core.training.inputs import trains_only_heads
 
 __all__ = ["Outcome", "SiteModel", "candidate", "finish", "finish_one"]
 

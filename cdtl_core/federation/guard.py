@@ -11,8 +11,8 @@ from statistics import median
 
 import torch
 
-from cdtl_core.learning.pieces import Piece, over_pieces, scratch
-from cdtl_core.learning.weights import Weights
+from cdtl_core.models.pieces import Piece, over_pieces, scratch
+from cdtl_core.models.weights import Weights
 
 __all__ = ["Record", "accept", "digest_of", "judge", "norm_of", "running_median", "struck"]
 

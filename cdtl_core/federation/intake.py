@@ -16,7 +16,7 @@ from cdtl_core.federation.guard import Record, accept, digest_of, judge, norm_of
 from cdtl_core.federation.robust import robust_mean
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.spool import spooled
-from cdtl_core.learning.weights import Weights, is_finite
+from cdtl_core.models.weights import Weights, is_finite
 
 __all__ = ["Intake", "Seat", "finished", "take_in"]
 

@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config import RunConfig
-from cdtl_core.durable import replace_bytes
 from cdtl_core.errors import PrivacyError
+from cdtl_core.system.durable import replace_bytes
 
 __all__ = [
     "MOST_ANSWERS",

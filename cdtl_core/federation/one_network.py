@@ -12,9 +12,9 @@ from cdtl_core.federation.evidence import PooledModel, fit_on_validation, fold, 
 from cdtl_core.federation.model_selection import FEWEST_PATIENTS
 from cdtl_core.federation.pool import Standard, standard_of
 from cdtl_core.federation.site import Site, with_fresh_norms
-from cdtl_core.learning.metrics import log_loss_by_patient
-from cdtl_core.learning.train import score
-from cdtl_core.learning.weights import Weights, load_into
+from cdtl_core.metrics.metrics import log_loss_by_patient
+from cdtl_core.models.weights import Weights, load_into
+from cdtl_core.training.train import score
 
 __all__ = ["between", "differ_in_heads_only", "with_one_network"]
 

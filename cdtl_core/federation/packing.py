@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from cdtl_core.foreign import parse_json
+from cdtl_core.system.foreign import parse_json
 
 __all__ = ["arrays_of", "is_packed", "numbers_of", "pack", "packed", "unpacked"]
 

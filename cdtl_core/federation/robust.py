@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from cdtl_core.federation.aggregate import Mean, fold_in, mean_of
-from cdtl_core.learning.weights import Weights
+from cdtl_core.models.weights import Weights
 
 __all__ = ["FEWEST", "robust_mean"]
 

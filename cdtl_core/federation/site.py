@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from cdtl_core.config import RunConfig
+from cdtl_core.data.cohort import Cohort
 from cdtl_core.errors import PrivacyError
 from cdtl_core.federation.label_map import head_name
-from cdtl_core.imaging.cohort import Cohort
-from cdtl_core.learning.inputs import Entry, entry_of
-from cdtl_core.learning.mechanism import Grant
-from cdtl_core.learning.metrics import auroc, log_loss_by_patient
-from cdtl_core.learning.model import Classifier, Parts, frozen_stages, parts_of
-from cdtl_core.learning.objective import PLAIN, Objective
-from cdtl_core.learning.train import fit, refresh_norms, score
-from cdtl_core.learning.weights import Weights, check_finite, check_shapes, load_into, take, to_half
-from cdtl_core.progress import report
+from cdtl_core.metrics.metrics import auroc, log_loss_by_patient
+from cdtl_core.models.model import Classifier, Parts, frozen_stages, parts_of
+from cdtl_core.models.weights import Weights, check_finite, check_shapes, load_into, take, to_half
+from cdtl_core.privacy.mechanism import Grant
+from cdtl_core.system.progress import report
+from cdtl_core.training.inputs import Entry, entry_of
+from cdtl_core.training.objective import PLAIN, Objective
+from cdtl_core.training.train import fit, refresh_norms, score
 
 __all__ = ["OwnModel", "RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "load_round", "run_round"]
 __all__ += ["own_head", "train_own", "with_fresh_norms"]
@@ -224,7 +224,7 @@ def _train(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, obje
     """Train all that is not frozen; returns the mean loss."""
     train, settings = site.cohort.folds["train"], site.config.train
     if "centre.mean" in parts.local and not is_centred(memory):
-        from cdtl_core.learning.partial import set_centre
+        from cdtl_core.privacy.partial import set_centre
 
         set_centre(site.model, train, site.config, device=site.device, cache=site.cache)
     rng, epoch, entry = _rng(site, order), order.round - 1, site.entry
@@ -240,8 +240,8 @@ def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts,
     Raises:
         PrivacyError: The steps updated other tensors than those that would leave.
     """
-    from cdtl_core.learning.draws import SECRET_BYTES, keyed_draws
-    from cdtl_core.learning.partial import fit_part  # Opacus takes a second to load, and other runs do without
+    from cdtl_core.models.draws import SECRET_BYTES, keyed_draws
+    from cdtl_core.privacy.partial import fit_part  # Opacus takes a second to load, and other runs do without
 
     updated = fit_part(
         site.model,

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cdtl_core.durable import unwritable
-from cdtl_core.learning.weights import Weights
+from cdtl_core.models.weights import Weights
+from cdtl_core.system.durable import unwritable
 
 __all__ = ["spooled"]
 

@@ -11,15 +11,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from cdtl_core.errors import DataError, FederationError
-from cdtl_core.federation.contract import ModalityContract, load_contract
-from cdtl_core.federation.coordinator import HeadSum, Member
-from cdtl_core.federation.model_selection import JOINT, OWN, POOL
-from cdtl_core.federation.packing import arrays_of, pack
-from cdtl_core.federation.site import RoundOrder, SiteUpdate
-from cdtl_core.foreign import visible
-from cdtl_core.learning.weights import Weights, check_finite
-from cdtl_core.schema import (
+from cdtl_core.config.schema import (
     FinalNumbers,
     Hello,
     KeptNumbers,
@@ -31,6 +23,14 @@ from cdtl_core.schema import (
     bounded,
     parsed,
 )
+from cdtl_core.errors import DataError, FederationError
+from cdtl_core.federation.contract import ModalityContract, load_contract
+from cdtl_core.federation.model_selection import JOINT, OWN, POOL
+from cdtl_core.federation.packing import arrays_of, pack
+from cdtl_core.federation.round import HeadSum, Member
+from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.models.weights import Weights, check_finite
+from cdtl_core.system.foreign import visible
 
 __all__ = [
     "FinalScalars",

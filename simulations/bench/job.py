@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.settings import SITE_FILE, load_simulation, save_toml
+from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml
 
 __all__ = ["JOBS", "Job", "prepare"]
 
@@ -45,9 +45,9 @@ def prepare(job: Job, folder: Path) -> Path:
     """Write a job's folder and return it."""
     import torch
 
-    from cdtl_core.imaging.phantom import write_phantoms
-    from cdtl_core.learning.model import build_theta0
-    from client.home import open_site
+    from cdtl_core.data.synthetic.phantom import write_phantoms
+    from cdtl_core.models.model import build_theta0
+    from cdtl_core.site.home import open_site
 
     tables = []
     for number, (site, modality) in enumerate(_SITES.items()):

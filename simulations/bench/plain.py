@@ -1,6 +1,6 @@
 """The same network, images and steps as cdtl's in plain PyTorch: what the arms that are not cdtl have in common.
 
-The draws are those of `cdtl_core.learning.train`, in its order, so that the losses of a first round agree and the arms
+The draws are those of `cdtl_core.training.train`, in its order, so that the losses of a first round agree and the arms
 provably do the same work.
 """
 
@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import AugmentConfig
-from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
-from cdtl_core.learning.backbones import build_backbone
+from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
+from cdtl_core.models.backbones import build_backbone
 
 __all__ = ["Images", "Net", "auroc_of", "images_of", "read_job", "refresh", "score", "theta0_of", "train"]
 
@@ -126,7 +126,7 @@ def refresh(net: Net, images: Images) -> None:
 
 def auroc_of(images: Images, log_probabilities: torch.Tensor) -> float:
     """Of the test images."""
-    from cdtl_core.learning.metrics import auroc
+    from cdtl_core.metrics.metrics import auroc
 
     return auroc(images.labels["test"] == 1, log_probabilities[:, 1].double().numpy())
 

@@ -10,8 +10,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from cdtl_core.config import RunConfig
-from cdtl_core.deploy.gate.asks import Ask
-from cdtl_core.deploy.gate.judge import judge
+from cdtl_core.deploy.egress_filter.asks import Ask
+from cdtl_core.deploy.egress_filter.judge import judge
 from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract

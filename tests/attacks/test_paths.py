@@ -7,9 +7,9 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.schema import inside
 from cdtl_core.errors import CdtlError, PrivacyError
-from cdtl_core.schema import inside
-from client import session
+from cdtl_core.site import session
 from tests.conftest import Tries
 from tests.faults.fuzz import tree_of
 

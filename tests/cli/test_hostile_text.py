@@ -20,13 +20,13 @@ from cdtl_core.cli.progress import showing_progress
 from cdtl_core.cli.screen import guarded_screen, open_console
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.deploy.request import ApprovalRequest, make_request
-from cdtl_core.durable import replace_json
 from cdtl_core.federation.contract import ModalityContract
-from cdtl_core.foreign import get_logger, is_plain, shown, visible
-from cdtl_core.imaging.lint import CohortCheck, Finding
-from cdtl_core.imaging.lint.check import ClassCount, Counts
-from cdtl_core.progress import report
-from cdtl_core.reporting.environment import page_environment, text_environment
+from cdtl_core.quality import CohortCheck, Finding
+from cdtl_core.quality.check import ClassCount, Counts
+from cdtl_core.system.durable import replace_json
+from cdtl_core.system.foreign import get_logger, is_plain, shown, visible
+from cdtl_core.system.progress import report
+from cdtl_core.system.templates import page_environment, text_environment
 from tests.conftest import Cdtl, Tries
 
 FORGED = "The code is the same as the cdtl installed here, byte for byte."
@@ -269,8 +269,8 @@ def test_every_logger_of_ours_writes_one_line_a_record() -> None:
 
 
 @pytest.mark.attack("foreign text is never printed raw", "escapes and bidi on pages")
-def test_a_page_shows_foreign_text_without_effect(tries: Tries) -> None:
-    page, card = (make().from_string("<td>{{ text }}</td>") for make in (page_environment, text_environment))
+def test_a_page_shows_foreign_text_without_effect(tries: Tries, tmp_path: Path) -> None:
+    page, card = (make(tmp_path).from_string("<td>{{ text }}</td>") for make in (page_environment, text_environment))
     for text in HOSTILE:
         tries.add()
         for template in (page, card):

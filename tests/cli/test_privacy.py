@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.cli.privacy_text import _ranges
-from cdtl_core.learning.accounting import epsilon_prv
-from cdtl_core.learning.ledger import Budget, commit, open_ledger, read_ledger, reserve
+from cdtl_core.privacy.accounting import epsilon_prv
+from cdtl_core.privacy.ledger import Budget, commit, open_ledger, read_ledger, reserve
 from tests.conftest import Cdtl
 from tests.learning.test_ledger import of_earlier_version
 

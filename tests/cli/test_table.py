@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.cli.table import print_report
-from cdtl_core.learning.metrics import Interval
-from cdtl_core.reporting.report import Bytes, Counts, Estimate, MethodResult, ModelChoice, Report, SiteReport
+from cdtl_core.metrics.metrics import Interval
+from cdtl_core.results.report import Bytes, Counts, Estimate, MethodResult, ModelChoice, Report, SiteReport
 
 
 def site(name: str, gain: tuple[float, float, float]) -> SiteReport:

@@ -9,13 +9,13 @@ import torch
 from flwr.app import RecordDict
 
 from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation import wire
 from cdtl_core.federation.site import RoundOrder
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.learning.weights import Weights, weights_hash
-from cdtl_core.settings import save_toml
-from client import session
+from cdtl_core.models.model import build_theta0
+from cdtl_core.models.weights import Weights, weights_hash
+from cdtl_core.site import session
 
 Tiny = Callable[..., SimulationConfig]
 

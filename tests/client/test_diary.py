@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, RecordDict
 
-from client.diary import note_round
+from cdtl_core.site.diary import note_round
 
 
 def noted(home: Path, round: int, **metrics: float) -> list[dict[str, float]]:

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import SITE_FILE
 from cdtl_core.deploy.enrolling import enrol_site
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation import wire
 from cdtl_core.federation.contract import check_contract, enrolled_contract
-from cdtl_core.settings import SITE_FILE
-from client.home import contract_of, open_site
-from client.session import describe_site
+from cdtl_core.site.home import contract_of, open_site
+from cdtl_core.site.session import describe_site
 
 RUN = RunConfig.model_validate({"image": {"size": 32}, "model": {"backbone": "test_efficientnet", "weights": "random"}})
 

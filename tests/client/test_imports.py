@@ -19,7 +19,7 @@ import sys
 import client.app
 print("torch" in sys.modules)
 before = set(sys.modules)
-import client.session
+import cdtl_core.site.session
 print(*(name for name in {HEAVY!r} if name in set(sys.modules) - before))
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client.release import _audit
+from cdtl_core.site.release import _audit
 
 TOLD = {"claim": 8.0, "bound": 3.1, "confidence": 0.95, "canaries": 500, "refuted": False}
 

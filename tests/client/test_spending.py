@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.config.settings import SITE_FILE, save_toml
 from cdtl_core.errors import PrivacyError
-from cdtl_core.learning.ledger import Budget, commit, read_ledger, reserve
-from cdtl_core.settings import SITE_FILE, save_toml
-from client.home import open_site
-from client.spending import ledger_of
+from cdtl_core.privacy.ledger import Budget, commit, read_ledger, reserve
+from cdtl_core.site.home import open_site
+from cdtl_core.site.spending import ledger_of
 from tests.learning.test_ledger import of_earlier_version
 
 CONFIG = RunConfig.model_validate(

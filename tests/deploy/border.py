@@ -37,13 +37,13 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 
-from cdtl_core.deploy.gate.signing import Signer
+from cdtl_core.deploy.egress_filter.signing import Signer
 from cdtl_core.deploy.keys import flower_bytes, load_key
 from cdtl_core.deploy.members import admit, members
 from cdtl_core.deploy.request import ApprovalRequest, save_request
 from cdtl_core.deploy.runs import RunState, save_run_state
-from cdtl_core.durable import replace_json
 from cdtl_core.federation.egress import EgressManifest, ReplyRule, Tensor, limit_of
+from cdtl_core.system.durable import replace_json
 from tests.deploy import entrance, loopback
 from tests.deploy.entrance import Enrol
 

@@ -25,8 +25,8 @@ from cdtl_core.deploy.request import load_request, save_request
 from cdtl_core.deploy.runs import ENDED, load_run_state, prepare_run, queue_run
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.standing import coordinator_standing
-from cdtl_core.foreign import read_json
-from cdtl_core.processes import ProcessGroup, free_port
+from cdtl_core.system.foreign import read_json
+from cdtl_core.system.processes import ProcessGroup, free_port
 
 MARK = "CDTL_TEST_DEPLOYMENT"
 

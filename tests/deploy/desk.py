@@ -27,19 +27,19 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
+from cdtl_core.config.settings import flatten, save_toml
 from cdtl_core.deploy.approvals import Approval, approvals, approve
-from cdtl_core.deploy.gate.app import build_app
-from cdtl_core.deploy.gate.config import GateConfig
-from cdtl_core.deploy.gate.seal import Seal
-from cdtl_core.deploy.gate.signing import Signer
+from cdtl_core.deploy.egress_filter.app import build_app
+from cdtl_core.deploy.egress_filter.config import GateConfig
+from cdtl_core.deploy.egress_filter.seal import Seal
+from cdtl_core.deploy.egress_filter.signing import Signer
 from cdtl_core.deploy.link import NODE_KEY, SOCKET, Link
 from cdtl_core.deploy.node_main import open_way
 from cdtl_core.deploy.request import make_request
-from cdtl_core.durable import replace_bytes
 from cdtl_core.federation.egress import EgressManifest
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.learning.weights import weights_hash
-from cdtl_core.settings import flatten, save_toml
+from cdtl_core.models.model import build_theta0
+from cdtl_core.models.weights import weights_hash
+from cdtl_core.system.durable import replace_bytes
 from tests.deploy.loopback import Coordinator, eventually, free_port, served, write_certificates
 
 BUNDLE = b"the code of a run"
@@ -119,7 +119,7 @@ class Desk:
         """The gate as a process of its own, as a site runs it."""
         file = self.home / "config.json"
         file.write_text(self.config.model_dump_json())
-        command = [sys.executable, "-m", "cdtl_core.deploy.gate", str(file)]
+        command = [sys.executable, "-m", "cdtl_core.deploy.egress_filter", str(file)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process, self._way():
             try:
                 eventually(lambda: (self.home / "gate.json").exists() or process.poll() is not None, "the gate")

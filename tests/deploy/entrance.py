@@ -35,7 +35,7 @@ from cdtl_core.deploy.gateway import open_gateway
 from cdtl_core.deploy.gateway_config import GatewayConfig
 from cdtl_core.deploy.keys import flower_bytes, load_key
 from cdtl_core.deploy.members import admit, members
-from cdtl_core.durable import replace_json
+from cdtl_core.system.durable import replace_json
 
 Enrol = Callable[..., Enrolment]
 MIB = 1024 * 1024

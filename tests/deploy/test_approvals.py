@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cdtl_core.config import SimulationConfig, SiteConfig
+from cdtl_core.config.settings import flatten, load_site
 from cdtl_core.deploy.approvals import approvals, approve, decide, withdraw
 from cdtl_core.deploy.pending import MAX_PENDING, find, keep_pending, pending, request_of
 from cdtl_core.deploy.request import (
@@ -20,7 +21,6 @@ from cdtl_core.deploy.request import (
 )
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import egress_hash, egress_manifest
-from cdtl_core.settings import flatten, load_site
 from tests.deploy.desk import with_theta0
 
 Tiny = Callable[..., SimulationConfig]

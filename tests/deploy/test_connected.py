@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from cdtl_core.config.settings import save_toml
 from cdtl_core.deploy.authority import make_coordinator
-from cdtl_core.deploy.gate.status import Status, read_status
+from cdtl_core.deploy.egress_filter.status import Status, read_status
 from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.service import running_service
 from cdtl_core.deploy.standing import coordinator_standing, site_standing
-from cdtl_core.durable import replace_json
-from cdtl_core.settings import save_toml
+from cdtl_core.system.durable import replace_json
 from tests.conftest import Tries
 from tests.deploy.entrance import Coordinator, Enrol
 

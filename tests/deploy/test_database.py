@@ -14,7 +14,7 @@ from flwr.superlink.federation import NoOpFederationManager
 from cdtl_core.config import SimulationConfig
 from cdtl_core.deploy.database import DATABASE, NODES, database_fault, note_started, prepare_database
 from cdtl_core.deploy.standing import coordinator_standing
-from cdtl_core.foreign import read_json
+from cdtl_core.system.foreign import read_json
 from tests.conftest import Tries
 from tests.deploy.deployment import Deployment
 

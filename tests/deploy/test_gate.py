@@ -10,15 +10,15 @@ import yaml
 from flwr.app import Array, ConfigRecord, Error, MetricRecord, RecordDict
 from flwr.supernode.start_client_internal import _verify_fab
 
+from cdtl_core.config.settings import save_toml
 from cdtl_core.deploy.approvals import approve, withdraw
-from cdtl_core.deploy.gate.refusals import HELD_BACK, NOT_APPROVED
-from cdtl_core.deploy.gate.status import read_status
+from cdtl_core.deploy.egress_filter.refusals import HELD_BACK, NOT_APPROVED
+from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.link import TRUSTED
 from cdtl_core.deploy.pending import find, pending, request_of
 from cdtl_core.errors import CdtlError, FederationError, reply_error
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.federation.packing import arrays_of, pack, packed
-from cdtl_core.settings import save_toml
 from tests.deploy.desk import BUNDLE, RUNTIME_S, SECRET, Desk, Node, error_of, honest
 
 pytestmark = pytest.mark.filterwarnings(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from flwr.app import MetricRecord, RecordDict
 
-from cdtl_core.deploy.gate import outbox
-from cdtl_core.deploy.gate.asks import Ask, Asks
-from cdtl_core.deploy.gate.egress_log import EgressLog
+from cdtl_core.deploy.egress_filter import outbox
+from cdtl_core.deploy.egress_filter.asks import Ask, Asks
+from cdtl_core.deploy.egress_filter.egress_log import EgressLog
 from cdtl_core.deploy.log_check import check_log
 from cdtl_core.deploy.records import egress_files
 from cdtl_core.errors import CheckpointError

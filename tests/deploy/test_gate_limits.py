@@ -13,11 +13,11 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 
-from cdtl_core.deploy.gate.outbox import MOST_WAITING, Outbox
-from cdtl_core.deploy.gate.refusals import NO_ROOM, NOT_APPROVED, OVER, UNREADABLE
+from cdtl_core.config.settings import save_toml
+from cdtl_core.deploy.egress_filter.outbox import MOST_WAITING, Outbox
+from cdtl_core.deploy.egress_filter.refusals import NO_ROOM, NOT_APPROVED, OVER, UNREADABLE
 from cdtl_core.deploy.used import used_of
 from cdtl_core.federation.limits import MOST_ANSWERS
-from cdtl_core.settings import save_toml
 from tests.deploy.desk import BUNDLE, SECRET, Desk, Node, error_of, honest
 
 pytestmark = pytest.mark.filterwarnings(

@@ -15,8 +15,8 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node as ProtoNode
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
-from cdtl_core.deploy.gate.refusals import RESTARTED
-from cdtl_core.deploy.gate.status import read_status
+from cdtl_core.deploy.egress_filter.refusals import RESTARTED
+from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.link import TRUSTED
 from tests.deploy.desk import BUNDLE, SECRET, Desk, Node, error_of, honest
 from tests.deploy.loopback import eventually, free_port, write_certificates
@@ -44,7 +44,7 @@ def test_a_reply_outlives_an_outage_of_the_coordinator(open_desk: tuple[Desk, No
 def test_a_message_whose_objects_come_too_late_is_asked_for_again_and_ends_no_run(
     open_desk: tuple[Desk, Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdtl_core.deploy.gate.admission._WAIT_S", 0.3)
+    monkeypatch.setattr("cdtl_core.deploy.egress_filter.admission._WAIT_S", 0.3)
     desk, node = open_desk
     desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
@@ -201,7 +201,7 @@ def test_the_process_serves_without_torch_and_ends_at_sigterm(desk: Desk) -> Non
 def test_a_wrong_configuration_starts_nothing(tmp_path: Path, content: str) -> None:
     file = tmp_path / "gate.json"
     file.write_text(content)
-    command = [sys.executable, "-m", "cdtl_core.deploy.gate", str(file)]
+    command = [sys.executable, "-m", "cdtl_core.deploy.egress_filter", str(file)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 3
     assert ended.stderr.strip().count("\n") == 0

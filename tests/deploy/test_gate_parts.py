@@ -14,15 +14,15 @@ from flwr.common.constant import ErrorCode
 from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 from flwr.supernode.start_client_internal import FAB_VERIFICATION_ERROR
 
-from cdtl_core.deploy.gate.asks import Ask
-from cdtl_core.deploy.gate.egress_log import EgressLog
-from cdtl_core.deploy.gate.inbox import Inbox
-from cdtl_core.deploy.gate.judge import judge
-from cdtl_core.deploy.gate.refusals import FLOWERS_OWN, NOT_APPROVED, passing
-from cdtl_core.deploy.gate.seal import Seal
-from cdtl_core.deploy.gate.signing import Signer
-from cdtl_core.deploy.gate.status import Status
-from cdtl_core.deploy.gate.upstream import Answer, Upstream
+from cdtl_core.deploy.egress_filter.asks import Ask
+from cdtl_core.deploy.egress_filter.egress_log import EgressLog
+from cdtl_core.deploy.egress_filter.inbox import Inbox
+from cdtl_core.deploy.egress_filter.judge import judge
+from cdtl_core.deploy.egress_filter.refusals import FLOWERS_OWN, NOT_APPROVED, passing
+from cdtl_core.deploy.egress_filter.seal import Seal
+from cdtl_core.deploy.egress_filter.signing import Signer
+from cdtl_core.deploy.egress_filter.status import Status
+from cdtl_core.deploy.egress_filter.upstream import Answer, Upstream
 from cdtl_core.deploy.link import NODE_KEY, TRUSTED, Link
 from cdtl_core.deploy.records import egress_files
 from cdtl_core.federation.egress import EgressManifest, Own, ReplyRule, Tensor

@@ -9,17 +9,17 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.deploy.approvals import approve
+from cdtl_core.deploy.egress_filter.asks import Ask
+from cdtl_core.deploy.egress_filter.judge import judge, own_of
 from cdtl_core.deploy.enrolling import enrol_site, make_site
-from cdtl_core.deploy.gate.asks import Ask
-from cdtl_core.deploy.gate.judge import judge, own_of
 from cdtl_core.deploy.request import make_request
 from cdtl_core.errors import PrivacyError
 from cdtl_core.federation import wire
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.federation.site import RoundOrder
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.learning.weights import Weights, weights_hash
-from client import session
+from cdtl_core.models.model import build_theta0
+from cdtl_core.models.weights import Weights, weights_hash
+from cdtl_core.site import session
 
 Tiny = Callable[..., SimulationConfig]
 SITE = {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 40, "seed": 1}}}

@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.data.source import rows_of
+from cdtl_core.data.synthetic.phantom import write_phantoms
 from cdtl_core.deploy.approvals import approvals, withdraw
 from cdtl_core.deploy.runs import load_run_state
-from cdtl_core.foreign import read_json
-from cdtl_core.imaging.phantom import write_phantoms
-from cdtl_core.imaging.source import rows_of
-from cdtl_core.reporting.spent import spent_of_site
-from simulations.simulate import simulate
+from cdtl_core.results.spent import spent_of_site
+from cdtl_core.simulation.simulate import simulate
+from cdtl_core.system.foreign import read_json
 from tests.deploy.conftest import Figures
 from tests.deploy.deployment import Deployment
 

@@ -15,8 +15,8 @@ from cdtl_core.config import FederationConfig, SimulationConfig
 from cdtl_core.deploy.authority import adopt_authority_key, authority_key, make_coordinator, renew_server
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.systemd import unit_text
-from cdtl_core.isolation import isolation_fault
-from cdtl_core.processes import free_port
+from cdtl_core.system.isolation import isolation_fault
+from cdtl_core.system.processes import free_port
 from tests.conftest import Cdtl, Tries
 from tests.deploy.deployment import Deployment
 

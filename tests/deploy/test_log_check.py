@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from cdtl_core.chained import ChainedLog, Head, LogFiles, parse_line, read_head
 from cdtl_core.deploy.log_check import Checked, check_log
 from cdtl_core.deploy.records import server_logs, site_logs
+from cdtl_core.system.chained import ChainedLog, Head, LogFiles, parse_line, read_head
 from tests.conftest import Cdtl, Tries
 
 

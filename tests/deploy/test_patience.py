@@ -1,6 +1,6 @@
 """How long the gate keeps a SuperNode's question open."""
 
-from cdtl_core.deploy.gate.patience import Patience
+from cdtl_core.deploy.egress_filter.patience import Patience
 
 
 class Clock:

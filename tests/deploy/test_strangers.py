@@ -16,7 +16,7 @@ from cdtl_core.deploy.lane import Lane
 from cdtl_core.deploy.link_client import LinkClient
 from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.unit import Unit
-from cdtl_core.processes import ProcessGroup
+from cdtl_core.system.processes import ProcessGroup
 from tests.conftest import Tries
 from tests.deploy.entrance import Coordinator, Enrol, pull, running
 from tests.deploy.loopback import eventually

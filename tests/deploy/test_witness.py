@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
-from cdtl_core.deploy.gate.refusals import HELD_BACK
-from cdtl_core.deploy.gate.witness import LedgerWitness
+from cdtl_core.deploy.egress_filter.refusals import HELD_BACK
+from cdtl_core.deploy.egress_filter.witness import LedgerWitness
 from cdtl_core.federation.egress import EgressManifest
-from cdtl_core.learning.ledger import Budget, commit, open_ledger, reserve
+from cdtl_core.privacy.ledger import Budget, commit, open_ledger, reserve
 from tests.conftest import Tries
 from tests.deploy.desk import BUNDLE, Desk, Node, error_of, honest
 

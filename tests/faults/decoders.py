@@ -13,10 +13,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.config.settings import load_run, load_site, save_toml
+from cdtl_core.coordinator.enrolled import ENROLLED_FILE, enrolled_contracts
+from cdtl_core.coordinator.journal import Journal
+from cdtl_core.coordinator.ledgers import KnownLedgers
+from cdtl_core.data.manifest import read_manifest
 from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.egress_filter.judge import judge
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.enrolment import load_enrolment
-from cdtl_core.deploy.gate.judge import judge
 from cdtl_core.deploy.members import admit, members
 from cdtl_core.deploy.request import check_request, load_request, make_request, save_request
 from cdtl_core.deploy.runs import load_run_state
@@ -24,23 +29,18 @@ from cdtl_core.errors import CdtlError
 from cdtl_core.federation import wire
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
 from cdtl_core.federation.contract import ModalityContract, load_contract
-from cdtl_core.federation.coordinator import CoordinatorState, HeadSum, Member
 from cdtl_core.federation.egress import Own, egress_manifest
 from cdtl_core.federation.guard import Record
-from cdtl_core.federation.model_folder import read_note
+from cdtl_core.federation.round import CoordinatorState, HeadSum, Member
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
-from cdtl_core.foreign import read_json
-from cdtl_core.imaging.manifest import read_manifest
-from cdtl_core.learning.ledger import open_ledger, read_ledger
-from cdtl_core.learning.weights import load_weights, save_weights, weights_hash
-from cdtl_core.reporting.card import CARD_FILE, load_card
-from cdtl_core.reporting.rounds import read_diary, read_journal
-from cdtl_core.reporting.scores import TEST_FILE, read_scores
-from cdtl_core.settings import load_run, load_site, save_toml
-from client.session import describe_site, finish_run, train_round
-from server.enrolled import ENROLLED_FILE, enrolled_contracts
-from server.journal import Journal
-from server.ledgers import KnownLedgers
+from cdtl_core.inference.model_folder import read_note
+from cdtl_core.models.weights import load_weights, save_weights, weights_hash
+from cdtl_core.privacy.ledger import open_ledger, read_ledger
+from cdtl_core.results.card import CARD_FILE, load_card
+from cdtl_core.results.rounds import read_diary, read_journal
+from cdtl_core.results.scores import TEST_FILE, read_scores
+from cdtl_core.site.session import describe_site, finish_run, train_round
+from cdtl_core.system.foreign import read_json
 
 CONTRACT = ModalityContract(
     site="north", modality="mri", labels=("benign", "malignant"), positive="malignant", channels=1, bit_depth=8,

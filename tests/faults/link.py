@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cdtl_core.processes import free_port
+from cdtl_core.system.processes import free_port
 
 _PIECE = 16384
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from cdtl_core.cli.main import DISK_FAULTS
 from cdtl_core.config import SimulationConfig
-from cdtl_core.durable import disk_fault
 from cdtl_core.errors import CdtlError, CheckpointError
 from cdtl_core.federation.checkpoint import load_latest
-from cdtl_core.progress import listen
-from simulations.simulate import CONFIG_FILE, resume_simulation, simulate
+from cdtl_core.simulation.simulate import CONFIG_FILE, resume_simulation, simulate
+from cdtl_core.system.durable import disk_fault
+from cdtl_core.system.progress import listen
 
 DEADLINE_S = 120.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux: a rig that is killed leaves no run behind

@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.progress import listen
-from simulations.simulate import simulate
+from cdtl_core.simulation.simulate import simulate
+from cdtl_core.system.progress import listen
 from tests.conftest import TINY_RUN, TINY_SITES
 from tests.deploy.deployment import Deployment
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdtl_core.apps import bundle_root
+from cdtl_core.data.source import rows_of_manifest
 from cdtl_core.errors import DataError
 from cdtl_core.federation.packing import numbers_of
-from cdtl_core.imaging.source import rows_of_manifest
+from cdtl_core.system.shipped import bundle_root
 from tests.conftest import Tries
 from tests.faults.decoders import Decoder, decoders, numpy_files
 from tests.faults.fuzz import OUTCOMES, attempt, bounded, peak_mb, run

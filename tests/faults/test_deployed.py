@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cdtl_core.config import SimulationConfig
-from server.enrolled import enrolled_contracts
+from cdtl_core.coordinator.enrolled import enrolled_contracts
 from tests.deploy.deployment import Deployment
 from tests.faults.link import Link
 from tests.faults.rig import Fault

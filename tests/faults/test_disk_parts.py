@@ -15,15 +15,15 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
 from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
 from starlette.types import Message
 
-from cdtl_core.chained import ChainedLog, LogFiles
+from cdtl_core.data.identity import load_key
 from cdtl_core.deploy.access_log import AccessLog, LoggedApp
-from cdtl_core.deploy.gate import outbox as outboxes
-from cdtl_core.deploy.gate.asks import Ask, Asks
-from cdtl_core.deploy.gate.egress_log import EgressLog
-from cdtl_core.deploy.gate.outbox import Outbox
-from cdtl_core.deploy.gate.replies import Replies
-from cdtl_core.deploy.gate.status import Status, read_status
-from cdtl_core.deploy.gate.upstream import Answer
+from cdtl_core.deploy.egress_filter import outbox as outboxes
+from cdtl_core.deploy.egress_filter.asks import Ask, Asks
+from cdtl_core.deploy.egress_filter.egress_log import EgressLog
+from cdtl_core.deploy.egress_filter.outbox import Outbox
+from cdtl_core.deploy.egress_filter.replies import Replies
+from cdtl_core.deploy.egress_filter.status import Status, read_status
+from cdtl_core.deploy.egress_filter.upstream import Answer
 from cdtl_core.deploy.log_check import check_log
 from cdtl_core.deploy.pending import keep_pending, pending
 from cdtl_core.deploy.records import access_files, approval_files, egress_files, record_approval
@@ -32,10 +32,10 @@ from cdtl_core.deploy.service import is_running, running_service
 from cdtl_core.deploy.used import used_of
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.limits import Order
-from cdtl_core.imaging.identity import load_key
-from cdtl_core.learning.ledger import Budget, commit, open_ledger, read_ledger, reserve
-from cdtl_core.pages.egress_log import logged_lines
-from cdtl_core.rotating import RotatingLog
+from cdtl_core.privacy.ledger import Budget, commit, open_ledger, read_ledger, reserve
+from cdtl_core.report.egress_log import logged_lines
+from cdtl_core.system.chained import ChainedLog, LogFiles
+from cdtl_core.system.rotating import RotatingLog
 from tests.conftest import Tries
 from tests.faults.disk import EIO, ENOSPC, Disk
 

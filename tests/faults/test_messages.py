@@ -10,14 +10,14 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from cdtl_core.config import SimulationConfig
+from cdtl_core.config.settings import flatten
+from cdtl_core.coordinator.exchange import Exchange
+from cdtl_core.coordinator.membership import gather_sites, open_party
+from cdtl_core.coordinator.strategy import begin, play_round
 from cdtl_core.federation.packing import pack
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.settings import flatten
-from client.app import app as client_app
-from server.exchange import Exchange
-from server.party import gather_sites, open_party
-from server.strategy import begin, play_round
-from simulations.inprocess import InProcessGrid
+from cdtl_core.models.model import build_theta0
+from cdtl_core.simulation.inprocess import InProcessGrid
+from cdtl_core.site.app import app as client_app
 from tests.faults.rig import Fault, cut_after, finished, play, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.ci]
@@ -58,7 +58,7 @@ def test_duplicate_late_and_shuffled_replies_change_no_bit(
     config, out = tiny(), tmp_path / "run"
 
     def disturbed() -> None:
-        import simulations.inprocess as room
+        import cdtl_core.simulation.inprocess as room
 
         class Seeded(Repeating):
             def __init__(self, *arguments: object) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.errors import CheckpointError
-from simulations.simulate import resume_simulation
+from cdtl_core.simulation.simulate import resume_simulation
 from tests.faults.rig import Fault, cut_after, finished, play, rounds_done, said
 
 pytestmark = [pytest.mark.slow, pytest.mark.ci]

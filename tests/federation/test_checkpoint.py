@@ -7,7 +7,7 @@ import torch
 
 from cdtl_core.errors import CheckpointError
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
-from cdtl_core.federation.coordinator import CoordinatorState, HeadSum, Member
+from cdtl_core.federation.round import CoordinatorState, HeadSum, Member
 
 
 def state(round: int) -> CoordinatorState:

@@ -9,14 +9,7 @@ import torch
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.blend import retention, retention_of
-from cdtl_core.federation.coordinator import (
-    CoordinatorState,
-    Member,
-    order_for,
-    round_matrices,
-    start,
-    step,
-)
+from cdtl_core.federation.round import CoordinatorState, Member, order_for, round_matrices, start, step
 from cdtl_core.federation.site import SiteUpdate
 
 MEMBERS = [

@@ -26,8 +26,8 @@ from cdtl_core.federation.egress import (
 )
 from cdtl_core.federation.outline import outline, written_anew
 from cdtl_core.federation.packing import unpacked
-from simulations.inprocess import InProcessGrid
-from simulations.simulate import simulate
+from cdtl_core.simulation.inprocess import InProcessGrid
+from cdtl_core.simulation.simulate import simulate
 
 Tiny = Callable[..., SimulationConfig]
 

@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 
 from cdtl_core.config import ModelConfig
-from cdtl_core.durable import file_hash
 from cdtl_core.errors import DataError, ModelError
-from cdtl_core.federation import export as exporting
 from cdtl_core.federation.donors import DonorShare
-from cdtl_core.federation.export import TOLERANCE, export_onnx
-from cdtl_core.federation.model_folder import ModelNote, PoolNote, load_model
 from cdtl_core.federation.pool import Pool, Standard
-from cdtl_core.federation.predict import predict_images
-from cdtl_core.learning.model import build_classifier
-from cdtl_core.learning.weights import save_weights
+from cdtl_core.inference import export as exporting
+from cdtl_core.inference.export import TOLERANCE, export_onnx
+from cdtl_core.inference.model_folder import ModelNote, PoolNote, load_model
+from cdtl_core.inference.predict import predict_images
+from cdtl_core.models.model import build_classifier
+from cdtl_core.models.weights import save_weights
+from cdtl_core.system.durable import file_hash
 
 
 @pytest.fixture

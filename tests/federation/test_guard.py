@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
-from cdtl_core.federation.coordinator import CoordinatorState, Member, robust_notes, start, step, strike
 from cdtl_core.federation.guard import running_median
 from cdtl_core.federation.robust import robust_mean
+from cdtl_core.federation.round import CoordinatorState, Member, robust_notes, start, step, strike
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.spool import spooled
 

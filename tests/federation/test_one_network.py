@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.config.settings import SITE_FILE, save_toml
 from cdtl_core.federation.evidence import PooledModel, pool_models, score_model
-from cdtl_core.federation.export import TOLERANCE, export_onnx
 from cdtl_core.federation.finish import finish
-from cdtl_core.federation.model_folder import load_model, save_model
 from cdtl_core.federation.model_selection import POOL
 from cdtl_core.federation.one_network import between, differ_in_heads_only, with_one_network
 from cdtl_core.federation.pool import Pool, Standard
-from cdtl_core.federation.pooled_network import PooledNetwork
 from cdtl_core.federation.site import Site, with_fresh_norms
-from cdtl_core.learning.metrics import log_loss_by_patient
-from cdtl_core.learning.saliency import grad_cam
-from cdtl_core.learning.train import score
-from cdtl_core.learning.weights import Weights, load_into
-from cdtl_core.settings import SITE_FILE, save_toml
-from client.home import open_site
+from cdtl_core.inference.export import TOLERANCE, export_onnx
+from cdtl_core.inference.model_folder import load_model, save_model
+from cdtl_core.inference.pooled_network import PooledNetwork
+from cdtl_core.metrics.metrics import log_loss_by_patient
+from cdtl_core.models.weights import Weights, load_into
+from cdtl_core.site.home import open_site
+from cdtl_core.training.saliency import grad_cam
+from cdtl_core.training.train import score
 
 RUN = {
     "name": "tiny",

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cdtl_core.apps import bundle_root
 from cdtl_core.errors import ConfigError
+from cdtl_core.system.shipped import bundle_root
 from tests.images import build, network, probe
 from tests.images.__main__ import judged
 from tests.images.containers import bundle, seccomp, size

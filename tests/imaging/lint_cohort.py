@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cdtl_core.imaging.facts import examine_all
-from cdtl_core.imaging.lint import CohortCheck, Entry, check_cohort
-from cdtl_core.imaging.phantom import render_phantom
-from cdtl_core.modality import modality_of
+from cdtl_core.config.modalities import modality_of
+from cdtl_core.data.facts import examine_all
+from cdtl_core.data.synthetic.phantom import render_phantom
+from cdtl_core.quality import CohortCheck, Entry, check_cohort
 
 
 def write_cohort(folder: Path, *, modality: str = "mammography", patients: int = 60, size: int = 128) -> list[Entry]:

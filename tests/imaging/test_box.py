@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from cdtl_core.config import BoxConfig
+from cdtl_core.data.box import Square, cut, square_of
+from cdtl_core.data.manifest import read_manifest
+from cdtl_core.data.pixels import load_pixels
 from cdtl_core.errors import ConfigError, DataError
-from cdtl_core.imaging.box import Square, cut, square_of
-from cdtl_core.imaging.manifest import read_manifest
-from cdtl_core.imaging.pixels import load_pixels
 
 BOX = BoxConfig(column="box", margin=1.5, least_px=4)
 

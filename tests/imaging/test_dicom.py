@@ -8,9 +8,9 @@ import pydicom
 import pytest
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
+from cdtl_core.data.decode.dicom import read_dicom
+from cdtl_core.data.decode.read import read_image, read_picture
 from cdtl_core.errors import DataError
-from cdtl_core.imaging.dicom import read_dicom
-from cdtl_core.imaging.read import read_image, read_picture
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 FILES = sorted(path for path in SHIPPED.rglob("*") if path.is_file())

@@ -13,10 +13,10 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
+from cdtl_core.data.decode.dicom import read_dicom
+from cdtl_core.data.decode.read import read_image, read_picture
+from cdtl_core.data.frame import Frame
 from cdtl_core.errors import DataError
-from cdtl_core.imaging.dicom import read_dicom
-from cdtl_core.imaging.frame import Frame
-from cdtl_core.imaging.read import read_image, read_picture
 
 
 def make(path: Path, values: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> Path:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from cdtl_core.imaging.facts import Fault, ImageFacts, examine, examine_all
-from cdtl_core.imaging.glyphs import count_glyphs
-from cdtl_core.progress import listen
+from cdtl_core.data.facts import Fault, ImageFacts, examine, examine_all
+from cdtl_core.data.glyphs import count_glyphs
+from cdtl_core.system.progress import listen
 
 
 def facts_of(file: Path, pixels: np.ndarray, **options: object) -> ImageFacts:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cdtl_core.data.identity import KEY_FILE, load_key, pseudonym
 from cdtl_core.errors import DataError
-from cdtl_core.imaging.identity import KEY_FILE, load_key, pseudonym
 
 
 def test_the_key_is_made_once_and_is_private(tmp_path: Path) -> None:

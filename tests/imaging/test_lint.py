@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from cdtl_core.apps import bundle_root
+from cdtl_core.config.modalities import modality_of
+from cdtl_core.data.decode.picture import DicomTags
+from cdtl_core.data.facts import ImageFacts, examine_all
+from cdtl_core.data.synthetic.phantom import render_phantom
 from cdtl_core.errors import ConfigError, DataError
-from cdtl_core.imaging.facts import ImageFacts, examine_all
-from cdtl_core.imaging.lint import RULES, CohortCheck, Entry, as_dict, check_cohort, rules_table
-from cdtl_core.imaging.phantom import render_phantom
-from cdtl_core.imaging.picture import DicomTags
-from cdtl_core.modality import modality_of
+from cdtl_core.quality import RULES, CohortCheck, Entry, as_dict, check_cohort, rules_table
+from cdtl_core.system.shipped import bundle_root
 from tests.imaging.lint_cohort import look, named, write_cohort
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdtl_core.imaging.facts import examine_all
-from cdtl_core.imaging.lint import CohortCheck, Entry, check_cohort
-from cdtl_core.modality import modality_of
+from cdtl_core.config.modalities import modality_of
+from cdtl_core.data.facts import examine_all
+from cdtl_core.quality import CohortCheck, Entry, check_cohort
 
 pytestmark = pytest.mark.slow
 

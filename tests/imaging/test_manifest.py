@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cdtl_core.data.manifest import read_manifest
 from cdtl_core.errors import CdtlError, ConfigError, DataError
-from cdtl_core.imaging.manifest import read_manifest
 
 LABELS = ("benign", "malignant")
 

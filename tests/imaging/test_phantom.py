@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdtl_core.config.modalities import modality_of
+from cdtl_core.data.manifest import read_manifest
+from cdtl_core.data.synthetic import phantom
+from cdtl_core.data.synthetic.phantom import MODALITIES, draw_patient, render_phantom, render_view, write_phantoms
 from cdtl_core.errors import DataError
-from cdtl_core.imaging import phantom
-from cdtl_core.imaging.manifest import read_manifest
-from cdtl_core.imaging.phantom import MODALITIES, draw_patient, render_phantom, render_view, write_phantoms
-from cdtl_core.modality import modality_of
 
 LABELS = ("benign", "malignant")
 

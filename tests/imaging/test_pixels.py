@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdtl_core.data import pixels as pixels_module
+from cdtl_core.data.cohort import build_cohort
+from cdtl_core.data.decode.picture import Picture
+from cdtl_core.data.decode.read import fit_square, read_image, read_picture
+from cdtl_core.data.manifest import Case
+from cdtl_core.data.pixels import load_pixels
 from cdtl_core.errors import DataError
-from cdtl_core.imaging import pixels as pixels_module
-from cdtl_core.imaging.cohort import build_cohort
-from cdtl_core.imaging.manifest import Case
-from cdtl_core.imaging.picture import Picture
-from cdtl_core.imaging.pixels import load_pixels
-from cdtl_core.imaging.read import fit_square, read_image, read_picture
 
 
 def write(path: Path, array: np.ndarray) -> Path:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdtl_core.data.decode.read import read_image, read_picture
+from cdtl_core.data.frame import Frame
 from cdtl_core.errors import DataError
-from cdtl_core.imaging.frame import Frame
-from cdtl_core.imaging.read import read_image, read_picture
 
 GRAY = np.linspace(0, 255, 6 * 9).reshape(6, 9).astype(np.uint8)
 COLOUR = np.stack([GRAY, GRAY[::-1], GRAY[:, ::-1]], axis=2)

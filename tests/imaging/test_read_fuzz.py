@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cdtl_core.data.decode import reader
+from cdtl_core.data.decode.read import read_image, read_picture
 from cdtl_core.errors import DataError
-from cdtl_core.imaging import reader
-from cdtl_core.imaging.read import read_image, read_picture
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 DICOM = (

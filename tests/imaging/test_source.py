@@ -10,8 +10,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from cdtl_core.data.source import Row, rows_of_dicom, rows_of_folders, rows_of_manifest, write_manifest
 from cdtl_core.errors import DataError
-from cdtl_core.imaging.source import Row, rows_of_dicom, rows_of_folders, rows_of_manifest, write_manifest
 
 
 def png(path: Path) -> Path:

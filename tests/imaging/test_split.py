@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdtl_core.data.manifest import Case
+from cdtl_core.data.split import split_patients
 from cdtl_core.errors import DataError
-from cdtl_core.imaging.manifest import Case
-from cdtl_core.imaging.split import split_patients
 
 LABELS = ("benign", "malignant")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cdtl_core.imaging.transforms import Augmentation, augment, normalise, to_unit
+from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
 
 NOTHING = Augmentation(flip=0, rotate_deg=0, translate=0, scale=0, brightness=0, contrast=0, noise=0)
 

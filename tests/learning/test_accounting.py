@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from cdtl_core.errors import PrivacyError
-from cdtl_core.learning.accounting import Steps, affordable_steps, epsilon, epsilon_prv, merged, plan_noise
+from cdtl_core.privacy.accounting import Steps, affordable_steps, epsilon, epsilon_prv, merged, plan_noise
 
 DELTA = 1e-4
 noises = st.sampled_from((0.6, 1.0, 1.7, 3.0, 8.0))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import binom
 
-from cdtl_core.learning.audit import correct_guesses, lower_bound, num_guesses, p_value
+from cdtl_core.privacy.audit import correct_guesses, lower_bound, num_guesses, p_value
 
 
 def bound(canaries: int, guesses: int, correct: int, delta: float = 0.0) -> float:

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
-from cdtl_core.learning.backbones import build_backbone
-from cdtl_core.learning.model import build_classifier, build_theta0
-from cdtl_core.learning.weights import weights_hash
+from cdtl_core.models.backbones import build_backbone
+from cdtl_core.models.model import build_classifier, build_theta0
+from cdtl_core.models.weights import weights_hash
 
 
 def test_the_packages_weights_load_exactly_and_give_the_known_logits() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from cdtl_core.learning.canaries import alignment, draw_canaries, gradient_rows, step_weights
+from cdtl_core.privacy.canaries import alignment, draw_canaries, gradient_rows, step_weights
 
 
 def test_canaries_stand_at_right_angles_and_are_longer_than_patients() -> None:

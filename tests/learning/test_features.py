@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from cdtl_core.config import AugmentConfig, ModelConfig
+from cdtl_core.data.cohort import Fold
+from cdtl_core.data.transforms import normalise, to_unit
 from cdtl_core.errors import ModelError
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.imaging.transforms import normalise, to_unit
-from cdtl_core.learning.features import feature_views
-from cdtl_core.learning.model import Classifier, build_classifier, parts_of
+from cdtl_core.models.model import Classifier, build_classifier, parts_of
+from cdtl_core.training.features import feature_views
 
 CPU = torch.device("cpu")
 LEVELS = ModelConfig(backbone="test_resnet", weights="random", levels=(2, 3), dropout=0.0)

@@ -9,15 +9,15 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import AugmentConfig, ModelConfig, RunConfig, TrainConfig
+from cdtl_core.data.cohort import Fold
+from cdtl_core.data.transforms import normalise, to_unit
 from cdtl_core.errors import CheckpointError, ModelError
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.imaging.transforms import normalise, to_unit
-from cdtl_core.learning.inputs import Entry, changed_inputs, entering, entry_of, plain_inputs
-from cdtl_core.learning.kept import _check_room
-from cdtl_core.learning.model import Classifier, build_classifier, set_training
-from cdtl_core.learning.stages import check_division, run_stages
-from cdtl_core.learning.train import fit, refresh_norms, score
-from cdtl_core.learning.views import Views, draw_views, image_ids
+from cdtl_core.models.model import Classifier, build_classifier, set_training
+from cdtl_core.models.stages import check_division, run_stages
+from cdtl_core.training.inputs import Entry, changed_inputs, entering, entry_of, plain_inputs
+from cdtl_core.training.kept import _check_room
+from cdtl_core.training.train import fit, refresh_norms, score
+from cdtl_core.training.views import Views, draw_views, image_ids
 
 CPU = torch.device("cpu")
 VIEWS = Views(2, 0, AugmentConfig())

@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdtl_core.learning.accounting import Steps, epsilon
-from cdtl_core.learning.ledger import Budget, Reservation, commit, open_ledger, read_ledger, reserve
+from cdtl_core.privacy.accounting import Steps, epsilon
+from cdtl_core.privacy.ledger import Budget, Reservation, commit, open_ledger, read_ledger, reserve
 
 DELTA = 1e-5
 BUDGETS = {

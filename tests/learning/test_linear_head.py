@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from cdtl_core.config import AugmentConfig, ModelConfig, TrainConfig
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.inputs import Entry
-from cdtl_core.learning.model import build_classifier, build_feature_classifier
-from cdtl_core.learning.objective import PLAIN, Mixture, Objective, Proximal
-from cdtl_core.learning.train import fit
-from cdtl_core.learning.views import Views
+from cdtl_core.data.cohort import Fold
+from cdtl_core.models.model import build_classifier, build_feature_classifier
+from cdtl_core.training.inputs import Entry
+from cdtl_core.training.objective import PLAIN, Mixture, Objective, Proximal
+from cdtl_core.training.train import fit
+from cdtl_core.training.views import Views
 
 CPU = torch.device("cpu")
 ENTRY = Entry(None, Views(2, 0, AugmentConfig()))

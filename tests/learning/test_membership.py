@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdtl_core.learning.membership import membership, true_positive_rate
+from cdtl_core.privacy.membership import membership, true_positive_rate
 
 
 def test_members_that_fit_better_are_found() -> None:

@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cdtl_core.errors import ModelError
-from cdtl_core.learning.calibration import fit_temperature, rescale
-from cdtl_core.learning.metrics import (
-    _auroc_draws,
-    auroc,
-    auroc_interval,
-    log_loss_by_patient,
-    paired_difference,
-)
-from cdtl_core.learning.summary import expected_calibration_error, summarise
+from cdtl_core.metrics.calibration import fit_temperature, rescale
+from cdtl_core.metrics.metrics import _auroc_draws, auroc, auroc_interval, log_loss_by_patient, paired_difference
+from cdtl_core.metrics.summary import expected_calibration_error, summarise
 
 
 def sample(seed: int, count: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
-from cdtl_core.learning.model import Classifier, build_classifier, parts_of, set_training
+from cdtl_core.models.model import Classifier, build_classifier, parts_of, set_training
 
 
 def classifier(backbone: str = "test_efficientnet") -> Classifier:

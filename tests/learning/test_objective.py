@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from cdtl_core.config import ModelConfig, TrainConfig
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.model import build_classifier
-from cdtl_core.learning.objective import PLAIN, Mixture, Objective, Proximal, mix_tensors
-from cdtl_core.learning.train import fit
-from cdtl_core.learning.weights import Weights, take
+from cdtl_core.data.cohort import Fold
+from cdtl_core.models.model import build_classifier
+from cdtl_core.models.weights import Weights, take
+from cdtl_core.training.objective import PLAIN, Mixture, Objective, Proximal, mix_tensors
+from cdtl_core.training.train import fit
 
 CPU = torch.device("cpu")
 

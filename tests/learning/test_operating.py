@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from cdtl_core.learning.bands import average_precision_interval, mean_interval, precision_recall, reliability, roc
-from cdtl_core.learning.metrics import auroc
-from cdtl_core.learning.operating import choose_threshold, confusion_at, wilson
+from cdtl_core.metrics.bands import average_precision_interval, mean_interval, precision_recall, reliability, roc
+from cdtl_core.metrics.metrics import auroc
+from cdtl_core.metrics.operating import choose_threshold, confusion_at, wilson
 
 TRUTH = np.array([False, False, True, False, True, True])
 SCORES = np.array([0.1, 0.3, 0.4, 0.6, 0.7, 0.9])

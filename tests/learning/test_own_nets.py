@@ -9,15 +9,15 @@ from torch import nn
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
-from cdtl_core.learning.backbones import build_backbone
-from cdtl_core.learning.cost import cost_of
-from cdtl_core.learning.deepunet import DeepUNet
-from cdtl_core.learning.lite0_levels import Lite0Levels
-from cdtl_core.learning.model import build_classifier, build_theta0, parts_of, set_training
-from cdtl_core.learning.own_nets import OWN
-from cdtl_core.learning.plain_cnn import PlainCNN
-from cdtl_core.learning.stages import NORMS, check_division, stages_of
-from cdtl_core.learning.unet import UNet
+from cdtl_core.models.backbones import build_backbone
+from cdtl_core.models.cost import cost_of
+from cdtl_core.models.deepunet import DeepUNet
+from cdtl_core.models.lite0_levels import Lite0Levels
+from cdtl_core.models.model import build_classifier, build_theta0, parts_of, set_training
+from cdtl_core.models.own_nets import OWN
+from cdtl_core.models.plain_cnn import PlainCNN
+from cdtl_core.models.stages import NORMS, check_division, stages_of
+from cdtl_core.models.unet import UNet
 
 RANDOM = ("unet", "deepunet", "plain_cnn")
 

@@ -3,8 +3,8 @@
 import torch
 
 from cdtl_core.config import ModelConfig
-from cdtl_core.learning.model import build_classifier
-from cdtl_core.learning.pooling import pooled
+from cdtl_core.models.model import build_classifier
+from cdtl_core.models.pooling import pooled
 
 
 def test_the_centre_and_what_surrounds_it_are_means_of_their_own_pixels() -> None:

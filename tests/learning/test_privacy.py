@@ -10,12 +10,12 @@ from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import DpConfig, ModelConfig, RunConfig
 from cdtl_core.errors import PrivacyError
-from cdtl_core.learning.clipping import check_private
-from cdtl_core.learning.draws import keyed_draws, poisson
-from cdtl_core.learning.mechanism import Mechanism, check_terms, without_noise
-from cdtl_core.learning.model import Classifier, build_classifier, frozen_stages, set_training
-from cdtl_core.learning.noise import gaussian, kernel_entropy
-from cdtl_core.learning.privacy import Examples, fit_private, private_mean
+from cdtl_core.models.draws import keyed_draws, poisson
+from cdtl_core.models.model import Classifier, build_classifier, frozen_stages, set_training
+from cdtl_core.models.noise import gaussian, kernel_entropy
+from cdtl_core.privacy.clipping import check_private
+from cdtl_core.privacy.dp_sgd import Examples, fit_private, private_mean
+from cdtl_core.privacy.mechanism import Mechanism, check_terms, without_noise
 
 CPU = torch.device("cpu")
 DRAWS = keyed_draws(bytes(32))

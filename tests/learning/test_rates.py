@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cdtl_core.learning.metrics import auroc, bootstrap_auroc
-from cdtl_core.learning.rates import RATES, Scored, rates_of, rates_with_intervals
-from cdtl_core.learning.summary import summarise
+from cdtl_core.metrics.metrics import auroc, bootstrap_auroc
+from cdtl_core.metrics.rates import RATES, Scored, rates_of, rates_with_intervals
+from cdtl_core.metrics.summary import summarise
 
 
 def scored(seed: int, images: int = 60, patients: int = 30) -> Scored:

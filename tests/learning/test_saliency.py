@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cdtl_core.config import ModelConfig
-from cdtl_core.learning.model import build_classifier
-from cdtl_core.learning.saliency import grad_cam
+from cdtl_core.models.model import build_classifier
+from cdtl_core.training.saliency import grad_cam
 
 
 @pytest.mark.parametrize("levels", [(), (2, 4)])

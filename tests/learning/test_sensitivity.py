@@ -15,14 +15,14 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import nn
 
 from cdtl_core.config import RunConfig
+from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import PrivacyError
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.clipping import Clipping, check_lengths
-from cdtl_core.learning.draws import Draws, below, keyed_draws
-from cdtl_core.learning.mechanism import Grant, Mechanism
-from cdtl_core.learning.model import Classifier, build_classifier
-from cdtl_core.learning.partial import fit_part
-from simulations.breakage import OneSequence
+from cdtl_core.models.draws import Draws, below, keyed_draws
+from cdtl_core.models.model import Classifier, build_classifier
+from cdtl_core.privacy.clipping import Clipping, check_lengths
+from cdtl_core.privacy.mechanism import Grant, Mechanism
+from cdtl_core.privacy.partial import fit_part
+from cdtl_core.simulation.audit.faults import OneSequence
 from tests.conftest import Tries
 
 CPU, LR = torch.device("cpu"), 1e4

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from cdtl_core.config import ModelConfig, TrainConfig
-from cdtl_core.imaging.cohort import Fold
-from cdtl_core.learning.model import Classifier, build_classifier
-from cdtl_core.learning.train import fit, learning_rate, refresh_norms, score
-from cdtl_core.learning.weights import take
+from cdtl_core.data.cohort import Fold
+from cdtl_core.models.model import Classifier, build_classifier
+from cdtl_core.models.weights import take
+from cdtl_core.training.train import fit, learning_rate, refresh_norms, score
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cdtl_core.errors import ModelError
-from cdtl_core.learning.weights import check_finite, load_into, load_weights, save_weights, take, to_half, weights_hash
+from cdtl_core.models.weights import check_finite, load_into, load_weights, save_weights, take, to_half, weights_hash
 
 
 def test_taking_copies_and_loading_overwrites_in_place() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from cdtl_core.federation.export import TOLERANCE, export_onnx
-from cdtl_core.pages.find import page_of
-from cdtl_core.processes import free_port
-from cdtl_core.reporting.page import SECTIONS, page_html
+from cdtl_core.inference.export import TOLERANCE, export_onnx
+from cdtl_core.report.find import page_of
+from cdtl_core.report.page import SECTIONS, page_html
+from cdtl_core.system.processes import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

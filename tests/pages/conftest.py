@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
+from cdtl_core.config.settings import flatten
+from cdtl_core.coordinator.app import app as server_app
 from cdtl_core.deploy.approvals import approve
 from cdtl_core.deploy.authority import make_coordinator
+from cdtl_core.deploy.egress_filter.egress_log import EgressLog
 from cdtl_core.deploy.enrolling import enrol_site, make_site
-from cdtl_core.deploy.gate.egress_log import EgressLog
 from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.runs import RunState, prepare_run, save_run_state
 from cdtl_core.deploy.server_config import ServerConfig
-from cdtl_core.settings import flatten
-from client.app import app as client_app
-from server.app import app as server_app
-from simulations.inprocess import run_in_process
-from simulations.simulate import simulate
+from cdtl_core.simulation.inprocess import run_in_process
+from cdtl_core.simulation.simulate import simulate
+from cdtl_core.site.app import app as client_app
 from tests.conftest import TINY_RUN
 
 NASTY = "<script>alert('x')</script>"

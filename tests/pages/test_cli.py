@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cdtl_core.learning.weights import load_weights
-from cdtl_core.reporting.card import load_card
-from cdtl_core.reporting.card_text import card_markdown
-from cdtl_core.reporting.headline import selection_sentence
-from cdtl_core.reporting.page import SECTIONS
-from cdtl_core.reporting.report import ModelChoice
+from cdtl_core.models.weights import load_weights
+from cdtl_core.report.headline import selection_sentence
+from cdtl_core.report.page import SECTIONS
+from cdtl_core.results.card import load_card
+from cdtl_core.results.card_text import card_markdown
+from cdtl_core.results.report import ModelChoice
 from tests.conftest import Cdtl
 from tests.pages.conftest import Hospitals
 

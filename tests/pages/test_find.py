@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.errors import ConfigError
-from cdtl_core.pages.find import page_of, page_without_patients
-from cdtl_core.reporting.page import SECTIONS, Page, page_html
+from cdtl_core.report.find import page_of, page_without_patients
+from cdtl_core.report.page import SECTIONS, Page, page_html
 from tests.pages.conftest import NASTY, Hospitals
 
 VOID = {"meta", "img", "link", "br", "path", "rect"}

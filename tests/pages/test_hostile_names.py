@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cdtl_core.pages.coordinator import coordinator_page
-from cdtl_core.reporting.page import page_html
+from cdtl_core.report.coordinator import coordinator_page
+from cdtl_core.report.page import page_html
 from tests.pages.conftest import Hospitals
 
 MARKUP = [

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.errors import ConfigError
-from cdtl_core.pages.live import server_of
-from cdtl_core.pages.serve import PageServer, is_loopback, serving
+from cdtl_core.report.live import server_of
+from cdtl_core.report.serve import PageServer, is_loopback, serving
 from tests.pages.conftest import Hospitals
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdtl_core.imaging.facts import examine_all
-from cdtl_core.imaging.lint import CohortCheck, Entry, check_cohort
-from cdtl_core.modality import modality_of
-from cdtl_core.reporting.cohort_page import cohort_html
+from cdtl_core.config.modalities import modality_of
+from cdtl_core.data.facts import examine_all
+from cdtl_core.quality import CohortCheck, Entry, check_cohort
+from cdtl_core.report.cohort_page import cohort_html
 
 NASTY = "<script>alert('x')</script>&\".png"
 

@@ -7,8 +7,8 @@ from opacus.accountants import RDPAccountant
 from opacus.accountants.utils import get_noise_multiplier
 
 from cdtl_core.config import RunConfig
-from cdtl_core.learning.model import build_classifier, frozen_stages, set_training
-from cdtl_core.reporting.outlook import MARGINAL, WORKABLE, num_trainable, outlook
+from cdtl_core.models.model import build_classifier, frozen_stages, set_training
+from cdtl_core.results.outlook import MARGINAL, WORKABLE, num_trainable, outlook
 
 TINY = {"image": {"size": 32}, "model": {"backbone": "test_efficientnet", "weights": "random"}}
 

@@ -9,12 +9,12 @@ import pytest
 
 from cdtl_core.config import RunConfig
 from cdtl_core.deploy.rehearsal import _of_own_model
-from cdtl_core.pages.shared import why_no_shares
-from cdtl_core.reporting.blend_figures import donor_forest, donor_heat, donors_sentence, shares_sentence
-from cdtl_core.reporting.headline import headline_of, selection_sentence
-from cdtl_core.reporting.material import choice_of
-from cdtl_core.reporting.report import Estimate, MethodResult, ModelChoice
-from cdtl_core.reporting.scores import Scores, candidate_losses, log_loss_changes, read_scores, with_own_model
+from cdtl_core.report.charts.blend_figures import donor_forest, donor_heat, donors_sentence, shares_sentence
+from cdtl_core.report.headline import headline_of, selection_sentence
+from cdtl_core.report.shared import why_no_shares
+from cdtl_core.results.material import choice_of
+from cdtl_core.results.report import Estimate, MethodResult, ModelChoice
+from cdtl_core.results.scores import Scores, candidate_losses, log_loss_changes, read_scores, with_own_model
 
 
 def estimate(value: float, low: float | None = None, high: float | None = None) -> Estimate:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cdtl_core.durable import replace_json
+from cdtl_core.coordinator.enrolled import ENROLLED_FILE, checked_number, enrolled_contracts
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.contract import ModalityContract
-from cdtl_core.federation.coordinator import Member
-from server.enrolled import ENROLLED_FILE, checked_number, enrolled_contracts
+from cdtl_core.federation.round import Member
+from cdtl_core.system.durable import replace_json
 
 
 def contract(patients: int, modality: str = "ultrasound") -> ModalityContract:

@@ -8,16 +8,16 @@ from flwr.app import Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 
 from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.config.settings import flatten
+from cdtl_core.coordinator.exchange import Exchange, Reply
+from cdtl_core.coordinator.membership import gather_sites, open_party, quorum_fault
+from cdtl_core.coordinator.strategy import begin, finish_run, play_round
 from cdtl_core.errors import FederationError
-from cdtl_core.federation.coordinator import Member
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.settings import flatten
-from client.app import app as client_app
-from server.exchange import Exchange, Reply
-from server.party import gather_sites, open_party, quorum_fault
-from server.strategy import begin, finish_run, play_round
-from simulations.inprocess import InProcessGrid
-from simulations.simulate import simulate
+from cdtl_core.federation.round import Member
+from cdtl_core.models.model import build_theta0
+from cdtl_core.simulation.inprocess import InProcessGrid
+from cdtl_core.simulation.simulate import simulate
+from cdtl_core.site.app import app as client_app
 
 Tiny = Callable[..., SimulationConfig]
 LOST, NOT_APPROVED = 5, 7

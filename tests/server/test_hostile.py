@@ -8,16 +8,16 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.federation.coordinator import CoordinatorState
+from cdtl_core.config.settings import flatten
+from cdtl_core.coordinator.exchange import Exchange
+from cdtl_core.coordinator.membership import Party, gather_sites, open_party
+from cdtl_core.coordinator.strategy import begin, finish_run, play_round
 from cdtl_core.federation.packing import arrays_of, pack
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.settings import flatten
-from client.app import app as client_app
-from server.exchange import Exchange
-from server.party import Party, gather_sites, open_party
-from server.strategy import begin, finish_run, play_round
-from simulations.inprocess import InProcessGrid
-from simulations.simulate import simulate
+from cdtl_core.federation.round import CoordinatorState
+from cdtl_core.models.model import build_theta0
+from cdtl_core.simulation.inprocess import InProcessGrid
+from cdtl_core.simulation.simulate import simulate
+from cdtl_core.site.app import app as client_app
 
 Tiny = Callable[..., SimulationConfig]
 Lie = Callable[[RecordDict], None]

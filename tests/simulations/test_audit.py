@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdtl_core.apps import find_config
 from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import load_run
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.site import Site
-from cdtl_core.learning.draws import keyed_draws
-from cdtl_core.learning.mechanism import Grant, without_noise
-from cdtl_core.learning.partial import fit_part
-from cdtl_core.learning.weights import load_into, take
-from cdtl_core.settings import load_run
-from simulations.audit import audit, audit_membership, audited_terms, phantom_config, phantom_site
-from simulations.breakage import Breakage, granted
-from simulations.canary_run import Subject, open_subject
-from simulations.neighbours import STEP_CLAIM, distinguish
+from cdtl_core.models.draws import keyed_draws
+from cdtl_core.models.weights import load_into, take
+from cdtl_core.privacy.mechanism import Grant, without_noise
+from cdtl_core.privacy.partial import fit_part
+from cdtl_core.simulation.audit.canary_run import Subject, open_subject
+from cdtl_core.simulation.audit.faults import Breakage, granted
+from cdtl_core.simulation.audit.neighbours import STEP_CLAIM, distinguish
+from cdtl_core.simulation.audit.run import audit, audit_membership, audited_terms, phantom_config, phantom_site
+from cdtl_core.system.shipped import find_config
 from tests.conftest import Tries
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import load_simulation
 from cdtl_core.errors import CdtlError, ConfigError
-from cdtl_core.learning.model import build_classifier, build_theta0
-from cdtl_core.learning.train import fit
-from cdtl_core.learning.weights import load_into
-from cdtl_core.settings import load_simulation
-from client.home import open_site
+from cdtl_core.models.model import build_classifier, build_theta0
+from cdtl_core.models.weights import load_into
+from cdtl_core.site.home import open_site
+from cdtl_core.training.train import fit
 from simulations.bench import pss
 from simulations.bench.__main__ import main
 from simulations.bench.arms.server_memory import play_server

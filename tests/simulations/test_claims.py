@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cdtl_core.learning.metrics import sensitivity_at
-from cdtl_core.reporting.comparison import Difference, claim_of
-from cdtl_core.reporting.curves import spread
-from simulations.arms import arm_of, control_of, is_control
-from simulations.hierarchy import Figure
-from simulations.study import Study
-from simulations.summary import Block, holm, outcomes_of, rows_of
-from simulations.tally import join_folds, mean_of
+from cdtl_core.metrics.metrics import sensitivity_at
+from cdtl_core.results.comparison import Difference, claim_of
+from cdtl_core.simulation.arms import arm_of, control_of, is_control
+from cdtl_core.simulation.curves import spread
+from cdtl_core.simulation.hierarchy import Figure
+from cdtl_core.simulation.study import Study
+from cdtl_core.simulation.summary import Block, holm, outcomes_of, rows_of
+from cdtl_core.simulation.tally import join_folds, mean_of
 
 
 @pytest.mark.parametrize(

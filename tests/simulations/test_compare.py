@@ -15,14 +15,14 @@ import pytest
 from scipy.stats import rankdata
 
 from cdtl_core.cli.cells import time_left
+from cdtl_core.config.settings import load_simulation
 from cdtl_core.federation.evidence import on_features
-from cdtl_core.learning.metrics import auroc
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.settings import load_simulation
-from simulations.arms import arm_of
-from simulations.cell import open_sites, scores_of
-from simulations.folds import scarce_site
-from simulations.methods.method import federation_of
+from cdtl_core.metrics.metrics import auroc
+from cdtl_core.models.model import build_theta0
+from cdtl_core.simulation.arms import arm_of
+from cdtl_core.simulation.cell import open_sites, scores_of
+from cdtl_core.simulation.folds import scarce_site
+from cdtl_core.simulation.methods.method import federation_of
 from tests.conftest import Cdtl
 
 TINY = """

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from cdtl_core.errors import CdtlError, DataError
-from simulations.crew import work_through
+from cdtl_core.simulation.crew import work_through
 
 
 def fails(task: int) -> None:

@@ -9,20 +9,20 @@ import torch
 from flwr.app import Message
 
 from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.config.settings import flatten
+from cdtl_core.coordinator.app import app as server_app
+from cdtl_core.coordinator.exchange import Exchange
 from cdtl_core.errors import CheckpointError, ConfigError, DataError, FederationError, ModelError
 from cdtl_core.federation.checkpoint import load_latest
-from cdtl_core.federation.coordinator import CoordinatorState, Member, order_for, start, step
 from cdtl_core.federation.label_map import label_hash
+from cdtl_core.federation.round import CoordinatorState, Member, order_for, start, step
 from cdtl_core.federation.site import SiteMemory, run_round
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.learning.weights import load_weights
-from cdtl_core.settings import flatten
-from client.app import app as client_app
-from client.home import open_site
-from server.app import app as server_app
-from server.exchange import Exchange
-from simulations.inprocess import InProcessGrid, run_in_process
-from simulations.simulate import resume_simulation, simulate
+from cdtl_core.models.model import build_theta0
+from cdtl_core.models.weights import load_weights
+from cdtl_core.simulation.inprocess import InProcessGrid, run_in_process
+from cdtl_core.simulation.simulate import resume_simulation, simulate
+from cdtl_core.site.app import app as client_app
+from cdtl_core.site.home import open_site
 from tests.conftest import TINY_SITES
 
 Tiny = Callable[..., SimulationConfig]
@@ -111,7 +111,7 @@ def test_resuming_a_finished_run_only_reports_it_again(tiny: Tiny, tmp_path: Pat
 
 
 def test_the_saved_settings_are_a_valid_input_that_gives_the_same_run(tiny: Tiny, tmp_path: Path) -> None:
-    from cdtl_core.settings import load_simulation
+    from cdtl_core.config.settings import load_simulation
 
     simulate(tiny(), tmp_path / "one")
     again = load_simulation(tmp_path / "one" / "config.toml")
@@ -198,8 +198,8 @@ def test_an_offline_site_stays_out_by_name_and_its_modality_keeps_its_weights(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = _Clock()
-    monkeypatch.setattr("server.exchange.time", clock)
-    monkeypatch.setattr("server.party.time", clock)
+    monkeypatch.setattr("cdtl_core.coordinator.exchange.time", clock)
+    monkeypatch.setattr("cdtl_core.coordinator.membership.time", clock)
     config = tiny()
     simulate(config, tmp_path / "prepared")
     homes = sorted((tmp_path / "prepared" / "sites").iterdir())
@@ -207,8 +207,8 @@ def test_an_offline_site_stays_out_by_name_and_its_modality_keeps_its_weights(
         update={"federation": config.run.federation.model_copy(update={"min_sites": 2, "round_timeout_s": 60.0})}
     )
     grid = InProcessGrid(client_app, homes, flatten(run))
-    from server.party import gather_sites, open_party
-    from server.strategy import begin, play_round
+    from cdtl_core.coordinator.membership import gather_sites, open_party
+    from cdtl_core.coordinator.strategy import begin, play_round
 
     party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
     gather_sites(party, {})
@@ -289,11 +289,11 @@ def test_frozen_stages_are_neither_trained_nor_sent(tiny: Tiny, tmp_path: Path) 
 def test_a_wait_for_sites_that_never_come_ends_and_says_how_many_came(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server.party import gather_sites, open_party
+    from cdtl_core.coordinator.membership import gather_sites, open_party
 
     clock = _Clock()
-    monkeypatch.setattr("server.exchange.time", clock)
-    monkeypatch.setattr("server.party.time", clock)
+    monkeypatch.setattr("cdtl_core.coordinator.exchange.time", clock)
+    monkeypatch.setattr("cdtl_core.coordinator.membership.time", clock)
     federation = {"rounds": 3, "min_sites": 2, "join_timeout_s": 600.0}
     run = tiny(federation=federation).run
     exchange = Exchange(InProcessGrid(client_app, [], flatten(run)))

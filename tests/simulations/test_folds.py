@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import device
 
 from cdtl_core.config import RunConfig
+from cdtl_core.data.cohort import Cohort, Fold
 from cdtl_core.errors import DataError
 from cdtl_core.federation.site import Site
-from cdtl_core.imaging.cohort import Cohort, Fold
-from cdtl_core.learning.model import Classifier
-from simulations.folds import most_patients, scarce_site, whole_fold
+from cdtl_core.models.model import Classifier
+from cdtl_core.simulation.folds import most_patients, scarce_site, whole_fold
 
 COUNTS = st.tuples(st.integers(24, 60), st.integers(24, 60), st.integers(0, 12))
 DEALS: dict[str, Any] = {"counts": COUNTS, "folds": st.integers(2, 5), "seed": st.integers(0, 99)}

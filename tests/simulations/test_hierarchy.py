@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from cdtl_core.learning.metrics import auroc, weighted_auroc
-from simulations.hierarchy import Figure, difference, mean_difference, p_value, site_resamples
+from cdtl_core.metrics.metrics import auroc, weighted_auroc
+from cdtl_core.simulation.hierarchy import Figure, difference, mean_difference, p_value, site_resamples
 
 
 def figure(draws: list[float], resampled: list[list[float]], patients: int = 50) -> Figure:

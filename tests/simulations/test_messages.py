@@ -9,10 +9,10 @@ from flwr.app import Message
 from cdtl_core.config import SimulationConfig
 from cdtl_core.federation.label_map import head_name
 from cdtl_core.federation.packing import arrays_of
-from cdtl_core.learning.model import parts_of
-from client.home import open_site
-from simulations.inprocess import InProcessGrid
-from simulations.simulate import simulate
+from cdtl_core.models.model import parts_of
+from cdtl_core.simulation.inprocess import InProcessGrid
+from cdtl_core.simulation.simulate import simulate
+from cdtl_core.site.home import open_site
 
 Tiny = Callable[..., SimulationConfig]
 

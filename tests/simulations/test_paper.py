@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cdtl_core.apps import find_config
+from cdtl_core.config.settings import changed_run, load_run, load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import ConfigError, DataError
-from cdtl_core.settings import changed_run, load_run, load_simulation, save_toml, simulation_toml
-from client.home import open_site
-from simulations.leak import leaked_share, leaky_site
-from simulations.row_cell import RowCell, cells_of_table, run_of_row, table_of
+from cdtl_core.simulation.table.leak import leaked_share, leaky_site
+from cdtl_core.simulation.table.row_cell import RowCell, cells_of_table, run_of_row, table_of
+from cdtl_core.site.home import open_site
+from cdtl_core.system.shipped import find_config
 from tests.conftest import Cdtl
 
 TINY = """

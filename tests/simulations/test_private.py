@@ -9,19 +9,19 @@ from flwr.app import Message
 from opacus.accountants import RDPAccountant
 
 from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.config.settings import SITE_FILE, flatten, load_site, save_toml
+from cdtl_core.coordinator.app import app as server_app
 from cdtl_core.errors import CdtlError, ConfigError, FederationError, PrivacyError
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.egress import check_outline, egress_manifest
 from cdtl_core.federation.outline import outline
 from cdtl_core.federation.packing import arrays_of, unpacked
-from cdtl_core.learning.ledger import read_ledger
-from cdtl_core.settings import SITE_FILE, flatten, load_site, save_toml
-from client import memory
-from client.app import app as client_app
-from client.spending import check_one_ledger
-from server.app import app as server_app
-from simulations.inprocess import InProcessGrid, run_in_process
-from simulations.simulate import resume_simulation, simulate
+from cdtl_core.privacy.ledger import read_ledger
+from cdtl_core.simulation.inprocess import InProcessGrid, run_in_process
+from cdtl_core.simulation.simulate import resume_simulation, simulate
+from cdtl_core.site import memory
+from cdtl_core.site.app import app as client_app
+from cdtl_core.site.spending import check_one_ledger
 
 Tiny = Callable[..., SimulationConfig]
 DP = {"enabled": True, "target_epsilon": 4.0, "centre_steps": 2}

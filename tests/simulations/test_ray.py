@@ -11,10 +11,10 @@ from tempfile import gettempdir
 
 import pytest
 
+from cdtl_core.config.settings import load_simulation
+from cdtl_core.coordinator.journal import Journal
 from cdtl_core.errors import FederationError
-from cdtl_core.settings import load_simulation
-from server.journal import Journal
-from simulations.ray import LOG_FILE, run_with_ray
+from cdtl_core.simulation.ray import LOG_FILE, run_with_ray
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.errors import CdtlError, CheckpointError
-from cdtl_core.learning.model import build_theta0
-from client.theta0 import holds_theta0, load_theta0
-from simulations.inprocess import InProcessGrid
-from simulations.simulate import resume_simulation, simulate
+from cdtl_core.models.model import build_theta0
+from cdtl_core.simulation.inprocess import InProcessGrid
+from cdtl_core.simulation.simulate import resume_simulation, simulate
+from cdtl_core.site.initial_weights import holds_theta0, load_theta0
 
 Tiny = Callable[..., SimulationConfig]
 
@@ -47,7 +47,7 @@ def test_a_run_killed_in_its_first_round_reports_as_the_undisturbed_one(
 def test_a_kill_while_images_are_prepared_can_be_resumed(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import simulations.simulate as module
+    import cdtl_core.simulation.simulate as module
 
     whole = simulate(tiny(), tmp_path / "whole")
 

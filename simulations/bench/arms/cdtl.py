@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.progress import listen
-from cdtl_core.threads import set_thread_defaults
+from cdtl_core.system.progress import listen
+from cdtl_core.system.threads import set_thread_defaults
 
 __all__ = ["main"]
 

@@ -16,7 +16,7 @@ _SITES, _MODALITIES = 32, 2
 def _measure(session: Session) -> Measured:
     import torch
 
-    from cdtl_core.threads import num_cores
+    from cdtl_core.system.threads import num_cores
     from simulations.bench.updates import federation_of
 
     before = torch.get_num_threads()
@@ -50,7 +50,7 @@ def _copy(source: object, target: object) -> float:
 
 
 def _step(state: object, updates: object, config: object) -> float:
-    from cdtl_core.federation.coordinator import step
+    from cdtl_core.federation.round import step
 
     began = time.perf_counter()
     step(state, _one_by_one(updates), config)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cdtl_core.settings import save_toml
+from cdtl_core.config.settings import save_toml
 from simulations.bench.program import Run, play, python_program
 from simulations.bench.ratio import alternate, middle
 from simulations.bench.row import Measured, Row

@@ -32,11 +32,11 @@ def _arms(session: Session) -> tuple[Callable[[], float], Callable[[], float]]:
     import torch
 
     from cdtl_core.config import RunConfig
-    from cdtl_core.learning.model import build_classifier, build_theta0
-    from cdtl_core.learning.train import fit
-    from cdtl_core.learning.weights import load_into
-    from cdtl_core.settings import load_simulation
-    from client.home import open_site
+    from cdtl_core.config.settings import load_simulation
+    from cdtl_core.models.model import build_classifier, build_theta0
+    from cdtl_core.models.weights import load_into
+    from cdtl_core.site.home import open_site
+    from cdtl_core.training.train import fit
 
     folder = session.job("memory")
     simulation = load_simulation(folder / "config.toml")

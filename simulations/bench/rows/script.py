@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.apps import bundle_root
 from cdtl_core.errors import CdtlError
+from cdtl_core.system.shipped import bundle_root
 
 __all__ = ["figures_of"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.learning.model import build_theta0
-from cdtl_core.settings import SITE_FILE, save_toml
-from client.home import open_site
-from simulations.methods.method import Federation, federation_of
+from cdtl_core.config.settings import SITE_FILE, save_toml
+from cdtl_core.models.model import build_theta0
+from cdtl_core.simulation.methods.method import Federation, federation_of
+from cdtl_core.site.home import open_site
 
 RUN: dict[str, Any] = {
     "name": "tiny",

@@ -9,12 +9,12 @@ import torch
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import SiteMemory
-from simulations.methods.alone import alone
-from simulations.methods.fedavg import fedavg, share_norms
-from simulations.methods.loop import play, states_of
-from simulations.methods.method import Federation
-from simulations.methods.pooled import pool_sites, pooled
-from simulations.methods.track import begin, train_sites
+from cdtl_core.simulation.methods.alone import alone
+from cdtl_core.simulation.methods.fedavg import fedavg, share_norms
+from cdtl_core.simulation.methods.loop import play, states_of
+from cdtl_core.simulation.methods.method import Federation
+from cdtl_core.simulation.methods.pooled import pool_sites, pooled
+from cdtl_core.simulation.methods.track import begin, train_sites
 
 Build = Callable[..., Federation]
 

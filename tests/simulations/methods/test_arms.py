@@ -12,18 +12,18 @@ import torch
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.evidence import PooledModel, on_features, score_model
 from cdtl_core.federation.site import Site
-from simulations.arms import arm_of
-from simulations.folds import scarce_site
-from simulations.methods.alone import alone, alone_ridge
-from simulations.methods.baselines import donors_only
-from simulations.methods.fedavg import fedavg
-from simulations.methods.fedbn import fedbn
-from simulations.methods.fedprox import fedprox
-from simulations.methods.kept import Kept
-from simulations.methods.loop import last, play_in, states_of
-from simulations.methods.method import Federation, federation_of, score_any
-from simulations.methods.own_twice import own_twice
-from simulations.methods.tuned import inner_folds, tuned
+from cdtl_core.simulation.arms import arm_of
+from cdtl_core.simulation.folds import scarce_site
+from cdtl_core.simulation.methods.alone import alone, alone_ridge
+from cdtl_core.simulation.methods.baselines import donors_only
+from cdtl_core.simulation.methods.fedavg import fedavg
+from cdtl_core.simulation.methods.fedbn import fedbn
+from cdtl_core.simulation.methods.fedprox import fedprox
+from cdtl_core.simulation.methods.kept import Kept
+from cdtl_core.simulation.methods.loop import last, play_in, states_of
+from cdtl_core.simulation.methods.method import Federation, federation_of, score_any
+from cdtl_core.simulation.methods.own_twice import own_twice
+from cdtl_core.simulation.methods.tuned import inner_folds, tuned
 
 Build = Callable[..., Federation]
 HEADS: dict[str, Any] = {

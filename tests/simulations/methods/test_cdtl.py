@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cdtl_core.data.cohort import Fold
 from cdtl_core.federation.evidence import (
     PooledModel,
     deal,
@@ -20,11 +21,10 @@ from cdtl_core.federation.evidence import (
     score_model,
 )
 from cdtl_core.federation.finish import finish
-from cdtl_core.imaging.cohort import Fold
-from simulations.methods.cdtl import cdtl, mean_of_other_heads
-from simulations.methods.fedbn import fedbn
-from simulations.methods.loop import last, play, states_of
-from simulations.methods.method import Federation, federation_of
+from cdtl_core.simulation.methods.cdtl import cdtl, mean_of_other_heads
+from cdtl_core.simulation.methods.fedbn import fedbn
+from cdtl_core.simulation.methods.loop import last, play, states_of
+from cdtl_core.simulation.methods.method import Federation, federation_of
 
 Build = Callable[..., Federation]
 HEADS = {

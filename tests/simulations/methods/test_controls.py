@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.blend import blend
-from cdtl_core.imaging.cohort import Fold
-from simulations.methods.alone import alone
-from simulations.methods.blended import blended, settings_of, unblended_round
-from simulations.methods.donor_phantom import with_phantom_donors
-from simulations.methods.donor_shuffled import donors_of, shuffled_labels, with_shuffled_donors
-from simulations.methods.donor_theta0 import blend_with_theta0, cdtl_from_theta0
-from simulations.methods.loop import play, states_of
-from simulations.methods.method import Federation
-from simulations.methods.track import advance, begin
+from cdtl_core.simulation.methods.alone import alone
+from cdtl_core.simulation.methods.blended import blended, settings_of, unblended_round
+from cdtl_core.simulation.methods.donor_phantom import with_phantom_donors
+from cdtl_core.simulation.methods.donor_shuffled import donors_of, shuffled_labels, with_shuffled_donors
+from cdtl_core.simulation.methods.donor_theta0 import blend_with_theta0, cdtl_from_theta0
+from cdtl_core.simulation.methods.loop import play, states_of
+from cdtl_core.simulation.methods.method import Federation
+from cdtl_core.simulation.methods.track import advance, begin
 
 Build = Callable[..., Federation]
 
@@ -129,6 +129,6 @@ def test_a_federation_of_all_phantom_modalities_has_no_unrelated_one(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = build("alba", "como")
-    monkeypatch.setattr("simulations.methods.donor_phantom.MODALITIES", ("ultrasound", "histology"))
+    monkeypatch.setattr("cdtl_core.simulation.methods.donor_phantom.MODALITIES", ("ultrasound", "histology"))
     with pytest.raises(ConfigError, match="every modality that can be synthesised"):
         with_phantom_donors(federation.sites.values(), ["alba"], folder=tmp_path, seed=0)

@@ -12,15 +12,15 @@ import torch
 from cdtl_core.config import SimulationConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.evidence import PooledModel
-from cdtl_core.federation.model_folder import PoolNote, read_note
-from cdtl_core.learning.weights import Weights, load_weights
-from client.home import open_site
-from simulations.methods.fedprox import fedprox
-from simulations.methods.loop import play, states_of
-from simulations.methods.method import Federation, federation_of
-from simulations.methods.registry import METHODS, method_of
-from simulations.methods.track import Track, received
-from simulations.simulate import simulate
+from cdtl_core.inference.model_folder import PoolNote, read_note
+from cdtl_core.models.weights import Weights, load_weights
+from cdtl_core.simulation.methods.fedprox import fedprox
+from cdtl_core.simulation.methods.loop import play, states_of
+from cdtl_core.simulation.methods.method import Federation, federation_of
+from cdtl_core.simulation.methods.registry import METHODS, method_of
+from cdtl_core.simulation.methods.track import Track, received
+from cdtl_core.simulation.simulate import simulate
+from cdtl_core.site.home import open_site
 
 Build = Callable[..., Federation]
 
@@ -48,7 +48,7 @@ def test_alone_fedbn_and_cdtl_end_with_the_models_of_the_flower_run(
     tiny: Callable[..., SimulationConfig], tmp_path: Path
 ) -> None:
     """Also CDTL: its own, its joint model and their pool are those that the Flower run leaves at each site."""
-    from cdtl_core.learning.model import build_theta0
+    from cdtl_core.models.model import build_theta0
 
     config = tiny(
         methods=("alone", "fedbn", "cdtl"),
@@ -143,7 +143,7 @@ def test_a_head_never_leaves_under_fedper_and_the_base_is_the_same_everywhere(bu
 
 def test_fedper_moves_the_base_by_the_patient_weighted_mean_of_the_sites(build: Build) -> None:
     """By hand from what each site would have sent in the first round, where all start from theta0."""
-    from simulations.methods.track import begin, train_sites
+    from cdtl_core.simulation.methods.track import begin, train_sites
 
     federation = build(federation={"rounds": 1}).under({"method": "fedbn", "share": {"head": False}})
     _, updates = train_sites(federation, begin(federation))

@@ -10,11 +10,11 @@ import pytest
 
 from cdtl_core.federation.evidence import PooledModel, on_features
 from cdtl_core.federation.site import Site
-from cdtl_core.progress import listen
-from simulations.methods.kept import Kept
-from simulations.methods.loop import play, play_in
-from simulations.methods.method import Federation, federation_of
-from simulations.methods.registry import method_of
+from cdtl_core.simulation.methods.kept import Kept
+from cdtl_core.simulation.methods.loop import play, play_in
+from cdtl_core.simulation.methods.method import Federation, federation_of
+from cdtl_core.simulation.methods.registry import method_of
+from cdtl_core.system.progress import listen
 
 Build = Callable[..., Federation]
 METHODS = ("alone", "fedbn", "fedavg", "cdtl", "fedamp", "fedcross")

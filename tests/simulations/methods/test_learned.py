@@ -9,17 +9,17 @@ import torch
 
 from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.federation.blend import Matrix, blend_matrix, transfer_of
-from simulations.methods.blended import settings_of, unblended_round
-from simulations.methods.cdtl_learned import (
+from cdtl_core.simulation.methods.blended import settings_of, unblended_round
+from cdtl_core.simulation.methods.cdtl_learned import (
     cdtl_learned,
     learned_matrix,
     rows_of,
     update_cosines,
     validation_gains,
 )
-from simulations.methods.loop import states_of
-from simulations.methods.method import Federation
-from simulations.methods.track import Track, begin
+from cdtl_core.simulation.methods.loop import states_of
+from cdtl_core.simulation.methods.method import Federation
+from cdtl_core.simulation.methods.track import Track, begin
 
 Build = Callable[..., Federation]
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from cdtl_core.federation.blend import blend
-from cdtl_core.learning.objective import Proximal
-from simulations.methods.alone import alone
-from simulations.methods.fedamp import attention, distances, fedamp
-from simulations.methods.fedcross import cosines, cross_matrix, dispatch, fedcross
-from simulations.methods.loop import play, states_of
-from simulations.methods.method import Federation
-from simulations.methods.peers import begin_peers, received_peer, train_peers
+from cdtl_core.simulation.methods.alone import alone
+from cdtl_core.simulation.methods.fedamp import attention, distances, fedamp
+from cdtl_core.simulation.methods.fedcross import cosines, cross_matrix, dispatch, fedcross
+from cdtl_core.simulation.methods.loop import play, states_of
+from cdtl_core.simulation.methods.method import Federation
+from cdtl_core.simulation.methods.peers import begin_peers, received_peer, train_peers
+from cdtl_core.training.objective import Proximal
 
 Build = Callable[..., Federation]
 

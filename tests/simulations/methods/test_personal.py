@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from cdtl_core.learning.objective import Mixture, Proximal
-from simulations.methods.alone import alone
-from simulations.methods.apfl import apfl, slope_of, step_share
-from simulations.methods.ditto import ditto
-from simulations.methods.fedbn import fedbn
-from simulations.methods.loop import play, states_of
-from simulations.methods.method import Federation, Method
-from simulations.methods.track import advance, received
+from cdtl_core.simulation.methods.alone import alone
+from cdtl_core.simulation.methods.apfl import apfl, slope_of, step_share
+from cdtl_core.simulation.methods.ditto import ditto
+from cdtl_core.simulation.methods.fedbn import fedbn
+from cdtl_core.simulation.methods.loop import play, states_of
+from cdtl_core.simulation.methods.method import Federation, Method
+from cdtl_core.simulation.methods.track import advance, received
+from cdtl_core.training.objective import Mixture, Proximal
 
 Build = Callable[..., Federation]
 OWN, GLOBAL = {"method": "alone"}, {"method": "fedbn"}

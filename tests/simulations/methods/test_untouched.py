@@ -8,10 +8,10 @@ import pytest
 
 from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.site import Site
-from simulations.folds import scarce_site
-from simulations.methods.loop import play
-from simulations.methods.method import Federation
-from simulations.methods.registry import METHODS, method_of
+from cdtl_core.simulation.folds import scarce_site
+from cdtl_core.simulation.methods.loop import play
+from cdtl_core.simulation.methods.method import Federation
+from cdtl_core.simulation.methods.registry import METHODS, method_of
 
 Build = Callable[..., Federation]
 

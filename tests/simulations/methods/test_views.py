@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations.methods.loop import play
-from simulations.methods.method import Federation
-from simulations.methods.pooled import pool_sites
-from simulations.methods.registry import method_of
+from cdtl_core.simulation.methods.loop import play
+from cdtl_core.simulation.methods.method import Federation
+from cdtl_core.simulation.methods.pooled import pool_sites
+from cdtl_core.simulation.methods.registry import method_of
 
 Build = Callable[..., Federation]
 TRAIN = {"freeze": 2, "views": 2}

@@ -1,0 +1,203 @@
+"""Every field that crosses between coordinator and site: its type, its pattern, its range. All readers use these.
+
+A field of a message, request, enrolment, contract or approval is checked here before anything uses it. No text that
+crosses can be a path, and none can hold a character that a screen does not show.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+
+from cdtl_core.errors import FederationError, PrivacyError
+from cdtl_core.system.foreign import is_plain, visible
+
+__all__ = ["FLAT", "MAX_LOSS", "MAX_PATIENTS", "MAX_ROUNDS", "Crossing", "FinalNumbers", "Flat", "Hello", "KeptNumbers"]
+__all__ += [
+    "Label",
+    "LabelHash",
+    "LedgerId",
+    "Line",
+    "Order",
+    "Patients",
+    "PrivateNumbers",
+    "Question",
+    "Sha256",
+    "SiteName",
+]
+__all__ += ["Patients", "UpdateNumbers", "Version", "bounded", "first_fault", "inside", "parsed"]
+
+MAX_ROUNDS = 9999  # four digits in the names of files, which are sorted by name
+MAX_LOSS = 1e4  # of a model that knows nothing it is log(number of labels); larger ones mean no more than this
+MAX_PATIENTS = 10_000_000
+MAX_RESERVATIONS = 1_000_000
+
+Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
+SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+LabelHash = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{8}$")]
+LedgerId = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{32}$")]
+Version = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,47}$")]
+_Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}(\.[A-Za-z0-9_-]{1,40}){0,3}$")]
+
+
+def _plain(value: str) -> str:
+    if not is_plain(value):
+        raise ValueError("it holds a character that a screen does not show, for example a line break or an escape")
+    return value
+
+
+Line = Annotated[str, StringConstraints(max_length=4096), AfterValidator(_plain)]
+"""Free text on one line; every character of it is shown by a screen."""
+Label = Annotated[str, StringConstraints(max_length=64), AfterValidator(_plain)]
+Flat = Mapping[_Key, StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, AfterValidator(_plain)]]
+"""All settings of a run as Flower carries them."""
+FLAT: TypeAdapter[Flat] = TypeAdapter(Flat)
+
+_Round = Annotated[int, Field(ge=1, le=MAX_ROUNDS + 1)]  # the end counts as one more round
+_Loss = Annotated[float, Field(ge=0, le=MAX_LOSS)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Unknown = math.nan
+
+
+class Crossing(BaseModel):
+    """A record of a message: closed, typed strictly, finite; `kind` names it in errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    kind: ClassVar[str] = "a message"
+
+
+class Question(Crossing):
+    """What the coordinator says when it asks a site who it is: the hash of the run's initial weights."""
+
+    kind = "a question"
+    theta0_hash: Sha256
+
+
+class Order(Crossing):
+    """What the coordinator asks for in a round, beside the weights."""
+
+    kind = "an order"
+    round: _Round
+    share_head: bool
+    theta0_hash: Sha256
+
+
+class Patients(Crossing):
+    """A number of patients behind a sum."""
+
+    kind = "a sum of heads"
+    count: int = Field(ge=0, le=MAX_PATIENTS * MAX_ROUNDS)
+
+
+class Hello(Crossing):
+    """How a site introduces itself; `ledger` and `reservations` are of sites with differential privacy alone."""
+
+    kind = "an introduction"
+    site: SiteName
+    modality: SiteName
+    label_hash: LabelHash
+    contract: str = Field(max_length=4096)
+    num_patients: int = Field(ge=1, le=MAX_PATIENTS)
+    holds_theta0: bool
+    ledger: LedgerId = ""
+    reservations: int = Field(0, ge=0, le=MAX_RESERVATIONS)
+
+
+class UpdateNumbers(Crossing):
+    """The numbers of a round; a site leaves out what it cannot know, say an AUROC of one class."""
+
+    kind = "an update"
+    round: _Round
+    val_loss: _Loss = _Unknown
+    val_auroc: _Share = _Unknown
+    train_loss: _Loss = _Unknown
+
+
+class PrivateNumbers(Crossing):
+    """The numbers of a round with differential privacy."""
+
+    kind = "an update"
+    round: _Round
+    spent: int = Field(ge=0, le=1)
+
+
+class FinalNumbers(Crossing):
+    """The numbers of a site's last answer; `chosen` is the place of the model it uses among the candidates."""
+
+    kind = "a last answer"
+    test_auroc: _Share = _Unknown
+    test_auroc_low: _Share = _Unknown
+    test_auroc_high: _Share = _Unknown
+    chosen: int = Field(ge=0, le=2)
+
+
+class KeptNumbers(Crossing):
+    """The last answer of a site with differential privacy: it has its model, and says nothing of it."""
+
+    kind = "a last answer"
+    kept: Literal[1]
+
+
+_Kind = TypeVar("_Kind", bound=Crossing)
+
+
+def parsed(kind: type[_Kind], record: Mapping[str, Any]) -> _Kind:
+    """The record of a message, checked field by field.
+
+    Raises:
+        FederationError: A field is missing, unknown, of another type, or out of its range or pattern.
+    """
+    try:
+        return kind.model_validate(dict(record))
+    except ValidationError as error:
+        raise FederationError(
+            f"{kind.kind} is wrong in {first_fault(error)}: use the same cdtl version at server and site."
+        ) from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first field that is wrong, and why, for a sentence; the value itself is not repeated."""
+    first = error.errors()[0]
+    field = visible(".".join(str(part)[:48] for part in first["loc"]) or "the whole")
+    why = "not of the form that cdtl writes" if first["type"] == "string_pattern_mismatch" else first["msg"]
+    return f"{field} ({visible(why.removeprefix('Value error, '))})"
+
+
+def bounded(kind: type[Crossing], values: Mapping[str, float]) -> dict[str, float]:
+    """Numbers as they may be sent: what is not finite is left out, what is beyond a range becomes its end."""
+    fields = kind.model_json_schema()["properties"]
+    return {
+        name: min(max(float(value), fields[name]["minimum"]), fields[name]["maximum"])
+        for name, value in values.items()
+        if not math.isnan(value)
+    }
+
+
+def inside(folder: Path, *names: str) -> Path:
+    """A path below `folder`, each name of it one plain part: the second lock where a name becomes a path.
+
+    Raises:
+        PrivacyError: A name would lead out of the folder.
+    """
+    for name in names:
+        if not _PART.fullmatch(name):
+            raise PrivacyError(f"{name!r} is no name of a file or folder below {folder.name}: nothing was touched.")
+    return folder.joinpath(*names)
+
+
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")

@@ -1,0 +1,260 @@
+"""Settings on disk and on the wire: TOML files, ``--set key=value``, and the flat scalars that Flower carries."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
+from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.foreign import parse_json
+
+__all__ = [
+    "SITE_FILE",
+    "changed_run",
+    "flatten",
+    "load_run",
+    "load_simulation",
+    "load_site",
+    "read_toml",
+    "save_toml",
+    "simulation_toml",
+    "unflatten",
+]
+
+SITE_FILE = "site.toml"
+"""A hospital's settings in its folder."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConfig:
+    """Read a simulation's TOML file; `overrides` are ``key=value`` with dots, values as in TOML or plain text.
+
+    Top-level `[data]` is what all sites share (``data.root``); all other tables but `sites` and `paper` are the run's.
+
+    Raises:
+        ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
+    """
+    tree = read_toml(path)
+    for override in overrides:
+        _apply(tree, override)
+    shared, sites = _typed(tree, "data", {}), _typed(tree, "sites", [])
+    if "method" in tree:
+        raise ConfigError(f"method in {path} is no setting of a simulation: list the methods to compare in methods.")
+    methods, paper = tree.pop("methods", None), tree.pop("paper", None)
+    document: dict[str, Any] = {"run": tree, "sites": [_with_shared(site, shared) for site in sites]}
+    if paper is not None:
+        document["paper"] = paper
+    if methods is not None:
+        document["methods"] = methods.split(",") if isinstance(methods, str) else methods
+    return _validated(SimulationConfig, document, str(path))
+
+
+def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
+    """The same simulation as a TOML tree that `load_simulation` reads back to an equal value."""
+    plain = config.model_dump(mode="json", exclude_none=True)
+    run = {key: value for key, value in plain["run"].items() if key != "method"}
+    return {**run, **{key: plain[key] for key in ("methods", "sites", "paper") if key in plain}}
+
+
+def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read what a federation agrees on; what only a simulation has is left aside.
+
+    Raises:
+        ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
+    """
+    tree = read_toml(path)
+    for override in overrides:
+        _apply(tree, override)
+    for key in ("sites", "methods", "data", "paper"):
+        tree.pop(key, None)
+    return _validated(RunConfig, tree, str(path))
+
+
+def changed_run(run: RunConfig, changes: Mapping[str, Any], source: str) -> RunConfig:
+    """A run with a tree of changes laid over its settings; `source` names them in errors.
+
+    Raises:
+        ConfigError: A setting is unknown or ill-typed.
+    """
+    return _validated(RunConfig, _laid_over(run.model_dump(), changes), source)
+
+
+def save_toml(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a tree of settings as TOML, atomically."""
+    replace_bytes(path, tomli_w.dumps(tree).encode())
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read a hospital's `site.toml`.
+
+    Raises:
+        ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
+    """
+    return _validated(SiteConfig, read_toml(path), str(path))
+
+
+def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
+    """A hospital's settings from a tree; `source` names it in errors.
+
+    Raises:
+        ConfigError: A setting is unknown or ill-typed.
+    """
+    return _validated(SiteConfig, tree, source)
+
+
+def flatten(config: RunConfig) -> dict[str, bool | int | float | str]:
+    """A run as the flat scalars that Flower carries: ``{"train.lr": 5e-4, ...}``; lists and tables as JSON text."""
+    flat: dict[str, bool | int | float | str] = {}
+
+    def walk(prefix: str, tree: Mapping[str, Any]) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict) and prefix + key not in _TABLES:
+                walk(f"{prefix}{key}.", value)
+            else:
+                flat[prefix + key] = json.dumps(value) if isinstance(value, list | dict) else value
+
+    walk("", config.model_dump(mode="json"))
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> RunConfig:
+    """The run of Flower's flat scalars.
+
+    Raises:
+        ConfigError: A key is unknown or a value ill-typed.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        node = tree
+        try:
+            for part in path:
+                node = node.setdefault(part, {})
+            node[last] = parse_json(value) if key in _TABLES | _LISTS and isinstance(value, str) else value
+        except (ValueError, TypeError, AttributeError):
+            raise ConfigError(f"the run's settings cannot be read at {key[:60]!r}: make the request anew.") from None
+    return _validated(RunConfig, tree, "the run's settings")
+
+
+def _laid_over(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    over = {
+        key: _laid_over(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+        for key, value in changes.items()
+    }
+    return {**tree, **over}
+
+
+_TABLES = {"blend.donors"}
+_LISTS = {"task.labels", "model.levels", "federation.sites"}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: It is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the configuration {path} does not exist: give the path of a .toml file.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"the configuration {path} cannot be read ({error}): mend the file.") from None
+
+
+def _typed(tree: dict[str, Any], key: str, default: Any) -> Any:
+    value = tree.pop(key, default)
+    if not isinstance(value, type(default)):
+        wanted = "a table, [data]" if key == "data" else "a list of tables, [[sites]]"
+        raise ConfigError(f"{key} is {value!r}: it must be {wanted}; correct the setting.")
+    return value
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"'--set {override}' is no setting: write key=value, for example --set train.lr=0.001.")
+    *path, last = key.strip().split(".")
+    node: Any = tree
+    for part in path:
+        node = _step(node, part, key)
+    if not isinstance(node, dict):
+        raise ConfigError(f"'--set {override}' names no setting: '{'.'.join(path)}' has no keys below it.")
+    node[last] = _value(text)
+
+
+def _step(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, list):
+        found = [item for item in node if isinstance(item, dict) and item.get("site") == part]
+        if not found:
+            raise ConfigError(f"'--set {key}' names no site '{part}': use a name from the configuration's [[sites]].")
+        return found[0]
+    return node.setdefault(part, {}) if isinstance(node, dict) else None
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _with_shared(site: Any, shared: Mapping[str, Any]) -> Any:
+    if not isinstance(site, dict) or not isinstance(site.get("data", {}), dict):
+        return site
+    return {**site, "data": {**shared, **site.get("data", {})}}
+
+
+def _validated(kind: type[_Model], document: Mapping[str, Any], source: str) -> _Model:
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        if former := _former(document):
+            raise ConfigError(_of_earlier_version(former, source)) from None
+        raise _sentence(error, source) from None
+
+
+def _former(document: Mapping[str, Any]) -> str:
+    """What was written for an earlier version and what to write now; empty if there is no such setting."""
+    run, lock = document.get("run", document), document.get("lock", {})
+    for place, tree in (("", run), ("lock.", lock)):
+        if isinstance(tree, Mapping) and any(str(key).partition(".")[0] == "gate" for key in tree):
+            return (
+                f"the settings {place}gate.*: write {place}model_selection.* with the same keys (the pooled model is "
+                "used unless 20 validation patients or more speak against it)"
+            )
+        if isinstance(tree, Mapping) and tree.get("method") == "fedavg":
+            return f'{place}method = "fedavg": write "fedbn", which is what it was (each site keeps its norms)'
+    methods = document.get("methods", ())
+    if isinstance(methods, list | tuple) and "fedavg" in methods:
+        return (
+            '"fedavg" among the methods: write "fedbn", which is what it was (each site keeps its norms). FedAvg with '
+            "shared norms is played by cdtl compare"
+        )
+    return ""
+
+
+def _of_earlier_version(former: str, source: str) -> str:
+    played = ("rounds.jsonl", "study.json", "request.json")
+    if any(Path(source).with_name(name).exists() for name in played):
+        return (
+            f"{Path(source).parent} was written by an earlier version of cdtl (it holds {former}): read it with that "
+            "version, or start the run again in a new folder with the settings changed."
+        )
+    return f"{source} is of an earlier version of cdtl. It holds {former}."
+
+
+def _sentence(error: ValidationError, source: str) -> CdtlError:
+    first, more = error.errors()[0], error.error_count() - 1
+    key = ".".join(str(part) for part in first["loc"] if part != "run") or "the configuration"
+    got = "" if first["type"] in {"missing", "value_error"} else f", got {first['input']!r}"
+    what = "is unknown" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    rest = f" ({more} more like it)" if more else ""
+    return ConfigError(f"{key} in {source}: {what}{got}{rest}; correct the setting.")

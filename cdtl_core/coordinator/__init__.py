@@ -1,0 +1,1 @@
+"""The coordinator's side, run inside Flower's ServerApp."""

@@ -1,0 +1,238 @@
+"""Who takes part: sites introduce themselves, late ones too, and each is admitted or left out by name."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from flwr.app import RecordDict
+
+from cdtl_core.config import RunConfig
+from cdtl_core.coordinator.enrolled import checked_number
+from cdtl_core.coordinator.exchange import PROVISIONAL, Exchange, Reply, pause
+from cdtl_core.coordinator.ledgers import KnownLedgers
+from cdtl_core.errors import FederationError
+from cdtl_core.federation import wire
+from cdtl_core.federation.contract import ModalityContract, check_contract
+from cdtl_core.federation.round import Member
+from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
+from cdtl_core.models.weights import Weights, weights_hash
+from cdtl_core.system.foreign import get_logger
+from cdtl_core.system.progress import report
+
+__all__ = ["DESCRIBE", "Party", "admit", "ask_newcomers", "gather_sites", "named", "open_party", "quorum_fault"]
+
+DESCRIBE = "query.describe"
+_ASK_AGAIN_S = 10.0
+_log = get_logger("cdtl.server")
+
+
+@dataclass
+class Party:
+    """The sites of a run: what each said of itself, why others are left out, and who still lacks theta0."""
+
+    exchange: Exchange
+    config: RunConfig
+    theta0: Weights
+    theta0_hash: str
+    shared: Mapping[str, torch.Size]
+    members: dict[str, Member] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    without_theta0: set[str] = field(default_factory=set)
+    ledgers: KnownLedgers | None = None
+    enrolled: Mapping[str, ModalityContract] = field(default_factory=dict)
+    asked_at: dict[str, float] = field(default_factory=dict)
+    _theta0_record: Any = field(default=None)
+
+    def with_theta0(self, content: RecordDict) -> RecordDict:
+        """Add theta0 to a message for a site that lacks it; encoded once for all sites."""
+        if self._theta0_record is None:
+            self._theta0_record = wire.encode_theta0(self.theta0)
+        content.update(self._theta0_record)
+        return content
+
+    def absent(self) -> dict[str, str]:
+        """Sites of the run that have not introduced themselves, each with why."""
+        here = self.exchange.connected()
+        expected = set(self.config.federation.sites) | set(self.left_out)
+        why = {site: "at work on its introduction" if site in here else "not connected" for site in expected}
+        return {site: self.left_out.get(site, why[site]) for site in sorted(expected - set(self.members))}
+
+
+def open_party(
+    exchange: Exchange,
+    config: RunConfig,
+    theta0: Weights,
+    ledgers: KnownLedgers | None = None,
+    enrolled: Mapping[str, ModalityContract] | None = None,
+) -> Party:
+    """A party that nobody has joined yet; `ledgers` remembers privacy ledgers, `enrolled` what sites enrolled with."""
+    model = build_classifier(config.model, len(config.task.labels), config.image.size)
+    names, state = parts_of(model, freeze=frozen_stages(model, config), share_head=True).shared, model.state_dict()
+    shapes = {name: state[name].shape for name in names}
+    return Party(exchange, config, theta0, weights_hash(theta0), shapes, ledgers=ledgers, enrolled=enrolled or {})
+
+
+def gather_sites(party: Party, known: Mapping[str, Member]) -> None:
+    """Wait until all sites of the run have introduced themselves, at most `federation.join_timeout_s`.
+
+    A run that is resumed waits for a round's time at most: who comes later joins then.
+
+    Args:
+        party: Filled in place.
+        known: Members of a run that is resumed.
+
+    Raises:
+        FederationError: Too few came; the sentence names the others and why.
+    """
+    settings = party.config.federation
+    limit = min(settings.join_timeout_s, settings.round_timeout_s) if known else settings.join_timeout_s
+    deadline = time.monotonic() + limit
+    said: dict[str, str] | None = None
+    while not _complete(party) and time.monotonic() < deadline:
+        ask_newcomers(party, left_s=deadline - time.monotonic())
+        replies = party.exchange.receive()
+        admit(party, replies, known)
+        if not replies:
+            said = _say(party, said)
+            pause()
+    party.exchange.forget(DESCRIBE)
+    fault = quorum_fault(party.members.values(), party.config, "introduced themselves", party.absent())
+    if fault:
+        raise FederationError(fault)
+
+
+def ask_newcomers(party: Party, *, left_s: float) -> None:
+    """Ask every connected site of the run that is no member yet who it is; one refused, again later."""
+    now, allowed = time.monotonic(), set(party.config.federation.sites)
+    busy = party.exchange.waiting(DESCRIBE)
+    for site in party.exchange.connected():
+        outside = allowed and site not in allowed and not site.startswith(PROVISIONAL)
+        if outside or site in party.members or site in busy:
+            continue
+        if now - party.asked_at.get(site, -math.inf) >= _ASK_AGAIN_S:
+            party.asked_at[site] = now
+            party.exchange.send(
+                site, wire.encode_question(party.theta0_hash), DESCRIBE, group="0", timeout_s=max(left_s, 1.0)
+            )
+
+
+def admit(party: Party, replies: Iterable[Reply], known: Mapping[str, Member]) -> list[Member]:
+    """Take in who introduced itself well, note why of the others; returns the new members.
+
+    Args:
+        party: Filled in place.
+        replies: To `query.describe`.
+        known: Members as the run knew them before.
+    """
+    admitted = []
+    for reply in replies:
+        try:
+            admitted.append(_admit(party, reply, known))
+        except FederationError as error:
+            party.left_out[reply.site] = str(error)
+            _log.warning("%s is left out: %s", reply.site, error)
+    return admitted
+
+
+def quorum_fault(
+    present: Collection[Member],
+    config: RunConfig,
+    what: str,
+    faults: Mapping[str, str],
+    expected: Collection[Member] = (),
+) -> str:
+    """Why these sites are too few for the run, naming the others; empty if they are enough.
+
+    Args:
+        present: Who did `what`.
+        config: Of the run; every modality of `expected` and `present` needs `federation.min_per_modality` of them.
+        what: What they did, for the sentence.
+        faults: Why the others did not.
+        expected: Members of the run.
+    """
+    settings = config.federation
+    reasons = named(faults) or "the others are not connected"
+    if len(present) < settings.min_sites:
+        return f"{len(present)} of the {settings.min_sites} needed sites {what} ({reasons})."
+    counts = Counter(member.modality for member in present)
+    modalities = sorted({member.modality for member in (*expected, *present)})
+    few = [f"{counts[name]} {name}" for name in modalities if counts[name] < settings.min_per_modality]
+    if few:
+        return f"{', '.join(few)} where {settings.min_per_modality} of each modality are needed {what} ({reasons})."
+    return ""
+
+
+def named(faults: Mapping[str, str]) -> str:
+    """Sites with their reasons, for a sentence."""
+    return "; ".join(f"{site}: {why.rstrip('.')}" for site, why in faults.items())
+
+
+def _complete(party: Party) -> bool:
+    """Whether nobody is left to wait for.
+
+    A run that names its sites waits for each of them. Another, a simulation, waits until enough nodes are connected
+    and each has said who it is or why it can't.
+    """
+    settings, heard = party.config.federation, set(party.members) | set(party.left_out)
+    if settings.sites:
+        return set(settings.sites) <= set(party.members)
+    here = set(party.exchange.connected())
+    return len(here) >= settings.min_sites and here <= heard
+
+
+def _say(party: Party, said: Mapping[str, str] | None) -> dict[str, str]:
+    """Say whom the run waits for, if that has changed."""
+    absent = party.absent()
+    if absent != said:
+        _log.info("waiting for %s", named(absent) or f"{party.config.federation.min_sites} sites")
+        report(waiting=absent)
+    return absent
+
+
+def _admit(party: Party, reply: Reply, known: Mapping[str, Member]) -> Member:
+    """The member that a reply introduces.
+
+    Raises:
+        FederationError: It has no content, or does not fit the run or what the run knew of the site.
+    """
+    if reply.content is None:
+        raise FederationError(reply.fault)
+    introduction = wire.decode_introduction(reply.content)
+    member, provisional = introduction.member, reply.site.startswith(PROVISIONAL)
+    _check_name(party, member, reply)
+    before = known.get(member.site)
+    if before and (before.modality, before.label_hash) != (member.modality, member.label_hash):
+        raise FederationError(f"site {member.site} came back with another modality or label map: start a new run.")
+    check_contract(introduction.contract, party.config, party.theta0_hash)
+    member = checked_number(member, introduction.contract, party.enrolled.get(member.site))
+    _check_privacy(party, member)
+    if provisional:
+        party.exchange.rename(reply.site, member.site)
+    party.members[member.site] = member
+    party.left_out.pop(reply.site, None)
+    if not introduction.holds_theta0:
+        party.without_theta0.add(member.site)
+    return member
+
+
+def _check_name(party: Party, member: Member, reply: Reply) -> None:
+    """Refuse a name that is taken, that is not the one admitted, or that the run does not name."""
+    provisional = reply.site.startswith(PROVISIONAL)
+    if member.site in party.members or (provisional and member.site in party.exchange.connected()):
+        raise FederationError(f"two sites have the name {member.site}: give each its own.")
+    if member.site != reply.site and not provisional:
+        raise FederationError(f"it calls itself {member.site} but was admitted as {reply.site}: enrol it anew.")
+    if party.config.federation.sites and member.site not in party.config.federation.sites:
+        raise FederationError(f"site {member.site} is not one of this run's sites.")
+
+
+def _check_privacy(party: Party, member: Member) -> None:
+    """Refuse a site without differential privacy where the run requires it, and one without its known ledger."""
+    if party.config.dp.required and not member.ledger:
+        raise FederationError(f"site {member.site} trains without differential privacy, which the run requires.")
+    if party.ledgers is not None:
+        party.ledgers.admit(member)

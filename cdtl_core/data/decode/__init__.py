@@ -1,0 +1,1 @@
+"""Image files to arrays: PNG, JPEG and TIFF here, DICOM in a process of its own."""

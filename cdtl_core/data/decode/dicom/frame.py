@@ -1,0 +1,122 @@
+"""One frame of a DICOM file's pixel data: found, checked, decompressed; no other frame is decoded."""
+
+from math import ceil
+from typing import Any
+
+import numpy.typing as npt
+from pydicom import uid
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels.decoders.base import Decoder, get_decoder
+
+from cdtl_core.data.decode.dicom.codestream import check_codestream
+from cdtl_core.data.decode.dicom.header import Header, integer, text
+from cdtl_core.data.fault import UnreadableError, check_size
+
+__all__ = ["read_frame"]
+
+# Who decodes what first. gdcm, the only one for JPEG-LS, lossless and 12-bit JPEG, can abort the process on damaged
+# data, so DICOM files are read in a process of their own: see cdtl_core.data.decode.reader.
+_CODECS = {
+    uid.JPEGBaseline8Bit: "pillow",
+    uid.JPEGExtended12Bit: "pillow",
+    uid.JPEG2000: "pylibjpeg",
+    uid.JPEG2000Lossless: "pylibjpeg",
+    uid.RLELossless: "pylibjpeg",
+}
+
+
+def read_frame(header: Header, index: int) -> tuple[npt.NDArray[Any], str]:
+    """The stored values of one frame, H W or H W 3 in the file's type, and their photometric interpretation.
+
+    Raises:
+        UnreadableError: The header contradicts itself, or the frame is too large, truncated or cannot be decompressed.
+    """
+    options = _options(header)
+    samples = 3 if options["photometric_interpretation"] == "PALETTE COLOR" else options["samples_per_pixel"]
+    check_size(options["rows"], options["columns"], samples * max(1.0, options["bits_allocated"] / 8))
+    decoder = _decoder(header.syntax, options["bits_stored"])
+    if decoder.is_encapsulated:
+        values, found = _decompress(header, index, decoder, options)
+    else:
+        if header.source.tell() + ceil(_frame_bytes(options) * (index + 1)) > header.size:
+            raise UnreadableError("is truncated (its pixel data end before the frame does)")
+        values, found = decoder.as_array(header.source, index=index, **options)
+    return values.astype(values.dtype.newbyteorder("="), copy=False), str(found["photometric_interpretation"])
+
+
+def _options(header: Header) -> dict[str, Any]:
+    dataset, is_float = header.dataset, header.keyword != "PixelData"
+    allocated = integer(
+        dataset, "BitsAllocated", {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(header.keyword)
+    )
+    options = {
+        "rows": integer(dataset, "Rows"),
+        "columns": integer(dataset, "Columns"),
+        "samples_per_pixel": integer(dataset, "SamplesPerPixel", 1),
+        "bits_allocated": allocated,
+        "bits_stored": allocated if is_float else integer(dataset, "BitsStored", allocated),
+        "pixel_representation": integer(dataset, "PixelRepresentation", 0),
+        "planar_configuration": integer(dataset, "PlanarConfiguration", 0),
+        "photometric_interpretation": text(dataset, "PhotometricInterpretation"),
+        "number_of_frames": max(1, integer(dataset, "NumberOfFrames", 1)),
+        "pixel_keyword": header.keyword,
+        "pixel_vr": header.vr,
+    }
+    if options["samples_per_pixel"] not in {1, 3}:
+        raise UnreadableError(f"has {options['samples_per_pixel']} samples per pixel", "export it as gray or RGB")
+    return options
+
+
+def _frame_bytes(options: dict[str, Any]) -> float:
+    bits: int = options["rows"] * options["columns"] * options["samples_per_pixel"] * options["bits_allocated"]
+    return bits / 8 * (2 / 3 if options["photometric_interpretation"] == "YBR_FULL_422" else 1)
+
+
+def _decoder(syntax: uid.UID, bits: int) -> Decoder:
+    if syntax == uid.JPEGExtended12Bit and bits > 8:
+        syntax = uid.JPEGLossless  # gdcm reads the coding process from the stream, pydicom lets it through only so
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise UnreadableError(
+            f"is stored in a way that cannot be read{_name(syntax)}", "export it uncompressed or as JPEG 2000"
+        ) from None
+    if not decoder.is_available:
+        raise UnreadableError(
+            f"needs a codec that is not installed{_name(syntax)}", "reinstall cdtl with its dependencies"
+        )
+    return decoder
+
+
+def _decompress(
+    header: Header, index: int, decoder: Decoder, options: dict[str, Any]
+) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    try:
+        data = get_frame(
+            header.source, index, number_of_frames=options["number_of_frames"], extended_offsets=_offsets(header)
+        )
+    except Exception:
+        raise UnreadableError("is truncated or damaged (the compressed frame cannot be found)") from None
+    data = check_codestream(data, options)
+    plugins = [_CODECS[decoder.UID], ""] if decoder.UID in _CODECS else [""]
+    for plugin in plugins:
+        try:
+            values, found = decoder.as_array(
+                encapsulate([data]), index=0, decoding_plugin=plugin, **{**options, "number_of_frames": 1}
+            )
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException:  # noqa: S112 (a panic of Rust code is no Exception; the next codec may do)
+            continue
+        return values, found
+    raise UnreadableError(f"has pixel data that cannot be decompressed{_name(header.syntax)}")
+
+
+def _offsets(header: Header) -> tuple[bytes, bytes] | None:
+    found = (header.dataset.get("ExtendedOffsetTable"), header.dataset.get("ExtendedOffsetTableLengths"))
+    return found if all(found) else None
+
+
+def _name(syntax: uid.UID) -> str:
+    """The transfer syntax in brackets if the DICOM dictionary has it."""
+    return f" ({syntax.name})" if syntax.name != str(syntax) else ""

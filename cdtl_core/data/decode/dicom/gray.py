@@ -1,0 +1,185 @@
+"""Stored values of a gray DICOM image to what a screen shows: modality, window, polarity, padding."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from cdtl_core.data.decode.dicom.header import integer, numbers, text
+from cdtl_core.data.decode.dicom.table import read_table
+
+__all__ = ["Look", "by_value", "read_look", "render_gray"]
+
+Floats = npt.NDArray[np.float64]
+Curve = Callable[[Floats], Floats]
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Look:
+    """How stored values are shown.
+
+    Attributes:
+        modality: Stored values to the modality's (Hounsfield units, optical density).
+        window: The modality's values to 0-1, None if the file has neither window nor VOI table.
+        span: The stored values that the type can hold, if no more than 8 bits are stored.
+        padding: Stored values from first to second are no image.
+        inverted: Low values are bright (MONOCHROME1).
+    """
+
+    modality: Curve
+    window: Curve | None
+    span: tuple[float, float] | None
+    padding: tuple[float, float] | None
+    inverted: bool
+
+
+def read_look(dataset: Dataset, index: int, *, is_float: bool = False) -> Look:
+    """How a file wants its frame `index` shown.
+
+    Raises:
+        UnreadableError: A number it needs is none.
+    """
+    signed = bool(integer(dataset, "PixelRepresentation", 0)) and not is_float
+    allocated = integer(dataset, "BitsAllocated", 32)
+    bits = integer(dataset, "BitsStored", allocated)
+    low = -(2.0 ** (bits - 1)) if signed else 0.0
+    return Look(
+        modality=_modality(dataset, index),
+        window=_window(dataset, index),
+        span=(low, low + 2.0**bits - 1) if bits <= 8 and not is_float else None,
+        padding=_padding(dataset, 2**allocated if signed else 0),
+        inverted=text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
+    )
+
+
+def render_gray(stored: npt.NDArray[Any], look: Look) -> npt.NDArray[np.uint8]:
+    """Show stored values, H W of any type, as uint8 H W.
+
+    Without a window, up to 8 bits keep the brightness of their type's range and more are stretched from the smallest to
+    the largest value in the image. Padding and values that are not finite are black.
+    """
+    window = look.window or _stretch(*_range(stored, look))
+
+    def show(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        shown = np.clip(window(look.modality(values.astype(np.float64))), 0.0, 1.0)
+        shown = 1.0 - shown if look.inverted else shown
+        shown[~_is_image(values, look)] = 0.0
+        return np.rint(np.nan_to_num(shown) * 255).astype(np.uint8)
+
+    with np.errstate(all="ignore"):
+        return by_value(stored, show)
+
+
+def by_value(
+    stored: npt.NDArray[Any], show: Callable[[npt.NDArray[Any]], npt.NDArray[np.uint8]]
+) -> npt.NDArray[np.uint8]:
+    """Apply a function of single values to an array in blocks, through a table where values are fewer than pixels."""
+    codes = _codes(stored.dtype)
+    table = show(codes) if codes is not None and stored.size > codes.size else None
+    flat = np.ascontiguousarray(stored).reshape(-1)
+    joined = np.concatenate(
+        [show(block) if table is None else table[block.view(f"u{block.itemsize}")] for block in _blocks(flat)]
+    )
+    return joined.reshape(*stored.shape, *joined.shape[1:])
+
+
+def _modality(dataset: Dataset, index: int) -> Curve:
+    table = read_table(dataset, "ModalityLUTSequence")
+    if table is not None:
+        return table.values
+    holder = _frame_group(dataset, index, "PixelValueTransformationSequence")
+    slope, intercept = numbers(holder, "RescaleSlope"), numbers(holder, "RescaleIntercept")
+    if not slope and not intercept:
+        return lambda values: values
+    by, plus = (slope or [1.0])[0] or 1.0, (intercept or [0.0])[0]
+    return lambda values: values * by + plus
+
+
+def _window(dataset: Dataset, index: int) -> Curve | None:
+    table = read_table(dataset, "VOILUTSequence")
+    if table is not None:
+        return table.shares
+    holder = _frame_group(dataset, index, "FrameVOILUTSequence")
+    centres, widths = numbers(holder, "WindowCenter"), numbers(holder, "WindowWidth")
+    if not centres or not widths or widths[0] <= 0:
+        return None
+    centre, width = centres[0], widths[0]
+    match text(holder, "VOILUTFunction").upper():
+        case "SIGMOID":
+            return lambda values: 1 / (1 + np.exp(-4 * (values - centre) / width))
+        case "LINEAR_EXACT":
+            return lambda values: (values - centre) / width + 0.5
+        case _:
+            # PS3.3 C.11.2.1.2.1; a width of 1 is a step between two whole numbers.
+            return lambda values: (values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5
+
+
+def _frame_group(dataset: Dataset, index: int, keyword: str) -> Dataset:
+    """Where an enhanced multi-frame file keeps a group of elements for a frame; else the file itself."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for group in [*per_frame[index : index + 1], *shared[:1]]:
+        if group.get(keyword):
+            found: Dataset = group.get(keyword)[0]
+            return found
+    return dataset
+
+
+def _padding(dataset: Dataset, wrap: int) -> tuple[float, float] | None:
+    values = [*numbers(dataset, "PixelPaddingValue")[:1], *numbers(dataset, "PixelPaddingRangeLimit")[:1]]
+    if not numbers(dataset, "PixelPaddingValue"):
+        return None
+    # Written as unsigned although the pixels are signed: 63536 means -2000.
+    values = [value - wrap if wrap and value >= wrap / 2 else value for value in values]
+    return min(values), max(values)
+
+
+def _range(stored: npt.NDArray[Any], look: Look) -> tuple[float, float]:
+    """Smallest and largest of the modality's values that bound the display."""
+    if look.span is not None:
+        values = look.modality(np.arange(look.span[0], look.span[1] + 1))
+        return float(values.min()), float(values.max())
+    low, high = np.inf, -np.inf
+    for block in _blocks(_distinct(stored)):
+        values = look.modality(block[_is_image(block, look)].astype(np.float64))
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return (low, high) if low <= high else (0.0, 0.0)
+
+
+def _stretch(low: float, high: float) -> Curve:
+    return lambda values: (values - low) / ((high - low) or 1.0)
+
+
+def _is_image(values: npt.NDArray[Any], look: Look) -> npt.NDArray[np.bool_]:
+    image: npt.NDArray[np.bool_] = np.isfinite(values)
+    if look.padding is not None:
+        image &= (values < look.padding[0]) | (values > look.padding[1])
+    return image
+
+
+def _codes(dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """All values of an integer type of one or two bytes, in the order of their bits."""
+    if dtype.kind not in "iu" or dtype.itemsize > 2:
+        return None
+    return np.arange(256**dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
+
+
+def _distinct(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values that occur, where that is cheap to know; else all."""
+    codes, flat = _codes(stored.dtype), np.ascontiguousarray(stored).reshape(-1)
+    if codes is None or flat.size < codes.size:
+        return flat
+    seen = np.zeros(codes.size, np.bool_)
+    for block in _blocks(flat):
+        seen[block.view(f"u{block.itemsize}")] = True
+    found: npt.NDArray[Any] = codes[seen]
+    return found
+
+
+def _blocks(flat: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    return (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))

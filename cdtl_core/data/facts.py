@@ -1,0 +1,191 @@
+"""What a cohort check keeps of one image: numbers and a thumbnail, never the pixels."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.fft import dctn
+
+from cdtl_core.data.decode.picture import DicomTags, Picture
+from cdtl_core.data.decode.read import read_picture
+from cdtl_core.data.glyphs import count_glyphs
+from cdtl_core.data.texture import measure_texture
+from cdtl_core.errors import DataError
+from cdtl_core.system.durable import file_hash
+from cdtl_core.system.progress import report
+from cdtl_core.system.threads import num_cores
+
+__all__ = ["BINS", "THUMBNAIL", "Fault", "ImageFacts", "examine", "examine_all"]
+
+THUMBNAIL = 32
+BINS = 32
+CHROMA = 24  # gray levels
+EMPTY_SPREAD = 1.0  # standard deviation in gray levels of 255 below which nothing can be seen
+TEXT_SIDE = 512
+WORTH_A_POOL = 200  # images; spawning a process takes about a second
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an image could not be examined, in one sentence."""
+
+    file: Path
+    sentence: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFacts:
+    """One image in about two kilobytes; gray levels are 0 to 255, of the luma if the image has colour.
+
+    Attributes:
+        file: Where it is.
+        width: Pixels.
+        height: Pixels.
+        bits: Bits per sample that the file stores.
+        format: ``PNG``, ``JPEG``, ``DICOM`` ...
+        is_colour: Whether it has colour.
+        coloured: Share of the pixels whose channels differ by more than 24 levels.
+        mean: Of the gray levels.
+        std: Of the gray levels.
+        histogram: Share of the pixels in 32 equal bins.
+        edges: Mean and standard deviation of the outermost 1/32 at top, bottom, left and right (8 numbers).
+        bands: Standard deviation of the detail in four octaves of a 128 x 128 copy, finest first.
+        textures: Median of the absolute detail where there is tissue, neither black nor white; 0 if there is none.
+        skews: Skewness of the same details: positive where small bright things stand on darker ground.
+        thumbnail: uint8 32 x 32, stretched to a square.
+        perceptual_hash: 64 bits: signs of the thumbnail's low frequencies.
+        pixels_sha256: Of the decoded pixels and their shape.
+        file_sha256: Of the file's bytes.
+        glyphs: The most letter-like marks in one row.
+        tags: Of a DICOM file, else None.
+    """
+
+    file: Path
+    width: int
+    height: int
+    bits: int
+    format: str
+    is_colour: bool
+    coloured: float
+    mean: float
+    std: float
+    histogram: npt.NDArray[np.float32]
+    edges: tuple[float, ...]
+    bands: tuple[float, ...]
+    textures: tuple[float, ...]
+    skews: tuple[float, ...]
+    thumbnail: npt.NDArray[np.uint8]
+    perceptual_hash: int
+    pixels_sha256: str
+    file_sha256: str
+    glyphs: int
+    tags: DicomTags | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all pixels are (nearly) the same."""
+        return self.std < EMPTY_SPREAD
+
+    @property
+    def border(self) -> float:
+        """Median of the four edges' mean gray levels."""
+        return float(np.median(self.edges[::2]))
+
+
+def examine(path: Path) -> ImageFacts | Fault:
+    """Decode one image and keep its facts, or say why it cannot be decoded."""
+    try:
+        picture = read_picture(path)
+        digest = file_hash(path)
+    except (DataError, OSError) as error:
+        return Fault(path, str(error))
+    return _facts(path, picture, digest)
+
+
+def examine_all(paths: Sequence[Path], workers: int | None = None) -> list[ImageFacts | Fault]:
+    """The facts or fault of each image, in order; decodes in `workers` processes (default: one per core).
+
+    At most one image per process is in memory at once; progress goes to `cdtl_core.system.progress`.
+
+    Raises:
+        DataError: A process was killed, for lack of memory or by a decoder that crashed.
+    """
+    count = workers or num_cores()
+    found = []
+    for number, facts in enumerate(_stream(paths, count), start=1):
+        found.append(facts)
+        report(examined=number, of=len(paths))
+    return found
+
+
+def _stream(paths: Sequence[Path], workers: int) -> Iterator[ImageFacts | Fault]:
+    if workers == 1 or len(paths) < WORTH_A_POOL:
+        yield from map(examine, paths)
+        return
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(examine, paths, chunksize=16)
+    except BrokenProcessPool:
+        raise DataError(
+            "a process that decoded images was killed: give it more memory, or find the image with one worker."
+        ) from None
+
+
+def _facts(path: Path, picture: Picture, digest: str) -> ImageFacts:
+    image = Image.fromarray(picture.pixels).convert("L")
+    gray = np.asarray(image)
+    height, width = gray.shape
+    details = measure_texture(image)
+    thumbnail = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR))
+    return ImageFacts(
+        file=path,
+        width=width,
+        height=height,
+        bits=picture.bits,
+        format=picture.format,
+        is_colour=picture.is_colour,
+        coloured=_coloured(picture.pixels),
+        mean=float(gray.mean()),
+        std=float(gray.std()),
+        histogram=(np.bincount(gray.ravel() // (256 // BINS), minlength=BINS) / gray.size).astype(np.float32),
+        edges=_edges(gray),
+        bands=tuple(detail.spread for detail in details),
+        textures=tuple(detail.texture for detail in details),
+        skews=tuple(detail.skew for detail in details),
+        thumbnail=thumbnail,
+        perceptual_hash=_perceptual_hash(thumbnail),
+        pixels_sha256=hashlib.sha256(f"{picture.pixels.shape}".encode() + picture.pixels.tobytes()).hexdigest(),
+        file_sha256=digest,
+        glyphs=count_glyphs(_reduced(image)),
+        tags=picture.tags,
+    )
+
+
+def _edges(gray: npt.NDArray[np.uint8]) -> tuple[float, ...]:
+    rows, columns = max(1, gray.shape[0] // THUMBNAIL), max(1, gray.shape[1] // THUMBNAIL)
+    strips = (gray[:rows], gray[-rows:], gray[:, :columns], gray[:, -columns:])
+    return tuple(float(value) for strip in strips for value in (strip.mean(), strip.std()))
+
+
+def _coloured(pixels: npt.NDArray[np.uint8]) -> float:
+    if pixels.ndim == 2:
+        return 0.0
+    return float(np.mean(pixels.max(axis=2) - pixels.min(axis=2) > CHROMA))
+
+
+def _perceptual_hash(thumbnail: npt.NDArray[np.uint8]) -> int:
+    low = dctn(thumbnail.astype(np.float64))[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return int("".join("1" if bit else "0" for bit in bits), 2)
+
+
+def _reduced(image: Image.Image) -> npt.NDArray[np.uint8]:
+    factor = -(-max(image.size) // TEXT_SIDE)
+    return np.asarray(image.reduce(factor) if factor > 1 else image)

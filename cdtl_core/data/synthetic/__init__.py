@@ -1,0 +1,1 @@
+"""Synthetic lesion images for tests and the demo; they say nothing about medicine."""

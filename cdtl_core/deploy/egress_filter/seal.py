@@ -1,0 +1,50 @@
+"""Two keys that live as long as the gate: one signs approved bundles, with the other the SuperNode asks the gate.
+
+The SuperNode reads their files at its start: a gate that starts again needs a SuperNode that starts again.
+"""
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable
+
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from cdtl_core.deploy.egress_filter.signing import NodePass
+from cdtl_core.deploy.link import NODE_KEY, TRUSTED, Link
+from cdtl_core.errors import PrivacyError
+
+__all__ = ["Seal"]
+
+_ENTITY = "fpk_cdtl_gate"
+
+
+class Seal:
+    """Signs bundles the way ``flower-supernode --trusted-entities`` verifies them."""
+
+    def __init__(self) -> None:
+        self._key = Ed25519PrivateKey.generate()
+        self.node_pass = NodePass()
+
+    def publish(self, link: Link) -> None:
+        """Write the SuperNode's key and the file for ``--trusted-entities``, and read that back as the SuperNode will.
+
+        Raises:
+            PrivacyError: What is in the file afterwards is not this key: an empty file would switch verification off.
+        """
+        public = self._key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        entities, path = {_ENTITY: public}, link.folder / TRUSTED
+        link.write(NODE_KEY, self.node_pass.pem())
+        link.write(TRUSTED, (json.dumps(entities) + "\n").encode())  # JSON is YAML too
+        if yaml.safe_load(path.read_text(encoding="utf-8")) != entities:
+            raise PrivacyError(f"{path} does not hold the gate's key after writing it: check the disk; nothing starts.")
+
+    def verifications(self, bundle: bytes, clock: Callable[[], float] = time.time) -> dict[str, str]:
+        """What goes with an approved bundle: the signature over the time (8 bytes) and the bundle's SHA-256."""
+        signed_at = int(clock())
+        signature = self._key.sign(signed_at.to_bytes(8, "big") + hashlib.sha256(bundle).digest())
+        text = base64.urlsafe_b64encode(signature).decode().rstrip("=")
+        return {"valid_license": "site", _ENTITY: json.dumps({"signed_at": signed_at, "signature": text})}

@@ -1,7 +1,0 @@
-"""The cohort check: what is wrong with a hospital's images and labels, before anything is trained or shared."""
-
-from cdtl_core.imaging.lint.check import RULES, CohortCheck, as_dict, check_cohort, rules_table
-from cdtl_core.imaging.lint.rule import Finding, Rule
-from cdtl_core.imaging.lint.sample import Entry
-
-__all__ = ["RULES", "CohortCheck", "Entry", "Finding", "Rule", "as_dict", "check_cohort", "rules_table"]

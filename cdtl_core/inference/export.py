@@ -1,0 +1,168 @@
+"""A model folder as one ONNX file that takes images and gives the probabilities `cdtl predict` gives."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from cdtl_core.data.decode.read import fit_square, read_image
+from cdtl_core.errors import ModelError
+from cdtl_core.inference.model_folder import ModelNote, Which, load_model
+from cdtl_core.inference.pooled_network import PooledNetwork
+from cdtl_core.models.model import Classifier
+from cdtl_core.system.durable import replace_bytes
+
+__all__ = ["TOLERANCE", "Exported", "export_onnx"]
+
+TOLERANCE = 1e-4
+_OPSET = 18
+_CHECKED = 16
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and the largest difference to torch's probabilities over `images` images."""
+
+    path: Path
+    bytes: int
+    images: int
+    largest_difference: float
+
+
+class _Whole(nn.Module):
+    """Images B 3 H W in [0, 1] to probabilities B K: normalisation and temperature inside."""
+
+    def __init__(self, model: Classifier | PooledNetwork, temperature: float | None) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(model.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(model.std).view(1, 3, 1, 1))
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.temperature = temperature or 1.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.model((images - self.mean) / self.std)
+        probabilities: torch.Tensor = (logits / self.temperature).softmax(dim=1)
+        return probabilities
+
+
+def export_onnx(folder: Path, out: Path, images: tuple[Path, ...] = (), which: Which = "used") -> Exported:
+    """Write a model folder as ONNX and compare what both say of the same images; nothing stays if they differ.
+
+    Args:
+        folder: A model folder.
+        out: File to write.
+        images: Files to compare on; without any, images drawn at random.
+        which: The model that the site uses, its own, or the joint one. Only the first is calibrated.
+
+    Raises:
+        ModelError: The folder holds no such model or one that must stay at the site, the libraries are missing, or the
+            scores differ by more than 1e-4.
+        DataError: An image cannot be read.
+    """
+    runtime = _libraries()
+    model, note = load_model(folder, which)
+    if note.stays and which != "joint":
+        raise ModelError(
+            f"the model in {folder} holds a part that was trained without differential privacy, so it must not leave "
+            "the site: export the joint model, with --model joint."
+        )
+    whole = (
+        _Whole(model, note.temperature if which == "used" else None).eval().to(memory_format=torch.contiguous_format)
+    )
+    pixels = _read(images, note.image_size) if images else _drawn(note.image_size)
+    try:
+        content = _converted(whole, pixels, note)
+    except Exception as error:  # torch's exporter raises many kinds
+        raise ModelError(f"torch cannot write {note.backbone} as ONNX ({type(error).__name__}): use torch.") from error
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        expected = whole(torch.from_numpy(pixels)).numpy()
+    found = np.concatenate([session.run(None, {"images": one[None]})[0] for one in pixels])
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE:
+        raise ModelError(f"the ONNX scores differ from torch's by {difference:.2g}: nothing was written; use torch.")
+    replace_bytes(out, content)
+    return Exported(out, len(content), len(pixels), difference)
+
+
+def _libraries() -> Any:
+    """onnxruntime; torch's exporter needs the other two.
+
+    Raises:
+        ModelError: One is missing.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            f"exporting to ONNX needs the package {error.name}: install them all with pip install 'cdtl[onnx]'."
+        ) from None
+    return onnxruntime
+
+
+def _converted(whole: nn.Module, pixels: npt.NDArray[np.float32], note: ModelNote) -> bytes:
+    """The model as ONNX bytes, with what it needs to be used rightly among its properties."""
+    import onnx
+
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")  # of torch's exporter, about itself
+        program = torch.onnx.export(
+            whole,
+            (torch.from_numpy(pixels[:2]),),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: batch},),
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - it is with dynamo
+    proto = program.model_proto
+    told = note.model_dump(mode="json", exclude={"pool": {"donors"}})  # what the site's patients ask of each donor
+    told |= {"input": "RGB in [0, 1], padded to a square", "use": "research only"}
+    onnx.helper.set_model_props(
+        proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items() if v is not None}
+    )
+    return bytes(proto.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's exporter logs at length."""
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _read(images: tuple[Path, ...], size: int) -> npt.NDArray[np.float32]:
+    squares = [fit_square(read_image(path), size) for path in images]
+    colour = [np.repeat(one[..., None], 3, axis=2) if one.ndim == 2 else one for one in squares]
+    return (np.stack(colour).transpose(0, 3, 1, 2) / 255).astype(np.float32)
+
+
+def _drawn(size: int) -> npt.NDArray[np.float32]:
+    """Images of all kinds: black, white, noise, and smooth ones between."""
+    rng = np.random.default_rng(0)
+    coarse = rng.random((_CHECKED - 4, 3, 4, 4), dtype=np.float32)
+    smooth = nn.functional.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear").numpy()
+    noise = rng.random((2, 3, size, size), dtype=np.float32)
+    flat = np.stack([np.full((3, size, size), value, np.float32) for value in (0, 1)])
+    return np.concatenate([smooth, noise, flat])

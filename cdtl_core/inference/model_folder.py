@@ -1,0 +1,239 @@
+"""A model as a folder: everything needed to predict.
+
+::
+
+    model.json            what the model is, and the hashes that vouch for the weights
+    model.safetensors     the model that the site uses; two networks where a pool cannot be folded into one
+    own.safetensors       its own model and the joint one, where the run pooled them
+    joint.safetensors
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdtl_core import __version__
+from cdtl_core.config import BoxConfig, ModelConfig
+from cdtl_core.errors import ModelError
+from cdtl_core.federation.donors import DonorShare
+from cdtl_core.federation.evidence import PooledModel
+from cdtl_core.federation.finish import Outcome, SiteModel
+from cdtl_core.federation.model_selection import JOINT, OWN
+from cdtl_core.federation.pool import Pool, Standard
+from cdtl_core.federation.site import Site
+from cdtl_core.inference.pooled_network import PooledNetwork
+from cdtl_core.models.model import Classifier, build_classifier
+from cdtl_core.models.weights import load_into, load_weights, save_weights
+from cdtl_core.system.durable import file_hash, replace_json
+from cdtl_core.system.foreign import parse_json
+
+__all__ = ["MODEL_FILE", "NOTE_FILE", "ModelNote", "PoolNote", "Which", "load_model", "read_note", "save_model"]
+
+MODEL_FILE, NOTE_FILE = "model.safetensors", "model.json"
+Which = Literal["used", "own", "joint"]
+_FILES: Mapping[Which, str] = {"used": MODEL_FILE, "own": "own.safetensors", "joint": "joint.safetensors"}
+_SCHEMA = 2
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StandardNote(_Closed):
+    """Centre K and spread of a model's logits over the site's training images."""
+
+    centre: tuple[float, ...]
+    spread: float
+
+
+class DonorNote(_Closed):
+    """Share of a donor modality with its 95 % interval."""
+
+    modality: str
+    value: float
+    low: float
+    high: float
+
+
+class PoolNote(_Closed):
+    """How own and joint model are pooled, see `cdtl_core.federation.pool`."""
+
+    own: StandardNote
+    joint: StandardNote
+    share: float
+    scale: float
+    bias: tuple[float, ...]
+    by: Literal["evidence", "equal"]
+    num_patients: int
+    donors: tuple[DonorNote, ...] = ()
+
+    @classmethod
+    def of(cls, pool: Pool, donors: Sequence[DonorShare] = ()) -> "PoolNote":
+        """From the values that a run computed."""
+        shares = tuple(DonorNote(**vars(one)) for one in donors)
+        own, joint = (
+            StandardNote(centre=tuple(one.centre.tolist()), spread=one.spread) for one in (pool.own, pool.joint)
+        )
+        bias = tuple(pool.bias.tolist())
+        told = {"share": pool.share, "scale": pool.scale, "by": pool.by, "num_patients": pool.num_patients}
+        return cls(own=own, joint=joint, bias=bias, donors=shares, **told)
+
+    @property
+    def pool(self) -> Pool:
+        """The values to compute with."""
+        own, joint = (Standard(np.array(one.centre), one.spread) for one in (self.own, self.joint))
+        return Pool(own, joint, self.share, self.scale, np.array(self.bias), self.by, self.num_patients)
+
+
+class ModelNote(_Closed):
+    """What stands in model.json beside the weights.
+
+    Attributes:
+        chosen: Which candidate the site uses: ``pool``, ``own`` or ``joint``.
+        pool: How it was pooled; None for a run with one model.
+        networks: How many classifiers model.safetensors holds: 2 for a pool that is neither folded into one head nor
+            replaced by one network.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
+        stays: Whether the model holds a part that was trained without the privacy that the run promised: such a model
+            must not leave the site.
+        weights_sha256: Hash of model.safetensors.
+        others_sha256: File to hash of the other weights.
+    """
+
+    schema_version: int = _SCHEMA
+    cdtl_version: str
+    federation: str
+    method: str
+    seed: int
+    site: str
+    modality: str
+    backbone: str
+    levels: tuple[int, ...] = ()
+    regions: Literal["whole", "centre"] = "whole"
+    adapter: int = 0
+    labels: tuple[str, ...]
+    positive: str
+    image_size: int
+    box: BoxConfig | None = None
+    temperature: float | None
+    chosen: str
+    pool: PoolNote | None = None
+    networks: Literal[1, 2] = 1
+    networks_log_loss: dict[str, float] = {}
+    stays: bool = False
+    validation_log_loss: dict[str, float]
+    weights_sha256: str
+    others_sha256: dict[str, str] = {}
+
+
+def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = False) -> None:
+    """Write the weights, then the note that vouches for them.
+
+    Args:
+        folder: Of the model.
+        site: Whose it is.
+        outcome: Of the run.
+        private: Whether the site trained the joint model with differential privacy; its own model never is.
+    """
+    chosen = outcome.selection.chosen
+    used = outcome.models[chosen]
+    save_weights(folder / MODEL_FILE, _flat(used))
+    others = {}
+    if outcome.pooled is not None:
+        for name in (OWN, JOINT):
+            save_weights(folder / f"{name}.safetensors", _flat(outcome.models[name]))
+            others[f"{name}.safetensors"] = file_hash(folder / f"{name}.safetensors")
+    note = ModelNote(
+        cdtl_version=__version__,
+        federation=site.config.name,
+        method=site.config.method,
+        seed=site.config.seed,
+        site=site.name,
+        modality=site.modality,
+        backbone=site.config.model.backbone,
+        levels=site.config.model.levels,
+        regions=site.config.model.regions,
+        adapter=site.config.model.adapter,
+        labels=site.cohort.labels,
+        positive=site.cohort.labels[site.positive],
+        image_size=site.config.image.size,
+        box=site.cohort.box,
+        temperature=outcome.temperature,
+        chosen=chosen,
+        pool=PoolNote.of(outcome.pooled.pool, outcome.pooled.donors) if outcome.pooled else None,
+        networks=2 if isinstance(used, PooledModel) else 1,
+        networks_log_loss=dict(outcome.pooled.networks_log_loss) if outcome.pooled else {},
+        stays=private and chosen != JOINT,
+        validation_log_loss=dict(outcome.selection.losses),
+        weights_sha256=file_hash(folder / MODEL_FILE),
+        others_sha256=others,
+    )
+    replace_json(folder / NOTE_FILE, note.model_dump(mode="json"))
+
+
+def load_model(folder: Path, which: Which = "used") -> tuple[Classifier | PooledNetwork, ModelNote]:
+    """Read a model folder.
+
+    Args:
+        folder: Of the model.
+        which: The model that the site uses, or one of the two that it was pooled from.
+
+    Raises:
+        ModelError: A file is missing, damaged, or does not belong to the other.
+    """
+    note = read_note(folder / NOTE_FILE)
+    if which != "used" and not note.others_sha256:
+        raise ModelError(f"{folder} holds one model only (its run did not pool): leave out the choice of '{which}'.")
+    path = folder / _FILES[which]
+    wanted = note.weights_sha256 if which == "used" else note.others_sha256[_FILES[which]]
+    if not path.exists() or file_hash(path) != wanted:
+        raise ModelError(f"{path} is missing or is not the file that model.json vouches for: copy the folder again.")
+    weights = load_weights(path)
+    if which == "used" and note.networks == 2 and note.pool is not None:
+        parts = [_part(weights, name) for name in (OWN, JOINT)]
+        own, joint = (_network(note, part, path) for part in parts)
+        return PooledNetwork(own, joint, note.pool.pool), note
+    return _network(note, weights, path), note
+
+
+def read_note(path: Path) -> ModelNote:
+    """Read the note of a model folder.
+
+    Raises:
+        ModelError: It is missing, damaged, or of another schema.
+    """
+    try:
+        content: Any = parse_json(path.read_text(encoding="utf-8"))
+        schema = content.get("schema_version") if isinstance(content, dict) else None
+        if isinstance(schema, int) and schema != _SCHEMA:
+            raise ModelError(f"{path} has schema {schema}, this cdtl reads {_SCHEMA}: use the version that wrote it.")
+        return ModelNote.model_validate(content)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path.parent} is no model folder (model.json is missing): give sites/<name> of a run."
+        ) from None
+    except (OSError, ValueError, ValidationError) as error:
+        raise ModelError(f"{path} cannot be read ({type(error).__name__}): copy the model folder again.") from None
+
+
+def _flat(model: SiteModel) -> dict[str, torch.Tensor]:
+    return model.tensors if isinstance(model, PooledModel) else model
+
+
+def _part(weights: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _network(note: ModelNote, weights: Mapping[str, torch.Tensor], path: Path) -> Classifier:
+    network = ModelConfig(backbone=note.backbone, levels=note.levels, regions=note.regions, adapter=note.adapter)
+    model = build_classifier(network, len(note.labels), note.image_size)
+    needed = {name for name, value in model.state_dict().items() if value.is_floating_point()}
+    if needed - set(weights):
+        raise ModelError(f"{path} lacks '{sorted(needed - set(weights))[0]}': copy the model folder again.")
+    load_into(model, weights)
+    return model

@@ -1,0 +1,51 @@
+"""Two classifiers and their pool as one network: what `predict`, the ONNX export and the heat maps use."""
+
+import torch
+from torch import nn
+
+from cdtl_core.federation.pool import Pool
+from cdtl_core.models.model import Classifier
+
+__all__ = ["PooledNetwork"]
+
+
+class PooledNetwork(nn.Module):
+    """Images B 3 H W to the pool's logits B K; both classifiers take images that are normalised alike.
+
+    Args:
+        own: The site's own classifier.
+        joint: The federation's.
+        pool: How their logits are joined.
+    """
+
+    def __init__(self, own: Classifier, joint: Classifier, pool: Pool) -> None:
+        super().__init__()
+        self.own, self.joint = own, joint
+        self.mean, self.std, self.entry = own.mean, own.std, own.entry
+        self._factors = [
+            0.0 if standard.is_flat else pool.scale * share / standard.spread
+            for standard, share in ((pool.own, 1.0), (pool.joint, pool.share))
+        ]
+        bias = pool.bias - sum(
+            (factor * one.centre for factor, one in zip(self._factors, (pool.own, pool.joint), strict=True))
+        )
+        self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
+        self.bias: torch.Tensor
+
+    @property
+    def networks(self) -> tuple[Classifier, Classifier]:
+        """Own and joint classifier."""
+        return self.own, self.joint
+
+    @property
+    def backbones(self) -> tuple[nn.Module, ...]:
+        """Their backbones."""
+        return self.own.backbone, self.joint.backbone
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits B K."""
+        logits: torch.Tensor = self.bias
+        for factor, network in zip(self._factors, self.networks, strict=True):
+            found = network(images)
+            logits = logits + factor * (found - found.mean(dim=1, keepdim=True))
+        return logits

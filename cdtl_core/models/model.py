@@ -1,0 +1,274 @@
+"""The classifier and its split: what may be shared, what stays at the site, what is frozen. By type, never by name."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+from torchvision.ops import FrozenBatchNorm2d
+
+from cdtl_core.config import ModelConfig, RunConfig
+from cdtl_core.errors import ConfigError
+from cdtl_core.models.backbones import Backbone, build_backbone, load_initial_weights
+from cdtl_core.models.draws import PatientDropout
+from cdtl_core.models.pooling import pooled
+from cdtl_core.models.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
+from cdtl_core.models.weights import Weights, check_finite
+
+__all__ = ["Adapter", "Centre", "Classifier", "Parts", "build_classifier", "build_feature_classifier"]
+__all__ += ["build_theta0", "frozen_stages", "parts_of", "set_training"]
+
+
+_LENGTH = 4.0
+
+
+class Centre(nn.Module):
+    """Features B D less the site's own mean, to one length: what all images of a site share says nothing of a label.
+
+    A norm: its `mean` stays at the site. The length, 4, leaves the head's bias a small share of a clipped gradient.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.mean: torch.Tensor
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """... D to ... D."""
+        return _LENGTH * normalize(features - self.mean, dim=-1)
+
+
+class Adapter(nn.Module):
+    """A narrow residual layer, the identity at its start: x + up(gelu(down(x))).
+
+    Source: Houlsby et al. 2019.
+    """
+
+    def __init__(self, num_features: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(num_features, width, bias=False)
+        self.up = nn.Linear(width, num_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """... D to ... D."""
+        adapted: torch.Tensor = features + self.up(nn.functional.gelu(self.down(features)))
+        return adapted
+
+
+class Classifier(nn.Module):
+    """A backbone and a linear head with dropout before it: B 3 H W to logits B K.
+
+    The head starts at zero: the same at every site without being sent, and no first step distorts the features.
+    With `levels`, the features are the pooled outputs of those stages, each of unit length, centred; `feature_length`
+    is the length of all together.
+    While `entry` is above 0 it takes the output of so many stages in the place of images, while it is None features.
+
+    Source: eq. (8), Inbaraj et al. 2025 (dropout on the activations before the head).
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, found: Backbone, image_size: int | None) -> None:
+        super().__init__()
+        self.backbone = found.module
+        self.name, self.levels, self.regions = config.backbone, config.levels, config.regions
+        self.entry: int | None = 0
+        self.mean, self.std = found.mean, found.std
+        num_features = self._num_features(image_size) if self.levels and image_size else found.num_features
+        self.centre = Centre(num_features) if self.levels else nn.Identity()
+        self.adapter = Adapter(num_features, config.adapter) if config.adapter else nn.Identity()
+        self.dropout = PatientDropout(config.dropout)
+        self.head = nn.Linear(num_features, num_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits B K of normalised images B 3 H W."""
+        return self.classify(self.features(images))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the backbone says of normalised images B 3 H W, or of what `entry` says: B D."""
+        if self.entry is None:
+            return images
+        if not self.levels:
+            return self._run(images, self.entry)
+        outputs: dict[int, torch.Tensor] = {}
+
+        def keep(level: int) -> Any:
+            return lambda _module, _inputs, output: outputs.__setitem__(level, output)
+
+        modules = zip(self.levels, level_modules(self.backbone, self.levels), strict=True)
+        hooks = [module.register_forward_hook(keep(level)) for level, module in modules]
+        try:
+            self._run(images, self.entry)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        parts = [part for level in self.levels for part in pooled(outputs[level], self.regions)]
+        return torch.cat([normalize(part, dim=1) for part in parts], 1)
+
+    @property
+    def backbones(self) -> tuple[nn.Module, ...]:
+        """The backbone, alone: a pool has two."""
+        return (self.backbone,)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits B K of features B D."""
+        logits: torch.Tensor = self.end()(features)
+        return logits
+
+    def end(self) -> nn.Module:
+        """The same modules as one: features B D to logits B K; what is trained of it is trained here."""
+        return nn.Sequential(self.centre, self.adapter, self.dropout, self.head)
+
+    @property
+    def feature_length(self) -> float:
+        """Of the features that `levels` give, before they are centred: one for each stage and region."""
+        parts = len(self.levels) * (1 if self.regions == "whole" else 2)
+        return math.sqrt(parts)
+
+    def _run(self, images: torch.Tensor, entry: int) -> torch.Tensor:
+        with skip_stages(self.backbone, entry):
+            features: torch.Tensor = self.backbone(images)
+        return features
+
+    def _num_features(self, image_size: int) -> int:
+        self.backbone.eval()
+        with torch.inference_mode():
+            return self.features(torch.zeros(1, 3, image_size, image_size)).shape[1]
+
+
+class _KeptStage(nn.Module):
+    """Takes the place of a stage whose output is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.empty(0))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Names of a classifier's tensors by where they may go.
+
+    Attributes:
+        shared: Trained, leave the site as a delta.
+        local: Trained, kept on the site's disk: affine and running statistics of norms, the centre of the features,
+            and a head that is not shared.
+    """
+
+    shared: tuple[str, ...]
+    local: tuple[str, ...]
+
+
+def build_classifier(
+    config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
+) -> Classifier:
+    """A classifier whose backbone has arbitrary weights; `theta0` fills it.
+
+    Args:
+        config: Of the network.
+        num_classes: K.
+        image_size: In pixels.
+        frozen_norms: Whether the norms are constants, as differential privacy needs them.
+
+    Raises:
+        ModelError: The backbone is unknown, or has fewer stages than `config.levels` names.
+    """
+    with torch.random.fork_rng(devices=[]):
+        found = build_backbone(config.backbone, image_size)
+        if frozen_norms:
+            freeze_norms(found.module)
+        return Classifier(config, num_classes, found, image_size).to(memory_format=torch.channels_last)
+
+
+def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifier:
+    """The end of `whole` as a classifier of kept features: its backbone has as many stages and no weights.
+
+    Where no stage is trained, a federation of such classifiers and one of whole networks give the same heads.
+    """
+    stages = [_KeptStage() for _ in stages_of(whole.backbone)]
+    found = Backbone(nn.Sequential(*stages), whole.head.in_features, whole.mean, whole.std)
+    return Classifier(config, whole.head.out_features, found, None)
+
+
+def build_theta0(config: ModelConfig, seed: int, image_size: int, *, folder: Path = Path()) -> Weights:
+    """The weights that every site of a federation starts from: all floating-point tensors of backbone and adapter.
+
+    Args:
+        config: The network; its ``weights`` may be a file, relative to `folder`.
+        seed: Of random weights.
+        image_size: In pixels.
+        folder: By default the working folder.
+
+    Raises:
+        ModelError: The backbone is unknown, or its weights can't be had or are not finite.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(config.backbone, image_size)
+        named = config.weights in {"imagenet", "random"}
+        source = config.weights if named else str(folder / Path(config.weights).expanduser())
+        load_initial_weights(backbone, config.backbone, source, image_size)
+        state = backbone.module.state_dict()
+        whole = Classifier(config, 2, backbone, image_size) if config.adapter else None
+    theta0 = {f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()}
+    if whole is not None:
+        theta0 |= {f"adapter.{name}": value.detach().clone() for name, value in whole.adapter.state_dict().items()}
+    check_finite(theta0, "theta0")
+    return theta0
+
+
+def frozen_stages(model: Classifier, config: RunConfig) -> int:
+    """How many stages of the backbone keep theta0's weights in a run; with `dp.enabled` all but the last `dp.stages`.
+
+    Raises:
+        ConfigError: The backbone has fewer stages than `dp.stages`.
+    """
+    if not config.dp.enabled:
+        return config.train.freeze
+    count = max(model.levels) if model.levels else len(stages_of(model.backbone))
+    if config.dp.stages > count:
+        raise ConfigError(
+            f"dp.stages is {config.dp.stages}, {count} stages of the backbone are in use: use at most that."
+        )
+    return count - config.dp.stages
+
+
+def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
+    """Divide a classifier's tensors; those of frozen and unused stages are in neither part: they stay theta0's.
+
+    Raises:
+        ModelError: The backbone has fewer stages than `freeze`.
+    """
+    frozen = _untrained(model, freeze)
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in model.backbone.named_modules(prefix="backbone")
+        if isinstance(module, NORMS)
+        for name, value in module.state_dict().items()
+        if value.is_floating_point() and not isinstance(module, FrozenBatchNorm2d)
+    }
+    centre = [f"centre.{name}" for name in model.centre.state_dict()]
+    heads = [f"head.{name}" for name, _ in model.head.named_parameters()]
+    weights = [name for name, _ in model.named_parameters(prefix="") if not name.startswith("head.")]
+    shared = [name for name in weights if name not in norms | frozen]
+    local = [name for name in model.state_dict() if name in norms - frozen] + centre
+    return Parts(tuple(shared + heads * share_head), tuple(local + heads * (not share_head)))
+
+
+def set_training(model: Classifier, *, freeze: int) -> None:
+    """Switch to training: the first `freeze` stages get no gradient and their norms keep theta0's statistics."""
+    frozen = _untrained(model, freeze)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    model.train()
+    for stage in stages_of(model.backbone)[:freeze]:
+        for _, module in stage:
+            module.eval()
+
+
+def _untrained(model: Classifier, freeze: int) -> set[str]:
+    beyond = max(model.levels) if model.levels else None
+    return tensors_of_stages(model.backbone, freeze, beyond=beyond)

@@ -1,0 +1,1 @@
+"""Differential privacy: DP-SGD, accounting, the ledger, canaries and what an audit certifies."""

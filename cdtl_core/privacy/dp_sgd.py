@@ -1,0 +1,239 @@
+"""DP-SGD with Opacus: a patient's gradient is clipped, noise is added, and only what that updated may leave.
+
+Steps are plain SGD on the noised gradient. With zero noise and no clip they are plain SGD on the patients' mean loss,
+which is what a site exempt from privacy takes on the same part of the network.
+
+Sources: Abadi et al. 2016 (DP-SGD); De et al. 2022 (a gradient averaged over an image's augmentations, then clipped).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus.optimizers import DPOptimizerFastGradientClipping
+from torch import nn
+
+from cdtl_core.config import DpConfig
+from cdtl_core.errors import PrivacyError
+from cdtl_core.models.draws import Draws, below, dropout_masks, poisson
+from cdtl_core.models.model import Classifier
+from cdtl_core.models.noise import Entropy, gaussian, kernel_entropy
+from cdtl_core.privacy.clipping import Clipping, check_lengths, check_private, clipping, loss_by_patient
+from cdtl_core.privacy.mechanism import Mechanism
+from cdtl_core.training.inputs import Ints, PatientInputs
+
+__all__ = ["Examples", "fit_private", "private_mean"]
+
+
+class Examples:
+    """Training images by patient.
+
+    Args:
+        identities: Of each image's patient, N: her own number, which no other patient's presence changes.
+        labels: N.
+        inputs: Of the module.
+    """
+
+    def __init__(self, identities: Ints, labels: Ints, inputs: PatientInputs) -> None:
+        self.identities, which = np.unique(identities, return_inverse=True)
+        self._order = np.argsort(which, kind="stable")
+        self._counts = np.bincount(which)
+        self._first = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
+        self._labels, self._inputs = labels, inputs
+
+    def of(self, patients: Ints, multiplicity: int, step: int, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs B M ... and labels B M: M images of each patient, in turn from a random one; for M = 1 B ... and B."""
+        counts, identities = self._counts[patients][:, None], self.identities[patients]
+        turns = (below(draws, "image", step, identities, counts) + np.arange(multiplicity)) % counts
+        rows = self._order[self._first[patients][:, None] + turns]
+        inputs, labels = self._inputs(step, identities, rows), torch.from_numpy(self._labels[rows])
+        return (inputs, labels) if multiplicity > 1 else (inputs[:, 0], labels[:, 0])
+
+
+class _KernelNoise(DPOptimizerFastGradientClipping):  # type: ignore[misc]
+    """Opacus's optimizer for gradients that are clipped already; the noise is the kernel's."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, mechanism: Mechanism, entropy: Entropy) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=mechanism.noise_multiplier,
+            max_grad_norm=mechanism.max_grad_norm,
+            expected_batch_size=mechanism.expected,
+            loss_reduction="mean",
+        )
+        self._entropy = entropy
+
+    def add_noise(self) -> None:
+        """Noise on each summed gradient, once."""
+        std = self.noise_multiplier * self.max_grad_norm if self.noise_multiplier else 0.0
+        for p in self.params:
+            noised = p.summed_grad.double() + gaussian(p.summed_grad, std, self._entropy)
+            p.grad = noised.to(p.dtype).view_as(p)
+
+
+def fit_private(
+    model: Classifier,
+    module: nn.Module,
+    examples: Examples,
+    config: DpConfig,
+    mechanism: Mechanism,
+    *,
+    steps: int,
+    lr: float,
+    ema: float,
+    draws: Draws,
+    device: torch.device,
+    entropy: Entropy = kernel_entropy,
+) -> tuple[str, ...]:
+    """Train those parameters of `model` that want a gradient, in place; returns their names: what privacy paid for.
+
+    Args:
+        model: Whose parameters are trained; `set_training` has chosen them.
+        module: What is run: the model itself, on one image of each patient (a multiplicity of 1), or the end of it
+            that turns features into logits.
+        examples: Training images by patient.
+        config: Multiplicity and momentum.
+        mechanism: Noise, rate and clip.
+        steps: As reserved in the ledger, or fewer.
+        lr: Of plain SGD.
+        ema: Decay of a running mean of the weights, which costs no privacy; 0: the last weights.
+        draws: Who is in a step, her images and her dropout; NOT the noise.
+        device: Where to compute, in float64; Apple's GPUs lack that.
+        entropy: Where noise comes from.
+
+    Raises:
+        PrivacyError: A part of the model would mix patients, or Opacus cannot take its gradients one by one.
+    """
+    check_private(model)
+    _still(model.backbone)
+    names = tuple(name for name, value in model.named_parameters() if value.requires_grad)
+    trained = {name: value for name, value in model.named_parameters() if name in names}
+    with _double(module, device), clipping(module, mechanism.max_grad_norm) as wrapped:
+        sgd = torch.optim.SGD(trained.values(), lr=lr, momentum=config.momentum)
+        optimizer = _KernelNoise(sgd, mechanism, entropy)
+        mean = {name: value.detach().clone() for name, value in trained.items()}
+        for step in range(steps):
+            patients = poisson(draws, "drawn", step, examples.identities, mechanism.sample_rate)
+            batch = examples.of(patients, config.multiplicity, step, draws)
+            masks = _masks(model, batch[1], step, examples.identities[patients], draws)
+            if not step:
+                with _only_own_draws(model, torch.ones_like(model.head.bias[:1]), device):
+                    check_lengths(wrapped, *batch)
+            with _only_own_draws(model, masks, device):
+                _step(wrapped, optimizer, batch, device)
+            for name, value in trained.items():
+                mean[name].lerp_(value.detach(), 1 - ema)
+        if ema and steps:
+            for name, value in trained.items():
+                value.data.copy_(mean[name])
+    return names
+
+
+def private_mean(
+    values: npt.NDArray[np.float32],
+    identities: Ints,
+    mechanism: Mechanism,
+    *,
+    step: int,
+    draws: Draws,
+    entropy: Entropy = kernel_entropy,
+) -> torch.Tensor:
+    """The mean over patients of each one's mean vector, with noise; it costs what a step of the same mechanism costs.
+
+    Args:
+        values: N D; a patient's mean is clipped to `mechanism.max_grad_norm`.
+        identities: Of each row's patient, N.
+        mechanism: Of the step.
+        step: Number of this mean, for the draws.
+        draws: Who is in it.
+        entropy: Where noise comes from.
+    """
+    known, which, counts = np.unique(identities, return_inverse=True, return_counts=True)
+    means = np.zeros((len(counts), values.shape[1]))
+    np.add.at(means, which, values / counts[which, None])
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    means *= np.minimum(1.0, mechanism.max_grad_norm / np.maximum(lengths, 1e-12))
+    rows = poisson(draws, "centre", step, known, mechanism.sample_rate)
+    total = torch.from_numpy(means[rows].sum(axis=0))
+    std = mechanism.noise_multiplier * mechanism.max_grad_norm if mechanism.noise_multiplier else 0.0
+    return ((total + gaussian(total, std, entropy)) / mechanism.expected).float()
+
+
+def _still(backbone: nn.Module) -> None:
+    """No dropout or skipped layers inside the backbone: their draws would be one sequence for a whole batch."""
+    for module in backbone.modules():
+        if next(module.parameters(), None) is None:
+            module.eval()
+
+
+def _masks(model: Classifier, labels: torch.Tensor, step: int, identities: Ints, draws: Draws) -> torch.Tensor | None:
+    """Dropout of the features of labels B M or B; None without dropout."""
+    if not model.dropout.p:
+        return None
+    shape = (*labels.shape[1:], model.head.in_features)
+    return dropout_masks(draws, step, identities, shape, model.dropout.p).to(model.head.weight)
+
+
+@contextmanager
+def _only_own_draws(model: Classifier, masks: torch.Tensor | None, device: torch.device) -> Iterator[None]:
+    """Dropout with these masks inside the block.
+
+    Raises:
+        PrivacyError: A layer drew from torch's own generator, so from one sequence for all patients.
+    """
+    before, model.dropout.masks = _generators(device), masks
+    try:
+        yield
+    finally:
+        model.dropout.masks = None
+        if any(not one.equal(other) for one, other in zip(before, _generators(device), strict=True)):
+            raise PrivacyError(
+                f"a layer of {model.name} draws random numbers for a whole batch, so one patient's presence would "
+                "change what others are given: choose another model.backbone, or train less of it (dp.stages)."
+            )
+
+
+def _generators(device: torch.device) -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return [*states, torch.mps.get_rng_state()] if device.type == "mps" else states
+
+
+@contextmanager
+def _double(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """A module in float64 for the block, float32 after it.
+
+    In float32 the same image's gradient differs with the size of the batch it is in (0.2 % of C in a deep network),
+    and lengths of gradients that nearly cancel are wrong: both would let a patient move the sum by more than C.
+    """
+    module.to(device, torch.float64)
+    try:
+        yield
+    finally:
+        module.float()
+
+
+def _step(
+    wrapped: Clipping,
+    optimizer: _KernelNoise,
+    batch: tuple[torch.Tensor, torch.Tensor],
+    device: torch.device,
+) -> None:
+    """Two passes back: the first finds the length of each patient's gradient, the second adds them up, clipped."""
+    inputs, labels = batch[0].to(optimizer.params[0]), batch[1]
+    optimizer.zero_grad(set_to_none=True)
+    if len(labels):
+        losses = loss_by_patient(wrapped(inputs), labels.to(device))
+        losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        factors = wrapped.get_clipping_coef()
+        optimizer.zero_grad(set_to_none=True)
+        wrapped.disable_hooks()
+        (factors * losses).sum().backward()
+        wrapped.enable_hooks()
+    else:
+        for p in optimizer.params:  # no patient was drawn: a step of noise alone
+            p.grad = torch.zeros_like(p)
+    optimizer.step()

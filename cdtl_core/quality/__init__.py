@@ -1,0 +1,7 @@
+"""The cohort check: what is wrong with a hospital's images and labels, before anything is trained or shared."""
+
+from cdtl_core.quality.check import RULES, CohortCheck, as_dict, check_cohort, rules_table
+from cdtl_core.quality.rule import Finding, Rule
+from cdtl_core.quality.sample import Entry
+
+__all__ = ["RULES", "CohortCheck", "Entry", "Finding", "Rule", "as_dict", "check_cohort", "rules_table"]

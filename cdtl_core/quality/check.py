@@ -1,0 +1,155 @@
+"""The whole check: all rules over one cohort, and what a person or a program reads of it."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cdtl_core.config.modalities import Modality
+from cdtl_core.data.facts import Fault, ImageFacts
+from cdtl_core.errors import ConfigError
+from cdtl_core.quality import duplicates, files, labels, look, patients, shortcut
+from cdtl_core.quality.cohort import Cohort, assemble
+from cdtl_core.quality.rule import Finding, Rule
+from cdtl_core.quality.sample import Entry
+
+__all__ = ["RULES", "ClassCount", "CohortCheck", "Counts", "as_dict", "check_cohort", "rules_table"]
+
+RULES: tuple[Rule, ...] = (
+    *files.RULES,
+    *labels.RULES,
+    *patients.RULES,
+    *duplicates.RULES,
+    *look.RULES,
+    *shortcut.RULES,
+)
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """One label of the list: how many images and patients have it."""
+
+    label: str
+    images: int
+    patients: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the cohort consists of.
+
+    Attributes:
+        images: Listed.
+        readable: Of them, decoded and not empty; all counts below are of these.
+        patients: Patients; an image without one counts as one.
+        classes: By label, most images first.
+        sizes: Images by ``width x height``, most first.
+        bits: Images by bits per sample.
+        formats: Images by file format.
+        colour: Images with colour.
+        duplicate_pairs: Pairs that show the same.
+        opposite_pairs: Of them, with different labels.
+    """
+
+    images: int
+    readable: int
+    patients: int
+    classes: tuple[ClassCount, ...]
+    sizes: Mapping[str, int]
+    bits: Mapping[int, int]
+    formats: Mapping[str, int]
+    colour: int
+    duplicate_pairs: int
+    opposite_pairs: int
+
+
+@dataclass(frozen=True)
+class CohortCheck:
+    """What the check says of a cohort of one declared modality."""
+
+    modality: str
+    counts: Counts
+    findings: tuple[Finding, ...]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether an error stands that the site has not waived."""
+        return any(finding.severity == "error" and not finding.waived for finding in self.findings)
+
+
+def check_cohort(
+    entries: Sequence[Entry],
+    facts: Sequence[ImageFacts | Fault],
+    *,
+    modality: Modality,
+    labels: Sequence[str] = (),
+    switched_off: Mapping[str, str] | None = None,
+) -> CohortCheck:
+    """Check a site's list of images against what `examine_all` found in the files.
+
+    Args:
+        entries: The list, as written.
+        facts: Of each entry's file, in the same order.
+        modality: What the site declares.
+        labels: The labels that may stand in the list (local names); empty if not known.
+        switched_off: Rule id to the reason; its findings are kept, marked as waived, and count as no error.
+
+    Raises:
+        ConfigError: `switched_off` names no rule, or gives no reason.
+        DataError: `facts` are not those of `entries`.
+    """
+    waivers = dict(switched_off or {})
+    _check_waivers(waivers)
+    cohort = assemble(entries, facts, modality=modality, labels=labels)
+    found = [finding for rule in RULES for finding in _apply(rule, cohort, waivers.get(rule.id, ""))]
+    found.sort(key=lambda finding: (bool(finding.waived), finding.severity != "error"))
+    return CohortCheck(modality.name, _count(cohort), tuple(found))
+
+
+def as_dict(check: CohortCheck) -> dict[str, Any]:
+    """The check as plain lists, texts and numbers, for JSON."""
+    plain = dataclasses.asdict(check)
+    for finding in plain["findings"]:
+        finding["files"] = [str(file) for file in finding["files"]]
+    plain["counts"]["bits"] = {str(bits): count for bits, count in check.counts.bits.items()}
+    return {"schema_version": 1, **plain, "has_errors": check.has_errors}
+
+
+def rules_table() -> str:
+    """All rules as a Markdown table, for docs/checks.md."""
+    rows = [f"| `{rule.id}` | {rule.severity} | {rule.what} | {rule.advice} |" for rule in RULES]
+    return "\n".join(("| rule | severity | what | what to do |", "|---|---|---|---|", *rows))
+
+
+def _check_waivers(waivers: Mapping[str, str]) -> None:
+    known = [rule.id for rule in RULES]
+    for rule, reason in waivers.items():
+        if rule not in known:
+            raise ConfigError(f"the check has no rule '{rule}' to switch off: use one of {', '.join(known)}.")
+        if not reason.strip():
+            raise ConfigError(f"the rule '{rule}' is switched off without a reason: say why.")
+
+
+def _apply(rule: Rule, cohort: Cohort, reason: str) -> list[Finding]:
+    return [Finding(rule.id, rule.severity, hit.message, rule.advice, hit.files, reason) for hit in rule.find(cohort)]
+
+
+def _count(cohort: Cohort) -> Counts:
+    samples = cohort.samples
+    images = Counter(sample.entry.label for sample in samples)
+    owners = {(sample.entry.label, sample.owner) for sample in samples}
+    by_label = Counter(label for label, _ in owners)
+    opposite = [p for p in cohort.pairs if samples[p.first].entry.label != samples[p.second].entry.label]
+    return Counts(
+        images=len(cohort.entries),
+        readable=len(samples),
+        patients=len({sample.owner for sample in samples}),
+        classes=tuple(ClassCount(label, count, by_label[label]) for label, count in images.most_common()),
+        sizes=dict(Counter(f"{s.facts.width} x {s.facts.height}" for s in samples).most_common()),
+        bits=dict(Counter(sample.facts.bits for sample in samples).most_common()),
+        formats=dict(Counter(sample.facts.format for sample in samples).most_common()),
+        colour=sum(sample.facts.is_colour for sample in samples),
+        duplicate_pairs=len(cohort.pairs),
+        opposite_pairs=len(opposite),
+    )

@@ -1,0 +1,69 @@
+"""A cohort as the rules see it: the list, the facts of its images, and how the images relate to each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cdtl_core.config.modalities import Modality
+from cdtl_core.data.facts import Fault, ImageFacts
+from cdtl_core.errors import DataError
+from cdtl_core.quality.polarity import find_negatives
+from cdtl_core.quality.sample import Entry, Sample
+from cdtl_core.quality.similarity import Pair, find_pairs
+from cdtl_core.quality.strangers import find_strangers
+
+__all__ = ["Cohort", "assemble"]
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """All that a rule may look at.
+
+    Attributes:
+        entries: The site's list.
+        modality: What the site declares.
+        labels: The labels it may use; empty if not known.
+        faults: Images that cannot be read.
+        empty: Images that show nothing.
+        samples: All other images.
+        pairs: Duplicates among the samples.
+        negatives: Samples that look inverted, of the colour expected.
+        strangers: Samples, of the colour expected, unlike the others whichever way they are turned.
+    """
+
+    entries: tuple[Entry, ...]
+    modality: Modality
+    labels: tuple[str, ...]
+    faults: tuple[Fault, ...]
+    empty: tuple[Sample, ...]
+    samples: tuple[Sample, ...]
+    pairs: tuple[Pair, ...]
+    negatives: tuple[Sample, ...]
+    strangers: tuple[Sample, ...]
+
+
+def assemble(
+    entries: Sequence[Entry], facts: Sequence[ImageFacts | Fault], *, modality: Modality, labels: Sequence[str]
+) -> Cohort:
+    """Put a site's list and the facts of its images, in the same order, together.
+
+    Raises:
+        DataError: The lists differ in length.
+    """
+    if len(entries) != len(facts):
+        raise DataError(f"{len(entries)} images are listed and {len(facts)} were examined: examine each listed image.")
+    readable = [Sample(entry, one) for entry, one in zip(entries, facts, strict=True) if isinstance(one, ImageFacts)]
+    samples = tuple(sample for sample in readable if not sample.facts.is_empty)
+    gray = [sample for sample in samples if sample.facts.is_colour == modality.colour]
+    negatives = find_negatives(gray)
+    strangers = find_strangers(gray, negatives)
+    return Cohort(
+        entries=tuple(entries),
+        modality=modality,
+        labels=tuple(labels),
+        faults=tuple(one for one in facts if isinstance(one, Fault)),
+        empty=tuple(sample for sample in readable if sample.facts.is_empty),
+        samples=samples,
+        pairs=find_pairs(samples),
+        negatives=tuple(gray[i] for i in negatives if i not in set(strangers)),
+        strangers=tuple(gray[i] for i in strangers),
+    )

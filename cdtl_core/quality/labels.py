@@ -1,0 +1,151 @@
+"""Rules on labels: are they spelt right, do they agree with the folders, are there enough patients of each."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cdtl_core.quality.cohort import Cohort
+from cdtl_core.quality.rule import Hit, Rule, count_of
+from cdtl_core.quality.sample import Entry
+from cdtl_core.quality.spelling import is_typo
+
+__all__ = ["RULES"]
+
+RARE = 0.1  # a typo is this much rarer than the label it was meant to be
+LEAST_PATIENTS = 3  # train, validation, test
+FEW_PATIENTS = 10
+DENIALS = frozenset({"no", "non", "not", "vs"})
+
+
+def _unknown(cohort: Cohort) -> Iterator[Hit]:
+    if not cohort.labels:
+        return
+    for label, files in _by_label(cohort.entries).items():
+        if label not in cohort.labels:
+            meant = [known for known in cohort.labels if is_typo(label, known)]
+            hint = f": did you mean '{meant[0]}'?" if meant else "."
+            known = ", ".join(cohort.labels)
+            yield Hit(
+                f"{count_of(len(files), 'image', 'have')} the label '{label}', the site's labels are {known}{hint}",
+                files,
+            )
+
+
+def _typo(cohort: Cohort) -> Iterator[Hit]:
+    if cohort.labels:
+        return
+    groups = _by_label(cohort.entries)
+    for label, files in groups.items():
+        meant = [other for other in groups if is_typo(label, other) and len(files) <= RARE * len(groups[other])]
+        if meant:
+            found = count_of(len(files), "image", "have")
+            yield Hit(f"{found} the label '{label}', {len(groups[meant[0]])} have '{meant[0]}'.", files)
+
+
+def _contradicted(cohort: Cohort) -> Iterator[Hit]:
+    known = set(cohort.labels) or {entry.label for entry in cohort.entries if entry.label}
+    names = {_words(label): label for label in known}
+    if not cohort.entries:
+        return
+    root = Path(os.path.commonpath([entry.file.absolute().parent for entry in cohort.entries]))
+    found: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for entry in cohort.entries:
+        named = _named(entry.file.absolute().relative_to(root), names)
+        if named and named != entry.label:
+            found[named, entry.label].append(entry.file)
+    for (named, label), files in sorted(found.items()):
+        yield Hit(
+            f"{count_of(len(files), 'image', 'are')} filed or named as '{named}' and labelled '{label}'.", tuple(files)
+        )
+
+
+def _named(path: Path, names: Mapping[str, str]) -> str:
+    """The one label that the nearest folder or, failing that, the file's name speaks of; empty if none or several."""
+    for folder in reversed(path.parts[:-1]):
+        if _words(folder) in names:
+            return names[_words(folder)]
+    words = _words(path.stem).split()
+    told = [label for label in names if label and _contains(words, label.split())]
+    return names[told[0]] if len(told) == 1 and not DENIALS & set(words) else ""
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W\d_]+", text.casefold()))
+
+
+def _contains(words: Sequence[str], part: Sequence[str]) -> bool:
+    return any(list(words[i : i + len(part)]) == list(part) for i in range(len(words)))
+
+
+def _small_class(cohort: Cohort) -> Iterator[Hit]:
+    for label, (patients, files) in _owners(cohort).items():
+        if len(patients) < LEAST_PATIENTS:
+            yield Hit(
+                f"the class '{label}' has {count_of(len(patients), 'patient')}, a split needs {LEAST_PATIENTS}.", files
+            )
+
+
+def _few_patients(cohort: Cohort) -> Iterator[Hit]:
+    for label, (patients, _) in _owners(cohort).items():
+        if LEAST_PATIENTS <= len(patients) < FEW_PATIENTS:
+            yield Hit(f"the class '{label}' has {len(patients)} patients: test figures will mean little.")
+
+
+def _by_label(entries: Sequence[Entry]) -> dict[str, tuple[Path, ...]]:
+    """Files by label, the most frequent label first."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.label].append(entry.file)
+    return {label: tuple(groups[label]) for label in sorted(groups, key=lambda label: -len(groups[label]))}
+
+
+def _owners(cohort: Cohort) -> dict[str, tuple[set[str], tuple[Path, ...]]]:
+    """Patients and files by label, of images that can be read; labels that are not the site's are another rule's."""
+    owners: dict[str, set[str]] = {label: set() for label in cohort.labels}
+    files: dict[str, list[Path]] = defaultdict(list)
+    for sample in cohort.samples:
+        if not cohort.labels or sample.entry.label in owners:
+            owners.setdefault(sample.entry.label, set()).add(sample.owner)
+            files[sample.entry.label].append(sample.file)
+    return {label: (owners[label], tuple(files[label])) for label in owners}
+
+
+RULES = (
+    Rule(
+        "label-unknown",
+        "error",
+        "A label is none of those the site maps to the task, or is empty.",
+        "Correct the label in the list, or map it in data.label_map (to an empty text to leave its images out).",
+        _unknown,
+    ),
+    Rule(
+        "label-typo",
+        "warning",
+        "Where the labels are not given: a rare label differs from a frequent one by case, spaces or a letter or two.",
+        "Write both alike in the list.",
+        _typo,
+    ),
+    Rule(
+        "label-contradicted",
+        "error",
+        "The folder or the name of a file says one label, the list another.",
+        "Find out which is right at the source; correct the list or move the file.",
+        _contradicted,
+    ),
+    Rule(
+        "small-class",
+        "error",
+        "A class has fewer than 3 patients with readable images: train, validation and test cannot all have one.",
+        "Add patients, or map the class onto another or leave it out in data.label_map.",
+        _small_class,
+    ),
+    Rule(
+        "few-patients",
+        "warning",
+        "A class has fewer than 10 patients: no interval can be given for its test figures.",
+        "Add patients; read this site's test figures as anecdotes.",
+        _few_patients,
+    ),
+)

@@ -1,0 +1,113 @@
+"""Rules on what the pixels show: inverted films, text, colour, another modality."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from cdtl_core.quality.cohort import Cohort
+from cdtl_core.quality.rule import Hit, Rule, count_of
+from cdtl_core.quality.sample import Sample
+
+__all__ = ["RULES"]
+
+LETTERS = 3  # in a row
+LETTERS_IN_COLOUR = 5  # stained nuclei stand in rows too
+NO_MODALITY = frozenset({"", "OT", "SC"})  # other, secondary capture: they say nothing
+COLOURED = 0.005  # share of the pixels of a colour image that have colour
+
+
+def _polarity(cohort: Cohort) -> Iterator[Hit]:
+    if cohort.negatives:
+        files = tuple(sample.file for sample in cohort.negatives)
+        found = count_of(len(files), "image", "look", total=len(cohort.samples))
+        yield Hit(f"{found} inverted beside the others.", files)
+
+
+def _text(cohort: Cohort) -> Iterator[Hit]:
+    tagged = [sample for sample in cohort.samples if sample.facts.tags and sample.facts.tags.burned_in]
+    if tagged:
+        files = tuple(sample.file for sample in tagged)
+        yield Hit(f"{count_of(len(files), 'DICOM file', 'say')} that text is burned into the image.", files)
+    shown = sorted((sample for sample in cohort.samples if _has_text(sample)), key=lambda sample: -sample.facts.glyphs)
+    if shown:
+        files = tuple(sample.file for sample in shown)
+        found = count_of(len(files), "image", "seem", total=len(cohort.samples))
+        yield Hit(f"{found} to have text burned in.", files)
+
+
+def _has_text(sample: Sample) -> bool:
+    return sample.facts.glyphs >= (LETTERS_IN_COLOUR if sample.facts.is_colour else LETTERS)
+
+
+def _tag(cohort: Cohort) -> Iterator[Hit]:
+    codes = Counter(sample.facts.tags.modality for sample in cohort.samples if sample.facts.tags)
+    for code, count in codes.most_common():
+        if code not in NO_MODALITY and code not in cohort.modality.dicom:
+            files = tuple(s.file for s in cohort.samples if s.facts.tags and s.facts.tags.modality == code)
+            found = count_of(count, "DICOM file", "have")
+            yield Hit(f"{found} the Modality {code}, the site declares {cohort.modality.name}.", files)
+
+
+def _colour(cohort: Cohort) -> Iterator[Hit]:
+    """The other kind than the modality's."""
+    if cohort.modality.colour:
+        odd, verb = [s for s in cohort.samples if s.facts.coloured < COLOURED], "are"
+    else:
+        odd, verb = [s for s in cohort.samples if s.facts.is_colour], "have"
+    if odd:
+        usual = "in colour" if cohort.modality.colour else "gray"
+        found = count_of(len(odd), "image", verb, total=len(cohort.samples))
+        files = tuple(s.file for s in sorted(odd, key=lambda s: -s.facts.coloured))
+        yield Hit(
+            f"{found} {'gray' if cohort.modality.colour else 'colour'}, {cohort.modality.name} is {usual}.",
+            files,
+        )
+
+
+def _stranger(cohort: Cohort) -> Iterator[Hit]:
+    if cohort.strangers:
+        files = tuple(sample.file for sample in cohort.strangers)
+        found = count_of(len(files), "image", "are", total=len(cohort.samples))
+        yield Hit(f"{found} unlike the others in texture, brightness or outline.", files)
+
+
+RULES = (
+    Rule(
+        "polarity",
+        "warning",
+        "Some images look like negatives of the others: a linear model that tells this cohort's images from their own "
+        "negatives takes them for negatives. Silent where the two cannot be told apart (lesion crops).",
+        "Invert them, or export them from DICOM, whose header says which way is bright; over-exposed images may be "
+        "named here too: look at them.",
+        _polarity,
+    ),
+    Rule(
+        "burned-in-text",
+        "warning",
+        "A DICOM header says so (BurnedInAnnotation), or three or more letter-like marks of one height stand in a row "
+        "(five in a colour image): names and dates identify a patient, and marks that go with a label are learnt.",
+        "Look for names, dates and numbers and blank them; prefer exports without overlays.",
+        _text,
+    ),
+    Rule(
+        "modality-tag",
+        "error",
+        "The Modality in a DICOM header belongs to another modality than the site declares.",
+        "Take these files off the list, or declare the right modality.",
+        _tag,
+    ),
+    Rule(
+        "colour",
+        "warning",
+        "An image has colour where the declared modality is gray, or the reverse.",
+        "See whether it is a photo, a Doppler frame or a screenshot; export it like the others or take it off.",
+        _colour,
+    ),
+    Rule(
+        "stranger",
+        "warning",
+        "An image stands apart from the cohort in texture, brightness, border and outline: perhaps another modality, "
+        "another view, a screenshot.",
+        "Look at it; take it off the list if it does not belong.",
+        _stranger,
+    ),
+)

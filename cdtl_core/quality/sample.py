@@ -1,0 +1,52 @@
+"""One readable image of a cohort: what the site's list says of it beside what its file shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cdtl_core.data.facts import ImageFacts
+
+__all__ = ["Entry", "Floats", "Sample", "standard_thumbnails"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a site's list, as written: nothing is mapped or refused yet."""
+
+    file: Path
+    label: str
+    patient: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image that could be read."""
+
+    entry: Entry
+    facts: ImageFacts
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        return self.entry.file
+
+    @property
+    def owner(self) -> str:
+        """The patient; an image without one stands for itself."""
+        return self.entry.patient or f"file:{self.entry.file}"
+
+
+def standard_thumbnails(samples: Sequence[Sample]) -> Floats:
+    """Thumbnails as rows (N 1024) of mean 0 and length 1, so that a dot product is a correlation."""
+    if not samples:
+        return np.zeros((0, 1), np.float32)
+    rows = np.stack([sample.facts.thumbnail for sample in samples]).reshape(len(samples), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    standard: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return standard

@@ -1,0 +1,171 @@
+"""The report of a run between hospitals, from what the coordinator knows: no image, no score, nothing of a patient."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import load_run
+from cdtl_core.deploy.members import members
+from cdtl_core.deploy.request import ApprovalRequest, load_request
+from cdtl_core.deploy.runs import ENDED, load_run_state, run_folders
+from cdtl_core.errors import ConfigError
+from cdtl_core.federation.contract import ModalityContract
+from cdtl_core.report import sections
+from cdtl_core.report.charts.figure import Figure, Sheet, Table
+from cdtl_core.report.charts.styles import method_name
+from cdtl_core.report.headline import open_headline
+from cdtl_core.report.page import Block, Grid, Headlines, Note, Page, Section
+from cdtl_core.report.records import NO_PRIVACY, crossed
+from cdtl_core.report.shared import egress_table, run_blocks, transfer
+from cdtl_core.results.numbers import estimate_text
+from cdtl_core.results.report import Estimate
+from cdtl_core.results.rounds import Journal, read_journal
+
+__all__ = ["coordinator_page", "newest_run"]
+
+_AT_SITES = (
+    "Scores of patients never leave a site, so this is shown in each site's own report alone: cdtl report DIR there."
+)
+_TIMED = "Seconds are from the question to a site's answer, waiting included."
+
+
+def newest_run(folder: Path, name: str = "") -> Path:
+    """A coordinator's run by name, else the one that was asked for last.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name:
+        if not (folder / "runs" / name / "request.json").exists():
+            raise ConfigError(f"{folder} holds no run {name}: cdtl server status lists the runs.")
+        return folder / "runs" / name
+    found = list(run_folders(folder))
+    if not found:
+        raise ConfigError(f"{folder} has played no run yet: start one with cdtl server run.")
+    return found[-1]
+
+
+def coordinator_page(run: Path, *, live: bool = False) -> Page:
+    """Put the report of a coordinator's run folder together.
+
+    Raises:
+        CdtlError: A file of it is missing or damaged.
+    """
+    run = run.absolute()
+    config, request = load_run(run / "config.toml"), load_request(run / "request.json")
+    journals, contracts = read_journal(run / "rounds.jsonl"), _contracts(run.parent.parent, request.sites)
+    journal = journals[-1] if journals else None
+    state = load_run_state(run)
+    status = state.status if state else "not asked for"
+    return Page(
+        title=f"{config.name}: the coordinator's report",
+        about=f"{method_name(config.method)}, {config.federation.rounds} rounds, {len(request.sites)} sites; {status}.",
+        warning="",
+        sections=(
+            _summary(journal, contracts, request.sites, status, config.method),
+            *(Section(id, [], _AT_SITES) for id in ("discrimination", "calibration", "operating")),
+            sections.rounds(journals, config.method, _TIMED),
+            sections.blend(journal, transfer(journal), "No round has ended yet."),
+            _privacy(config, journal),
+            _egress(request, journals),
+            sections.absence(journals),
+            _cohorts(contracts),
+            Section("examples", [], "Images never leave a site: its own report shows some, this one none."),
+            Section("run", run_blocks(config, _facts(request, status, state.reason if state else ""))),
+        ),
+        keep="This page holds what the coordinator was told: no image, no score, nothing of single patients.",
+        live=live and status not in ENDED,
+    )
+
+
+def _summary(
+    journal: Journal | None, contracts: Mapping[str, ModalityContract], sites: Sequence[str], status: str, method: str
+) -> Section:
+    ends: Mapping[str, Mapping[str, Any]] = journal.ending.sites if journal and journal.ending else {}
+    missing = journal.ending.missing if journal and journal.ending else {}
+    done = len(journal.rounds) if journal else 0
+    items, more = [], list[str]()
+    for site in sites or sorted({*ends, *contracts}):
+        about = contracts[site].modality if site in contracts else ""
+        if site in missing:
+            sentence, more = f"It has no model of this run: {missing[site]}.", list[str]()
+        elif site not in ends:
+            sentence, more = f"Not ended: {done} rounds are complete, the run is {status}.", list[str]()
+        else:
+            sentence, more = _told(ends[site], method)
+        items.append(open_headline(site, about, sentence, more))
+    note = Note(
+        "Whether a site gained over training alone is known to the site: the comparison is paired by patient, and "
+        "patients' scores stay there."
+    )
+    return Section("summary", [Headlines(items), note])
+
+
+def _told(end: Mapping[str, Any], method: str) -> tuple[str, list[str]]:
+    if end.get("test_auroc") is None:
+        return "It has its model; it trains with differential privacy and tells no figure of it.", []
+    found = Estimate(value=end["test_auroc"], low=end.get("test_auroc_low"), high=end.get("test_auroc_high"))
+    chosen = end.get("chosen") or "not told"
+    words = {
+        "pool": "the pool of its own and the joint model",
+        "own": "its own, trained alone",
+        "joint": "the joint one",
+    }
+    more = [f"Model used: {words.get(chosen, chosen)}."] if method == "cdtl" else []
+    return f"AUROC of the model it uses, on its test patients: {estimate_text(found)}.", more
+
+
+def _privacy(config: RunConfig, journal: Journal | None) -> Section:
+    if not config.dp.enabled:
+        return Section("privacy", [], NO_PRIVACY)
+    dp = config.dp
+    spent = {site: one.number for one in reversed(journal.rounds if journal else ()) for site in one.spent}
+    rows = [
+        ("budget of each training patient", f"epsilon {dp.target_epsilon:g} at delta {dp.target_delta:g}"),
+        ("of all sites", "yes" if dp.required else "no, a site may be exempt"),
+        ("steps a round", str(config.train.steps)),
+        ("clip", f"{dp.max_grad_norm:g}"),
+    ]
+    rows += [(f"{site}: budget spent", f"before round {number}") for site, number in spent.items()]
+    note = Note("What was spent is in each site's ledger, which stays there: cdtl privacy ledger DIR.")
+    return Section("privacy", [Table("Terms that every site approved", ("", ""), rows, numbers=9), note])
+
+
+def _egress(request: ApprovalRequest, journals: Sequence[Journal]) -> Section:
+    blocks: list[Block] = [egress_table(request.egress, "What the sites approved, and no more")]
+    table = crossed(journals)
+    blocks += [table] if table else []
+    lead = "A gate at each site holds back what is not on the list; each site's own log counts every byte that left."
+    return Section("egress", blocks, lead=lead)
+
+
+def _contracts(folder: Path, sites: Sequence[str]) -> dict[str, ModalityContract]:
+    found = (
+        {member.site: member.enrolment.contract for member in members(folder)} if (folder / "sites").exists() else {}
+    )
+    return {site: contract for site, contract in found.items() if site in sites}
+
+
+def _cohorts(contracts: Mapping[str, ModalityContract]) -> Section:
+    sheets: list[Figure] = []
+    for site, one in contracts.items():
+        rows = [
+            ("patients, rounded to tens", f"{one.patients}" if one.patients else "fewer than 5"),
+            ("labels", f"{', '.join(one.labels)}; positive: {one.positive}"),
+            ("images", f"{'gray' if one.channels == 1 else 'colour'}, {one.bit_depth} bits"),
+        ]
+        if one.label_map:
+            rows.append(("local labels", ", ".join(f"{a} as {b or 'left out'}" for a, b in one.label_map.items())))
+        sheets.append(Sheet(Table(f"{site}, {one.modality}", ("", ""), rows, numbers=9), "As the site enrolled."))
+    why = "" if sheets else "No site of this run is enrolled with this coordinator."
+    return Section("cohorts", [Grid(sheets, wide=True)] if sheets else [], why)
+
+
+def _facts(request: ApprovalRequest, status: str, reason: str) -> dict[str, object]:
+    return {
+        "cdtl of the run": request.cdtl_version,
+        "status": f"{status}. {reason}" if reason else status,
+        "code bundle (SHA-256)": request.bundle_sha256,
+        "sites": ", ".join(request.sites),
+    }

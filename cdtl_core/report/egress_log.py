@@ -1,0 +1,69 @@
+"""What a site's gate wrote of all that left, summed for its report."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cdtl_core.deploy.records import egress_files
+from cdtl_core.report.charts.figure import Table
+from cdtl_core.report.page import Block, Note
+from cdtl_core.results.numbers import bytes_text
+
+__all__ = ["logged_lines", "logged_traffic"]
+
+
+def logged_traffic(home: Path) -> list[Block]:
+    """Replies by run and verdict, requests by kind, and what was refused; nothing without a log."""
+    lines = logged_lines(home)
+    if not lines:
+        return []
+    replies: Counter[tuple[str, str, str]] = Counter()
+    sizes: Counter[tuple[str, str, str]] = Counter()
+    requests: Counter[str] = Counter()
+    amounts: Counter[str] = Counter()
+    for line in lines:
+        if line["kind"] == "reply":
+            key = (str(line.get("run", "")), str(line.get("type", "")), str(line.get("verdict", "")))
+            replies[key] += 1
+            sizes[key] += int(line.get("bytes", 0))
+        for name, sent in line.get("requests", {}).items():
+            requests[name] += sent["count"]
+            amounts[name] += sent["bytes"]
+    refused = sum(line["kind"] == "refused" for line in lines)
+    told = [
+        (run, kind, verdict, str(n), bytes_text(sizes[run, kind, verdict]))
+        for (run, kind, verdict), n in replies.items()
+    ]
+    went = [(name, str(count), bytes_text(amounts[name])) for name, count in requests.most_common()]
+    blocks: list[Block] = []
+    if told:
+        headers = ("run", "type", "verdict of the gate", "replies", "bytes")
+        blocks.append(Table("Replies, as the gate judged them", headers, told, numbers=3))
+    if went:
+        blocks.append(Table("All requests to the coordinator", ("request", "count", "bytes"), went))
+    total = bytes_text(sum(amounts.values()))
+    blocks.append(
+        Note(f"In all {total} left in bodies of requests; {refused} times something was refused by the gate.")
+    )
+    return blocks
+
+
+def logged_lines(home: Path) -> list[dict[str, Any]]:
+    """All lines that are kept, the oldest first; a damaged line is left out."""
+    return list(_lines(home))
+
+
+def _lines(home: Path) -> Iterator[dict[str, Any]]:
+    files = egress_files(home)
+    for path in (*(files.older(number) for number in range(files.kept, 0, -1)), files.path):
+        if not path.exists():
+            continue
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and "kind" in line:
+                yield line

@@ -1,0 +1,149 @@
+"""The report as a page: sections of blocks, rendered into one HTML file that fetches nothing."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from cdtl_core.report.charts.figure import Figure, Presence
+from cdtl_core.report.charts.geometry import draw_chart, draw_forest, mark
+from cdtl_core.system.templates import page_environment
+
+__all__ = ["SECTIONS", "Block", "Fold", "Grid", "Headline", "Headlines", "Note", "Page", "Section", "headlines_of"]
+__all__ += ["page_html"]
+
+SECTIONS = {
+    "summary": "Results",
+    "discrimination": "ROC and precision-recall",
+    "calibration": "Calibration",
+    "operating": "Operating point",
+    "rounds": "Rounds",
+    "blend": "Transfer between modalities",
+    "privacy": "Privacy",
+    "egress": "Egress",
+    "absence": "Attendance",
+    "cohorts": "Cohorts",
+    "examples": "Example images",
+    "run": "The run",
+}
+"""Every report has all of them, in this order: id to title."""
+
+_FOLDER = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A site's result in a sentence; `tone` and `mark` say the same as the words do."""
+
+    site: str
+    about: str
+    tone: Literal["gain", "none", "loss", "open"]
+    sentence: str
+    more: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Headlines:
+    """All sites' results."""
+
+    items: Sequence[Headline]
+    kind: ClassVar[str] = "headlines"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph; a `strong` one is set apart."""
+
+    text: str
+    strong: bool = False
+    kind: ClassVar[str] = "note"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Figures beside each other under a heading, as many as the width allows."""
+
+    items: Sequence[Figure]
+    heading: str = ""
+    wide: bool = False
+    kind: ClassVar[str] = "grid"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are shown on demand."""
+
+    summary: str
+    blocks: Sequence["Block"]
+    kind: ClassVar[str] = "fold"
+
+
+Block = Headlines | Note | Grid | Fold | Figure | Presence
+
+
+@dataclass(frozen=True)
+class Section:
+    """One of `SECTIONS`; without blocks, `why` says in a sentence what is missing."""
+
+    id: str
+    blocks: Sequence[Block]
+    why: str = ""
+    lead: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report.
+
+    Attributes:
+        title: Its heading.
+        about: A line below it.
+        warning: What a reader must know first, or empty.
+        sections: All of `SECTIONS`.
+        keep: Where the page may go, in a sentence.
+        live: Whether it is served while the run goes on, and looks for a newer one.
+    """
+
+    title: str
+    about: str
+    warning: str
+    sections: Sequence[Section]
+    keep: str
+    live: bool = False
+
+
+def headlines_of(page: Page) -> list[str]:
+    """Each site's result in its sentences, for a terminal."""
+    found = [block for section in page.sections for block in section.blocks if isinstance(block, Headlines)]
+    return [
+        "\n  ".join([f"{item.site}: {item.sentence}", *item.more, ""]).rstrip() for one in found for item in one.items
+    ]
+
+
+def page_html(page: Page) -> str:
+    """The page, self-contained; a script is in it only while it is live, and asks its own origin alone."""
+    style = _read("report.css")
+    script = _read("report.js") if page.live else ""
+    environment = page_environment(_FOLDER)
+    environment.globals |= {"draw_chart": draw_chart, "draw_forest": draw_forest, "mark": mark}
+    return environment.get_template("report.html").render(
+        page=page, titles=SECTIONS, style=style, script=script, policy=_policy(style, script)
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """What a browser may do with the page: show it, and nothing that is not written in it."""
+    ask = f"script-src {_hash(script)}; connect-src 'self'; " if script else ""
+    return f"default-src 'none'; img-src data:; style-src {_hash(style)}; {ask}base-uri 'none'; form-action 'none'"
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _read(name: str) -> str:
+    """A file that goes into the page as it is; without its comments."""
+    return re.sub(r"/\*.*?\*/\n?", "", (_FOLDER / name).read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -1,0 +1,209 @@
+"""The sections that scores, rounds and matrices fill; a section without material says why in a sentence."""
+
+from collections.abc import Mapping, Sequence
+
+from cdtl_core.report.charts.blend_figures import blend_heats, donor_forest, donor_heat, matrix_heat, shares_sentence
+from cdtl_core.report.charts.figure import Chart, Figure, Table
+from cdtl_core.report.charts.round_figures import presence, round_charts
+from cdtl_core.report.charts.score_figures import (
+    confusion_heat,
+    histogram,
+    operation_of,
+    pr_chart,
+    reliability_chart,
+    roc_chart,
+)
+from cdtl_core.report.charts.styles import method_name, method_style
+from cdtl_core.report.headline import SEED_NOTE, gain_forest, headline_of, open_headline
+from cdtl_core.report.page import Block, Fold, Grid, Headlines, Note, Section
+from cdtl_core.results.material import Material
+from cdtl_core.results.numbers import estimate_text, plain
+from cdtl_core.results.report import Estimate
+from cdtl_core.results.rounds import Journal
+
+__all__ = ["absence", "blend", "calibration", "discrimination", "donors", "operating", "rounds", "summary"]
+
+
+def summary(found: Sequence[Material], unfinished: str) -> Section:
+    """A sentence per site; `unfinished` is said of a site without a model yet."""
+    items = []
+    for one in found:
+        if one.main is None:
+            items.append(open_headline(one.site, one.about, unfinished))
+            continue
+        items.append(
+            headline_of(
+                one.site,
+                one.about,
+                main=one.main,
+                results=one.results,
+                gain=one.gain,
+                log_loss_change=one.log_loss_change,
+                selection=one.selection,
+                test_patients=one.test[one.main].num_patients,
+            )
+        )
+    forest = gain_forest({one.site: one.gain for one in found})
+    blocks: list[Block] = [Headlines(items)]
+    blocks += [Note(SEED_NOTE), Grid([forest])] if forest else []
+    return Section("summary", blocks if found else [], "" if found else unfinished)
+
+
+def discrimination(found: Sequence[Material], seed: int, why: str) -> Section:
+    """ROC and precision-recall."""
+    ended = [(one, one.main) for one in found if one.main]
+    roc = [roc_chart(one.site, one.test, main, seed) for one, main in ended]
+    precise = [pr_chart(one.site, one.test, main, seed) for one, main in ended]
+    if not any(roc):
+        return Section("discrimination", [], why or "The test images of no site hold both classes.")
+    lead = "Test images only. The band is a pointwise 95 % interval over resampled patients."
+    both = [Grid(_known(roc + precise))] if len(ended) == 1 else []
+    apart = [Grid(_known(roc), "ROC"), Grid(_known(precise), "Precision and recall")]
+    return Section("discrimination", [*(both or apart), _figures(found)], lead=lead)
+
+
+def calibration(found: Sequence[Material], why: str) -> Section:
+    """Reliability diagrams."""
+    ended = [(one, one.main) for one in found if one.main]
+    charts = [reliability_chart(one.site, one.test[main], method_style(main)) for one, main in ended]
+    raw = [one.site for one, main in ended if not one.test[main].is_calibrated]
+    lead = (
+        "Test images in tenths of the probability of the model that the site uses. Bars are Wilson's 95 % intervals "
+        "with the number of patients."
+    )
+    if raw:
+        lead += f" Not calibrated, for lack of 20 validation patients: {', '.join(raw)}."
+    table = _candidates(found)
+    blocks: list[Block] = [Grid(charts), *([table] if table else [])]
+    return Section("calibration", blocks if charts else [], "" if charts else why, lead if charts else "")
+
+
+def operating(found: Sequence[Material], why: str) -> Section:
+    """Confusion matrices and histograms."""
+    blocks: list[Block] = []
+    for one in found:
+        if not one.main:
+            continue
+        test, positive = one.test[one.main], one.card.positive if one.card else "positive"
+        told = operation_of(test, one.val.get(one.main))
+        c = told.confusion
+        shares = (("sensitivity", c.sensitivity), ("specificity", c.specificity), ("precision", c.precision))
+        rows = [
+            (f"{name}, {share.part} of {share.whole}", estimate_text(Estimate.of(share.interval)))
+            for name, share in shares
+        ]
+        table = Table(f"At the operating point, {one.site}", ("of test images", "share (95 %)"), rows)
+        heading = f"{one.site}: threshold {plain(c.threshold, 3)}, {told.why}"
+        items: list[Figure] = [
+            confusion_heat(one.site, told, positive),
+            histogram(one.site, test, positive, c.threshold),
+            table,
+        ]
+        blocks.append(Grid(items, heading))
+    lead = "What is at least as probable as the threshold is called positive. Intervals are Wilson's, over patients."
+    return Section("operating", blocks, "" if blocks else why, lead if blocks else "")
+
+
+def rounds(journals: Sequence[Journal], main: str | None, timed: str) -> Section:
+    """Loss, AUROC, time, bytes by round and site; other methods on demand; `timed` says what is timed."""
+    drawn: dict[str, list[Chart]] = {one.method: round_charts(one, one.sites) for one in journals if one.rounds}
+    if not drawn:
+        return Section("rounds", [], "No round has ended yet.")
+    first = main if main in drawn else list(drawn)[-1]
+    blocks: list[Block] = [Grid(drawn[first], method_name(first))]
+    blocks += [Fold(f"{method_name(m)}: the same", [Grid(charts)]) for m, charts in drawn.items() if m != first]
+    lead = f"Loss and AUROC are those of the weights a site received, on its validation patients. {timed}"
+    if any("val_loss" not in told for journal in journals for one in journal.rounds for told in one.sites.values()):
+        lead += " A site with differential privacy tells no loss and no AUROC."
+    return Section("rounds", blocks, lead=lead)
+
+
+def donors(found: Sequence[Material], why: str) -> list[Block]:
+    """The share of each donor at one site, or the transfer matrix of several; `why` is said where it is not known."""
+    told = {one.site: one.selection.donor_shares for one in found if one.selection is not None}
+    if not told:
+        return []
+    heat = donor_heat(told)
+    figure = heat if len(told) > 1 or heat is None else donor_forest(*next(iter(told.items())))
+    if figure is None:
+        return [Note(why)]
+    lead = (
+        "How much weight the site's training patients ask for, for the own models of the other sites of each modality. "
+        "Each of these models was trained without this site's patients, and the site's own model is judged on patients "
+        "that it was not trained on. It describes: the model in use has one share for all other sites together."
+    )
+    return [Note(lead), Grid([figure], wide=True)]
+
+
+def blend(
+    journal: Journal | None,
+    transfer: tuple[Sequence[str], Sequence[Sequence[float]]] | None,
+    why: str,
+    donors: Sequence[Block] = (),
+) -> Section:
+    """Shares of donors, blend matrices by round, and the transfer of the whole run."""
+    if journal is None or not journal.rounds or not journal.rounds[-1].groups:
+        return Section("blend", donors, "" if donors else why)
+    last = journal.rounds[-1]
+    if len({tuple(map(tuple, one.matrix)) for one in journal.rounds}) == 1 and (
+        told := shares_sentence(last.groups, last.matrix)
+    ):
+        return Section("blend", [*donors, Note(told)])
+    heats = blend_heats(journal.rounds)
+    blocks: list[Block] = []
+    if transfer is not None:
+        groups, shares = transfer
+        own = ", ".join(f"{group} {plain(shares[place][place], 2)}" for place, group in enumerate(groups))
+        says = f"Own share: {own}. With equal drifts in every round; 1 would be: nothing crossed."
+        blocks.append(Grid([matrix_heat("Transfer over the whole run", says, groups, shares, "ends with, of")]))
+    blocks.append(Grid(heats, "Blend matrix by round"))
+    note = Note(f"{method_name(journal.method)}, the rounds: each row is a modality and what it took; rows sum to 1.")
+    return Section("blend", [*donors, note, *blocks])
+
+
+def absence(journals: Sequence[Journal]) -> Section:
+    """Who was there in which round."""
+    known = [one for one in journals if one.rounds]
+    if not known:
+        return Section("absence", [], "No round has ended yet.")
+    lead = "● took part, ○ not connected, ✕ no usable answer, ◆ privacy budget spent, + joined, · not a member yet."
+    return Section("absence", [presence(one) for one in known], lead=lead)
+
+
+def _known(charts: Sequence[Chart | None]) -> list[Chart]:
+    return [chart for chart in charts if chart is not None]
+
+
+def _candidates(found: Sequence[Material]) -> Table | None:
+    """Log-loss and calibration error of the own, the joint and the pooled model of each site."""
+    rows = []
+    for one in found:
+        choice = one.selection
+        for name in choice.test_log_loss if choice else ():
+            assert choice is not None  # noqa: S101
+            used = " (used)" if name == choice.chosen else ""
+            change = choice.log_loss_minus_own.get(name)
+            cells = (plain(choice.test_auroc.get(name)), estimate_text(choice.test_log_loss[name]))
+            less = estimate_text(change, sign=True)
+            rows.append((one.site, f"{name}{used}", *cells, less, plain(choice.test_ece.get(name))))
+    headers = ("site", "model", "AUROC", "log-loss (95 %)", "log-loss less own (95 %)", "calibration error (ECE)")
+    caption = "Own, joint and pooled model on test images, each calibrated where the site could"
+    return Table(caption, headers, rows, numbers=2) if rows else None
+
+
+def _figures(found: Sequence[Material]) -> Fold:
+    """All figures of all methods, as a table."""
+    names = ("auprc", "accuracy", "majority_rate", "balanced_accuracy", "f1", "log_loss", "brier", "ece")
+    rows = [
+        (one.site, method_name(method), estimate_text(result.auroc), *(plain(_of(result.metrics, n)) for n in names))
+        for one in found
+        for method, result in one.results.items()
+    ]
+    titles = ("average precision", "accuracy", "majority rate", "balanced accuracy", "F1", "log-loss", "Brier", "ECE")
+    headers = ("site", "method", "AUROC (95 %)", *titles)
+    table = Table("Figures on test images; threshold 0.5 where one is needed", headers, rows, numbers=2)
+    return Fold("All figures of all methods", [table])
+
+
+def _of(metrics: Mapping[str, float | None], name: str) -> float | None:
+    return metrics.get(name)

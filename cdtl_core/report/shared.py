@@ -1,0 +1,94 @@
+"""What the reports of runs, coordinators and sites say alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cdtl_core import __version__
+from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import flatten
+from cdtl_core.federation.blend import transfer_of
+from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.report.charts.figure import Table
+from cdtl_core.report.page import Block, Note
+from cdtl_core.report.records import settings_table
+from cdtl_core.results.numbers import bytes_text
+from cdtl_core.results.rounds import Journal
+
+__all__ = ["SYNTHETIC", "changed_settings", "egress_table", "journal_of", "run_blocks", "transfer", "why_no_shares"]
+
+SYNTHETIC = "Images are SYNTHETIC phantoms: no figure on this page says anything about patients."
+_TYPES = {"query.describe": "introduction, once", "train": "each round", "evaluate": "at the end"}
+
+
+def transfer(journal: Journal | None) -> tuple[Sequence[str], Sequence[Sequence[float]]] | None:
+    """Groups and shares over all rounds that were played; None where the groups changed on the way."""
+    if journal is None or not journal.rounds:
+        return None
+    groups = list(journal.rounds[-1].groups)
+    if not groups or any(list(one.groups) != groups for one in journal.rounds):
+        return None
+    return groups, transfer_of([np.array(one.matrix) for one in journal.rounds]).tolist()
+
+
+def why_no_shares(config: RunConfig | None) -> str:
+    """Why a site has no share of each donor, which goes by the run's settings unless patients are too few."""
+    from cdtl_core.training.inputs import trains_only_heads
+
+    if config is None or config.method != "cdtl" or config.pool.share == "equal":
+        return "No share of each donor: this run pools in equal shares, or not at all, and sends no own heads."
+    if not trains_only_heads(config):
+        return (
+            "No share of each donor: this run trains whole networks, and the site receives no model of the other sites "
+            "of one modality that it could judge on its own patients."
+        )
+    return (
+        "No share of each donor: that takes 20 training patients at this site, of both classes, and another site with "
+        "the same labels."
+    )
+
+
+def journal_of(journals: Sequence[Journal], method: str | None) -> Journal | None:
+    """Of a method."""
+    return next((one for one in journals if one.method == method), None)
+
+
+def egress_table(manifest: EgressManifest, caption: str) -> Table:
+    """All that may leave a site, as its list says."""
+    rows = []
+    for kind, rule in manifest.replies.items():
+        when = _TYPES.get(kind, kind)
+        for record, tensors in rule.arrays.items():
+            dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors.values()}))
+            size = bytes_text(sum(tensor.bytes for tensor in tensors.values()))
+            what = "after the last round" if record == "own" else when
+            rows.append((what, record, f"{len(tensors)} tensors, {dtypes}", size))
+        for records in (rule.metrics, rule.configs):
+            rows += [(when, record, _with_ranges(names), "") for record, names in records.items()]
+    return Table(caption, ("when", "record", "what", "most"), rows, numbers=3)
+
+
+def _with_ranges(rules: Mapping[str, object]) -> str:
+    """Names, each with its range or its one value."""
+    return ", ".join(f"{name} ({rule})" if str(rule) else name for name, rule in rules.items())
+
+
+def changed_settings(config: RunConfig) -> Mapping[str, object]:
+    """What differs from the defaults."""
+    defaults = flatten(RunConfig())
+    return {key: value for key, value in flatten(config).items() if value != defaults[key]}
+
+
+def run_blocks(
+    config: RunConfig,
+    facts: Mapping[str, Any],
+    settings: str = "All settings are in config.toml, a valid input that gives the same run again.",
+) -> list[Block]:
+    """What ran, as a table, and the settings; `settings` says where all of them are."""
+    rows = [(name, str(value)) for name, value in {"cdtl here": __version__, **facts}.items()]
+    return [
+        Table("The run", ("", ""), rows, numbers=9),
+        settings_table(changed_settings(config)),
+        Note(settings),
+    ]

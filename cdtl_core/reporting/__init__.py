@@ -1,1 +1,0 @@
-"""What a person reads: the report's data, and the table of a terminal."""

@@ -1,0 +1,174 @@
+"""The model card: what a released model is, how it came to be, how good it is and for what it is not; as data."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdtl_core.errors import ModelError
+from cdtl_core.results.report import Counts, Estimate
+from cdtl_core.system.durable import replace_bytes, replace_json
+from cdtl_core.system.foreign import parse_json
+
+__all__ = ["CARD_FILE", "CARD_TEXT", "Audited", "Blend", "Calibration", "Cohort", "ModelCard", "Operating", "Promise"]
+__all__ += ["Start", "load_card", "save_card"]
+
+CARD_FILE, CARD_TEXT = "model_card.json", "model_card.md"
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cohort(_Part):
+    """The site's own patients by split; `positives` counts images of the positive label."""
+
+    synthetic: bool
+    patients: Counts
+    images: Counts
+    positives: Counts
+    channels: int
+    bit_depth: int
+    label_map: dict[str, str]
+    checks_off: dict[str, str]
+
+
+class Start(_Part):
+    """theta0: what every site started from."""
+
+    weights: str
+    sha256: str
+    licence: str
+
+
+class Blend(_Part):
+    """How modalities were blended: the settings, and what they did if the run's rounds are known here.
+
+    Attributes:
+        settings: Of the run.
+        groups: Modalities, in the order of the rows of `transfer`; null where the site does not know the rounds.
+        transfer: Share of each group's drifts in the model that each group ends with.
+        retention: Of the site's own group: own drift left (1: nothing crossed, 0: a uniform mixture).
+    """
+
+    settings: dict[str, Any]
+    groups: tuple[str, ...] | None = None
+    transfer: tuple[tuple[float, ...], ...] | None = None
+    retention: float | None = None
+
+
+class Pooling(_Part):
+    """How own and joint model were pooled.
+
+    Attributes:
+        share: Of the joint model relative to the own one.
+        by: What set it.
+        patients: Held-out patients behind it.
+        networks: How many networks a prediction runs.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
+    """
+
+    share: float
+    by: str
+    patients: int
+    networks: int = 1
+    networks_log_loss: dict[str, float] = {}
+
+
+class Calibration(_Part):
+    """A temperature fitted on validation patients, null with fewer than 20; ECE on test images before and after."""
+
+    temperature: float | None
+    validation_patients: int
+    ece_raw: float | None
+    ece: float | None
+
+
+class Operating(_Part):
+    """The threshold chosen on validation patients, and what it does to test patients; null without both classes."""
+
+    threshold: float | None
+    validation_patients: int
+    sensitivity: Estimate
+    specificity: Estimate
+
+
+class Audited(_Part):
+    """What `cdtl privacy audit` certified of this site's mechanism."""
+
+    claim: float
+    bound: float
+    confidence: float
+    canaries: int
+    refuted: bool
+
+
+class Promise(_Part):
+    """Differential privacy of each training patient; all null for a site that trained without."""
+
+    private: bool
+    target_epsilon: float | None = None
+    target_delta: float | None = None
+    epsilon_rdp: float | None = None
+    epsilon_prv: float | None = None
+    audit: Audited | None = None
+
+
+class ModelCard(_Part):
+    """All that stands beside a released model; `metrics` are of the site's test patients."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    intended_use: str
+    out_of_scope: str
+    site: str
+    modality: str
+    method: str
+    seed: int
+    rounds: int
+    labels: tuple[str, ...]
+    positive: str
+    backbone: str
+    image_size: int
+    parameters: int
+    chosen: str
+    pool: Pooling | None = None
+    stays: bool = False
+    validation_log_loss: dict[str, float]
+    cohort: Cohort
+    theta0: Start
+    blend: Blend
+    metrics: dict[str, Estimate]
+    gain: dict[str, Estimate]
+    calibration: Calibration
+    operating_point: Operating
+    privacy: Promise
+    limits: tuple[str, ...]
+    versions: dict[str, str]
+    config: dict[str, bool | int | float | str]
+    bundle_sha256: str | None
+    weights_sha256: str
+
+
+def save_card(folder: Path, card: ModelCard) -> None:
+    """Write model_card.json and model_card.md."""
+    from cdtl_core.results.card_text import card_markdown  # a round needs no templates
+
+    replace_json(folder / CARD_FILE, card.model_dump(mode="json"))
+    replace_bytes(folder / CARD_TEXT, card_markdown(card).encode())
+
+
+def load_card(folder: Path) -> ModelCard | None:
+    """The card in a model folder; None if it has none, as folders of earlier versions.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    path = folder / CARD_FILE
+    if not path.exists():
+        return None
+    try:
+        return ModelCard.model_validate(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise ModelError(f"{path} cannot be read ({type(error).__name__}): copy the model folder anew.") from None

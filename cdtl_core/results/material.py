@@ -1,0 +1,155 @@
+"""What a site's folder holds of a run, gathered for its report: models, scores, cards, its own diary of rounds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdtl_core.errors import CheckpointError
+from cdtl_core.metrics.metrics import auroc
+from cdtl_core.metrics.summary import expected_calibration_error
+from cdtl_core.results.card import ModelCard, load_card
+from cdtl_core.results.report import Estimate, MethodResult, ModelChoice
+from cdtl_core.results.rounds import Journal, read_diary
+from cdtl_core.results.scores import (
+    VALIDATION_FILE,
+    Scores,
+    candidate_losses,
+    gains,
+    log_loss_changes,
+    method_result,
+    read_scores,
+    with_own_model,
+)
+
+__all__ = ["Material", "choice_of", "main_method", "material_of", "run_names"]
+
+_NOTE = "model.json"
+
+
+@dataclass(frozen=True)
+class Material:
+    """A site's part of a run; everything by method, in the order played.
+
+    Attributes:
+        test: Scores of test images.
+        val: Of validation images; a method without kept ones is absent.
+        results: Figures on test patients.
+        gain: ``<method>-alone``, of AUROC.
+        log_loss_change: Likewise of log-loss: below 0 is better.
+        selection: Of the main method.
+        cards: Model cards.
+        diaries: The site's own notes of its rounds.
+    """
+
+    site: str
+    modality: str
+    home: Path
+    test: Mapping[str, Scores]
+    val: Mapping[str, Scores]
+    results: Mapping[str, MethodResult]
+    gain: Mapping[str, Estimate]
+    log_loss_change: Mapping[str, Estimate]
+    selection: ModelChoice | None
+    cards: Mapping[str, ModelCard]
+    diaries: Mapping[str, Journal]
+
+    @property
+    def main(self) -> str | None:
+        """The method whose model the site's report is about; None before any has ended."""
+        return main_method(list(self.test))
+
+    @property
+    def card(self) -> ModelCard | None:
+        """The card of the main method's model, or of any."""
+        return self.cards.get(self.main or "") or next(iter(self.cards.values()), None)
+
+    @property
+    def about(self) -> str:
+        """A few words below its name."""
+        card = self.card
+        return f"{self.modality}, {sum(card.cohort.patients.model_dump().values())} patients" if card else self.modality
+
+
+def main_method(methods: list[str]) -> str | None:
+    """`cdtl` if it was played, else the last that shares anything, else what there is."""
+    if "cdtl" in methods:
+        return "cdtl"
+    shared = [method for method in methods if method != "alone"]
+    return (shared or methods or [None])[-1]  # type: ignore[list-item]
+
+
+def material_of(home: Path, site: str, modality: str, run: str, seed: int) -> Material:
+    """Read a site's folder for the run of this name.
+
+    Raises:
+        CheckpointError, ModelError: A file is damaged.
+    """
+    folders = {method: home / "models" / f"{run}-{method}" for method in ("alone", "fedbn", "cdtl")}
+    test = {method: found for method, folder in folders.items() if (found := read_scores(folder))}
+    val = {method: found for method, folder in folders.items() if (found := read_scores(folder, VALIDATION_FILE))}
+    test, val = with_own_model(test), with_own_model(val)
+    main = main_method(list(test))
+    diaries = {
+        method: read_diary(home / "rounds" / f"{run}-{method}.jsonl", method, site)
+        for method in folders
+        if (home / "rounds" / f"{run}-{method}.jsonl").exists()
+    }
+    return Material(
+        site=site,
+        modality=modality,
+        home=home,
+        test=test,
+        val=val,
+        results={method: method_result(found, seed) for method, found in test.items()},
+        gain=gains(test, seed),
+        log_loss_change=log_loss_changes(test, seed),
+        selection=choice_of(folders[main], test[main], seed) if main in folders and main != "alone" else None,
+        cards={method: card for method, folder in folders.items() if (card := load_card(folder))},
+        diaries=diaries,
+    )
+
+
+def run_names(home: Path) -> list[str]:
+    """Names of the runs that left a model at a site, the newest last."""
+    found = []
+    for path in (home / "models").glob(f"*/{_NOTE}"):
+        try:
+            name = json.loads(path.read_text(encoding="utf-8"))["federation"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): copy the model anew.") from None
+        found.append((path.stat().st_mtime, str(name)))
+    return list(dict.fromkeys(name for _, name in sorted(found, reverse=True)))[::-1]
+
+
+def choice_of(folder: Path, test: Scores, seed: int) -> ModelChoice | None:
+    """What a model folder's note says of the choice, and the candidates' figures on test images."""
+    if not (folder / _NOTE).exists():
+        return None
+    note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+    pool = note.get("pool") or {}
+    losses, changes = candidate_losses(test, seed)
+    return ModelChoice(
+        chosen=note["chosen"],
+        share=pool.get("share"),
+        share_by=pool.get("by"),
+        evidence_patients=pool.get("num_patients", 0),
+        networks=note.get("networks", 1),
+        networks_log_loss=note.get("networks_log_loss", {}),
+        donor_shares={
+            one["modality"]: Estimate(value=one["value"], low=one["low"], high=one["high"])
+            for one in pool.get("donors", ())
+        },
+        validation_log_loss=note["validation_log_loss"],
+        test_auroc={name: _number(auroc(test.positive, test.columns[f"p_{name}"])) for name in test.candidates},
+        test_log_loss=losses,
+        test_ece={
+            name: _number(expected_calibration_error(test.positive, test.probability_of(name)))
+            for name in test.candidates
+        },
+        log_loss_minus_own=changes,
+    )
+
+
+def _number(value: float) -> float | None:
+    return value if value == value else None

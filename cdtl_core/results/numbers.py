@@ -1,0 +1,53 @@
+"""Figures as a person reads them."""
+
+from cdtl_core.results.report import Estimate
+
+__all__ = ["bytes_text", "estimate_text", "percent", "plain", "seconds_text", "signed"]
+
+_MINUS = "\u2212"
+
+
+def plain(value: float | None, digits: int = 3) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}".replace("-", _MINUS)
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference with its sign."""
+    return "–" if value is None or value != value else f"{value:+.{digits}f}".replace("-", _MINUS)
+
+
+def estimate_text(found: Estimate | None, sign: bool = False, digits: int = 3) -> str:
+    """``0.778 (0.62 to 0.91)``; says so where there is no interval."""
+    if found is None or found.value is None:
+        return "–"
+    number = signed if sign else plain
+    if found.low is None or found.high is None:
+        return f"{number(found.value, digits)} (no interval)"
+    return f"{number(found.value, digits)} ({number(found.low, digits)} to {number(found.high, digits)})"
+
+
+def percent(value: float | None) -> str:
+    """A share as whole per cent."""
+    return "–" if value is None or value != value else f"{100 * value:.0f} %"
+
+
+def bytes_text(count: float | None) -> str:
+    """``6.7 MB``, ``12 kB``, ``77 bytes``."""
+    if count is None:
+        return "–"
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            size = count / limit
+            return f"{size:.1f} {unit}" if size < 100 else f"{size:.0f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """``7.1 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
+    minutes = int(seconds // 60)
+    return f"{minutes} min {seconds % 60:.0f} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,188 @@
+"""The scores that a method left at a site, read back: ``scores.csv`` (test) and ``validation.csv``."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cdtl_core.errors import CheckpointError
+from cdtl_core.metrics.bands import mean_interval
+from cdtl_core.metrics.metrics import auroc_interval, paired_difference
+from cdtl_core.metrics.summary import log_losses, summarise
+from cdtl_core.results.report import Estimate, MethodResult
+from cdtl_core.system.foreign import parse_json
+
+__all__ = ["CALIBRATED", "CALIBRATED_OTHER", "TEST_FILE", "VALIDATION_FILE", "Scores", "candidate_losses"]
+__all__ += ["gains", "log_loss_changes", "method_result", "read_scores", "with_own_model"]
+
+TEST_FILE, VALIDATION_FILE = "scores.csv", "validation.csv"
+CALIBRATED = "p_calibrated"
+"""Column of the model that the site uses."""
+CALIBRATED_OTHER = "calibrated_"
+"""Start of the columns of the other candidates."""
+_NOTE = "model.json"
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities of the positive label for one fold's images N.
+
+    Attributes:
+        images: File names.
+        positive: Truth.
+        patients: Number of each image's patient.
+        columns: ``p_<candidate>``.
+        chosen: The candidate that the site uses.
+        calibrated: Candidate to calibrated probabilities, where it could be calibrated.
+    """
+
+    images: tuple[str, ...]
+    positive: npt.NDArray[np.bool_]
+    patients: npt.NDArray[np.int64]
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    chosen: str
+    calibrated: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(column.removeprefix("p_") for column in self.columns)
+
+    @property
+    def used(self) -> npt.NDArray[np.float64]:
+        """Raw probabilities of the model the site uses; they rank images as the calibrated ones do."""
+        return self.columns[f"p_{self.chosen}"]
+
+    @property
+    def probability(self) -> npt.NDArray[np.float64]:
+        """What `cdtl predict` says: calibrated where that was possible."""
+        return self.probability_of(self.chosen)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a temperature was fitted."""
+        return self.chosen in self.calibrated
+
+    def probability_of(self, candidate: str) -> npt.NDArray[np.float64]:
+        """What `cdtl predict` would say with this candidate: calibrated where that was possible."""
+        return self.calibrated.get(candidate, self.columns[f"p_{candidate}"])
+
+    @property
+    def num_patients(self) -> int:
+        """Distinct patients."""
+        return len(np.unique(self.patients))
+
+
+def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
+    """The scores in a model folder; None if it holds none, as folders of earlier versions lack `validation.csv`.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
+    if not (folder / name).exists() or not (folder / _NOTE).exists():
+        return None
+    try:
+        chosen = parse_json((folder / _NOTE).read_text(encoding="utf-8"))["chosen"]
+        with open(folder / name, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        columns = [column for column in rows[0] if column.startswith("p_") and column != CALIBRATED]
+        calibrated = {chosen: CALIBRATED} if CALIBRATED in rows[0] else {}
+        calibrated |= {
+            column.removeprefix(CALIBRATED_OTHER): column for column in rows[0] if column.startswith(CALIBRATED_OTHER)
+        }
+        return Scores(
+            images=tuple(row["image"] for row in rows),
+            positive=np.array([row["positive"] == "1" for row in rows]),
+            patients=np.array([int(row["patient"]) for row in rows]),
+            columns={column: _floats(rows, column) for column in columns},
+            chosen=chosen,
+            calibrated={name: _floats(rows, column) for name, column in calibrated.items()},
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
+        raise CheckpointError(
+            f"{folder / name} cannot be read ({type(error).__name__}): restore it, or finish the run anew."
+        ) from None
+
+
+def method_result(scores: Scores, seed: int) -> MethodResult:
+    """How the model that a method left does on the test patients."""
+    return MethodResult(
+        auroc=Estimate.of(auroc_interval(scores.positive, scores.used, scores.patients, seed=seed)),
+        metrics={name: _number(value) for name, value in summarise(scores.positive, scores.probability).items()},
+    )
+
+
+def gains(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
+    """``<method>-alone``: paired difference of AUROC on the same test patients; none without an own model."""
+    found = with_own_model(found)
+    if "alone" not in found:
+        return {}
+    alone = found["alone"].used
+    return {
+        f"{method}-alone": Estimate.of(
+            paired_difference(scores.positive, scores.used, alone, scores.patients, seed=seed)
+        )
+        for method, scores in found.items()
+        if method != "alone"
+    }
+
+
+def log_loss_changes(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
+    """``<method>-alone``: paired difference of log-loss on the same test patients, below 0 is better.
+
+    Both models are calibrated where the site could do so; none without an own model.
+    """
+    found = with_own_model(found)
+    if "alone" not in found:
+        return {}
+    alone = found["alone"]
+    return {
+        f"{method}-alone": _log_loss_change(scores, scores.probability, alone.probability, seed)
+        for method, scores in found.items()
+        if method != "alone"
+    }
+
+
+def candidate_losses(scores: Scores, seed: int) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """Candidate to its log-loss, and to its paired difference to the own model's, which is left out."""
+    truth = scores.positive
+    losses = {
+        name: Estimate.of(mean_interval(log_losses(truth, scores.probability_of(name)), scores.patients, seed=seed))
+        for name in scores.candidates
+    }
+    if "own" not in losses:
+        return losses, {}
+    own = scores.probability_of("own")
+    changes = {
+        name: _log_loss_change(scores, scores.probability_of(name), own, seed) for name in losses if name != "own"
+    }
+    return losses, changes
+
+
+def _log_loss_change(scores: Scores, one: _Floats, other: _Floats, seed: int) -> Estimate:
+    change = log_losses(scores.positive, one) - log_losses(scores.positive, other)
+    return Estimate.of(mean_interval(change, scores.patients, seed=seed))
+
+
+def with_own_model(found: Mapping[str, Scores]) -> dict[str, Scores]:
+    """By method, with `alone`: where it was not a method of the run, the site's own model of another one."""
+    other = next((one for one in found.values() if "p_own" in one.columns), None)
+    if "alone" in found or other is None:
+        return dict(found)
+    columns = {"p_own": other.columns["p_own"]}
+    calibrated = {"own": other.calibrated["own"]} if "own" in other.calibrated else {}
+    own = Scores(other.images, other.positive, other.patients, columns, "own", calibrated)
+    return {"alone": own, **found}
+
+
+def _floats(rows: Sequence[Mapping[str, str]], column: str) -> _Floats:
+    return np.array([float(row[column]) for row in rows])
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,130 @@
+"""What a comparison plays: methods, and the controls of a method, whose donors know nothing."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cdtl_core.errors import ConfigError
+from cdtl_core.federation.site import Site
+from cdtl_core.simulation.methods.alone import alone_ridge
+from cdtl_core.simulation.methods.apfl import apfl
+from cdtl_core.simulation.methods.baselines import donors_only, ensemble, fedbn_tuned
+from cdtl_core.simulation.methods.ditto import ditto
+from cdtl_core.simulation.methods.donor_phantom import with_phantom_donors
+from cdtl_core.simulation.methods.donor_shuffled import with_shuffled_donors
+from cdtl_core.simulation.methods.donor_theta0 import cdtl_from_theta0
+from cdtl_core.simulation.methods.fedprox import fedprox
+from cdtl_core.simulation.methods.loop import play_in
+from cdtl_core.simulation.methods.method import Federation, Method, Model
+from cdtl_core.simulation.methods.own_twice import own_twice
+from cdtl_core.simulation.methods.registry import method_of
+from cdtl_core.simulation.methods.tuned import tuned
+
+__all__ = ["ALONE", "Arm", "arm_of", "control_of", "is_control"]
+
+ALONE = "alone"
+_BY_ITSELF = (ALONE, "alone_ridge", "own_twice")
+_CONTROLS = ("own_twice", "cdtl_from_theta0")
+Control = Literal["", "shuffled", "initial", "phantom"]
+
+# Three values for each strength, a power of ten apart where it is one of a penalty.
+_OWN: Mapping[str, Method[Any]] = {
+    "alone_ridge": tuned(alone_ridge, (0.01, 0.1, 1.0)),
+    "fedprox": tuned(fedprox, (0.01, 0.1, 1.0)),
+    "ditto": tuned(ditto, (0.01, 0.1, 1.0)),
+    "apfl": tuned(apfl, (0.25, 0.5, 0.75)),
+    "fedbn_tuned": fedbn_tuned(),
+    "donors": donors_only(),
+    "ensemble": ensemble(),
+    "own_twice": own_twice(),
+}
+"""Methods that a comparison plays in its own way, or that a comparison alone has."""
+
+_THETA0: Mapping[str, Callable[[], Method[Any]]] = {
+    "cdtl_fixed": lambda: cdtl_from_theta0("fixed"),
+    "cdtl_retention": lambda: cdtl_from_theta0("retention"),
+    "cdtl_annealed": lambda: cdtl_from_theta0("annealed"),
+    "cdtl_scarce": lambda: cdtl_from_theta0("scarce"),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method and what its donors are.
+
+    Attributes:
+        name: As a person writes it: ``cdtl``, or ``cdtl:shuffled`` for a control.
+        method: What is played.
+        control: Empty: donors are as they are.
+    """
+
+    name: str
+    method: Method[Any]
+    control: Control = ""
+
+    @property
+    def takes_donors(self) -> bool:
+        """Whether other sites change anything."""
+        return self.name not in _BY_ITSELF
+
+    def play(self, federation: Federation, *, seed: int, folder: Path) -> Model:
+        """The model of the one receiver.
+
+        Args:
+            federation: The receiver, as the cell has it, and its donors.
+            seed: Of the labels that are dealt.
+            folder: Where synthetic donors are kept; they are the same for every seed.
+
+        Raises:
+            CdtlError: A setting, the data or the training fails; the sentence says which.
+        """
+        (receiver,) = federation.receivers
+        if not self.takes_donors:
+            federation = federation.only([receiver])
+        donors = [name for name in federation.sites if name != receiver]
+        if self.control == "initial":
+            # Sites that do not move would make the receiver's update too long beside theirs.
+            federation = replace(federation.under({"aggregate": {"norm_bound": 0.0}}), still=frozenset(donors))
+        else:
+            sites = self._sites(list(federation.sites.values()), donors, seed, folder)
+            federation = replace(federation, sites={site.name: site for site in sites})
+        return play_in(federation, self.method)[receiver]
+
+    def _sites(self, sites: Sequence[Site], donors: Collection[str], seed: int, folder: Path) -> list[Site]:
+        if self.control == "shuffled":
+            return with_shuffled_donors(sites, donors, seed=seed)
+        if self.control == "phantom":
+            return with_phantom_donors(sites, donors, folder=folder, seed=0)
+        return list(sites)
+
+
+def arm_of(name: str) -> Arm:
+    """The arm called `name`: a method, or a method with a control's name behind a colon.
+
+    Raises:
+        ConfigError: There is no such method or control.
+    """
+    method, colon, control = name.partition(":")
+    if not colon:
+        return Arm(name, _OWN[name] if name in _OWN else method_of(name, also=_OWN))
+    if control == "theta0" and method in _THETA0:
+        return Arm(name, _THETA0[method]())
+    known: Mapping[str, Control] = {"shuffled": "shuffled", "initial": "initial", "phantom": "phantom"}
+    if control not in known or method in _BY_ITSELF:
+        raise ConfigError(
+            f"the control '{name}' is unknown: use METHOD:shuffled, METHOD:initial or METHOD:phantom of a method that "
+            f"has donors, cdtl_from_theta0, {', '.join(f'{one}:theta0' for one in _THETA0)}."
+        )
+    return Arm(name, arm_of(method).method, known[control])
+
+
+def is_control(name: str) -> bool:
+    """Whether an arm's donors know nothing, so that nothing is claimed for it."""
+    return ":" in name or name in _CONTROLS
+
+
+def control_of(name: str, played: Collection[str]) -> str | None:
+    """The control that a method must beat before a gain is claimed, its own with shuffled labels; None: not played."""
+    own = f"{name}:shuffled"
+    return own if own in played else None

@@ -1,0 +1,134 @@
+"""One private step, released again and again: is one patient in the cohort, or not?
+
+The patient and all others have several images, so what each is given is random. The adversary knows every image; where
+the draws of all come from one sequence that she knows, the patient's absence shows in what all others are given.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
+
+from cdtl_core.config import RunConfig
+from cdtl_core.data.cohort import Fold
+from cdtl_core.models.draws import SECRET_BYTES, Draws, keyed_draws
+from cdtl_core.models.weights import load_into
+from cdtl_core.privacy.audit import CONFIDENCE
+from cdtl_core.privacy.mechanism import Grant
+from cdtl_core.privacy.partial import fit_part
+from cdtl_core.simulation.audit.canary_run import Subject, head_of, zeros_of
+from cdtl_core.simulation.audit.faults import Breakage, granted
+from cdtl_core.training.features import Features
+
+__all__ = ["STEP_CLAIM", "Distinction", "distinguish"]
+
+Floats = npt.NDArray[np.float64]
+
+STEP_CLAIM = 1.0
+"""Epsilon of the one step: a hundred repeats, all guessed right, certify no more than 3."""
+_PATIENTS, _IMAGES = 300, (3, 6)
+
+
+@dataclass(frozen=True)
+class Distinction:
+    """What the repeats showed.
+
+    Attributes:
+        claim: Epsilon of one step at `delta`, as a ledger counts it.
+        bound: Epsilon that the guesses certify, at 95 %.
+        repeats: Releases with the patient, and as many without.
+        found: Of those with her, guessed in.
+        alarms: Of those without her, guessed in.
+    """
+
+    claim: float
+    bound: float
+    repeats: int
+    found: int
+    alarms: int
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the bound exceeds the claim."""
+        return self.bound > self.claim
+
+
+def distinguish(
+    subject: Subject, *, repeats: int, seed: int, broken: Breakage = Breakage.NONE, draws: Draws | None = None
+) -> Distinction:
+    """Release one step with and without a patient, `repeats` times each, and guess which is which.
+
+    Args:
+        subject: Its settings and network; its patients are not looked at.
+        repeats: Of each.
+        seed: Of the invented patients; noise comes from the kernel.
+        broken: What to break on purpose.
+        draws: In place of each release's own, which a new secret feeds: what if the adversary knew the secret?
+    """
+    config = _one_step(subject.site.config)
+    with TemporaryDirectory() as folder:
+        (turn,) = granted(config, _PATIENTS, Path(folder), broken, centres=False)
+    known = draws or turn.draws or keyed_draws(bytes(SECRET_BYTES))
+    whole = _cohort(subject, np.random.default_rng(seed))
+    pair = (whole, _without_first(*whole))
+    silent = Grant(replace(turn.claimed, noise_multiplier=0.0), 1)
+    inside, outside = (_release(subject, config, one, silent, known) for one in pair)
+    direction, middle = inside - outside, (inside + outside) / 2
+    found, alarms = (
+        sum(
+            float((_release(subject, config, one, turn.grant, draws or turn.draws) - middle) @ direction) > 0
+            for _ in range(repeats)
+        )
+        for one in pair
+    )
+    bound = _certified(found, alarms, repeats, config.dp.target_delta)
+    return Distinction(STEP_CLAIM, bound, repeats, found, alarms)
+
+
+def _certified(found: int, alarms: int, repeats: int, delta: float) -> float:
+    """Epsilon that no mechanism of a smaller one shows but once in twenty times (Clopper, Pearson 1934)."""
+    risk = (1 - CONFIDENCE) / 2
+    sure = float(beta.ppf(risk, found, repeats - found + 1)) if found else 0.0
+    most = float(beta.ppf(1 - risk, alarms + 1, repeats - alarms)) if alarms < repeats else 1.0
+    return max(0.0, float(np.log((sure - delta) / most))) if sure > delta else 0.0
+
+
+def _one_step(config: RunConfig) -> RunConfig:
+    """The run's settings with one step of all its training, planned for the claim."""
+    dp = config.dp.model_copy(update={"target_epsilon": STEP_CLAIM, "momentum": 0.0})
+    train = config.train.model_copy(update={"steps": 1, "ema": 0.0})
+    federation = config.federation.model_copy(update={"rounds": 1})
+    return config.model_copy(update={"dp": dp, "train": train, "federation": federation})
+
+
+def _cohort(subject: Subject, rng: np.random.Generator) -> tuple[Fold, Features]:
+    """Patients of three to six images in directions of their own."""
+    counts = rng.integers(_IMAGES[0], _IMAGES[1] + 1, size=_PATIENTS)
+    patients = np.repeat(np.arange(_PATIENTS), counts)
+    views, width = subject.features.shape[1:]
+    features = rng.standard_normal((len(patients), views, width))
+    classes = subject.site.model.head.out_features
+    labels = np.repeat(rng.integers(classes, size=_PATIENTS), counts)
+    pixels = subject.fold.pixels
+    return Fold(pixels, np.zeros(len(patients), np.int64), labels, patients), features.astype(np.float16)
+
+
+def _without_first(fold: Fold, features: Features) -> tuple[Fold, Features]:
+    rest = fold.patients > 0
+    return fold.where(rest), features[rest]
+
+
+def _release(
+    subject: Subject, config: RunConfig, cohort: tuple[Fold, Features], grant: Grant, draws: Draws | None
+) -> Floats:
+    """The step's change of the head."""
+    model = subject.site.model
+    load_into(model, {**subject.theta0, **zeros_of(model)})
+    fold, features = cohort
+    fit_part(
+        model, fold, config, grant, centred=True, epoch=0, device=subject.site.device, features=features, draws=draws
+    )
+    return head_of(model)

@@ -1,0 +1,133 @@
+"""Repeated folds of a site's patients, and the scarce site: the same images with fewer patients to learn from."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cdtl_core.data.cohort import Cohort, Fold
+from cdtl_core.data.split import SPLITS
+from cdtl_core.errors import DataError
+from cdtl_core.federation.site import Site
+
+__all__ = ["Deal", "deal_patients", "most_patients", "scarce_site", "whole_fold"]
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Deal:
+    """A site's patients in one fold, each split in an order of which every beginning is stratified."""
+
+    train: Ints
+    val: Ints
+    test: Ints
+
+
+def scarce_site(site: Site, *, seed: int, fold: int, folds: int, patients: int | None) -> Site:
+    """The site with one fold's patients as its test split, and `patients` of the others to train on (None: all).
+
+    Fewer patients are a beginning of more of the same seed and fold. The validation patients are cut in the same
+    proportion, since a site with little to train on has little to validate with; they are never training patients.
+
+    Raises:
+        DataError: There are too few patients, or a class has none in a split.
+    """
+    whole = whole_fold(site.cohort)
+    deal = deal_patients(whole, folds=folds, fold=fold, val=site.config.split.val, rng=_rng(site, seed))
+    count = len(deal.train) if patients is None else patients
+    if count > len(deal.train):
+        raise DataError(
+            f"site {site.name} has {len(deal.train)} patients to train on in fold {fold} of {folds}, {count} are "
+            "asked: ask for fewer."
+        )
+    val = _beginning(whole, deal.val, -(-count * len(deal.val) // max(len(deal.train), 1)))
+    chosen = {"train": deal.train[:count], "val": val, "test": deal.test}
+    cohort = replace(site.cohort, folds={split: _of_patients(whole, chosen[split]) for split in SPLITS})
+    _check_classes(site.name, cohort, count)
+    return replace(site, cohort=cohort)
+
+
+def most_patients(site: Site, *, seed: int, fold: int, folds: int) -> int:
+    """How many patients there are to train on."""
+    whole = whole_fold(site.cohort)
+    return len(deal_patients(whole, folds=folds, fold=fold, val=site.config.split.val, rng=_rng(site, seed)).train)
+
+
+def deal_patients(whole: Fold, *, folds: int, fold: int, val: float, rng: np.random.Generator) -> Deal:
+    """Deal the patients of all images into one of `folds` test sets, and validation and training of the rest.
+
+    Each stratum (the set of labels of a patient's images) is shuffled and dealt in turn, so it is in every fold within
+    one patient of its share. Over all folds every patient is tested once.
+
+    Args:
+        whole: All images.
+        folds: How many test sets.
+        fold: Which of them, from 0.
+        val: Share of all patients kept for validation, at least one of each stratum that has another to train on.
+        rng: In the same state for every fold.
+    """
+    parts: dict[str, list[Ints]] = {split: [] for split in SPLITS}
+    dealt = 0
+    for stratum in _strata(whole):
+        ranked = rng.permutation(stratum)
+        is_test = (np.arange(len(ranked)) + dealt) % folds == fold
+        dealt += len(ranked)
+        rest = ranked[~is_test]
+        kept = min(max(1, round(val * len(ranked))), max(len(rest) - 1, 0))
+        for split, found in (("test", ranked[is_test]), ("train", rest[kept:]), ("val", rest[:kept])):
+            parts[split].append(found)
+    return Deal(*(_interleaved(parts[split]) for split in SPLITS))
+
+
+def whole_fold(cohort: Cohort) -> Fold:
+    """All images of a cohort as one fold, in the order of its files."""
+    folds = [cohort.folds[split] for split in SPLITS]
+    rows = np.concatenate([fold.rows for fold in folds])
+    order = np.argsort(rows)
+    parts = [np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "patients", "identities")]
+    return Fold(folds[0].pixels, rows, *parts).where(order)
+
+
+def _strata(whole: Fold) -> list[Ints]:
+    """Patients by the set of their labels; strata in the order of these sets."""
+    labels: dict[int, set[int]] = {}
+    for patient, label in zip(whole.patients.tolist(), whole.labels.tolist(), strict=True):
+        labels.setdefault(patient, set()).add(label)
+    kinds = sorted({tuple(sorted(found)) for found in labels.values()})
+    return [np.array(sorted(p for p, found in labels.items() if tuple(sorted(found)) == kind)) for kind in kinds]
+
+
+def _interleaved(strata: Sequence[Ints]) -> Ints:
+    """All members, evenly spread: every beginning holds each stratum within one patient of its share."""
+    places = np.concatenate([(np.arange(len(stratum)) + 0.5) / max(len(stratum), 1) for stratum in strata])
+    everyone: Ints = np.concatenate(strata)[np.argsort(places, kind="stable")]
+    return everyone
+
+
+def _beginning(whole: Fold, patients: Ints, count: int) -> Ints:
+    """The first `count` patients, or as many more as it takes to have every label that all of them have."""
+    wanted = set(_of_patients(whole, patients).labels.tolist())
+    while count < len(patients) and set(_of_patients(whole, patients[:count]).labels.tolist()) != wanted:
+        count += 1
+    return patients[:count]
+
+
+def _of_patients(whole: Fold, patients: Ints) -> Fold:
+    return whole.where(np.isin(whole.patients, patients))
+
+
+def _check_classes(name: str, cohort: Cohort, count: int) -> None:
+    for split, fold in cohort.folds.items():
+        absent = [label for index, label in enumerate(cohort.labels) if index not in fold.labels]
+        if absent:
+            raise DataError(
+                f"with {count} training patients the class '{absent[0]}' of site {name} has no patient in the {split} "
+                "split: ask for more patients or fewer folds."
+            )
+
+
+def _rng(site: Site, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(site.name.encode()), zlib.crc32(b"folds")])

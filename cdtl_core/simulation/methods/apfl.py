@@ -1,0 +1,115 @@
+"""APFL: each site uses a mixture of its own model and the global one, and learns the share."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from cdtl_core.federation.site import with_fresh_norms
+from cdtl_core.models.weights import Weights, load_into
+from cdtl_core.simulation.methods.ditto import personal_of
+from cdtl_core.simulation.methods.method import Federation, Method
+from cdtl_core.simulation.methods.track import Track, advance, begin, deployed, received
+from cdtl_core.training.inputs import entering, plain_inputs
+from cdtl_core.training.objective import Mixture, mix_tensors
+from cdtl_core.training.train import class_weights, on_device
+
+__all__ = ["Apfl", "apfl", "slope_of", "step_share"]
+
+_GLOBAL = {"method": "fedbn"}
+
+
+@dataclass(frozen=True)
+class Apfl:
+    """The global model's run, the personal models', and each site's share alpha of its own."""
+
+    shared: Track
+    personal: Track
+    alpha: Mapping[str, float]
+
+
+def apfl(alpha: float = 0.5, rate: float = 0.1) -> Method[Apfl]:
+    """Trains w as FedBN does, and v through the mixture ``alpha v + (1 - alpha) w``; alpha follows its own gradient.
+
+    Args:
+        alpha: Every site's share at the start.
+        rate: Of alpha's step at the start of each round; 0 leaves it where it is.
+
+    Source: Deng et al. 2020 (APFL), algorithm 1 with adaptive alpha. Differs: v trains against the w that the site
+    received, which stands still within a round, and with it alpha's gradient is taken, once a round over one batch
+    without dropout; norms are v's own and not mixed; a site takes its steps twice a round, once for each model.
+    """
+
+    def start(federation: Federation) -> Apfl:
+        shares = dict.fromkeys(federation.receivers, alpha)
+        return Apfl(begin(federation.under(_GLOBAL)), begin(personal_of(federation)), shares)
+
+    def round(federation: Federation, state: Apfl) -> Apfl:
+        shared, own = federation.under(_GLOBAL), personal_of(federation)
+        shares = {site: _next_share(federation, state, site, rate) for site in federation.receivers}
+        personal = advance(
+            own, state.personal, lambda site: Mixture(shares[site], received(shared, state.shared, site))
+        )
+        return Apfl(advance(shared, state.shared), personal, shares)
+
+    return Method(start, round, _model_of)
+
+
+def slope_of(
+    loss: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], alpha: float, own: Weights, other: Weights
+) -> float:
+    """The derivative of the mixture's loss by alpha, ``<own - other, grad loss(alpha own + (1 - alpha) other)>``.
+
+    Source: Deng et al. 2020 (APFL), the gradient of the mixed loss by alpha.
+    """
+    share = torch.tensor(alpha, requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(mix_tensors(share, own, other)), share)
+    return float(slope)
+
+
+def step_share(alpha: float, slope: float, rate: float) -> float:
+    """One step against the slope, kept in [0, 1]."""
+    return float(np.clip(alpha - rate * slope, 0.0, 1.0))
+
+
+def _next_share(federation: Federation, state: Apfl, site: str, rate: float) -> float:
+    own = received(personal_of(federation), state.personal, site)
+    other = received(federation.under(_GLOBAL), state.shared, site)
+    loss = _loss_at(federation, state, site, own)
+    return step_share(state.alpha[site], slope_of(loss, state.alpha[site], own, other), rate)
+
+
+def _loss_at(
+    federation: Federation, state: Apfl, site: str, own: Weights
+) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
+    """The loss of one batch of the site's training images by the weights, with the personal model's norms."""
+    here, config = federation.sites[site], federation.config
+    received(personal_of(federation), state.personal, site)  # puts the personal norms into the model
+    load_into(here.model, own)
+    here.model.to(here.device).eval()
+    fold = here.cohort.folds["train"]
+    rng = np.random.default_rng([config.seed, zlib.crc32(site.encode()), state.shared.server.round, 1])
+    rows = rng.choice(fold.num_images, size=min(config.train.batch_size, fold.num_images), replace=False)
+    images = on_device(plain_inputs(here.model, fold, here.entry)(rows), here.device)
+    labels = torch.from_numpy(fold.labels[rows]).to(here.device)
+    weight = class_weights(fold.labels, here.model.head.out_features).to(here.device)
+
+    def loss(mixed: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        placed = {name: value.to(here.device) for name, value in mixed.items()}
+        with entering(here.model, here.entry):
+            logits = functional_call(here.model, placed, (images,))
+        return cross_entropy(logits, labels, weight if config.train.class_weighted else None)
+
+    return loss
+
+
+def _model_of(federation: Federation, state: Apfl, site: str) -> Weights:
+    own = received(personal_of(federation), state.personal, site)
+    other = received(federation.under(_GLOBAL), state.shared, site)
+    mixed = mix_tensors(torch.tensor(state.alpha[site]), own, other)
+    whole = deployed(personal_of(federation), state.personal, site)
+    return with_fresh_norms(federation.sites[site], {**whole, **mixed})

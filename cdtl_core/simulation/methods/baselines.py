@@ -1,0 +1,93 @@
+"""What a receiver can do without CDTL: take the donors' model, tune the joint one, or keep both side by side."""
+
+from dataclasses import dataclass, replace
+
+from cdtl_core.errors import ConfigError
+from cdtl_core.federation.finish import candidate
+from cdtl_core.federation.site import OwnModel, RoundOrder, SiteMemory, own_head, run_round, with_fresh_norms
+from cdtl_core.models.weights import Weights
+from cdtl_core.simulation.methods.alone import alone
+from cdtl_core.simulation.methods.fedavg import fedavg
+from cdtl_core.simulation.methods.fedbn import fedbn
+from cdtl_core.simulation.methods.method import Ensemble, Federation, Method
+from cdtl_core.simulation.methods.track import Track, advance, begin, order_of
+
+__all__ = ["donors_only", "ensemble", "fedbn_tuned"]
+
+_SHARED = {"method": "fedbn"}
+
+
+def fedbn_tuned() -> Method[Track]:
+    """FedBN whose receiver trains the joint model for one more round, which it keeps to itself."""
+
+    def model_of(federation: Federation, track: Track, site: str) -> Weights:
+        shared = federation.under(_SHARED)
+        here, order = shared.sites[site], order_of(shared, track, site)
+        run_round(here, federation.theta0, track.memories[site], order)  # its model now holds what it trained
+        return with_fresh_norms(here)
+
+    return replace(fedbn(), model_of=model_of)
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two runs side by side."""
+
+    own: Track
+    shared: Track
+
+
+def ensemble() -> Method[Both]:
+    """The mean of the probabilities of `alone` and `fedavg`; each takes its steps, a site thus twice as many."""
+    one, two = alone(), fedavg()
+
+    def start(federation: Federation) -> Both:
+        return Both(one.start(federation.only(federation.receivers)), two.start(federation))
+
+    def round(federation: Federation, state: Both) -> Both:
+        return Both(one.round(federation.only(federation.receivers), state.own), two.round(federation, state.shared))
+
+    def model_of(federation: Federation, state: Both, site: str) -> Ensemble:
+        own = one.model_of(federation.only(federation.receivers), state.own, site)
+        return Ensemble((own, two.model_of(federation, state.shared, site)))
+
+    return Method(start, round, model_of)
+
+
+def donors_only() -> Method[Track]:
+    """FedBN over all sites but the receivers, evaluated at a receiver with the statistics of its own images.
+
+    The receiver trains nothing: what it adds is the centre of its features, or the running statistics of its norms.
+    """
+    inner = fedbn()
+
+    def start(federation: Federation) -> Track:
+        return inner.start(_others(federation))
+
+    def round(federation: Federation, track: Track) -> Track:
+        return inner.round(_others(federation), track)
+
+    def model_of(federation: Federation, track: Track, site: str) -> Weights:
+        own = federation.only([site]).under({"method": "alone"})
+        local = advance(own, begin(own)).memories[site].local or {}
+        centre = {name: value for name, value in local.items() if name.startswith("centre.")}
+        order = RoundOrder(1, _drift(_others(federation), track), share_head=True)
+        return candidate(own.sites[site], federation.theta0, SiteMemory(0, centre), order)
+
+    return Method(start, round, model_of)
+
+
+def _others(federation: Federation) -> Federation:
+    others = [name for name in federation.sites if name not in federation.receivers]
+    if not others:
+        raise ConfigError("the method 'donors' has no other site: name a receiver with --target.")
+    return federation.only(others)
+
+
+def _drift(others: Federation, track: Track) -> Weights:
+    """Of all sites: under FedBN each modality holds the same. A single site's head is not shared: it keeps it."""
+    drift = next(iter(track.server.drifts.values()))
+    if len(others.sites) > 1:
+        return drift
+    ((name, site),) = others.sites.items()
+    return drift | own_head(site, OwnModel(memory=track.memories[name]))

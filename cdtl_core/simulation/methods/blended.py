@@ -1,0 +1,43 @@
+"""Blending across modalities in every round: each modality has a model, and a matrix lets some of each into others."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from cdtl_core.federation.round import step
+from cdtl_core.models.weights import Weights, to_half
+from cdtl_core.simulation.methods.method import Federation, Method
+from cdtl_core.simulation.methods.track import Track, coordinated, train_sites
+
+__all__ = ["Policy", "blended", "crossed", "settings_of", "unblended_round"]
+
+Policy = Literal["fixed", "retention", "annealed", "scarce"]
+
+
+def blended(policy: Policy | None = None) -> Method[Track]:
+    """A blend matrix in every round, as the product did it before it pooled; `model_of` is the blended model.
+
+    Args:
+        policy: Of the blend; None leaves the configuration's.
+
+    Source: eq. (10), Inbaraj et al. 2025.
+    """
+    return coordinated(settings_of(policy))
+
+
+def settings_of(policy: Policy | None) -> dict[str, Any]:
+    """What a run of CDTL with this policy changes in a configuration."""
+    return {"method": "cdtl", "blend": {"policy": policy} if policy else {}}
+
+
+def unblended_round(federation: Federation, track: Track) -> Track:
+    """A round of CDTL up to its blend: each modality's mean applied, nothing crossed; for blends of another making."""
+    memories, updates = train_sites(federation, track)
+    nothing: dict[str, tuple[str, ...]] = dict.fromkeys(track.server.drifts, ())
+    server, _ = step(track.server, updates, federation.under({"blend": {"donors": nothing, "policy": "fixed"}}).config)
+    return Track(server, memories)
+
+
+def crossed(track: Track, drifts: Mapping[str, Weights]) -> Track:
+    """The same with drifts that a blend has made of its own, on the grid of float16."""
+    return replace(track, server=replace(track.server, drifts={group: to_half(d) for group, d in drifts.items()}))

@@ -1,0 +1,147 @@
+"""CDTL whose donors are found by evidence: who helps whom is measured, not assumed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cdtl_core.config import RunConfig
+from cdtl_core.federation.blend import Matrix, blend, check_blend_matrix
+from cdtl_core.federation.finish import candidate
+from cdtl_core.federation.round import group_of, shares_head
+from cdtl_core.federation.site import RoundOrder
+from cdtl_core.metrics.metrics import log_loss_by_patient
+from cdtl_core.models.weights import Weights, load_into
+from cdtl_core.simulation.methods.blended import crossed, settings_of, unblended_round
+from cdtl_core.simulation.methods.method import Federation, Method
+from cdtl_core.simulation.methods.track import Track, begin, deployed
+from cdtl_core.training.train import score
+
+__all__ = ["Evidence", "Learned", "cdtl_learned", "learned_matrix", "rows_of", "update_cosines", "validation_gains"]
+
+Evidence = Callable[[Federation, Track, Track], Matrix]
+_PROBE = 0.5
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The run, what each round's evidence was, and the matrices that blended: `transfer_of` them says who gave whom.
+
+    Rows and columns are the modalities in the order of `track.server.drifts`.
+    """
+
+    track: Track
+    evidence: tuple[Matrix, ...] = ()
+    matrices: tuple[Matrix, ...] = ()
+
+
+def cdtl_learned(evidence: Evidence | None = None) -> Method[Learned]:
+    """CDTL with annealed own shares and donors in proportion to the mean of all evidence so far, where it is positive.
+
+    A modality that nobody helps takes from nobody. `blend.donors` limits whom the evidence may choose.
+
+    Args:
+        evidence: K K from the states before and after a round's training; None takes `validation_gains`.
+
+    Differs: from CDTL also in that a mean is rounded to float16 before it is blended.
+    """
+    look, settings = evidence or validation_gains, settings_of("annealed")
+
+    def round(federation: Federation, state: Learned) -> Learned:
+        under = federation.under(settings)
+        after = unblended_round(under, state.track)
+        found = (*state.evidence, look(under, state.track, after))
+        allowed = _allowed(under.config, list(after.server.drifts))
+        rows = rows_of(np.where(allowed, np.mean(found, axis=0), 0.0))
+        matrix = learned_matrix(rows, under.config, round=after.server.round)
+        drifts = blend(after.server.drifts, matrix, depth=under.config.blend.depth)
+        return Learned(crossed(after, drifts), found, (*state.matrices, matrix))
+
+    return Method(
+        start=lambda federation: Learned(begin(federation.under(settings))),
+        round=round,
+        model_of=lambda federation, state, site: deployed(federation.under(settings), state.track, site),
+    )
+
+
+def validation_gains(federation: Federation, _before: Track, after: Track) -> Matrix:
+    """How much each donor lowers the log-loss of each modality's validation patients, in nats, mixed in half.
+
+    Each site tries the models with its own norms and answers one number per donor; a modality's sites weigh by their
+    validation patients. This is what a site would have to tell of those patients: nothing of it under privacy.
+    """
+    groups = list(after.server.drifts)
+    gains, weights = np.zeros((len(groups), len(groups))), np.zeros(len(groups))
+    for member in after.server.members:
+        row = groups.index(group_of(member, federation.config))
+        patients = federation.sites[member.site].cohort.folds["val"].num_patients
+        losses = [_loss_with(federation, after, member.site, groups[row], donor) for donor in groups]
+        gains[row] += patients * (losses[row] - np.array(losses))
+        weights[row] += patients
+    means: Matrix = gains / np.maximum(weights, 1)[:, None]
+    return means
+
+
+def update_cosines(_federation: Federation, before: Track, after: Track) -> Matrix:
+    """Cosine K K between what the modalities' models learned in the round: the server sees it without asking."""
+    names = _compared(list(after.server.drifts.values()))
+    moved = [_flat(before.server.drifts[group], drift, names) for group, drift in after.server.drifts.items()]
+    unit = [step / max(float(np.linalg.norm(step)), np.finfo(np.float64).tiny) for step in moved]
+    return np.array([[one @ two for two in unit] for one in unit], np.float64)
+
+
+def rows_of(evidence: Matrix) -> Matrix:
+    """Donors' shares r K K, rows sum to 1, in proportion to positive evidence; without any, a row is itself."""
+    positive = np.where(np.eye(len(evidence), dtype=bool), 0.0, np.maximum(evidence, 0.0))
+    totals = positive.sum(axis=1, keepdims=True)
+    return np.where(totals > 0, positive / np.where(totals > 0, totals, 1.0), np.eye(len(evidence)))
+
+
+def learned_matrix(rows: Matrix, config: RunConfig, *, round: int) -> Matrix:
+    """``A = a I + (1 - a) r``; a rises over the blending rounds from the least that swaps no models, or 1/K, to 1.
+
+    With uniform donors it is the matrix of the policy ``annealed``.
+    """
+    count, settings, rounds = len(rows), config.blend, config.federation.rounds
+    blending = rounds - settings.warmup - settings.settle
+    if count == 1 or not settings.warmup < round <= rounds - settings.settle:
+        return np.eye(count)
+    swap = max(0.0, -float(np.linalg.eigvals(rows).real.min()))
+    least = max(1 / count, swap / (1 + swap))
+    alpha = least + (1 - least) * (round - settings.warmup - 1) / max(blending - 1, 1)
+    alpha = min(alpha, 1.0)
+    matrix: Matrix = alpha * np.eye(count) + (1 - alpha) * rows
+    check_blend_matrix(matrix)
+    return matrix
+
+
+def _allowed(config: RunConfig, groups: list[str]) -> npt.NDArray[np.bool_]:
+    named = [config.blend.donors.get(group, tuple(groups)) for group in groups]
+    return np.array([[donor in donors for donor in groups] for donors in named])
+
+
+def _loss_with(federation: Federation, track: Track, name: str, own: str, donor: str) -> float:
+    """Mean log-loss of a site's validation patients with half of a donor in its modality's model; itself: without."""
+    drifts, site = track.server.drifts, federation.sites[name]
+    half = np.array([[_PROBE, 1 - _PROBE], [0.0, 1.0]])
+    drift = drifts[own] if donor == own else blend({own: drifts[own], donor: drifts[donor]}, half)[own]
+    member = next(member for member in track.server.members if member.site == name)
+    order = RoundOrder(track.server.round + 1, drift, shares_head(track.server, member, federation.config))
+    load_into(site.model, candidate(site, federation.theta0, track.memories[name], order))
+    fold = site.cohort.folds["val"]
+    scores = score(site.model, fold, device=site.device, entry=site.entry)
+    return float(log_loss_by_patient(fold.labels, scores, fold.patients).mean())
+
+
+def _compared(drifts: Sequence[Weights]) -> list[str]:
+    """What all groups have learned: backbones; where heads alone are trained these, if all are for one label map."""
+    first = drifts[0]
+    names = [name for name in first if all(name in one and one[name].shape == first[name].shape for one in drifts)]
+    return [name for name in names if not name.startswith("head.")] or names
+
+
+def _flat(before: Weights, after: Weights, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The difference of these tensors as one vector; without any there is none, and no cosine but 0."""
+    moved = [after[name].double() - before[name].double() if name in before else after[name].double() for name in names]
+    return np.concatenate([value.flatten().numpy() for value in moved]) if moved else np.zeros(1)

@@ -1,0 +1,52 @@
+"""The control of averaging: two own models of different seed, pooled as `cdtl` pools its own and the joint one."""
+
+from dataclasses import dataclass, replace
+
+from cdtl_core.federation.evidence import PooledModel, evidence_of, pool_models
+from cdtl_core.federation.pool import fit_pool, standard_of
+from cdtl_core.simulation.methods.method import Federation, Method, score_any
+from cdtl_core.simulation.methods.track import Track, advance, begin, deployed
+from cdtl_core.training.inputs import trains_only_heads
+
+__all__ = ["own_twice"]
+
+_OTHER = 500_009
+"""Added to the seed of the second model: no study has as many draws."""
+
+
+@dataclass(frozen=True)
+class Twice:
+    """Two runs of the receivers by themselves."""
+
+    one: Track
+    two: Track
+
+
+def own_twice() -> Method[Twice]:
+    """Own models of two seeds; the share follows from what both say out of fold, as far as `cdtl` has such evidence."""
+
+    def start(federation: Federation) -> Twice:
+        return Twice(*(begin(part) for part in _parts(federation)))
+
+    def round(federation: Federation, state: Twice) -> Twice:
+        one, two = _parts(federation)
+        return Twice(advance(one, state.one), advance(two, state.two))
+
+    def model_of(federation: Federation, state: Twice, site: str) -> PooledModel:
+        one, two = _parts(federation)
+        models = deployed(one, state.one, site), deployed(two, state.two, site)
+        here, train = one.sites[site], one.sites[site].cohort.folds["train"]
+        if not trains_only_heads(here.config) or not train.holds_features:
+            return pool_models(here, *models)
+        spread, other = (standard_of(score_any(here, model, train), train.patients) for model in models)
+        first, second = (federation.kept.out_of_fold(part.sites[site]) for part in (one, two))
+        evidence = evidence_of(first, second, train)
+        return PooledModel(*models, fit_pool(spread, other, evidence))
+
+    return Method(start, round, model_of)
+
+
+def _parts(federation: Federation) -> tuple[Federation, Federation]:
+    own = federation.only(federation.receivers).under({"method": "alone"})
+    other = own.under({"seed": federation.config.seed + _OTHER})
+    return own, replace(other, kept=federation.kept)

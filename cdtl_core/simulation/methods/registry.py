@@ -1,0 +1,61 @@
+"""All methods by name, with the settings that a comparison uses unless it says otherwise."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cdtl_core.errors import ConfigError
+from cdtl_core.simulation.methods.alone import alone
+from cdtl_core.simulation.methods.apfl import apfl
+from cdtl_core.simulation.methods.blended import blended
+from cdtl_core.simulation.methods.cdtl import cdtl
+from cdtl_core.simulation.methods.cdtl_learned import cdtl_learned, update_cosines, validation_gains
+from cdtl_core.simulation.methods.ditto import ditto
+from cdtl_core.simulation.methods.donor_theta0 import cdtl_from_theta0
+from cdtl_core.simulation.methods.fedamp import fedamp
+from cdtl_core.simulation.methods.fedavg import fedavg
+from cdtl_core.simulation.methods.fedbn import fedbn
+from cdtl_core.simulation.methods.fedcross import fedcross
+from cdtl_core.simulation.methods.fedper import fedper
+from cdtl_core.simulation.methods.fedprox import fedprox
+from cdtl_core.simulation.methods.method import Method
+from cdtl_core.simulation.methods.pooled import pooled
+
+__all__ = ["METHODS", "method_of"]
+
+METHODS: Mapping[str, Method[Any]] = {
+    "alone": alone(),
+    "pooled": pooled(),
+    "fedavg": fedavg(),
+    "fedbn": fedbn(),
+    "fedprox": fedprox(),
+    "fedper": fedper(),
+    "ditto": ditto(),
+    "apfl": apfl(),
+    "fedamp": fedamp(),
+    "fedcross": fedcross(),
+    "cdtl": cdtl(),
+    "cdtl_equal": cdtl(equal=True),
+    "cdtl_blend": blended(),
+    "cdtl_fixed": blended("fixed"),
+    "cdtl_retention": blended("retention"),
+    "cdtl_annealed": blended("annealed"),
+    "cdtl_scarce": blended("scarce"),
+    "cdtl_learned": cdtl_learned(validation_gains),
+    "cdtl_learned_cosine": cdtl_learned(update_cosines),
+    "cdtl_from_theta0": cdtl_from_theta0(),
+}
+
+
+def method_of(name: str, also: Iterable[str] = ()) -> Method[Any]:
+    """The method called `name`.
+
+    Args:
+        name: Of a method.
+        also: Names that the caller knows beside these.
+
+    Raises:
+        ConfigError: No method has this name.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"the method '{name}' is unknown: use one of {', '.join(dict.fromkeys((*METHODS, *also)))}.")
+    return METHODS[name]

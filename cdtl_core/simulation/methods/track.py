@@ -1,0 +1,112 @@
+"""A federation under way with the product's own server and sites: what methods are made of that need both."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cdtl_core.federation.finish import candidate
+from cdtl_core.federation.label_map import head_name
+from cdtl_core.federation.round import CoordinatorState, Member, order_for, start, step
+from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate, load_round, run_round
+from cdtl_core.models.model import frozen_stages, parts_of
+from cdtl_core.models.weights import Weights, take
+from cdtl_core.simulation.methods.method import Federation, Method
+from cdtl_core.training.objective import PLAIN, Objective
+
+__all__ = ["ObjectiveOf", "Track", "advance", "begin", "coordinated", "deployed", "plain", "received"]
+__all__ += ["order_of", "round_of", "train_sites"]
+
+ObjectiveOf = Callable[[str], Objective]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A run of the coordinator: its state, and what each site keeps to itself."""
+
+    server: CoordinatorState
+    memories: Mapping[str, SiteMemory]
+
+
+def plain(_site: str) -> Objective:
+    """Every site minimises the cross-entropy."""
+    return PLAIN
+
+
+def begin(federation: Federation) -> Track:
+    """Before the first round."""
+    server = start(federation.members, federation.config)
+    return Track(server, dict.fromkeys(federation.sites, SiteMemory()))
+
+
+def train_sites(
+    federation: Federation, track: Track, objective_of: ObjectiveOf = plain
+) -> tuple[dict[str, SiteMemory], list[SiteUpdate]]:
+    """Every site's part of a round; `objective_of` is asked just before a site trains, and may use its model."""
+    memories, updates = {}, []
+    for member in track.server.members:
+        site, order = federation.sites[member.site], order_for(track.server, member, federation.config)
+        before, objective = track.memories[member.site], objective_of(member.site)
+        memories[member.site], update = round_of(federation, site, before, order, objective)
+        updates.append(update)
+    return memories, updates
+
+
+def round_of(
+    federation: Federation, site: Site, before: SiteMemory, order: RoundOrder, objective: Objective
+) -> tuple[SiteMemory, SiteUpdate]:
+    """A site's part of a round; what it has answered before, without an objective of its own, is not played again."""
+    if site.name in federation.still:
+        return stay(site, federation.theta0, before, order)
+    if objective is PLAIN:
+        return federation.kept.round(site, federation.theta0, before, order)
+    return run_round(site, federation.theta0, before, order, objective=objective)
+
+
+def stay(site: Site, theta0: Weights, before: SiteMemory, order: RoundOrder) -> tuple[SiteMemory, SiteUpdate]:
+    """The round of a site that answers theta0, whatever it received: its difference takes all that has moved back."""
+    parts = load_round(site, theta0, before, order)
+    received = {head_name(name, site.cohort.labels): name for name in parts.shared}
+    state = site.model.state_dict()
+    nothing = {wire: torch.zeros(state[name].shape, dtype=torch.float16) for wire, name in received.items()}
+    delta = {wire: zero - order.drift[wire] if wire in order.drift else zero for wire, zero in nothing.items()}
+    return SiteMemory(order.round, take(site.model, parts.local)), SiteUpdate(site.name, order.round, delta)
+
+
+def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = plain) -> Track:
+    """One whole round: every site, then the server's step."""
+    memories, updates = train_sites(federation, track, objective_of)
+    server, _ = step(track.server, updates, federation.config)
+    return Track(server, memories)
+
+
+def received(federation: Federation, track: Track, site: str) -> Weights:
+    """The trained tensors other than norms, by their names in the model, as the site would start the next round."""
+    here = federation.sites[site]
+    load_round(here, federation.theta0, track.memories[site], order_of(federation, track, site))
+    return take(here.model, parts_of(here.model, freeze=frozen_stages(here.model, here.config), share_head=True).shared)
+
+
+def deployed(federation: Federation, track: Track, site: str) -> Weights:
+    """The classifier that the site would use now, with its own norms."""
+    order = order_of(federation, track, site)
+    return candidate(federation.sites[site], federation.theta0, track.memories[site], order)
+
+
+def coordinated(changes: Mapping[str, Any]) -> Method[Track]:
+    """The product's own algorithm under changed settings."""
+    return Method(
+        start=lambda federation: begin(federation.under(changes)),
+        round=lambda federation, track: advance(federation.under(changes), track),
+        model_of=lambda federation, track, site: deployed(federation.under(changes), track, site),
+    )
+
+
+def order_of(federation: Federation, track: Track, site: str) -> RoundOrder:
+    """What the server would ask of a site in the next round."""
+    return order_for(track.server, _member(track, site), federation.config)
+
+
+def _member(track: Track, site: str) -> Member:
+    return next(member for member in track.server.members if member.site == site)

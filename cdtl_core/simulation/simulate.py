@@ -1,0 +1,160 @@
+"""A simulation from configuration to report: prepare the sites, play each method through Flower, gather the results."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from cdtl_core.config import Method, RunConfig, SimulationConfig
+from cdtl_core.config.settings import SITE_FILE, flatten, load_simulation, save_toml, simulation_toml
+from cdtl_core.coordinator.journal import Journal
+from cdtl_core.errors import CheckpointError, FederationError, error_of_code
+from cdtl_core.federation.checkpoint import load_latest
+from cdtl_core.federation.contract import check_contract
+from cdtl_core.federation.label_map import label_hash
+from cdtl_core.federation.round import Member, robust_notes, round_matrices, start
+from cdtl_core.models.model import build_theta0, frozen_stages, parts_of
+from cdtl_core.models.weights import load_into, weights_hash
+from cdtl_core.privacy.mechanism import check_terms
+from cdtl_core.results.report import Report, save_report
+from cdtl_core.simulation.gather import gather_report, sites_folder
+from cdtl_core.simulation.run_folder import refuse_used, with_absolute_paths
+from cdtl_core.site.home import contract_of, open_site
+from cdtl_core.site.spending import is_private
+from cdtl_core.system.durable import locked
+from cdtl_core.system.progress import report
+
+__all__ = ["CONFIG_FILE", "Engine", "resume_simulation", "simulate"]
+
+CONFIG_FILE = "config.toml"
+Engine = Literal["in-process", "ray"]
+
+
+def simulate(config: SimulationConfig, out: Path, *, engine: Engine = "in-process") -> Report:
+    """Run every method of `config` over its sites and write the run directory `out`.
+
+    All sites' images are read and split before anything is trained; if that fails nothing is left behind.
+
+    Raises:
+        CheckpointError: `out` is not empty.
+        CdtlError: A site's data, a setting or the training fails; the sentence says which.
+    """
+    refuse_used(out)
+    config = with_absolute_paths(config)
+    with locked(out):
+        if (out / CONFIG_FILE).exists():
+            refuse_used(out)
+        try:
+            save_toml(out / CONFIG_FILE, simulation_toml(config))
+            _prepare(config, out)
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)
+            raise
+        return _play(config, out, engine)
+
+
+def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
+    """Go on with the run in `out` from its last complete round; a finished run is reported again.
+
+    Raises:
+        CheckpointError: `out` holds no run.
+    """
+    if not (out / CONFIG_FILE).exists():
+        raise CheckpointError(f"{out} holds no run ({CONFIG_FILE} is missing): give the folder of an earlier --out.")
+    config = load_simulation(out / CONFIG_FILE)
+    with locked(out):
+        _prepare(config, out)
+        return _play(config, out, engine)
+
+
+def _prepare(config: SimulationConfig, out: Path) -> None:
+    """Write each site's folder and settings, decode its images, and check that every method can start.
+
+    Doing it again changes nothing, so a run that was killed in it can be resumed.
+    """
+    run, members = config.run, []
+    theta0 = build_theta0(run.model, run.seed, run.image.size)
+    theta0_hash = weights_hash(theta0)
+    for own in config.sites:
+        home = sites_folder(out) / own.site
+        privacy = own.privacy.model_copy(update={"ledger": "run"})  # each method is a world of its own
+        alone = own.model_copy(update={"privacy": privacy})
+        save_toml(home / SITE_FILE, alone.model_dump(mode="json", exclude_none=True))
+        report(preparing=own.site)
+        site = open_site(home, config.of_method(config.methods[0]))
+        if is_private(own, run):
+            check_terms(run.dp, site.cohort.folds["train"].num_patients)
+            from cdtl_core.privacy.clipping import check_private
+
+            check_private(site.model)
+        patients = site.cohort.folds["train"].num_patients
+        members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
+        check_contract(contract_of(home, site), run, theta0_hash)
+        load_into(site.model, theta0)
+        parts_of(site.model, freeze=frozen_stages(site.model, run), share_head=run.share.head)
+    for method in config.methods:
+        run = config.of_method(method)
+        round_matrices(start(members, run), run)
+        robust_notes(start(members, run), run)
+
+
+def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:
+    homes = [sites_folder(out) / own.site for own in config.sites]
+    report(visits=sum(_rounds_left(config, method, out) for method in config.methods) * len(homes))
+    for method in config.methods:
+        if not Journal(out, method).finished():
+            _play_method(_all_take_part(config, method), out, homes, engine)
+    result = gather_report(config, out, engine)
+    save_report(out / "report.json", result)
+    return result
+
+
+def _rounds_left(config: SimulationConfig, method: Method, out: Path) -> int:
+    state, _ = load_latest(out / "checkpoints" / method)
+    return config.run.federation.rounds - (state.round if state else 0)
+
+
+def _all_take_part(config: SimulationConfig, method: Method) -> RunConfig:
+    """In a simulation every site must answer every round, and sites wait for each other on one machine."""
+    run, count = config.of_method(method), len(config.sites)
+    timeout = run.federation.round_timeout_s * count
+    limits = {"round_timeout_s": timeout, "join_timeout_s": timeout}
+    federation = run.federation.model_copy(update={"sites": (), "min_sites": count, **limits})
+    return run.model_copy(update={"federation": federation})
+
+
+def _play_method(run: RunConfig, out: Path, homes: Sequence[Path], engine: Engine) -> None:
+    if engine == "ray":
+        from cdtl_core.simulation.ray import run_with_ray
+
+        run_with_ray(run, out, homes)
+        return
+    from cdtl_core.coordinator.app import app as server_app
+    from cdtl_core.simulation.inprocess import run_in_process
+    from cdtl_core.site.app import app as client_app
+
+    with _site_log(out) as failures:
+        try:
+            run_in_process(server_app, client_app, folder=out, homes=homes, settings=flatten(run))
+        except FederationError as error:
+            if not failures:
+                raise
+            first = failures[0].__dict__
+            raise error_of_code(first["exit_code"])(f"site {first['site']}: {failures[0].getMessage()}") from error
+
+
+@contextmanager
+def _site_log(out: Path) -> Iterator[list[logging.LogRecord]]:
+    """Keep what the sites log of their failures: in ``sites.log``, and for the sentence that a person sees."""
+    failures: list[logging.LogRecord] = []
+    logger, handler = logging.getLogger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(site)s: %(message)s"))
+    handler.addFilter(lambda record: record.levelno < logging.ERROR or not failures.append(record))  # type: ignore[func-returns-value]
+    logger.addHandler(handler)
+    try:
+        yield failures
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,182 @@
+"""What a comparison is made of: the study that a person asked for, and its cells, each played by itself."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from cdtl_core.config import SimulationConfig
+from cdtl_core.errors import CheckpointError, ConfigError
+from cdtl_core.results.comparison import Donors, LeftOut, Size
+from cdtl_core.simulation.arms import ALONE, arm_of
+from cdtl_core.system.foreign import parse_json
+
+__all__ = ["Cell", "Study", "cells_of", "load_study", "only_sites", "study_of"]
+
+_SCHEMA = 2
+_RUN_STRIDE = 1_000_003  # more than anyone's number of seeds: no two runs share one
+
+
+class Study(BaseModel):
+    """What is compared: arms, seeds, receivers, sets of donors, numbers of the receiver's training patients, folds.
+
+    Attributes:
+        seeds: One per draw of folds and training patients.
+        targets: The receivers. In a cell one of them is made scarce, all other sites keep their patients.
+        runs: How often each fold is trained on the same patients; their scores are averaged.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = _SCHEMA
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    patients: tuple[Size, ...]
+    targets: tuple[str, ...]
+    donors: tuple[Donors, ...]
+    folds: int
+    runs: int = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One receiver's patients: all methods are played on them, with each set of donors.
+
+    Attributes:
+        target: The receiver.
+        seed: Of the folds, of who is among the first patients, and of the first run's training.
+        fold: Which is tested.
+        patients: To train on.
+        run: Which training of the same patients, from 0.
+    """
+
+    target: str
+    seed: int
+    fold: int
+    patients: Size
+    run: int = 0
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        run = f"-run{self.run}" if self.run else ""
+        return f"{self.target}-seed{self.seed}-fold{self.fold}-{self.patients}{run}.json"
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of the training itself, another in every run."""
+        return self.seed + _RUN_STRIDE * self.run
+
+    @property
+    def count(self) -> int | None:
+        """The number of training patients; None: all."""
+        return None if self.patients == "all" else self.patients
+
+
+def study_of(
+    config: SimulationConfig,
+    *,
+    methods: Sequence[str],
+    seeds: int,
+    patients: Sequence[str],
+    targets: Sequence[str],
+    donors: Sequence[str] = ("all",),
+    folds: int,
+    runs: int = 1,
+) -> Study:
+    """The study that a command line asks for; without targets every site is one.
+
+    Raises:
+        ConfigError: A method, control, site or set of donors is unknown or named twice, alone is missing, or a number
+            is too small.
+    """
+    _check_methods(methods)
+    if folds < 2 or seeds < 1 or runs < 1:
+        raise ConfigError(f"folds is {folds}, seeds {seeds}, runs {runs}: give at least 2 folds, 1 seed and 1 run.")
+    _check_sites("target", targets, config)
+    if config.run.dp.enabled:
+        raise ConfigError("dp.enabled is true and a comparison plays without privacy: set dp.enabled = false.")
+    sizes = [_size(text) for text in patients]
+    given = (("methods", methods), ("patients", sizes), ("target", targets), ("donors", donors))
+    for what, values in given:
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{what} names one twice ({', '.join(map(str, values))}): name each once.")
+    first = config.run.seed
+    return Study(
+        methods=tuple(methods),
+        seeds=tuple(range(first, first + seeds)),
+        patients=tuple(sorted(sizes, key=lambda size: (size == "all", size))),
+        targets=tuple(site.site for site in config.sites if site.site in targets or not targets),
+        donors=tuple(_donors(text) for text in donors),
+        folds=folds,
+        runs=runs,
+    )
+
+
+def load_study(path: Path) -> Study:
+    """Read study.json.
+
+    Raises:
+        CheckpointError: An earlier version wrote it.
+    """
+    found = parse_json(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.get("schema_version") != _SCHEMA:
+        raise CheckpointError(
+            f"{path.parent} holds a study of another version of cdtl, whose cells mean something else: start a new one."
+        )
+    return Study.model_validate(found)
+
+
+def only_sites(config: SimulationConfig, names: Sequence[str]) -> SimulationConfig:
+    """The configuration with these sites alone, in its own order; with no names as it is.
+
+    Raises:
+        ConfigError: A name is no site of the configuration.
+    """
+    _check_sites("site", names, config)
+    chosen = [site for site in config.sites if site.site in names or not names]
+    return config.model_copy(update={"sites": tuple(chosen)})
+
+
+def cells_of(study: Study, left_out: Collection[LeftOut] = ()) -> Iterator[Cell]:
+    """All cells but those that are left out; whole draws first, so that a part of a study is a fair one.
+
+    Cells of one training seed follow each other: a process keeps what donors have learned with it.
+    """
+    absent = {(one.target, one.patients) for one in left_out if one.donors is None}
+    for seed in study.seeds:
+        for run in range(study.runs):
+            for target in study.targets:
+                for patients in study.patients:
+                    if (target, patients) not in absent:
+                        for fold in range(study.folds):
+                            yield Cell(target, seed, fold, patients, run)
+
+
+def _check_sites(what: str, names: Sequence[str], config: SimulationConfig) -> None:
+    known = [site.site for site in config.sites]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"the {what} '{name}' is no site of the configuration: use {', '.join(known)}.")
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    for name in methods:
+        arm_of(name)
+    if ALONE not in methods:
+        raise ConfigError(f"methods are {', '.join(methods)}: add alone, which every other one is compared with.")
+
+
+def _size(text: str) -> Size:
+    if text == "all":
+        return "all"
+    if not text.isascii() or not text.isdigit() or int(text) < 2:
+        raise ConfigError(f"patients has '{text}': give whole numbers from 2, or all.")
+    return int(text)
+
+
+def _donors(text: str) -> Donors:
+    if text not in ("other", "all"):
+        raise ConfigError(f"donors has '{text}': use other (sites of other modalities), all, or both.")
+    return "other" if text == "other" else "all"

@@ -1,0 +1,133 @@
+"""One cell of a table of models: one row, one split, played and scored, and left as a file."""
+
+import functools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cdtl_core.config import PaperConfig, RowConfig, RunConfig, SimulationConfig
+from cdtl_core.config.settings import changed_run, load_simulation
+from cdtl_core.errors import ConfigError
+from cdtl_core.federation.site import Site
+from cdtl_core.models.model import build_theta0
+from cdtl_core.simulation.cell import CELLS, SETTINGS_FILE, open_sites, scores_of
+from cdtl_core.simulation.folds import scarce_site
+from cdtl_core.simulation.methods.loop import play
+from cdtl_core.simulation.methods.registry import method_of
+from cdtl_core.simulation.table.leak import leaked_share, leaky_site
+from cdtl_core.system.durable import replace_json
+
+__all__ = ["RowCell", "cells_of_row", "cells_of_table", "play_row_cell", "row_sites", "run_of_row", "table_of"]
+
+Split = Literal["leaky", "grouped"]
+
+
+@dataclass(frozen=True)
+class RowCell:
+    """One play: a row, how its images are split, the repeat, and the fold (0 in a leaky split)."""
+
+    row: str
+    split: Split
+    repeat: int
+    fold: int
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        row = "".join(letter if letter.isalnum() else "_" for letter in self.row.lower())
+        return f"{row}-{self.split}-repeat{self.repeat}-fold{self.fold}.json"
+
+
+def table_of(config: SimulationConfig) -> PaperConfig:
+    """The table that a configuration describes.
+
+    Raises:
+        ConfigError: It describes none, or one that cannot be played.
+    """
+    if config.paper is None:
+        raise ConfigError("the configuration has no [paper] table: start from configs/paper.toml.")
+    files = [cell.file for cell in cells_of_table(config.paper)]
+    if len(set(files)) < len(files):
+        raise ConfigError("two rows of [paper] have nearly the same name: change more than a sign.")
+    for row in config.paper.rows:
+        method_of(row.method)
+        if run_of_row(config, row).dp.enabled:
+            raise ConfigError(f"row '{row.row}' has dp.enabled and tables are made without: set dp.enabled = false.")
+    return config.paper
+
+
+def cells_of_row(row: RowConfig, split: Split) -> Iterator[RowCell]:
+    """A row's cells of one kind of split."""
+    for repeat in range(row.leaky if split == "leaky" else row.repeats):
+        for fold in range(1 if split == "leaky" else row.folds):
+            yield RowCell(row.row, split, repeat, fold)
+
+
+def cells_of_table(table: PaperConfig) -> Iterator[RowCell]:
+    """All cells, row by row."""
+    for row in table.rows:
+        yield from cells_of_row(row, "leaky")
+        yield from cells_of_row(row, "grouped")
+
+
+def run_of_row(config: SimulationConfig, row: RowConfig) -> RunConfig:
+    """The run's settings with the row's changes.
+
+    Raises:
+        ConfigError: A change is unknown or ill-typed.
+    """
+    return changed_run(config.run, row.changes, f"row '{row.row}'")
+
+
+def play_row_cell(out: Path, cell: RowCell) -> None:
+    """Play a cell of the table in `out` and write its scores, whole or not at all.
+
+    Raises:
+        CdtlError: The data, a setting or the training fails; the sentence says which.
+    """
+    began = time.perf_counter()
+    config = _settings(out.resolve())
+    table = table_of(config)
+    row = next(row for row in table.rows if row.row == cell.row)
+    sites = row_sites(config, table, row, cell, out)
+    target = next(site for site in sites if site.name == table.target)
+    scores = _scores(config, row, sites, target, cell)
+    scores["leaked"] = leaked_share(target)
+    scores["training_images"] = target.cohort.folds["train"].num_images
+    seconds = round(time.perf_counter() - began, 2)
+    replace_json(out / CELLS / cell.file, {"targets": {target.name: scores}, "seconds": seconds})
+
+
+def row_sites(config: SimulationConfig, table: PaperConfig, row: RowConfig, cell: RowCell, out: Path) -> list[Site]:
+    """The target with the cell's split; beside it, for a method other than alone, the other sites as they are.
+
+    Raises:
+        DataError: The target has too few patients or images.
+    """
+    wanted = [own for own in config.sites if row.method != "alone" or own.site == table.target]
+    run = run_of_row(config, row)
+    sites = open_sites(config.model_copy(update={"run": run, "sites": tuple(wanted), "paper": None}), out)
+    return [_cut(site, table, row, cell) if site.name == table.target else site for site in sites]
+
+
+def _cut(site: Site, table: PaperConfig, row: RowConfig, cell: RowCell) -> Site:
+    seed = site.config.seed + cell.repeat
+    if cell.split == "leaky":
+        return leaky_site(site, seed=seed, test_images=table.test_images)
+    return scarce_site(site, seed=seed, fold=cell.fold, folds=row.folds, patients=None)
+
+
+def _scores(config: SimulationConfig, row: RowConfig, sites: list[Site], target: Site, cell: RowCell) -> dict[str, Any]:
+    """Test scores of the cell's model, whose seed is the run's and the repeat."""
+    run = run_of_row(config, row)
+    run = run.model_copy(update={"seed": run.seed + cell.repeat})
+    theta0 = build_theta0(run.model, run.seed, run.image.size)
+    models = play(method_of(row.method), [replace(site, config=run) for site in sites], theta0, run)
+    return scores_of(target, models[target.name])
+
+
+@functools.lru_cache(maxsize=1)
+def _settings(out: Path) -> SimulationConfig:
+    return load_simulation(out / SETTINGS_FILE)

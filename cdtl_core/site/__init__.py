@@ -1,0 +1,1 @@
+"""A hospital's side, run inside Flower's ClientApp."""

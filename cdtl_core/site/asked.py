@@ -1,0 +1,54 @@
+"""The limits of an approval, checked again by the approved code itself, with a record of its own.
+
+``HOME/memory/<federation>/used-<settings>.json`` counts as the egress filter's ``HOME/used/`` does, so that a fault in
+one of them does not open the other.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import SITE_FILE, flatten, load_site
+from cdtl_core.errors import PrivacyError
+from cdtl_core.federation.limits import Order, admitted, load_used, order_digest, save_used
+
+__all__ = ["check_order"]
+
+
+def check_order(
+    home: Path, federation: str, config: RunConfig, content: RecordDict, order: tuple[str, int, str]
+) -> None:
+    """Refuse an order that the site has not approved; call it before any of it is used.
+
+    Args:
+        home: The site's folder.
+        federation: The name under which the site remembers the run.
+        config: The run; without ``limits.theta0_hash``, as in simulations, nothing is counted.
+        content: The message.
+        order: Its type, round and hash of the initial weights, as they were decoded.
+
+    Raises:
+        PrivacyError: It goes beyond the approval, or names initial weights that the site does not accept.
+    """
+    kind, round, theta0_hash = order
+    accepted = load_site(home / SITE_FILE).publish.theta0_hash
+    if accepted not in {None, theta0_hash}:
+        raise PrivacyError(
+            f"the order names the initial weights {theta0_hash[:12]}, publish.theta0_hash in site.toml accepts "
+            f"{str(accepted)[:12]} only: it is refused."
+        )
+    rounds = config.federation.rounds
+    if not 1 <= round <= rounds + (kind == "evaluate"):
+        raise PrivacyError(f"the order ({kind}) is for round {round} of {rounds}: it is refused.")
+    if not config.limits.theta0_hash:
+        return
+    digest = order_digest({name: record.object_id for name, record in content.items()})
+    settings = hashlib.sha256(json.dumps(flatten(config), sort_keys=True).encode()).hexdigest()[:16]
+    path = home / "memory" / federation / f"used-{settings}.json"
+    before = load_used(path)
+    after = admitted(before, Order(kind=kind, round=round, theta0_hash=theta0_hash, digest=digest), config)
+    if after != before:
+        save_used(path, after)

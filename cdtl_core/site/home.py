@@ -1,0 +1,136 @@
+"""A site's folder: its `site.toml` opened into a `Site`, ready to train. Nothing of it is sent."""
+
+import functools
+from pathlib import Path
+
+from cdtl_core.config import ModelConfig, RunConfig, SiteConfig
+from cdtl_core.config.settings import SITE_FILE, load_site
+from cdtl_core.data.cohort import Cohort, build_cohort, pixel_statistics
+from cdtl_core.data.identity import KEY_FILE, load_key, pseudonym
+from cdtl_core.data.manifest import Case, read_manifest
+from cdtl_core.data.split import Split, split_patients
+from cdtl_core.errors import ConfigError, DataError
+from cdtl_core.federation.contract import ModalityContract, PixelStatistics, round_patients
+from cdtl_core.federation.site import Site
+from cdtl_core.models.model import Classifier, build_classifier
+from cdtl_core.models.stages import check_division
+from cdtl_core.system.durable import replace_json
+from cdtl_core.system.foreign import parse_json
+from cdtl_core.training.device import choose_device
+
+__all__ = ["contract_of", "labels_of", "open_site"]
+
+
+def open_site(home: Path, config: RunConfig) -> Site:
+    """Open a site's folder under the settings of a federation; opened once per process and settings.
+
+    Raises:
+        ConfigError: `site.toml` is missing or wrong.
+        DataError: The cohort cannot be used.
+        ModelError: The backbone is unknown, or `train.views` is set and it cannot be run from its frozen stages on.
+    """
+    own = load_site(home / SITE_FILE)
+    return _open(home.absolute(), own.model_dump_json(), config.model_dump_json())
+
+
+@functools.lru_cache(maxsize=128)
+def _open(home: Path, own_settings: str, settings: str) -> Site:
+    own, config = SiteConfig.model_validate_json(own_settings), RunConfig.model_validate_json(settings)
+    labels = labels_of(own, config)
+    if config.task.positive not in labels:
+        raise ConfigError(f"site {own.site} lacks the positive label '{config.task.positive}': add it to labels.")
+    site = Site(
+        name=own.site,
+        modality=own.modality,
+        positive=labels.index(config.task.positive),
+        cohort=_cohort(home, own, config, labels),
+        config=config,
+        model=_classifier(config.model.model_dump_json(), len(labels), config.image.size, config.dp.enabled),
+        device=choose_device(own.device),
+        cache=home / "cache" / "features",
+    )
+    if site.entry is not None and site.entry.stages is not None:
+        check_division(site.model.backbone, site.entry.stages, config.image.size)
+    return site
+
+
+def contract_of(home: Path, site: Site) -> ModalityContract:
+    """What the site publishes of its cohort."""
+    own, cohort = load_site(home / SITE_FILE), site.cohort
+    statistics = None
+    if own.publish.pixel_statistics:
+        train = cohort.folds["train"]
+        mean, std = pixel_statistics(train)
+        statistics = PixelStatistics(mean=round(mean, 1), std=round(std, 1))
+    return ModalityContract(
+        site=site.name,
+        modality=site.modality,
+        labels=cohort.labels,
+        positive=cohort.labels[site.positive],
+        label_map=own.data.label_map,
+        channels=cohort.channels,
+        bit_depth=cohort.bits,
+        patients=round_patients(cohort.num_patients),
+        statistics=statistics,
+        theta0_hash=own.publish.theta0_hash,
+    )
+
+
+def labels_of(own: SiteConfig, config: RunConfig) -> tuple[str, ...]:
+    """The labels a site predicts: its own if it names any, else the task's."""
+    return own.labels or config.task.labels
+
+
+def _cohort(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> Cohort:
+    cases = _cases(home, own, config, labels)
+    split = _split(home, cases, config, labels)
+    data, size, cache = own.data, config.image.size, home / "cache"
+    return build_cohort(
+        cases, split, labels=labels, size=size, cache=cache, frame=data.frame, strict=data.strict, box=data.box
+    )
+
+
+def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple[str, ...]) -> dict[str, Split]:
+    """The split, kept at the site by patient pseudonym, so that nobody moves when patients are added."""
+    if (home / "splits").exists() and not (home / KEY_FILE).exists():
+        raise DataError(f"{home / KEY_FILE} is gone while splits are kept: restore it, or remove the folder splits.")
+    key, shares = load_key(home), config.split
+    path = home / "splits" / f"seed{config.seed}-test{shares.test}-val{shares.val}.json"
+    kept: dict[str, Split] = parse_json(path.read_text()) if path.exists() else {}
+    names = {case.patient: pseudonym(key, case.patient) for case in cases}
+    before = {patient: kept[name] for patient, name in names.items() if name in kept}
+    split = split_patients(cases, test=shares.test, val=shares.val, seed=config.seed, labels=labels, before=before)
+    after = kept | {names[patient]: where for patient, where in split.items()}
+    if after != kept:
+        replace_json(path, after)
+    return split
+
+
+def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> tuple[Case, ...]:
+    phantom = own.data.phantom
+    if phantom is not None:
+        few = f"-{phantom.train}" if phantom.train else ""
+        folder = home / "cache" / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}{few}"
+        manifest = folder / "manifest.csv"
+        if not manifest.exists():
+            from cdtl_core.data.synthetic.phantom import write_phantoms
+
+            write_phantoms(
+                folder,
+                modality=own.modality,
+                num_patients=phantom.patients,
+                seed=phantom.seed,
+                size=config.image.size,
+                train=phantom.train,
+            )
+    else:
+        manifest = own.data.root.expanduser() / (own.data.manifest or "")
+    data = own.data
+    return read_manifest(manifest, labels=labels, label_map=data.label_map, where=data.where, box=data.box)
+
+
+@functools.lru_cache(maxsize=4)
+def _classifier(model: str, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
+    """One network per architecture and process: every use overwrites all of its weights."""
+    config = ModelConfig.model_validate_json(model)
+    return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)

@@ -1,0 +1,135 @@
+"""What a site spends of its patients' privacy in a run: terms, ledger, and the numbers it treats as public."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.errors import ConfigError, PrivacyError
+from cdtl_core.federation.contract import round_patients
+from cdtl_core.federation.site import Site
+from cdtl_core.privacy.ledger import (
+    Budget,
+    PrivacyLedger,
+    Reservation,
+    commit,
+    ledger_exists,
+    note_unprotected,
+    open_ledger,
+    reserve,
+)
+from cdtl_core.privacy.mechanism import Grant, Mechanism, check_terms, without_noise
+from cdtl_core.results.rounds import unprotected_runs
+
+__all__ = [
+    "Granted",
+    "check_one_ledger",
+    "exempt_grant",
+    "is_private",
+    "ledger_folder",
+    "ledger_of",
+    "reserve_round",
+    "settle",
+]
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What the ledger granted for a round, to be settled once the update is kept."""
+
+    grant: Grant
+    reservation: Reservation
+
+
+def is_private(own: SiteConfig, config: RunConfig) -> bool:
+    """Whether a site trains with differential privacy in a run.
+
+    Raises:
+        PrivacyError: The run requires it and the site is exempt.
+    """
+    if config.dp.required and own.privacy.exempt:
+        raise PrivacyError(
+            "the run requires differential privacy (dp.required) and this site is exempt: remove privacy.exempt from "
+            "site.toml, or stay out of the run."
+        )
+    return config.dp.enabled and not own.privacy.exempt
+
+
+def check_one_ledger(own: SiteConfig) -> None:
+    """Refuse a hospital that would count each run for itself.
+
+    Raises:
+        ConfigError: `privacy.ledger` is ``run``.
+    """
+    if own.privacy.ledger == "run":
+        raise ConfigError(
+            "privacy.ledger = 'run' counts each run alone and is for simulations: remove it from site.toml."
+        )
+
+
+def ledger_folder(home: Path, own: SiteConfig, federation: str) -> Path:
+    """Where a site's ledger is: one for all its runs, or one a run in simulations."""
+    return home / "privacy" / federation if own.privacy.ledger == "run" else home / "privacy"
+
+
+def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str) -> PrivacyLedger:
+    """The site's ledger, opened with its first private run.
+
+    Raises:
+        ConfigError: The site publishes its pixels' statistics.
+        PrivacyError: The terms promise nothing for so few patients, or the ledger is missing where there was one,
+            damaged, shorter than it was, or holds steps of an earlier version that the site has not accepted.
+    """
+    train = site.cohort.folds["train"].num_patients
+    check_terms(config.dp, train)
+    if own.publish.pixel_statistics:
+        raise ConfigError("publish.pixel_statistics are no private numbers: switch them off to train with privacy.")
+    folder = ledger_folder(home, own, federation)
+    if not ledger_exists(folder) and any((home / "memory" / federation).glob("update-*")):
+        raise PrivacyError(
+            f"this site has trained with privacy in {federation} and its ledger {folder} is gone: "
+            "restore the newest copy of that folder."
+        )
+    cohort = site.cohort
+    facts = {"patients": round_patients(cohort.num_patients), "channels": cohort.channels, "bit_depth": cohort.bits}
+    ledger = open_ledger(folder, site=site.name, num_patients=round_patients(train), published=facts)
+    if ledger.faulty and not own.privacy.accept_faulty_steps:
+        raise PrivacyError(
+            f"the privacy ledger {folder} holds rounds of an earlier version whose noise bounds nothing (cdtl privacy "
+            "ledger says which), so no budget can be kept: let your data protection officer decide, and set "
+            "privacy.accept_faulty_steps = true in site.toml to train on and count from now on."
+        )
+    return note_unprotected(folder, unprotected_runs(home)) if own.privacy.ledger == "site" else ledger
+
+
+def reserve_round(
+    home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str, *, round: int, centred: bool
+) -> Granted | None:
+    """Reserve a round's steps; None if the budget allows none: the site sends nothing more.
+
+    Raises:
+        ConfigError, PrivacyError: As `ledger_of`.
+    """
+    public = ledger_of(home, own, config, site, federation).opening.num_patients
+    dp, centre = config.dp, config.dp.centre_steps if config.model.levels else 0
+    rate = min(1.0, dp.batch_patients / public) if dp.batch_patients else 1.0
+    target = min(dp.target_epsilon, own.privacy.target_epsilon or dp.target_epsilon)
+    budget = Budget(target, dp.target_delta, rate, config.federation.rounds * config.train.steps + centre)
+    steps = config.train.steps + (0 if centred else centre)
+    folder = ledger_folder(home, own, federation)
+    reservation = reserve(folder, run=federation, round=round, steps=steps, budget=budget)
+    if reservation is None:
+        return None
+    mechanism = Mechanism(reservation.noise_multiplier, reservation.sample_rate, dp.max_grad_norm, public)
+    return Granted(Grant(mechanism, reservation.steps), reservation)
+
+
+def settle(home: Path, own: SiteConfig, federation: str, granted: Granted) -> None:
+    """Commit all steps of a reservation."""
+    commit(ledger_folder(home, own, federation), granted.reservation, granted.reservation.steps)
+
+
+def exempt_grant(config: RunConfig, site: Site, *, centred: bool) -> Grant:
+    """What a site without differential privacy does in a run with it: the same steps, no noise and no clip."""
+    extra = config.dp.centre_steps if config.model.levels and not centred else 0
+    patients = site.cohort.folds["train"].num_patients
+    return Grant(without_noise(patients), config.train.steps + extra, private=False)

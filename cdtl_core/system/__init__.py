@@ -1,0 +1,1 @@
+"""Files, processes and terminals: durable writes, chained logs, isolation, text from outside."""

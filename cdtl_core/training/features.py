@@ -1,0 +1,73 @@
+"""Features of a frozen backbone, computed once for each image and augmented view, and kept on disk.
+
+What is kept is float16: a feature of unit length loses less than a thousandth.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cdtl_core.config import AugmentConfig
+from cdtl_core.data.cohort import Fold
+from cdtl_core.data.transforms import normalise
+from cdtl_core.models.model import Classifier
+from cdtl_core.models.weights import take
+from cdtl_core.training.kept import Half, Kept, keep, key_of
+from cdtl_core.training.views import Views
+
+__all__ = ["Features", "feature_views", "kept_features"]
+
+Features = Half
+
+
+def feature_views(
+    model: Classifier,
+    fold: Fold,
+    *,
+    views: int,
+    change: AugmentConfig,
+    seed: int,
+    device: torch.device,
+    cache: Path | None = None,
+) -> Features:
+    """Features N V D of a fold's images, in its order: the image as it is, then `views` changed ones.
+
+    Args:
+        model: Its backbone is run as it is; a backbone that is trained would make what is kept untrue.
+        fold: The images.
+        views: Changed views beside the plain one, V - 1.
+        change: How a view is changed.
+        seed: Of the changes.
+        device: Where to compute.
+        cache: Folder to keep them in; none: they are not kept.
+
+    Raises:
+        CheckpointError, ModelError: As `keep`.
+    """
+    kept = kept_features(model, fold, Views(views, seed, change), device=device, cache=cache)
+    return np.stack([kept(row) for row in range(fold.num_images)])
+
+
+def kept_features(
+    model: Classifier, fold: Fold, pool: Views, *, device: torch.device, cache: Path | None = None
+) -> Kept:
+    """The same, V D for a row of the fold, as it is asked for.
+
+    Raises:
+        CheckpointError, ModelError: As `keep`.
+    """
+    said = f"features/{model.name}/{model.levels}/{model.regions}/{pool}/{model.mean}/{model.std}"
+    names = [name for name, value in model.state_dict().items() if name.startswith("backbone.") and value.ndim]
+
+    def compute(images: torch.Tensor) -> torch.Tensor:
+        model.to(device).backbone.eval()
+        entry, model.entry = model.entry, 0
+        batch = normalise(images, model.mean, model.std).to(device, memory_format=torch.channels_last)
+        try:
+            with torch.inference_mode():
+                return model.features(batch)
+        finally:
+            model.entry = entry
+
+    return keep(fold, pool, compute, key=key_of(take(model, names), said), cache=cache)

@@ -1,0 +1,209 @@
+"""What a network is given of a fold's images: the images, or what its frozen stages say of a fixed pool of views.
+
+Every `Inputs` is a function of rows; where the network then goes on is `Classifier.entry`, set by `entering`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cdtl_core.config import AugmentConfig, RunConfig
+from cdtl_core.data.cohort import Fold
+from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
+from cdtl_core.models.draws import Draws, below
+from cdtl_core.models.model import Classifier
+from cdtl_core.models.stages import run_stages, stages_of
+from cdtl_core.training.features import Features, kept_features
+from cdtl_core.training.kept import Kept, keep, key_of
+from cdtl_core.training.views import Views, one_channel
+
+__all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entering", "entry_of"]
+__all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "trains_only_heads"]
+
+Ints = npt.NDArray[np.int64]
+Inputs = Callable[[Ints], torch.Tensor]
+"""Rows B of a fold to what a module is given, B ..., on the CPU; may draw a changed view."""
+
+PatientInputs = Callable[[int, Ints, Ints], torch.Tensor]
+"""A step, identities of B patients and rows B M of their images to what a module is given, B M ..., on the CPU."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where images enter a network: behind its frozen stages, as a fixed pool of views.
+
+    Attributes:
+        stages: How many are frozen, 1 or more; None: all that the features need, which are what enters.
+        views: The pool of each image.
+        cache: Folder for what the frozen stages say; none: it is computed whenever it is asked for.
+    """
+
+    stages: int | None
+    views: Views
+    cache: Path | None = None
+
+
+def trains_only_heads(config: RunConfig) -> bool:
+    """Whether the backbone is frozen and its features are kept, and nothing but the head is trained."""
+    entry = entry_of(config, None)
+    return entry is not None and entry.stages is None and not config.model.adapter
+
+
+def entry_of(config: RunConfig, cache: Path | None) -> Entry | None:
+    """Where images enter in a run; None: at the network's beginning, changed anew at each step."""
+    train = config.train
+    if config.dp.enabled or not train.views:
+        return None
+    frozen = config.model.levels and max(config.model.levels) <= train.freeze
+    return Entry(None if frozen else train.freeze, Views(train.views, train.views_seed, train.augment), cache)
+
+
+@contextmanager
+def entering(model: "Network", entry: Entry | None) -> Iterator[None]:
+    """Inside the block the network takes the inputs of `entry`."""
+    model.entry = entry.stages if entry else 0
+    try:
+        yield
+    finally:
+        model.entry = 0
+
+
+class Network(Protocol):
+    """What scores images: a classifier, or several that are pooled.
+
+    Attributes:
+        mean: Per-channel constants that its images are normalised with, in [0, 1].
+        std: Likewise.
+        entry: See `Classifier`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    entry: int | None
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits B K."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move it."""
+
+
+def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None) -> Inputs:
+    """The images as they are, normalised for the model, or the plain views' activations.
+
+    Raises:
+        CheckpointError, ModelError: As `keep`.
+    """
+    if entry is None:
+        return lambda rows: normalise(to_unit(fold.pixels[fold.rows[rows]]), model.mean, model.std)
+    if fold.holds_features:
+        return lambda rows: torch.from_numpy(fold.pixels[fold.rows[rows], 0].astype(np.float32))
+    kept = _activations(cast(Classifier, model), fold, entry)
+    return lambda rows: _stacked([kept(row)[0] for row in rows.tolist()])
+
+
+def changed_inputs(
+    model: Classifier, fold: Fold, change: AugmentConfig, rng: np.random.Generator, entry: Entry | None = None
+) -> Inputs:
+    """The images, each changed anew whenever it is asked for, or the activations of a random view of its pool.
+
+    Raises:
+        CheckpointError, ModelError: As `keep`.
+    """
+    if entry is not None and fold.holds_features:
+        return lambda rows: _random_features(fold, rows, rng)
+    if entry is not None:
+        return random_view(_activations(model, fold, entry), 1 + entry.views.count, rng)
+    changes = Augmentation(**change.model_dump())
+    images_rng = torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+    def inputs(rows: Ints) -> torch.Tensor:
+        images = augment(to_unit(fold.pixels[fold.rows[rows]]), changes, images_rng)
+        return normalise(images, model.mean, model.std)
+
+    return inputs
+
+
+def _random_features(fold: Fold, rows: Ints, rng: np.random.Generator) -> torch.Tensor:
+    """What `random_view` gives of a fold that holds features, without a loop over rows."""
+    views = rng.integers(fold.pixels.shape[1], size=len(rows))
+    return torch.from_numpy(fold.pixels[fold.rows[rows], views].astype(np.float32))
+
+
+def random_view(kept: Kept, num_views: int, rng: np.random.Generator) -> Inputs:
+    """What was kept of one of the V views of each row, drawn anew whenever it is asked for."""
+
+    def inputs(rows: Ints) -> torch.Tensor:
+        views = rng.integers(num_views, size=len(rows))
+        return _stacked([kept(row)[view] for row, view in zip(rows.tolist(), views.tolist(), strict=True)])
+
+    return inputs
+
+
+def patient_views(features: Features, draws: Draws) -> PatientInputs:
+    """One of the V views of each image, of features N V D; a patient's views depend on no other patient."""
+
+    def inputs(step: int, identities: Ints, rows: Ints) -> torch.Tensor:
+        views = below(draws, "view", step, identities, features.shape[1], rows.shape[1])
+        return torch.from_numpy(features[rows, views].astype(np.float32))
+
+    return inputs
+
+
+def patient_images(model: Classifier, fold: Fold, change: AugmentConfig, draws: Draws) -> PatientInputs:
+    """The images, each changed by a generator of its own patient's; no other patient changes how.
+
+    An image whose three channels are equal is changed as a gray one: whether a cohort is stored in colour depends on
+    all its patients.
+    """
+    changes = Augmentation(**change.model_dump())
+
+    def changed(row: int, seed: int) -> torch.Tensor:
+        image = to_unit(one_channel(fold.pixels[fold.rows[row]])[None])
+        return normalise(augment(image, changes, torch.Generator().manual_seed(seed)), model.mean, model.std)
+
+    def inputs(step: int, identities: Ints, rows: Ints) -> torch.Tensor:
+        seeds = below(draws, "change", step, identities, 2**52, rows.shape[1])
+        pairs = zip(rows.ravel().tolist(), seeds.ravel().tolist(), strict=True)
+        images = torch.cat([torch.empty(0, 3, *fold.pixels.shape[2:]), *(changed(row, seed) for row, seed in pairs)])
+        return images.view(*rows.shape, *images.shape[1:])
+
+    return inputs
+
+
+def _activations(model: Classifier, fold: Fold, entry: Entry) -> Kept:
+    """What the first stages say of each image's pool, V ...; they must have the weights now that they keep."""
+    if fold.holds_features:
+        return lambda row: fold.pixels[fold.rows[row]]
+    if entry.stages is None:
+        device = next(model.backbone.parameters()).device
+        return kept_features(model, fold, entry.views, device=device, cache=entry.cache)
+    stages = entry.stages
+    frozen = [pair for stage in stages_of(model.backbone)[:stages] for pair in stage]
+    weights = {
+        f"{prefix}.{name}": value.cpu()
+        for prefix, module in frozen
+        for name, value in module.state_dict().items()
+        if value.is_floating_point()
+    }
+    weights |= {name: value.detach().cpu() for name, value in model.backbone.named_parameters(recurse=False)}
+    said = f"{model.name}/{stages}/{entry.views}/{model.mean}/{model.std}"
+    device = next(model.backbone.parameters()).device
+
+    def compute(images: torch.Tensor) -> torch.Tensor:
+        for _, module in frozen:
+            module.eval()
+        batch = normalise(images, model.mean, model.std).to(device, memory_format=torch.channels_last)
+        return run_stages(model.backbone, stages, batch)
+
+    return keep(fold, entry.views, compute, key=key_of(weights, said), cache=entry.cache)
+
+
+def _stacked(values: list[npt.NDArray[np.float16]]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(values).astype(np.float32))

@@ -1,0 +1,148 @@
+"""What a network says of every view of an image, computed once and kept on disk as float16, memory-mapped.
+
+::
+
+    CACHE/<key>/<name>.npy      up to 64 images: their names, and V ... values of each
+
+The key is of all that the values depend on beside the images, and an image is found by its content: other folds of a
+cohort, a cohort with new images, cohorts pooled, and other processes all use what is there. Each image is computed in a
+batch of its own views, so its values are the same bits whoever computes them.
+"""
+
+import functools
+import hashlib
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cdtl_core.data.cohort import Fold
+from cdtl_core.errors import CheckpointError, ModelError
+from cdtl_core.models.weights import Weights, weights_hash
+from cdtl_core.system.progress import report
+from cdtl_core.training.views import Views, draw_views, image_ids
+
+__all__ = ["Compute", "Half", "Kept", "keep", "key_of"]
+
+Half = npt.NDArray[np.float16]
+Compute = Callable[[torch.Tensor], torch.Tensor]
+"""Views V C H W in [0, 1] of one image to what is kept of them, V ...."""
+Kept = Callable[[int], Half]
+"""A row of a fold to what is kept of its image, V ..., the plain view first."""
+_IMAGES = 64
+_KEYS = 8
+_MOST = 0.8
+
+
+def keep(fold: Fold, views: Views, compute: Compute, *, key: str, cache: Path | None) -> Kept:
+    """What `compute` says of the images of a fold; what is not on disk yet is computed now.
+
+    Args:
+        fold: The images.
+        views: The pool of each image.
+        compute: Must depend on nothing that `key` leaves out.
+        key: Name of a folder in `cache`.
+        cache: Folder to keep the values in; none: they are computed whenever they are asked for.
+
+    Raises:
+        CheckpointError: They would take most of what is free on the disk, or cannot be written.
+        ModelError: A value is beyond float16's range.
+    """
+    if cache is None:
+        return lambda row: _values(fold.pixels[fold.rows[row]], views, compute)
+    folder, names = _opened(cache / key), image_ids(fold.pixels)
+    row_of = {names[row]: row for row in fold.rows.tolist()}
+    found = _found(folder)
+    if not found.keys() >= row_of.keys():
+        _fill(folder, row_of, lambda name: _values(fold.pixels[row_of[name]], views, compute))
+        found = _found(folder)
+    places = [found[names[row]] for row in fold.rows.tolist()]
+    return places.__getitem__
+
+
+def key_of(weights: Weights, said: str) -> str:
+    """A folder's name, of tensors on the CPU and of whatever else the values depend on."""
+    return hashlib.sha256(f"{said}/{weights_hash(weights)}".encode()).hexdigest()[:32]
+
+
+def _values(image: npt.NDArray[np.uint8], views: Views, compute: Compute) -> Half:
+    values: Half = compute(draw_views(image, views)).to("cpu", torch.float16).numpy()
+    if not np.isfinite(values).all():
+        raise ModelError("a frozen stage gives values beyond float16's range: set train.views to 0.")
+    return values
+
+
+def _fill(folder: Path, names: Iterable[str], values: Callable[[str], Half]) -> None:
+    """Compute what is missing, a file at a time, each process in an order of its own so that several share the work."""
+    everyone = sorted(names)
+    parts = [everyone[start : start + _IMAGES] for start in range(0, len(everyone), _IMAGES)]
+    random.Random(os.getpid()).shuffle(parts)
+    for part in parts:
+        found = _found(folder)
+        left = sum(name not in found for name in everyone)
+        missing = [name for name in part if name not in found]
+        if missing:
+            first = values(missing[0])
+            _check_room(folder, first.nbytes, left)
+            report(kept=len(everyone) - left, of=len(everyone), megabytes=round(first.nbytes * len(everyone) / 1e6, 1))
+            _write(folder, missing, np.stack([first, *(values(name) for name in missing[1:])]))
+
+
+def _check_room(folder: Path, each: int, images: int) -> None:
+    need, free = each * images / 1e9, shutil.disk_usage(folder).free / 1e9
+    if need > _MOST * free:
+        raise CheckpointError(
+            f"the views of {images} images would take {need:.1f} GB of the {free:.1f} GB free at {folder}: raise "
+            "train.freeze, lower the number of views, or make room."
+        )
+
+
+def _write(folder: Path, names: Sequence[str], values: Half) -> None:
+    """One file, whole or not at all; its name is of the images in it, so whoever writes it too writes the same."""
+    file = np.empty(len(names), np.dtype([("image", "S32"), ("values", np.float16, values.shape[1:])]))
+    file["image"], file["values"] = [name.encode() for name in names], values
+    own = hashlib.sha256("".join(names).encode()).hexdigest()[:32]
+    draft = folder / f".{own}.{os.getpid()}.draft"
+    try:
+        with open(draft, "wb") as opened:
+            np.save(opened, file)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(draft, folder / f"{own}.npy")
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise CheckpointError(f"{folder} cannot be written ({error.strerror}): check rights and space.") from None
+
+
+def _found(folder: Path) -> dict[str, Half]:
+    """Name of an image to its values, of all files in a folder; a damaged file is removed, and computed again."""
+    found: dict[str, Half] = {}
+    for path in folder.glob("[!.]*.npy"):
+        try:
+            found.update(_mapped(path))
+        except (OSError, ValueError, IndexError):
+            path.unlink(missing_ok=True)
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _mapped(path: Path) -> dict[str, Half]:
+    file = np.load(path, mmap_mode="r", allow_pickle=False)
+    values: Half = np.asarray(file["values"])
+    return {name.decode(): values[row] for row, name in enumerate(file["image"].tolist())}
+
+
+def _opened(folder: Path) -> Path:
+    """The folder, made if need be; of those beside it the few that were used last are left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    keys = [other for other in folder.parent.iterdir() if re.fullmatch("[0-9a-f]{32}", other.name)]
+    for old in sorted(keys, key=lambda other: other.stat().st_mtime, reverse=True)[_KEYS:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
