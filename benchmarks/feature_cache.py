@@ -23,7 +23,7 @@ import torch
 from cdtl_core.config import RunConfig
 from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml
 from cdtl_core.data.cohort import Fold
-from cdtl_core.models.model import build_classifier, build_theta0
+from cdtl_core.models.model import build_classifier, build_initial_weights
 from cdtl_core.models.weights import load_into
 from cdtl_core.system.shipped import find_config
 from cdtl_core.training.inputs import entry_of, plain_inputs
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _round(config: RunConfig, fold: Fold, cache: Path, seed: int) -> float:
-    """Seconds of one round from theta0."""
+    """Seconds of one round from initial_weights."""
     model = _model(config)
     rng, entry = np.random.default_rng(seed), entry_of(config, cache)
     began = time.process_time()
@@ -85,7 +85,7 @@ def _fill(config: RunConfig, fold: Fold, cache: Path) -> tuple[float, int]:
 
 def _model(config: RunConfig):  # noqa: ANN202
     model = build_classifier(config.model, 2, config.image.size)
-    load_into(model, build_theta0(config.model, 0, config.image.size))
+    load_into(model, build_initial_weights(config.model, 0, config.image.size))
     return model
 
 

@@ -29,7 +29,7 @@ from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.round import CoordinatorState, Member, final_orders, order_for, start, step
 from cdtl_core.federation.site import Site, SiteMemory, SiteUpdate, run_round
 from cdtl_core.metrics.metrics import auroc
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.site.home import open_site
 from cdtl_core.training.train import score
@@ -109,7 +109,7 @@ def play(folder: Path, seed: int, rounds: int, attack: str, defence: dict[str, o
         }
     )  # fmt: skip
     sites = _sites(folder, seed, config, attack)
-    theta0 = build_theta0(config.model, seed, config.image.size)
+    initial_weights = build_initial_weights(config.model, seed, config.image.size)
     state = start([_member(site) for site in sites.values()], config)
     memories, refused = dict.fromkeys(sites, SiteMemory()), 0
     rng, longest = np.random.default_rng(seed), 0.0
@@ -118,14 +118,18 @@ def play(folder: Path, seed: int, rounds: int, attack: str, defence: dict[str, o
             updates = []
             for member in state.members:
                 order = order_for(state, member, config)
-                memory, update = run_round(sites[member.site], theta0, memories[member.site], order)
+                memory, update = run_round(sites[member.site], initial_weights, memories[member.site], order)
                 memories[member.site] = memory
                 updates.append(ATTACKS[attack](update, rng) if member.site == MALLORY else update)
             if attack == "honest":
                 longest = max(longest, *_lengths(state, updates))
             state, report = step(state, updates, config)
             refused += MALLORY in report.refused
-        return {"auroc": _honest_auroc(sites, state, theta0, memories, config), "refused": refused, "longest": longest}
+        return {
+            "auroc": _honest_auroc(sites, state, initial_weights, memories, config),
+            "refused": refused,
+            "longest": longest,
+        }
     except CdtlError as error:
         return {"auroc": None, "refused": refused, "fault": f"{type(error).__name__}: {error}"}
 
@@ -141,7 +145,11 @@ def _lengths(state: CoordinatorState, updates: list[SiteUpdate]) -> Iterator[flo
 
 
 def _honest_auroc(
-    sites: dict[str, Site], state: CoordinatorState, theta0: Weights, memories: dict[str, SiteMemory], config: RunConfig
+    sites: dict[str, Site],
+    state: CoordinatorState,
+    initial_weights: Weights,
+    memories: dict[str, SiteMemory],
+    config: RunConfig,
 ) -> float:
     found = []
     for member in state.members:
@@ -149,7 +157,7 @@ def _honest_auroc(
             continue
         site, fold = sites[member.site], sites[member.site].cohort.folds["test"]
         order = final_orders(state, member, config)["blended"]
-        load_into(site.model, candidate(site, theta0, memories[member.site], order))
+        load_into(site.model, candidate(site, initial_weights, memories[member.site], order))
         scores = score(site.model, fold, device=site.device, entry=site.entry)[:, site.positive]
         found.append(auroc(fold.labels == site.positive, np.nan_to_num(scores, nan=-1e9)))
     return float(np.mean(found))

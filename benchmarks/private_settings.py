@@ -25,7 +25,7 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.data.manifest import Case, read_manifest
 from cdtl_core.data.pixels import load_pixels
 from cdtl_core.metrics.metrics import auroc
-from cdtl_core.models.model import Classifier, build_classifier, build_theta0
+from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights
 from cdtl_core.models.weights import load_into, take
 from cdtl_core.privacy.accounting import plan_noise
 from cdtl_core.privacy.mechanism import Grant, Mechanism, without_noise
@@ -83,9 +83,9 @@ def cell(cases: tuple[Case, ...], config: RunConfig, epsilon: float, options: ar
 
 def one(cases: tuple[Case, ...], config: RunConfig, epsilon: float, seed: int, cache: Path) -> float:
     """Train once, and score the other patients."""
-    model, theta0 = network(config.model)
+    model, initial_weights = network(config.model)
     train, test = folds(cases, seed, cache)
-    state = {**theta0, **{name: torch.zeros_like(value) for name, value in heads(model).items()}}
+    state = {**initial_weights, **{name: torch.zeros_like(value) for name, value in heads(model).items()}}
     load_into(model, state)
     steps, centre = config.train.steps, config.dp.centre_steps
     rate = config.dp.batch_patients / PATIENTS or 1.0
@@ -112,7 +112,7 @@ def network(config: ModelConfig) -> tuple[Classifier, dict[str, torch.Tensor]]:
     """One of each kind."""
     key = config.model_dump_json()
     if key not in _networks:
-        _networks[key] = build_classifier(config, 2, SIZE, frozen_norms=True), build_theta0(config, 0, SIZE)
+        _networks[key] = build_classifier(config, 2, SIZE, frozen_norms=True), build_initial_weights(config, 0, SIZE)
     return _networks[key]
 
 

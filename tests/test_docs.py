@@ -25,7 +25,7 @@ from cdtl_core.config import ApprovalConfig, RunConfig, SiteConfig
 from cdtl_core.data.synthetic.phantom import write_phantoms
 from cdtl_core.deploy.gateway_config import GatewayLimits
 from cdtl_core.deploy.runs import ENDED, load_run_state
-from cdtl_core.deploy.standing import site_standing
+from cdtl_core.deploy.status import site_status
 from cdtl_core.system.foreign import read_json
 from cdtl_core.system.processes import free_port
 from cdtl_core.system.shipped import bundle_root
@@ -275,7 +275,7 @@ class Story:
         run, home = self.desks[OFFICE] / "coordinator" / "runs" / "study", self.desks[HOSPITAL] / "north"
         return {
             "the port is open": self._listens,
-            "the site is connected": lambda: site_standing(home)["connected"],
+            "the site is connected": lambda: site_status(home)["connected"],
             "approval is waited for": lambda: (
                 read_json(run / "progress.json").get("waiting") == {"north": "it has not approved this run"}
             ),

@@ -42,11 +42,11 @@ def audit(
         raise typer.BadParameter("--all breaks all in turn: leave out --broken")
     if keep and (site_dir is None or all_ or broken != "none"):
         raise typer.BadParameter("--keep is for the whole mechanism of a SITE_DIR: leave out --all and --broken")
-    from cdtl_core.simulation.audit.faults import Breakage
+    from cdtl_core.simulation.audit.faults import Fault
     from cdtl_core.simulation.audit.run import audit as audit_form
     from cdtl_core.simulation.audit.run import audit_membership
 
-    forms = list(Breakage) if all_ else [Breakage(broken)]
+    forms = list(Fault) if all_ else [Fault(broken)]
     with TemporaryDirectory() as scratch, showing_progress():
         subject = _subject(site_dir, config, epsilon, Path(scratch))
         audits = [audit_form(subject, canaries=canaries, seed=seed, broken=form) for form in forms]

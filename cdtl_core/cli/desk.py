@@ -80,7 +80,7 @@ def _limits(config: RunConfig) -> str:
     limits = config.limits
     return (
         f"{limits.runs} run(s) of {config.federation.rounds} rounds, {limits.evaluations} final evaluation(s) each; "
-        f"initial weights (SHA-256) {limits.theta0_hash or 'NONE NAMED'}"
+        f"initial weights (SHA-256) {limits.initial_weights_hash or 'NONE NAMED'}"
     )
 
 

@@ -30,5 +30,5 @@ def print_checks(found: Mapping[str, Any]) -> None:
             f"{estimates['disk_bytes'] / 1e6:.0f} MB of disk, of which {estimates['own_disk_bytes'] / 1e6:.0f} MB are "
             f"the own model's. It takes {estimates['peak_memory_bytes'] / 1e9:.1f} GB of memory and in each round "
             f"{estimates['bytes_up_per_round'] / 1e6:.1f} MB up and {estimates['bytes_down_per_round'] / 1e6:.1f} MB "
-            f"down ({links}); once {estimates['theta0_bytes_once'] / 1e6:.1f} MB down to begin with.",
+            f"down ({links}); once {estimates['initial_weights_bytes_once'] / 1e6:.1f} MB down to begin with.",
         )

@@ -166,10 +166,10 @@ def run(
 def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Whether the coordinator runs, which sites are connected, how far the run is; exit code 7 if it does not run."""
     from cdtl_core.cli.desk import print_coordinator
-    from cdtl_core.deploy.standing import coordinator_standing
+    from cdtl_core.deploy.status import coordinator_status
     from cdtl_core.errors import FederationError
 
-    found = coordinator_standing(folder)
+    found = coordinator_status(folder)
     typer.echo(json.dumps(found, indent=1)) if json_ else print_coordinator(found)
     if not found["running"]:
         raise typer.Exit(FederationError.exit_code)

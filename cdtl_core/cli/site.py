@@ -147,10 +147,10 @@ def status(
 ) -> None:
     """Whether the site runs and is connected, and what it has approved; exit code 7 if it does not run."""
     from cdtl_core.cli.desk import print_node, print_site
-    from cdtl_core.deploy.standing import node_standing, site_standing
+    from cdtl_core.deploy.status import node_status, site_status
     from cdtl_core.errors import FederationError
 
-    found = node_standing(folder) if part == "node" else site_standing(folder)
+    found = node_status(folder) if part == "node" else site_status(folder)
     if json_:
         typer.echo(json.dumps(found, indent=1))
     else:

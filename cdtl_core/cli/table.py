@@ -79,7 +79,7 @@ def _notes(report: Report, folder: Path) -> list[str]:
         policy = report.blend["policy"] + (
             f" alpha {report.blend['alpha']}" if report.blend["policy"] == "fixed" else ""
         )
-        notes.append(f"Blend {policy}; retention (own drift kept, 1: nothing crossed, 0: a uniform mixture): {kept}.")
+        notes.append(f"Blend {policy}; retention (own offset kept, 1: nothing crossed, 0: a uniform mixture): {kept}.")
     if any(result.auroc.low is None for site in report.sites for result in site.results.values()):
         notes.append("no interval: fewer than 10 test patients; such a figure is an anecdote.")
     notes.append(f"Models, scores and report.json are in {folder}.")

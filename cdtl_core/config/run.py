@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from cdtl_core.config.modalities import modality_of
-from cdtl_core.config.schema import MAX_ROUNDS, Label, Line, SiteName
+from cdtl_core.config.schema import FORMERLY_THETA0, MAX_ROUNDS, Label, Line, SiteName
 from cdtl_core.errors import ConfigError
 
 __all__ = [
@@ -105,7 +105,9 @@ class AugmentConfig(Settings):
 
 
 class TrainConfig(Settings):
-    """Local training in one round; `steps` is the same at every site, `freeze` counts early stages kept at theta0.
+    """Local training in one round.
+
+    `steps` is the same at every site. `freeze` counts the early stages that keep the initial weights.
 
     With `views` above 0 each image has a fixed pool of so many changed views and the plain one, drawn by `views_seed`
     and not by the run's seed. A step takes one of them at random, and what the frozen stages say of it is computed
@@ -264,13 +266,13 @@ class LimitsConfig(Settings):
     """How much of a run a site approves, beside `federation.rounds`.
 
     `runs` is how often the run may be played from its first round; a resume after a crash is the same run.
-    `evaluations` is how many final evaluations each of them may ask for. `theta0_hash` is the SHA-256 of the initial
-    weights; `cdtl server run` fills it in. While it is empty, as in simulations, nothing is counted.
+    `evaluations` is how many final evaluations each of them may ask for. `initial_weights_hash` is the SHA-256 of the
+    initial weights; `cdtl server run` fills it in. While it is empty, as in simulations, nothing is counted.
     """
 
     runs: int = Field(1, ge=1, le=100)
     evaluations: int = Field(1, ge=1, le=100)
-    theta0_hash: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    initial_weights_hash: str = Field("", pattern=r"^([0-9a-f]{64})?$", validation_alias=FORMERLY_THETA0)
 
 
 class RunConfig(Settings):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,7 +28,18 @@ from pydantic import (
 from cdtl_core.errors import FederationError, PrivacyError
 from cdtl_core.system.foreign import is_plain, visible
 
-__all__ = ["FLAT", "MAX_LOSS", "MAX_PATIENTS", "MAX_ROUNDS", "Crossing", "FinalNumbers", "Flat", "Hello", "KeptNumbers"]
+__all__ = [
+    "FLAT",
+    "FORMERLY_THETA0",
+    "MAX_LOSS",
+    "MAX_PATIENTS",
+    "MAX_ROUNDS",
+    "Crossing",
+    "FinalNumbers",
+    "Flat",
+    "Hello",
+    "KeptNumbers",
+]
 __all__ += [
     "Label",
     "LabelHash",
@@ -68,6 +80,9 @@ Flat = Mapping[_Key, StrictBool | StrictInt | StrictFloat | Annotated[StrictStr,
 """All settings of a run as Flower carries them."""
 FLAT: TypeAdapter[Flat] = TypeAdapter(Flat)
 
+FORMERLY_THETA0 = AliasChoices("initial_weights_hash", "theta0_hash")
+"""Files written before 0.2 name the hash of the initial weights ``theta0_hash``; read until 0.3."""
+
 _Round = Annotated[int, Field(ge=1, le=MAX_ROUNDS + 1)]  # the end counts as one more round
 _Loss = Annotated[float, Field(ge=0, le=MAX_LOSS)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -85,7 +100,7 @@ class Question(Crossing):
     """What the coordinator says when it asks a site who it is: the hash of the run's initial weights."""
 
     kind = "a question"
-    theta0_hash: Sha256
+    initial_weights_hash: Sha256
 
 
 class Order(Crossing):
@@ -94,7 +109,7 @@ class Order(Crossing):
     kind = "an order"
     round: _Round
     share_head: bool
-    theta0_hash: Sha256
+    initial_weights_hash: Sha256
 
 
 class Patients(Crossing):
@@ -113,7 +128,7 @@ class Hello(Crossing):
     label_hash: LabelHash
     contract: str = Field(max_length=4096)
     num_patients: int = Field(ge=1, le=MAX_PATIENTS)
-    holds_theta0: bool
+    holds_initial_weights: bool
     ledger: LedgerId = ""
     reservations: int = Field(0, ge=0, le=MAX_RESERVATIONS)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from cdtl_core.config.run import ModalityName, RunConfig, Settings, SiteName
-from cdtl_core.config.schema import Label, Sha256
+from cdtl_core.config.schema import FORMERLY_THETA0, Label, Sha256
 
 __all__ = ["ApprovalConfig", "BoxConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
 
@@ -77,7 +77,7 @@ class PublishConfig(Settings):
     """What a site adds to its modality contract: its pixels' mean and spread, and the only common start it accepts."""
 
     pixel_statistics: bool = False
-    theta0_hash: Sha256 | None = None
+    initial_weights_hash: Sha256 | None = Field(None, validation_alias=FORMERLY_THETA0)
 
 
 class SitePrivacy(Settings):

@@ -48,11 +48,11 @@ def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     from cdtl_core.coordinator.exchange import Exchange
     from cdtl_core.coordinator.journal import Journal
     from cdtl_core.coordinator.ledgers import KnownLedgers
-    from cdtl_core.coordinator.membership import gather_sites, named, open_party
+    from cdtl_core.coordinator.membership import gather_sites, named, open_membership
     from cdtl_core.coordinator.strategy import begin, finish_run, play_round
     from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
     from cdtl_core.federation.round import robust_notes, round_matrices
-    from cdtl_core.models.model import build_theta0
+    from cdtl_core.models.model import build_initial_weights
     from cdtl_core.system.progress import report
 
     report(method=config.method)
@@ -62,34 +62,34 @@ def _run(grid: Grid, config: "RunConfig", home: Path) -> str:
     for fault in faults:
         _log.warning("%s", fault)
     folder = home if RUNS in os.environ else Path()
-    theta0 = build_theta0(config.model, config.seed, config.image.size, folder=folder)
+    initial_weights = build_initial_weights(config.model, config.seed, config.image.size, folder=folder)
     ledgers = KnownLedgers(_ledgers(home, config.method))
-    party = open_party(Exchange(grid), config, theta0, ledgers, enrolled_contracts(home))
-    _check_theta0(config, party.theta0_hash)
-    gather_sites(party, {member.site: member for member in before.members} if before else {})
-    state = begin(party, before)
+    membership = open_membership(Exchange(grid), config, initial_weights, ledgers, enrolled_contracts(home))
+    _check_initial_weights(config, membership.initial_weights_hash)
+    gather_sites(membership, {member.site: member for member in before.members} if before else {})
+    state = begin(membership, before)
     round_matrices(state, config)
     for note in robust_notes(state, config):
         _log.warning("%s", note)
     journal.rewind(state.round)
     while state.round < config.federation.rounds:
         began = time.monotonic()
-        state, played = play_round(party, state)
+        state, played = play_round(membership, state)
         journal.add_round(played, time.monotonic() - began)  # before the checkpoint: a resume drops it again
         save_checkpoint(checkpoints, state)
     began = time.monotonic()
-    finish = finish_run(party, state)
+    finish = finish_run(membership, state)
     journal.add_finish(state.round + 1, finish, time.monotonic() - began)
-    return named({**finish.missing, **party.absent()})
+    return named({**finish.missing, **membership.absent()})
 
 
-def _check_theta0(config: "RunConfig", found: str) -> None:
+def _check_initial_weights(config: "RunConfig", found: str) -> None:
     """Refuse to begin from other initial weights than the request names: each site would refuse every order."""
-    if config.limits.theta0_hash not in {"", found}:
+    if config.limits.initial_weights_hash not in {"", found}:
         raise ModelError(
             f"the initial weights have the hash {found[:12]}, the request that the sites approved names "
-            f"{config.limits.theta0_hash[:12]}: restore the weights file and the versions of torch and timm, or make a "
-            "new request under another name."
+            f"{config.limits.initial_weights_hash[:12]}: restore the weights file and the versions of torch and timm, "
+            "or make a new request under another name."
         )
 
 

@@ -9,7 +9,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from cdtl_core.federation.wire import num_bytes, theta0_bytes
+from cdtl_core.federation.wire import initial_weights_bytes, num_bytes
 from cdtl_core.system.foreign import get_logger, visible
 
 __all__ = ["PROVISIONAL", "Exchange", "Reply", "pause"]
@@ -38,8 +38,8 @@ class Reply:
         kind: Flower's message type.
         content: None if the site failed or did not answer in time.
         fault: A sentence, empty if `content` is there.
-        bytes_received: By the site: size of the message, theta0 included.
-        theta0_bytes: Of these, theta0's.
+        bytes_received: By the site: size of the message, the initial weights included.
+        initial_weights_bytes: Of these, the initial weights'.
         bytes_sent: By the site: size of its reply.
         seconds: From the last time it was asked to its answer; where sites take turns, as in a simulation, with the
             others' work.
@@ -50,7 +50,7 @@ class Reply:
     content: RecordDict | None
     fault: str
     bytes_received: int
-    theta0_bytes: int
+    initial_weights_bytes: int
     bytes_sent: int
     seconds: float = 0.0
 
@@ -226,7 +226,7 @@ def _fault(message: Message) -> str:
 
 
 def _sizes(asked: _Asked) -> tuple[int, int]:
-    """Bytes of the question and, of these, theta0's; none if it never went out."""
+    """Bytes of the question and, of these, the initial weights'; none if it never went out."""
     if not asked.tries:
         return 0, 0
-    return num_bytes(asked.content), theta0_bytes(asked.content)
+    return num_bytes(asked.content), initial_weights_bytes(asked.content)

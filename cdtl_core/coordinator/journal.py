@@ -82,7 +82,7 @@ def _sizes(reply: "Reply", figures: Mapping[str, float]) -> dict[str, int | floa
     sizes: dict[str, int | float] = {"bytes_received": reply.bytes_received, "bytes_sent": reply.bytes_sent}
     if figures:
         sizes["seconds"] = _milli(reply.seconds)
-    return {**sizes, "theta0_bytes": reply.theta0_bytes} if reply.theta0_bytes else sizes
+    return {**sizes, "initial_weights_bytes": reply.initial_weights_bytes} if reply.initial_weights_bytes else sizes
 
 
 def _milli(seconds: float) -> float:

@@ -23,7 +23,16 @@ from cdtl_core.models.weights import Weights, weights_hash
 from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.progress import report
 
-__all__ = ["DESCRIBE", "Party", "admit", "ask_newcomers", "gather_sites", "named", "open_party", "quorum_fault"]
+__all__ = [
+    "DESCRIBE",
+    "Membership",
+    "admit",
+    "ask_newcomers",
+    "gather_sites",
+    "named",
+    "open_membership",
+    "quorum_fault",
+]
 
 DESCRIBE = "query.describe"
 _ASK_AGAIN_S = 10.0
@@ -31,27 +40,27 @@ _log = get_logger("cdtl.server")
 
 
 @dataclass
-class Party:
-    """The sites of a run: what each said of itself, why others are left out, and who still lacks theta0."""
+class Membership:
+    """The sites of a run: what each said of itself, why others are left out, and who still lacks initial_weights."""
 
     exchange: Exchange
     config: RunConfig
-    theta0: Weights
-    theta0_hash: str
+    initial_weights: Weights
+    initial_weights_hash: str
     shared: Mapping[str, torch.Size]
     members: dict[str, Member] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    without_theta0: set[str] = field(default_factory=set)
+    without_initial_weights: set[str] = field(default_factory=set)
     ledgers: KnownLedgers | None = None
     enrolled: Mapping[str, ModalityContract] = field(default_factory=dict)
     asked_at: dict[str, float] = field(default_factory=dict)
-    _theta0_record: Any = field(default=None)
+    _initial_weights_record: Any = field(default=None)
 
-    def with_theta0(self, content: RecordDict) -> RecordDict:
-        """Add theta0 to a message for a site that lacks it; encoded once for all sites."""
-        if self._theta0_record is None:
-            self._theta0_record = wire.encode_theta0(self.theta0)
-        content.update(self._theta0_record)
+    def with_initial_weights(self, content: RecordDict) -> RecordDict:
+        """Add the initial weights to a message for a site that lacks it; encoded once for all sites."""
+        if self._initial_weights_record is None:
+            self._initial_weights_record = wire.encode_initial_weights(self.initial_weights)
+        content.update(self._initial_weights_record)
         return content
 
     def absent(self) -> dict[str, str]:
@@ -62,78 +71,90 @@ class Party:
         return {site: self.left_out.get(site, why[site]) for site in sorted(expected - set(self.members))}
 
 
-def open_party(
+def open_membership(
     exchange: Exchange,
     config: RunConfig,
-    theta0: Weights,
+    initial_weights: Weights,
     ledgers: KnownLedgers | None = None,
     enrolled: Mapping[str, ModalityContract] | None = None,
-) -> Party:
+) -> Membership:
     """A party that nobody has joined yet; `ledgers` remembers privacy ledgers, `enrolled` what sites enrolled with."""
     model = build_classifier(config.model, len(config.task.labels), config.image.size)
     names, state = parts_of(model, freeze=frozen_stages(model, config), share_head=True).shared, model.state_dict()
     shapes = {name: state[name].shape for name in names}
-    return Party(exchange, config, theta0, weights_hash(theta0), shapes, ledgers=ledgers, enrolled=enrolled or {})
+    return Membership(
+        exchange,
+        config,
+        initial_weights,
+        weights_hash(initial_weights),
+        shapes,
+        ledgers=ledgers,
+        enrolled=enrolled or {},
+    )
 
 
-def gather_sites(party: Party, known: Mapping[str, Member]) -> None:
+def gather_sites(membership: Membership, known: Mapping[str, Member]) -> None:
     """Wait until all sites of the run have introduced themselves, at most `federation.join_timeout_s`.
 
     A run that is resumed waits for a round's time at most: who comes later joins then.
 
     Args:
-        party: Filled in place.
+        membership: Filled in place.
         known: Members of a run that is resumed.
 
     Raises:
         FederationError: Too few came; the sentence names the others and why.
     """
-    settings = party.config.federation
+    settings = membership.config.federation
     limit = min(settings.join_timeout_s, settings.round_timeout_s) if known else settings.join_timeout_s
     deadline = time.monotonic() + limit
     said: dict[str, str] | None = None
-    while not _complete(party) and time.monotonic() < deadline:
-        ask_newcomers(party, left_s=deadline - time.monotonic())
-        replies = party.exchange.receive()
-        admit(party, replies, known)
+    while not _complete(membership) and time.monotonic() < deadline:
+        ask_newcomers(membership, left_s=deadline - time.monotonic())
+        replies = membership.exchange.receive()
+        admit(membership, replies, known)
         if not replies:
-            said = _say(party, said)
+            said = _say(membership, said)
             pause()
-    party.exchange.forget(DESCRIBE)
-    fault = quorum_fault(party.members.values(), party.config, "introduced themselves", party.absent())
+    membership.exchange.forget(DESCRIBE)
+    fault = quorum_fault(membership.members.values(), membership.config, "introduced themselves", membership.absent())
     if fault:
         raise FederationError(fault)
 
 
-def ask_newcomers(party: Party, *, left_s: float) -> None:
+def ask_newcomers(membership: Membership, *, left_s: float) -> None:
     """Ask every connected site of the run that is no member yet who it is; one refused, again later."""
-    now, allowed = time.monotonic(), set(party.config.federation.sites)
-    busy = party.exchange.waiting(DESCRIBE)
-    for site in party.exchange.connected():
+    now, allowed = time.monotonic(), set(membership.config.federation.sites)
+    busy = membership.exchange.waiting(DESCRIBE)
+    for site in membership.exchange.connected():
         outside = allowed and site not in allowed and not site.startswith(PROVISIONAL)
-        if outside or site in party.members or site in busy:
+        if outside or site in membership.members or site in busy:
             continue
-        if now - party.asked_at.get(site, -math.inf) >= _ASK_AGAIN_S:
-            party.asked_at[site] = now
-            party.exchange.send(
-                site, wire.encode_question(party.theta0_hash), DESCRIBE, group="0", timeout_s=max(left_s, 1.0)
+        if now - membership.asked_at.get(site, -math.inf) >= _ASK_AGAIN_S:
+            membership.asked_at[site] = now
+            membership.exchange.send(
+                site,
+                wire.encode_question(membership.initial_weights_hash),
+                DESCRIBE,
+                group="0",
+                timeout_s=max(left_s, 1.0),
             )
 
 
-def admit(party: Party, replies: Iterable[Reply], known: Mapping[str, Member]) -> list[Member]:
+def admit(membership: Membership, replies: Iterable[Reply], known: Mapping[str, Member]) -> list[Member]:
     """Take in who introduced itself well, note why of the others; returns the new members.
 
     Args:
-        party: Filled in place.
+        membership: Filled in place.
         replies: To `query.describe`.
         known: Members as the run knew them before.
     """
     admitted = []
     for reply in replies:
         try:
-            admitted.append(_admit(party, reply, known))
+            admitted.append(_admit(membership, reply, known))
         except FederationError as error:
-            party.left_out[reply.site] = str(error)
+            membership.left_out[reply.site] = str(error)
             _log.warning("%s is left out: %s", reply.site, error)
     return admitted
 
@@ -171,29 +192,29 @@ def named(faults: Mapping[str, str]) -> str:
     return "; ".join(f"{site}: {why.rstrip('.')}" for site, why in faults.items())
 
 
-def _complete(party: Party) -> bool:
+def _complete(membership: Membership) -> bool:
     """Whether nobody is left to wait for.
 
     A run that names its sites waits for each of them. Another, a simulation, waits until enough nodes are connected
     and each has said who it is or why it can't.
     """
-    settings, heard = party.config.federation, set(party.members) | set(party.left_out)
+    settings, heard = membership.config.federation, set(membership.members) | set(membership.left_out)
     if settings.sites:
-        return set(settings.sites) <= set(party.members)
-    here = set(party.exchange.connected())
+        return set(settings.sites) <= set(membership.members)
+    here = set(membership.exchange.connected())
     return len(here) >= settings.min_sites and here <= heard
 
 
-def _say(party: Party, said: Mapping[str, str] | None) -> dict[str, str]:
+def _say(membership: Membership, said: Mapping[str, str] | None) -> dict[str, str]:
     """Say whom the run waits for, if that has changed."""
-    absent = party.absent()
+    absent = membership.absent()
     if absent != said:
-        _log.info("waiting for %s", named(absent) or f"{party.config.federation.min_sites} sites")
+        _log.info("waiting for %s", named(absent) or f"{membership.config.federation.min_sites} sites")
         report(waiting=absent)
     return absent
 
 
-def _admit(party: Party, reply: Reply, known: Mapping[str, Member]) -> Member:
+def _admit(membership: Membership, reply: Reply, known: Mapping[str, Member]) -> Member:
     """The member that a reply introduces.
 
     Raises:
@@ -203,36 +224,36 @@ def _admit(party: Party, reply: Reply, known: Mapping[str, Member]) -> Member:
         raise FederationError(reply.fault)
     introduction = wire.decode_introduction(reply.content)
     member, provisional = introduction.member, reply.site.startswith(PROVISIONAL)
-    _check_name(party, member, reply)
+    _check_name(membership, member, reply)
     before = known.get(member.site)
     if before and (before.modality, before.label_hash) != (member.modality, member.label_hash):
         raise FederationError(f"site {member.site} came back with another modality or label map: start a new run.")
-    check_contract(introduction.contract, party.config, party.theta0_hash)
-    member = checked_number(member, introduction.contract, party.enrolled.get(member.site))
-    _check_privacy(party, member)
+    check_contract(introduction.contract, membership.config, membership.initial_weights_hash)
+    member = checked_number(member, introduction.contract, membership.enrolled.get(member.site))
+    _check_privacy(membership, member)
     if provisional:
-        party.exchange.rename(reply.site, member.site)
-    party.members[member.site] = member
-    party.left_out.pop(reply.site, None)
-    if not introduction.holds_theta0:
-        party.without_theta0.add(member.site)
+        membership.exchange.rename(reply.site, member.site)
+    membership.members[member.site] = member
+    membership.left_out.pop(reply.site, None)
+    if not introduction.holds_initial_weights:
+        membership.without_initial_weights.add(member.site)
     return member
 
 
-def _check_name(party: Party, member: Member, reply: Reply) -> None:
+def _check_name(membership: Membership, member: Member, reply: Reply) -> None:
     """Refuse a name that is taken, that is not the one admitted, or that the run does not name."""
     provisional = reply.site.startswith(PROVISIONAL)
-    if member.site in party.members or (provisional and member.site in party.exchange.connected()):
+    if member.site in membership.members or (provisional and member.site in membership.exchange.connected()):
         raise FederationError(f"two sites have the name {member.site}: give each its own.")
     if member.site != reply.site and not provisional:
         raise FederationError(f"it calls itself {member.site} but was admitted as {reply.site}: enrol it anew.")
-    if party.config.federation.sites and member.site not in party.config.federation.sites:
+    if membership.config.federation.sites and member.site not in membership.config.federation.sites:
         raise FederationError(f"site {member.site} is not one of this run's sites.")
 
 
-def _check_privacy(party: Party, member: Member) -> None:
+def _check_privacy(membership: Membership, member: Member) -> None:
     """Refuse a site without differential privacy where the run requires it, and one without its known ledger."""
-    if party.config.dp.required and not member.ledger:
+    if membership.config.dp.required and not member.ledger:
         raise FederationError(f"site {member.site} trains without differential privacy, which the run requires.")
-    if party.ledgers is not None:
-        party.ledgers.admit(member)
+    if membership.ledgers is not None:
+        membership.ledgers.admit(member)

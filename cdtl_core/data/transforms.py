@@ -83,7 +83,8 @@ def _rendered(images: torch.Tensor, change: Augmentation, rng: torch.Generator) 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """B C H W in [0, 1] to B 3 H W, less `mean`, over `std`; gray is repeated so that the stem stays shared.
 
-    Source: eq. (2), Inbaraj et al. 2025. Differs: the constants are those of theta0, the same at every site.
+    Source: eq. (2), Inbaraj et al. 2025. Differs: the constants are those of the initial weights, the same at every
+    site.
     """
     if images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)

@@ -17,7 +17,7 @@ from cdtl_core.config.schema import Flat, Line, Sha256, inside
 from cdtl_core.config.settings import unflatten
 from cdtl_core.deploy.persons import Signature, Signer, sign, valid_signatures
 from cdtl_core.deploy.records import record_approval
-from cdtl_core.deploy.request import ApprovalRequest, check_theta0, request_id, request_sha256
+from cdtl_core.deploy.request import ApprovalRequest, check_initial_weights, request_id, request_sha256
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
 from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_hash, egress_manifest
 from cdtl_core.system.durable import replace_bytes, sync_folder, unwritable
@@ -25,7 +25,7 @@ from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "missing_persons", "withdraw"]
 
-_THETA0 = "limits.theta0_hash"
+_INITIAL_WEIGHTS = "limits.initial_weights_hash"
 
 _log = get_logger("cdtl.gate")
 
@@ -93,7 +93,7 @@ def approve(
     config = unflatten(request.settings)
     if fault := _fault(request.settings, site):
         raise PrivacyError(fault)
-    check_theta0(config)
+    check_initial_weights(config)
     labels = site.labels or config.task.labels
     private = config.dp.enabled and not site.privacy.exempt
     egress = egress_manifest(config, site=site.site, modality=site.modality, labels=labels, private=private)
@@ -180,7 +180,7 @@ def approvals(home: Path) -> dict[str, Approval]:
             _log.warning("%s approves nothing: an earlier cdtl wrote it, approve the run again.", path)
         elif approval.id != path.stem:
             _log.warning("%s approves nothing: its name is not the hash of its content.", path)
-        elif not approval.settings.get(_THETA0):
+        elif not approval.settings.get(_INITIAL_WEIGHTS):
             _log.warning(
                 "%s approves nothing: it is of an earlier cdtl and has no limits. Ask the coordinator for a request of "
                 "this version and approve that.", path,
@@ -218,15 +218,16 @@ def _fault(settings: Flat, site: SiteConfig) -> str:
     """Why a run can never be executed here: a lock, no limits, or other initial weights than the site accepts."""
     if fault := lock_fault(settings, site.lock):
         return fault
-    if not (theta0 := settings.get(_THETA0)):
+    if not (initial_weights := settings.get(_INITIAL_WEIGHTS)):
         return (
-            "the run names no initial weights (limits.theta0_hash): it is of an earlier cdtl. Ask the coordinator "
-            "for a request of this version."
+            "the run names no initial weights (limits.initial_weights_hash): it is of an earlier cdtl. "
+            "Ask the coordinator for a request of this version."
         )
-    accepted = site.publish.theta0_hash
-    if accepted and theta0 != accepted:
+    accepted = site.publish.initial_weights_hash
+    if accepted and initial_weights != accepted:
         return (
-            f"the run begins from the initial weights {str(theta0)[:12]}, publish.theta0_hash in site.toml accepts "
+            f"the run begins from the initial weights {str(initial_weights)[:12]}, "
+            "publish.initial_weights_hash in site.toml accepts "
             f"{accepted[:12]} only: ask the coordinator to use those."
         )
     return ""

@@ -42,7 +42,7 @@ SOCKET, CERTIFICATE, NODE_KEY, TRUSTED = "gate.sock", "gate.crt", "node.key", "t
 APPROVED_FILE = "approved.json"
 COPIED = (SITE_FILE, PATIENT_KEY_FILE, ENROLMENT_FILE, "audit.json")
 """Files of the site's folder that the approved code reads."""
-NODE_FOLDERS = ("cache", "memory", "models", "privacy", "rounds", "splits", "theta0")
+NODE_FOLDERS = ("cache", "memory", "models", "privacy", "rounds", "splits", "initial_weights")
 """Folders of the site's folder that the approved code writes; it writes nowhere else."""
 _LONGEST = 100
 

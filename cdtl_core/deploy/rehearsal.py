@@ -33,7 +33,8 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
     """Train two rounds with the default settings, and say what a round will cost; nothing of it is kept.
 
     Returns:
-        Seconds per round, the site's peak memory, bytes up and down a round, theta0's bytes, seconds on the line; the
+        Seconds per round, the site's peak memory, bytes up and down a round, the initial weights' bytes, seconds on
+        the line; the
         site's own seconds per round and how many of them its own model takes; bytes that the run's models take on the
         disk, and how many of them are the own model's.
 
@@ -72,7 +73,7 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
     """A second home with the same images and decoded pixels, and keys of its own."""
     shadow.mkdir()
     data = own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
-    any_start = own.publish.model_copy(update={"theta0_hash": None})
+    any_start = own.publish.model_copy(update={"initial_weights_hash": None})
     free = {"lock": {}, "approval": ApprovalConfig(), "publish": any_start}  # nobody signs a rehearsal
     settings = own.model_copy(update={"data": data, **free})
     save_toml(shadow / SITE_FILE, settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
@@ -123,7 +124,7 @@ def _estimates(rounds: list[dict[str, Any]], site: str, memory: int) -> dict[str
         "peak_memory_bytes": memory,
         "bytes_up_per_round": up,
         "bytes_down_per_round": down,
-        "theta0_bytes_once": first.get("theta0_bytes", 0),
+        "initial_weights_bytes_once": first.get("initial_weights_bytes", 0),
         "link_seconds_per_round": {f"{speed} Mbit/s": round((up + down) * 8 / speed / 1e6, 1) for speed in _LINKS},
     }
 

@@ -15,7 +15,7 @@ from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["ApprovalRequest", "check_request", "check_theta0", "load_request", "make_request", "request_id"]
+__all__ = ["ApprovalRequest", "check_initial_weights", "check_request", "load_request", "make_request", "request_id"]
 __all__ += ["request_sha256", "save_request"]
 
 
@@ -61,7 +61,7 @@ def check_request(request: ApprovalRequest) -> None:
         ConfigError: The settings are not those of a run.
         PrivacyError: It shows another run than it is, or has no limits.
     """
-    if not request.settings.get("limits.theta0_hash"):
+    if not request.settings.get("limits.initial_weights_hash"):
         raise PrivacyError(
             "the request has no limits (rounds, evaluations, runs, initial weights), so it is of an earlier cdtl: ask "
             "the coordinator for one of this version."
@@ -74,7 +74,7 @@ def check_request(request: ApprovalRequest) -> None:
         )
 
 
-def check_theta0(config: RunConfig) -> str:
+def check_initial_weights(config: RunConfig) -> str:
     """Compute a run's initial weights and compare their hash with the one that the request names.
 
     Returns:
@@ -85,17 +85,18 @@ def check_theta0(config: RunConfig) -> str:
         PrivacyError: They are others.
     """
     from cdtl_core.models.backbones import PRETRAINED_HERE
-    from cdtl_core.models.model import build_theta0
+    from cdtl_core.models.model import build_initial_weights
     from cdtl_core.models.weights import weights_hash
 
     if config.model.weights not in {"imagenet", "random"}:
         return "they come from a file of the coordinator"
     if config.model.weights == "imagenet" and config.model.backbone not in PRETRAINED_HERE:
         return "they would have to be downloaded, and a site downloads nothing"
-    found = weights_hash(build_theta0(config.model, config.seed, config.image.size))
-    if found != config.limits.theta0_hash:
+    found = weights_hash(build_initial_weights(config.model, config.seed, config.image.size))
+    if found != config.limits.initial_weights_hash:
         raise PrivacyError(
-            f"the request names the initial weights {config.limits.theta0_hash[:12]}, its settings give {found[:12]} "
+            f"the request names the initial weights {config.limits.initial_weights_hash[:12]}, "
+            f"its settings give {found[:12]} "
             "here: the request was altered, or the coordinator has another version of torch or timm. Install the "
             "versions of requirements.lock at both places, and ask for the request again."
         )

@@ -183,13 +183,14 @@ def _with_limits(run: Path, config: RunConfig) -> RunConfig:
         ConfigError: The settings name another hash.
         ModelError: The weights cannot be loaded.
     """
-    from cdtl_core.models.model import build_theta0
+    from cdtl_core.models.model import build_initial_weights
     from cdtl_core.models.weights import weights_hash
 
-    found = weights_hash(build_theta0(config.model, config.seed, config.image.size, folder=run))
-    if config.limits.theta0_hash not in {"", found}:
+    found = weights_hash(build_initial_weights(config.model, config.seed, config.image.size, folder=run))
+    if config.limits.initial_weights_hash not in {"", found}:
         raise ConfigError(
-            f"limits.theta0_hash is {config.limits.theta0_hash[:12]} and the initial weights of these settings have "
+            f"limits.initial_weights_hash is {config.limits.initial_weights_hash[:12]} "
+            "and the initial weights of these settings have "
             f"{found[:12]}: leave it out, it is filled in."
         )
-    return config.model_copy(update={"limits": config.limits.model_copy(update={"theta0_hash": found})})
+    return config.model_copy(update={"limits": config.limits.model_copy(update={"initial_weights_hash": found})})

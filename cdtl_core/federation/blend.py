@@ -4,7 +4,7 @@ Row m holds what modality m takes from each: ``A[m, m] = alpha_m`` and ``A[m, k]
 A = I: nothing crosses. A = 1/K: uniform FedAvg over modalities. A[m, k] = N_k / N: size-weighted FedAvg.
 
 alpha compounds: with uniform donors the distance between two modalities' models shrinks each round by
-``lambda = alpha - (1 - alpha) / (K - 1)``. `retention` turns (alpha, rounds) into the share of a modality's own drift
+``lambda = alpha - (1 - alpha) / (K - 1)``. `retention` turns (alpha, rounds) into the share of a modality's own offset
 that is left at the end, and `alpha_of_retention` turns it back.
 
 Source: eq. (10), Inbaraj et al. 2025.
@@ -89,7 +89,7 @@ def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none")
     shares scaled to sum to 1. Modalities with equal rows get one tensor, not to be written to.
 
     Args:
-        models: Modality to its weights (or drifts: rows sum to 1, so both give the same), in the matrix's order.
+        models: Modality to its weights (or offsets: rows sum to 1, so both give the same), in the matrix's order.
         matrix: Row-stochastic, K x K.
         depth: ``none``, or ``share_early`` / ``share_late``: own share grows to 1 towards the last / first layer.
     """
@@ -117,7 +117,7 @@ def contraction(alpha: float, modalities: int) -> float:
 
 
 def retention(alpha: float, *, modalities: int, rounds: int) -> float:
-    """Share rho of a modality's own drift left after `rounds` blends: ``lambda (1 - lambda^T) / ((1 - lambda) T)``."""
+    """Share rho of a modality's own offset left after `rounds` blends: ``lambda (1 - lambda^T) / ((1 - lambda) T)``."""
     return _rho(contraction(alpha, modalities), rounds)
 
 
@@ -147,7 +147,7 @@ def retention_of(matrices: Sequence[Matrix]) -> list[float]:
 def transfer_of(matrices: Sequence[Matrix]) -> Matrix:
     """Who gave whom how much over a whole run, K x K, rows sum to 1: ``R = mean over t of A_T ... A_t``.
 
-    ``R[m, k]`` is the share of modality k's drifts in the model that modality m ends with, with equal drifts in every
+    ``R[m, k]`` is the share of modality k's offsets in the model that modality m ends with, with equal offsets in every
     round.
     """
     count = len(matrices[0])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,16 @@ def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
 def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    weights = _flat("drift", state.drifts) | _flat("heads", {group: sum.total for group, sum in state.heads.items()})
+    weights = _flat("offset", state.offsets) | _flat("heads", {group: sum.total for group, sum in state.heads.items()})
     firsts = {id(value): name for name, value in reversed(weights.items())}  # groups may hold the same tensor
     content = save({name: weights[name] for name in firsts.values()})
     (draft / "state.safetensors").write_bytes(content)
     note = {
         "round": state.round,
         "members": [vars(member) for member in state.members],
-        "groups": list(state.drifts),
+        "groups": list(state.offsets),
         "tensors": {name: firsts[id(value)] for name, value in weights.items()},
-        "theta0_hash": state.theta0_hash,
+        "initial_weights_hash": state.initial_weights_hash,
         "heads": {group: {"patients": one.patients, "sites": one.sites} for group, one in state.heads.items()},
         "records": {site: vars(record) for site, record in state.records.items()},
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -81,13 +82,14 @@ def _load(path: Path) -> CoordinatorState:
     if file_hash(tensors) != note["sha256"]:
         raise ValueError("hash differs")
     found, groups = load_weights(tensors), list(note["groups"])
-    weights = {name: found[first] for name, first in dict(note["tensors"]).items()}  # the file's order is another one
+    # The file's order is another one. Checkpoints written before 0.2 call the offsets drifts and the hash theta0_hash.
+    weights = {re.sub("^drift/", "offset/", name): found[first] for name, first in dict(note["tensors"]).items()}
     members = tuple(Member(**member) for member in note["members"])
     return CoordinatorState(
         int(note["round"]),
         members,
-        _nested("drift", weights, groups),
-        str(note["theta0_hash"]),
+        _nested("offset", weights, groups),
+        str(note["initial_weights_hash"] if "initial_weights_hash" in note else note["theta0_hash"]),
         {site: _record(value) for site, value in note.get("records", {}).items()},
         _heads(dict(note.get("heads", {})), weights),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.config import ModalityName, RunConfig
-from cdtl_core.config.schema import MAX_PATIENTS, Label, Sha256, SiteName, first_fault
+from cdtl_core.config.schema import FORMERLY_THETA0, MAX_PATIENTS, Label, Sha256, SiteName, first_fault
 from cdtl_core.data.pixels import INTAKE_VERSION
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.system.foreign import parse_json
@@ -43,7 +43,7 @@ class ModalityContract(BaseModel):
         bit_depth: Most bits per sample among its files.
         patients: Number of patients, rounded to tens (0: fewer than five).
         statistics: Of pixels, or None.
-        theta0_hash: The only common start the site accepts, or None for any.
+        initial_weights_hash: The only common start the site accepts, or None for any.
         intake_version: How its images became tensors.
     """
 
@@ -59,7 +59,7 @@ class ModalityContract(BaseModel):
     bit_depth: int = Field(ge=1, le=64)
     patients: int = Field(ge=0, le=MAX_PATIENTS)
     statistics: PixelStatistics | None = None
-    theta0_hash: Sha256 | None = None
+    initial_weights_hash: Sha256 | None = Field(None, validation_alias=FORMERLY_THETA0)
     intake_version: int = Field(INTAKE_VERSION, ge=0, le=9999)
 
 
@@ -88,7 +88,7 @@ def enrolled_contract(home: Path) -> ModalityContract | None:
         raise DataError(f"{path} cannot be read ({type(error).__name__}): run cdtl site init again.") from None
 
 
-def check_contract(contract: ModalityContract, config: RunConfig, theta0_hash: str) -> None:
+def check_contract(contract: ModalityContract, config: RunConfig, initial_weights_hash: str) -> None:
     """Refuse a site whose contract does not fit a run.
 
     A site may predict other labels than the task's (its head then stays local) as long as the positive one is among
@@ -103,8 +103,10 @@ def check_contract(contract: ModalityContract, config: RunConfig, theta0_hash: s
         or _absent("labels", contract.positive, contract.labels)
         or _unmapped(contract)
         or (
-            _differs("theta0_hash", contract.theta0_hash, theta0_hash, "agree on the common start")
-            if contract.theta0_hash
+            _differs(
+                "initial_weights_hash", contract.initial_weights_hash, initial_weights_hash, "agree on the common start"
+            )
+            if contract.initial_weights_hash
             else ""
         )
     )

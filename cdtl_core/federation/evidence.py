@@ -192,7 +192,7 @@ def _scores(site: Site, weights: Weights, fold: Fold) -> Floats:
     return score(site.model, fold, device=site.device, entry=site.entry)
 
 
-def on_features(site: Site, theta0: Weights) -> Site:
+def on_features(site: Site, initial_weights: Weights) -> Site:
     """The site with the features of its images in the place of the images, and no backbone.
 
     Training and scores are those of the whole network, and take a fraction of the time. Use it with weights that hold
@@ -200,9 +200,9 @@ def on_features(site: Site, theta0: Weights) -> Site:
 
     Args:
         site: Whose heads alone are trained.
-        theta0: The backbone's weights.
+        initial_weights: The backbone's weights.
     """
-    load_into(site.model, {name: value for name, value in theta0.items() if name.startswith("backbone.")})
+    load_into(site.model, {name: value for name, value in initial_weights.items() if name.startswith("backbone.")})
     pixels, train = site.cohort.folds["train"].pixels, site.config.train
     rows = np.arange(len(pixels))
     features = feature_views(

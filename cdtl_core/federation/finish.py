@@ -125,11 +125,11 @@ def _scores(site: Site, models: Mapping[str, SiteModel], images: Fold) -> dict[s
     return found
 
 
-def candidate(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:
+def candidate(site: Site, initial_weights: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:
     """The classifier that a site would use of what the server has for it: its own norms, refreshed if the run says so.
 
     Raises:
         ModelError: The weights do not fit the site's model.
     """
-    load_round(site, theta0, memory, order)
+    load_round(site, initial_weights, memory, order)
     return with_fresh_norms(site)

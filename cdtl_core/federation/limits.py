@@ -36,7 +36,7 @@ _MOST_ORDERS = 3
 """Different orders of one round: a checkpoint is lost, and other sites answer the second time."""
 _BACK = 1
 """Rounds that an order may lie before the last one: the coordinator keeps two checkpoints."""
-_THETA0 = "theta0"
+_INITIAL_WEIGHTS = "initial_weights"
 
 Limit = Literal["round", "evaluation", "weights", "run"]
 
@@ -59,13 +59,13 @@ class Order(_Record):
     Attributes:
         kind: Flower's message type, ``train`` or ``evaluate``.
         round: From 1; a final evaluation has the number after the last round.
-        theta0_hash: SHA-256 of the initial weights that it names.
+        initial_weights_hash: SHA-256 of the initial weights that it names.
         digest: Of its whole content without the initial weights: the same order has the same digest.
     """
 
     kind: str
     round: int
-    theta0_hash: str
+    initial_weights_hash: str
     digest: str
 
 
@@ -110,11 +110,12 @@ def admitted(used: Used, order: Order, config: RunConfig) -> Used:
     Raises:
         OverLimitError: The order goes beyond what the settings `config` allow.
     """
-    wanted = config.limits.theta0_hash
-    if order.theta0_hash != wanted:
+    wanted = config.limits.initial_weights_hash
+    if order.initial_weights_hash != wanted:
         raise OverLimitError(
             "weights",
-            f"the order names the initial weights {order.theta0_hash[:12]}, approved are {wanted[:12] or 'none'}: "
+            f"the order names the initial weights {order.initial_weights_hash[:12]}, "
+            f"approved are {wanted[:12] or 'none'}: "
             "it is refused.",
         )
     return _evaluation(used, order, config) if order.kind == "evaluate" else _round(used, order, config)
@@ -143,7 +144,7 @@ def kept_answer(used: Used, order: Order) -> Mapping[str, int | float] | None:
 
 def order_digest(object_ids: Mapping[str, str]) -> str:
     """SHA-256 of a message's records by their Flower object ids, without the initial weights; 64 hex digits."""
-    own = {name: value for name, value in object_ids.items() if name.partition(".")[0] != _THETA0}
+    own = {name: value for name, value in object_ids.items() if name.partition(".")[0] != _INITIAL_WEIGHTS}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,7 +1,8 @@
 """The server's algorithm as state in, state out: `step(state, updates, config) -> (state, RoundReport)`.
 
-The state is each group's *drift*, its weights less theta0, on the grid of float16: that is what travels, so server and
-sites compute with the same bits. Rows of a blend matrix sum to 1, hence blending drifts is blending weights.
+The state is each group's *offset*, its weights less the initial weights, on the grid of float16: that is what travels,
+so server and
+sites compute with the same bits. Rows of a blend matrix sum to 1, hence blending offsets is blending weights.
 
 A group is a modality; for the method `alone` each site is its own group and nothing crosses.
 """
@@ -60,21 +61,21 @@ class HeadSum:
 
 @dataclass(frozen=True)
 class CoordinatorState:
-    """All the server needs to go on: the last complete round and every group's drift after it.
+    """All the server needs to go on: the last complete round and every group's offset after it.
 
     Attributes:
         round: 0 before training.
         members: In the order of their names.
-        drifts: Group to drift, float16; tensors that nobody has changed yet are absent.
-        theta0_hash: Of the weights that the drifts add to.
+        offsets: Group to offset, float16; tensors that nobody has changed yet are absent.
+        initial_weights_hash: Of the weights that the offsets add to.
         records: Site to what its updates were like, and whether it is quarantined.
         heads: Modality to the sum of its sites' own heads; after the last round of a run that trains heads alone.
     """
 
     round: int
     members: tuple[Member, ...]
-    drifts: Mapping[str, Weights]
-    theta0_hash: str = ""
+    offsets: Mapping[str, Weights]
+    initial_weights_hash: str = ""
     records: Mapping[str, Record] = field(default_factory=dict)
     heads: Mapping[str, HeadSum] = field(default_factory=dict)
 
@@ -96,7 +97,7 @@ class RoundReport:
     matrix: Matrix
 
 
-def start(members: Iterable[Member], config: RunConfig, theta0_hash: str = "") -> CoordinatorState:
+def start(members: Iterable[Member], config: RunConfig, initial_weights_hash: str = "") -> CoordinatorState:
     """The state before the first round.
 
     Raises:
@@ -108,16 +109,16 @@ def start(members: Iterable[Member], config: RunConfig, theta0_hash: str = "") -
     if len({member.site for member in ordered}) != len(ordered):
         raise FederationError("two sites have the same name: give each its own.")
     empty: dict[str, Weights] = {group: {} for group in sorted({group_of(m, config) for m in ordered})}
-    return CoordinatorState(0, ordered, empty, theta0_hash)
+    return CoordinatorState(0, ordered, empty, initial_weights_hash)
 
 
 def join(state: CoordinatorState, members: Iterable[Member], config: RunConfig) -> CoordinatorState:
-    """The state with sites that came later, or came back with other patients; a new group starts from theta0."""
+    """The state with sites that came later or have other patients now; a new group starts from the initial weights."""
     by_site = {member.site: member for member in (*state.members, *members)}
     ordered = tuple(by_site[site] for site in sorted(by_site))
     groups = sorted({group_of(member, config) for member in ordered})
-    drifts = {group: state.drifts.get(group, {}) for group in groups}
-    return replace(state, members=ordered, drifts=drifts)
+    offsets = {group: state.offsets.get(group, {}) for group in groups}
+    return replace(state, members=ordered, offsets=offsets)
 
 
 def round_matrices(state: CoordinatorState, config: RunConfig) -> list[Matrix]:
@@ -132,7 +133,7 @@ def round_matrices(state: CoordinatorState, config: RunConfig) -> list[Matrix]:
             f"blend.warmup + blend.settle is {settings.warmup + settings.settle} of {rounds} rounds: "
             "leave at least one round that blends."
         )
-    return [_matrix(replace(state, round=round), config, present=state.drifts) for round in range(rounds)]
+    return [_matrix(replace(state, round=round), config, present=state.offsets) for round in range(rounds)]
 
 
 def group_of(member: Member, config: RunConfig) -> str:
@@ -142,7 +143,7 @@ def group_of(member: Member, config: RunConfig) -> str:
 
 def order_for(state: CoordinatorState, member: Member, config: RunConfig) -> RoundOrder:
     """What the server asks of a site in the next round."""
-    return RoundOrder(state.round + 1, state.drifts[group_of(member, config)], shares_head(state, member, config))
+    return RoundOrder(state.round + 1, state.offsets[group_of(member, config)], shares_head(state, member, config))
 
 
 def shares_head(state: CoordinatorState, member: Member, config: RunConfig) -> bool:
@@ -174,12 +175,12 @@ def step(
     if not metrics and not spent:
         reasons = "; ".join(f"{site}: {why}" for site, why in refused.items())
         raise FederationError(f"round {state.round + 1} brought no usable update: {reasons or 'no site sent one'}.")
-    applied = _complete({group: _apply(drift, means.get(group, {})) for group, drift in state.drifts.items()})
+    applied = _complete({group: _apply(offset, means.get(group, {})) for group, offset in state.offsets.items()})
     here = {group_of(member, config) for member in state.members if member.site in metrics or member.site in spent}
     matrix = _matrix(state, config, present=here)
-    drifts = _halved(blend(applied, matrix, depth=_blend_settings(config).depth))
+    offsets = _halved(blend(applied, matrix, depth=_blend_settings(config).depth))
     records = {**state.records, **intake.records}
-    after = replace(state, round=state.round + 1, drifts=drifts, records=records, heads=heads)
+    after = replace(state, round=state.round + 1, offsets=offsets, records=records, heads=heads)
     absent = tuple(m.site for m in state.members if m.site not in {*metrics, *refused, *spent})
     ordered = {m.site: metrics[m.site] for m in state.members if m.site in metrics}
     empty = tuple(m.site for m in state.members if m.site in spent)
@@ -206,8 +207,8 @@ def robust_notes(state: CoordinatorState, config: RunConfig) -> list[str]:
     if rule == "none" or config.method == "alone":
         return []
     groups = [group_of(member, config) for member in state.members]
-    few = {group: groups.count(group) for group in state.drifts if groups.count(group) < FEWEST}
-    if len(few) == len(state.drifts):
+    few = {group: groups.count(group) for group in state.offsets if groups.count(group) < FEWEST}
+    if len(few) == len(state.offsets):
         raise ConfigError(
             f"aggregate.robust = '{rule}' needs {FEWEST} sites of a modality, and no modality has as many: use 'none'."
         )
@@ -242,7 +243,7 @@ def _weight(member: Member, config: RunConfig) -> int:
     return min(member.num_patients, cap) if cap else member.num_patients
 
 
-def _apply(drift: Weights, mean: Weights) -> Weights:
+def _apply(offset: Weights, mean: Weights) -> Weights:
     """U = W + mean delta, float64, in the place of the mean; tensors without an update keep their value."""
 
     def add(pieces: Sequence[Piece]) -> None:
@@ -250,12 +251,12 @@ def _apply(drift: Weights, mean: Weights) -> Weights:
         for total, value in pieces:
             total.add_(widened(value, single, double))
 
-    over_pieces(add, [(mean[name], value) for name, value in drift.items() if name in mean])
-    return {name: mean[name] if name in mean else value.to(torch.float64) for name, value in (drift | mean).items()}
+    over_pieces(add, [(mean[name], value) for name, value in offset.items() if name in mean])
+    return {name: mean[name] if name in mean else value.to(torch.float64) for name, value in (offset | mean).items()}
 
 
 def _halved(models: Mapping[str, Weights]) -> dict[str, Weights]:
-    """Every group's drift on the grid of float16; groups that are the same tensors stay the same tensors."""
+    """Every group's offset on the grid of float16; groups that are the same tensors stay the same tensors."""
     done: dict[tuple[int, ...], Weights] = {}
     for weights in models.values():
         same = tuple(map(id, weights.values()))
@@ -265,7 +266,7 @@ def _halved(models: Mapping[str, Weights]) -> dict[str, Weights]:
 
 
 def _complete(models: dict[str, Weights]) -> dict[str, Weights]:
-    """Every group with every tensor of the backbone, in one order: a group that nobody has moved yet has drift zero.
+    """Every group with every tensor of the backbone, in one order: a group that nobody has moved yet has offset zero.
 
     Heads belong to their label maps and stay with the groups that hold them, after the backbone, sorted.
     """
@@ -281,10 +282,10 @@ def _complete(models: dict[str, Weights]) -> dict[str, Weights]:
 
 def _matrix(state: CoordinatorState, config: RunConfig, present: Iterable[str]) -> Matrix:
     """The round's blend matrix; the row of an absent group is the identity's."""
-    patients = dict.fromkeys(state.drifts, 0)
+    patients = dict.fromkeys(state.offsets, 0)
     for member in state.members:
         patients[group_of(member, config)] += _weight(member, config)
-    settings, groups = _blend_settings(config), list(state.drifts)
+    settings, groups = _blend_settings(config), list(state.offsets)
     if config.method == "alone":
         return np.eye(len(groups))
     matrix = blend_matrix(settings, patients, round=state.round + 1, rounds=config.federation.rounds)

@@ -1,6 +1,7 @@
 """A hospital's part: describe itself, train one round, and at the end choose the model it will use.
 
-State in, state out: `run_round(site, theta0, memory, order) -> (memory, update)`. Nothing here knows of a network.
+State in, state out: `run_round(site, the initial weights, memory, order) -> (memory, update)`. Nothing here knows of a
+network.
 """
 
 import zlib
@@ -68,10 +69,10 @@ class SiteMemory:
 
 @dataclass(frozen=True)
 class RoundOrder:
-    """What the server asks for: the round (from 1), the modality's drift from theta0, whether the head is shared."""
+    """What the server asks for: the round (from 1), the modality's offset, and whether the head is shared."""
 
     round: int
-    drift: Weights
+    offset: Weights
     share_head: bool
 
 
@@ -105,21 +106,21 @@ class OwnModel:
     """The model that a site trains by itself beside the joint one; it stays at the site.
 
     Attributes:
-        drift: Its weights less theta0, on the grid of float16, as in a run with the method `alone`.
+        offset: Its weights less the initial weights, on the grid of float16, as in a run with the method `alone`.
         memory: Its norms, centre and head.
     """
 
-    drift: Weights = field(default_factory=dict)
+    offset: Weights = field(default_factory=dict)
     memory: SiteMemory = SiteMemory()
 
     def order(self, round: int) -> RoundOrder:
         """What a server would ask for that only passes on the site's own weights."""
-        return RoundOrder(round, self.drift, share_head=False)
+        return RoundOrder(round, self.offset, share_head=False)
 
 
 def run_round(
     site: Site,
-    theta0: Weights,
+    initial_weights: Weights,
     memory: SiteMemory,
     order: RoundOrder,
     grant: Grant | None = None,
@@ -129,7 +130,7 @@ def run_round(
 
     Args:
         site: The hospital.
-        theta0: Of the federation.
+        initial_weights: Of the federation.
         memory: After the round before.
         order: What the server asks for.
         grant: What the site may do in a run with `dp.enabled`; in others None.
@@ -140,7 +141,7 @@ def run_round(
         PrivacyError: The network cannot be trained patient by patient, or more would leave than privacy paid for.
     """
     report(site=site.name, round=order.round)
-    parts = load_round(site, theta0, memory, order)
+    parts = load_round(site, initial_weights, memory, order)
     received = _shared(site, parts)
     private = grant is not None and grant.private
     metrics = {} if private else _validation(site)
@@ -156,14 +157,16 @@ def run_round(
     return SiteMemory(order.round, own), update
 
 
-def train_own(site: Site, theta0: Weights, before: OwnModel, round: int, grant: Grant | None = None) -> OwnModel:
+def train_own(
+    site: Site, initial_weights: Weights, before: OwnModel, round: int, grant: Grant | None = None
+) -> OwnModel:
     """One more round of the site's own model: the same steps and seed as the joint one's, and no message.
 
     Ends with the bits of a run with the method `alone`. Arguments and errors as of `run_round`.
     """
-    memory, update = run_round(site, theta0, before.memory, before.order(round), grant)
+    memory, update = run_round(site, initial_weights, before.memory, before.order(round), grant)
     moved = {name: value.double() for name, value in update.delta.items()}
-    applied = {name: value + before.drift[name].double() if before.drift else value for name, value in moved.items()}
+    applied = {name: value + before.offset[name].double() if before.offset else value for name, value in moved.items()}
     return OwnModel(to_half(applied), memory)
 
 
@@ -198,8 +201,8 @@ def _delta(site: Site, parts: Parts, received: Weights) -> Weights:
     return {name: value.contiguous() for name, value in half.items()}
 
 
-def load_round(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Parts:
-    """Put theta0 plus drift plus the site's own tensors into its model; returns what is shared and what is local.
+def load_round(site: Site, initial_weights: Weights, memory: SiteMemory, order: RoundOrder) -> Parts:
+    """Load initial weights, offset and the site's own tensors into its model; returns what is shared and local.
 
     Raises:
         ModelError: The weights do not fit the model.
@@ -209,12 +212,12 @@ def load_round(site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrde
     for name, value in site.model.state_dict().items():
         if name.startswith(("head.", "centre.")):
             own.setdefault(name, torch.zeros_like(value, device="cpu"))
-    load_into(site.model, {**theta0, **own})
+    load_into(site.model, {**initial_weights, **own})
     names = {head_name(name, site.cohort.labels): name for name in parts.shared}
     state = site.model.state_dict()
-    drift = {names[wire]: value for wire, value in order.drift.items() if wire in names}
-    check_shapes(state, drift)
-    for name, value in drift.items():
+    offset = {names[wire]: value for wire, value in order.offset.items() if wire in names}
+    check_shapes(state, offset)
+    for name, value in offset.items():
         wide = torch.empty_like(state[name]).copy_(value)  # into the layout of the model, then in one go
         state[name].add_(wide)
     return parts

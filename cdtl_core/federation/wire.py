@@ -37,33 +37,33 @@ __all__ = [
     "Introduction",
     "decode_final",
     "decode_heads",
+    "decode_initial_weights",
     "decode_introduction",
     "decode_order",
     "decode_question",
-    "decode_theta0",
     "decode_update",
     "encode_final",
     "encode_heads",
+    "encode_initial_weights",
     "encode_introduction",
     "encode_order",
     "encode_question",
-    "encode_theta0",
     "encode_update",
+    "initial_weights_bytes",
     "num_bytes",
-    "theta0_bytes",
 ]
 
 _Record = TypeVar("_Record", ConfigRecord, MetricRecord)
 _CHOICES = (POOL, OWN, JOINT)
-_WEIGHTS, _OWN_HEAD, _HEADS = "drift", "own", "heads."
+_WEIGHTS, _OWN_HEAD, _HEADS = "offset", "own", "heads."
 
 
 @dataclass(frozen=True)
 class Introduction:
-    """How a site introduces itself: who it is, whether it holds the run's theta0, and its contract."""
+    """How a site introduces itself: who it is, whether it holds the run's initial weights, and its contract."""
 
     member: Member
-    holds_theta0: bool
+    holds_initial_weights: bool
     contract: ModalityContract
 
 
@@ -75,18 +75,18 @@ class FinalScalars:
     chosen: str
 
 
-def encode_question(theta0_hash: str) -> RecordDict:
+def encode_question(initial_weights_hash: str) -> RecordDict:
     """`query.describe`: what the coordinator says of the run before a site introduces itself."""
-    return RecordDict({"question": ConfigRecord({"theta0_hash": theta0_hash})})
+    return RecordDict({"question": ConfigRecord({"initial_weights_hash": initial_weights_hash})})
 
 
 def decode_question(content: RecordDict) -> str:
-    """The hash of the run's theta0.
+    """The hash of the run's initial weights.
 
     Raises:
         FederationError: The message is malformed.
     """
-    return parsed(Question, _record(content.config_records, "question")).theta0_hash
+    return parsed(Question, _record(content.config_records, "question")).initial_weights_hash
 
 
 def encode_introduction(value: Introduction) -> RecordDict:
@@ -98,7 +98,9 @@ def encode_introduction(value: Introduction) -> RecordDict:
         counts["reservations"] = member.reservations
         fields["ledger"] = member.ledger
     fields["contract"] = value.contract.model_dump_json()
-    return RecordDict({"site": ConfigRecord({**fields, **counts, "holds_theta0": value.holds_theta0})})
+    return RecordDict(
+        {"site": ConfigRecord({**fields, **counts, "holds_initial_weights": value.holds_initial_weights})}
+    )
 
 
 def decode_introduction(content: RecordDict) -> Introduction:
@@ -115,28 +117,30 @@ def decode_introduction(content: RecordDict) -> Introduction:
     if (contract.site, contract.modality) != (hello.site, hello.modality):
         raise FederationError("a site's contract is another site's or modality's: enrol it again.")
     member = Member(hello.site, hello.modality, hello.num_patients, hello.label_hash, hello.ledger, hello.reservations)
-    return Introduction(member, hello.holds_theta0, contract)
+    return Introduction(member, hello.holds_initial_weights, contract)
 
 
-def encode_theta0(theta0: Weights) -> Mapping[str, ArrayRecord | ConfigRecord]:
-    """theta0 as float32 arrays, once per site: records to add to a message."""
-    return pack("theta0", _arrays(theta0))
+def encode_initial_weights(initial_weights: Weights) -> Mapping[str, ArrayRecord | ConfigRecord]:
+    """initial_weights as float32 arrays, once per site: records to add to a message."""
+    return pack("initial_weights", _arrays(initial_weights))
 
 
-def decode_theta0(content: RecordDict) -> Weights | None:
-    """theta0 if the message carries it."""
-    return _weights(content, "theta0") if "theta0" in content else None
+def decode_initial_weights(content: RecordDict) -> Weights | None:
+    """initial_weights if the message carries it."""
+    return _weights(content, "initial_weights") if "initial_weights" in content else None
 
 
-def encode_order(order: RoundOrder, theta0_hash: str) -> RecordDict:
+def encode_order(order: RoundOrder, initial_weights_hash: str) -> RecordDict:
     """What the server asks of a site: to train one round, or to take over the joint model at the end of a run.
 
     Args:
         order: The round and the weights.
-        theta0_hash: Of the weights that the drift adds to.
+        initial_weights_hash: Of the weights that the offset adds to.
     """
-    head = ConfigRecord({"round": order.round, "share_head": order.share_head, "theta0_hash": theta0_hash})
-    return RecordDict({"order": head, **pack(_WEIGHTS, _arrays(order.drift))})
+    head = ConfigRecord(
+        {"round": order.round, "share_head": order.share_head, "initial_weights_hash": initial_weights_hash}
+    )
+    return RecordDict({"order": head, **pack(_WEIGHTS, _arrays(order.offset))})
 
 
 def encode_heads(heads: Mapping[str, HeadSum], member: Member) -> Mapping[str, ArrayRecord | ConfigRecord]:
@@ -170,7 +174,7 @@ def decode_heads(content: RecordDict) -> tuple[dict[str, tuple[Weights, int]], i
 
 
 def decode_order(content: RecordDict, rounds: int) -> tuple[RoundOrder, str]:
-    """The order, and the hash of theta0.
+    """The order, and the hash of initial_weights.
 
     Args:
         content: The message.
@@ -184,7 +188,7 @@ def decode_order(content: RecordDict, rounds: int) -> tuple[RoundOrder, str]:
         raise FederationError(f"the server asks for round {order.round}, the run ends with {rounds}: start it again.")
     if _WEIGHTS not in content.array_records:
         raise FederationError("the server's message lacks weights: use the same cdtl version at server and site.")
-    return RoundOrder(order.round, _weights(content, _WEIGHTS), order.share_head), order.theta0_hash
+    return RoundOrder(order.round, _weights(content, _WEIGHTS), order.share_head), order.initial_weights_hash
 
 
 def encode_update(update: SiteUpdate) -> RecordDict:
@@ -263,9 +267,9 @@ def num_bytes(content: RecordDict) -> int:
     return sum(record.count_bytes() for record in content.values())
 
 
-def theta0_bytes(content: RecordDict) -> int:
-    """Of these, theta0's: its pack and the pack's index."""
-    return sum(record.count_bytes() for key, record in content.items() if key.partition(".")[0] == "theta0")
+def initial_weights_bytes(content: RecordDict) -> int:
+    """Of these, the initial weights': its pack and the pack's index."""
+    return sum(record.count_bytes() for key, record in content.items() if key.partition(".")[0] == "initial_weights")
 
 
 def _fits(shape: torch.Size, expected: torch.Size | None) -> bool:

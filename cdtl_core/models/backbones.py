@@ -32,7 +32,7 @@ class Backbone:
     Attributes:
         module: The network without its classifier.
         num_features: D.
-        mean: Per-channel constants that theta0 was trained with, in [0, 1].
+        mean: Per-channel constants that the initial weights was trained with, in [0, 1].
         std: Likewise.
     """
 

@@ -19,7 +19,7 @@ from cdtl_core.models.stages import NORMS, freeze_norms, level_modules, skip_sta
 from cdtl_core.models.weights import Weights, check_finite
 
 __all__ = ["Adapter", "Centre", "Classifier", "Parts", "build_classifier", "build_feature_classifier"]
-__all__ += ["build_theta0", "frozen_stages", "parts_of", "set_training"]
+__all__ += ["build_initial_weights", "frozen_stages", "parts_of", "set_training"]
 
 
 _LENGTH = 4.0
@@ -165,7 +165,7 @@ class Parts:
 def build_classifier(
     config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
 ) -> Classifier:
-    """A classifier whose backbone has arbitrary weights; `theta0` fills it.
+    """A classifier whose backbone has arbitrary weights; `initial_weights` fills it.
 
     Args:
         config: Of the network.
@@ -193,7 +193,7 @@ def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifi
     return Classifier(config, whole.head.out_features, found, None)
 
 
-def build_theta0(config: ModelConfig, seed: int, image_size: int, *, folder: Path = Path()) -> Weights:
+def build_initial_weights(config: ModelConfig, seed: int, image_size: int, *, folder: Path = Path()) -> Weights:
     """The weights that every site of a federation starts from: all floating-point tensors of backbone and adapter.
 
     Args:
@@ -213,15 +213,19 @@ def build_theta0(config: ModelConfig, seed: int, image_size: int, *, folder: Pat
         load_initial_weights(backbone, config.backbone, source, image_size)
         state = backbone.module.state_dict()
         whole = Classifier(config, 2, backbone, image_size) if config.adapter else None
-    theta0 = {f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()}
+    initial_weights = {
+        f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()
+    }
     if whole is not None:
-        theta0 |= {f"adapter.{name}": value.detach().clone() for name, value in whole.adapter.state_dict().items()}
-    check_finite(theta0, "theta0")
-    return theta0
+        initial_weights |= {
+            f"adapter.{name}": value.detach().clone() for name, value in whole.adapter.state_dict().items()
+        }
+    check_finite(initial_weights, "initial_weights")
+    return initial_weights
 
 
 def frozen_stages(model: Classifier, config: RunConfig) -> int:
-    """How many stages of the backbone keep theta0's weights in a run; with `dp.enabled` all but the last `dp.stages`.
+    """How many stages of the backbone keep the initial weights; with `dp.enabled` all but the last `dp.stages`.
 
     Raises:
         ConfigError: The backbone has fewer stages than `dp.stages`.
@@ -237,7 +241,7 @@ def frozen_stages(model: Classifier, config: RunConfig) -> int:
 
 
 def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
-    """Divide a classifier's tensors; those of frozen and unused stages are in neither part: they stay theta0's.
+    """Divide a classifier's tensors into shared and local; frozen and unused stages are in neither part.
 
     Raises:
         ModelError: The backbone has fewer stages than `freeze`.
@@ -259,7 +263,7 @@ def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
 
 
 def set_training(model: Classifier, *, freeze: int) -> None:
-    """Switch to training: the first `freeze` stages get no gradient and their norms keep theta0's statistics."""
+    """Switch to training; the first `freeze` stages get no gradient and keep the statistics of their norms."""
     frozen = _untrained(model, freeze)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

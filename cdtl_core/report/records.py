@@ -90,10 +90,10 @@ def crossed(journals: Sequence[Journal]) -> Table | None:
             whole = [*figures, ending]
             sent = sum(one.get("bytes_sent") or 0 for one in whole)
             received = sum(one.get("bytes_received") or 0 for one in whole)
-            theta0 = sum(one.get("theta0_bytes") or 0 for one in whole)
-            cells = (bytes_text(sent), bytes_text(received - theta0), bytes_text(theta0))
+            initial_weights = sum(one.get("initial_weights_bytes") or 0 for one in whole)
+            cells = (bytes_text(sent), bytes_text(received - initial_weights), bytes_text(initial_weights))
             rows.append((site, method_name(journal.method), str(len(figures)), *cells))
-    headers = ("site", "method", "rounds", "sent", "received", "theta0 received")
+    headers = ("site", "method", "rounds", "sent", "received", "initial_weights received")
     return Table("Bytes of messages, all rounds and the end", headers, rows, numbers=2) if rows else None
 
 

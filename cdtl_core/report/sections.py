@@ -154,7 +154,7 @@ def blend(
     if transfer is not None:
         groups, shares = transfer
         own = ", ".join(f"{group} {plain(shares[place][place], 2)}" for place, group in enumerate(groups))
-        says = f"Own share: {own}. With equal drifts in every round; 1 would be: nothing crossed."
+        says = f"Own share: {own}. With equal offsets in every round; 1 would be: nothing crossed."
         blocks.append(Grid([matrix_heat("Transfer over the whole run", says, groups, shares, "ends with, of")]))
     blocks.append(Grid(heats, "Blend matrix by round"))
     note = Note(f"{method_name(journal.method)}, the rounds: each row is a modality and what it took; rows sum to 1.")

@@ -214,7 +214,7 @@ def _facts(found: Material, names: Sequence[str]) -> dict[str, object]:
         return {}
     return {
         "cdtl of the run": card.versions.get("cdtl", "unknown"),
-        "theta0": f"{card.theta0.weights}, {card.theta0.sha256[:16]} ...",
+        "initial_weights": f"{card.initial_weights.weights}, {card.initial_weights.sha256[:16]} ...",
         "code bundle approved": card.bundle_sha256 or "none: a simulation, or not told",
         "weights of the model": card.weights_sha256,
         "runs at this site": ", ".join(names),

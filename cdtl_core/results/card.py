@@ -35,7 +35,7 @@ class Cohort(_Part):
 
 
 class Start(_Part):
-    """theta0: what every site started from."""
+    """initial_weights: what every site started from."""
 
     weights: str
     sha256: str
@@ -48,8 +48,8 @@ class Blend(_Part):
     Attributes:
         settings: Of the run.
         groups: Modalities, in the order of the rows of `transfer`; null where the site does not know the rounds.
-        transfer: Share of each group's drifts in the model that each group ends with.
-        retention: Of the site's own group: own drift left (1: nothing crossed, 0: a uniform mixture).
+        transfer: Share of each group's offsets in the model that each group ends with.
+        retention: Of the site's own group: own offset left (1: nothing crossed, 0: a uniform mixture).
     """
 
     settings: dict[str, Any]
@@ -137,7 +137,7 @@ class ModelCard(_Part):
     stays: bool = False
     validation_log_loss: dict[str, float]
     cohort: Cohort
-    theta0: Start
+    initial_weights: Start
     blend: Blend
     metrics: dict[str, Estimate]
     gain: dict[str, Estimate]

@@ -82,11 +82,11 @@ class ModelChoice(_Part):
 
 
 class Bytes(_Part):
-    """Mean bytes per round that crossed for this site, and the size of theta0, received once."""
+    """Mean bytes per round that crossed for this site, and the size of the initial weights, received once."""
 
     sent: int
     received: int
-    theta0_received: int
+    initial_weights_received: int
 
 
 class Privacy(_Part):

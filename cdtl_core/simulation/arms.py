@@ -11,9 +11,9 @@ from cdtl_core.simulation.methods.alone import alone_ridge
 from cdtl_core.simulation.methods.apfl import apfl
 from cdtl_core.simulation.methods.baselines import donors_only, ensemble, fedbn_tuned
 from cdtl_core.simulation.methods.ditto import ditto
+from cdtl_core.simulation.methods.donor_initial_weights import cdtl_from_initial_weights
 from cdtl_core.simulation.methods.donor_phantom import with_phantom_donors
 from cdtl_core.simulation.methods.donor_shuffled import with_shuffled_donors
-from cdtl_core.simulation.methods.donor_theta0 import cdtl_from_theta0
 from cdtl_core.simulation.methods.fedprox import fedprox
 from cdtl_core.simulation.methods.loop import play_in
 from cdtl_core.simulation.methods.method import Federation, Method, Model
@@ -25,7 +25,7 @@ __all__ = ["ALONE", "Arm", "arm_of", "control_of", "is_control"]
 
 ALONE = "alone"
 _BY_ITSELF = (ALONE, "alone_ridge", "own_twice")
-_CONTROLS = ("own_twice", "cdtl_from_theta0")
+_CONTROLS = ("own_twice", "cdtl_from_initial_weights")
 Control = Literal["", "shuffled", "initial", "phantom"]
 
 # Three values for each strength, a power of ten apart where it is one of a penalty.
@@ -41,11 +41,11 @@ _OWN: Mapping[str, Method[Any]] = {
 }
 """Methods that a comparison plays in its own way, or that a comparison alone has."""
 
-_THETA0: Mapping[str, Callable[[], Method[Any]]] = {
-    "cdtl_fixed": lambda: cdtl_from_theta0("fixed"),
-    "cdtl_retention": lambda: cdtl_from_theta0("retention"),
-    "cdtl_annealed": lambda: cdtl_from_theta0("annealed"),
-    "cdtl_scarce": lambda: cdtl_from_theta0("scarce"),
+_INITIAL_WEIGHTS: Mapping[str, Callable[[], Method[Any]]] = {
+    "cdtl_fixed": lambda: cdtl_from_initial_weights("fixed"),
+    "cdtl_retention": lambda: cdtl_from_initial_weights("retention"),
+    "cdtl_annealed": lambda: cdtl_from_initial_weights("annealed"),
+    "cdtl_scarce": lambda: cdtl_from_initial_weights("scarce"),
 }
 
 
@@ -108,13 +108,13 @@ def arm_of(name: str) -> Arm:
     method, colon, control = name.partition(":")
     if not colon:
         return Arm(name, _OWN[name] if name in _OWN else method_of(name, also=_OWN))
-    if control == "theta0" and method in _THETA0:
-        return Arm(name, _THETA0[method]())
+    if control == "initial_weights" and method in _INITIAL_WEIGHTS:
+        return Arm(name, _INITIAL_WEIGHTS[method]())
     known: Mapping[str, Control] = {"shuffled": "shuffled", "initial": "initial", "phantom": "phantom"}
     if control not in known or method in _BY_ITSELF:
         raise ConfigError(
             f"the control '{name}' is unknown: use METHOD:shuffled, METHOD:initial or METHOD:phantom of a method that "
-            f"has donors, cdtl_from_theta0, {', '.join(f'{one}:theta0' for one in _THETA0)}."
+            f"has donors, cdtl_from_initial_weights, {', '.join(f'{one}:initial_weights' for one in _INITIAL_WEIGHTS)}."
         )
     return Arm(name, arm_of(method).method, known[control])
 

@@ -13,7 +13,7 @@ from cdtl_core.config import RunConfig, SimulationConfig
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.federation.evidence import on_features
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import Weights
 from cdtl_core.results.comparison import Donors
 from cdtl_core.simulation.arms import Arm, arm_of
@@ -39,7 +39,7 @@ class _Open:
     """All sites, the weights that they start from, and what they have answered in this process."""
 
     sites: Sequence[Site]
-    theta0: Weights
+    initial_weights: Weights
     kept: Kept
 
 
@@ -86,8 +86,8 @@ def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
 def prepare_features(out: Path, name: str) -> None:
     """Compute and keep the features of a site's images, where heads alone are trained."""
     config, _ = _settings(out.resolve())
-    theta0 = _theta0(config.run.model_dump_json())
-    on_features(next(site for site in open_sites(config, out) if site.name == name), theta0)
+    initial_weights = _initial_weights(config.run.model_dump_json())
+    on_features(next(site for site in open_sites(config, out) if site.name == name), initial_weights)
 
 
 def scores_of(site: Site, model: Model) -> dict[str, Any]:
@@ -107,10 +107,10 @@ def _scores(out: Path, run: RunConfig, study: Study, cell: Cell, donors: Donors,
     """Of the receiver's test images; None where an arm that takes donors has none."""
     opened = _opened(out, arm.control == "phantom", run.model_dump_json())
     receiver = cut_of(opened.sites, study, cell)
-    party = party_of(opened.sites, receiver, donors)
-    if arm.takes_donors and len(party) == 1:
+    membership = party_of(opened.sites, receiver, donors)
+    if arm.takes_donors and len(membership) == 1:
         return None
-    federation = federation_of(party, opened.theta0, run, receivers=[cell.target], kept=opened.kept)
+    federation = federation_of(membership, opened.initial_weights, run, receivers=[cell.target], kept=opened.kept)
     return scores_of(receiver, arm.play(federation, seed=cell.seed, folder=out / "phantoms"))
 
 
@@ -118,11 +118,11 @@ def _scores(out: Path, run: RunConfig, study: Study, cell: Cell, donors: Donors,
 def _opened(out: Path, with_images: bool, run: str) -> _Open:
     """All sites of a run; on features where heads alone are trained."""
     config, _ = _settings(out)
-    theta0, sites = _theta0(run), open_sites(config, out)
+    initial_weights, sites = _initial_weights(run), open_sites(config, out)
     if with_images or not trains_only_heads(config.run):
-        return _Open(sites, theta0, Kept())
-    rest = {name: value for name, value in theta0.items() if not name.startswith("backbone.")}
-    return _Open([on_features(site, theta0) for site in sites], rest, Kept())
+        return _Open(sites, initial_weights, Kept())
+    rest = {name: value for name, value in initial_weights.items() if not name.startswith("backbone.")}
+    return _Open([on_features(site, initial_weights) for site in sites], rest, Kept())
 
 
 @functools.lru_cache(maxsize=1)
@@ -131,6 +131,6 @@ def _settings(out: Path) -> tuple[SimulationConfig, Study]:
 
 
 @functools.lru_cache(maxsize=1)
-def _theta0(run: str) -> Weights:
+def _initial_weights(run: str) -> Weights:
     config = RunConfig.model_validate_json(run)
-    return build_theta0(config.model, config.seed, config.image.size)
+    return build_initial_weights(config.model, config.seed, config.image.size)

@@ -12,7 +12,7 @@ from cdtl_core.config import SimulationConfig
 from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import CheckpointError, ConfigError, DataError
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.results.comparison import Comparison, LeftOut, save_comparison
 from cdtl_core.simulation.arms import arm_of
 from cdtl_core.simulation.cell import (
@@ -87,7 +87,7 @@ def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:
 
     Doing it again changes nothing, so a study that was killed in it can be resumed.
     """
-    build_theta0(config.run.model, config.run.seed, config.run.image.size)
+    build_initial_weights(config.run.model, config.run.seed, config.run.image.size)
     for own in config.sites:
         save_toml(out / "sites" / own.site / SITE_FILE, own.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)

@@ -148,7 +148,7 @@ def _look(method: str, methods: Sequence[str]) -> tuple[str, Any]:
     if method == "alone":
         return _ALONE, _DASHES[0]
     place = [name for name in methods if name != "alone"].index(method)
-    is_control = ":" in method or method.endswith("theta0") or method == "own_twice"
+    is_control = ":" in method or method.endswith("initial_weights") or method == "own_twice"
     return _COLOURS[place % len(_COLOURS)], _DASHES[1 if is_control else 2 * (place >= len(_COLOURS))]
 
 

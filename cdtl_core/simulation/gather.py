@@ -128,26 +128,26 @@ def _selection(home: Path, config: SimulationConfig, scores: Mapping[str, Scores
 
 
 def _bytes(lines: Sequence[Any], method: str, home: Path) -> Bytes:
-    """Mean over rounds, without theta0, which is received once in a site's life and counted apart."""
+    """Mean over rounds, without the initial weights, which is received once in a site's life and counted apart."""
     rounds = [
         line["sites"][home.name] for line in lines if line["method"] == method and home.name in line.get("sites", {})
     ]
-    received = [entry["bytes_received"] - entry.get("theta0_bytes", 0) for entry in rounds]
+    received = [entry["bytes_received"] - entry.get("initial_weights_bytes", 0) for entry in rounds]
     return Bytes(
         sent=round(np.mean([entry["bytes_sent"] for entry in rounds])),
         received=round(np.mean(received)),
-        theta0_received=sum(path.stat().st_size for path in (home / "theta0").glob("*.safetensors")),
+        initial_weights_received=sum(path.stat().st_size for path in (home / "initial_weights").glob("*.safetensors")),
     )
 
 
 def _blend_summary(config: SimulationConfig, members: Sequence[Member]) -> dict[str, Any]:
-    """The blend's settings and what they leave of each modality's own drift at the end."""
+    """The blend's settings and what they leave of each modality's own offset at the end."""
     if "cdtl" not in config.methods:
         return {}
     run = config.of_method("cdtl")
     state = start(members, run)
     values = retention_of(round_matrices(state, run))
-    return {**run.blend.model_dump(mode="json"), "retention": dict(zip(state.drifts, values, strict=True))}
+    return {**run.blend.model_dump(mode="json"), "retention": dict(zip(state.offsets, values, strict=True))}
 
 
 def _member(config: SimulationConfig, site: SiteConfig, out: Path) -> Member:

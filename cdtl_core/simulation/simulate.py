@@ -15,7 +15,7 @@ from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import check_contract
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.round import Member, robust_notes, round_matrices, start
-from cdtl_core.models.model import build_theta0, frozen_stages, parts_of
+from cdtl_core.models.model import build_initial_weights, frozen_stages, parts_of
 from cdtl_core.models.weights import load_into, weights_hash
 from cdtl_core.privacy.mechanism import check_terms
 from cdtl_core.results.report import Report, save_report
@@ -75,8 +75,8 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
     Doing it again changes nothing, so a run that was killed in it can be resumed.
     """
     run, members = config.run, []
-    theta0 = build_theta0(run.model, run.seed, run.image.size)
-    theta0_hash = weights_hash(theta0)
+    initial_weights = build_initial_weights(run.model, run.seed, run.image.size)
+    initial_weights_hash = weights_hash(initial_weights)
     for own in config.sites:
         home = sites_folder(out) / own.site
         privacy = own.privacy.model_copy(update={"ledger": "run"})  # each method is a world of its own
@@ -91,8 +91,8 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
             check_private(site.model)
         patients = site.cohort.folds["train"].num_patients
         members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
-        check_contract(contract_of(home, site), run, theta0_hash)
-        load_into(site.model, theta0)
+        check_contract(contract_of(home, site), run, initial_weights_hash)
+        load_into(site.model, initial_weights)
         parts_of(site.model, freeze=frozen_stages(site.model, run), share_head=run.share.head)
     for method in config.methods:
         run = config.of_method(method)

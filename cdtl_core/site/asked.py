@@ -26,29 +26,32 @@ def check_order(
     Args:
         home: The site's folder.
         federation: The name under which the site remembers the run.
-        config: The run; without ``limits.theta0_hash``, as in simulations, nothing is counted.
+        config: The run; without ``limits.initial_weights_hash``, as in simulations, nothing is counted.
         content: The message.
         order: Its type, round and hash of the initial weights, as they were decoded.
 
     Raises:
         PrivacyError: It goes beyond the approval, or names initial weights that the site does not accept.
     """
-    kind, round, theta0_hash = order
-    accepted = load_site(home / SITE_FILE).publish.theta0_hash
-    if accepted not in {None, theta0_hash}:
+    kind, round, initial_weights_hash = order
+    accepted = load_site(home / SITE_FILE).publish.initial_weights_hash
+    if accepted not in {None, initial_weights_hash}:
         raise PrivacyError(
-            f"the order names the initial weights {theta0_hash[:12]}, publish.theta0_hash in site.toml accepts "
+            f"the order names the initial weights {initial_weights_hash[:12]}, "
+            "publish.initial_weights_hash in site.toml accepts "
             f"{str(accepted)[:12]} only: it is refused."
         )
     rounds = config.federation.rounds
     if not 1 <= round <= rounds + (kind == "evaluate"):
         raise PrivacyError(f"the order ({kind}) is for round {round} of {rounds}: it is refused.")
-    if not config.limits.theta0_hash:
+    if not config.limits.initial_weights_hash:
         return
     digest = order_digest({name: record.object_id for name, record in content.items()})
     settings = hashlib.sha256(json.dumps(flatten(config), sort_keys=True).encode()).hexdigest()[:16]
     path = home / "memory" / federation / f"used-{settings}.json"
     before = load_used(path)
-    after = admitted(before, Order(kind=kind, round=round, theta0_hash=theta0_hash, digest=digest), config)
+    after = admitted(
+        before, Order(kind=kind, round=round, initial_weights_hash=initial_weights_hash, digest=digest), config
+    )
     if after != before:
         save_used(path, after)

@@ -35,8 +35,8 @@ def note_round(
     if kept != lines or not path.exists():
         replace_bytes(path, "".join(line + "\n" for line in kept).encode())
     sizes = {"bytes_received": wire.num_bytes(received), "bytes_sent": wire.num_bytes(sent)}
-    if theta0 := wire.theta0_bytes(received):
-        sizes["theta0_bytes"] = theta0
+    if initial_weights := wire.initial_weights_bytes(received):
+        sizes["initial_weights_bytes"] = initial_weights
     figures = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     append_line(path, json.dumps({"round": round, "seconds": seconds, **sizes, **figures}))
 

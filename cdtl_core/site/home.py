@@ -72,7 +72,7 @@ def contract_of(home: Path, site: Site) -> ModalityContract:
         bit_depth=cohort.bits,
         patients=round_patients(cohort.num_patients),
         statistics=statistics,
-        theta0_hash=own.publish.theta0_hash,
+        initial_weights_hash=own.publish.initial_weights_hash,
     )
 
 

@@ -62,16 +62,16 @@ def load_own(home: Path, federation: str, *, before: int) -> OwnModel:
     found = [path for path in _own_models(home, federation) if int(path.stem.removeprefix("own-")) < before]
     if not found or before == 1:
         return OwnModel()
-    parts: dict[str, Weights] = {"drift": {}, "local": {}}
+    parts: dict[str, Weights] = {"offset": {}, "local": {}}
     for name, value in load_weights(found[-1]).items():
         part, _, rest = name.partition("/")
-        parts[part][rest] = value
-    return OwnModel(parts["drift"], SiteMemory(int(found[-1].stem.removeprefix("own-")), parts["local"]))
+        parts["offset" if part == "drift" else part][rest] = value  # the name before 0.2
+    return OwnModel(parts["offset"], SiteMemory(int(found[-1].stem.removeprefix("own-")), parts["local"]))
 
 
 def save_own(home: Path, federation: str, own: OwnModel) -> None:
     """Keep the own model after a round; drop those of later rounds and all but the newest few."""
-    weights = {f"drift/{name}": value for name, value in own.drift.items()}
+    weights = {f"offset/{name}": value for name, value in own.offset.items()}
     weights |= {f"local/{name}": value for name, value in (own.memory.local or {}).items()}
     save_weights(inside(home, "memory", federation) / f"own-{own.memory.round:04d}.safetensors", weights)
     paths = _own_models(home, federation)
@@ -80,23 +80,25 @@ def save_own(home: Path, federation: str, own: OwnModel) -> None:
         path.unlink()
 
 
-def keep_update(home: Path, federation: str, theta0_hash: str, order: RoundOrder, update: SiteUpdate) -> None:
+def keep_update(home: Path, federation: str, initial_weights_hash: str, order: RoundOrder, update: SiteUpdate) -> None:
     """Keep what a round with privacy sends: asked for again, it is sent again, and costs nothing."""
-    path = _update_path(home, federation, theta0_hash, order)
+    path = _update_path(home, federation, initial_weights_hash, order)
     save_weights(path, dict(update.delta))
     for old in path.parent.glob("update-*.safetensors"):
         if old != path:
             old.unlink()
 
 
-def kept_update(home: Path, federation: str, theta0_hash: str, order: RoundOrder, site: str) -> SiteUpdate | None:
+def kept_update(
+    home: Path, federation: str, initial_weights_hash: str, order: RoundOrder, site: str
+) -> SiteUpdate | None:
     """What was kept for this very order, if it was answered before."""
-    path = _update_path(home, federation, theta0_hash, order)
+    path = _update_path(home, federation, initial_weights_hash, order)
     return SiteUpdate(site, order.round, load_weights(path), private=True) if path.exists() else None
 
 
-def _update_path(home: Path, federation: str, theta0_hash: str, order: RoundOrder) -> Path:
-    asked = f"{theta0_hash}/{weights_hash(order.drift)}/{order.share_head}"
+def _update_path(home: Path, federation: str, initial_weights_hash: str, order: RoundOrder) -> Path:
+    asked = f"{initial_weights_hash}/{weights_hash(order.offset)}/{order.share_head}"
     name = f"update-{order.round:04d}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.safetensors"
     return inside(home, "memory", federation, name)
 

@@ -33,7 +33,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "flwr", "numpy", "opacus")
 _UNKNOWN = Estimate(value=None, low=None, high=None)
 
 
-def card_of(home: Path, federation: str, site: Site, theta0_hash: str) -> ModelCard:
+def card_of(home: Path, federation: str, site: Site, initial_weights_hash: str) -> ModelCard:
     """Gather the card of the model in a site's model folder, from that folder and the site's own cohort."""
     own, config, folder = load_site(home / SITE_FILE), site.config, model_folder(home, federation)
     note = ModelNote.model_validate_json((folder / "model.json").read_bytes())
@@ -55,7 +55,7 @@ def card_of(home: Path, federation: str, site: Site, theta0_hash: str) -> ModelC
         stays=note.stays,
         validation_log_loss=note.validation_log_loss,
         cohort=_cohort(site, own),
-        theta0=Start(weights=_weights_name(config), sha256=theta0_hash, licence=_licence(config)),
+        initial_weights=Start(weights=_weights_name(config), sha256=initial_weights_hash, licence=_licence(config)),
         blend=Blend(settings=config.blend.model_dump(mode="json") if config.method == "cdtl" else {}),
         metrics=_metrics(test, auroc, config.seed),
         gain=gain,

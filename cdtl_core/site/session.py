@@ -25,7 +25,7 @@ from cdtl_core.site import memory
 from cdtl_core.site.asked import check_order
 from cdtl_core.site.diary import last_round, note_round
 from cdtl_core.site.home import contract_of, open_site
-from cdtl_core.site.initial_weights import holds_theta0, load_theta0, save_theta0
+from cdtl_core.site.initial_weights import holds_initial_weights, load_initial_weights, save_initial_weights
 from cdtl_core.site.release import card_of
 from cdtl_core.site.spending import exempt_grant, is_private, ledger_of, reserve_round, settle
 from cdtl_core.system.foreign import get_logger
@@ -41,8 +41,8 @@ def federation_key(config: RunConfig) -> str:
 
 
 def describe_site(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
-    """Who this site is: name, modality, training patients, label map, contract, and whether it holds the theta0."""
-    holds = holds_theta0(home, wire.decode_question(content))
+    """Name, modality, training patients, label map, contract, and whether the site holds the initial weights."""
+    holds = holds_initial_weights(home, wire.decode_question(content))
     site, own = open_site(home, config), load_site(home / SITE_FILE)
     contract, enrolled = contract_of(home, site), enrolled_contract(home)
     member = Member(site.name, site.modality, site.cohort.folds["train"].num_patients, label_hash(site.cohort.labels))
@@ -79,11 +79,11 @@ def _as_enrolled(member: Member, now: ModalityContract, enrolled: ModalityContra
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
     """Train one round from the site's memory of the round before; the memory is kept before the reply is built."""
-    order, theta0 = _order_of(content, home, config)
+    order, initial_weights = _order_of(content, home, config)
     began = time.monotonic()
-    own = _train_own(home, config, theta0, order.round) if config.method == "cdtl" else None
+    own = _train_own(home, config, initial_weights, order.round) if config.method == "cdtl" else None
     own_seconds = round(time.monotonic() - began, 3)
-    update = _update_of(home, config, theta0, order, own)
+    update = _update_of(home, config, initial_weights, order, own)
     reply, seconds = wire.encode_update(update), round(time.monotonic() - began, 3)
     figures = {**update.metrics, **({"own_seconds": own_seconds} if own is not None else {})}
     federation = federation_key(config)
@@ -92,28 +92,30 @@ def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDic
 
 
 def _order_of(content: RecordDict, home: Path, config: RunConfig) -> tuple[RoundOrder, Weights]:
-    """What the coordinator asks for, if the site approved it, and the run's theta0."""
-    order, theta0_hash = wire.decode_order(content, config.federation.rounds)
-    check_order(home, federation_key(config), config, content, ("train", order.round, theta0_hash))
-    received = wire.decode_theta0(content)
+    """What the coordinator asks for, if the site approved it, and the run's initial weights."""
+    order, initial_weights_hash = wire.decode_order(content, config.federation.rounds)
+    check_order(home, federation_key(config), config, content, ("train", order.round, initial_weights_hash))
+    received = wire.decode_initial_weights(content)
     if received is not None:
-        save_theta0(home, received, theta0_hash)
-    return order, load_theta0(home, theta0_hash)
+        save_initial_weights(home, received, initial_weights_hash)
+    return order, load_initial_weights(home, initial_weights_hash)
 
 
-def _update_of(home: Path, config: RunConfig, theta0: Weights, order: RoundOrder, own: OwnModel | None) -> SiteUpdate:
+def _update_of(
+    home: Path, config: RunConfig, initial_weights: Weights, order: RoundOrder, own: OwnModel | None
+) -> SiteUpdate:
     if is_private(load_site(home / SITE_FILE), config):
-        return _train_privately(home, config, theta0, order)
+        return _train_privately(home, config, initial_weights, order)
     _say_lost_memory(home, federation_key(config), order.round)
     site, before = open_site(home, config), memory.load_memory(home, federation_key(config), before=order.round)
     grant = exempt_grant(config, site, centred=is_centred(before)) if config.dp.enabled else None
-    after, update = run_round(site, theta0, before, order, grant)
+    after, update = run_round(site, initial_weights, before, order, grant)
     memory.save_memory(home, federation_key(config), after)
     last = order.round == config.federation.rounds
     return replace(update, own=own_head(site, own)) if last and own and sends_own_head(config) else update
 
 
-def _train_own(home: Path, config: RunConfig, theta0: Weights, round: int) -> OwnModel:
+def _train_own(home: Path, config: RunConfig, initial_weights: Weights, round: int) -> OwnModel:
     """The site's own model after this round; local work, of which nothing is sent but what the egress list names."""
     site, federation = open_site(home, config), federation_key(config)
     before = memory.load_own(home, federation, before=round)
@@ -124,7 +126,7 @@ def _train_own(home: Path, config: RunConfig, theta0: Weights, round: int) -> Ow
             before.memory.round, extra={"site": home.name},
         )  # fmt: skip
     grant = exempt_grant(config, site, centred=is_centred(before.memory)) if config.dp.enabled else None
-    own = train_own(site, theta0, before, round, grant)
+    own = train_own(site, initial_weights, before, round, grant)
     memory.save_own(home, federation, own)
     return own
 
@@ -141,17 +143,17 @@ def _say_lost_memory(home: Path, federation: str, round: int) -> None:
         )  # fmt: skip
 
 
-def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: RoundOrder) -> SiteUpdate:
+def _train_privately(home: Path, config: RunConfig, initial_weights: Weights, order: RoundOrder) -> SiteUpdate:
     """Reserve, train, keep, commit; an order answered before is answered alike, and a spent budget with nothing."""
     site, own, federation = open_site(home, config), load_site(home / SITE_FILE), federation_key(config)
-    asked = weights_hash(theta0), order
+    asked = weights_hash(initial_weights), order
     if kept := memory.kept_update(home, federation, *asked, site.name):
         return kept
     before = memory.load_memory(home, federation, before=order.round)
     granted = reserve_round(home, own, config, site, federation, round=order.round, centred=is_centred(before))
     if granted is None:
         return SiteUpdate(site.name, order.round, {}, private=True, spent=True)
-    after, update = run_round(site, theta0, before, order, granted.grant)
+    after, update = run_round(site, initial_weights, before, order, granted.grant)
     memory.save_memory(home, federation, after)
     memory.keep_update(home, federation, *asked, update)
     settle(home, own, federation, granted)
@@ -161,10 +163,10 @@ def _train_privately(home: Path, config: RunConfig, theta0: Weights, order: Roun
 def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
     """Pool, select and keep the model that the site will use; its test AUROC and which model it is leave."""
     site, private = open_site(home, config), is_private(load_site(home / SITE_FILE), config)
-    outcome, theta0_hash = _outcome(content, home, config, site)
+    outcome, initial_weights_hash = _outcome(content, home, config, site)
     federation = federation_key(config)
     memory.save_outcome(home, federation, site, outcome, private=private)
-    save_card(memory.model_folder(home, federation), card_of(home, federation, site, theta0_hash))
+    save_card(memory.model_folder(home, federation), card_of(home, federation, site, initial_weights_hash))
     if private:
         return wire.encode_final(wire.FinalScalars({}, ""))
     fold, chosen = site.cohort.folds["test"], outcome.selection.chosen
@@ -175,18 +177,18 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
 
 
 def _outcome(content: RecordDict, home: Path, config: RunConfig, site: Site) -> tuple[Outcome, str]:
-    """What the run leaves at the site, and the hash of its theta0."""
-    order, theta0_hash = wire.decode_order(content, config.federation.rounds + 1)
+    """What the run leaves at the site, and the hash of its initial_weights."""
+    order, initial_weights_hash = wire.decode_order(content, config.federation.rounds + 1)
     federation = federation_key(config)
-    check_order(home, federation, config, content, ("evaluate", order.round, theta0_hash))
-    theta0 = load_theta0(home, theta0_hash)
-    joint = candidate(site, theta0, memory.load_memory(home, federation, before=order.round), order)
+    check_order(home, federation, config, content, ("evaluate", order.round, initial_weights_hash))
+    initial_weights = load_initial_weights(home, initial_weights_hash)
+    joint = candidate(site, initial_weights, memory.load_memory(home, federation, before=order.round), order)
     if config.method != "cdtl":
-        return finish_one(site, joint), theta0_hash
+        return finish_one(site, joint), initial_weights_hash
     trained = memory.load_own(home, federation, before=order.round)
-    own = candidate(site, theta0, trained.memory, trained.order(order.round))
+    own = candidate(site, initial_weights, trained.memory, trained.order(order.round))
     if site.cohort.labels != config.task.labels:
-        return finish_one(site, own, labels_differ=True), theta0_hash
+        return finish_one(site, own, labels_differ=True), initial_weights_hash
     sums, counted = wire.decode_heads(content)
     sent = sums, own_head(site, trained), counted
-    return finish(site, own, joint, mean_of_others(*sent), donor_heads(*sent, site.modality)), theta0_hash
+    return finish(site, own, joint, mean_of_others(*sent), donor_heads(*sent, site.modality)), initial_weights_hash

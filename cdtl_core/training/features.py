@@ -13,10 +13,10 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.data.transforms import normalise
 from cdtl_core.models.model import Classifier
 from cdtl_core.models.weights import take
-from cdtl_core.training.kept import Half, Kept, keep, key_of
+from cdtl_core.training.feature_cache import Half, Kept, keep, key_of
 from cdtl_core.training.views import Views
 
-__all__ = ["Features", "feature_views", "kept_features"]
+__all__ = ["Features", "cached_features", "feature_views"]
 
 Features = Half
 
@@ -45,11 +45,11 @@ def feature_views(
     Raises:
         CheckpointError, ModelError: As `keep`.
     """
-    kept = kept_features(model, fold, Views(views, seed, change), device=device, cache=cache)
+    kept = cached_features(model, fold, Views(views, seed, change), device=device, cache=cache)
     return np.stack([kept(row) for row in range(fold.num_images)])
 
 
-def kept_features(
+def cached_features(
     model: Classifier, fold: Fold, pool: Views, *, device: torch.device, cache: Path | None = None
 ) -> Kept:
     """The same, V D for a row of the fold, as it is asked for.

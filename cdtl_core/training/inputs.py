@@ -19,8 +19,8 @@ from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.models.draws import Draws, below
 from cdtl_core.models.model import Classifier
 from cdtl_core.models.stages import run_stages, stages_of
-from cdtl_core.training.features import Features, kept_features
-from cdtl_core.training.kept import Kept, keep, key_of
+from cdtl_core.training.feature_cache import Kept, keep, key_of
+from cdtl_core.training.features import Features, cached_features
 from cdtl_core.training.views import Views, one_channel
 
 __all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entering", "entry_of"]
@@ -183,7 +183,7 @@ def _activations(model: Classifier, fold: Fold, entry: Entry) -> Kept:
         return lambda row: fold.pixels[fold.rows[row]]
     if entry.stages is None:
         device = next(model.backbone.parameters()).device
-        return kept_features(model, fold, entry.views, device=device, cache=entry.cache)
+        return cached_features(model, fold, entry.views, device=device, cache=entry.cache)
     stages = entry.stages
     frozen = [pair for stage in stages_of(model.backbone)[:stages] for pair in stage]
     weights = {

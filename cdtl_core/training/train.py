@@ -120,7 +120,8 @@ def refresh_norms(
     """Recompute the running statistics of batch norms for the weights now in the model, from the site's own images.
 
     A blended backbone's activations differ from those that the site's statistics were collected with. Images come in
-    shuffled batches of equal size, so that their plain mean is that of all images; frozen stages keep theta0's.
+    shuffled batches of equal size, so that their plain mean is that of all images; frozen stages keep the initial
+    weights'.
     """
     if fold.num_images < 2:
         return

@@ -1,10 +1,10 @@
-"""The job that every arm plays: four sites' images on disk, the split, theta0, and cdtl's own settings for it.
+"""The job that every arm plays: images of four sites, the split, the initial weights, and cdtl's own settings.
 
 ::
 
     FOLDER/images/<site>/manifest.csv, images/*.png    what every arm reads
     FOLDER/job.json                                    sites, splits, rounds, steps
-    FOLDER/theta0.pt                                   the common start, for the arms that are not cdtl
+    FOLDER/initial_weights.pt                          the common start, for the arms that are not cdtl
     FOLDER/config.toml                                 the same job for `cdtl simulate`
 """
 
@@ -46,7 +46,7 @@ def prepare(job: Job, folder: Path) -> Path:
     import torch
 
     from cdtl_core.data.synthetic.phantom import write_phantoms
-    from cdtl_core.models.model import build_theta0
+    from cdtl_core.models.model import build_initial_weights
     from cdtl_core.site.home import open_site
 
     tables = []
@@ -66,7 +66,7 @@ def prepare(job: Job, folder: Path) -> Path:
         weight = cohort.folds["train"].num_patients
         files = [str(folder / "images" / own.site / "images" / name) for name in cohort.files]
         sites[own.site] = {"files": files, "rows": folds, "labels": labels, "patients": weight}
-    torch.save(build_theta0(simulation.run.model, job.seed, job.size), folder / "theta0.pt")
+    torch.save(build_initial_weights(simulation.run.model, job.seed, job.size), folder / "initial_weights.pt")
     (folder / "job.json").write_text(json.dumps({**asdict(job), "sites": sites}), encoding="utf-8")
     return folder
 

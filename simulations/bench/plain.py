@@ -21,7 +21,7 @@ from cdtl_core.config import AugmentConfig
 from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.models.backbones import build_backbone
 
-__all__ = ["Images", "Net", "auroc_of", "images_of", "read_job", "refresh", "score", "theta0_of", "train"]
+__all__ = ["Images", "Net", "auroc_of", "images_of", "initial_weights_of", "read_job", "refresh", "score", "train"]
 
 _SCORE_BATCH = 64
 _CHANGES = Augmentation(**AugmentConfig().model_dump())
@@ -63,10 +63,10 @@ def read_job(folder: Path) -> Job:
     return job
 
 
-def theta0_of(folder: Path) -> dict[str, torch.Tensor]:
+def initial_weights_of(folder: Path) -> dict[str, torch.Tensor]:
     """The common start."""
-    theta0: dict[str, torch.Tensor] = torch.load(folder / "theta0.pt", weights_only=True)
-    return theta0
+    initial_weights: dict[str, torch.Tensor] = torch.load(folder / "initial_weights.pt", weights_only=True)
+    return initial_weights
 
 
 def images_of(job: Job, site: str) -> Images:

@@ -36,7 +36,7 @@ TRAIN = {"round": 2, "val_loss": 0.5, "val_auroc": 0.75, "train_loss": 0.25}
 FINAL = {"test_auroc": 0.75, "test_auroc_low": 0.5, "test_auroc_high": 1.0, "chosen": 2}
 HELLO = {
     "site": "north", "modality": "ultrasound", "label_hash": label_hash(LABELS), "contract": OWN.contract,
-    "num_patients": 44, "holds_theta0": True,
+    "num_patients": 44, "holds_initial_weights": True,
 }  # fmt: skip
 HELLO_SECRET = {**HELLO, "ledger": OWN.ledger, "reservations": 3}
 EDGES = (float("nan"), float("inf"), -float("inf"), -1.0, -5e-324, 1e308, 2.0**63)
@@ -134,13 +134,13 @@ FACTS: list[tuple[RunConfig, dict[str, Any]]] = [
     (PLAIN, {"contract": contract(patients=50)}),
     (PLAIN, {"contract": contract(bit_depth=9)}),
     (PLAIN, {"contract": contract(label_map={})}),
-    (PLAIN, {"contract": contract(theta0_hash="0" * 64)}),
+    (PLAIN, {"contract": contract(initial_weights_hash="0" * 64)}),
     (PLAIN, {"contract": OWN.contract + " "}),
     (PLAIN, {"num_patients": 45}),
     (PLAIN, {"num_patients": 0}),
     (PLAIN, {"num_patients": 2**62}),
-    (PLAIN, {"holds_theta0": 1}),
-    (PLAIN, {"theta0_hash": "ab" * 32}),
+    (PLAIN, {"holds_initial_weights": 1}),
+    (PLAIN, {"initial_weights_hash": "ab" * 32}),
     (PLAIN, {"ledger": OWN.ledger, "reservations": 3}),
     (SECRET, {"ledger": "b" * 32}),
     (SECRET, {"reservations": 4}),

@@ -37,7 +37,7 @@ def home_of(folder: Path) -> Path:
     for name in (
         "models/study-cdtl/model",
         "memory/study-cdtl/round-0001",
-        "theta0/my-own-start",
+        "initial_weights/my-own-start",
         "../outside/precious",
     ):
         path = home / f"{name}.safetensors"
@@ -47,12 +47,12 @@ def home_of(folder: Path) -> Path:
     return home
 
 
-def order(theta0_hash: Any, **more: Any) -> RecordDict:
-    fields = {"round": 2, "share_head": True, "theta0_hash": theta0_hash, **more}
-    return RecordDict({"order": ConfigRecord(fields), "drift": ArrayRecord()})
+def order(initial_weights_hash: Any, **more: Any) -> RecordDict:
+    fields = {"round": 2, "share_head": True, "initial_weights_hash": initial_weights_hash, **more}
+    return RecordDict({"order": ConfigRecord(fields), "offset": ArrayRecord()})
 
 
-@pytest.mark.attack("a message never names a path", "theta0_hash and baseline as paths")
+@pytest.mark.attack("a message never names a path", "initial_weights_hash and baseline as paths")
 @pytest.mark.parametrize("act", ["train_round", "finish_run"])
 def test_a_hash_that_is_a_path_is_refused_and_no_file_changes(act: str, tmp_path: Path, tries: Tries) -> None:
     home = home_of(tmp_path)
@@ -69,7 +69,7 @@ def test_a_hash_that_is_a_path_is_refused_and_no_file_changes(act: str, tmp_path
 @pytest.mark.attack("a message never names a path", "an unknown hash, to have files removed")
 def test_a_hash_that_the_site_does_not_hold_removes_nothing(tmp_path: Path) -> None:
     home = home_of(tmp_path)
-    held = home / "theta0" / f"{'1' * 64}.safetensors"
+    held = home / "initial_weights" / f"{'1' * 64}.safetensors"
     held.write_bytes(b"damaged, and kept until it is sent again")
     before = tree_of(tmp_path)
     for hash in ("0" * 64, "1" * 64):

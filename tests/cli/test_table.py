@@ -24,7 +24,7 @@ def site(name: str, gain: tuple[float, float, float]) -> SiteReport:
         selection=ModelChoice(
             chosen="own", share=1.0, share_by="equal", evidence_patients=0, validation_log_loss={}, test_auroc={}
         ),
-        bytes_per_round={"cdtl": Bytes(sent=6_700_000, received=6_800_000, theta0_received=13_000_000)},
+        bytes_per_round={"cdtl": Bytes(sent=6_700_000, received=6_800_000, initial_weights_received=13_000_000)},
     )
 
 

@@ -80,12 +80,12 @@ def test_the_contract_says_what_the_cohort_is_and_statistics_only_when_allowed(h
     assert (contract.modality, contract.channels, contract.bit_depth, contract.patients) == ("ultrasound", 1, 8, 20)
     assert contract.statistics is None
     check_contract(contract, RUN, "a" * 64)
-    write_settings(home, "publish = { pixel_statistics = true, theta0_hash = '" + "b" * 64 + "' }")
+    write_settings(home, "publish = { pixel_statistics = true, initial_weights_hash = '" + "b" * 64 + "' }")
     told = contract_of(home, open_site(home, RUN))
     assert told.statistics is not None
     assert 100 < told.statistics.mean < 155
     assert 30 < told.statistics.std < 85
-    with pytest.raises(FederationError, match="theta0_hash"):
+    with pytest.raises(FederationError, match="initial_weights_hash"):
         check_contract(told, RUN, "a" * 64)
 
 
@@ -97,7 +97,7 @@ def test_a_site_that_has_grown_takes_part_as_it_enrolled_and_says_what_to_do(
     write_settings(home, 'device = "cpu"')
     told = wire.decode_introduction(describe_site(wire.encode_question("0" * 64), home, RUN))
     assert told.contract == enrolled_contract(home)
-    assert (told.contract.patients, told.member.num_patients, told.holds_theta0) == (20, 24, False)
+    assert (told.contract.patients, told.member.num_patients, told.holds_initial_weights) == (20, 24, False)
     assert "patients changed since it enrolled" in caplog.text
     assert "cdtl site init" in caplog.text
 

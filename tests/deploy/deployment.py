@@ -24,7 +24,7 @@ from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.request import load_request, save_request
 from cdtl_core.deploy.runs import ENDED, load_run_state, prepare_run, queue_run
 from cdtl_core.deploy.server_config import ServerConfig
-from cdtl_core.deploy.standing import coordinator_standing
+from cdtl_core.deploy.status import coordinator_status
 from cdtl_core.system.foreign import read_json
 from cdtl_core.system.processes import ProcessGroup, free_port
 
@@ -128,7 +128,7 @@ class Deployment:
         """Wait until every site that was started is connected."""
 
         def all_there() -> bool:
-            sites = coordinator_standing(self.coordinator)["sites"]
+            sites = coordinator_status(self.coordinator)["sites"]
             return all(sites[name]["connected"] for name in self._services if name != "coordinator")
 
         self.until(all_there, 120.0, "the sites")

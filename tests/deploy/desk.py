@@ -37,7 +37,7 @@ from cdtl_core.deploy.link import NODE_KEY, SOCKET, Link
 from cdtl_core.deploy.node_main import open_way
 from cdtl_core.deploy.request import make_request
 from cdtl_core.federation.egress import EgressManifest
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import weights_hash
 from cdtl_core.system.durable import replace_bytes
 from tests.deploy.loopback import Coordinator, eventually, free_port, served, write_certificates
@@ -179,11 +179,13 @@ class Desk:
         (approval,) = approvals(self.home).values()
         return approval.egress
 
-    def order(self, round: int = 1, *, theta0_hash: str = "", share_head: bool = True, drift: int = 0) -> RecordDict:
-        """What the coordinator sends with ``train`` and ``evaluate``; another `drift` makes it another order."""
-        theta0_hash = theta0_hash or self.run_config.limits.theta0_hash
-        order = ConfigRecord({"round": round, "theta0_hash": theta0_hash, "share_head": share_head})
-        return RecordDict({"order": order, "drift": ArrayRecord({"w": Array(np.full(3, drift, np.float16))})})
+    def order(
+        self, round: int = 1, *, initial_weights_hash: str = "", share_head: bool = True, offset: int = 0
+    ) -> RecordDict:
+        """What the coordinator sends with ``train`` and ``evaluate``; another `offset` makes it another order."""
+        initial_weights_hash = initial_weights_hash or self.run_config.limits.initial_weights_hash
+        order = ConfigRecord({"round": round, "initial_weights_hash": initial_weights_hash, "share_head": share_head})
+        return RecordDict({"order": order, "offset": ArrayRecord({"w": Array(np.full(3, offset, np.float16))})})
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.home / "logs" / "egress.jsonl").read_text().splitlines()]
@@ -216,7 +218,7 @@ def desk(tiny: Tiny, tmp_path: Path) -> Iterator[Desk]:
     )
     config.link.mkdir()
     replace_bytes(config.site_key, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    run = with_theta0(tiny().run)
+    run = with_initial_weights(tiny().run)
     site = SiteConfig.model_validate(tree)
     with coordinator.open():
         yield Desk(home, config, coordinator, key, flatten(run), site, run, free_port(), key)
@@ -229,10 +231,10 @@ def open_desk(desk: Desk) -> Iterator[tuple[Desk, Node]]:
         yield desk, stack.enter_context(desk.node())
 
 
-def with_theta0(run: RunConfig) -> RunConfig:
+def with_initial_weights(run: RunConfig) -> RunConfig:
     """A run that names its initial weights, as ``cdtl server run`` leaves it."""
-    found = weights_hash(build_theta0(run.model, run.seed, run.image.size))
-    return run.model_copy(update={"limits": run.limits.model_copy(update={"theta0_hash": found})})
+    found = weights_hash(build_initial_weights(run.model, run.seed, run.image.size))
+    return run.model_copy(update={"limits": run.limits.model_copy(update={"initial_weights_hash": found})})
 
 
 def honest(manifest: EgressManifest) -> RecordDict:

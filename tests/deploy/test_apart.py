@@ -12,7 +12,7 @@ from cdtl_core.config import SimulationConfig
 from cdtl_core.deploy.link import NODE_FOLDERS
 from cdtl_core.deploy.sandbox import sandbox_fault
 from cdtl_core.deploy.separation import noted_separation
-from cdtl_core.deploy.standing import node_standing, site_standing
+from cdtl_core.deploy.status import node_status, site_status
 from tests.conftest import Tries
 from tests.deploy.deployment import Deployment
 
@@ -52,7 +52,7 @@ def test_approved_code_that_attacks_its_site_in_mid_training_gets_nothing(
     made.start("coordinator")
     made.start("alba", "filter")
     made.start("alba", "node")
-    made.until(lambda: node_standing(home)["running"], 240.0, "the node")
+    made.until(lambda: node_status(home)["running"], 240.0, "the node")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         facts = known(home, made, listener)
         before = {path: path.read_bytes() for path in map(Path, facts["files"])}
@@ -69,7 +69,7 @@ def test_approved_code_that_attacks_its_site_in_mid_training_gets_nothing(
     separation = noted_separation(home)
     assert separation is not None
     assert separation.kind == "sandbox"
-    assert site_standing(home)["separation"] == separation.text
+    assert site_status(home)["separation"] == separation.text
     made.stop()
 
 

@@ -21,7 +21,7 @@ from cdtl_core.deploy.request import (
 )
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import egress_hash, egress_manifest
-from tests.deploy.desk import with_theta0
+from tests.deploy.desk import with_initial_weights
 
 Tiny = Callable[..., SimulationConfig]
 CODE, OTHER = "a" * 64, "b" * 64
@@ -34,7 +34,7 @@ def site_of(**more: Any) -> SiteConfig:
 
 @pytest.fixture
 def request_(tiny: Tiny) -> ApprovalRequest:
-    return make_request(with_theta0(tiny(federation={"sites": ["alba"]}).run), CODE)
+    return make_request(with_initial_weights(tiny(federation={"sites": ["alba"]}).run), CODE)
 
 
 def test_a_request_survives_its_file(request_: ApprovalRequest, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_site_does_not_approve_against_its_own_lock(request_: ApprovalRequest,
 
 
 def test_a_run_whose_replies_have_no_room_is_not_approved(tiny: Tiny, tmp_path: Path) -> None:
-    large = make_request(with_theta0(tiny(model={"backbone": "resnet18"}).run), CODE)
+    large = make_request(with_initial_weights(tiny(model={"backbone": "resnet18"}).run), CODE)
     with pytest.raises(ConfigError, match=r"a reply of this run takes up to 22 MB and room_mb in site\.toml is 1"):
         approve(tmp_path, large, site_of(room_mb=1))
     assert approvals(tmp_path) == {}
@@ -126,14 +126,16 @@ def test_a_run_whose_replies_have_no_room_is_not_approved(tiny: Tiny, tmp_path: 
 def test_a_request_must_name_the_initial_weights_that_its_settings_make(
     request_: ApprovalRequest, tiny: Tiny, tmp_path: Path
 ) -> None:
-    def asked(theta0: str) -> ApprovalRequest:
-        return request_.model_copy(update={"settings": {**request_.settings, "limits.theta0_hash": theta0}})
+    def asked(initial_weights: str) -> ApprovalRequest:
+        return request_.model_copy(
+            update={"settings": {**request_.settings, "limits.initial_weights_hash": initial_weights}}
+        )
 
-    for theta0, says in (("b" * 64, "its settings give"), ("", "names no initial weights")):
+    for initial_weights, says in (("b" * 64, "its settings give"), ("", "names no initial weights")):
         with pytest.raises(PrivacyError, match=says):
-            approve(tmp_path, asked(theta0), site_of())
-    with pytest.raises(PrivacyError, match=r"publish\.theta0_hash in site\.toml accepts"):
-        approve(tmp_path, request_, site_of(publish={"theta0_hash": "b" * 64}))
+            approve(tmp_path, asked(initial_weights), site_of())
+    with pytest.raises(PrivacyError, match=r"publish\.initial_weights_hash in site\.toml accepts"):
+        approve(tmp_path, request_, site_of(publish={"initial_weights_hash": "b" * 64}))
     with pytest.raises(PrivacyError, match="the request has no limits"):
         check_request(make_request(tiny().run, CODE))
     assert approvals(tmp_path) == {}

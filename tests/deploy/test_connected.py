@@ -11,7 +11,7 @@ from cdtl_core.deploy.egress_filter.status import Status, read_status
 from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.service import running_service
-from cdtl_core.deploy.standing import coordinator_standing, site_standing
+from cdtl_core.deploy.status import coordinator_status, site_status
 from cdtl_core.system.durable import replace_json
 from tests.conftest import Tries
 from tests.deploy.entrance import Coordinator, Enrol
@@ -52,9 +52,9 @@ def test_a_site_is_connected_for_one_heartbeat_after_its_last_message(tmp_path: 
     with running_service(tmp_path):
         for ago, connected in ((5.0, True), (40.0, True), (50.0, False), (3600.0, False)):
             replace_json(tmp_path / "gate.json", {"connected": True, "last_contact": time.time() - ago})
-            assert site_standing(tmp_path)["connected"] is connected
+            assert site_status(tmp_path)["connected"] is connected
             tries.add()
-    assert not site_standing(tmp_path)["connected"]
+    assert not site_status(tmp_path)["connected"]
 
 
 @pytest.mark.attack(PROPERTY, "silence since the last heartbeat")
@@ -65,7 +65,7 @@ def test_the_coordinator_says_the_same(tmp_path: Path, enrol: Enrol, tries: Trie
     with running_service(folder):
         for ago, connected in ((5.0, True), (40.0, True), (50.0, False)):
             replace_json(folder / "seen.json", {"north": time.time() - ago})
-            assert coordinator_standing(folder)["sites"]["north"]["connected"] is connected
+            assert coordinator_status(folder)["sites"]["north"]["connected"] is connected
             tries.add()
 
 

@@ -13,7 +13,7 @@ from flwr.superlink.federation import NoOpFederationManager
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.deploy.database import DATABASE, NODES, database_fault, note_started, prepare_database
-from cdtl_core.deploy.standing import coordinator_standing
+from cdtl_core.deploy.status import coordinator_status
 from cdtl_core.system.foreign import read_json
 from tests.conftest import Tries
 from tests.deploy.deployment import Deployment
@@ -139,7 +139,7 @@ def test_the_run_ends_with_every_model_whatever_became_of_the_database(
         made.start("coordinator")
 
     def going_on() -> None:
-        made.until(lambda: coordinator_standing(made.coordinator)["database_replaced"], 60.0, "a new database")
+        made.until(lambda: coordinator_status(made.coordinator)["database_replaced"], 60.0, "a new database")
         made.until(lambda: len(read_json(flower / NODES)) == 2, 120.0, "both sites in it")
         made.until(lambda: log.read_text().count("as Flower run") > tries.count, 120.0, "the run in it")
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.deploy.standing import coordinator_standing, site_standing
+from cdtl_core.deploy.status import coordinator_status, site_status
 from tests.conftest import Tries
 from tests.deploy.conftest import Figures
 from tests.deploy.deployment import Deployment
@@ -59,7 +59,7 @@ def test_a_run_goes_on_under_a_flood(tiny: Tiny, deployment: Deployment, figures
         try:
             time.sleep(2.0)  # all of them are inside
             flooded = play(deployment, config, "flooded")
-            assert all(site["connected"] for site in coordinator_standing(deployment.coordinator)["sites"].values())
+            assert all(site["connected"] for site in coordinator_status(deployment.coordinator)["sites"].values())
             said, _ = strangers.communicate(timeout=_SECONDS + 30)
         finally:
             strangers.kill()
@@ -91,7 +91,7 @@ def test_a_frozen_gateway_is_seen_and_started_again(deployment: Deployment) -> N
         except (StopIteration, psutil.Error):  # none, or a child that is ending
             return False
 
-    deployment.until(lambda: not site_standing(home)["connected"], 120.0, "a site that says so")
+    deployment.until(lambda: not site_status(home)["connected"], 120.0, "a site that says so")
     deployment.until(another, 120.0, "another gateway")
-    deployment.until(lambda: bool(site_standing(home)["connected"]), 120.0, "the site")
+    deployment.until(lambda: bool(site_status(home)["connected"]), 120.0, "the site")
     deployment.connected()

@@ -73,7 +73,7 @@ def test_a_second_final_evaluation_never_reaches_the_site(open_desk: tuple[Desk,
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
     played(desk, node, run, desk.order(3))
     played(desk, node, run, desk.order(4), kind="evaluate")
-    assert refused(desk, node, run, desk.order(4, drift=1), kind="evaluate") == OVER["evaluation"]
+    assert refused(desk, node, run, desk.order(4, offset=1), kind="evaluate") == OVER["evaluation"]
 
 
 def test_the_same_final_evaluation_after_a_crash_is_answered_from_what_was_kept(desk: Desk) -> None:
@@ -96,7 +96,7 @@ def test_other_initial_weights_never_reach_the_site(open_desk: tuple[Desk, Node]
     desk, node = open_desk
     desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
-    told = refused(desk, node, run, desk.order(theta0_hash=weights))
+    told = refused(desk, node, run, desk.order(initial_weights_hash=weights))
     assert told == (OVER["weights"] if weights == "b" * 64 else UNREADABLE)
 
 
@@ -104,7 +104,7 @@ def test_a_site_that_accepts_one_common_start_refuses_runs_from_another(open_des
     desk, node = open_desk
     desk.approve()
     tree = desk.site.model_dump(mode="json", exclude_none=True)
-    save_toml(desk.config.settings, {**tree, "publish": {"theta0_hash": "b" * 64}})
+    save_toml(desk.config.settings, {**tree, "publish": {"initial_weights_hash": "b" * 64}})
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
     assert refused(desk, node, run, desk.order()) == NOT_APPROVED
 

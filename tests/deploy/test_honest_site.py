@@ -17,7 +17,7 @@ from cdtl_core.errors import PrivacyError
 from cdtl_core.federation import wire
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.federation.site import RoundOrder
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import Weights, weights_hash
 from cdtl_core.site import session
 
@@ -41,9 +41,9 @@ def judged(home: Path, manifest: EgressManifest, asked: Ask, content: RecordDict
     return found.content
 
 
-def order(theta0: Weights, round: int) -> RecordDict:
-    content = wire.encode_order(RoundOrder(round, {}, True), weights_hash(theta0))
-    content.update(wire.encode_theta0(theta0))
+def order(initial_weights: Weights, round: int) -> RecordDict:
+    content = wire.encode_order(RoundOrder(round, {}, True), weights_hash(initial_weights))
+    content.update(wire.encode_initial_weights(initial_weights))
     return content
 
 
@@ -51,23 +51,27 @@ def order(theta0: Weights, round: int) -> RecordDict:
 def test_all_answers_of_an_honest_site_pass_its_own_filter(tiny: Tiny, tmp_path: Path, private: bool) -> None:
     dp = {"enabled": True, "target_epsilon": 50.0} if private else {}
     run: RunConfig = tiny(dp=dp, model={"adapter": 4 if private else 0}).run
-    own, home, theta0 = SiteConfig.model_validate(SITE), tmp_path / "alba", build_theta0(run.model, 0, 32)
-    limits = run.limits.model_copy(update={"theta0_hash": weights_hash(theta0)})
+    own, home, initial_weights = (
+        SiteConfig.model_validate(SITE),
+        tmp_path / "alba",
+        build_initial_weights(run.model, 0, 32),
+    )
+    limits = run.limits.model_copy(update={"initial_weights_hash": weights_hash(initial_weights)})
     run = run.model_copy(update={"limits": limits})
     make_site(home, own)
     enrolled = enrol_site(home, run)
     listed = approve(home, make_request(run, "0" * 64), own).egress
-    question = wire.encode_question(weights_hash(theta0))
+    question = wire.encode_question(weights_hash(initial_weights))
     told = judged(home, listed, ask("query.describe", 0), session.describe_site(question, home, run))
     hello = wire.decode_introduction(told)
-    assert (hello.contract, hello.holds_theta0) == (enrolled.contract, False)
+    assert (hello.contract, hello.holds_initial_weights) == (enrolled.contract, False)
     for round in (1, 2):
-        judged(home, listed, ask("train", round), session.train_round(order(theta0, round), home, run))
+        judged(home, listed, ask("train", round), session.train_round(order(initial_weights, round), home, run))
     with pytest.raises(AssertionError, match="round 2 and round 1 was asked"):
-        judged(home, listed, ask("train", 1), session.train_round(order(theta0, 2), home, run))
+        judged(home, listed, ask("train", 1), session.train_round(order(initial_weights, 2), home, run))
     told = judged(home, listed, ask("query.describe", 0), session.describe_site(question, home, run))
-    assert wire.decode_introduction(told).holds_theta0
-    ended = judged(home, listed, ask("evaluate", 4), session.finish_run(order(theta0, 4), home, run))
+    assert wire.decode_introduction(told).holds_initial_weights
+    ended = judged(home, listed, ask("evaluate", 4), session.finish_run(order(initial_weights, 4), home, run))
     assert bool(wire.decode_final(ended).chosen) is not private
 
 

@@ -106,7 +106,7 @@ def test_private_sites_spend_from_their_own_ledgers_and_send_no_figure(tiny: Tin
         assert "held" not in log
     for line in deployment.lines(run):
         for said in (line.get("sites") or line["finish"]).values():
-            assert set(said) <= {"bytes_received", "bytes_sent", "theta0_bytes", "chosen"}
+            assert set(said) <= {"bytes_received", "bytes_sent", "initial_weights_bytes", "chosen"}
     deployment.stop()
 
 

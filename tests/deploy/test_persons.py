@@ -15,7 +15,7 @@ from cdtl_core.deploy.approvals import Approval, approvals, approve, decide, mis
 from cdtl_core.deploy.persons import Signer, load_signer, make_person_key
 from cdtl_core.deploy.request import ApprovalRequest, make_request
 from cdtl_core.errors import CdtlError, CheckpointError, ConfigError, PrivacyError
-from tests.deploy.desk import with_theta0
+from tests.deploy.desk import with_initial_weights
 
 Tiny = Callable[..., SimulationConfig]
 CODE = "a" * 64
@@ -43,7 +43,7 @@ def two(persons: dict[str, Signer]) -> SiteConfig:
 
 @pytest.fixture
 def asked(tiny: Tiny) -> ApprovalRequest:
-    return make_request(with_theta0(tiny().run), CODE)
+    return make_request(with_initial_weights(tiny().run), CODE)
 
 
 def allowed(home: Path, asked: ApprovalRequest, site: SiteConfig) -> bool:

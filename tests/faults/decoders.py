@@ -50,7 +50,7 @@ RUN = RunConfig.model_validate(
     {
         "image": {"size": 32},
         "model": {"backbone": "test_efficientnet", "weights": "random"},
-        "limits": {"theta0_hash": "0" * 64},
+        "limits": {"initial_weights_hash": "0" * 64},
     }
 )
 EXPECTED = {"w": torch.Size([3]), "v": torch.Size([2, -1])}
@@ -79,9 +79,9 @@ def _messages(home: Path) -> dict[str, Decoder]:
     final = wire.encode_final(
         wire.FinalScalars({"test_auroc": 0.5, "test_auroc_low": 0.25, "test_auroc_high": 0.75}, "pool")
     )
-    theta0 = RecordDict(dict(wire.encode_theta0(DELTA)))
+    initial_weights = RecordDict(dict(wire.encode_initial_weights(DELTA)))
     asked = wire.encode_order(RoundOrder(3, {}, True), weights_hash(DELTA))
-    asked.update(wire.encode_theta0(DELTA))
+    asked.update(wire.encode_initial_weights(DELTA))
     (home / "memory").mkdir(parents=True, exist_ok=True)
     (home / "site.toml").write_bytes(_SITE)
     manifest = egress_manifest(RUN)
@@ -91,7 +91,7 @@ def _messages(home: Path) -> dict[str, Decoder]:
         "message: order": _message((order,), lambda m: wire.decode_order(m, 8)),
         "message: order, acted on": _message((order, asked), lambda m: _act(home, m)),
         "message: question": _message((wire.encode_question("0" * 64),), lambda m: describe_site(m, home, RUN)),
-        "message: theta0": _message((theta0,), wire.decode_theta0),
+        "message: initial_weights": _message((initial_weights,), wire.decode_initial_weights),
         "message: final": _message((final,), wire.decode_final),
         "gate: reply": Decoder(
             tuple(_packet(one) for one in (update, hello, final)),
@@ -243,10 +243,10 @@ def _checkpoints(folder: Path) -> dict[str, Decoder]:
     records = {"north": Record((1.0, 2.0), ("a" * 16,), 1, "")}
     place = folder / "checkpoints"
     for round in (1, 2):
-        drifts = {"mri": {"w": torch.full((2,), 1.0).half()}, "ct": {}}
+        offsets = {"mri": {"w": torch.full((2,), 1.0).half()}, "ct": {}}
         heads = {"mri": HeadSum({"head.L.weight": torch.ones(2, 2).double()}, {"L": 3}, {"north": 3})}
         member = Member("north", "mri", 3, "L")
-        save_checkpoint(place, CoordinatorState(round, (member,), drifts, "t", records, heads))
+        save_checkpoint(place, CoordinatorState(round, (member,), offsets, "t", records, heads))
     newest = place / "round-0002"
 
     def one(name: str) -> Decoder:

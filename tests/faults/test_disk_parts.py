@@ -184,7 +184,7 @@ async def _replies(home: Path, disk: Disk) -> None:
         ask = Ask(
             run_id=1, message_id=f"{number}" * 64, src_node_id=1, dst_node_id=2, group_id="1", message_type="train",
             created_at=time.time(), ttl=3600.0, approval="0" * 16,
-            order=Order(kind="train", round=number, theta0_hash="a" * 64, digest="b" * 64),
+            order=Order(kind="train", round=number, initial_weights_hash="a" * 64, digest="b" * 64),
         )  # fmt: skip
         asks.add(ask)
         await replies.answer(ask, RecordDict({"metrics": MetricRecord({"round": number})}))

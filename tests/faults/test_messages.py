@@ -12,10 +12,10 @@ from flwr.app import Message, RecordDict
 from cdtl_core.config import SimulationConfig
 from cdtl_core.config.settings import flatten
 from cdtl_core.coordinator.exchange import Exchange
-from cdtl_core.coordinator.membership import gather_sites, open_party
+from cdtl_core.coordinator.membership import gather_sites, open_membership
 from cdtl_core.coordinator.strategy import begin, play_round
 from cdtl_core.federation.packing import pack
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.site.app import app as client_app
 from tests.faults.rig import Fault, cut_after, finished, play, said
@@ -176,10 +176,10 @@ def test_a_site_of_another_version_is_left_out_by_name_and_the_others_go_on(
         return reply
 
     grid = InProcessGrid(skewed, homes, flatten(run))  # type: ignore[arg-type]
-    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
-    gather_sites(party, {})
-    _, played = play_round(party, begin(party, None))
-    reasons = {**party.left_out, **played.report.refused}
+    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
+    gather_sites(membership, {})
+    _, played = play_round(membership, begin(membership, None))
+    reasons = {**membership.left_out, **played.report.refused}
     assert says in str(reasons)
     assert played.report.updated == ("alba", "como")
     line = fault("another version at a site: named, others go on")

@@ -109,15 +109,15 @@ def test_retention_policy_lets_a_rich_modality_keep_more_than_a_scarce_one() -> 
     assert retention(matrix[1, 1], modalities=2, rounds=10) == pytest.approx(0.2)
 
 
-def test_retention_is_the_share_of_drift_left_when_blending_round_after_round() -> None:
+def test_retention_is_the_share_of_offset_left_when_blending_round_after_round() -> None:
     alpha, rounds, count = 0.9, 7, 3
     matrix = blend_matrix(
         BlendConfig(policy="fixed", alpha=alpha, settle=0), dict.fromkeys("abc", 1), round=1, rounds=rounds
     )
-    drift, own = np.zeros(count), np.array([1.0, -1.0, 0.0])  # each modality drifts its own way each round
+    offset, own = np.zeros(count), np.array([1.0, -1.0, 0.0])  # each modality offsets its own way each round
     for _ in range(rounds):
-        drift = matrix @ (drift + own)
-    assert drift[0] / rounds == pytest.approx(retention(alpha, modalities=count, rounds=rounds))
+        offset = matrix @ (offset + own)
+    assert offset[0] / rounds == pytest.approx(retention(alpha, modalities=count, rounds=rounds))
 
 
 def test_three_modalities_and_twenty_rounds_as_in_the_design() -> None:

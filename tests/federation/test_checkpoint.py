@@ -11,9 +11,9 @@ from cdtl_core.federation.round import CoordinatorState, HeadSum, Member
 
 
 def state(round: int) -> CoordinatorState:
-    drifts = {"mri": {"z": torch.full((2,), float(round)).half(), "a": torch.ones(1).half()}, "ct": {}}
+    offsets = {"mri": {"z": torch.full((2,), float(round)).half(), "a": torch.ones(1).half()}, "ct": {}}
     heads = {"mri": HeadSum({"head.L.bias": torch.full((2,), 0.1, dtype=torch.float64)}, {"L": 3}, {"s": 3})}
-    return CoordinatorState(round, (Member("s", "mri", 3, "L"),), drifts, "t", heads=heads)
+    return CoordinatorState(round, (Member("s", "mri", 3, "L"),), offsets, "t", heads=heads)
 
 
 def test_what_is_loaded_equals_what_was_saved_also_in_the_order_of_tensors(tmp_path: Path) -> None:
@@ -22,9 +22,9 @@ def test_what_is_loaded_equals_what_was_saved_also_in_the_order_of_tensors(tmp_p
     assert faults == []
     assert loaded is not None
     assert (loaded.round, loaded.members) == (3, state(3).members)
-    assert list(loaded.drifts["mri"]) == ["z", "a"]  # safetensors sorts; depth policies need the layers' order
-    assert all(loaded.drifts["mri"][name].equal(value) for name, value in state(3).drifts["mri"].items())
-    assert loaded.drifts["ct"] == {}
+    assert list(loaded.offsets["mri"]) == ["z", "a"]  # safetensors sorts; depth policies need the layers' order
+    assert all(loaded.offsets["mri"][name].equal(value) for name, value in state(3).offsets["mri"].items())
+    assert loaded.offsets["ct"] == {}
     (kept, saved) = (one.heads["mri"] for one in (loaded, state(3)))
     assert (kept.patients, kept.sites) == (saved.patients, saved.sites)
     assert kept.total["head.L.bias"].equal(saved.total["head.L.bias"])

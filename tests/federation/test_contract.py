@@ -8,7 +8,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract, check_contract, load_contract, round_patients
 
-THETA0 = "a" * 64
+INITIAL_WEIGHTS = "a" * 64
 
 
 def contract(**fields: object) -> ModalityContract:
@@ -26,9 +26,11 @@ def contract(**fields: object) -> ModalityContract:
 
 def test_a_contract_that_fits_is_accepted_and_survives_json() -> None:
     found = contract(
-        theta0_hash=THETA0, label_map={"B": "benign", "normal": ""}, statistics={"mean": 80.0, "std": 40.0}
+        initial_weights_hash=INITIAL_WEIGHTS,
+        label_map={"B": "benign", "normal": ""},
+        statistics={"mean": 80.0, "std": 40.0},
     )
-    check_contract(found, RunConfig(), THETA0)
+    check_contract(found, RunConfig(), INITIAL_WEIGHTS)
     assert load_contract(json.dumps(found.model_dump(mode="json")), "it") == found
 
 
@@ -39,12 +41,12 @@ def test_a_contract_that_fits_is_accepted_and_survives_json() -> None:
         ({"positive": "benign"}, "positive"),
         ({"labels": ["benign", "odd"]}, "labels"),
         ({"label_map": {"x": "cyst"}}, "label_map"),
-        ({"theta0_hash": "b" * 64}, "theta0_hash"),
+        ({"initial_weights_hash": "b" * 64}, "initial_weights_hash"),
     ],
 )
 def test_a_mismatch_is_refused_in_a_sentence_that_names_the_field(fields: dict[str, object], names: str) -> None:
     with pytest.raises(FederationError, match=f"site north cannot take part: .*{names}"):
-        check_contract(contract(**fields), RunConfig(), THETA0)
+        check_contract(contract(**fields), RunConfig(), INITIAL_WEIGHTS)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def update(site: str, value: float, round: int = 1) -> SiteUpdate:
 
 
 def values(state: CoordinatorState) -> dict[str, float]:
-    return {group: drift["w"][0].item() for group, drift in state.drifts.items() if drift}
+    return {group: offset["w"][0].item() for group, offset in state.offsets.items() if offset}
 
 
 def test_within_a_modality_patients_weigh_and_across_them_the_matrix_does() -> None:
@@ -55,7 +55,7 @@ def test_an_absent_modality_keeps_its_weights_and_still_gives() -> None:
     state, _ = step(start(MEMBERS, config()), [update(s, 1.0) for s in "abcd"], config())
     after, report = step(state, [update("a", 1.5, 2), update("b", 0.5, 2), update("d", 1.5, 2)], config())
     assert report.absent == ("c",)
-    assert after.drifts["mri"]["w"].equal(state.drifts["mri"]["w"])
+    assert after.offsets["mri"]["w"].equal(state.offsets["mri"]["w"])
     assert values(after)["ultrasound"] == pytest.approx(0.7 * (1 + 1.25) + 0.15 * 1 + 0.15 * 2.5, abs=2e-3)
 
 
@@ -134,7 +134,7 @@ def test_two_sites_of_one_name_are_refused() -> None:
         start([MEMBERS[0], MEMBERS[0]], config("fedbn"))
 
 
-def test_a_modality_absent_from_the_start_gives_theta0_and_keeps_it() -> None:
+def test_a_modality_absent_from_the_start_gives_initial_weights_and_keeps_it() -> None:
     updates = [update(s, v) for s, v in zip("abd", (1.0, 5.0, 8.0), strict=True)]
     state, _ = step(start(MEMBERS, config()), updates, config())
     assert values(state)["ultrasound"] == pytest.approx(0.7 * 2 + 0.15 * 0 + 0.15 * 8, abs=2e-3)
@@ -154,7 +154,7 @@ def test_the_order_of_replies_changes_no_bit_with_depth_and_two_label_maps(depth
         }
         updates.append(SiteUpdate(site, 1, delta, {}))
     results = {
-        tuple((g, name, tuple(value.tolist())) for g, drift in state.drifts.items() for name, value in drift.items())
+        tuple((g, name, tuple(value.tolist())) for g, offset in state.offsets.items() for name, value in offset.items())
         for order in itertools.permutations(updates)
         for state in [step(start(MEMBERS, run), order, run)[0]]
     }

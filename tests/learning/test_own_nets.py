@@ -13,7 +13,7 @@ from cdtl_core.models.backbones import build_backbone
 from cdtl_core.models.cost import cost_of
 from cdtl_core.models.deepunet import DeepUNet
 from cdtl_core.models.lite0_levels import Lite0Levels
-from cdtl_core.models.model import build_classifier, build_theta0, parts_of, set_training
+from cdtl_core.models.model import build_classifier, build_initial_weights, parts_of, set_training
 from cdtl_core.models.own_nets import OWN
 from cdtl_core.models.plain_cnn import PlainCNN
 from cdtl_core.models.stages import NORMS, check_division, stages_of
@@ -119,16 +119,18 @@ def test_the_split_by_type_keeps_norms_and_shares_the_rest(name: str) -> None:
 @pytest.mark.parametrize("name", RANDOM)
 def test_networks_without_weights_from_elsewhere_refuse_imagenet(name: str) -> None:
     with pytest.raises(ModelError, match=f"no ImageNet weights for '{name}': set model.weights to 'random'"):
-        build_theta0(ModelConfig(backbone=name), 0, 32)
+        build_initial_weights(ModelConfig(backbone=name), 0, 32)
     assert build_backbone(name, 32).mean == (0.5, 0.5, 0.5)
 
 
 def test_the_trunk_of_lite0_levels_has_the_weights_of_lite0() -> None:
-    theta0, lite0 = (build_theta0(ModelConfig(backbone=name), 0, 32) for name in ("lite0_levels", "efficientnet_lite0"))
-    trunk = {key: value for key, value in theta0.items() if ".trunk." in key}
+    initial_weights, lite0 = (
+        build_initial_weights(ModelConfig(backbone=name), 0, 32) for name in ("lite0_levels", "efficientnet_lite0")
+    )
+    trunk = {key: value for key, value in initial_weights.items() if ".trunk." in key}
     assert len(trunk) > 200
     assert all(value.equal(lite0[key.replace(".trunk.", ".")]) for key, value in trunk.items())
-    one, two = (build_theta0(ModelConfig(backbone="lite0_levels"), seed, 32) for seed in (1, 2))
+    one, two = (build_initial_weights(ModelConfig(backbone="lite0_levels"), seed, 32) for seed in (1, 2))
     assert {key for key in one if not one[key].equal(two[key])} == {"backbone.hidden.weight", "backbone.hidden.bias"}
 
 

@@ -10,11 +10,11 @@ from flwr.proto.node_pb2 import NodeInfo
 from cdtl_core.config import RunConfig, SimulationConfig
 from cdtl_core.config.settings import flatten
 from cdtl_core.coordinator.exchange import Exchange, Reply
-from cdtl_core.coordinator.membership import gather_sites, open_party, quorum_fault
+from cdtl_core.coordinator.membership import gather_sites, open_membership, quorum_fault
 from cdtl_core.coordinator.strategy import begin, finish_run, play_round
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.round import Member
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.simulation.simulate import simulate
 from cdtl_core.site.app import app as client_app
@@ -142,19 +142,19 @@ def test_a_late_site_of_a_new_modality_joins_during_a_round_and_takes_part_from_
     run = run.model_copy(update={"method": "fedbn"})
     como = max(node.node_id for node in grid.get_nodes())
     grid.offline.add(como)
-    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
-    gather_sites(party, {})
-    state, played = play_round(party, begin(party, None))
+    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
+    gather_sites(membership, {})
+    state, played = play_round(membership, begin(membership, None))
     assert (played.report.updated, played.joined) == (("alba", "bari"), ())
     grid.offline.discard(como)
     clock.now += 10
     for _ in range(3):
-        state, played = play_round(party, state)
+        state, played = play_round(membership, state)
         if played.joined:
             break
     assert played.joined == ("como",)
-    assert sorted(state.drifts) == ["histology", "ultrasound"]
-    _, played = play_round(party, state)
+    assert sorted(state.offsets) == ["histology", "ultrasound"]
+    _, played = play_round(membership, state)
     assert played.report.updated == ("alba", "bari", "como")
 
 
@@ -162,11 +162,11 @@ def test_a_site_that_cannot_finish_is_named_and_the_others_have_their_models(
     tiny: Tiny, tmp_path: Path, clock: Clock
 ) -> None:
     run, grid = federation(tiny, tmp_path, min_sites=2, round_timeout_s=60.0)
-    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
-    gather_sites(party, {})
-    state, _ = play_round(party, begin(party, None))
-    grid.offline.add(party.exchange.connected()["como"])
-    finish = finish_run(party, state)
+    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
+    gather_sites(membership, {})
+    state, _ = play_round(membership, begin(membership, None))
+    grid.offline.add(membership.exchange.connected()["como"])
+    finish = finish_run(membership, state)
     assert sorted(finish.finals) == ["alba", "bari"]
     assert finish.missing == {"como": "not connected"}
 
@@ -184,24 +184,24 @@ def test_the_quorum_counts_sites_and_each_modality(tiny: Tiny) -> None:
 
 def test_a_wait_for_named_sites_ends_and_says_who_is_missing_and_why(tiny: Tiny, tmp_path: Path, clock: Clock) -> None:
     run, grid = federation(tiny, tmp_path, sites=["alba", "zeno"], min_sites=2, join_timeout_s=50.0)
-    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
+    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
     with pytest.raises(FederationError, match=r"1 of the 2 needed .*zeno: not connected"):
-        gather_sites(party, {})
+        gather_sites(membership, {})
 
 
 def test_a_resumed_run_waits_for_a_missing_site_no_longer_than_a_round(
     tiny: Tiny, tmp_path: Path, clock: Clock
 ) -> None:
     run, grid = federation(tiny, tmp_path, sites=["alba", "bari", "zeno"], min_sites=2, round_timeout_s=40.0)
-    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
-    gather_sites(party, {"zeno": Member("zeno", "mri", 10, "h")})
-    assert sorted(party.members) == ["alba", "bari"]
+    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
+    gather_sites(membership, {"zeno": Member("zeno", "mri", 10, "h")})
+    assert sorted(membership.members) == ["alba", "bari"]
     assert clock.now == pytest.approx(40.0, abs=2.0)
 
 
 def test_a_site_that_comes_back_as_another_is_left_out(tiny: Tiny, tmp_path: Path, clock: Clock) -> None:
     run, grid = federation(tiny, tmp_path, min_sites=2)
-    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
-    gather_sites(party, {"como": Member("como", "mri", 10, "h")})
-    assert sorted(party.members) == ["alba", "bari"]
-    assert "another modality or label map" in next(iter(party.left_out.values()))
+    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
+    gather_sites(membership, {"como": Member("como", "mri", 10, "h")})
+    assert sorted(membership.members) == ["alba", "bari"]
+    assert "another modality or label map" in next(iter(membership.left_out.values()))

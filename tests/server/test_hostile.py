@@ -10,11 +10,11 @@ from flwr.app import Context, Message, RecordDict
 from cdtl_core.config import SimulationConfig
 from cdtl_core.config.settings import flatten
 from cdtl_core.coordinator.exchange import Exchange
-from cdtl_core.coordinator.membership import Party, gather_sites, open_party
+from cdtl_core.coordinator.membership import Membership, gather_sites, open_membership
 from cdtl_core.coordinator.strategy import begin, finish_run, play_round
 from cdtl_core.federation.packing import arrays_of, pack
 from cdtl_core.federation.round import CoordinatorState
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.simulation.simulate import simulate
 from cdtl_core.site.app import app as client_app
@@ -23,7 +23,9 @@ Tiny = Callable[..., SimulationConfig]
 Lie = Callable[[RecordDict], None]
 
 
-def federation(tiny: Tiny, folder: Path, lies: dict[str, Lie], liar: str = "bari") -> tuple[Party, CoordinatorState]:
+def federation(
+    tiny: Tiny, folder: Path, lies: dict[str, Lie], liar: str = "bari"
+) -> tuple[Membership, CoordinatorState]:
     """Three sites that have introduced themselves; one of them lies in replies of these kinds."""
     config = tiny(federation={"rounds": 5, "min_sites": 2})
     simulate(tiny(), folder / "prepared")
@@ -38,9 +40,9 @@ def federation(tiny: Tiny, folder: Path, lies: dict[str, Lie], liar: str = "bari
 
     grid = InProcessGrid(lying, homes, flatten(config.run))  # type: ignore[arg-type]
     run = config.run
-    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
-    gather_sites(party, {})
-    return party, begin(party, None)
+    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
+    gather_sites(membership, {})
+    return membership, begin(membership, None)
 
 
 def nothing(content: RecordDict) -> None:
@@ -57,24 +59,24 @@ def huge(content: RecordDict) -> None:
 def test_a_site_refused_twice_is_not_asked_again_and_has_its_model_at_the_end(
     tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, lie: Lie, why: str
 ) -> None:
-    party, state = federation(tiny, tmp_path, {"train": lie})
+    membership, state = federation(tiny, tmp_path, {"train": lie})
     with caplog.at_level(logging.WARNING, "cdtl.server"):
         for _ in range(3):
-            state, played = play_round(party, state)
+            state, played = play_round(membership, state)
             assert why in played.report.refused["bari"]
             assert played.report.updated == ("alba", "como")
     assert played.report.refused["bari"].startswith("quarantined since round 2")
     assert "bari" not in played.replies
     assert "bari is quarantined since round 2" in caplog.text
-    assert sorted(finish_run(party, state).finals) == ["alba", "bari", "como"]
+    assert sorted(finish_run(membership, state).finals) == ["alba", "bari", "como"]
 
 
 def test_a_last_answer_that_cannot_be_read_is_named_and_the_others_have_their_models(
     tiny: Tiny, tmp_path: Path
 ) -> None:
-    party, state = federation(tiny, tmp_path, {"evaluate": nothing})
-    state, _ = play_round(party, state)
-    finish = finish_run(party, state)
+    membership, state = federation(tiny, tmp_path, {"evaluate": nothing})
+    state, _ = play_round(membership, state)
+    finish = finish_run(membership, state)
     assert sorted(finish.finals) == ["alba", "como"]
     assert "lacks 'final'" in finish.missing["bari"]
 
@@ -83,6 +85,6 @@ def test_a_site_that_says_it_has_a_thousand_patients_more_than_it_has_is_left_ou
     def boast(content: RecordDict) -> None:
         content.config_records["site"]["num_patients"] = 5000
 
-    party, _ = federation(tiny, tmp_path, {"query.describe": boast})
-    assert sorted(party.members) == ["alba", "como"]
-    assert "trains on 5000 patients of 10" in str(party.left_out)
+    membership, _ = federation(tiny, tmp_path, {"query.describe": boast})
+    assert sorted(membership.members) == ["alba", "como"]
+    assert "trains on 5000 patients of 10" in str(membership.left_out)

@@ -16,7 +16,7 @@ from cdtl_core.models.weights import load_into, take
 from cdtl_core.privacy.mechanism import Grant, without_noise
 from cdtl_core.privacy.partial import fit_part
 from cdtl_core.simulation.audit.canary_run import Subject, open_subject
-from cdtl_core.simulation.audit.faults import Breakage, granted
+from cdtl_core.simulation.audit.faults import Fault, granted
 from cdtl_core.simulation.audit.neighbours import STEP_CLAIM, distinguish
 from cdtl_core.simulation.audit.run import audit, audit_membership, audited_terms, phantom_config, phantom_site
 from cdtl_core.system.shipped import find_config
@@ -44,15 +44,15 @@ def subject(site: Site) -> Subject:
     return open_subject(site)
 
 
-@pytest.mark.parametrize("broken", list(Breakage))
-def test_the_whole_mechanism_passes_and_each_broken_one_fails(subject: Subject, broken: Breakage) -> None:
+@pytest.mark.parametrize("broken", list(Fault))
+def test_the_whole_mechanism_passes_and_each_broken_one_fails(subject: Subject, broken: Fault) -> None:
     found = audit(subject, canaries=150, seed=0, broken=broken)
     assert found.claim == pytest.approx(2.0, abs=0.01)
     assert found.guesses == 100
     assert found.as_expected, found
-    if broken in {Breakage.NOISE, Breakage.CLIP}:
+    if broken in {Fault.NOISE, Fault.CLIP}:
         assert found.correct >= 98
-    assert found.step.refuted == (broken is Breakage.DRAWS)
+    assert found.step.refuted == (broken is Fault.DRAWS)
 
 
 @pytest.mark.attack("A private step leaks no more than the ledger says", "tell a patient in from out, draws known")
@@ -70,13 +70,13 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
 
 @pytest.mark.slow
 @pytest.mark.ci
-@pytest.mark.parametrize("broken", list(Breakage))
-def test_the_shipped_audit_tells_whole_from_broken_with_room_to_spare(phantoms: Subject, broken: Breakage) -> None:
+@pytest.mark.parametrize("broken", list(Fault))
+def test_the_shipped_audit_tells_whole_from_broken_with_room_to_spare(phantoms: Subject, broken: Fault) -> None:
     found = audit(phantoms, canaries=1500, seed=100, broken=broken)
     assert found.as_expected
-    if broken is Breakage.NONE:
+    if broken is Fault.NONE:
         assert 0 < found.bound < found.claim - 0.5
-    elif broken is not Breakage.DRAWS:
+    elif broken is not Fault.DRAWS:
         assert found.bound > found.claim + 0.5
 
 
@@ -100,15 +100,15 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 @pytest.mark.slow
 @pytest.mark.attack("The audit finds a broken mechanism", "break one part of configs/private.toml")
-@pytest.mark.parametrize("broken", list(Breakage))
-def test_the_audit_of_the_shipped_settings_tells_whole_from_broken(shipped: Subject, broken: Breakage) -> None:
+@pytest.mark.parametrize("broken", list(Fault))
+def test_the_audit_of_the_shipped_settings_tells_whole_from_broken(shipped: Subject, broken: Fault) -> None:
     found = audit(shipped, canaries=200, seed=0, broken=broken)
     assert found.as_expected, found
 
 
 def test_the_ledger_is_committed_round_by_round(tmp_path: Path) -> None:
     config = small()
-    turns = list(granted(config, 100, tmp_path, Breakage.NONE))
+    turns = list(granted(config, 100, tmp_path, Fault.NONE))
     assert [turn.grant.steps for turn in turns] == [20] + [1] * 140
     assert [turn.centres for turn in turns] == [True] + [False] * 140
     assert {turn.grant.mechanism for turn in turns} == {turns[0].claimed}
@@ -117,14 +117,14 @@ def test_the_ledger_is_committed_round_by_round(tmp_path: Path) -> None:
 
 
 def test_what_is_broken_is_only_what_its_name_says(tmp_path: Path) -> None:
-    for broken in (Breakage.NOISE, Breakage.CLIP, Breakage.ACCOUNTANT):
+    for broken in (Fault.NOISE, Fault.CLIP, Fault.ACCOUNTANT):
         _, turn = islice(granted(small(), 100, tmp_path / broken, broken), 2)
         given, claimed = turn.grant.mechanism, turn.claimed
         same_noise = given.noise_multiplier * given.max_grad_norm == pytest.approx(
             claimed.noise_multiplier * claimed.max_grad_norm
         )
-        assert same_noise == (broken is not Breakage.NOISE)
-        assert (given.max_grad_norm == claimed.max_grad_norm) == (broken is not Breakage.CLIP)
+        assert same_noise == (broken is not Fault.NOISE)
+        assert (given.max_grad_norm == claimed.max_grad_norm) == (broken is not Fault.CLIP)
         assert given.sample_rate == claimed.sample_rate
 
 
@@ -149,7 +149,7 @@ def test_a_claim_must_be_one(subject: Subject) -> None:
     dp = site.config.dp.model_copy(update={"target_delta": 0.01})
     loose = Site(**{**site.__dict__, "config": site.config.model_copy(update={"dp": dp})})
     with pytest.raises(PrivacyError, match="target_delta"):
-        audit(Subject(loose, subject.features, subject.theta0), canaries=50, seed=0)
+        audit(Subject(loose, subject.features, subject.initial_weights), canaries=50, seed=0)
 
 
 def test_features_at_hand_change_nothing(subject: Subject) -> None:
@@ -159,7 +159,7 @@ def test_features_at_hand_change_nothing(subject: Subject) -> None:
         zeros = {
             name: torch.zeros_like(model.state_dict()[name]) for name in ("head.weight", "head.bias", "centre.mean")
         }
-        load_into(model, {**subject.theta0, **zeros})
+        load_into(model, {**subject.initial_weights, **zeros})
         grant = Grant(without_noise(150), 23)
         given = {"centred": False, "epoch": 0, "device": site.device, "draws": keyed_draws(bytes(32))}
         fit_part(model, subject.fold, site.config, grant, features=features, **given)

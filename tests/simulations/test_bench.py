@@ -14,7 +14,7 @@ import torch
 from cdtl_core.config import RunConfig
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.errors import CdtlError, ConfigError
-from cdtl_core.models.model import build_classifier, build_theta0
+from cdtl_core.models.model import build_classifier, build_initial_weights
 from cdtl_core.models.weights import load_into
 from cdtl_core.site.home import open_site
 from cdtl_core.training.train import fit
@@ -22,7 +22,7 @@ from simulations.bench import pss
 from simulations.bench.__main__ import main
 from simulations.bench.arms.server_memory import play_server
 from simulations.bench.job import JOBS, prepare
-from simulations.bench.plain import Net, images_of, read_job, theta0_of, train
+from simulations.bench.plain import Net, images_of, initial_weights_of, read_job, train
 from simulations.bench.program import play
 from simulations.bench.ratio import alternate, median_ratio
 from simulations.bench.row import Measured, Row, verdict
@@ -122,10 +122,10 @@ def test_the_plain_loop_takes_cdtls_steps(tmp_path: Path) -> None:
     folder = prepare(replace(tiny, batch_size=8), tmp_path)
     job, config = read_job(folder), load_simulation(folder / "config.toml").run
     net = Net(job)
-    net.load_state_dict(theta0_of(folder), strict=False)
+    net.load_state_dict(initial_weights_of(folder), strict=False)
     site = open_site(folder / "homes" / "aachen", config)
     model = build_classifier(config.model, 2, 32)
-    load_into(model, build_theta0(config.model, 0, 32))
+    load_into(model, build_initial_weights(config.model, 0, 32))
     rng = np.random.default_rng([0, zlib.crc32(b"aachen"), 1])
     ours = fit(model, site.cohort.folds["train"], config.train, epoch=0, rng=rng, device=torch.device("cpu"))
     assert train(net, images_of(job, "aachen"), job, site="aachen", round=1) == ours.loss

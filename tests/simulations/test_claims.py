@@ -49,10 +49,17 @@ def test_holm_by_hand() -> None:
 
 
 def test_each_method_is_held_against_its_own_shuffled_control() -> None:
-    played = ("alone", "cdtl:shuffled", "cdtl:initial", "cdtl_from_theta0")
+    played = ("alone", "cdtl:shuffled", "cdtl:initial", "cdtl_from_initial_weights")
     assert control_of("cdtl", played) == "cdtl:shuffled"
     assert [control_of(name, played) for name in ("fedbn", "alone", "cdtl:shuffled")] == [None, None, None]
-    controls = ("cdtl:shuffled", "fedbn:phantom", "cdtl:initial", "own_twice", "cdtl_from_theta0", "cdtl_fixed:theta0")
+    controls = (
+        "cdtl:shuffled",
+        "fedbn:phantom",
+        "cdtl:initial",
+        "own_twice",
+        "cdtl_from_initial_weights",
+        "cdtl_fixed:initial_weights",
+    )
     assert all(is_control(name) for name in controls)
     assert not any(is_control(name) for name in ("cdtl", "alone", "alone_ridge", "donors"))
     assert arm_of("fedbn:phantom").control == "phantom"

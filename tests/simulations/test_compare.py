@@ -18,7 +18,7 @@ from cdtl_core.cli.cells import time_left
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.federation.evidence import on_features
 from cdtl_core.metrics.metrics import auroc
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.arms import arm_of
 from cdtl_core.simulation.cell import open_sites, scores_of
 from cdtl_core.simulation.folds import scarce_site
@@ -155,7 +155,7 @@ def test_runs_train_the_same_patients_again_and_a_draw_is_their_mean(cdtl: Cdtl,
 
 
 def test_cells_share_what_frozen_stages_say_of_an_image(cdtl: Cdtl, tmp_path: Path) -> None:
-    """Over folds and methods each image is computed once for a theta0, which here is another for each seed."""
+    """Over folds and methods each image is computed once for each seed, which has initial weights of its own."""
     views = ("--set", "train.freeze=2", "--set", "train.views=2")
     study = ("--methods", "alone,pooled", "--seeds", "2", "--folds", "2", "--jobs", "1", "--out", "shared")
     code, _, lines = cdtl("compare", "tiny.toml", *views, *study)
@@ -193,15 +193,15 @@ def test_a_cells_scores_are_those_of_each_method_played_by_itself(cdtl: Cdtl, tm
     code, _, error = cdtl("compare", "tiny.toml", *changes, "--methods", ",".join(arms), *study, "--out", "a")
     assert code == 0, error
     config = load_simulation(tmp_path / "a" / "settings.toml")
-    theta0 = build_theta0(config.run.model, config.run.seed, config.run.image.size)
-    sites = [on_features(site, theta0) for site in open_sites(config, tmp_path / "a")]
+    initial_weights = build_initial_weights(config.run.model, config.run.seed, config.run.image.size)
+    sites = [on_features(site, initial_weights) for site in open_sites(config, tmp_path / "a")]
     for patients in (4, 6):
         cell = json.loads((tmp_path / "a" / "cells" / f"alba-seed0-fold1-{patients}.json").read_text())
         for donors in ("other", "all"):
             for name in arms:
                 alba = scarce_site(sites[0], seed=0, fold=1, folds=2, patients=patients)
-                party = [alba, *(site for site in sites[1:] if donors == "all" or site.modality != "ultrasound")]
-                federation = federation_of(party, {}, config.run, receivers=["alba"])
+                membership = [alba, *(site for site in sites[1:] if donors == "all" or site.modality != "ultrasound")]
+                federation = federation_of(membership, {}, config.run, receivers=["alba"])
                 model = arm_of(name).play(federation, seed=0, folder=tmp_path)
                 assert cell["scores"][donors][name] == scores_of(alba, model)["probabilities"], (patients, donors, name)
     assert cell["scores"]["other"]["cdtl"] != cell["scores"]["all"]["cdtl"]
@@ -261,7 +261,16 @@ def test_one_receiver_at_a_time_is_scarce_and_takes_from_each_set_of_donors(cdtl
 
 
 def test_controls_are_played(cdtl: Cdtl, tmp_path: Path) -> None:
-    arms = ("alone", "fedbn", "cdtl", "cdtl:shuffled", "cdtl:phantom", "cdtl:initial", "own_twice", "cdtl_from_theta0")
+    arms = (
+        "alone",
+        "fedbn",
+        "cdtl",
+        "cdtl:shuffled",
+        "cdtl:phantom",
+        "cdtl:initial",
+        "own_twice",
+        "cdtl_from_initial_weights",
+    )
     study = ("--seeds", "1", "--folds", "2", "--target", "como", "--jobs", "1", "--out", "c")
     code, _, error = cdtl("compare", "tiny.toml", "--methods", ",".join(arms), *study)
     assert code == 0, error

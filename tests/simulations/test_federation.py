@@ -17,7 +17,7 @@ from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.label_map import label_hash
 from cdtl_core.federation.round import CoordinatorState, Member, order_for, start, step
 from cdtl_core.federation.site import SiteMemory, run_round
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import load_weights
 from cdtl_core.simulation.inprocess import InProcessGrid, run_in_process
 from cdtl_core.simulation.simulate import resume_simulation, simulate
@@ -37,7 +37,7 @@ def models(out: Path) -> dict[str, bytes]:
 def plain_loop(config: RunConfig, homes: list[Path]) -> CoordinatorState:
     """The whole algorithm as a loop over sites, without Flower."""
     sites = {site.name: site for site in (open_site(home, config) for home in homes)}
-    theta0 = build_theta0(config.model, config.seed, config.image.size)
+    initial_weights = build_initial_weights(config.model, config.seed, config.image.size)
     members = [
         Member(s.name, s.modality, s.cohort.folds["train"].num_patients, label_hash(s.cohort.labels))
         for s in sites.values()
@@ -47,7 +47,7 @@ def plain_loop(config: RunConfig, homes: list[Path]) -> CoordinatorState:
         updates = []
         for member in reversed(state.members):  # another order than the server's
             order = order_for(state, member, config)
-            memories[member.site], update = run_round(sites[member.site], theta0, memories[member.site], order)
+            memories[member.site], update = run_round(sites[member.site], initial_weights, memories[member.site], order)
             updates.append(update)
         state, _ = step(state, updates, config)
     return state
@@ -61,10 +61,10 @@ def test_the_flower_run_equals_the_plain_loop_to_the_last_bit(tiny: Tiny, tmp_pa
     assert state is not None
     expected = plain_loop(config.of_method(method), sorted((tmp_path / "run" / "sites").iterdir()))  # type: ignore[arg-type]
     assert state.round == expected.round == 3
-    for group, drift in expected.drifts.items():
-        assert list(drift) == list(state.drifts[group])
-        assert all(drift[name].equal(state.drifts[group][name]) for name in drift)
-        assert any(value.abs().max() > 0 for value in drift.values())
+    for group, offset in expected.offsets.items():
+        assert list(offset) == list(state.offsets[group])
+        assert all(offset[name].equal(state.offsets[group][name]) for name in offset)
+        assert any(value.abs().max() > 0 for value in offset.values())
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tiny: Tiny, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_site_with_other_labels_keeps_its_head_and_takes_part(tiny: Tiny, tmp_
     report = simulate(tiny(sites=sites), tmp_path / "run")
     state, _ = load_latest(tmp_path / "run" / "checkpoints" / "cdtl")
     assert state is not None
-    heads = {group: [name for name in drift if name.startswith("head.")] for group, drift in state.drifts.items()}
+    heads = {group: [name for name in offset if name.startswith("head.")] for group, offset in state.offsets.items()}
     assert heads["histology"] == []
     assert heads["ultrasound"] == heads["mammography"] != []
     note = json.loads((tmp_path / "run" / "sites" / "como" / "model.json").read_text())
@@ -207,22 +207,22 @@ def test_an_offline_site_stays_out_by_name_and_its_modality_keeps_its_weights(
         update={"federation": config.run.federation.model_copy(update={"min_sites": 2, "round_timeout_s": 60.0})}
     )
     grid = InProcessGrid(client_app, homes, flatten(run))
-    from cdtl_core.coordinator.membership import gather_sites, open_party
+    from cdtl_core.coordinator.membership import gather_sites, open_membership
     from cdtl_core.coordinator.strategy import begin, play_round
 
-    party = open_party(Exchange(grid), run, build_theta0(run.model, run.seed, run.image.size))
-    gather_sites(party, {})
-    nodes = party.exchange.connected()
-    state, played = play_round(party, begin(party, None))
+    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
+    gather_sites(membership, {})
+    nodes = membership.exchange.connected()
+    state, played = play_round(membership, begin(membership, None))
     assert played.report.updated == ("alba", "bari", "como")
     grid.offline.add(nodes["como"])
-    after, played = play_round(party, state)
+    after, played = play_round(membership, state)
     assert played.report.updated == ("alba", "bari")
     assert played.report.refused == {"como": "not connected"}
-    assert all(after.drifts["histology"][name].equal(value) for name, value in state.drifts["histology"].items())
+    assert all(after.offsets["histology"][name].equal(value) for name, value in state.offsets["histology"].items())
     grid.offline.add(nodes["bari"])
     with pytest.raises(FederationError, match="1 of the 2 needed"):
-        play_round(party, after)
+        play_round(membership, after)
 
 
 def test_a_folder_in_use_or_not_empty_is_refused(tiny: Tiny, tmp_path: Path) -> None:
@@ -274,22 +274,24 @@ def test_training_that_does_not_stay_finite_is_said_and_stops_the_run(tiny: Tiny
 def test_frozen_stages_are_neither_trained_nor_sent(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(train={"freeze": 2})
     simulate(config, tmp_path / "run")
-    theta0 = build_theta0(config.run.model, config.run.seed, 32)
+    initial_weights = build_initial_weights(config.run.model, config.run.seed, 32)
     state, _ = load_latest(tmp_path / "run" / "checkpoints" / "cdtl")
     assert state is not None
-    frozen = [name for name in theta0 if name.startswith(("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0"))]
+    frozen = [
+        name for name in initial_weights if name.startswith(("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0"))
+    ]
     assert frozen
-    assert not set(frozen) & set(state.drifts["ultrasound"])
+    assert not set(frozen) & set(state.offsets["ultrasound"])
     final = load_weights(tmp_path / "run" / "sites" / "alba" / "models" / "tiny-cdtl" / "joint.safetensors")
     assert any(name.endswith("running_mean") for name in frozen)
-    assert all(final[name].equal(theta0[name]) for name in frozen)
-    assert not torch.equal(final["backbone.conv_head.weight"], theta0["backbone.conv_head.weight"])
+    assert all(final[name].equal(initial_weights[name]) for name in frozen)
+    assert not torch.equal(final["backbone.conv_head.weight"], initial_weights["backbone.conv_head.weight"])
 
 
 def test_a_wait_for_sites_that_never_come_ends_and_says_how_many_came(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cdtl_core.coordinator.membership import gather_sites, open_party
+    from cdtl_core.coordinator.membership import gather_sites, open_membership
 
     clock = _Clock()
     monkeypatch.setattr("cdtl_core.coordinator.exchange.time", clock)
@@ -297,6 +299,6 @@ def test_a_wait_for_sites_that_never_come_ends_and_says_how_many_came(
     federation = {"rounds": 3, "min_sites": 2, "join_timeout_s": 600.0}
     run = tiny(federation=federation).run
     exchange = Exchange(InProcessGrid(client_app, [], flatten(run)))
-    party = open_party(exchange, run, build_theta0(run.model, run.seed, run.image.size))
+    membership = open_membership(exchange, run, build_initial_weights(run.model, run.seed, run.image.size))
     with pytest.raises(FederationError, match="0 of the 2 needed sites introduced themselves"):
-        gather_sites(party, {})
+        gather_sites(membership, {})

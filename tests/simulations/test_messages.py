@@ -49,7 +49,7 @@ def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
     kinds = [asked.metadata.message_type for asked, _ in messages]
     assert (kinds.count("query.describe"), kinds.count("train"), kinds.count("evaluate")) == (3, 9, 3)
     allowed = {
-        "site": {"site", "modality", "label_hash", "num_patients", "holds_theta0", "contract"},
+        "site": {"site", "modality", "label_hash", "num_patients", "holds_initial_weights", "contract"},
         "final": {"test_auroc", "test_auroc_low", "test_auroc_high", "chosen"},
     }
     for asked, reply in messages:
@@ -72,7 +72,10 @@ def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
             assert set(reply.content) == {record}
             assert set(reply.content[record]) <= allowed[record]
         sent_down = {
-            name for key in asked.content.array_records if key != "theta0" for name in arrays_of(asked.content, key)
+            name
+            for key in asked.content.array_records
+            if key != "initial_weights"
+            for name in arrays_of(asked.content, key)
         }
         assert not sent_down & norms
 
@@ -86,7 +89,7 @@ def test_a_shared_head_travels_under_the_hash_of_its_labels(
     assert all(name in arrays_of(reply.content, "delta") for reply in replies)
 
 
-def test_theta0_is_sent_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_initial_weights_is_sent_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     messages = spied_messages(tiny, tmp_path / "run", monkeypatch, methods=("alone", "cdtl"))
-    with_theta0 = [asked.metadata.dst_node_id for asked, _ in messages if "theta0" in asked.content]
-    assert sorted(with_theta0) == [101, 102, 103]
+    with_initial_weights = [asked.metadata.dst_node_id for asked, _ in messages if "initial_weights" in asked.content]
+    assert sorted(with_initial_weights) == [101, 102, 103]

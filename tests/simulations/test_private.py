@@ -82,7 +82,16 @@ def test_a_private_site_sends_what_its_steps_updated_and_nothing_else(
     config = private()
     simulate(config, tmp_path / "run")
     paid = {"adapter.down.weight", "adapter.up.weight"}
-    allowed = {"site", "modality", "label_hash", "num_patients", "holds_theta0", "contract", "ledger", "reservations"}
+    allowed = {
+        "site",
+        "modality",
+        "label_hash",
+        "num_patients",
+        "holds_initial_weights",
+        "contract",
+        "ledger",
+        "reservations",
+    }
     private_nodes = {101, 102}
     for asked, reply in seen:
         kind, here = asked.metadata.message_type, asked.metadata.dst_node_id in private_nodes

@@ -71,7 +71,7 @@ async def _read(ask: Ask, root: str, pull: Pull) -> Order | None:
     order = parsed(schema.Order, ConfigRecord.inflate(await _object(ids["order"], pull)))
     if ask.group_id != str(order.round):
         raise PrivacyError("an order is announced for another round than its own: it is refused.")
-    found = {"round": order.round, "theta0_hash": order.theta0_hash, "digest": order_digest(ids)}
+    found = {"round": order.round, "initial_weights_hash": order.initial_weights_hash, "digest": order_digest(ids)}
     return Order.model_validate({"kind": ask.message_type, **found})
 
 

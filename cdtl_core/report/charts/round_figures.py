@@ -27,7 +27,7 @@ def round_charts(journal: Journal, sites: Sequence[str]) -> list[Chart]:
         ("Training loss", "train_loss", "mean loss of the steps", plain, 1.0),
         ("Time", "seconds", "seconds", seconds_text, 1.0),
         ("Sent", "bytes_sent", "MB", bytes_text, 1e6),
-        ("Received", "received", "MB, theta0 left out", bytes_text, 1e6),
+        ("Received", "received", "MB, the initial weights left out", bytes_text, 1e6),
     )
     charts = [_chart(journal, sites, *kind) for kind in kinds]
     return [chart for chart in charts if chart is not None]
@@ -75,7 +75,7 @@ def _value(name: str, figures: Mapping[str, float | None]) -> float | None:
     if name != "received":
         return figures.get(name)
     received = figures.get("bytes_received")
-    return None if received is None else received - (figures.get("theta0_bytes") or 0)
+    return None if received is None else received - (figures.get("initial_weights_bytes") or 0)
 
 
 def _chart(

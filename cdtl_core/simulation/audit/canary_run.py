@@ -17,7 +17,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.privacy.canaries import Canaries, alignment, clipped, gradient_rows, step_weights
 from cdtl_core.privacy.partial import fit_part
@@ -36,7 +36,7 @@ class Subject:
 
     site: Site
     features: Features
-    theta0: Weights
+    initial_weights: Weights
 
     @property
     def fold(self) -> Fold:
@@ -55,13 +55,13 @@ def open_subject(site: Site, cache: Path | None = None) -> Subject:
         raise ConfigError(
             f"dp.stages is {config.dp.stages}, and canaries are features of a frozen backbone: audit with dp.stages 0."
         )
-    theta0 = build_theta0(config.model, config.seed, config.image.size)
-    load_into(site.model, theta0)
+    initial_weights = build_initial_weights(config.model, config.seed, config.image.size)
+    load_into(site.model, initial_weights)
     views, change, fold = config.dp.views, config.train.augment, site.cohort.folds["train"]
     features = feature_views(
         site.model, fold, views=views, change=change, seed=config.seed, device=site.device, cache=cache
     )
-    return Subject(site, features, theta0)
+    return Subject(site, features, initial_weights)
 
 
 def train(subject: Subject, canaries: Canaries, turns: Iterable[Turn]) -> Iterator[tuple[Turn, Floats]]:
@@ -77,7 +77,7 @@ def train(subject: Subject, canaries: Canaries, turns: Iterable[Turn]) -> Iterat
     """
     site, model = subject.site, subject.site.model
     fold, features = _joined(subject, canaries)
-    load_into(model, {**subject.theta0, **zeros_of(model)})
+    load_into(model, {**subject.initial_weights, **zeros_of(model)})
     for turn in turns:
         report(site=site.name, round=turn.epoch + 1)
         before = head_of(model)

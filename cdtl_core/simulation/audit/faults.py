@@ -15,12 +15,12 @@ from cdtl_core.models.draws import Bytes, Draws, Ints
 from cdtl_core.privacy.ledger import Budget, Reservation, commit, open_ledger, reserve
 from cdtl_core.privacy.mechanism import Grant, Mechanism
 
-__all__ = ["Breakage", "OneSequence", "Turn", "granted"]
+__all__ = ["Fault", "OneSequence", "Turn", "granted"]
 
 _UNBOUNDED = 1e6
 
 
-class Breakage(StrEnum):
+class Fault(StrEnum):
     """What is broken.
 
     No noise; gradients not clipped, under the same noise; a new ledger in every round; draws of all patients from one
@@ -64,7 +64,7 @@ class OneSequence:
 
 
 def granted(
-    config: RunConfig, num_patients: int, folder: Path, broken: Breakage, *, centres: bool = True
+    config: RunConfig, num_patients: int, folder: Path, broken: Fault, *, centres: bool = True
 ) -> Iterator[Turn]:
     """Reserve each round in the ledger, hand it out, and commit it when the next one is asked for.
 
@@ -82,7 +82,7 @@ def granted(
     rate = min(1.0, (config.dp.batch_patients or num_patients) / num_patients)
     budget = Budget(config.dp.target_epsilon, config.dp.target_delta, rate, sum(rounds))
     for number, steps in enumerate(rounds):
-        restarts = broken is Breakage.ACCOUNTANT
+        restarts = broken is Fault.ACCOUNTANT
         ledger = folder / f"{number}" if restarts else folder
         open_ledger(ledger, site="audit", num_patients=num_patients)
         terms = replace(budget, steps=steps) if restarts else budget
@@ -92,7 +92,7 @@ def granted(
         finds = number < len(centring)
         claimed = _claimed(reservation, config, num_patients)
         grant = Grant(_given(claimed, broken, finds), reservation.steps)
-        draws = OneSequence(config.seed) if broken is Breakage.DRAWS else None
+        draws = OneSequence(config.seed) if broken is Fault.DRAWS else None
         yield Turn(claimed, grant, finds, number - len(centring), draws)
         commit(ledger, reservation, reservation.steps)
 
@@ -106,10 +106,10 @@ def _claimed(reservation: Reservation, config: RunConfig, num_patients: int) -> 
     )
 
 
-def _given(claimed: Mechanism, broken: Breakage, centres: bool) -> Mechanism:
-    if broken is Breakage.NOISE:
+def _given(claimed: Mechanism, broken: Fault, centres: bool) -> Mechanism:
+    if broken is Fault.NOISE:
         return replace(claimed, noise_multiplier=0.0)
-    if broken is Breakage.CLIP and not centres:
+    if broken is Fault.CLIP and not centres:
         noise = claimed.noise_multiplier / _UNBOUNDED
         return replace(claimed, noise_multiplier=noise, max_grad_norm=claimed.max_grad_norm * _UNBOUNDED)
     return claimed

@@ -20,7 +20,7 @@ from cdtl_core.privacy.audit import CONFIDENCE
 from cdtl_core.privacy.mechanism import Grant
 from cdtl_core.privacy.partial import fit_part
 from cdtl_core.simulation.audit.canary_run import Subject, head_of, zeros_of
-from cdtl_core.simulation.audit.faults import Breakage, granted
+from cdtl_core.simulation.audit.faults import Fault, granted
 from cdtl_core.training.features import Features
 
 __all__ = ["STEP_CLAIM", "Distinction", "distinguish"]
@@ -57,7 +57,7 @@ class Distinction:
 
 
 def distinguish(
-    subject: Subject, *, repeats: int, seed: int, broken: Breakage = Breakage.NONE, draws: Draws | None = None
+    subject: Subject, *, repeats: int, seed: int, broken: Fault = Fault.NONE, draws: Draws | None = None
 ) -> Distinction:
     """Release one step with and without a patient, `repeats` times each, and guess which is which.
 
@@ -126,7 +126,7 @@ def _release(
 ) -> Floats:
     """The step's change of the head."""
     model = subject.site.model
-    load_into(model, {**subject.theta0, **zeros_of(model)})
+    load_into(model, {**subject.initial_weights, **zeros_of(model)})
     fold, features = cohort
     fit_part(
         model, fold, config, grant, centred=True, epoch=0, device=subject.site.device, features=features, draws=draws

@@ -25,7 +25,7 @@ from cdtl_core.privacy.ledger import read_ledger
 from cdtl_core.privacy.mechanism import Grant, check_terms, without_noise
 from cdtl_core.privacy.membership import Membership, membership
 from cdtl_core.simulation.audit.canary_run import Subject, guess_scores, train
-from cdtl_core.simulation.audit.faults import Breakage, Turn, granted
+from cdtl_core.simulation.audit.faults import Fault, Turn, granted
 from cdtl_core.simulation.audit.neighbours import Distinction, distinguish
 from cdtl_core.site.home import open_site
 from cdtl_core.training.train import score
@@ -50,7 +50,7 @@ class Audit:
         step: What releases of one step show, with a patient and without her.
     """
 
-    broken: Breakage
+    broken: Fault
     claim: float
     delta: float
     bound: float
@@ -73,14 +73,14 @@ class Audit:
     @property
     def as_expected(self) -> bool:
         """Whether it refutes what is broken and lets pass what is whole."""
-        return self.refuted == (self.broken is not Breakage.NONE)
+        return self.refuted == (self.broken is not Fault.NONE)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "broken": self.broken.value, "refuted": self.refuted, "as_expected": self.as_expected}
 
 
-def audit(subject: Subject, *, canaries: int, seed: int, broken: Breakage = Breakage.NONE) -> Audit:
+def audit(subject: Subject, *, canaries: int, seed: int, broken: Fault = Fault.NONE) -> Audit:
     """Train once with canaries, each in or out by a coin, and guess the coins from all that training released.
 
     Args:
@@ -123,7 +123,7 @@ def audit_membership(subject: Subject, *, seed: int, private: bool) -> Membershi
     count = subject.fold.num_patients
     with TemporaryDirectory() as folder:
         published = _published(count)
-        turns = granted(config, published, Path(folder), Breakage.NONE) if private else _exempt(config, count)
+        turns = granted(config, published, Path(folder), Fault.NONE) if private else _exempt(config, count)
         deque(train(subject, nobody, turns), maxlen=0)
     members, others = _losses(subject.site, ("train",)), _losses(subject.site, ("val", "test"))
     return membership(members, others, seed=seed)

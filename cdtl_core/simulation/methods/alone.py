@@ -18,7 +18,7 @@ def alone() -> Method[Track]:
 
 
 def alone_ridge(strength: float) -> Method[Track]:
-    """`alone` with ``strength / 2 ||w - theta0||^2`` in its loss; a head starts at zero, so for a head it is ridge.
+    """`alone` with ``strength / 2 ||w - w0||^2`` in its loss; a head starts at zero, so for a head it is ridge.
 
     Args:
         strength: 0 is training alone.

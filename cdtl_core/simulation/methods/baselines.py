@@ -23,7 +23,7 @@ def fedbn_tuned() -> Method[Track]:
     def model_of(federation: Federation, track: Track, site: str) -> Weights:
         shared = federation.under(_SHARED)
         here, order = shared.sites[site], order_of(shared, track, site)
-        run_round(here, federation.theta0, track.memories[site], order)  # its model now holds what it trained
+        run_round(here, federation.initial_weights, track.memories[site], order)  # its model now holds what it trained
         return with_fresh_norms(here)
 
     return replace(fedbn(), model_of=model_of)
@@ -71,8 +71,8 @@ def donors_only() -> Method[Track]:
         own = federation.only([site]).under({"method": "alone"})
         local = advance(own, begin(own)).memories[site].local or {}
         centre = {name: value for name, value in local.items() if name.startswith("centre.")}
-        order = RoundOrder(1, _drift(_others(federation), track), share_head=True)
-        return candidate(own.sites[site], federation.theta0, SiteMemory(0, centre), order)
+        order = RoundOrder(1, _offset(_others(federation), track), share_head=True)
+        return candidate(own.sites[site], federation.initial_weights, SiteMemory(0, centre), order)
 
     return Method(start, round, model_of)
 
@@ -84,10 +84,10 @@ def _others(federation: Federation) -> Federation:
     return federation.only(others)
 
 
-def _drift(others: Federation, track: Track) -> Weights:
+def _offset(others: Federation, track: Track) -> Weights:
     """Of all sites: under FedBN each modality holds the same. A single site's head is not shared: it keeps it."""
-    drift = next(iter(track.server.drifts.values()))
+    offset = next(iter(track.server.offsets.values()))
     if len(others.sites) > 1:
-        return drift
+        return offset
     ((name, site),) = others.sites.items()
-    return drift | own_head(site, OwnModel(memory=track.memories[name]))
+    return offset | own_head(site, OwnModel(memory=track.memories[name]))

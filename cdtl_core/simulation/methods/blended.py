@@ -33,11 +33,11 @@ def settings_of(policy: Policy | None) -> dict[str, Any]:
 def unblended_round(federation: Federation, track: Track) -> Track:
     """A round of CDTL up to its blend: each modality's mean applied, nothing crossed; for blends of another making."""
     memories, updates = train_sites(federation, track)
-    nothing: dict[str, tuple[str, ...]] = dict.fromkeys(track.server.drifts, ())
+    nothing: dict[str, tuple[str, ...]] = dict.fromkeys(track.server.offsets, ())
     server, _ = step(track.server, updates, federation.under({"blend": {"donors": nothing, "policy": "fixed"}}).config)
     return Track(server, memories)
 
 
-def crossed(track: Track, drifts: Mapping[str, Weights]) -> Track:
-    """The same with drifts that a blend has made of its own, on the grid of float16."""
-    return replace(track, server=replace(track.server, drifts={group: to_half(d) for group, d in drifts.items()}))
+def crossed(track: Track, offsets: Mapping[str, Weights]) -> Track:
+    """The same with offsets that a blend has made of its own, on the grid of float16."""
+    return replace(track, server=replace(track.server, offsets={group: to_half(d) for group, d in offsets.items()}))

@@ -28,7 +28,7 @@ _PROBE = 0.5
 class Learned:
     """The run, what each round's evidence was, and the matrices that blended: `transfer_of` them says who gave whom.
 
-    Rows and columns are the modalities in the order of `track.server.drifts`.
+    Rows and columns are the modalities in the order of `track.server.offsets`.
     """
 
     track: Track
@@ -52,11 +52,11 @@ def cdtl_learned(evidence: Evidence | None = None) -> Method[Learned]:
         under = federation.under(settings)
         after = unblended_round(under, state.track)
         found = (*state.evidence, look(under, state.track, after))
-        allowed = _allowed(under.config, list(after.server.drifts))
+        allowed = _allowed(under.config, list(after.server.offsets))
         rows = rows_of(np.where(allowed, np.mean(found, axis=0), 0.0))
         matrix = learned_matrix(rows, under.config, round=after.server.round)
-        drifts = blend(after.server.drifts, matrix, depth=under.config.blend.depth)
-        return Learned(crossed(after, drifts), found, (*state.matrices, matrix))
+        offsets = blend(after.server.offsets, matrix, depth=under.config.blend.depth)
+        return Learned(crossed(after, offsets), found, (*state.matrices, matrix))
 
     return Method(
         start=lambda federation: Learned(begin(federation.under(settings))),
@@ -71,7 +71,7 @@ def validation_gains(federation: Federation, _before: Track, after: Track) -> Ma
     Each site tries the models with its own norms and answers one number per donor; a modality's sites weigh by their
     validation patients. This is what a site would have to tell of those patients: nothing of it under privacy.
     """
-    groups = list(after.server.drifts)
+    groups = list(after.server.offsets)
     gains, weights = np.zeros((len(groups), len(groups))), np.zeros(len(groups))
     for member in after.server.members:
         row = groups.index(group_of(member, federation.config))
@@ -85,8 +85,8 @@ def validation_gains(federation: Federation, _before: Track, after: Track) -> Ma
 
 def update_cosines(_federation: Federation, before: Track, after: Track) -> Matrix:
     """Cosine K K between what the modalities' models learned in the round: the server sees it without asking."""
-    names = _compared(list(after.server.drifts.values()))
-    moved = [_flat(before.server.drifts[group], drift, names) for group, drift in after.server.drifts.items()]
+    names = _compared(list(after.server.offsets.values()))
+    moved = [_flat(before.server.offsets[group], offset, names) for group, offset in after.server.offsets.items()]
     unit = [step / max(float(np.linalg.norm(step)), np.finfo(np.float64).tiny) for step in moved]
     return np.array([[one @ two for two in unit] for one in unit], np.float64)
 
@@ -123,21 +123,21 @@ def _allowed(config: RunConfig, groups: list[str]) -> npt.NDArray[np.bool_]:
 
 def _loss_with(federation: Federation, track: Track, name: str, own: str, donor: str) -> float:
     """Mean log-loss of a site's validation patients with half of a donor in its modality's model; itself: without."""
-    drifts, site = track.server.drifts, federation.sites[name]
+    offsets, site = track.server.offsets, federation.sites[name]
     half = np.array([[_PROBE, 1 - _PROBE], [0.0, 1.0]])
-    drift = drifts[own] if donor == own else blend({own: drifts[own], donor: drifts[donor]}, half)[own]
+    offset = offsets[own] if donor == own else blend({own: offsets[own], donor: offsets[donor]}, half)[own]
     member = next(member for member in track.server.members if member.site == name)
-    order = RoundOrder(track.server.round + 1, drift, shares_head(track.server, member, federation.config))
-    load_into(site.model, candidate(site, federation.theta0, track.memories[name], order))
+    order = RoundOrder(track.server.round + 1, offset, shares_head(track.server, member, federation.config))
+    load_into(site.model, candidate(site, federation.initial_weights, track.memories[name], order))
     fold = site.cohort.folds["val"]
     scores = score(site.model, fold, device=site.device, entry=site.entry)
     return float(log_loss_by_patient(fold.labels, scores, fold.patients).mean())
 
 
-def _compared(drifts: Sequence[Weights]) -> list[str]:
+def _compared(offsets: Sequence[Weights]) -> list[str]:
     """What all groups have learned: backbones; where heads alone are trained these, if all are for one label map."""
-    first = drifts[0]
-    names = [name for name in first if all(name in one and one[name].shape == first[name].shape for one in drifts)]
+    first = offsets[0]
+    names = [name for name in first if all(name in one and one[name].shape == first[name].shape for one in offsets)]
     return [name for name in names if not name.startswith("head.")] or names
 
 

@@ -26,16 +26,16 @@ def fedamp(pull: float = 1.0, others: float = 0.5, sigma: float | None = None) -
     """
 
     def round(federation: Federation, state: Peers) -> Peers:
-        clouds = blend(state.drifts, attention(distances(state.drifts), others, sigma))
+        clouds = blend(state.offsets, attention(distances(state.offsets), others, sigma))
         return train_peers(
             federation,
             state,
-            state.drifts,
+            state.offsets,
             lambda site: Proximal(pull, received_peer(federation, state, site, clouds[site])),
         )
 
     def model_of(federation: Federation, state: Peers, site: str) -> Weights:
-        return deployed_peer(federation, state, site, state.drifts[site])
+        return deployed_peer(federation, state, site, state.offsets[site])
 
     return Method(begin_peers, round, model_of)
 

@@ -31,18 +31,18 @@ def fedcross(alpha: float = 0.99, selection: Selection = "lowest") -> Method[Pee
 
     def round(federation: Federation, state: Peers) -> Peers:
         seats = dispatch(list(federation.sites), federation.config.seed, state.round)
-        sent = {site: state.drifts[model] for site, model in seats.items()}
+        sent = {site: state.offsets[model] for site, model in seats.items()}
         trained = train_peers(federation, state, sent)
-        back = {model: trained.drifts[site] for site, model in seats.items()}
+        back = {model: trained.offsets[site] for site, model in seats.items()}
         models = {name: back[name] for name in federation.sites}
-        whole = {name: weights_of(federation.theta0, drift) for name, drift in models.items()}
+        whole = {name: weights_of(federation.initial_weights, offset) for name, offset in models.items()}
         matrix = cross_matrix(cosines(whole), alpha, selection, round=state.round)
-        return replace(trained, drifts=mix_peers(models, matrix))
+        return replace(trained, offsets=mix_peers(models, matrix))
 
     def model_of(federation: Federation, state: Peers, site: str) -> Weights:
-        count = len(state.drifts)
-        mean = mix_peers(state.drifts, np.full((count, count), 1 / count))
-        everything = {name: value for drift in mean.values() for name, value in drift.items()}
+        count = len(state.offsets)
+        mean = mix_peers(state.offsets, np.full((count, count), 1 / count))
+        everything = {name: value for offset in mean.values() for name, value in offset.items()}
         return deployed_peer(federation, state, site, everything)
 
     return Method(begin_peers, round, model_of)

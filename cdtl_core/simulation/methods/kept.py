@@ -38,11 +38,18 @@ class Kept:
         self._room, self._used = room, 0
         self._found: OrderedDict[tuple[Any, ...], tuple[Any, int, Pixels]] = OrderedDict()
 
-    def round(self, site: Site, theta0: Weights, memory: SiteMemory, order: RoundOrder) -> Answer:
+    def round(self, site: Site, initial_weights: Weights, memory: SiteMemory, order: RoundOrder) -> Answer:
         """`run_round` with the plain objective. On a hit the site's network is left as it is."""
         local = None if memory.local is None else weights_hash(memory.local)
-        asked = (order.round, order.share_head, weights_hash(order.drift), weights_hash(theta0), memory.round, local)
-        return self._once(site, ("round", *asked), lambda: run_round(site, theta0, memory, order))
+        asked = (
+            order.round,
+            order.share_head,
+            weights_hash(order.offset),
+            weights_hash(initial_weights),
+            memory.round,
+            local,
+        )
+        return self._once(site, ("round", *asked), lambda: run_round(site, initial_weights, memory, order))
 
     def out_of_fold(self, site: Site) -> npt.NDArray[np.float64]:
         """`out_of_fold`: it depends on the site's training images and settings alone."""

@@ -16,7 +16,7 @@ State = TypeVar("State")
 def play(
     method: Method[Any],
     sites: Iterable[Site],
-    theta0: Weights,
+    initial_weights: Weights,
     config: RunConfig,
     only: Collection[str] | None = None,
 ) -> dict[str, Model]:
@@ -25,14 +25,14 @@ def play(
     Args:
         method: What is played.
         sites: Who takes part.
-        theta0: What all start from.
+        initial_weights: What all start from.
         config: The run.
         only: Sites whose classifiers are asked for; None: all.
 
     Raises:
         CdtlError: A setting, the data or the training fails; the sentence says which.
     """
-    return play_in(federation_of(sites, theta0, config, receivers=only), method)
+    return play_in(federation_of(sites, initial_weights, config, receivers=only), method)
 
 
 def play_in(federation: Federation, method: Method[Any]) -> dict[str, Model]:

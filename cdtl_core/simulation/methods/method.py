@@ -40,15 +40,15 @@ class Federation:
 
     Attributes:
         sites: By name, in the order of their names; each holds `config`.
-        theta0: What all start from.
+        initial_weights: What all start from.
         config: The one truth about rounds, training and seed.
         receivers: Sites whose models are asked for; a method need not train what only other sites would use.
-        still: Sites that stay at theta0, for a control.
+        still: Sites that stay at the initial weights, for a control.
         kept: What sites have answered before, also to other methods.
     """
 
     sites: Mapping[str, Site]
-    theta0: Weights
+    initial_weights: Weights
     config: RunConfig
     receivers: tuple[str, ...]
     still: frozenset[str] = frozenset()
@@ -103,7 +103,7 @@ class Method(Generic[State]):
 
 def federation_of(
     sites: Iterable[Site],
-    theta0: Weights,
+    initial_weights: Weights,
     config: RunConfig,
     *,
     receivers: Collection[str] | None = None,
@@ -114,10 +114,10 @@ def federation_of(
 
     Args:
         sites: Who takes part.
-        theta0: What all start from.
+        initial_weights: What all start from.
         config: The run.
         receivers: Sites whose models are asked for; None: all.
-        still: Sites that stay at theta0.
+        still: Sites that stay at initial_weights.
         kept: What sites have answered before; None: nothing.
 
     Raises:
@@ -131,7 +131,7 @@ def federation_of(
     if not ordered or len(named) != len(ordered):
         raise FederationError(f"{len(ordered)} sites have {len(named)} names: give at least one, each its own name.")
     asked = tuple(name for name in named if receivers is None or name in receivers)
-    return Federation(named, theta0, config, asked, frozenset(still), Kept() if kept is None else kept)
+    return Federation(named, initial_weights, config, asked, frozenset(still), Kept() if kept is None else kept)
 
 
 def score_any(site: Site, model: Model, fold: Fold) -> npt.NDArray[np.float64]:

@@ -23,12 +23,12 @@ class Peers:
 
     Attributes:
         round: 0 before training.
-        drifts: One model per site less theta0, on the grid of float16, by the names that travel.
+        offsets: One model per site less the initial weights, on the grid of float16, by the names that travel.
         memories: Norms, and heads that are not shared.
     """
 
     round: int
-    drifts: Mapping[str, Weights]
+    offsets: Mapping[str, Weights]
     memories: Mapping[str, SiteMemory]
 
 
@@ -40,52 +40,52 @@ def begin_peers(federation: Federation) -> Peers:
 def train_peers(
     federation: Federation, state: Peers, received: Mapping[str, Weights], objective_of: ObjectiveOf = plain
 ) -> Peers:
-    """Every site trains the drift it received for one round; the state holds what it trained, under its own name."""
-    drifts, memories = {}, {}
+    """Every site trains the offset it received for one round; the state holds what it trained, under its own name."""
+    offsets, memories = {}, {}
     for name, site in federation.sites.items():
         order, objective = _order(federation, state, name, received[name]), objective_of(name)
         memories[name], update = round_of(federation, site, state.memories[name], order, objective)
-        drifts[name] = to_half(_moved(received[name], update.delta))
-    return Peers(state.round + 1, drifts, memories)
+        offsets[name] = to_half(_moved(received[name], update.delta))
+    return Peers(state.round + 1, offsets, memories)
 
 
-def mix_peers(drifts: Mapping[str, Weights], matrix: Matrix) -> dict[str, Weights]:
+def mix_peers(offsets: Mapping[str, Weights], matrix: Matrix) -> dict[str, Weights]:
     """Each site's row of the matrix over all models, on the grid; a head among those of its label map."""
-    return {site: to_half(drift) for site, drift in blend(drifts, matrix).items()}
+    return {site: to_half(offset) for site, offset in blend(offsets, matrix).items()}
 
 
-def received_peer(federation: Federation, state: Peers, site: str, drift: Weights) -> Weights:
-    """theta0 plus a drift, by the names in the site's model, over the tensors that leave the site."""
+def received_peer(federation: Federation, state: Peers, site: str, offset: Weights) -> Weights:
+    """Initial weights plus an offset, by the names in the site's model, over the tensors that leave the site."""
     here = federation.sites[site]
-    order = _order(federation, state, site, drift)
-    parts = load_round(here, federation.theta0, state.memories[site], order)
+    order = _order(federation, state, site, offset)
+    parts = load_round(here, federation.initial_weights, state.memories[site], order)
     return take(here.model, parts.shared)
 
 
-def weights_of(theta0: Weights, drift: Weights) -> Weights:
+def weights_of(initial_weights: Weights, offset: Weights) -> Weights:
     """A model's shared tensors by the names that travel, float64, for the server to compare; heads start at zero."""
     return {
-        name: value.double() + theta0[name].double() if name in theta0 else value.double()
-        for name, value in drift.items()
+        name: value.double() + initial_weights[name].double() if name in initial_weights else value.double()
+        for name, value in offset.items()
     }
 
 
-def deployed_peer(federation: Federation, state: Peers, site: str, drift: Weights) -> Weights:
-    """The classifier of a drift at a site, with its own norms."""
-    order = _order(federation, state, site, drift)
-    return candidate(federation.sites[site], federation.theta0, state.memories[site], order)
+def deployed_peer(federation: Federation, state: Peers, site: str, offset: Weights) -> Weights:
+    """The classifier of an offset at a site, with its own norms."""
+    order = _order(federation, state, site, offset)
+    return candidate(federation.sites[site], federation.initial_weights, state.memories[site], order)
 
 
-def _order(federation: Federation, state: Peers, site: str, drift: Weights) -> RoundOrder:
+def _order(federation: Federation, state: Peers, site: str, offset: Weights) -> RoundOrder:
     """A head is shared as FedBN shares it."""
     shared = federation.under({"method": "fedbn"})
     server = start(shared.members, shared.config)
     member = next(member for member in server.members if member.site == site)
-    return RoundOrder(state.round + 1, drift, shares_head(server, member, shared.config))
+    return RoundOrder(state.round + 1, offset, shares_head(server, member, shared.config))
 
 
-def _moved(drift: Weights, delta: Mapping[str, torch.Tensor]) -> Weights:
-    moved = {name: value.double() for name, value in drift.items()}
+def _moved(offset: Weights, delta: Mapping[str, torch.Tensor]) -> Weights:
+    moved = {name: value.double() for name, value in offset.items()}
     for name, value in delta.items():
         moved[name] = moved[name] + value.double() if name in moved else value.double()
     return {name: value.float() for name, value in moved.items()}

@@ -37,7 +37,7 @@ def pooled() -> Method[Pooled]:
     def start(federation: Federation) -> Pooled:
         steps = federation.config.train.steps * len(federation.sites)
         config = federation.under({"method": "alone", "train": {"steps": steps}}).config
-        together = federation_of([pool_sites(list(federation.sites.values()))], federation.theta0, config)
+        together = federation_of([pool_sites(list(federation.sites.values()))], federation.initial_weights, config)
         return Pooled(together, begin(together))
 
     def round(_federation: Federation, state: Pooled) -> Pooled:

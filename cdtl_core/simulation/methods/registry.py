@@ -10,7 +10,7 @@ from cdtl_core.simulation.methods.blended import blended
 from cdtl_core.simulation.methods.cdtl import cdtl
 from cdtl_core.simulation.methods.cdtl_learned import cdtl_learned, update_cosines, validation_gains
 from cdtl_core.simulation.methods.ditto import ditto
-from cdtl_core.simulation.methods.donor_theta0 import cdtl_from_theta0
+from cdtl_core.simulation.methods.donor_initial_weights import cdtl_from_initial_weights
 from cdtl_core.simulation.methods.fedamp import fedamp
 from cdtl_core.simulation.methods.fedavg import fedavg
 from cdtl_core.simulation.methods.fedbn import fedbn
@@ -42,7 +42,7 @@ METHODS: Mapping[str, Method[Any]] = {
     "cdtl_scarce": blended("scarce"),
     "cdtl_learned": cdtl_learned(validation_gains),
     "cdtl_learned_cosine": cdtl_learned(update_cosines),
-    "cdtl_from_theta0": cdtl_from_theta0(),
+    "cdtl_from_initial_weights": cdtl_from_initial_weights(),
 }
 
 

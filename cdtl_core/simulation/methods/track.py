@@ -58,19 +58,19 @@ def round_of(
 ) -> tuple[SiteMemory, SiteUpdate]:
     """A site's part of a round; what it has answered before, without an objective of its own, is not played again."""
     if site.name in federation.still:
-        return stay(site, federation.theta0, before, order)
+        return stay(site, federation.initial_weights, before, order)
     if objective is PLAIN:
-        return federation.kept.round(site, federation.theta0, before, order)
-    return run_round(site, federation.theta0, before, order, objective=objective)
+        return federation.kept.round(site, federation.initial_weights, before, order)
+    return run_round(site, federation.initial_weights, before, order, objective=objective)
 
 
-def stay(site: Site, theta0: Weights, before: SiteMemory, order: RoundOrder) -> tuple[SiteMemory, SiteUpdate]:
-    """The round of a site that answers theta0, whatever it received: its difference takes all that has moved back."""
-    parts = load_round(site, theta0, before, order)
+def stay(site: Site, initial_weights: Weights, before: SiteMemory, order: RoundOrder) -> tuple[SiteMemory, SiteUpdate]:
+    """The round of a site that answers with the initial weights: its difference takes back all that has moved."""
+    parts = load_round(site, initial_weights, before, order)
     received = {head_name(name, site.cohort.labels): name for name in parts.shared}
     state = site.model.state_dict()
     nothing = {wire: torch.zeros(state[name].shape, dtype=torch.float16) for wire, name in received.items()}
-    delta = {wire: zero - order.drift[wire] if wire in order.drift else zero for wire, zero in nothing.items()}
+    delta = {wire: zero - order.offset[wire] if wire in order.offset else zero for wire, zero in nothing.items()}
     return SiteMemory(order.round, take(site.model, parts.local)), SiteUpdate(site.name, order.round, delta)
 
 
@@ -84,14 +84,14 @@ def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = pl
 def received(federation: Federation, track: Track, site: str) -> Weights:
     """The trained tensors other than norms, by their names in the model, as the site would start the next round."""
     here = federation.sites[site]
-    load_round(here, federation.theta0, track.memories[site], order_of(federation, track, site))
+    load_round(here, federation.initial_weights, track.memories[site], order_of(federation, track, site))
     return take(here.model, parts_of(here.model, freeze=frozen_stages(here.model, here.config), share_head=True).shared)
 
 
 def deployed(federation: Federation, track: Track, site: str) -> Weights:
     """The classifier that the site would use now, with its own norms."""
     order = order_of(federation, track, site)
-    return candidate(federation.sites[site], federation.theta0, track.memories[site], order)
+    return candidate(federation.sites[site], federation.initial_weights, track.memories[site], order)
 
 
 def coordinated(changes: Mapping[str, Any]) -> Method[Track]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from cdtl_core.config import PaperConfig, SimulationConfig
 from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import CheckpointError, ConfigError
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.results.model_table import ModelTable, save_table
 from cdtl_core.simulation.cell import CELLS, SETTINGS_FILE, open_sites
 from cdtl_core.simulation.compare import check_patients
@@ -96,7 +96,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
     for row in table.rows:
         report(preparing=row.row)
         run = run_of_row(config, row)
-        build_theta0(run.model, run.seed, run.image.size)
+        build_initial_weights(run.model, run.seed, run.image.size)
         for cell in [*cells_of_row(row, "leaky"), *cells_of_row(row, "grouped")]:
             row_sites(config, table, row, cell, out)
 

@@ -11,7 +11,7 @@ from cdtl_core.config import PaperConfig, RowConfig, RunConfig, SimulationConfig
 from cdtl_core.config.settings import changed_run, load_simulation
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.cell import CELLS, SETTINGS_FILE, open_sites, scores_of
 from cdtl_core.simulation.folds import scarce_site
 from cdtl_core.simulation.methods.loop import play
@@ -123,8 +123,8 @@ def _scores(config: SimulationConfig, row: RowConfig, sites: list[Site], target:
     """Test scores of the cell's model, whose seed is the run's and the repeat."""
     run = run_of_row(config, row)
     run = run.model_copy(update={"seed": run.seed + cell.repeat})
-    theta0 = build_theta0(run.model, run.seed, run.image.size)
-    models = play(method_of(row.method), [replace(site, config=run) for site in sites], theta0, run)
+    initial_weights = build_initial_weights(run.model, run.seed, run.image.size)
+    models = play(method_of(row.method), [replace(site, config=run) for site in sites], initial_weights, run)
     return scores_of(target, models[target.name])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from simulations.bench.plain import Net, auroc_of, images_of, read_job, refresh, score, theta0_of, train
+from simulations.bench.plain import Net, auroc_of, images_of, initial_weights_of, read_job, refresh, score, train
 
 __all__ = ["main"]
 
@@ -25,7 +25,7 @@ def main() -> None:
     sites = {site: images_of(job, site) for site in job["sites"]}
     net = Net(job)
     norms = _norm_names(net)
-    net.load_state_dict(theta0_of(folder), strict=False)
+    net.load_state_dict(initial_weights_of(folder), strict=False)
     start = {name: value.clone() for name, value in net.state_dict().items()}
     shared = {name: value for name, value in start.items() if name not in norms}
     local = {site: {name: start[name].clone() for name in norms} for site in sites}

@@ -17,12 +17,12 @@ def main() -> None:
     from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
     from nvflare.recipe import SimEnv
 
-    from simulations.bench.plain import Net, read_job, theta0_of
+    from simulations.bench.plain import Net, initial_weights_of, read_job
 
     folder, start = Path(os.environ["BENCH_JOB"]), Path.cwd() / "start.pt"
     job = read_job(folder)
     net = Net(job)
-    net.load_state_dict(theta0_of(folder), strict=False)
+    net.load_state_dict(initial_weights_of(folder), strict=False)
     torch.save(net.state_dict(), start)
     sites = list(job["sites"])
     network = {"job": {"backbone": job["backbone"], "size": job["size"]}}

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from simulations.bench.plain import Images, Job, Net, images_of, read_job, score, theta0_of, train
+from simulations.bench.plain import Images, Job, Net, images_of, initial_weights_of, read_job, score, train
 
 __all__ = ["client", "main", "server"]
 
@@ -68,7 +68,7 @@ def _evaluate(message: Message, context: Context) -> Message:
 def _main(grid: Grid, _context: Context) -> None:
     job = _job()
     net = Net(job)
-    net.load_state_dict(theta0_of(Path(os.environ["BENCH_JOB"])), strict=False)
+    net.load_state_dict(initial_weights_of(Path(os.environ["BENCH_JOB"])), strict=False)
     count = len(job["sites"])
     strategy = FedAvg(min_train_nodes=count, min_evaluate_nodes=count, min_available_nodes=count)
     result = strategy.start(grid, ArrayRecord(net.state_dict()), num_rounds=job["rounds"])

@@ -33,7 +33,7 @@ def _arms(session: Session) -> tuple[Callable[[], float], Callable[[], float]]:
 
     from cdtl_core.config import RunConfig
     from cdtl_core.config.settings import load_simulation
-    from cdtl_core.models.model import build_classifier, build_theta0
+    from cdtl_core.models.model import build_classifier, build_initial_weights
     from cdtl_core.models.weights import load_into
     from cdtl_core.site.home import open_site
     from cdtl_core.training.train import fit
@@ -44,7 +44,7 @@ def _arms(session: Session) -> tuple[Callable[[], float], Callable[[], float]]:
     train = config.train.model_copy(update={"steps": _STEPS})
     site = open_site(folder / "homes" / simulation.sites[0].site, config)
     model = build_classifier(config.model, 2, config.image.size)
-    load_into(model, build_theta0(config.model, 0, config.image.size))
+    load_into(model, build_initial_weights(config.model, 0, config.image.size))
     device, fold = torch.device("cpu"), site.cohort.folds["train"]
 
     def loop() -> float:

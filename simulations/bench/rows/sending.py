@@ -16,7 +16,7 @@ def _bytes(session: Session, *, frozen: int) -> Measured:
     import torch
 
     folder = session.job("memory")
-    whole = sum(4 * value.numel() for value in torch.load(folder / "theta0.pt", weights_only=True).values())
+    whole = sum(4 * value.numel() for value in torch.load(folder / "initial_weights.pt", weights_only=True).values())
     command = python_program(
         "simulations.bench.arms.cdtl", folder, "{folder}/out", "{said}", f"train.freeze={frozen}", "train.steps=1",
         "federation.rounds=3",

@@ -8,7 +8,7 @@ import pytest
 
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.settings import SITE_FILE, save_toml
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.methods.method import Federation, federation_of
 from cdtl_core.site.home import open_site
 
@@ -50,7 +50,7 @@ def build(homes: dict[str, Path]) -> Build:
             key: {**value, **run.pop(key, {})} if isinstance(value, dict) else value for key, value in RUN.items()
         }
         config = RunConfig.model_validate({**merged, **run})
-        theta0 = build_theta0(config.model, config.seed, config.image.size)
-        return federation_of([open_site(homes[name], config) for name in names or homes], theta0, config)
+        initial_weights = build_initial_weights(config.model, config.seed, config.image.size)
+        return federation_of([open_site(homes[name], config) for name in names or homes], initial_weights, config)
 
     return make

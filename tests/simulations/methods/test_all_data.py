@@ -32,7 +32,7 @@ def test_norms_become_their_weighted_mean_and_local_heads_stay() -> None:
 
 def test_all_sites_end_plain_fedavg_with_one_and_the_same_model(build: Build) -> None:
     federation = build()
-    found = play(fedavg(), federation.sites.values(), federation.theta0, federation.config)
+    found = play(fedavg(), federation.sites.values(), federation.initial_weights, federation.config)
     for weights in found.values():
         assert all(value.equal(found["alba"][name]) for name, value in weights.items())
 
@@ -42,13 +42,13 @@ def test_one_round_of_plain_fedavg_is_the_patient_weighted_mean_of_every_tensor(
     shared = federation.under({"method": "fedbn"})
     memories, updates = train_sites(shared, begin(shared))
     patients = {member.site: member.num_patients for member in shared.members}
-    found = play(fedavg(), federation.sites.values(), federation.theta0, federation.config)["como"]
+    found = play(fedavg(), federation.sites.values(), federation.initial_weights, federation.config)["como"]
     norms = memories["alba"].local or {}
     assert any(name.endswith("running_var") for name in norms)
     for name in norms:
         total = sum(patients[site] * (memory.local or {})[name].double() for site, memory in memories.items())
         assert found[name].numpy() == pytest.approx((total / sum(patients.values())).numpy(), rel=1e-5, abs=1e-7)
-    for name, start in federation.theta0.items():
+    for name, start in federation.initial_weights.items():
         if name in updates[0].delta:
             total = sum(patients[u.site] * u.delta[name].double() for u in updates) / sum(patients.values())
             assert found[name].numpy() == pytest.approx((start + total).numpy(), abs=1e-4)
@@ -58,7 +58,8 @@ def test_pooled_with_one_site_is_training_alone_to_the_last_bit(build: Build) ->
     """The same order of batches too: the pooled site's name, which seeds it, is then the site's own."""
     federation = build("como")
     one, two = (
-        play(m, federation.sites.values(), federation.theta0, federation.config)["como"] for m in (pooled(), alone())
+        play(m, federation.sites.values(), federation.initial_weights, federation.config)["como"]
+        for m in (pooled(), alone())
     )
     assert all(value.equal(two[name]) for name, value in one.items())
 

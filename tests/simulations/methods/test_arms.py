@@ -40,7 +40,7 @@ ARMS = ("alone", "alone_ridge", "fedavg", "fedbn", "fedbn_tuned", "fedprox", "di
 def heads(build: Build, tmp_path: Path) -> Federation:
     """Alba receives; heads alone are trained, on features."""
     whole = build(**HEADS)
-    sites = [on_features(replace(site, cache=tmp_path), whole.theta0) for site in whole.sites.values()]
+    sites = [on_features(replace(site, cache=tmp_path), whole.initial_weights) for site in whole.sites.values()]
     return federation_of(sites, {}, whole.config, receivers=["alba"])
 
 
@@ -177,8 +177,8 @@ def test_shuffled_donors_are_all_of_the_set_also_those_of_the_receivers_modality
 ) -> None:
     """And the receiver's own labels stay: by itself it learns the same."""
     for donor in ("bari", "como"):
-        party = heads.only(["alba", donor])
-        fair, dealt = (arm_of(name).play(party, seed=0, folder=tmp_path) for name in ("donors", "donors:shuffled"))
+        membership = heads.only(["alba", donor])
+        fair, dealt = (arm_of(name).play(membership, seed=0, folder=tmp_path) for name in ("donors", "donors:shuffled"))
         assert not fair["head.weight"].equal(dealt["head.weight"]), donor
     model = arm_of("cdtl:shuffled").play(heads, seed=0, folder=tmp_path)
     own = play_in(heads.only(["alba"]), alone())["alba"]

@@ -39,13 +39,13 @@ HEAD = ("head.weight", "head.bias")
 def heads(build: Build, tmp_path: Path) -> Federation:
     """A federation that trains heads alone, on features."""
     whole = build(**HEADS)
-    sites = [on_features(replace(site, cache=tmp_path), whole.theta0) for site in whole.sites.values()]
+    sites = [on_features(replace(site, cache=tmp_path), whole.initial_weights) for site in whole.sites.values()]
     return federation_of(sites, {}, whole.config)
 
 
 def test_on_features_a_federation_ends_with_the_heads_of_whole_networks(build: Build, heads: Federation) -> None:
     whole = build(**HEADS)
-    one = play(fedbn(), whole.sites.values(), whole.theta0, whole.config)
+    one = play(fedbn(), whole.sites.values(), whole.initial_weights, whole.config)
     two = play(fedbn(), heads.sites.values(), {}, heads.config)
     for site, weights in two.items():
         for name in HEAD:
@@ -144,7 +144,7 @@ def test_an_own_head_that_learned_by_heart_is_worth_nothing_out_of_fold(heads: F
 
 def test_networks_are_pooled_in_nearly_equal_shares_where_validation_patients_are_few(build: Build) -> None:
     federation = build("alba", "como", federation={"rounds": 1})
-    for model in play(cdtl(), federation.sites.values(), federation.theta0, federation.config).values():
+    for model in play(cdtl(), federation.sites.values(), federation.initial_weights, federation.config).values():
         assert isinstance(model, PooledModel)
         assert model.pool.num_patients < 5
         assert model.pool.share == pytest.approx(1.0, abs=0.25)

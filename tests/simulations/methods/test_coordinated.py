@@ -26,7 +26,7 @@ Build = Callable[..., Federation]
 
 
 def played(name: str, federation: Federation) -> dict[str, Any]:
-    return play(method_of(name), federation.sites.values(), federation.theta0, federation.config)
+    return play(method_of(name), federation.sites.values(), federation.initial_weights, federation.config)
 
 
 def equal(one: Weights, two: Weights) -> bool:
@@ -48,7 +48,7 @@ def test_alone_fedbn_and_cdtl_end_with_the_models_of_the_flower_run(
     tiny: Callable[..., SimulationConfig], tmp_path: Path
 ) -> None:
     """Also CDTL: its own, its joint model and their pool are those that the Flower run leaves at each site."""
-    from cdtl_core.models.model import build_theta0
+    from cdtl_core.models.model import build_initial_weights
 
     config = tiny(
         methods=("alone", "fedbn", "cdtl"),
@@ -57,8 +57,8 @@ def test_alone_fedbn_and_cdtl_end_with_the_models_of_the_flower_run(
     )
     simulate(config, tmp_path / "run")
     homes = sorted((tmp_path / "run" / "sites").iterdir())
-    theta0 = build_theta0(config.run.model, config.run.seed, config.run.image.size)
-    federation = federation_of([open_site(home, config.run) for home in homes], theta0, config.run)
+    initial_weights = build_initial_weights(config.run.model, config.run.seed, config.run.image.size)
+    federation = federation_of([open_site(home, config.run) for home in homes], initial_weights, config.run)
     for name in ("alone", "fedbn"):
         for site, weights in played(name, federation).items():
             left = load_weights(tmp_path / "run" / "sites" / site / "models" / f"tiny-{name}" / "model.safetensors")
@@ -88,7 +88,7 @@ def test_every_method_gives_every_site_a_whole_finite_classifier_of_its_own(buil
 def test_the_order_of_the_sites_and_what_ran_before_change_no_bit(build: Build, name: str) -> None:
     federation = build("alba", "como", "diso", federation={"rounds": 2}, train={"steps": 1})
     first = played(name, federation)
-    backwards = federation_of(reversed(federation.sites.values()), federation.theta0, federation.config)
+    backwards = federation_of(reversed(federation.sites.values()), federation.initial_weights, federation.config)
     assert all_equal(played(name, backwards), first)
 
 
@@ -97,7 +97,7 @@ def test_a_site_of_other_labels_takes_part_in_every_method_with_a_head_of_its_ow
     sites = build("alba", "como", "diso", federation={"rounds": 2}, train={"steps": 1})
     apart = sites.sites["diso"]
     apart = replace(apart, cohort=replace(apart.cohort, labels=("healthy", "malignant")))
-    federation = federation_of([sites.sites["alba"], sites.sites["como"], apart], sites.theta0, sites.config)
+    federation = federation_of([sites.sites["alba"], sites.sites["como"], apart], sites.initial_weights, sites.config)
     found, whole = played(name, federation), played(name, sites)
     assert all(bool(torch.isfinite(value).all()) for value in found["diso"].values())  # never a pool
     (alba, *_) = parts_of_model(found["alba"])
@@ -118,7 +118,7 @@ def test_the_policies_of_cdtl_blend_otherwise_and_as_configured(build: Build) ->
 
 def test_fedprox_without_a_pull_is_fedbn_to_the_last_bit(build: Build) -> None:
     federation = build()
-    without = play(fedprox(mu=0.0), federation.sites.values(), federation.theta0, federation.config)
+    without = play(fedprox(mu=0.0), federation.sites.values(), federation.initial_weights, federation.config)
     assert all_equal(without, played("fedbn", federation))
 
 
@@ -127,14 +127,14 @@ def test_fedprox_stays_nearer_to_what_it_received_the_harder_it_pulls(build: Bui
     moved = []
     for mu in (0.0, 1.0, 100.0):
         (track,) = states_of(fedprox(mu), federation)
-        moved.append(sum(float(value.float().square().sum()) for value in track.server.drifts["histology"].values()))
+        moved.append(sum(float(value.float().square().sum()) for value in track.server.offsets["histology"].values()))
     assert moved[0] > moved[1] > moved[2] > 0
 
 
 def test_a_head_never_leaves_under_fedper_and_the_base_is_the_same_everywhere(build: Build) -> None:
     *_, track = states_of(method_of("fedper"), build())
     federation = build().under({"method": "fedbn", "share": {"head": False}})
-    assert not [name for drift in track.server.drifts.values() for name in drift if name.startswith("head.")]
+    assert not [name for offset in track.server.offsets.values() for name in offset if name.startswith("head.")]
     starts = {site: received(federation, track, site) for site in federation.sites}
     for name, value in starts["alba"].items():
         same = [weights[name].equal(value) for site, weights in starts.items() if site != "alba"]
@@ -142,17 +142,17 @@ def test_a_head_never_leaves_under_fedper_and_the_base_is_the_same_everywhere(bu
 
 
 def test_fedper_moves_the_base_by_the_patient_weighted_mean_of_the_sites(build: Build) -> None:
-    """By hand from what each site would have sent in the first round, where all start from theta0."""
+    """By hand from what each site would have sent in the first round, where all start from initial_weights."""
     from cdtl_core.simulation.methods.track import begin, train_sites
 
     federation = build(federation={"rounds": 1}).under({"method": "fedbn", "share": {"head": False}})
     _, updates = train_sites(federation, begin(federation))
     patients = {member.site: member.num_patients for member in federation.members}
     (track,) = states_of(method_of("fedper"), federation)
-    for name, drift in track.server.drifts["histology"].items():
+    for name, offset in track.server.offsets["histology"].items():
         total = sum(patients[u.site] * u.delta[name].double() for u in updates)
         expected = total / sum(patients.values())
-        assert drift.numpy() == pytest.approx(expected.half().numpy(), abs=1e-6, rel=1e-3)
+        assert offset.numpy() == pytest.approx(expected.half().numpy(), abs=1e-6, rel=1e-3)
 
 
 def test_a_state_is_a_value_from_which_a_run_can_go_on(build: Build) -> None:
@@ -173,7 +173,7 @@ def test_a_federation_holds_one_truth_about_its_settings(build: Build) -> None:
     assert {site.config.seed for site in federation.sites.values()} == {3}
     assert np.all([member.num_patients > 0 for member in federation.members])
     with pytest.raises(FederationError, match="2 sites have 1 names"):
-        federation_of([federation.sites["alba"]] * 2, federation.theta0, federation.config)
+        federation_of([federation.sites["alba"]] * 2, federation.initial_weights, federation.config)
 
 
 def test_a_private_run_is_refused_since_nothing_here_would_keep_it_private(build: Build) -> None:

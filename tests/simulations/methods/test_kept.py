@@ -38,8 +38,8 @@ def counted() -> Iterator[list[tuple[str, int]]]:
         yield found
 
 
-def played(name: str, sites: list[Site], theta0: Any, config: Any, kept: Kept) -> Any:
-    return play_in(federation_of(sites, theta0, config, kept=kept), method_of(name))
+def played(name: str, sites: list[Site], initial_weights: Any, config: Any, kept: Kept) -> Any:
+    return play_in(federation_of(sites, initial_weights, config, kept=kept), method_of(name))
 
 
 def tensors(model: Any) -> dict[str, Any]:
@@ -53,19 +53,19 @@ def same(one: Any, two: Any) -> bool:
 @pytest.mark.parametrize("heads", [False, True])
 def test_methods_that_share_rounds_end_with_the_same_bits(build: Build, heads: bool, tmp_path: Path) -> None:
     whole = build("alba", "como", "diso", federation={"rounds": 2}, **(HEADS if heads else {}))
-    sites, theta0 = list(whole.sites.values()), whole.theta0
+    sites, initial_weights = list(whole.sites.values()), whole.initial_weights
     if heads:
-        sites, theta0 = [on_features(replace(site, cache=tmp_path), theta0) for site in sites], {}
+        sites, initial_weights = [on_features(replace(site, cache=tmp_path), initial_weights) for site in sites], {}
     kept = Kept()
     for name in METHODS:
-        shared = played(name, sites, theta0, whole.config, kept)
-        fresh = play(method_of(name), sites, theta0, whole.config)
+        shared = played(name, sites, initial_weights, whole.config, kept)
+        fresh = play(method_of(name), sites, initial_weights, whole.config)
         assert all(same(shared[site], fresh[site]) for site in fresh), name
 
 
 def test_the_parts_of_a_pool_are_not_played_again(build: Build) -> None:
     federation, kept = build("alba", "como", blend={"settle": 0}), Kept()
-    sites, also = list(federation.sites.values()), (federation.theta0, federation.config)
+    sites, also = list(federation.sites.values()), (federation.initial_weights, federation.config)
     with counted() as first:
         for name in ("alone", "fedbn"):
             played(name, sites, *also, kept)
@@ -83,22 +83,24 @@ def turned(site: Site, split: Any) -> Site:
 def test_a_site_is_asked_again_when_anything_of_it_has_changed(build: Build) -> None:
     federation, kept = build("alba"), Kept()
     (site,) = federation.sites.values()
-    played("alone", [site], federation.theta0, federation.config, kept)
+    played("alone", [site], federation.initial_weights, federation.config, kept)
     seed = federation.config.model_copy(update={"seed": 5})
     lr = federation.under({"train": {"lr": 0.1}}).config
-    theta0 = {name: value + 1 if value.is_floating_point() else value for name, value in federation.theta0.items()}
+    initial_weights = {
+        name: value + 1 if value.is_floating_point() else value for name, value in federation.initial_weights.items()
+    }
     for other in (
-        (turned(site, "train"), federation.theta0, federation.config),
-        (turned(site, "val"), federation.theta0, federation.config),
-        (site, federation.theta0, seed),
-        (site, federation.theta0, lr),
-        (site, theta0, federation.config),
+        (turned(site, "train"), federation.initial_weights, federation.config),
+        (turned(site, "val"), federation.initial_weights, federation.config),
+        (site, federation.initial_weights, seed),
+        (site, federation.initial_weights, lr),
+        (site, initial_weights, federation.config),
     ):
         with counted() as found:
             played("alone", [other[0]], *other[1:], kept)
         assert len(found) == 3
     with counted() as found:
-        played("alone", [turned(site, "test")], federation.theta0, federation.config, kept)
+        played("alone", [turned(site, "test")], federation.initial_weights, federation.config, kept)
     assert found == []
 
 
@@ -107,5 +109,5 @@ def test_without_room_what_was_used_least_recently_is_forgotten(build: Build) ->
     sites = list(federation.sites.values())
     for _ in range(2):
         with counted() as found:
-            played("alone", sites, federation.theta0, federation.config, kept)
+            played("alone", sites, federation.initial_weights, federation.config, kept)
         assert len(found) == 6

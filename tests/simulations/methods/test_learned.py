@@ -54,7 +54,7 @@ def test_own_shares_start_where_no_models_are_swapped_and_end_at_one() -> None:
 
 
 def test_the_transfer_matrix_says_who_is_in_whom_at_the_end() -> None:
-    """Two rounds of A: the first round's drifts pass A twice, the second's once."""
+    """Two rounds of A: the first round's offsets pass A twice, the second's once."""
     matrix = np.array([[0.5, 0.5], [0.0, 1.0]])
     assert transfer_of([matrix, matrix]) == pytest.approx((matrix @ matrix + matrix) / 2)
     assert transfer_of([matrix, np.eye(2)]) == pytest.approx((matrix + np.eye(2)) / 2)
@@ -73,8 +73,8 @@ def test_without_evidence_nothing_crosses_and_each_round_adds_to_the_mean(build:
     track = begin(under)
     for _ in range(3):
         track = unblended_round(under, track)
-    for group, drift in track.server.drifts.items():
-        assert all(value.equal(state.track.server.drifts[group][name]) for name, value in drift.items())
+    for group, offset in track.server.offsets.items():
+        assert all(value.equal(state.track.server.offsets[group][name]) for name, value in offset.items())
 
 
 def test_donors_follow_the_mean_of_all_evidence_so_far(build: Build) -> None:
@@ -92,7 +92,7 @@ def test_donors_follow_the_mean_of_all_evidence_so_far(build: Build) -> None:
 def test_the_settings_limit_whom_the_evidence_may_choose(build: Build) -> None:
     federation = build(blend={"donors": {"histology": ["ultrasound"], "ultrasound": []}})
     first, *_ = states_of(cdtl_learned(evidence_of(np.ones((3, 3)))), federation)
-    assert list(first.track.server.drifts) == ["histology", "mammography", "ultrasound"]
+    assert list(first.track.server.offsets) == ["histology", "mammography", "ultrasound"]
     found = first.matrices[0]
     assert (found > 0).tolist() == [[True, False, True], [True, True, True], [False, False, True]]
 
@@ -106,7 +106,7 @@ def test_cosines_of_updates_are_those_of_what_was_learned_in_the_round(build: Bu
     assert found == pytest.approx(found.T)
 
     def moved(group: str) -> np.ndarray:  # type: ignore[type-arg]
-        one, two = after.server.drifts[group], before.server.drifts[group]
+        one, two = after.server.offsets[group], before.server.offsets[group]
         names = [name for name in one if not name.startswith("head.")]
         return np.concatenate([(one[name].double() - two[name].double()).flatten().numpy() for name in names])
 
@@ -120,9 +120,9 @@ def test_where_heads_alone_are_trained_their_cosines_count_if_they_are_of_one_la
 ) -> None:
     federation = build()
     before = begin(federation)
-    drifts = {"ultrasound": {"head.weight": torch.tensor([1.0, 0.0])}, "mri": {"head.weight": torch.tensor(other)}}
-    after = replace(before, server=replace(before.server, drifts=drifts))
-    none = replace(before, server=replace(before.server, drifts={"ultrasound": {}, "mri": {}}))
+    offsets = {"ultrasound": {"head.weight": torch.tensor([1.0, 0.0])}, "mri": {"head.weight": torch.tensor(other)}}
+    after = replace(before, server=replace(before.server, offsets=offsets))
+    none = replace(before, server=replace(before.server, offsets={"ultrasound": {}, "mri": {}}))
     assert update_cosines(federation, none, after)[0, 1] == pytest.approx(cosine)
 
 
@@ -144,8 +144,8 @@ def test_gains_by_hand_where_only_the_heads_bias_speaks(build: Build) -> None:
     track = begin(federation)
     label = track.server.members[0].label_hash
     biases = {"histology": 5.0, "mammography": 3.0, "ultrasound": 0.0}
-    drifts = {group: {f"head.{label}.bias": torch.tensor([b, -b]).half()} for group, b in biases.items()}
-    found = validation_gains(federation, track, replace(track, server=replace(track.server, drifts=drifts)))
+    offsets = {group: {f"head.{label}.bias": torch.tensor([b, -b]).half()} for group, b in biases.items()}
+    found = validation_gains(federation, track, replace(track, server=replace(track.server, offsets=offsets)))
 
     def loss(site: str, bias: float) -> float:
         fold = federation.sites[site].cohort.folds["val"]
@@ -165,6 +165,6 @@ def test_a_donor_equal_to_the_receiver_gains_nothing(build: Build) -> None:
 
     federation = build().under(settings_of("annealed"))
     after = unblended_round(federation, begin(federation))
-    same = dict.fromkeys(after.server.drifts, after.server.drifts["histology"])
-    equal = replace(after, server=replace(after.server, drifts=same))
+    same = dict.fromkeys(after.server.offsets, after.server.offsets["histology"])
+    equal = replace(after, server=replace(after.server, offsets=same))
     assert validation_gains(federation, after, equal) == pytest.approx(0, abs=1e-9)

@@ -59,7 +59,7 @@ def test_fedamp_without_a_pull_is_training_alone_to_the_last_bit(build: Build) -
     """With local heads, since a head that travels is rounded to float16 and one that stays is not."""
     federation = build(share={"head": False})
     found = [
-        play(m, federation.sites.values(), federation.theta0, federation.config)
+        play(m, federation.sites.values(), federation.initial_weights, federation.config)
         for m in (fedamp(pull=0.0), alone(), fedamp(pull=10.0))
     ]
     for site, weights in found[0].items():
@@ -70,23 +70,23 @@ def test_fedamp_without_a_pull_is_training_alone_to_the_last_bit(build: Build) -
 def test_the_second_round_of_fedamp_is_held_to_the_clouds_of_the_first(build: Build) -> None:
     federation = build("alba", "como", "diso", federation={"rounds": 2})
     first, second = states_of(fedamp(pull=2.0), federation)
-    squared = distances(first.drifts)
-    clouds = blend(first.drifts, attention(squared, 0.5, float(np.median(squared[squared > 0]))))
+    squared = distances(first.offsets)
+    clouds = blend(first.offsets, attention(squared, 0.5, float(np.median(squared[squared > 0]))))
     again = train_peers(
         federation,
         first,
-        first.drifts,
+        first.offsets,
         lambda site: Proximal(2.0, received_peer(federation, first, site, clouds[site])),
     )
-    for site, drift in again.drifts.items():
-        assert all(value.equal(second.drifts[site][name]) for name, value in drift.items())
+    for site, offset in again.offsets.items():
+        assert all(value.equal(second.offsets[site][name]) for name, value in offset.items())
 
 
 def test_fedamp_draws_the_models_together(build: Build) -> None:
     spread = []
     for pull in (0.0, 10.0):
         *_, state = states_of(fedamp(pull=pull), build(train={"steps": 6}))
-        spread.append(distances(state.drifts).sum())
+        spread.append(distances(state.offsets).sum())
     assert spread[1] < spread[0]
 
 
@@ -123,7 +123,7 @@ def test_each_site_trains_another_model_each_round_and_each_model_has_one_site()
 
 
 def test_one_round_of_fedcross_by_hand(build: Build) -> None:
-    """All start from theta0, so site s trains theta0 and its model is crossed with the least similar one."""
+    """All start from the initial weights: site s trains them, and its model is crossed with the least similar one."""
     federation = build("alba", "como", federation={"rounds": 1})
     trained = train_peers(federation, begin_peers(federation), {"alba": {}, "como": {}})
     (state,) = states_of(fedcross(alpha=0.9), federation)
@@ -131,9 +131,9 @@ def test_one_round_of_fedcross_by_hand(build: Build) -> None:
     assert seats == {"alba": "como", "como": "alba"}
     for site, name in seats.items():
         other = next(s for s in seats if s != site)
-        for tensor, drift in state.drifts[name].items():
-            expected = 0.9 * trained.drifts[site][tensor].double() + 0.1 * trained.drifts[other][tensor].double()
-            assert drift.numpy() == pytest.approx(expected.half().numpy(), abs=1e-6, rel=2e-3)
+        for tensor, offset in state.offsets[name].items():
+            expected = 0.9 * trained.offsets[site][tensor].double() + 0.1 * trained.offsets[other][tensor].double()
+            assert offset.numpy() == pytest.approx(expected.half().numpy(), abs=1e-6, rel=2e-3)
 
 
 def test_in_the_second_round_each_site_trains_the_model_in_its_seat(build: Build) -> None:
@@ -142,19 +142,19 @@ def test_in_the_second_round_each_site_trains_the_model_in_its_seat(build: Build
     first, second = states_of(fedcross(alpha=1.0), federation)
     seats = dispatch(["alba", "como", "diso"], 0, 1)
     assert any(site != name for site, name in seats.items())
-    trained = train_peers(federation, first, {site: first.drifts[name] for site, name in seats.items()})
+    trained = train_peers(federation, first, {site: first.offsets[name] for site, name in seats.items()})
     for site, name in seats.items():
-        assert all(value.equal(second.drifts[name][tensor]) for tensor, value in trained.drifts[site].items())
+        assert all(value.equal(second.offsets[name][tensor]) for tensor, value in trained.offsets[site].items())
 
 
 def test_all_sites_use_the_mean_of_the_models_with_their_own_norms(build: Build) -> None:
     federation = build()
     *_, state = states_of(fedcross(), federation)
     found = {site: fedcross().model_of(federation, state, site) for site in federation.sites}
-    for name in state.drifts["alba"]:
-        if name in federation.theta0:
-            mean = torch.stack([drift[name].double() for drift in state.drifts.values()]).mean(dim=0)
-            expected = federation.theta0[name] + mean.half().float()
+    for name in state.offsets["alba"]:
+        if name in federation.initial_weights:
+            mean = torch.stack([offset[name].double() for offset in state.offsets.values()]).mean(dim=0)
+            expected = federation.initial_weights[name] + mean.half().float()
             assert all(weights[name].allclose(expected, atol=1e-6) for weights in found.values())
     norm = next(name for name in found["alba"] if name.endswith("running_mean"))
     assert not found["alba"][norm].equal(found["como"][norm])

@@ -19,7 +19,9 @@ OWN, GLOBAL = {"method": "alone"}, {"method": "fedbn"}
 
 
 def same(one: Method, two: Method, federation: Federation) -> bool:  # type: ignore[type-arg]
-    found = [play(method, federation.sites.values(), federation.theta0, federation.config) for method in (one, two)]
+    found = [
+        play(method, federation.sites.values(), federation.initial_weights, federation.config) for method in (one, two)
+    ]
     return all(value.equal(found[1][site][name]) for site in found[0] for name, value in found[0][site].items())
 
 
@@ -35,15 +37,15 @@ def test_ditto_holds_a_personal_model_to_the_global_one_that_the_site_received(b
     first, second, _ = states_of(ditto(1.0), federation)
     anchors = {site: received(shared, first.shared, site) for site in federation.sites}
     expected = advance(own, first.personal, lambda site: Proximal(1.0, anchors[site]))
-    for site, drift in expected.server.drifts.items():
-        assert all(value.equal(second.personal.server.drifts[site][name]) for name, value in drift.items())
+    for site, offset in expected.server.offsets.items():
+        assert all(value.equal(second.personal.server.offsets[site][name]) for name, value in offset.items())
 
 
 def test_the_global_model_of_ditto_is_fedbns_whatever_the_personal_ones_do(build: Build) -> None:
     *_, state = states_of(ditto(1.0), build())
     *_, track = states_of(fedbn(), build())
-    for group, drift in track.server.drifts.items():
-        assert all(value.equal(state.shared.server.drifts[group][name]) for name, value in drift.items())
+    for group, offset in track.server.offsets.items():
+        assert all(value.equal(state.shared.server.offsets[group][name]) for name, value in offset.items())
 
 
 def test_ditto_draws_personal_models_to_the_global_one(build: Build) -> None:
@@ -82,8 +84,8 @@ def test_the_personal_model_trains_mixed_with_the_global_one_that_the_site_recei
     first, second, _ = states_of(apfl(alpha=0.6), federation)
     others = {site: received(shared, first.shared, site) for site in federation.sites}
     expected = advance(own, first.personal, lambda site: Mixture(second.alpha[site], others[site]))
-    for site, drift in expected.server.drifts.items():
-        assert all(value.equal(second.personal.server.drifts[site][name]) for name, value in drift.items())
+    for site, offset in expected.server.offsets.items():
+        assert all(value.equal(second.personal.server.offsets[site][name]) for name, value in offset.items())
 
 
 def test_a_share_of_none_uses_the_global_model(build: Build) -> None:
@@ -96,7 +98,7 @@ def test_a_share_of_none_uses_the_global_model(build: Build) -> None:
 
 def test_shares_start_alike_and_part_once_the_models_have(build: Build) -> None:
     first, second, _ = states_of(apfl(alpha=0.5, rate=0.1), build())
-    assert set(first.alpha.values()) == {0.5}  # both models are theta0: the slope is 0
+    assert set(first.alpha.values()) == {0.5}  # both models are the initial weights: the slope is 0
     assert len(set(second.alpha.values())) == 4
     assert all(0 <= alpha <= 1 for alpha in second.alpha.values())
 

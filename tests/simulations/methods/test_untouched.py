@@ -28,8 +28,8 @@ def spoiled(site: Site) -> Site:
 def test_other_test_patients_leave_the_same_model(build: Build, name: str) -> None:
     federation = build("alba", "como", federation={"rounds": 2}, train={"steps": 1})
     sites = [scarce_site(s, seed=0, fold=0, folds=2, patients=4) for s in federation.sites.values()]
-    one = play(method_of(name), sites, federation.theta0, federation.config)
-    two = play(method_of(name), [spoiled(site) for site in sites], federation.theta0, federation.config)
+    one = play(method_of(name), sites, federation.initial_weights, federation.config)
+    two = play(method_of(name), [spoiled(site) for site in sites], federation.initial_weights, federation.config)
     for site, model in one.items():
         found, other = (part.tensors if isinstance(part, PooledModel) else part for part in (model, two[site]))
         assert all(value.equal(other[tensor]) for tensor, value in found.items())

@@ -27,7 +27,7 @@ def test_a_method_with_kept_activations_is_the_method_without_to_the_last_bit(
     federation = build("bari", "como", train=TRAIN, federation={"rounds": 2})
     kept, computed = (
         play(method_of(name), [replace(site, cache=cache) for site in federation.sites.values()], *also)
-        for also in [(federation.theta0, federation.config)]
+        for also in [(federation.initial_weights, federation.config)]
         for cache in (tmp_path, None)
     )
     for site, weights in kept.items():
@@ -41,8 +41,8 @@ def test_what_sites_have_kept_pooled_images_find(build: Build, tmp_path: Path) -
     federation = build("bari", "como", train=TRAIN, federation={"rounds": 1})
     sites = [replace(site, cache=tmp_path) for site in federation.sites.values()]
     assert {site.cohort.channels for site in sites} == {1, 3}
-    play(method_of("alone"), sites, federation.theta0, federation.config)
+    play(method_of("alone"), sites, federation.initial_weights, federation.config)
     before = set(images_kept(tmp_path))
-    play(method_of("pooled"), sites, federation.theta0, federation.config)
+    play(method_of("pooled"), sites, federation.initial_weights, federation.config)
     assert set(images_kept(tmp_path)) == before
     assert pool_sites(sites).entry == sites[0].entry

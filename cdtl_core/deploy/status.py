@@ -23,13 +23,13 @@ from cdtl_core.errors import PrivacyError
 from cdtl_core.results.spent import spent_of_site
 from cdtl_core.system.foreign import read_json
 
-__all__ = ["coordinator_standing", "node_standing", "site_standing"]
+__all__ = ["coordinator_status", "node_status", "site_status"]
 
 _FRESH_S = 45.0
 """Connected means that the SuperLink answered a request of the site so long ago: a heartbeat comes every 30 s."""
 
 
-def coordinator_standing(folder: Path) -> dict[str, Any]:
+def coordinator_status(folder: Path) -> dict[str, Any]:
     """Whether the coordinator runs, its sites, and its runs, the newest first.
 
     Raises:
@@ -62,7 +62,7 @@ def coordinator_standing(folder: Path) -> dict[str, Any]:
     }
 
 
-def site_standing(home: Path) -> dict[str, Any]:
+def site_status(home: Path) -> dict[str, Any]:
     """Whether the site runs, is connected, and what it has approved or is asked to.
 
     Raises:
@@ -91,7 +91,7 @@ def site_standing(home: Path) -> dict[str, Any]:
     }
 
 
-def node_standing(home: Path) -> dict[str, Any]:
+def node_status(home: Path) -> dict[str, Any]:
     """Whether the node runs that was started apart from the filter, and what keeps it apart."""
     pid = is_running(home / "node")
     return {"running": bool(pid), "pid": pid, "separation": _separation(home)}

@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.errors import CdtlError, CheckpointError
-from cdtl_core.models.model import build_theta0
+from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.simulation.simulate import resume_simulation, simulate
-from cdtl_core.site.initial_weights import holds_theta0, load_theta0
+from cdtl_core.site.initial_weights import holds_initial_weights, load_initial_weights
 
 Tiny = Callable[..., SimulationConfig]
 
@@ -41,7 +41,7 @@ def test_a_run_killed_in_its_first_round_reports_as_the_undisturbed_one(
     whole = simulate(tiny(), tmp_path / "whole")
     interrupted(tiny(), tmp_path / "cut", monkeypatch, at=5)
     assert resume_simulation(tmp_path / "cut") == whole
-    assert all(site.bytes_per_round["cdtl"].theta0_received > 100_000 for site in whole.sites)
+    assert all(site.bytes_per_round["cdtl"].initial_weights_received > 100_000 for site in whole.sites)
 
 
 def test_a_kill_while_images_are_prepared_can_be_resumed(
@@ -62,28 +62,30 @@ def test_a_kill_while_images_are_prepared_can_be_resumed(
     assert resume_simulation(tmp_path / "cut") == whole
 
 
-def test_another_theta0_at_resume_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights, run = tmp_path / "theta0.safetensors", tiny().run
-    save_file(build_theta0(run.model, 1, 32), weights)
+def test_another_initial_weights_at_resume_is_refused(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, run = tmp_path / "initial_weights.safetensors", tiny().run
+    save_file(build_initial_weights(run.model, 1, 32), weights)
     config = tiny(model={"weights": str(weights)})
     interrupted(config, tmp_path / "run", monkeypatch, at=8)
-    save_file(build_theta0(run.model, 2, 32), weights)
-    with pytest.raises(CheckpointError, match="another theta0"):
+    save_file(build_initial_weights(run.model, 2, 32), weights)
+    with pytest.raises(CheckpointError, match="other initial weights"):
         resume_simulation(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     "damage", [lambda content: content[:-1] + bytes([content[-1] ^ 1]), lambda content: content[:50]]
 )
-def test_a_theta0_damaged_on_a_sites_disk_is_never_used_and_sent_again(
+def test_a_initial_weights_damaged_on_a_sites_disk_is_never_used_and_sent_again(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
 ) -> None:
     whole = simulate(tiny(), tmp_path / "whole")
     interrupted(tiny(), tmp_path / "run", monkeypatch, at=8)
     home = tmp_path / "run" / "sites" / "alba"
-    path = next((home / "theta0").glob("*.safetensors"))
+    path = next((home / "initial_weights").glob("*.safetensors"))
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CdtlError):
-        load_theta0(home, path.stem)
-    assert not holds_theta0(home, path.stem)
+        load_initial_weights(home, path.stem)
+    assert not holds_initial_weights(home, path.stem)
     assert resume_simulation(tmp_path / "run") == whole

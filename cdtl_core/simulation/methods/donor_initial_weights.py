@@ -1,0 +1,42 @@
+"""The control that only regularises: in CDTL's cross term every donor is initial_weights.
+
+What beats training alone with this control in place owes it to the pull towards the initial weights, not to another
+modality.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from cdtl_core.federation.blend import Matrix, blend
+from cdtl_core.federation.round import round_matrices
+from cdtl_core.models.weights import Weights
+from cdtl_core.simulation.methods.blended import Policy, blended, crossed, settings_of, unblended_round
+from cdtl_core.simulation.methods.method import Federation, Method
+from cdtl_core.simulation.methods.track import Track
+
+__all__ = ["blend_with_initial_weights", "cdtl_from_initial_weights"]
+
+
+def cdtl_from_initial_weights(policy: Policy | None = None) -> Method[Track]:
+    """Blending with the same matrices, but every donor's offset is zero.
+
+    Differs: from CDTL also in that a mean is rounded to float16 before it is blended.
+    """
+    method = blended(policy)
+
+    def round(federation: Federation, track: Track) -> Track:
+        under = federation.under(settings_of(policy))
+        after = unblended_round(under, track)
+        matrix = round_matrices(after.server, under.config)[after.server.round - 1]
+        return crossed(after, blend_with_initial_weights(after.server.offsets, matrix, depth=under.config.blend.depth))
+
+    return Method(method.start, round, method.model_of)
+
+
+def blend_with_initial_weights(
+    offsets: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none"
+) -> dict[str, Weights]:
+    """`blend` in which each row's donors hold what they hold, at the initial weights: offset zero."""
+    nothing = {group: {name: torch.zeros_like(v) for name, v in offset.items()} for group, offset in offsets.items()}
+    return {group: blend({**nothing, group: offset}, matrix, depth=depth)[group] for group, offset in offsets.items()}
