@@ -49,8 +49,8 @@ bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFl
 
 page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-core; screenshots in runs/page, to be looked at
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends chromium)
-	npm install --prefix tests/page --no-package-lock --no-audit --no-fund --ignore-scripts
-	CDTL_SHOTS=runs/page CDTL_PICTURE=docs/report.png $(BIN)/python -m pytest -q -m slow tests/page
+	npm install --prefix tests/report/browser --no-package-lock --no-audit --no-fund --ignore-scripts
+	CDTL_SHOTS=runs/page CDTL_PICTURE=docs/report.png $(BIN)/python -m pytest -q -m slow tests/report/browser
 
 lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 A receiver's patients are resampled once for all arms and draws, so differences are paired. A replicate picks receivers,
 for each of them one resample of its patients, and draws. Of S receivers it picks S - 1: with as many as there are, the
-interval of few receivers that differ would be too narrow (tests/simulations/test_hierarchy.py).
+interval of few receivers that differ would be too narrow (tests/simulation/test_hierarchy.py).
 
 Source: Davison and Hinkley 1997, section 3.8 (hierarchical data); Rao and Wu 1988 (one unit fewer).
 """

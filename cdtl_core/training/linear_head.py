@@ -46,7 +46,7 @@ def fit_linear_head(
     """Take `config.steps` steps of AdamW on the head, in place; returns the loss of each step.
 
     Call it where torch's generator is seeded for dropout. Given the same generators it draws what `fit` draws, so both
-    agree up to rounding (tests/learning/test_linear_head.py).
+    agree up to rounding (tests/training/test_linear_head.py).
 
     Args:
         model: Only its head changes.

@@ -10,7 +10,7 @@ from cdtl_core.cli.privacy_text import _ranges
 from cdtl_core.privacy.accounting import epsilon_prv
 from cdtl_core.privacy.ledger import Budget, commit, open_ledger, read_ledger, reserve
 from tests.conftest import Cdtl
-from tests.learning.test_ledger import of_earlier_version
+from tests.privacy.test_ledger import of_earlier_version
 
 BUDGET = Budget(target_epsilon=8.0, target_delta=1e-5, sample_rate=1.0, steps=60)
 

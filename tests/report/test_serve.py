@@ -12,7 +12,7 @@ import pytest
 from cdtl_core.errors import ConfigError
 from cdtl_core.report.live import server_of
 from cdtl_core.report.serve import PageServer, is_loopback, serving
-from tests.pages.conftest import Hospitals
+from tests.report.conftest import Hospitals
 
 
 @pytest.fixture

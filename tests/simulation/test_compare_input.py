@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cdtl
-from tests.simulations.test_compare import TINY
+from tests.simulation.test_compare import TINY
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from cdtl_core.report.page import SECTIONS, page_html
 from cdtl_core.system.processes import free_port
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[2]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
 MODULES = HERE / "node_modules"
 pytestmark = [

@@ -17,7 +17,7 @@ from cdtl_core.data.synthetic.phantom import render_phantom
 from cdtl_core.errors import ConfigError, DataError
 from cdtl_core.quality import RULES, CohortCheck, Entry, as_dict, check_cohort, rules_table
 from cdtl_core.system.shipped import bundle_root
-from tests.imaging.lint_cohort import look, named, write_cohort
+from tests.quality.planted import look, named, write_cohort
 
 
 @pytest.fixture(scope="module")

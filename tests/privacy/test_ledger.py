@@ -33,7 +33,7 @@ def trained(folder: Path, rounds: range, *, run: str = "study", steps: int = 12,
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """A process of its own."""
-    start = f"import sys, time\nfrom pathlib import Path\nfrom tests.learning.test_ledger import *\n{code}"
+    start = f"import sys, time\nfrom pathlib import Path\nfrom tests.privacy.test_ledger import *\n{code}"
     return subprocess.Popen(
         [sys.executable, "-c", start, *map(str, arguments)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,

@@ -10,7 +10,7 @@ import pytest
 from cdtl_core.flower import flower_environment
 from cdtl_core.system.threads import num_cores
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMAND = """
 import sys
 from cdtl_core.cli.main import main

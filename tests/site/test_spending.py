@@ -11,7 +11,7 @@ from cdtl_core.errors import PrivacyError
 from cdtl_core.privacy.ledger import Budget, commit, read_ledger, reserve
 from cdtl_core.site.home import open_site
 from cdtl_core.site.spending import ledger_of
-from tests.learning.test_ledger import of_earlier_version
+from tests.privacy.test_ledger import of_earlier_version
 
 CONFIG = RunConfig.model_validate(
     {

@@ -12,7 +12,7 @@ import pytest
 from cdtl_core.errors import ConfigError
 from cdtl_core.report.find import page_of, page_without_patients
 from cdtl_core.report.page import SECTIONS, Page, page_html
-from tests.pages.conftest import NASTY, Hospitals
+from tests.report.conftest import NASTY, Hospitals
 
 VOID = {"meta", "img", "link", "br", "path", "rect"}
 

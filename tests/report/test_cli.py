@@ -16,7 +16,7 @@ from cdtl_core.results.card import load_card
 from cdtl_core.results.card_text import card_markdown
 from cdtl_core.results.report import ModelChoice
 from tests.conftest import Cdtl
-from tests.pages.conftest import Hospitals
+from tests.report.conftest import Hospitals
 
 
 def test_report_writes_one_file_and_says_where(cdtl: Cdtl, finished: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cdtl_core.report.coordinator import coordinator_page
 from cdtl_core.report.page import page_html
-from tests.pages.conftest import Hospitals
+from tests.report.conftest import Hospitals
 
 MARKUP = [
     "<script>alert(1)</script>",
