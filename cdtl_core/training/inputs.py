@@ -132,8 +132,10 @@ def changed_inputs(
 
 def _random_features(fold: Fold, rows: Ints, rng: np.random.Generator) -> torch.Tensor:
     """What `random_view` gives of a fold that holds features, without a loop over rows."""
-    views = rng.integers(fold.pixels.shape[1], size=len(rows))
-    return torch.from_numpy(fold.pixels[fold.rows[rows], views].astype(np.float32))
+    images, views, *shape = fold.pixels.shape
+    drawn = rng.integers(views, size=len(rows))
+    flat = fold.pixels.reshape(images * views, *shape)
+    return torch.from_numpy(flat.take(fold.rows[rows] * views + drawn, axis=0)).float()
 
 
 def random_view(kept: Kept, num_views: int, rng: np.random.Generator) -> Inputs:

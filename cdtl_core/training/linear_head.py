@@ -4,9 +4,11 @@ Where no stage of the backbone is trained, a step of `fit` spends its time in th
 small matrices. Here the gradient of the cross-entropy and AdamW are written out.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
-from torch.nn.functional import dropout, log_softmax
+from torch.nn.functional import dropout, log_softmax, one_hot
 
 from cdtl_core.config import TrainConfig
 from cdtl_core.data.cohort import Fold
@@ -59,19 +61,22 @@ def fit_linear_head(
         objective: What is minimised; its gradient is written out.
     """
     inputs_of = changed_inputs(model, fold, config.augment, rng, entry)
-    labels = torch.from_numpy(fold.labels)
+    order = batch_rows(fold.num_images, config, rng)
+    labels = torch.from_numpy(fold.labels[order])
+    hits = one_hot(labels, model.head.out_features).float()
+    weights = weight[labels] if weight is not None else torch.ones(labels.shape)
     head, losses = _AdamW(model.head, lr, config.weight_decay), []
-    own = _tensors(model)
     with torch.no_grad():
-        for rows in batch_rows(fold.num_images, config, rng):
+        for rows, batch in zip(order, zip(labels, hits, weights, strict=True), strict=True):
             inputs = dropout(model.centre(inputs_of(rows)), model.dropout.p)
-            found = objective.slope(own)
+            found = objective.slope(head.tensors)
             assert found is not None  # noqa: S101
             logits = torch.addmm(found.at["head.bias"], inputs, found.at["head.weight"].T)
-            loss, slope = _cross_entropy(logits, labels[rows], weight)
+            loss, slope = _cross_entropy(logits, *batch)
             slopes = {"head.weight": slope.T @ inputs, "head.bias": slope.sum(dim=0)}
-            head.step(*found.of(slopes).values())
+            head.step(found.of(slopes))
             losses.append(loss + found.penalty)
+    head.write(model.head)
     return losses
 
 
@@ -84,33 +89,52 @@ def batch_rows(num_images: int, config: TrainConfig, rng: np.random.Generator) -
 
 
 class _AdamW:
-    """AdamW over a linear layer's weight and bias; source: Loshchilov and Hutter 2019."""
+    """AdamW over a linear layer's weight and bias as one vector; source: Loshchilov and Hutter 2019.
+
+    Attributes:
+        tensors: ``head.weight`` and ``head.bias`` as they are now: views of the vector.
+    """
 
     def __init__(self, layer: torch.nn.Linear, lr: float, decay: float) -> None:
-        self._tensors = (layer.weight.data, layer.bias.data)
-        self._means = [torch.zeros_like(value) for value in self._tensors]
-        self._squares = [torch.zeros_like(value) for value in self._tensors]
+        self._all = torch.cat([layer.weight.data.flatten(), layer.bias.data])
+        self._slope, self._mean, self._square = (torch.zeros_like(self._all) for _ in range(3))
+        self.tensors, self._slopes = (_named(one, layer.weight.shape) for one in (self._all, self._slope))
         self._lr, self._decay, self._steps = lr, decay, 0
 
-    def step(self, *slopes: torch.Tensor) -> None:
+    def step(self, slopes: Mapping[str, torch.Tensor]) -> None:
         """One step along minus the slopes of weight and bias."""
+        for name, value in slopes.items():
+            self._slopes[name].copy_(value)
         self._steps += 1
         first, second = 1 - _BETA1**self._steps, 1 - _BETA2**self._steps
-        for value, slope, mean, square in zip(self._tensors, slopes, self._means, self._squares, strict=True):
-            value.mul_(1 - self._lr * self._decay)
-            mean.lerp_(slope, 1 - _BETA1)
-            square.mul_(_BETA2).addcmul_(slope, slope, value=1 - _BETA2)
-            value.addcdiv_(mean, square.sqrt().div_(second**0.5).add_(_EPS), value=-self._lr / first)
+        self._all.mul_(1 - self._lr * self._decay)
+        self._mean.lerp_(self._slope, 1 - _BETA1)
+        self._square.mul_(_BETA2).addcmul_(self._slope, self._slope, value=1 - _BETA2)
+        self._all.addcdiv_(self._mean, self._square.sqrt().div_(second**0.5).add_(_EPS), value=-self._lr / first)
+
+    def write(self, layer: torch.nn.Linear) -> None:
+        """Copy weight and bias into the layer."""
+        layer.weight.data.copy_(self.tensors["head.weight"])
+        layer.bias.data.copy_(self.tensors["head.bias"])
+
+
+def _named(vector: torch.Tensor, shape: torch.Size) -> dict[str, torch.Tensor]:
+    count = shape.numel()
+    return {"head.weight": vector[:count].view(shape), "head.bias": vector[count:]}
 
 
 def _cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
+    logits: torch.Tensor, labels: torch.Tensor, hits: torch.Tensor, weights: torch.Tensor
 ) -> tuple[float, torch.Tensor]:
-    """The weighted mean over a batch, and its slope by the logits B K."""
+    """The weighted mean over a batch, and its slope by the logits B K.
+
+    Args:
+        logits: B K.
+        labels: Classes, B.
+        hits: The same, one-hot, B K.
+        weights: Of the images, B.
+    """
     log_probabilities = log_softmax(logits, dim=1)
-    each = weight[labels] if weight is not None else torch.ones(len(labels))
-    each = each / each.sum()
-    rows = torch.arange(len(labels))
-    slope = log_probabilities.exp()
-    slope[rows, labels] -= 1
-    return float(-(each * log_probabilities[rows, labels]).sum()), slope * each[:, None]
+    each = weights / weights.sum()
+    loss = -(each * log_probabilities.gather(1, labels[:, None])[:, 0]).sum()
+    return float(loss), log_probabilities.exp().sub_(hits).mul_(each[:, None])
