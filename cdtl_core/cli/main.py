@@ -5,6 +5,7 @@ import sys
 import traceback
 
 import typer
+import typer.core
 
 from cdtl_core import __version__
 from cdtl_core.cli import audit, compare, data, doctor, model, paper, predict, privacy, report, server, simulate, site
@@ -15,6 +16,8 @@ from cdtl_core.system.foreign import visible
 from cdtl_core.system.threads import set_thread_defaults
 
 __all__ = ["DISK_FAULTS", "main"]
+
+typer.core.HAS_RICH = False  # typer 0.20 escapes "[required]" for rich although rich_markup_mode is None
 
 _MOST = 2000  # characters of an error: one sentence, with a list of sites or files at most
 DISK_FAULTS = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}

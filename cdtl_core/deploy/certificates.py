@@ -1,5 +1,6 @@
 """Certificates: the coordinator's own authority, its servers, a site's client certificate, a loopback server's."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 _YEAR = timedelta(days=365)
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _BACKDATED = timedelta(hours=1)  # the peer's clock may be behind ours
 
 
@@ -191,7 +194,9 @@ def _alternative_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(name))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(name)
-    except ValueError:
-        raise ConfigError(f"{name!r} is neither an address nor a DNS name: write it in ASCII.") from None
+    if not _DNS_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} is neither an IP address nor a host name: give the name alone, such as cdtl.hospital.org, "
+            "without https:// and without a port."
+        )
+    return x509.DNSName(name)

@@ -108,7 +108,9 @@ def test_expiry_is_readable(tmp_path: Path) -> None:
     assert abs(expiry(tmp_path / "s.crt") - now - 365 * day) < day
 
 
-@pytest.mark.parametrize("names", [[], ["sp\u00e4t.example"], [""]])
+@pytest.mark.parametrize(
+    "names", [[], ["sp\u00e4t.example"], [""], ["https://cdtl.example"], ["cdtl.example:8443"], ["a b"]]
+)
 def test_names_that_no_client_could_check_are_refused(names: list[str]) -> None:
     with pytest.raises(ConfigError):
         issue_server_certificate(make_authority("ours"), names)
