@@ -4,15 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
-SHARED := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # a process for each core, whole files
+FILES := --dist loadfile --no-loadscope-reorder
+SHARED := -n logical --maxprocesses 4 $(FILES)  # a process for each core, whole files
 
-.PHONY: demo test slow join attack faults fuzz soak audit evidence bench page lint lock sbom release .clean-tree images clean
+.PHONY: demo unit test coverage slow join attack faults fuzz soak audit evidence bench page lint lock sbom release .clean-tree images clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
 
-test: $(VENV)/.installed  ## the fast tests
+unit: $(VENV)/.installed  ## the tests that start no process and play no federation
+	$(PYTEST) $(SHARED) -m "not slow and not integration"
+
+test: $(VENV)/.installed  ## the fast tests: unit and integration
 	$(PYTEST) $(SHARED) -m "not slow"
+
+coverage: $(VENV)/.installed  ## which branches of cdtl_core the fast tests reach; fails below 90 %
+	$(PYTEST) $(SHARED) -m "not slow" --cov --cov-report=
+	$(BIN)/coverage report --skip-covered --sort=miss
 
 slow: $(VENV)/.installed  ## the slow tests
 	$(PYTEST) -m slow
@@ -23,8 +31,9 @@ join: $(VENV)/.installed  ## a coordinator and three sites as real processes: ki
 faults: $(VENV)/.installed  ## kills, cut lines, full disks, hostile replies: prints the table; fails if anything is lost
 	$(PYTEST) -m slow tests/faults
 
+# A process more than there are cores: deployed programs wait more than they compute.
 attack: $(VENV)/.installed  ## try to refute every stated property; prints the table; fails if one breaks
-	$(PYTEST) $(SHARED) -m attack
+	$(PYTEST) -n $$(($$(nproc) + 1)) --maxprocesses 5 $(FILES) -m attack
 
 EXECUTIONS ?= 1000000
 fuzz: $(VENV)/.installed  ## damaged input to every reader; --atheris for guidance by coverage (docs/faults.md)

@@ -1,25 +1,41 @@
 """Small federations of synthetic images, for tests that need one."""
 
+import fcntl
+import hashlib
 import os
+import shutil
 import sys
 
 # Before torch: see cdtl_core.system.threads. The tests' networks are so small that a second thread only costs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from flwr.app import Message
+from hypothesis import settings
 
 from cdtl_core.cli.main import main
 from cdtl_core.config import SimulationConfig
+from cdtl_core.results.report import Report
+from cdtl_core.simulation.inprocess import InProcessGrid
+from cdtl_core.simulation.simulate import simulate
+from tests.stub import STUB
+
+os.fsync = lambda _: None  # no power is cut in a test, and each call costs some 5 ms
+
+# HYPOTHESIS_PROFILE chooses: few examples while one works, more in CI.
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 TINY_RUN: dict[str, Any] = {
     "name": "tiny",
     "image": {"size": 32},
-    "model": {"backbone": "test_efficientnet", "weights": "random"},
+    "model": {"backbone": STUB, "weights": "random"},
     "train": {"steps": 2, "batch_size": 4},
     "federation": {"rounds": 3},
     "blend": {"settle": 1},
@@ -53,9 +69,30 @@ def tries(request: pytest.FixtureRequest) -> Tries:
     return counter
 
 
+_LONGEST = ("test_disk.py", "test_played_again.py", "test_database.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first: where processes share the files, none is left alone with a long one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Long files first: where processes share the files, none is left alone with a long one at the end."""
+
+    def order(item: pytest.Item) -> tuple[bool, ...]:
+        marks = item.get_closest_marker("alone"), item.path.name in _LONGEST, item.get_closest_marker("slow")
+        return tuple(not mark for mark in marks)
+
+    items.sort(key=order)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """A test marked ``alone`` waits until the tests of other processes have ended, and keeps the next ones waiting."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    folder = item.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]
+    with open(folder / "next.lock", "w") as next_turn, open(folder / "turn.lock", "w") as turn:
+        fcntl.flock(next_turn, fcntl.LOCK_EX)
+        fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(next_turn, fcntl.LOCK_UN)
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -123,7 +160,7 @@ def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     return call
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., SimulationConfig]:
     """Build a federation of three tiny sites; keyword arguments replace tables of the run."""
 
@@ -134,6 +171,68 @@ def tiny() -> Callable[..., SimulationConfig]:
         return SimulationConfig.model_validate({"run": {**merged, **run}, "methods": methods, "sites": sites})
 
     return build
+
+
+class Run(NamedTuple):
+    """A finished simulation that many tests read: its folder, its report, and each message with its reply."""
+
+    out: Path
+    report: Report
+    messages: list[tuple[Message, Message]]
+
+    def copied(self, to: Path) -> Path:
+        """A copy that a test may change; returns its folder."""
+        return Path(shutil.copytree(self.out, to))
+
+
+Played = Callable[[SimulationConfig], Run]
+
+
+def _written(folder: Path) -> str:
+    """A digest over names, sizes and times of all files below a folder."""
+    found = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return hashlib.sha256(repr([(str(p), s.st_size, s.st_mtime_ns) for p, s in found]).encode()).hexdigest()
+
+
+def _play(config: SimulationConfig, out: Path) -> Run:
+    messages, pull = [], InProcessGrid.pull_messages
+
+    def listening(grid: InProcessGrid, ids: Iterable[str]) -> Iterable[Message]:
+        before = dict(grid._pending)
+        replies = list(pull(grid, ids))
+        messages.extend(zip([before[name] for name in before if name not in grid._pending], replies, strict=True))
+        return replies
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InProcessGrid, "pull_messages", listening)
+        return Run(out, simulate(config, out), messages)
+
+
+@pytest.fixture(scope="session")
+def _runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, str]]:
+    return {}
+
+
+@pytest.fixture
+def played(_runs: dict[str, tuple[Run, str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """The finished run of a configuration, played once per process and only ever read.
+
+    A test that changes its run takes a copy (`Run.copied`); one that writes into the shared run fails.
+    """
+    used: list[str] = []
+
+    def of(config: SimulationConfig) -> Run:
+        key = config.model_dump_json()
+        if key not in _runs:
+            out = tmp_path_factory.mktemp("played") / "run"
+            _runs[key] = _play(config, out), _written(out)
+        used.append(key)
+        return _runs[key][0]
+
+    yield of
+    for key in used:
+        run, written = _runs[key]
+        assert _written(run.out) == written, "the test changed a run that others read: let it take a copy"
 
 
 @pytest.fixture

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
-TINY = """
+from tests.stub import STUB
+
+TINY = f"""
 name = "tiny"
 [image]
 size = 32
 [model]
-backbone = "test_efficientnet"
+backbone = "{STUB}"
 weights = "random"
 [train]
 steps = 1
@@ -21,11 +23,11 @@ settle = 1
 [[sites]]
 site = "alba"
 modality = "ultrasound"
-data.phantom = { patients = 12 }
+data.phantom = {{ patients = 12 }}
 [[sites]]
 site = "como"
 modality = "histology"
-data.phantom = { patients = 12 }
+data.phantom = {{ patients = 12 }}
 """
 
 

@@ -16,8 +16,8 @@ from cdtl_core.errors import FederationError
 from cdtl_core.federation.round import Member
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
-from cdtl_core.simulation.simulate import simulate
 from cdtl_core.site.app import app as client_app
+from tests.conftest import Played
 
 Tiny = Callable[..., SimulationConfig]
 LOST, NOT_APPROVED = 5, 7
@@ -69,8 +69,8 @@ class Line(InProcessGrid):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for room in ("exchange", "party"):
-        monkeypatch.setattr(f"server.{room}.time", made)
+    for room in ("exchange", "membership"):
+        monkeypatch.setattr(f"cdtl_core.coordinator.{room}.time", made)
     return made
 
 
@@ -128,17 +128,25 @@ def test_a_silent_site_is_given_up_when_the_time_is_over(clock: Clock) -> None:
     assert clock.now == pytest.approx(20.0, abs=0.5)
 
 
-def federation(tiny: Tiny, tmp_path: Path, **settings: object) -> tuple[RunConfig, InProcessGrid]:
-    simulate(tiny(), tmp_path / "prepared")
-    homes = sorted((tmp_path / "prepared" / "sites").iterdir())
-    run = tiny(federation={"rounds": 5, **settings}).run
-    return run, InProcessGrid(client_app, homes, flatten(run))
+Make = Callable[..., tuple[RunConfig, InProcessGrid]]
+
+
+@pytest.fixture
+def federation(tiny: Tiny, played: Played, tmp_path: Path) -> Make:
+    """Three sites that have taken part in a run before; keyword arguments are settings of the next one."""
+    homes = sorted((played(tiny()).copied(tmp_path / "prepared") / "sites").iterdir())
+
+    def make(**settings: object) -> tuple[RunConfig, InProcessGrid]:
+        run = tiny(federation={"rounds": 5, **settings}).run
+        return run, InProcessGrid(client_app, homes, flatten(run))
+
+    return make
 
 
 def test_a_late_site_of_a_new_modality_joins_during_a_round_and_takes_part_from_the_next(
-    tiny: Tiny, tmp_path: Path, clock: Clock
+    federation: Make, clock: Clock
 ) -> None:
-    run, grid = federation(tiny, tmp_path, min_sites=2)
+    run, grid = federation(min_sites=2)
     run = run.model_copy(update={"method": "fedbn"})
     como = max(node.node_id for node in grid.get_nodes())
     grid.offline.add(como)
@@ -158,10 +166,8 @@ def test_a_late_site_of_a_new_modality_joins_during_a_round_and_takes_part_from_
     assert played.report.updated == ("alba", "bari", "como")
 
 
-def test_a_site_that_cannot_finish_is_named_and_the_others_have_their_models(
-    tiny: Tiny, tmp_path: Path, clock: Clock
-) -> None:
-    run, grid = federation(tiny, tmp_path, min_sites=2, round_timeout_s=60.0)
+def test_a_site_that_cannot_finish_is_named_and_the_others_have_their_models(federation: Make, clock: Clock) -> None:
+    run, grid = federation(min_sites=2, round_timeout_s=60.0)
     membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
     gather_sites(membership, {})
     state, _ = play_round(membership, begin(membership, None))
@@ -182,25 +188,23 @@ def test_the_quorum_counts_sites_and_each_modality(tiny: Tiny) -> None:
     assert "south: not connected" in fault
 
 
-def test_a_wait_for_named_sites_ends_and_says_who_is_missing_and_why(tiny: Tiny, tmp_path: Path, clock: Clock) -> None:
-    run, grid = federation(tiny, tmp_path, sites=["alba", "zeno"], min_sites=2, join_timeout_s=50.0)
+def test_a_wait_for_named_sites_ends_and_says_who_is_missing_and_why(federation: Make, clock: Clock) -> None:
+    run, grid = federation(sites=["alba", "zeno"], min_sites=2, join_timeout_s=50.0)
     membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
     with pytest.raises(FederationError, match=r"1 of the 2 needed .*zeno: not connected"):
         gather_sites(membership, {})
 
 
-def test_a_resumed_run_waits_for_a_missing_site_no_longer_than_a_round(
-    tiny: Tiny, tmp_path: Path, clock: Clock
-) -> None:
-    run, grid = federation(tiny, tmp_path, sites=["alba", "bari", "zeno"], min_sites=2, round_timeout_s=40.0)
+def test_a_resumed_run_waits_for_a_missing_site_no_longer_than_a_round(federation: Make, clock: Clock) -> None:
+    run, grid = federation(sites=["alba", "bari", "zeno"], min_sites=2, round_timeout_s=40.0)
     membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
     gather_sites(membership, {"zeno": Member("zeno", "mri", 10, "h")})
     assert sorted(membership.members) == ["alba", "bari"]
     assert clock.now == pytest.approx(40.0, abs=2.0)
 
 
-def test_a_site_that_comes_back_as_another_is_left_out(tiny: Tiny, tmp_path: Path, clock: Clock) -> None:
-    run, grid = federation(tiny, tmp_path, min_sites=2)
+def test_a_site_that_comes_back_as_another_is_left_out(federation: Make, clock: Clock) -> None:
+    run, grid = federation(min_sites=2)
     membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
     gather_sites(membership, {"como": Member("como", "mri", 10, "h")})
     assert sorted(membership.members) == ["alba", "bari"]

@@ -16,33 +16,36 @@ from cdtl_core.federation.packing import arrays_of, pack
 from cdtl_core.federation.round import CoordinatorState
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
-from cdtl_core.simulation.simulate import simulate
 from cdtl_core.site.app import app as client_app
+from tests.conftest import Played
 
 Tiny = Callable[..., SimulationConfig]
 Lie = Callable[[RecordDict], None]
 
 
-def federation(
-    tiny: Tiny, folder: Path, lies: dict[str, Lie], liar: str = "bari"
-) -> tuple[Membership, CoordinatorState]:
-    """Three sites that have introduced themselves; one of them lies in replies of these kinds."""
-    config = tiny(federation={"rounds": 5, "min_sites": 2})
-    simulate(tiny(), folder / "prepared")
-    homes = sorted((folder / "prepared" / "sites").iterdir())
+Make = Callable[[dict[str, Lie]], tuple[Membership, CoordinatorState]]
 
-    def lying(message: Message, context: Context) -> Message:
-        reply = client_app(message, context)
-        lie = lies.get(message.metadata.message_type)
-        if lie and str(context.node_config["home"]).endswith(liar):
-            lie(reply.content)
-        return reply
 
-    grid = InProcessGrid(lying, homes, flatten(config.run))  # type: ignore[arg-type]
-    run = config.run
-    membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
-    gather_sites(membership, {})
-    return membership, begin(membership, None)
+@pytest.fixture
+def federation(tiny: Tiny, played: Played, tmp_path: Path) -> Make:
+    """Three sites that have introduced themselves; bari lies in replies of these kinds."""
+    run = tiny(federation={"rounds": 5, "min_sites": 2}).run
+    homes = sorted((played(tiny()).copied(tmp_path / "prepared") / "sites").iterdir())
+
+    def make(lies: dict[str, Lie]) -> tuple[Membership, CoordinatorState]:
+        def lying(message: Message, context: Context) -> Message:
+            reply = client_app(message, context)
+            lie = lies.get(message.metadata.message_type)
+            if lie and str(context.node_config["home"]).endswith("bari"):
+                lie(reply.content)
+            return reply
+
+        grid = InProcessGrid(lying, homes, flatten(run))  # type: ignore[arg-type]
+        membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
+        gather_sites(membership, {})
+        return membership, begin(membership, None)
+
+    return make
 
 
 def nothing(content: RecordDict) -> None:
@@ -57,9 +60,9 @@ def huge(content: RecordDict) -> None:
 
 @pytest.mark.parametrize(("lie", "why"), [(nothing, "lacks 'metrics'"), (huge, "times as long as")])
 def test_a_site_refused_twice_is_not_asked_again_and_has_its_model_at_the_end(
-    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, lie: Lie, why: str
+    federation: Make, caplog: pytest.LogCaptureFixture, lie: Lie, why: str
 ) -> None:
-    membership, state = federation(tiny, tmp_path, {"train": lie})
+    membership, state = federation({"train": lie})
     with caplog.at_level(logging.WARNING, "cdtl.server"):
         for _ in range(3):
             state, played = play_round(membership, state)
@@ -72,19 +75,19 @@ def test_a_site_refused_twice_is_not_asked_again_and_has_its_model_at_the_end(
 
 
 def test_a_last_answer_that_cannot_be_read_is_named_and_the_others_have_their_models(
-    tiny: Tiny, tmp_path: Path
+    federation: Make,
 ) -> None:
-    membership, state = federation(tiny, tmp_path, {"evaluate": nothing})
+    membership, state = federation({"evaluate": nothing})
     state, _ = play_round(membership, state)
     finish = finish_run(membership, state)
     assert sorted(finish.finals) == ["alba", "como"]
     assert "lacks 'final'" in finish.missing["bari"]
 
 
-def test_a_site_that_says_it_has_a_thousand_patients_more_than_it_has_is_left_out(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_site_that_says_it_has_a_thousand_patients_more_than_it_has_is_left_out(federation: Make) -> None:
     def boast(content: RecordDict) -> None:
         content.config_records["site"]["num_patients"] = 5000
 
-    membership, _ = federation(tiny, tmp_path, {"query.describe": boast})
+    membership, _ = federation({"query.describe": boast})
     assert sorted(membership.members) == ["alba", "como"]
     assert "trains on 5000 patients of 10" in str(membership.left_out)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
@@ -60,7 +60,6 @@ def test_an_image_and_its_negative_have_opposite_skews_and_equal_bands(tmp_path:
     assert np.allclose(bright.bands, dark.bands, atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, 4000), flips=st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 255)), max_size=4))
 def test_a_damaged_file_gives_facts_or_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, cut: int, flips: list[tuple[int, int]]

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdtl_core.data.manifest import Case
@@ -24,7 +24,6 @@ def cases(benign: int, malignant: int, images: int = 2) -> list[Case]:
     ]
 
 
-@settings(deadline=None)
 @given(st.integers(3, 60), st.integers(3, 60), st.integers(0, 99), st.floats(0.1, 0.4), st.floats(0.1, 0.4))
 def test_no_patient_is_in_two_splits_and_each_class_is_in_all_three(
     benign: int, malignant: int, seed: int, test: float, val: float
@@ -74,7 +73,6 @@ def test_what_cannot_be_split_is_refused(found: list[Case], says: str) -> None:
         split_patients(found, test=0.25, val=0.15, seed=0, labels=LABELS)
 
 
-@settings(deadline=None)
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 30), st.integers(0, 30))
 def test_nobody_moves_when_patients_are_added_and_shares_still_hold(
     benign: int, malignant: int, more_benign: int, more_malignant: int

@@ -27,14 +27,18 @@ from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.status import coordinator_status
 from cdtl_core.system.foreign import read_json
 from cdtl_core.system.processes import ProcessGroup, free_port
+from tests.stub import STUB
 
 MARK = "CDTL_TEST_DEPLOYMENT"
+MODEL = {"backbone": "test_efficientnet"}
+"""The cheapest network that processes of their own know."""
 
 
 class Deployment:
     """One coordinator and its sites below a folder."""
 
     def __init__(self, folder: Path, sites: list[SiteConfig], run: RunConfig) -> None:
+        assert run.model.backbone != STUB, "processes do not know the stub: use MODEL"
         self.coordinator, self.port = folder / "coordinator", free_port()
         self.homes = {site.site: folder / "at" / site.site for site in sites}
         self.ports: dict[str, int] = {}  # of sites that reach the coordinator through something else

@@ -14,7 +14,7 @@ from cdtl_core.deploy.sandbox import sandbox_fault
 from cdtl_core.deploy.separation import noted_separation
 from cdtl_core.deploy.status import node_status, site_status
 from tests.conftest import Tries
-from tests.deploy.deployment import Deployment
+from tests.deploy.deployment import MODEL, Deployment
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +34,9 @@ open(_os.path.join(_place, "models", "found.json"), "w").write(_json.dumps(_foun
 def deployment(tiny: Callable[..., SimulationConfig], tmp_path: Path) -> Iterator[tuple[Deployment, SimulationConfig]]:
     terms = {"rounds": 1, "min_sites": 1, "round_timeout_s": 200.0, "join_timeout_s": 200.0}
     config = tiny(
-        sites=[{"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16}}}], federation=terms
+        model=MODEL,
+        sites=[{"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16}}}],
+        federation=terms,
     )
     made = Deployment(tmp_path, list(config.sites), config.of_method("fedbn"))
     yield made, config

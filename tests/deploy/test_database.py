@@ -16,23 +16,30 @@ from cdtl_core.deploy.database import DATABASE, NODES, database_fault, note_star
 from cdtl_core.deploy.status import coordinator_status
 from cdtl_core.system.foreign import read_json
 from tests.conftest import Tries
-from tests.deploy.deployment import Deployment
+from tests.deploy.deployment import MODEL, Deployment
 
 Tiny = Callable[..., SimulationConfig]
 PROPERTY = "Flower's database is disposable"
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")  # of Flower's alembic
 
 
-@pytest.fixture
-def flower(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made_by_flower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a database that Flower itself made, with two sites, one more unregistered, and their list."""
-    _, factory = get_objectstore_linkstate_factories(str(tmp_path / DATABASE), NoOpFederationManager())
+    folder = tmp_path_factory.mktemp("flower")
+    _, factory = get_objectstore_linkstate_factories(str(folder / DATABASE), NoOpFederationManager())
     state = factory.state()
     numbers = [state.create_node("owner", "owner", bytes([key]), 30.0) for key in (1, 2, 3)]
     state.delete_node("owner", numbers.pop())
     nodes = {str(key): {"site": str(key), "node": str(number)} for key, number in enumerate(numbers)}
-    (tmp_path / NODES).write_text(json.dumps(nodes))
-    return tmp_path
+    (folder / NODES).write_text(json.dumps(nodes))
+    return folder
+
+
+@pytest.fixture
+def flower(made_by_flower: Path, tmp_path: Path) -> Path:
+    """A copy of it, to spoil."""
+    return Path(shutil.copytree(made_by_flower, tmp_path / "flower"))
 
 
 def test_a_good_database_and_a_first_start_are_left_alone(
@@ -111,7 +118,9 @@ def test_a_database_that_cannot_be_used_is_set_aside(destroy: Callable[[Path], N
 @pytest.fixture
 def deployment(tiny: Tiny, tmp_path: Path) -> Iterator[tuple[Deployment, Path]]:
     """Two sites of two modalities in the second of two rounds."""
-    config = tiny(federation={"rounds": 2, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0})
+    config = tiny(
+        model=MODEL, federation={"rounds": 2, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0}
+    )
     made = Deployment(tmp_path, [config.sites[0], config.sites[2]], config.of_method("cdtl"))
     made.start_all()
     run = made.request(config.of_method("cdtl"))

@@ -20,11 +20,11 @@ from cdtl_core.results.spent import spent_of_site
 from cdtl_core.simulation.simulate import simulate
 from cdtl_core.system.foreign import read_json
 from tests.deploy.conftest import Figures
-from tests.deploy.deployment import Deployment
+from tests.deploy.deployment import MODEL, Deployment
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., SimulationConfig]
-ALL = {"federation": {"rounds": 3, "min_sites": 3, "round_timeout_s": 200.0, "join_timeout_s": 200.0}}
+ALL = {"model": MODEL, "federation": {"rounds": 3, "min_sites": 3, "round_timeout_s": 200.0, "join_timeout_s": 200.0}}
 
 
 @pytest.fixture
@@ -85,7 +85,9 @@ def test_three_sites_train_over_tls_and_end_as_the_simulation_does(
 
 def test_private_sites_spend_from_their_own_ledgers_and_send_no_figure(tiny: Tiny, make: Make) -> None:
     phantoms = [site.data.phantom for site in tiny().sites]
-    config = tiny(**ALL, dp={"enabled": True, "target_epsilon": 4.0}, model={"levels": [2, 3], "dropout": 0.0})
+    config = tiny(
+        **{**ALL, "model": {**MODEL, "levels": [2, 3], "dropout": 0.0}}, dp={"enabled": True, "target_epsilon": 4.0}
+    )
     data = [phantom.model_copy(update={"patients": 40}) for phantom in phantoms if phantom]
     sites = [
         site.model_copy(update={"data": site.data.model_copy(update={"phantom": phantom})})
@@ -143,7 +145,9 @@ def test_a_kill_in_mid_round_costs_one_round_at_most_and_changes_no_model(
 def test_a_site_that_is_away_is_named_and_takes_part_again_when_it_is_back(
     tiny: Tiny, make: Make, figures: Figures
 ) -> None:
-    config = tiny(federation={"rounds": 6, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0})
+    config = tiny(
+        model=MODEL, federation={"rounds": 6, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0}
+    )
     deployment, run = under_way(make(config), config)
     deployment.in_round(run, 2)
     deployment.kill("bari")
@@ -159,7 +163,9 @@ def test_a_site_that_is_away_is_named_and_takes_part_again_when_it_is_back(
 
 
 def test_a_run_whose_site_never_ends_is_incomplete_and_says_who(tiny: Tiny, make: Make) -> None:
-    config = tiny(federation={"rounds": 3, "min_sites": 2, "round_timeout_s": 45.0, "join_timeout_s": 200.0})
+    config = tiny(
+        model=MODEL, federation={"rounds": 3, "min_sites": 2, "round_timeout_s": 45.0, "join_timeout_s": 200.0}
+    )
     deployment, run = under_way(make(config), config)
     deployment.in_round(run, 3)
     deployment.kill("bari")
@@ -223,7 +229,9 @@ def test_a_tensor_outside_the_egress_list_is_held_back_even_from_an_approved_bun
 
 
 def test_an_approval_taken_back_stops_the_code_at_once_without_a_restart(tiny: Tiny, make: Make) -> None:
-    config = tiny(federation={"rounds": 40, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0})
+    config = tiny(
+        model=MODEL, federation={"rounds": 40, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0}
+    )
     deployment, run = under_way(make(config), config)
     deployment.in_round(run, 2)
     home = deployment.homes["bari"]
@@ -264,7 +272,7 @@ def test_a_new_engineer_gets_from_a_folder_of_images_to_an_accepted_update_in_te
     write_class_folders(images, patients=40)
     others = [site.model_dump(exclude_none=True) for site in tiny().sites[2:]]
     run_config = RunConfig(name="first", federation={"rounds": 4, "min_sites": 2, "join_timeout_s": 300.0})  # type: ignore[arg-type]
-    deployment = make(tiny(sites=others))
+    deployment = make(tiny(model=MODEL, sites=others))
     deployment.start_all()
     deployment.connected()
     home, began = tmp_path / "engineer", time.monotonic()

@@ -18,7 +18,7 @@ from cdtl_core.deploy.systemd import unit_text
 from cdtl_core.system.isolation import isolation_fault
 from cdtl_core.system.processes import free_port
 from tests.conftest import Cdtl, Tries
-from tests.deploy.deployment import Deployment
+from tests.deploy.deployment import MODEL, Deployment
 
 Tiny = Callable[..., SimulationConfig]
 STRANGER = 65534
@@ -42,7 +42,7 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a se
 
 @pytest.fixture
 def deployment(tiny: Tiny, tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(tmp_path, [], tiny().of_method("cdtl"))
+    made = Deployment(tmp_path, [], tiny(model=MODEL).of_method("cdtl"))
     made.start("coordinator")
     made.until(lambda: "sites reach" in made.story(), 60.0, "the coordinator")
     yield made
@@ -102,7 +102,7 @@ _proof.with_suffix(".draft").replace(_proof)
 @pytest.mark.ci
 @pytest.mark.attack("The code of a run cannot read the authority's key", "opens it, unmounts, other processes")
 def test_a_running_serverapp_cannot_read_the_key_of_the_authority(tiny: Tiny, tmp_path: Path, tries: Tries) -> None:
-    config = tiny()
+    config = tiny(model=MODEL)
     deployment = Deployment(tmp_path, list(config.sites)[:1], config.of_method("cdtl"))
     try:
         key, proof = authority_key(deployment.coordinator), tmp_path / "proof"

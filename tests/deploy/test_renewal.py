@@ -31,7 +31,7 @@ from cdtl_core.deploy.renewing import RENEWAL_FILE, adopt_key, finish_adoption, 
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import CdtlError, FederationError
 from tests.conftest import Cdtl, Tries
-from tests.deploy.deployment import Deployment
+from tests.deploy.deployment import MODEL, Deployment
 from tests.deploy.entrance import FORMER, NODE, Coordinator, pull
 
 Tiny = Callable[..., SimulationConfig]
@@ -290,7 +290,9 @@ def test_the_desks_renew_with_one_command_each(cdtl: Cdtl, site: Path, tmp_path:
 @pytest.fixture
 def deployment(tiny: Tiny, tmp_path: Path) -> Iterator[tuple[Deployment, Path]]:
     """Two sites of two modalities in the first of four rounds."""
-    config = tiny(federation={"rounds": 4, "min_sites": 2, "round_timeout_s": 300.0, "join_timeout_s": 300.0})
+    config = tiny(
+        model=MODEL, federation={"rounds": 4, "min_sites": 2, "round_timeout_s": 300.0, "join_timeout_s": 300.0}
+    )
     made = Deployment(tmp_path, [config.sites[0], config.sites[2]], config.of_method("cdtl"))
     made.start_all()
     run = made.request(config.of_method("cdtl"))

@@ -20,17 +20,18 @@ from cdtl_core.config import SimulationConfig
 from cdtl_core.simulation.simulate import simulate
 from cdtl_core.system.progress import listen
 from tests.conftest import TINY_RUN, TINY_SITES
-from tests.deploy.deployment import Deployment
+from tests.deploy.deployment import MODEL, Deployment
 
 MODALITIES = ("ultrasound", "mammography", "histology", "mri")
 _WARM = 50
 _MEMORY_MB, _FILES = 24.0, 0
+BASE = {**TINY_RUN, "model": {**TINY_RUN["model"], **MODEL}}
 
 
 def tiny(sites: int, **tables: Mapping[str, object]) -> SimulationConfig:
     """Sites of twelve phantoms each; tables of the run are laid over the tests' own."""
     run = {
-        key: {**value, **tables.pop(key, {})} if isinstance(value, dict) else value for key, value in TINY_RUN.items()
+        key: {**value, **tables.pop(key, {})} if isinstance(value, dict) else value for key, value in BASE.items()
     }
     made = [
         {"site": f"site{n:02d}", "modality": MODALITIES[n % 4], "data": {"phantom": {"patients": 12, "seed": n}}}

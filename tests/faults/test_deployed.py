@@ -13,7 +13,7 @@ import pytest
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.coordinator.enrolled import enrolled_contracts
-from tests.deploy.deployment import Deployment
+from tests.deploy.deployment import MODEL, Deployment
 from tests.faults.link import Link
 from tests.faults.rig import Fault
 
@@ -72,7 +72,11 @@ def compare(line: Fault, deployment: Deployment, run: Path, whole: Path, tries: 
 def test_services_and_programs_killed_at_random(
     seed: int, kills: int, tiny: Tiny, make: Make, whole: Whole, fault: Line
 ) -> None:
-    config, choose, pause = tiny(federation={"rounds": 5, **LIMITS}), random.Random(seed), threading.Event()
+    config, choose, pause = (
+        tiny(model=MODEL, federation={"rounds": 5, **LIMITS}),
+        random.Random(seed),
+        threading.Event(),
+    )
     deployment = make(config)
     run = under_way(deployment, config)
     done = 0
@@ -103,7 +107,7 @@ def strike(deployment: Deployment, victim: str) -> None:
 
 
 def test_programs_that_are_stopped_for_a_while(tiny: Tiny, make: Make, whole: Whole, fault: Line) -> None:
-    config, choose = tiny(federation={"rounds": 4, **LIMITS}), random.Random(5)
+    config, choose = tiny(model=MODEL, federation={"rounds": 4, **LIMITS}), random.Random(5)
     deployment = make(config)
     run = under_way(deployment, config)
     stops = 0
@@ -122,7 +126,7 @@ def test_programs_that_are_stopped_for_a_while(tiny: Tiny, make: Make, whole: Wh
 
 
 def test_a_line_that_is_slow_and_then_cut_for_half_a_minute(tiny: Tiny, make: Make, whole: Whole, fault: Line) -> None:
-    config = tiny(federation={"rounds": 4, **LIMITS})
+    config = tiny(model=MODEL, federation={"rounds": 4, **LIMITS})
     deployment = make(config)
     with Link(deployment.port).carrying() as link:
         link.bytes_per_s, link.delay_s = 400_000.0, 0.05

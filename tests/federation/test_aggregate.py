@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdtl_core.errors import FederationError
@@ -29,7 +29,6 @@ def test_streaming_equals_the_stacked_weighted_mean() -> None:
     torch.testing.assert_close(streamed(updates)["w"], (stacked * weights).sum(0) / weights.sum(), rtol=1e-15, atol=0)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.randoms(use_true_random=False))
 def test_the_order_of_replies_changes_no_bit(seed: int, shuffler) -> None:
     updates = deltas(seed, 7)

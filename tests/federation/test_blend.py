@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdtl_core.config import BlendConfig
@@ -57,7 +57,6 @@ def test_a_hand_blend_of_two_modalities() -> None:
     assert after["m1"]["a"].tolist() == [4.0, 8.0]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.34, 1.0))
 def test_each_coordinate_stays_between_the_models_and_the_mean_is_preserved(seed: int, alpha: float) -> None:
     before = random_models(seed)

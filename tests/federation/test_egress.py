@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdtl_core.config import SimulationConfig
+from cdtl_core.config import Method, SimulationConfig
 from cdtl_core.errors import PrivacyError
 from cdtl_core.federation.egress import (
     EgressManifest,
@@ -26,8 +25,7 @@ from cdtl_core.federation.egress import (
 )
 from cdtl_core.federation.outline import outline, written_anew
 from cdtl_core.federation.packing import unpacked
-from cdtl_core.simulation.inprocess import InProcessGrid
-from cdtl_core.simulation.simulate import simulate
+from tests.conftest import Played, Run
 
 Tiny = Callable[..., SimulationConfig]
 
@@ -52,28 +50,16 @@ NPY = Array(np.zeros(1, np.float16)).data
 GOOD = Outline({"delta": {"backbone.w": WEIGHT}}, {"metrics": {"round": 1, "loss": 0.5}})
 
 
-def replies_of(tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, **run: Any) -> list[tuple[str, Message]]:
+def replies_of(run: Run) -> list[tuple[str, Message]]:
     """Every reply of the first site, under its message's type."""
-    seen: list[tuple[str, Message]] = []
-    pull = InProcessGrid.pull_messages
-
-    def spying(self: InProcessGrid, message_ids: list[str]) -> list[Message]:
-        replies = list(pull(self, message_ids))
-        seen.extend((r.metadata.message_type, r) for r in replies if r.metadata.src_node_id == 101)
-        return replies
-
-    monkeypatch.setattr(InProcessGrid, "pull_messages", spying)
-    simulate(tiny(federation={"rounds": 2}, **run), out)
-    return seen
+    return [(r.metadata.message_type, r) for _, r in run.messages if r.metadata.src_node_id == 101]
 
 
 @pytest.mark.parametrize(("method", "head"), [("alone", True), ("fedbn", True), ("cdtl", True), ("cdtl", False)])
-def test_the_list_is_what_real_replies_hold(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, head: bool
-) -> None:
-    settings: dict[str, Any] = {"methods": (method,), "share": {"head": head}}
-    replies = replies_of(tiny, tmp_path / "run", monkeypatch, **settings)
-    manifest = egress_manifest(tiny(**settings).of_method(method), site="alba", modality="ultrasound")  # type: ignore[arg-type]
+def test_the_list_is_what_real_replies_hold(tiny: Tiny, played: Played, method: Method, head: bool) -> None:
+    config = tiny(methods=(method,), share={"head": head})
+    replies = replies_of(played(config))
+    manifest = egress_manifest(config.of_method(method), site="alba", modality="ultrasound")
     assert {kind for kind, _ in replies} == set(manifest.replies)
     for kind, reply in replies:
         held, rule = outline(unpacked(reply.content)), manifest.replies[kind]
@@ -96,8 +82,8 @@ def test_the_list_is_what_real_replies_hold(
     )
 
 
-def test_another_hospitals_contract_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replies = replies_of(tiny, tmp_path / "run", monkeypatch)
+def test_another_hospitals_contract_is_refused(tiny: Tiny, played: Played) -> None:
+    replies = replies_of(played(tiny()))
     content = outline(next(reply for kind, reply in replies if kind == "query.describe").content).configs["site"]
     manifest = egress_manifest(tiny().run, site="alba", modality="ultrasound")
     spaced = {**content, "contract": content["contract"].replace(",", ", ", 1)}

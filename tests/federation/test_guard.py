@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdtl_core.config import BlendConfig, RunConfig
@@ -156,7 +156,6 @@ def test_a_resume_in_the_middle_judges_as_the_whole_run_did(tmp_path: Path) -> N
     assert whole.records["d"].strikes == 1
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0.2, 3.0), min_size=5, max_size=5), st.integers(1, 4))
 def test_honest_rounds_have_the_same_bits_with_and_without_the_guard(values: list[float], rounds: int) -> None:
     guarded, plain = config(norm_bound=100.0), config(norm_bound=0.0, strikes=0)
@@ -203,7 +202,6 @@ def test_robust_means_by_hand(rule: str, values: list[float], expected: float) -
     assert lone(rule, values) == expected
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["trimmed", "median", "krum"]),
     st.lists(st.floats(-1, 1, width=16), min_size=3, max_size=6),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, log_softmax
 from scipy.stats import norm
@@ -82,7 +82,6 @@ def informed(labels, strength, rng):
     return strength * (2 * labels - 1) + rng.normal(size=len(labels))
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000))
 def test_the_share_follows_who_knows_more(seed):
     rng = np.random.default_rng(seed)
@@ -93,7 +92,6 @@ def test_the_share_follows_who_knows_more(seed):
     assert evidence_of(knows, -informed(labels, 1.0, rng), labels).share < 0.05
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000))
 def test_with_little_evidence_the_share_stays_moderate(seed):
     rng = np.random.default_rng(seed)
@@ -101,7 +99,6 @@ def test_with_little_evidence_the_share_stays_moderate(seed):
     assert 0 <= evidence_of(rng.normal(size=20), rng.normal(size=20), labels).share < 4
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000), st.integers(2, 6))
 def test_the_fewer_patients_the_nearer_is_the_share_to_an_equal_one(seed, count):
     """Even where all of them say the same: the deviation of the prior is 1.4 n / 20."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -91,7 +91,6 @@ def test_figures_at_a_threshold_by_hand() -> None:
     assert figures["majority_rate"] == pytest.approx(3 / 5)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 40))
 def test_average_precision_is_scikit_learns_with_ties_too(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
@@ -114,7 +113,6 @@ def test_calibration_error_by_hand() -> None:
     )
 
 
-@settings(deadline=None)  # the first example imports scipy
 @given(st.floats(0.3, 5.0))
 def test_the_fitted_temperature_undoes_a_known_one(temperature: float) -> None:
     rng = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
@@ -44,7 +44,6 @@ def test_wilson_is_the_textbooks_interval() -> None:
     assert np.isnan(wilson(float("nan"), 0).low)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=40))
 def test_curves_agree_with_the_figures_they_stand_for(rows: list[tuple[bool, int]]) -> None:
     truth, scores = np.array([row[0] for row in rows]), np.array([row[1] / 8 for row in rows])

@@ -93,7 +93,7 @@ def test_planned_noise_is_that_of_opacus(target: float, rate: float, steps: int)
     assert target * 0.998 < epsilon([Steps(noise, rate, steps)], 1e-5) <= target
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=settings().max_examples // 8)  # each takes a second
 @given(history, st.sampled_from((0.5, 3.0, 8.0, 30.0)), st.sampled_from((0.16, 1.0)), st.integers(0, 60))
 def test_a_plan_after_any_history_stays_within_the_total(
     before: list[Steps], target: float, rate: float, steps: int
@@ -117,7 +117,6 @@ def test_a_target_without_room_is_refused_in_one_sentence() -> None:
         plan_noise([Steps(1.0, 0.16, 240)], target_epsilon=8, **terms)
 
 
-@settings(max_examples=50, deadline=None)
 @given(history, some_steps)
 def test_epsilon_grows_with_steps_and_falls_with_noise(before: list[Steps], more: Steps) -> None:
     spent = epsilon([*before, more], DELTA)
@@ -127,7 +126,6 @@ def test_epsilon_grows_with_steps_and_falls_with_noise(before: list[Steps], more
     assert epsilon([*before, noisier], DELTA) <= spent
 
 
-@settings(max_examples=30, deadline=None)
 @given(history, st.randoms())
 def test_the_order_of_steps_and_how_they_are_cut_change_nothing(before: list[Steps], random: Random) -> None:
     singles = [Steps(one.noise_multiplier, one.sample_rate, 1) for one in before for _ in range(one.steps)]
@@ -135,7 +133,6 @@ def test_the_order_of_steps_and_how_they_are_cut_change_nothing(before: list[Ste
     assert epsilon(singles, DELTA) == pytest.approx(epsilon(before, DELTA), abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
 @given(history, some_steps, st.sampled_from((1.0, 8.0, 30.0)))
 def test_affordable_steps_are_all_that_fit_and_not_one_more(before: list[Steps], wanted: Steps, target: float) -> None:
     count = affordable_steps(before, wanted, target_epsilon=target, target_delta=DELTA)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import binom
@@ -46,7 +46,6 @@ def test_delta_that_could_give_everybody_away_certifies_nothing() -> None:
     assert bound(100, 100, 100, delta=1.0) == 0
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_more_right_guesses_certify_more_and_delta_less(guesses: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, guesses - 1))

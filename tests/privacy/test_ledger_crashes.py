@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdtl_core.privacy.accounting import Steps, epsilon
@@ -102,7 +102,6 @@ def _steps(reservation: Reservation, steps: int | None = None) -> Steps:
     return Steps(reservation.noise_multiplier, reservation.sample_rate, count)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(operation, max_size=14))
 def test_the_ledger_never_says_less_than_the_truth_and_never_more_than_the_target(
     operations: list[tuple[object, ...]],

@@ -8,8 +8,8 @@ import pytest
 import torch
 from flwr.app import Message
 
-from cdtl_core.config import RunConfig, SimulationConfig
-from cdtl_core.config.settings import flatten
+from cdtl_core.config import Method, RunConfig, SimulationConfig
+from cdtl_core.config.settings import flatten, load_simulation
 from cdtl_core.coordinator.app import app as server_app
 from cdtl_core.coordinator.exchange import Exchange
 from cdtl_core.errors import CheckpointError, ConfigError, DataError, FederationError, ModelError
@@ -23,9 +23,10 @@ from cdtl_core.simulation.inprocess import InProcessGrid, run_in_process
 from cdtl_core.simulation.simulate import resume_simulation, simulate
 from cdtl_core.site.app import app as client_app
 from cdtl_core.site.home import open_site
-from tests.conftest import TINY_SITES
+from tests.conftest import TINY_SITES, Played
 
 Tiny = Callable[..., SimulationConfig]
+METHODS: tuple[Method, ...] = ("alone", "fedbn", "cdtl")
 
 
 def models(out: Path) -> dict[str, bytes]:
@@ -53,13 +54,15 @@ def plain_loop(config: RunConfig, homes: list[Path]) -> CoordinatorState:
     return state
 
 
-@pytest.mark.parametrize("method", ["alone", "fedbn", "cdtl"])
-def test_the_flower_run_equals_the_plain_loop_to_the_last_bit(tiny: Tiny, tmp_path: Path, method: str) -> None:
-    config = tiny(methods=(method,))
-    simulate(config, tmp_path / "run")
-    state, _ = load_latest(tmp_path / "run" / "checkpoints" / method)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_flower_run_equals_the_plain_loop_to_the_last_bit(
+    tiny: Tiny, played: Played, tmp_path: Path, method: Method
+) -> None:
+    config = tiny(methods=METHODS)
+    run = played(config).copied(tmp_path / "run")
+    state, _ = load_latest(run / "checkpoints" / method)
     assert state is not None
-    expected = plain_loop(config.of_method(method), sorted((tmp_path / "run" / "sites").iterdir()))  # type: ignore[arg-type]
+    expected = plain_loop(config.of_method(method), sorted((run / "sites").iterdir()))
     assert state.round == expected.round == 3
     for group, offset in expected.offsets.items():
         assert list(offset) == list(state.offsets[group])
@@ -67,11 +70,12 @@ def test_the_flower_run_equals_the_plain_loop_to_the_last_bit(tiny: Tiny, tmp_pa
         assert any(value.abs().max() > 0 for value in offset.values())
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tiny: Tiny, tmp_path: Path) -> None:
-    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tiny: Tiny, played: Played, tmp_path: Path) -> None:
+    one = played(tiny()).out
+    for name, seed in (("two", 0), ("three", 1)):
         simulate(tiny(seed=seed), tmp_path / name)
-    assert models(tmp_path / "one") == models(tmp_path / "two")
-    assert models(tmp_path / "one") != models(tmp_path / "three")
+    assert models(one) == models(tmp_path / "two")
+    assert models(one) != models(tmp_path / "three")
 
 
 class _Killed(BaseException):
@@ -80,11 +84,11 @@ class _Killed(BaseException):
 
 @pytest.mark.parametrize("kill_at", range(1, 23, 3))
 def test_a_run_killed_anywhere_and_resumed_equals_the_undisturbed_one(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int
+    tiny: Tiny, played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int
 ) -> None:
     """Kills after the site has acted but before its reply arrives: the nastiest moment, its memory is a round ahead."""
     config = tiny(methods=("alone", "cdtl"))
-    undisturbed = simulate(config, tmp_path / "whole")
+    whole = played(config)
     pull, count = InProcessGrid.pull_messages, [0]
 
     def dying(self: InProcessGrid, message_ids: list[str]) -> list[Message]:
@@ -99,25 +103,26 @@ def test_a_run_killed_anywhere_and_resumed_equals_the_undisturbed_one(
         with pytest.raises(_Killed):
             simulate(config, tmp_path / "cut")
     resumed = resume_simulation(tmp_path / "cut")
-    assert models(tmp_path / "cut") == models(tmp_path / "whole")
-    assert resumed == undisturbed
+    assert models(tmp_path / "cut") == models(whole.out)
+    assert resumed == whole.report
 
 
-def test_resuming_a_finished_run_only_reports_it_again(tiny: Tiny, tmp_path: Path) -> None:
-    first = simulate(tiny(), tmp_path / "run")
-    before = (tmp_path / "run" / "rounds.jsonl").read_bytes()
-    assert resume_simulation(tmp_path / "run") == first
-    assert (tmp_path / "run" / "rounds.jsonl").read_bytes() == before
+def test_resuming_a_finished_run_only_reports_it_again(tiny: Tiny, played: Played, tmp_path: Path) -> None:
+    first = played(tiny())
+    run = first.copied(tmp_path / "run")
+    before = (run / "rounds.jsonl").read_bytes()
+    assert resume_simulation(run) == first.report
+    assert (run / "rounds.jsonl").read_bytes() == before
 
 
-def test_the_saved_settings_are_a_valid_input_that_gives_the_same_run(tiny: Tiny, tmp_path: Path) -> None:
-    from cdtl_core.config.settings import load_simulation
-
-    simulate(tiny(), tmp_path / "one")
-    again = load_simulation(tmp_path / "one" / "config.toml")
+def test_the_saved_settings_are_a_valid_input_that_gives_the_same_run(
+    tiny: Tiny, played: Played, tmp_path: Path
+) -> None:
+    one = played(tiny()).out
+    again = load_simulation(one / "config.toml")
     assert again == tiny()
     simulate(again, tmp_path / "two")
-    assert models(tmp_path / "one") == models(tmp_path / "two")
+    assert models(one) == models(tmp_path / "two")
 
 
 def test_a_site_with_other_labels_keeps_its_head_and_takes_part(tiny: Tiny, tmp_path: Path) -> None:
@@ -164,9 +169,8 @@ def test_each_site_reports_a_share_per_donor_and_none_of_it_leaves(tiny: Tiny, t
         assert 0 < line["own_seconds"] < line["seconds"]
 
 
-def test_the_report_says_for_each_site_what_it_was_and_gained(tiny: Tiny, tmp_path: Path) -> None:
-    simulate(tiny(methods=("alone", "fedbn", "cdtl")), tmp_path / "run")
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
+def test_the_report_says_for_each_site_what_it_was_and_gained(tiny: Tiny, played: Played) -> None:
+    report = json.loads((played(tiny(methods=METHODS)).out / "report.json").read_text())
     assert report["schema_version"] == 1
     for site, (name, modality) in zip(
         report["sites"], [("alba", "ultrasound"), ("bari", "ultrasound"), ("como", "histology")], strict=True
@@ -195,14 +199,13 @@ class _Clock:
 
 
 def test_an_offline_site_stays_out_by_name_and_its_modality_keeps_its_weights(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = _Clock()
     monkeypatch.setattr("cdtl_core.coordinator.exchange.time", clock)
     monkeypatch.setattr("cdtl_core.coordinator.membership.time", clock)
     config = tiny()
-    simulate(config, tmp_path / "prepared")
-    homes = sorted((tmp_path / "prepared" / "sites").iterdir())
+    homes = sorted((played(config).copied(tmp_path / "prepared") / "sites").iterdir())
     run = config.run.model_copy(
         update={"federation": config.run.federation.model_copy(update={"min_sites": 2, "round_timeout_s": 60.0})}
     )
@@ -235,7 +238,7 @@ def test_a_folder_in_use_or_not_empty_is_refused(tiny: Tiny, tmp_path: Path) -> 
     (tmp_path / "early").mkdir()
     for name in (".lock", ".config.toml.draft"):  # of a run that was killed before its settings stood
         (tmp_path / "early" / name).touch()
-    simulate(tiny(), tmp_path / "early")
+    simulate(tiny(federation={"rounds": 1}, blend={"settle": 0}), tmp_path / "early")
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="is a file"):
         simulate(tiny(), tmp_path / "file")
@@ -250,10 +253,11 @@ def test_what_fails_before_training_leaves_nothing_behind(tiny: Tiny, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_site_that_fails_in_a_round_is_named_and_its_reason_stays_local(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_site_that_fails_in_a_round_is_named_and_its_reason_stays_local(
+    tiny: Tiny, played: Played, tmp_path: Path
+) -> None:
     config = tiny()
-    simulate(config, tmp_path / "run")
-    homes = sorted((tmp_path / "run" / "sites").iterdir())
+    homes = sorted((played(config).copied(tmp_path / "run") / "sites").iterdir())
     (homes[2] / "site.toml").write_text('site = "como"\nmodality = "mri"\nsecret = "Mrs Rossi"\n')
     with pytest.raises(FederationError, match="ConfigError: the site could not go on") as caught:
         run_in_process(

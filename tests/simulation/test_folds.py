@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import device
 
@@ -37,7 +37,6 @@ def patients_of(site: Site, split: Any) -> set[int]:
     return set(site.cohort.folds[split].patients.tolist())
 
 
-@settings(deadline=None, max_examples=25)
 @given(**DEALS)
 def test_every_patient_is_tested_once_per_seed_and_stands_in_one_split(
     counts: tuple[int, int, int], folds: int, seed: int
@@ -54,7 +53,6 @@ def test_every_patient_is_tested_once_per_seed_and_stands_in_one_split(
     assert sorted(tested) == list(range(sum(counts)))
 
 
-@settings(deadline=None, max_examples=25)
 @given(few=st.integers(8, 15), more=st.integers(2, 20), **DEALS)
 def test_fewer_patients_are_a_beginning_of_more_and_test_patients_stay(
     few: int, more: int, counts: tuple[int, int, int], folds: int, seed: int
@@ -70,7 +68,6 @@ def test_fewer_patients_are_a_beginning_of_more_and_test_patients_stay(
     assert not patients_of(small, "val") & patients_of(whole, "train")
 
 
-@settings(deadline=None, max_examples=25)
 @given(patients=st.integers(8, 15), **DEALS)
 def test_each_label_has_its_share_of_every_test_set_and_of_every_beginning(
     patients: int, counts: tuple[int, int, int], folds: int, seed: int

@@ -10,7 +10,8 @@ import pytest
 
 from tests.cli.conftest import TINY
 
-SITE_FILE = ["--set", "federation.rounds=4", "--set", "train.steps=2", "--set", "methods=alone,cdtl"]
+SETTINGS = ["--set", "federation.rounds=4", "--set", "train.steps=2", "--set", "methods=alone,cdtl"]
+SETTINGS += ["--set", "model.backbone=test_efficientnet"]  # a process knows no stub
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -33,8 +34,8 @@ def models(run: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_runs_end_with_the_same_models_and_report(tmp_path: Path, seed: int) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
-    finished(start(tmp_path, "tiny.toml", "--out", "whole", *SITE_FILE))
-    process, kills = start(tmp_path, "tiny.toml", "--out", "cut", *SITE_FILE), 0
+    finished(start(tmp_path, "tiny.toml", "--out", "whole", *SETTINGS))
+    process, kills = start(tmp_path, "tiny.toml", "--out", "cut", *SETTINGS), 0
     choose = random.Random(seed)
     while kills < 6:
         started = tmp_path / "cut" / "config.toml"

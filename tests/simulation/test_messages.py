@@ -3,44 +3,21 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from flwr.app import Message
-
 from cdtl_core.config import SimulationConfig
 from cdtl_core.federation.label_map import head_name
 from cdtl_core.federation.packing import arrays_of
 from cdtl_core.models.model import parts_of
-from cdtl_core.simulation.inprocess import InProcessGrid
-from cdtl_core.simulation.simulate import simulate
 from cdtl_core.site.home import open_site
+from tests.conftest import Played
 
 Tiny = Callable[..., SimulationConfig]
 
 
-def spied_messages(
-    tiny: Tiny, out: Path, monkeypatch: pytest.MonkeyPatch, **run: object
-) -> list[tuple[Message, Message]]:
-    """Every message of a run with its reply."""
-    seen: list[tuple[Message, Message]] = []
-    pull = InProcessGrid.pull_messages
-
-    def spying(self: InProcessGrid, message_ids: list[str]) -> list[Message]:
-        asked = next(self._pending[name] for name in message_ids if name in self._pending)
-        replies = list(pull(self, message_ids))
-        seen.append((asked, replies[0]))
-        return replies
-
-    monkeypatch.setattr(InProcessGrid, "pull_messages", spying)
-    simulate(tiny(**run), out)
-    return seen
-
-
-def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(tiny: Tiny, played: Played, tmp_path: Path) -> None:
     """Checked on the real messages: replies hold exactly the shared tensors, and no record beyond the listed ones."""
-    messages = spied_messages(tiny, tmp_path / "run", monkeypatch, share={"head": False})
-    site = open_site(tmp_path / "run" / "sites" / "alba", tiny(share={"head": False}).run)
+    config = tiny(share={"head": False})
+    run, messages = played(config), played(config).messages
+    site = open_site(run.copied(tmp_path / "run") / "sites" / "alba", config.run)
     parts = parts_of(site.model, freeze=0, share_head=False)
     state = site.model.state_dict()
     norms = {name for name in state if name not in parts.shared}
@@ -80,16 +57,13 @@ def test_no_norm_integer_buffer_or_local_head_is_in_any_reply(
         assert not sent_down & norms
 
 
-def test_a_shared_head_travels_under_the_hash_of_its_labels(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    messages = spied_messages(tiny, tmp_path / "run", monkeypatch)
+def test_a_shared_head_travels_under_the_hash_of_its_labels(tiny: Tiny, played: Played) -> None:
     name = head_name("head.weight", ("benign", "malignant"))
-    replies = [reply for asked, reply in messages if asked.metadata.message_type == "train"]
+    replies = [reply for asked, reply in played(tiny()).messages if asked.metadata.message_type == "train"]
     assert all(name in arrays_of(reply.content, "delta") for reply in replies)
 
 
-def test_initial_weights_is_sent_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    messages = spied_messages(tiny, tmp_path / "run", monkeypatch, methods=("alone", "cdtl"))
+def test_initial_weights_is_sent_once(tiny: Tiny, played: Played) -> None:
+    messages = played(tiny(methods=("alone", "cdtl"))).messages
     with_initial_weights = [asked.metadata.dst_node_id for asked, _ in messages if "initial_weights" in asked.content]
     assert sorted(with_initial_weights) == [101, 102, 103]

@@ -22,6 +22,7 @@ from cdtl_core.simulation.simulate import resume_simulation, simulate
 from cdtl_core.site import memory
 from cdtl_core.site.app import app as client_app
 from cdtl_core.site.spending import check_one_ledger
+from tests.conftest import Played
 
 Tiny = Callable[..., SimulationConfig]
 DP = {"enabled": True, "target_epsilon": 4.0, "centre_steps": 2}
@@ -45,24 +46,6 @@ def private(tiny: Tiny) -> Tiny:
     return build
 
 
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, Message]]:
-    """Every message with its reply."""
-    found: list[tuple[Message, Message]] = []
-    pull = InProcessGrid.pull_messages
-
-    def spying(grid: InProcessGrid, ids: list[str]) -> list[Message]:
-        asked = {name: grid._pending[name] for name in ids if name in grid._pending}
-        replies = list(pull(grid, ids))
-        found.extend(
-            (next(m for m in asked.values() if m.metadata.dst_node_id == r.metadata.src_node_id), r) for r in replies
-        )
-        return replies
-
-    monkeypatch.setattr(InProcessGrid, "pull_messages", spying)
-    return found
-
-
 def ledger(out: Path, site: str, method: str = "cdtl") -> Path:
     return out / "sites" / site / "privacy" / f"tiny-{method}"
 
@@ -76,11 +59,9 @@ def opacus_epsilon(path: Path, delta: float = 1e-5) -> float:
     return float(accountant.get_epsilon(delta=delta))  # type: ignore[no-untyped-call]
 
 
-def test_a_private_site_sends_what_its_steps_updated_and_nothing_else(
-    private: Tiny, tmp_path: Path, seen: list[tuple[Message, Message]]
-) -> None:
+def test_a_private_site_sends_what_its_steps_updated_and_nothing_else(private: Tiny, played: Played) -> None:
     config = private()
-    simulate(config, tmp_path / "run")
+    seen = played(config).messages
     paid = {"adapter.down.weight", "adapter.up.weight"}
     allowed = {
         "site",
@@ -114,15 +95,15 @@ def test_a_private_site_sends_what_its_steps_updated_and_nothing_else(
     assert len(seen) == 15
 
 
-def test_the_ledger_says_what_opacus_says_and_the_report_says_it_too(private: Tiny, tmp_path: Path) -> None:
+def test_the_ledger_says_what_opacus_says_and_the_report_says_it_too(private: Tiny, played: Played) -> None:
     config = private(methods=("alone", "cdtl"))
-    report = simulate(config, tmp_path / "run")
+    out, report, _ = played(config)
     for site in report.sites:
         if site.name == "como":
             assert site.privacy == {}
             continue
         for method, spent in site.privacy.items():
-            path = ledger(tmp_path / "run", site.name, method)
+            path = ledger(out, site.name, method)
             assert spent.epsilon_rdp == pytest.approx(opacus_epsilon(path), abs=1e-6)
             assert spent.epsilon_rdp <= 4.0
             assert spent.epsilon_rdp == pytest.approx(4.0, abs=0.01)
@@ -165,11 +146,11 @@ def test_a_kill_between_reserve_and_commit_counts_and_the_stop_holds_all_the_sam
 
 
 def test_a_round_asked_again_is_answered_with_the_same_bytes_and_costs_nothing(
-    private: Tiny, tmp_path: Path, seen: list[tuple[Message, Message]]
+    private: Tiny, played: Played, tmp_path: Path
 ) -> None:
     config = private()
-    simulate(config, tmp_path / "run")
-    asked, answered = [pair for pair in seen if pair[0].metadata.message_type == "train"][-3]
+    played(config).copied(tmp_path / "run")
+    asked, answered = [pair for pair in played(config).messages if pair[0].metadata.message_type == "train"][-3]
     before = read_ledger(ledger(tmp_path / "run", "alba"))
     grid = InProcessGrid(client_app, [tmp_path / "run" / "sites" / "alba"], flatten(config.of_method("cdtl")))
     grid.push_messages([Message(asked.content, 101, "train")])
@@ -181,10 +162,9 @@ def test_a_round_asked_again_is_answered_with_the_same_bytes_and_costs_nothing(
 
 
 @pytest.fixture
-def homes(private: Tiny, tmp_path: Path) -> list[Path]:
+def homes(private: Tiny, played: Played, tmp_path: Path) -> list[Path]:
     """Folders of three private sites with one ledger each, as in a deployment."""
-    simulate(private(exempt=False), tmp_path / "made")
-    found = sorted((tmp_path / "made" / "sites").iterdir())
+    found = sorted((played(private(exempt=False)).copied(tmp_path / "made") / "sites").iterdir())
     for home in found:
         own = load_site(home / SITE_FILE)
         own = own.model_copy(update={"privacy": own.privacy.model_copy(update={"ledger": "site"})})

@@ -1,0 +1,43 @@
+"""The cheapest backbone that the product takes: for tests of everything around a network, in this process only.
+
+A process that a test starts does not know it: there the cheapest is timm's ``test_efficientnet``.
+"""
+
+from typing import Any
+
+import torch
+from timm.models import register_model
+from torch import nn
+
+__all__ = ["STUB", "stub_net"]
+
+STUB = "stub_net"
+
+
+class _Stub(nn.Module):
+    """B 3 H W to B 32 in four stages, with norms and their statistics; modules are named as timm names them."""
+
+    num_features = 32
+    pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_stem, self.bn1 = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.blocks = nn.Sequential(_block(8, 8), _block(8, 16))
+        self.conv_head, self.bn2 = nn.Conv2d(16, 32, 1, bias=False), nn.BatchNorm2d(32)
+        self.act, self.end = nn.ReLU(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        inside = self.blocks(self.act(self.bn1(self.conv_stem(images))))
+        features: torch.Tensor = self.end(self.act(self.bn2(self.conv_head(inside))))
+        return features
+
+
+def _block(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+
+
+@register_model
+def stub_net(**_: Any) -> nn.Module:
+    """What timm calls for this name."""
+    return _Stub()
