@@ -7,7 +7,7 @@ Both arms run on this machine, one after the other, `--repeats` times in turn: t
 rounds but the first of each run, which holds start-up and the first weights.
 
 - **cdtl**: everything that hospitals run. Coordinator: SuperLink with node authentication, gateway with mutual TLS.
-  Site: gate (approval, judgement of each reply), SuperNode, executor. One message per round carries training and the
+  Site: filter (approval, judgement of each reply), SuperNode, executor. One message per round carries training and the
   validation of what was received; differences travel as float16, down and up. A site takes one step of two
   images of 32 pixels: without it all differences would be zero. The seconds in ``rounds.jsonl``, which leave the
   checkpoint's out, are in the JSON too.
@@ -49,7 +49,7 @@ RUN = {
     "image": {"size": 32},
     "model": {"weights": "random"},
     "train": {"steps": 1, "batch_size": 2, "refresh_norms": False},
-    "gate": {"enabled": False},
+    "model_selection": {"enabled": False},
 }
 
 

@@ -109,7 +109,7 @@ def test_an_installed_wheel_runs_without_the_checkout_and_adds_only_cdtl_core(tm
     assert (tmp_path / "runs" / "demo" / "sites" / "north" / "model.json").exists()
 
 
-@pytest.mark.parametrize("module", ["coordination", "front", "gateway", "gate.__main__", "node_main"])
+@pytest.mark.parametrize("module", ["coordination", "front", "gateway", "egress_filter.__main__", "node_main"])
 def test_a_process_of_an_installed_wheel_starts_without_the_apps_on_its_path(module: str) -> None:
     """In a checkout `client` and `server` are always found; a wheel keeps them in its bundle, and adds them later."""
     hidden = "for name in ('client', 'server'): sys.modules[name] = None"

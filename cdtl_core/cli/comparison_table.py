@@ -1,4 +1,4 @@
-"""The result of a comparison as a table for a person."""
+"""The results of a comparison as a table on the terminal."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ _WIDTH = 160
 
 
 def print_comparison(comparison: Comparison, folder: Path) -> None:
-    """Print one row per set of donors, number of patients and method and, below, what the figures are."""
+    """Print one row per set of donors, number of patients and method, and notes that explain the figures."""
     console = open_console(width=_WIDTH)
     draws, runs = len(comparison.seeds), comparison.runs
     played = f"{draws} draw{'s' * (draws > 1)} x {comparison.folds} folds" + f" x {runs} runs" * (runs > 1)
-    title = f"{comparison.name}: gain over alone in AUROC points, mean over receivers, {played}"
+    title = f"{comparison.name}: gain over local training in AUROC points, mean over receivers, {played}"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in ("donors", "patients", "method"):
         table.add_column(header, overflow="fold", justify="right" if header == "patients" else "left")
@@ -39,13 +39,13 @@ def _cells(row: Row) -> list[str]:
     return [
         row.donors,
         str(row.patients),
-        row.method,
+        "local" if row.method == "alone" else row.method,
         "-" if row.auroc is None else f"{row.auroc:.3f}",
         _points(row.gain),
         "" if least is None else f"{100 * least:+.1f} {row.worst}",
         _points(row.less_fedbn),
         _points(row.less_control),
-        row.claim or "",
+        (row.claim or "").replace("alone", "local"),
     ]
 
 
@@ -66,7 +66,10 @@ def _notes(comparison: Comparison, folder: Path) -> Iterator[str]:
     yield from (f"left out: {_where(one.target, one.patients, one.donors)}: {one.why}" for one in comparison.left_out)
     if any(row.gain is not None and row.gain.low is None for row in comparison.rows):
         yield "no interval: a receiver has fewer than 10 patients tested; such a figure is an anecdote."
-    yield f"Every receiver's figures are in {folder}/compare.json; curves.png, curves.svg and cells/ lie beside it."
+    yield (
+        f"Every receiver's figures are in {folder}/compare.json; curves.png, curves.svg and cells/ are in the "
+        "same folder."
+    )
 
 
 def _of_outcomes(found: Outcomes | None) -> Iterator[str]:
@@ -74,7 +77,8 @@ def _of_outcomes(found: Outcomes | None) -> Iterator[str]:
         yield f"First outcome, cdtl less fedbn at {found.patients} patients over all receivers and sets of donors: " + (
             f"{_points(found.cdtl_less_fedbn)} points."
         )
-        yield f"Second outcome, least gain of cdtl over alone: {100 * found.worst:+.1f} points ({found.worst_at})."
+        least = f"{100 * found.worst:+.1f} points ({found.worst_at})"
+        yield f"Second outcome, least gain of cdtl over local training: {least}."
 
 
 def _of_claims(comparison: Comparison) -> Iterator[str]:
@@ -82,18 +86,21 @@ def _of_claims(comparison: Comparison) -> Iterator[str]:
     if not claimed:
         return
     yield (
-        "gain: above alone and above the method's own control (donors with shuffled labels), both in the interval and "
-        f"after Holm's correction over {comparison.compared} comparisons."
+        "gain: above local training and above the method's own control (donors with shuffled labels), by the interval "
+        f"and after Holm's correction over {comparison.compared} comparisons."
     )
-    for claim, words in (("no evidence of gain", "No gain is shown for"), ("worse than alone", "WORSE than alone:")):
+    for claim, words in (
+        ("no evidence of gain", "No gain is shown for"),
+        ("worse than alone", "WORSE than local training:"),
+    ):
         for method in dict.fromkeys(row.method for row in claimed):
             rows = [row for row in claimed if (row.method, row.claim) == (method, claim)]
             if rows:
                 yield f"{words} {method}: {_places(rows)}."
-    alone = [row.method for row in claimed if row.less_control is None]
-    if alone:
-        names = ", ".join(f"{name}:shuffled" for name in dict.fromkeys(alone))
-        yield f"No gain can be claimed where the control was not played: add {names} to --methods."
+    open_claims = [row.method for row in claimed if row.less_control is None]
+    if open_claims:
+        names = ", ".join(f"{name}:shuffled" for name in dict.fromkeys(open_claims))
+        yield f"No gain can be claimed without the control: add {names} to --methods."
 
 
 def _places(rows: Sequence[Row]) -> str:
@@ -105,7 +112,7 @@ def _places(rows: Sequence[Row]) -> str:
 
 
 def _of_calibration(points: Sequence[Point]) -> Iterator[str]:
-    """How far the probabilities of `cdtl` are behind those of the receiver's own model, at worst and beyond chance."""
+    """Compare the probabilities of `cdtl` with those of the receiver's own model: the largest loss and its place."""
     for what, field in (("log-loss", "log_loss_minus_alone"), ("calibration error", "calibration_error_minus_alone")):
         found = [(point, getattr(point.results["cdtl"], field)) for point in points if "cdtl" in point.results]
         if not found:
@@ -113,7 +120,7 @@ def _of_calibration(points: Sequence[Point]) -> Iterator[str]:
         most, less = max(found, key=lambda one: one[1].value)
         worse = [_at(point) for point, less in found if less.low is not None and less.low > 0]
         shown = f"beyond chance at {'; '.join(worse)}" if worse else "nowhere above 0 beyond chance"
-        yield f"The {what} of cdtl less that of alone is at most {less.value:+.3f} ({_at(most)}), {shown}."
+        yield f"The {what} of cdtl less that of local training is at most {less.value:+.3f} ({_at(most)}), {shown}."
 
 
 def _at(point: Point) -> str:

@@ -1,4 +1,4 @@
-"""The result of a run as a table for a person."""
+"""The results of a run as a table on the terminal."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
+from cdtl_core.report.charts.styles import method_name
 from cdtl_core.results.report import Estimate, Report, SiteReport
 
 __all__ = ["print_report"]
 
 _WIDTH = 120
-_TITLES = {"alone": "alone", "fedbn": "FedBN", "cdtl": "CDTL"}
 
 
 def print_report(report: Report, folder: Path) -> None:
-    """Print one row per site and, below, what the figures are."""
+    """Print one row per site, and notes that explain the figures."""
     console = open_console(width=_WIDTH)
     title = f"{report.name}, seed {report.seed}, {report.rounds} rounds: test AUROC (95 % interval over patients)"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -30,16 +30,16 @@ def print_report(report: Report, folder: Path) -> None:
 
 
 def _methods(report: Report) -> list[str]:
-    """Methods with results: those of the run, and each site alone where CDTL trained that model too."""
+    """Return the methods with results: those of the run, and `alone` where a CDTL run trained the own model too."""
     return list(dict.fromkeys(method for site in report.sites for method in site.results))
 
 
 def _headers(report: Report) -> list[tuple[str, JustifyMethod]]:
     headers: list[tuple[str, JustifyMethod]] = [("site", "left"), ("patients\n(test)", "right")]
-    headers += [(_TITLES[method], "center") for method in _methods(report)]
+    headers += [(method_name(method), "center") for method in _methods(report)]
     if "cdtl" in report.methods:
         if "alone" in _methods(report):
-            headers.append(("CDTL - alone", "center"))
+            headers.append(("CDTL - local", "center"))
         headers += [("model\nused", "left"), ("MB a round\nsent/received", "right")]
     return headers
 
@@ -89,22 +89,23 @@ def _notes(report: Report, folder: Path) -> list[str]:
 
 
 def _privacy(report: Report) -> list[str]:
-    """What each patient's privacy cost, by site and method, if any site trained with privacy."""
+    """Return a line for each site and method trained with differential privacy; empty if there is none."""
     lines = []
     for site in report.sites:
         for method, spent in site.privacy.items():
             end = f"; budget spent before round {spent.spent_in_round}" if spent.spent_in_round else ""
             lines.append(
-                f"{site.name}, {_TITLES[method]}: epsilon {spent.epsilon_rdp:.2f} of {spent.target_epsilon:g} (RDP; "
-                f"PRV {spent.epsilon_prv:.2f}) at delta {spent.target_delta:g} a patient, {spent.steps} steps{end}."
+                f"{site.name}, {method_name(method)}: epsilon {spent.epsilon_rdp:.2f} of {spent.target_epsilon:g} "
+                f"(RDP; PRV {spent.epsilon_prv:.2f}) at delta {spent.target_delta:g} a patient, {spent.steps} "
+                f"steps{end}."
             )
     exempt = [site.name for site in report.sites if not site.privacy]
     return [*lines, f"Without differential privacy: {', '.join(exempt)}."] if lines and exempt else lines
 
 
 def _verdict(report: Report) -> list[str]:
-    """What each site gained, in words for a physician: AUROC is how often the sick of two patients ranks higher."""
-    lines = ["What each hospital gained over training alone (of 100 pairs, one benign and one malignant image,"]
+    """Return each site's gain in words for a physician: AUROC is the share of pairs ranked in the right order."""
+    lines = ["Gain of each hospital over local training (of 100 pairs, one benign and one malignant image,"]
     lines.append("how many more the shared model ranks in the right order):")
     for site in report.sites:
         gain = site.gain.get("cdtl-alone")

@@ -1,4 +1,4 @@
-"""Every setting, once: what a federation agrees on, what a hospital owns, and what a simulation adds.
+"""All settings: what a federation agrees on, what belongs to one hospital, and what a simulation adds.
 
 A setting is written the same way everywhere: ``train.lr`` in TOML, in ``--set`` and in Flower's run config.
 `RunConfig` is what all sites of a federation share; `SiteConfig` belongs to one hospital; their keys are disjoint.

@@ -1,4 +1,4 @@
-"""The imaging modalities a federation can hold; a new one is one entry here."""
+"""The imaging modalities that a federation can hold; a new modality is one entry here."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ __all__ = ["MODALITIES", "Modality", "modality_of"]
 
 @dataclass(frozen=True)
 class Modality:
-    """One way of making images.
+    """An imaging modality.
 
     Attributes:
         name: The key used in configurations and messages.
@@ -38,7 +38,7 @@ MODALITIES: dict[str, Modality] = {
 
 
 def modality_of(name: str) -> Modality:
-    """The modality called `name`.
+    """Return the modality called `name`.
 
     Raises:
         ConfigError: No modality has this name.

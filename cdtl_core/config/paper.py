@@ -1,4 +1,4 @@
-"""A table of models over one site's images: what is played in each row, with which settings, over which splits."""
+"""Settings of a table of models over one site's images: its rows, their settings and their splits."""
 
 from typing import Annotated, Any
 
@@ -12,9 +12,15 @@ _RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,47}$")]
 
 
 class RowConfig(Settings):
-    """One row: a method, the run's settings that it changes (`changes`), and how often it is played.
+    """One row of the table.
 
-    `leaky` is the number of random splits image by image, `folds` and `repeats` those by patient (0 repeats: none).
+    Attributes:
+        row: Its name.
+        method: The method that the row trains.
+        changes: Settings of the run that the row changes.
+        leaky: Number of random splits by image, for parity with the literature.
+        folds: Number of folds by patient.
+        repeats: How often the folds are drawn; 0: no split by patient.
     """
 
     row: _RowName
@@ -26,7 +32,7 @@ class RowConfig(Settings):
 
 
 class PaperConfig(Settings):
-    """The rows, the site whose images they are tested on, and how many images a leaky split tests."""
+    """The rows, the site whose images test them, and how many images a leaky split tests."""
 
     target: SiteName
     test_images: int = Field(65, ge=2)

@@ -1,4 +1,4 @@
-"""What the sites of a federation agree on."""
+"""Settings that all sites of a federation agree on."""
 
 from typing import Annotated, Literal
 
@@ -37,13 +37,13 @@ ModalityName = Annotated[str, AfterValidator(_known_modality)]
 
 
 class Settings(BaseModel):
-    """A table of settings: closed, frozen, finite."""
+    """Base of all tables of settings: closed, frozen, and only finite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TaskConfig(Settings):
-    """What is predicted. `positive` is the label whose probability is the score."""
+    """The prediction task. `positive` is the label whose probability is the score."""
 
     labels: tuple[Label, ...] = Field(("benign", "malignant"), min_length=2, max_length=64)
     positive: Label = "malignant"
@@ -56,7 +56,7 @@ class TaskConfig(Settings):
 
 
 class ImageConfig(Settings):
-    """How an image becomes a tensor; sizes in pixels."""
+    """Size of the input images in pixels."""
 
     size: int = Field(128, ge=32, le=1024)
 
@@ -80,12 +80,14 @@ class ModelConfig(Settings):
     @model_validator(mode="after")
     def _regions_of_levels(self) -> "ModelConfig":
         if self.regions != "whole" and not self.levels:
-            raise ValueError(f"regions = '{self.regions}' pools stages and levels names none: set model.levels")
+            raise ValueError(
+                f"regions = '{self.regions}' needs stages to pool, and model.levels is empty: set model.levels"
+            )
         return self
 
 
 class AugmentConfig(Settings):
-    """Random changes of training images: chance of a flip, and the widest change of each kind.
+    """Random changes of training images: the probability of a flip, and the largest change of each kind.
 
     `invert` and `blur` are chances that an image is inverted (black for white) and smoothed over 5 x 5 pixels; `gamma`
     is the widest change of the logarithm of its exponent. They teach what does not depend on how a modality renders a
@@ -137,7 +139,7 @@ class TrainConfig(Settings):
 
 
 class SplitConfig(Settings):
-    """Shares of patients kept for test and validation."""
+    """Shares of patients held out for test and validation."""
 
     test: float = Field(0.25, gt=0, lt=1)
     val: float = Field(0.15, gt=0, lt=1)
@@ -145,7 +147,10 @@ class SplitConfig(Settings):
     @model_validator(mode="after")
     def _something_left(self) -> "SplitConfig":
         if self.test + self.val >= 0.9:
-            raise ValueError(f"split.test + split.val is {self.test + self.val:.2f}: leave at least 0.1 to train on")
+            raise ValueError(
+                f"split.test + split.val is {self.test + self.val:.2f}: at least 0.1 must be left to train on; lower "
+                "one of them"
+            )
         return self
 
 
@@ -192,11 +197,12 @@ class BlendConfig(Settings):
 
 
 class AggregateConfig(Settings):
-    """How updates are judged and averaged within a modality, see `cdtl_core.federation.intake`.
+    """How updates are screened and averaged within a modality, see `cdtl_core.federation.intake`.
 
-    An update longer than `norm_bound` times the running median of its modality is refused (0: any length); a site
-    with so many refused ones as `strikes` is quarantined: no update of it counts any more, at the end it receives the
-    model (0: never). `robust` takes the place of the patient-weighted mean where four sites of a modality answer.
+    `norm_bound` is the largest allowed update norm, as a multiple of the running median of the site's modality; 0
+    disables the check. A site with `strikes` refused updates is quarantined: none of its updates counts any more, and
+    at the end it receives the model; 0 disables quarantine. `robust` replaces the patient-weighted mean where four
+    sites of a modality answer.
     """
 
     robust: Literal["none", "trimmed", "median", "krum"] = "none"
@@ -211,11 +217,11 @@ class ShareConfig(Settings):
 
 
 class PoolConfig(Settings):
-    """How a site pools its own and the joint model, see `cdtl_core.federation.pool`.
+    """How a site pools its own model and the joint model, see `cdtl_core.federation.pool`.
 
-    `share` = ``evidence`` sets the share by patients that neither model was trained on; ``equal`` takes both alike.
-    `networks` says what becomes of two fine-tuned networks: ``two`` keeps both; ``evidence`` puts one between them
-    where at least 20 validation patients find it no worse.
+    `share` = ``evidence`` sets the share from patients that neither model was trained on; ``equal`` weighs both models
+    the same. `networks` applies to two fine-tuned networks: ``two`` keeps both; ``evidence`` replaces them by one
+    network between them if at least 20 validation patients find it no worse.
     """
 
     share: Literal["evidence", "equal"] = "evidence"
@@ -223,7 +229,7 @@ class PoolConfig(Settings):
 
 
 class ModelSelectionConfig(Settings):
-    """The pool is used unless 20 validation patients or more say that the own model is better by `standard_errors`."""
+    """Use the pool unless at least 20 validation patients find the own model better by `standard_errors`."""
 
     enabled: bool = True
     standard_errors: float = Field(1.0, ge=0)
@@ -263,11 +269,11 @@ class DpConfig(Settings):
 
 
 class LimitsConfig(Settings):
-    """How much of a run a site approves, beside `federation.rounds`.
+    """How much of a run a site approves, in addition to `federation.rounds`.
 
-    `runs` is how often the run may be played from its first round; a resume after a crash is the same run.
-    `evaluations` is how many final evaluations each of them may ask for. `initial_weights_hash` is the SHA-256 of the
-    initial weights; `cdtl server run` fills it in. While it is empty, as in simulations, nothing is counted.
+    `runs` is how often the run may start from its first round; a resume after a crash is the same run. `evaluations` is
+    how many final evaluations each of these may ask for. `initial_weights_hash` is the SHA-256 of the initial weights;
+    `cdtl server run` fills it in. While it is empty, as in simulations, nothing is counted.
     """
 
     runs: int = Field(1, ge=1, le=100)
@@ -276,7 +282,7 @@ class LimitsConfig(Settings):
 
 
 class RunConfig(Settings):
-    """All that the sites of one federation agree on."""
+    """All settings that the sites of one federation agree on."""
 
     name: SiteName = "federation"
     method: Method = "cdtl"

@@ -1,7 +1,7 @@
-"""Every field that crosses between coordinator and site: its type, its pattern, its range. All readers use these.
+"""Type, pattern and range of every field that crosses between coordinator and site.
 
-A field of a message, request, enrolment, contract or approval is checked here before anything uses it. No text that
-crosses can be a path, and none can hold a character that a screen does not show.
+Each field of a message, request, enrolment, contract or approval is checked here before it is used. No text that
+crosses can be a path or hold a character that a screen does not show.
 """
 
 import math
@@ -74,7 +74,7 @@ def _plain(value: str) -> str:
 
 
 Line = Annotated[str, StringConstraints(max_length=4096), AfterValidator(_plain)]
-"""Free text on one line; every character of it is shown by a screen."""
+"""Free text on one line, with printable characters only."""
 Label = Annotated[str, StringConstraints(max_length=64), AfterValidator(_plain)]
 Flat = Mapping[_Key, StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, AfterValidator(_plain)]]
 """All settings of a run as Flower carries them."""
@@ -90,21 +90,21 @@ _Unknown = math.nan
 
 
 class Crossing(BaseModel):
-    """A record of a message: closed, typed strictly, finite; `kind` names it in errors."""
+    """Base of all records of a message: closed, strictly typed, finite. `kind` names the record in errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     kind: ClassVar[str] = "a message"
 
 
 class Question(Crossing):
-    """What the coordinator says when it asks a site who it is: the hash of the run's initial weights."""
+    """The coordinator's question to a site: who are you? Carries the hash of the run's initial weights."""
 
     kind = "a question"
     initial_weights_hash: Sha256
 
 
 class Order(Crossing):
-    """What the coordinator asks for in a round, beside the weights."""
+    """What the coordinator asks for in a round, in addition to the weights."""
 
     kind = "an order"
     round: _Round
@@ -113,14 +113,17 @@ class Order(Crossing):
 
 
 class Patients(Crossing):
-    """A number of patients behind a sum."""
+    """Number of patients behind a sum."""
 
     kind = "a sum of heads"
     count: int = Field(ge=0, le=MAX_PATIENTS * MAX_ROUNDS)
 
 
 class Hello(Crossing):
-    """How a site introduces itself; `ledger` and `reservations` are of sites with differential privacy alone."""
+    """A site's introduction.
+
+    `ledger` and `reservations` are sent only by sites with differential privacy.
+    """
 
     kind = "an introduction"
     site: SiteName
@@ -134,7 +137,7 @@ class Hello(Crossing):
 
 
 class UpdateNumbers(Crossing):
-    """The numbers of a round; a site leaves out what it cannot know, say an AUROC of one class."""
+    """Figures of a round. A site leaves out what it cannot compute, for example an AUROC of a single class."""
 
     kind = "an update"
     round: _Round
@@ -144,7 +147,7 @@ class UpdateNumbers(Crossing):
 
 
 class PrivateNumbers(Crossing):
-    """The numbers of a round with differential privacy."""
+    """Figures of a round with differential privacy."""
 
     kind = "an update"
     round: _Round
@@ -152,7 +155,7 @@ class PrivateNumbers(Crossing):
 
 
 class FinalNumbers(Crossing):
-    """The numbers of a site's last answer; `chosen` is the place of the model it uses among the candidates."""
+    """Figures of a site's last answer; `chosen` is the index of the model that the site uses among the candidates."""
 
     kind = "a last answer"
     test_auroc: _Share = _Unknown
@@ -162,7 +165,7 @@ class FinalNumbers(Crossing):
 
 
 class KeptNumbers(Crossing):
-    """The last answer of a site with differential privacy: it has its model, and says nothing of it."""
+    """Last answer of a site with differential privacy: it has its model and sends no figures."""
 
     kind = "a last answer"
     kept: Literal[1]
@@ -172,7 +175,7 @@ _Kind = TypeVar("_Kind", bound=Crossing)
 
 
 def parsed(kind: type[_Kind], record: Mapping[str, Any]) -> _Kind:
-    """The record of a message, checked field by field.
+    """Check the record of a message field by field and return it.
 
     Raises:
         FederationError: A field is missing, unknown, of another type, or out of its range or pattern.
@@ -186,7 +189,7 @@ def parsed(kind: type[_Kind], record: Mapping[str, Any]) -> _Kind:
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first field that is wrong, and why, for a sentence; the value itself is not repeated."""
+    """Name the first invalid field and the reason, for an error message; the value itself is not repeated."""
     first = error.errors()[0]
     field = visible(".".join(str(part)[:48] for part in first["loc"]) or "the whole")
     why = "not of the form that cdtl writes" if first["type"] == "string_pattern_mismatch" else first["msg"]
@@ -194,7 +197,7 @@ def first_fault(error: ValidationError) -> str:
 
 
 def bounded(kind: type[Crossing], values: Mapping[str, float]) -> dict[str, float]:
-    """Numbers as they may be sent: what is not finite is left out, what is beyond a range becomes its end."""
+    """Limit figures to what may be sent: drop non-finite ones, clip the others to their range."""
     fields = kind.model_json_schema()["properties"]
     return {
         name: min(max(float(value), fields[name]["minimum"]), fields[name]["maximum"])
@@ -204,14 +207,14 @@ def bounded(kind: type[Crossing], values: Mapping[str, float]) -> dict[str, floa
 
 
 def inside(folder: Path, *names: str) -> Path:
-    """A path below `folder`, each name of it one plain part: the second lock where a name becomes a path.
+    """Return a path below `folder`, after a check that each part is a plain name.
 
     Raises:
         PrivacyError: A name would lead out of the folder.
     """
     for name in names:
         if not _PART.fullmatch(name):
-            raise PrivacyError(f"{name!r} is no name of a file or folder below {folder.name}: nothing was touched.")
+            raise PrivacyError(f"{name!r} is not a valid file or folder name below {folder.name}: nothing was changed.")
     return folder.joinpath(*names)
 
 

@@ -1,4 +1,4 @@
-"""Settings on disk and on the wire: TOML files, ``--set key=value``, and the flat scalars that Flower carries."""
+"""Settings on disk and on the wire: TOML files, ``--set key=value``, and the flat scalars of Flower's run config."""
 
 import json
 import tomllib
@@ -28,8 +28,9 @@ __all__ = [
 ]
 
 SITE_FILE = "site.toml"
-"""A hospital's settings in its folder."""
+"""The file with a hospital's settings, in its folder."""
 
+_RENAMED = "the same method under its common name (each site keeps its norms)"
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -46,7 +47,9 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
         _apply(tree, override)
     shared, sites = _typed(tree, "data", {}), _typed(tree, "sites", [])
     if "method" in tree:
-        raise ConfigError(f"method in {path} is no setting of a simulation: list the methods to compare in methods.")
+        raise ConfigError(
+            f"method in {path} is not a setting of a simulation: list the methods to compare under methods."
+        )
     methods, paper = tree.pop("methods", None), tree.pop("paper", None)
     document: dict[str, Any] = {"run": tree, "sites": [_with_shared(site, shared) for site in sites]}
     if paper is not None:
@@ -57,14 +60,14 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
 
 
 def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
-    """The same simulation as a TOML tree that `load_simulation` reads back to an equal value."""
+    """Return the simulation as a TOML tree that `load_simulation` reads back to an equal value."""
     plain = config.model_dump(mode="json", exclude_none=True)
     run = {key: value for key, value in plain["run"].items() if key != "method"}
     return {**run, **{key: plain[key] for key in ("methods", "sites", "paper") if key in plain}}
 
 
 def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read what a federation agrees on; what only a simulation has is left aside.
+    """Read the settings that a federation agrees on; settings of a simulation in the same file are ignored.
 
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
@@ -78,7 +81,12 @@ def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def changed_run(run: RunConfig, changes: Mapping[str, Any], source: str) -> RunConfig:
-    """A run with a tree of changes laid over its settings; `source` names them in errors.
+    """Return a run with changed settings.
+
+    Args:
+        run: The run.
+        changes: A tree of settings that replace the run's.
+        source: Names the changes in errors.
 
     Raises:
         ConfigError: A setting is unknown or ill-typed.
@@ -101,7 +109,7 @@ def load_site(path: Path) -> SiteConfig:
 
 
 def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
-    """A hospital's settings from a tree; `source` names it in errors.
+    """Return a hospital's settings from a tree; `source` names the tree in errors.
 
     Raises:
         ConfigError: A setting is unknown or ill-typed.
@@ -110,7 +118,7 @@ def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
 
 
 def flatten(config: RunConfig) -> dict[str, bool | int | float | str]:
-    """A run as the flat scalars that Flower carries: ``{"train.lr": 5e-4, ...}``; lists and tables as JSON text."""
+    """Return a run as Flower's flat scalars, ``{"train.lr": 5e-4, ...}``, with lists and tables as JSON text."""
     flat: dict[str, bool | int | float | str] = {}
 
     def walk(prefix: str, tree: Mapping[str, Any]) -> None:
@@ -125,7 +133,7 @@ def flatten(config: RunConfig) -> dict[str, bool | int | float | str]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> RunConfig:
-    """The run of Flower's flat scalars.
+    """Return the run from Flower's flat scalars.
 
     Raises:
         ConfigError: A key is unknown or a value ill-typed.
@@ -139,7 +147,7 @@ def unflatten(flat: Mapping[str, Any]) -> RunConfig:
                 node = node.setdefault(part, {})
             node[last] = parse_json(value) if key in _TABLES | _LISTS and isinstance(value, str) else value
         except (ValueError, TypeError, AttributeError):
-            raise ConfigError(f"the run's settings cannot be read at {key[:60]!r}: make the request anew.") from None
+            raise ConfigError(f"the run's settings cannot be read at {key[:60]!r}: create the request again.") from None
     return _validated(RunConfig, tree, "the run's settings")
 
 
@@ -166,7 +174,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"the configuration {path} does not exist: give the path of a .toml file.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"the configuration {path} cannot be read ({error}): mend the file.") from None
+        raise ConfigError(f"the configuration {path} cannot be read ({error}): correct the file.") from None
 
 
 def _typed(tree: dict[str, Any], key: str, default: Any) -> Any:
@@ -180,13 +188,13 @@ def _typed(tree: dict[str, Any], key: str, default: Any) -> Any:
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:
-        raise ConfigError(f"'--set {override}' is no setting: write key=value, for example --set train.lr=0.001.")
+        raise ConfigError(f"'--set {override}' is not a setting: write key=value, for example --set train.lr=0.001.")
     *path, last = key.strip().split(".")
     node: Any = tree
     for part in path:
         node = _step(node, part, key)
     if not isinstance(node, dict):
-        raise ConfigError(f"'--set {override}' names no setting: '{'.'.join(path)}' has no keys below it.")
+        raise ConfigError(f"'--set {override}' is not a setting: '{'.'.join(path)}' has no keys below it.")
     node[last] = _value(text)
 
 
@@ -194,7 +202,7 @@ def _step(node: Any, part: str, key: str) -> Any:
     if isinstance(node, list):
         found = [item for item in node if isinstance(item, dict) and item.get("site") == part]
         if not found:
-            raise ConfigError(f"'--set {key}' names no site '{part}': use a name from the configuration's [[sites]].")
+            raise ConfigError(f"'--set {key}' has no site '{part}': use a name from the configuration's [[sites]].")
         return found[0]
     return node.setdefault(part, {}) if isinstance(node, dict) else None
 
@@ -222,7 +230,7 @@ def _validated(kind: type[_Model], document: Mapping[str, Any], source: str) -> 
 
 
 def _former(document: Mapping[str, Any]) -> str:
-    """What was written for an earlier version and what to write now; empty if there is no such setting."""
+    """Return the settings of an earlier version that are in use and what to write now; empty if there are none."""
     run, lock = document.get("run", document), document.get("lock", {})
     for place, tree in (("", run), ("lock.", lock)):
         if isinstance(tree, Mapping) and any(str(key).partition(".")[0] == "gate" for key in tree):
@@ -231,12 +239,12 @@ def _former(document: Mapping[str, Any]) -> str:
                 "used unless 20 validation patients or more speak against it)"
             )
         if isinstance(tree, Mapping) and tree.get("method") == "fedavg":
-            return f'{place}method = "fedavg": write "fedbn", which is what it was (each site keeps its norms)'
+            return f'{place}method = "fedavg": write "fedbn", {_RENAMED}'
     methods = document.get("methods", ())
     if isinstance(methods, list | tuple) and "fedavg" in methods:
         return (
-            '"fedavg" among the methods: write "fedbn", which is what it was (each site keeps its norms). FedAvg with '
-            "shared norms is played by cdtl compare"
+            f'"fedavg" among the methods: write "fedbn", {_RENAMED}. '
+            "FedAvg with shared norms is available in cdtl compare"
         )
     return ""
 

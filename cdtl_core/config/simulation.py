@@ -1,4 +1,4 @@
-"""Whole federations on one machine: the agreed run, the sites, and the methods to compare over them."""
+"""Settings of a simulated federation: the run, its sites, and the methods to compare."""
 
 from pydantic import Field, model_validator
 
@@ -10,10 +10,9 @@ __all__ = ["SimulationConfig"]
 
 
 class SimulationConfig(Settings):
-    """Whole federations on one machine: the agreed run, the sites, and the methods to compare over them.
+    """A federation on one machine: the run, its sites, and the methods to compare.
 
-    With `cdtl` each site also trains alone, so `alone` needs not be named beside it. `paper` is read by `cdtl paper`
-    alone.
+    With `cdtl` each site also trains its own model, so `alone` need not be listed. Only `cdtl paper` reads `paper`.
     """
 
     run: RunConfig = RunConfig()
@@ -29,9 +28,9 @@ class SimulationConfig(Settings):
         if len(set(self.methods)) != len(self.methods):
             raise ValueError(f"methods must be distinct, got {', '.join(self.methods)}")
         if self.paper is not None and self.paper.target not in names:
-            raise ValueError(f"paper.target '{self.paper.target}' is no site: name one of {', '.join(names)}")
+            raise ValueError(f"paper.target '{self.paper.target}' is not a site: use one of {', '.join(names)}")
         return self
 
     def of_method(self, method: Method) -> RunConfig:
-        """The agreed run with one method in force."""
+        """Return the run's settings with `method` set."""
         return self.run.model_copy(update={"method": method})

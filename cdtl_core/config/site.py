@@ -1,4 +1,4 @@
-"""All that belongs to one hospital; nothing of it is sent."""
+"""Settings of one hospital; none of them is sent."""
 
 import json
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ _PublicKey = Annotated[str, Field(pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{68}$")]
 
 
 class PhantomConfig(Settings):
-    """Synthetic images in place of a hospital's own: how many patients to render, from which seed.
+    """Synthetic images in place of a hospital's own: the number of patients and the seed.
 
-    With `train`, so many patients are for training and as many for validation; all others are tested. It makes a site
-    that has few patients and still says how good its model is.
+    With `train`, this number of patients is for training and the same number for validation; all others are tested. A
+    site can then have few training patients and still measure its model.
     """
 
     patients: int = Field(ge=8)
@@ -30,16 +30,16 @@ class PhantomConfig(Settings):
     @model_validator(mode="after")
     def _some_are_tested(self) -> "PhantomConfig":
         if self.train is not None and self.patients < 2 * self.train + 4:
-            raise ValueError(f"train is {self.train} of {self.patients} patients: leave at least 4 to be tested")
+            raise ValueError(f"train is {self.train} of {self.patients} patients: at least 4 must be left for the test")
         return self
 
 
 class BoxConfig(Settings):
-    """Where a lesion is in its image: what is trained on is the square around it.
+    """Where a lesion is in its image; training uses the square around it.
 
-    `column` of the manifest holds ``x, y, width, height`` in pixels (brackets are allowed), `scale` names the column
-    whose number leads from these pixels to the file's. The square's side is `margin` times the box's longer one, at
-    least `least_px` pixels of the file; beyond the image's edge it is black.
+    `column` of the manifest holds ``x, y, width, height`` in pixels (brackets are allowed). `scale` names the column
+    with the factor from these pixels to the file's. The side of the square is `margin` times the longer side of the
+    box, and at least `least_px` pixels of the file. Parts beyond the edge of the image are black.
     """
 
     column: str = Field(min_length=1)
@@ -68,13 +68,13 @@ class DataConfig(Settings):
 
 
 class ChecksConfig(Settings):
-    """Rules of the cohort check that a site switches off, each with its reason; docs/checks.md lists them."""
+    """Rules of the cohort check that a site switches off, each with a reason; docs/checks.md lists the rules."""
 
     off: dict[str, Annotated[str, Field(min_length=3)]] = Field({})
 
 
 class PublishConfig(Settings):
-    """What a site adds to its modality contract: its pixels' mean and spread, and the only common start it accepts."""
+    """What a site adds to its modality contract: mean and spread of its pixels, and the initial weights it accepts."""
 
     pixel_statistics: bool = False
     initial_weights_hash: Sha256 | None = Field(None, validation_alias=FORMERLY_THETA0)
@@ -83,10 +83,10 @@ class PublishConfig(Settings):
 class SitePrivacy(Settings):
     """A hospital's own privacy terms.
 
-    `exempt` trains without differential privacy in runs that do not require it. `target_epsilon` bounds the whole
-    ledger, however much a run would allow. `ledger` is ``run`` in simulations alone, where each method is a world of
-    its own; everywhere else one ledger counts all runs. `accept_faulty_steps` trains on though the ledger holds steps
-    of earlier versions, whose noise bounds nothing: epsilon then counts the steps since.
+    A site with `exempt` trains without differential privacy in runs that do not require it. `target_epsilon` bounds the
+    whole ledger, even if a run would allow more. `ledger` is ``run`` only in simulations, where each method counts for
+    itself; everywhere else one ledger counts all runs. With `accept_faulty_steps` the site continues although its
+    ledger holds steps of earlier versions whose noise gives no bound; epsilon then counts the steps since.
     """
 
     exempt: bool = False
@@ -108,17 +108,17 @@ class ApprovalConfig(Settings):
     @model_validator(mode="after")
     def _enough_keys(self) -> "ApprovalConfig":
         if len(set(self.keys.values())) != len(self.keys):
-            raise ValueError("approval.keys gives two persons the same key: give each a key of their own")
+            raise ValueError("approval.keys lists the same key for two persons: give each person a separate key")
         if self.people > max(1, len(self.keys)):
             raise ValueError(
-                f"approval.people is {self.people} and approval.keys names {len(self.keys)}: make each person's key "
-                "with cdtl site approver and add it"
+                f"approval.people is {self.people} and approval.keys names {len(self.keys)}: create a key for each "
+                "person with cdtl site approver and add it"
             )
         return self
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``; lists as the JSON text that Flower carries."""
+    """Return ``{"train": {"lr": 1}}`` as ``{"train.lr": 1}``; lists as the JSON text that Flower carries."""
     flat: dict[str, Any] = {}
     for key, value in tree.items() if isinstance(tree, dict) else ():
         name = f"{prefix}{key}"
@@ -140,7 +140,7 @@ def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def _known_keys(locks: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
     for unknown in sorted(set(locks) - set(_keys(RunConfig))):
-        raise ValueError(f"lock.{unknown} is no setting of a run")
+        raise ValueError(f"lock.{unknown} is not a setting of a run")
     return locks
 
 
@@ -148,7 +148,7 @@ Locks = Annotated[dict[str, bool | int | float | str], BeforeValidator(_flat), A
 
 
 class SiteConfig(Settings):
-    """All that belongs to one hospital; nothing of it is sent.
+    """All settings of one hospital; none of them is sent.
 
     `room_mb` is the memory in megabytes for replies that wait for the coordinator; without room nothing is trained.
     `lock` names run settings that this site fixes, for example privacy terms: a run that says otherwise is refused,

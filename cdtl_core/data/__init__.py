@@ -1,1 +1,1 @@
-"""A hospital's files as a cohort: manifest, split, pixels, transforms; decoders and synthetic images in subpackages."""
+"""A hospital's files as a cohort: manifest, split, pixels and transforms, with decoders and synthetic images."""

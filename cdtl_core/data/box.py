@@ -1,4 +1,4 @@
-"""A lesion's box in an image, and the square around it that is trained on."""
+"""Lesion boxes: cut the square around a lesion out of an image."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ __all__ = ["Square", "cut", "square_of"]
 
 @dataclass(frozen=True)
 class Square:
-    """A square of an image in pixels of its file; it may reach beyond the edges."""
+    """A square in an image, in pixels of the file; it may reach beyond the edges."""
 
     left: int
     top: int
@@ -23,7 +23,7 @@ class Square:
 
 
 def square_of(cells: Mapping[str, str], box: BoxConfig, file: str) -> Square:
-    """The square around the box that a manifest's row names.
+    """Return the square around the box in a manifest row.
 
     Args:
         cells: Column to cell.
@@ -47,7 +47,7 @@ def square_of(cells: Mapping[str, str], box: BoxConfig, file: str) -> Square:
 
 
 def cut(image: npt.NDArray[np.uint8], square: Square) -> npt.NDArray[np.uint8]:
-    """The part of an image H W or H W 3 inside a square, black beyond the image's edges.
+    """Return the part of an image H W or H W 3 inside a square; parts beyond the image are black.
 
     Raises:
         DataError: The square lies outside the image.
@@ -56,7 +56,7 @@ def cut(image: npt.NDArray[np.uint8], square: Square) -> npt.NDArray[np.uint8]:
     top, bottom = max(square.top, 0), min(square.top + square.side, height)
     left, right = max(square.left, 0), min(square.left + square.side, width)
     if top >= bottom or left >= right:
-        raise DataError(f"a lesion's box lies outside its image of {width} x {height} pixels: correct data.box.scale.")
+        raise DataError(f"a lesion's box is outside its image of {width} x {height} pixels: correct data.box.scale.")
     found = np.zeros((square.side, square.side, *image.shape[2:]), np.uint8)
     rows, columns = slice(top - square.top, bottom - square.top), slice(left - square.left, right - square.left)
     found[rows, columns] = image[top:bottom, left:right]

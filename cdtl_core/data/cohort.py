@@ -37,30 +37,30 @@ class Fold:
     rows: Ints
     labels: Ints
     patients: Ints
-    identities: Ints = field(default=None)  # type: ignore[arg-type]  # never None: see __post_init__
+    identities: Ints = field(default=None)  # never None after __post_init__
 
     def __post_init__(self) -> None:
         if self.identities is None:
             object.__setattr__(self, "identities", self.patients)
 
     def where(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Fold":
-        """The chosen images, by place or by mask."""
+        """Return the fold with the chosen images only, by index or by mask."""
         parts = (self.rows, self.labels, self.patients, self.identities)
         return Fold(self.pixels, *(part[chosen] for part in parts))
 
     @property
     def holds_features(self) -> bool:
-        """Whether `pixels` are features."""
+        """Whether `pixels` holds features instead of images."""
         return bool(self.pixels.dtype == np.float16)
 
     @property
     def num_images(self) -> int:
-        """Images in this fold."""
+        """Number of images in this fold."""
         return len(self.rows)
 
     @property
     def num_patients(self) -> int:
-        """Distinct patients in this fold."""
+        """Number of patients in this fold."""
         return len(np.unique(self.patients))
 
 
@@ -79,12 +79,12 @@ class Cohort:
 
     @property
     def channels(self) -> int:
-        """1 if all images are gray, else 3."""
+        """Number of channels: 1 if all images are gray, else 3."""
         return int(self.folds["train"].pixels.shape[1])
 
     @property
     def num_patients(self) -> int:
-        """Distinct patients over all splits."""
+        """Number of patients over all splits."""
         return sum(fold.num_patients for fold in self.folds.values())
 
 
@@ -99,7 +99,17 @@ def build_cohort(
     strict: bool = False,
     box: BoxConfig | None = None,
 ) -> Cohort:
-    """Decode `cases` (once, into `cache`) and divide them by `split` (patient to split).
+    """Decode images (once, into `cache`) and divide them by split.
+
+    Args:
+        cases: All images of the site.
+        split: Patient to split.
+        labels: The task's labels.
+        size: Side of the square images in pixels.
+        cache: Folder for decoded images.
+        frame: Which frame of a file with several: ``first``, ``middle``, ``last`` or an index from 0.
+        strict: Compare file contents instead of size and time before decoded images are reused.
+        box: How lesions are cut out; None: whole images.
 
     Raises:
         DataError: An image is missing or cannot be decoded.
@@ -117,12 +127,12 @@ def build_cohort(
 
 
 def _identity(patient: str) -> int:
-    """A number of 64 bits that is the patient's whoever else is there; it stays in memory."""
+    """Return 64 bits that identify a patient regardless of the other patients; the number stays in memory."""
     return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], signed=True)
 
 
 def pixel_statistics(fold: Fold) -> tuple[float, float]:
-    """Mean and standard deviation of all pixels of a fold, in [0, 255]; one image in memory at a time."""
+    """Return mean and standard deviation of all pixels of a fold, in [0, 255], with one image in memory at a time."""
     images = [fold.pixels[row] for row in fold.rows]
     mean = float(np.mean([image.mean() for image in images]))
     square = float(np.mean([(image.astype(np.float64) ** 2).mean() for image in images]))

@@ -1,4 +1,4 @@
-"""What a cohort check keeps of one image: numbers and a thumbnail, never the pixels."""
+"""Facts that a cohort check keeps about each image: numbers and a thumbnail, never the pixels."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -100,7 +100,7 @@ class ImageFacts:
 
 
 def examine(path: Path) -> ImageFacts | Fault:
-    """Decode one image and keep its facts, or say why it cannot be decoded."""
+    """Decode one image and return its facts, or the reason why it cannot be decoded."""
     try:
         picture = read_picture(path)
         digest = file_hash(path)
@@ -110,9 +110,13 @@ def examine(path: Path) -> ImageFacts | Fault:
 
 
 def examine_all(paths: Sequence[Path], workers: int | None = None) -> list[ImageFacts | Fault]:
-    """The facts or fault of each image, in order; decodes in `workers` processes (default: one per core).
+    """Return the facts or the fault of each image, in order.
 
-    At most one image per process is in memory at once; progress goes to `cdtl_core.system.progress`.
+    Each process holds at most one image in memory. Progress goes to `cdtl_core.system.progress`.
+
+    Args:
+        paths: Image files.
+        workers: Number of processes; None: one per core.
 
     Raises:
         DataError: A process was killed, for lack of memory or by a decoder that crashed.

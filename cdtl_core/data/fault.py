@@ -1,4 +1,4 @@
-"""Why a file gives no image, before its name is known; becomes a DataError of one sentence."""
+"""Errors of unreadable files, raised before the file's name is known."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ _RESTORE = "restore the file from its source or leave it out"
 
 
 class UnreadableError(Exception):
-    """A file that gives no image; never holds values of its header, which may name a patient.
+    """An unreadable file; never holds values of its header, which may name a patient.
 
     Attributes:
-        what: What is wrong, as it follows the file's name: ``is truncated``.
+        what: What is wrong, as a phrase after the file's name: ``is truncated``.
         do: What the reader should do.
     """
 
@@ -24,12 +24,17 @@ class UnreadableError(Exception):
 
 
 def refuse(path: Path, fault: UnreadableError) -> DataError:
-    """The error that names the file, in one sentence on one line."""
+    """Return the error that names the file, in one sentence on one line."""
     return DataError(" ".join(f"the image {path} {fault.what}: {fault.do}.".split("\n")))
 
 
 def check_size(height: int, width: int, bytes_per_pixel: float) -> None:
-    """Refuse an image before memory is taken for it, as stored or as uint8.
+    """Refuse an image that is too large, before memory is allocated for it.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        bytes_per_pixel: As stored or as uint8, whichever is larger.
 
     Raises:
         UnreadableError: It has no pixels, or more than 400 MB once decoded.

@@ -1,4 +1,4 @@
-"""Which frame of a file with several is read."""
+"""Choice of the frame in a file with several frames."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ Frame = Literal["first", "middle", "last"] | int
 
 
 def choose_frame(frame: Frame, count: int) -> int:
-    """The index, from 0, of the chosen one of `count` frames; of an even number the middle is the later one.
+    """Return the index, from 0, of the chosen frame out of `count`; the middle of an even number is the later one.
 
     Raises:
         UnreadableError: The file has no frame of that index, or the choice is no frame at all.

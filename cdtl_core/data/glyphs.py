@@ -1,4 +1,4 @@
-"""Burned-in text: near-binary marks of one height that stand in a row."""
+"""Detection of burned-in text: near-binary marks of one height in a row."""
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,9 @@ Marks = npt.NDArray[np.int64]  # one row per mark: top, bottom, left, right in p
 
 
 def count_glyphs(gray: npt.NDArray[np.uint8]) -> int:
-    """The most letter-like marks that stand in one row of an image (H W): light on dark, or dark on light.
+    """Count the letter-like marks in the longest row of an image (H W), light on dark or dark on light.
 
-    Text has at least 3; speckle, calcifications and tissue borders rarely line up so.
+    Text has at least 3. Speckle, calcifications and tissue borders rarely form such rows.
     """
     if max(gray.shape) < SMALLEST:
         return 0
@@ -62,7 +62,7 @@ def _are_letters(marks: Marks, areas: npt.NDArray[np.intp]) -> npt.NDArray[np.bo
 
 
 def _longest_row(marks: Marks) -> int:
-    """Letters that follow each other from left to right: like height and brightness, same line, small gaps."""
+    """Return the longest row of letters from left to right: similar height and brightness, same line, small gaps."""
     best = np.zeros(len(marks), np.int64)
     for i, mark in enumerate(marks):
         before = best[:i][_lead_to(marks[:i], mark)]
@@ -71,7 +71,7 @@ def _longest_row(marks: Marks) -> int:
 
 
 def _lead_to(marks: Marks, mark: Marks) -> npt.NDArray[np.bool_]:
-    """Which of `marks` may be the letter before `mark`."""
+    """Return which of `marks` may be the letter before `mark`."""
     heights, height = marks[:, 1] - marks[:, 0], mark[1] - mark[0]
     tall, short = np.maximum(heights, height), np.minimum(heights, height)
     gaps = mark[2] - marks[:, 3]

@@ -1,4 +1,4 @@
-"""Patient identifiers leave memory only as keyed hashes; the key is made at the site and stays there."""
+"""Keyed hashes of patient identifiers; the key is created at the site and stays there."""
 
 import hashlib
 import hmac
@@ -17,7 +17,7 @@ _KEY_BYTES = 32
 
 
 def load_key(folder: Path) -> bytes:
-    """The site's key, made on first use; readable by its owner only.
+    """Return the site's key, created on first use and readable by its owner only.
 
     Raises:
         DataError: The key file is damaged.
@@ -28,12 +28,12 @@ def load_key(folder: Path) -> bytes:
         _make_key(path)
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
-        raise DataError(f"the key {path} is damaged: restore it from the site's backup; without it splits change.")
+        raise DataError(f"the key {path} is damaged: restore it from the site's backup; without it the splits change.")
     return key
 
 
 def _make_key(path: Path) -> None:
-    """A whole key or none, and the same one for all processes that make it at the same time."""
+    """Create the key atomically; processes that do so at the same time get the same key."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         replace_bytes(draft, secrets.token_bytes(_KEY_BYTES), mode=0o600)
@@ -48,5 +48,5 @@ def _make_key(path: Path) -> None:
 
 
 def pseudonym(key: bytes, patient: str) -> str:
-    """Sixteen hex digits that stand for a patient at this site only; who lacks the key cannot test guesses."""
+    """Return sixteen hex digits for a patient, valid at this site only; guesses cannot be tested without the key."""
     return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:16]

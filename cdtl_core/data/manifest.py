@@ -1,4 +1,4 @@
-"""The images that a site trains on: rows of its source, kept by conditions, with the task's labels."""
+"""The images that a site trains on: rows of its source, filtered by conditions, with the task's labels."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +18,9 @@ Condition = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One image: where it is, its label as an index into the task's labels, whose it is, its fixed split if any.
+    """One image: file, label (index into the task's labels), patient, and its fixed split if any.
 
-    `square` is the part of it that is looked at; None: all of it.
+    `square` is the part that is used; None: the whole image.
     """
 
     file: Path
@@ -49,7 +49,7 @@ def read_manifest(
 
 
 def keep_rows(rows: Iterable[Row], where: Mapping[str, Condition]) -> list[Row]:
-    """Rows that meet every condition: column to a pattern (``GE*``), a tuple of patterns, or a bound (``>=0.25``).
+    """Return the rows that meet every condition: a pattern (``GE*``), a tuple of them, or a bound (``>=0.25``).
 
     Raises:
         ConfigError: A condition names a column that a row lacks, or bounds one that is no number.
@@ -81,13 +81,13 @@ def cases_of(
     """
     cases = [case for row in rows if (case := _case(row, source, labels, label_map, box)) is not None]
     if not cases:
-        raise DataError(f"the manifest {source} leaves no image after where and label_map: loosen them.")
+        raise DataError(f"the manifest {source} has no image left after where and label_map: relax these settings.")
     _refuse_repeated(cases, source)
     return tuple(cases)
 
 
 def _refuse_repeated(cases: Sequence[Case], source: str) -> None:
-    """One image under two patients would stand in train and test."""
+    """Refuse an image that is listed twice; under two patients it would be in both training and test."""
     seen: set[str] = set()
     for case in cases:
         file = os.path.normpath(case.file)
@@ -113,7 +113,7 @@ def _holds(value: str, wanted: Condition, column: str) -> bool:
         number, bound = float(value), float(wanted[2:])
     except ValueError:
         raise ConfigError(
-            f"data.where.{column} = '{wanted}' meets '{value}', no number: bound a numeric one."
+            f"data.where.{column} = '{wanted}' needs numbers and the manifest has '{value}': use a numeric column."
         ) from None
     return number >= bound if wanted.startswith(">=") else number <= bound
 
@@ -126,11 +126,11 @@ def _case(
         return None
     if label not in labels and row.label in label_map:
         raise DataError(
-            f"data.label_map leads from '{row.label}' to '{label}', the task has {', '.join(labels)}: correct it."
+            f"data.label_map maps '{row.label}' to '{label}', and the task has {', '.join(labels)}: correct it."
         )
     if label not in labels:
         raise DataError(
-            f"the manifest {source} has the label '{row.label}', the task has {', '.join(labels)}: "
+            f"the manifest {source} has the label '{row.label}', and the task has {', '.join(labels)}: "
             f"map it in data.label_map, or leave its images out with '{row.label}' = \"\"."
         )
     if not row.patient:

@@ -1,4 +1,4 @@
-"""A cohort's images, decoded once into one file of uint8 on the site's disk and read through memory mapping."""
+"""Decoded images of a cohort in one memory-mapped uint8 file on the site's disk."""
 
 import hashlib
 import json
@@ -51,11 +51,20 @@ def load_pixels(
     strict: bool = False,
     workers: int = 0,
 ) -> PixelFile:
-    """The images of `files` as one memory-mapped array.
+    """Return the images of `files` as one memory-mapped array.
 
-    The first call decodes them in parallel into `folder`; later ones map the same file as long as the paths, sizes and
-    modification times of the files (with `strict` their contents), the squares cut out of them (none: whole images),
-    the frame, the image size and the intake version are unchanged.
+    The first call decodes them in parallel into `folder`. Later calls map the same file while all of these are
+    unchanged: the paths, sizes and times of the files (with `strict` their contents), the squares, the frame, the image
+    size and the intake version.
+
+    Args:
+        files: Image files.
+        size: Side of the square images in pixels.
+        folder: Folder for decoded images.
+        squares: The square to cut out of each image; empty: whole images.
+        frame: Which frame of a file with several.
+        strict: Compare file contents instead of size and time.
+        workers: Number of processes; None: one per core.
 
     Raises:
         DataError: A file is missing or cannot be decoded, or a square lies outside its image.
@@ -84,10 +93,10 @@ def _key(files: Sequence[Path], settings: str, strict: bool) -> str:
 
 
 def _decode(files: Sequence[tuple[Path, Square | None]], size: int, frame: Frame, target: Path, workers: int) -> int:
-    """Write the array; returns the most bits per sample that a file stores."""
+    """Write the array; return the most bits per sample of any file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob("*.draft"):
-        if not psutil.pid_exists(int(left.name.split(".")[1])):  # of a killed process
+        if not psutil.pid_exists(int(left.name.split(".")[1])):  # left by a killed process
             left.unlink(missing_ok=True)
     draft, slim = (target.with_suffix(f".{os.getpid()}.{part}.draft") for part in ("all", "gray"))
     try:
@@ -115,7 +124,7 @@ def _decode(files: Sequence[tuple[Path, Square | None]], size: int, frame: Frame
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.uint8]]":
-    """A new array in a file, whose room is taken now: writing into a mapped file on a full disk would kill us."""
+    """Create an array in a file and reserve its space: a write to a mapped file on a full disk kills the process."""
     array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     with open(path, "r+b") as file:
         if hasattr(os, "posix_fallocate"):  # macOS lacks it

@@ -1,4 +1,4 @@
-"""What a site has, as rows: a manifest, class folders, or a DICOM tree with a table of labels."""
+"""A site's images as rows, from a manifest, class folders, or a DICOM tree with a table of labels."""
 
 import csv
 import os
@@ -19,7 +19,10 @@ _COLUMNS = ("file", "label", "patient_id", "split", "group")
 
 @dataclass(frozen=True)
 class Row:
-    """One image as its source names it: local label, patient and split may be empty; `more` holds further columns."""
+    """One image as its source lists it; label, patient and split may be empty.
+
+    `more` holds further columns.
+    """
 
     file: Path
     label: str
@@ -82,12 +85,12 @@ def rows_of_folders(folder: Path, *, patient_pattern: str = "") -> list[Row]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     rows = [Row(file, label.name, _patient(file, pattern)) for label in classes for file in _images(label)]
     if not rows:
-        raise DataError(f"{folder} holds no class folders with images: give FOLDER/<label>/<image>, or a manifest.")
+        raise DataError(f"{folder} has no class folders with images: use FOLDER/<label>/<image>, or a manifest.")
     return rows
 
 
 def rows_of_dicom(folder: Path, table: Path) -> tuple[list[Row], list[str]]:
-    """Rows of a DICOM tree joined with a table of labels; also a sentence for what found no partner.
+    """Return the rows of a DICOM tree joined with a table of labels, and a sentence for each image or label left over.
 
     The table is a CSV with a column ``label`` and one of SOPInstanceUID, AccessionNumber, PatientID; the most specific
     one that it has is the join. Its columns split and group are kept.
@@ -102,7 +105,7 @@ def rows_of_dicom(folder: Path, table: Path) -> tuple[list[Row], list[str]]:
     for file in _images(folder):
         tags = read_tags(file)
         if tags is None:
-            notes.append(f"{file} is no DICOM file: left out.")
+            notes.append(f"{file} is not a DICOM file: left out.")
             continue
         name = {"SOPInstanceUID": tags.sop_uid, "AccessionNumber": tags.accession, "PatientID": tags.patient_id}[key]
         if name not in labels:
@@ -115,12 +118,12 @@ def rows_of_dicom(folder: Path, table: Path) -> tuple[list[Row], list[str]]:
     if unused:
         notes.append(f"{unused} of the table's {len(labels)} keys have no image.")
     if not rows:
-        raise DataError(f"no image in {folder} joins with {table} on {key}: check that both are of the same export.")
+        raise DataError(f"no image in {folder} matches {table} by {key}: check that both come from the same export.")
     return rows, notes
 
 
 def write_manifest(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as manifest.csv, atomically; files are written relative to its folder where they lie below it."""
+    """Write rows as manifest.csv, atomically; files below its folder are written as relative paths."""
     found = list(rows)
     more = list(dict.fromkeys(name for row in found for name in row.more))
     lines = [[*_COLUMNS, *more]]
@@ -138,7 +141,7 @@ def _row(folder: Path, line: Mapping[str, str]) -> Row:
 
 
 def _images(folder: Path) -> list[Path]:
-    """Image files below a folder, in the order of their paths; a file without a suffix may be DICOM."""
+    """Return the image files below a folder in the order of their paths; a file without a suffix may be DICOM."""
     found = (Path(root) / name for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
     return sorted(path for path in found if path.suffix.lower() in _SUFFIXES or not path.suffix)
 
@@ -147,14 +150,14 @@ def _pattern(text: str) -> re.Pattern[str] | None:
     try:
         pattern = re.compile(text) if text else None
     except re.error as error:
-        raise DataError(f"'{text}' is no regular expression ({error}): correct --patient-pattern.") from None
+        raise DataError(f"'{text}' is not a regular expression ({error}): correct --patient-pattern.") from None
     if pattern is not None and pattern.groups < 1:
         raise DataError(f"'{text}' has no group: put the patient's part in brackets, for example '(P[0-9]+)_'.")
     return pattern
 
 
 def _patient(file: Path, pattern: re.Pattern[str] | None) -> str:
-    from cdtl_core.data.decode.dicom import read_tags  # pydicom, which a site in a round does without
+    from cdtl_core.data.decode.dicom import read_tags  # imported here: a site in a round does not need pydicom
 
     tags = read_tags(file)
     if tags is not None and tags.patient_id:

@@ -1,4 +1,4 @@
-"""Train, validation and test: by patient, stratified by the patient's labels, seeded."""
+"""Split into training, validation and test: by patient, stratified by label, seeded."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -65,7 +65,7 @@ def _cut(ranked: Sequence[str], test: float, val: float) -> dict[str, Split]:
 
 
 def _fill(ranked: Sequence[str], counts: Counter[Split], test: float, val: float) -> dict[str, Split]:
-    """Each patient in turn to the split that is shortest of its share."""
+    """Assign each patient in turn to the split that is furthest below its share."""
     shares: dict[Split, float] = {"train": 1 - test - val, "val": val, "test": test}
     filled: dict[str, Split] = {}
     for patient in ranked:
@@ -77,7 +77,7 @@ def _fill(ranked: Sequence[str], counts: Counter[Split], test: float, val: float
 
 
 def _part(wanted: float, most: int) -> int:
-    """At least one patient, unless that leaves none to train on."""
+    """Return at least one patient, unless that leaves none to train on."""
     return min(max(1, round(wanted)), max(most, 0))
 
 
@@ -103,7 +103,7 @@ def _official(cases: Sequence[Case]) -> dict[str, Split]:
                 f"the manifest's split column has '{case.split}': use train, val or test, or leave it empty."
             )
         if chosen.setdefault(case.patient, names[case.split]) != case.split:
-            raise DataError("a patient stands in two splits of the manifest's split column: give each patient one.")
+            raise DataError("a patient has two splits in the manifest's split column: give each patient one split.")
     return chosen
 
 

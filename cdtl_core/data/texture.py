@@ -1,4 +1,4 @@
-"""How rough an image is, octave by octave."""
+"""Texture of an image in four octaves."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Detail:
 
 
 def measure_texture(image: Image.Image) -> tuple[Detail, ...]:
-    """The details of a 128 x 128 copy of a gray image in four octaves, finest first."""
+    """Return the details of a 128 x 128 copy of a gray image in four octaves, finest first."""
     return tuple(_detail(level) for level in _octaves(image))
 
 
@@ -42,7 +42,7 @@ def _halved(level: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _detail(level: npt.NDArray[np.float32]) -> Detail:
-    """What one octave adds to the next coarser one."""
+    """Return the detail that one octave adds to the next coarser one."""
     detail = level - _halved(level).repeat(2, axis=0).repeat(2, axis=1)
     spread = float(detail.std())
     tissue = np.abs(detail[(level > TISSUE[0]) & (level < TISSUE[1])])

@@ -1,4 +1,4 @@
-"""Batches of uint8 images to normalised tensors, and their random changes; randomness comes in as a generator."""
+"""Normalisation and augmentation of image batches; all randomness comes from a generator argument."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ _BLUR = 5
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Widest random change of each kind.
+    """The largest random change of each kind.
 
     Lengths are shares of the image, angles degrees, `gamma` a logarithm; `flip`, `invert` and `blur` are chances.
     """
@@ -32,7 +32,7 @@ class Augmentation:
 
 
 def to_unit(batch: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """B C H W uint8 to float32 in [0, 1]."""
+    """Return a B C H W uint8 batch as float32 in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(batch)).to(torch.float32).div_(255.0)
 
 
@@ -68,7 +68,7 @@ def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) ->
 
 
 def _rendered(images: torch.Tensor, change: Augmentation, rng: torch.Generator) -> torch.Tensor:
-    """As another modality might render them; a change that is switched off draws nothing."""
+    """Change gamma, inversion and smoothing; a change that is switched off draws no random number."""
     each = (images.shape[0], 1, 1, 1)
     if change.gamma:
         images = images.clamp_min(1e-4) ** torch.exp((torch.rand(each, generator=rng) * 2 - 1) * change.gamma)
@@ -81,7 +81,12 @@ def _rendered(images: torch.Tensor, change: Augmentation, rng: torch.Generator) 
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """B C H W in [0, 1] to B 3 H W, less `mean`, over `std`; gray is repeated so that the stem stays shared.
+    """Normalise B C H W in [0, 1] to B 3 H W; gray is repeated so that all modalities share the stem.
+
+    Args:
+        images: B C H W in [0, 1].
+        mean: Subtracted, per channel.
+        std: Divisor, per channel.
 
     Source: eq. (2), Inbaraj et al. 2025. Differs: the constants are those of the initial weights, the same at every
     site.

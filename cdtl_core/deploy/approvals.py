@@ -27,7 +27,7 @@ __all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault"
 
 _INITIAL_WEIGHTS = "limits.initial_weights_hash"
 
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 
 
 class Approval(BaseModel):

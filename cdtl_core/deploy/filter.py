@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cdtl_core.data.identity import load_key as load_patient_key
 from cdtl_core.deploy.certificates import loopback_certificate, save_credential
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress
-from cdtl_core.deploy.egress_filter.config import GateConfig
+from cdtl_core.deploy.egress_filter.config import FilterConfig
 from cdtl_core.deploy.keys import KEY_FILE, load_key
 from cdtl_core.deploy.link import CERTIFICATE, NODE_FOLDERS, SOCKET, Link, check_length
 from cdtl_core.errors import FederationError
@@ -22,7 +22,7 @@ from cdtl_core.flower import flower_environment
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.processes import ProcessGroup
 
-__all__ = ["CERTIFICATE_FILE", "Filter", "open_filter", "outbound_proxy", "save_tls_key", "start_gate"]
+__all__ = ["CERTIFICATE_FILE", "Filter", "open_filter", "outbound_proxy", "save_tls_key", "start_filter"]
 
 CERTIFICATE_FILE = "site.crt"
 _UP_S = 30.0
@@ -30,23 +30,23 @@ _UP_S = 30.0
 
 @dataclass(frozen=True)
 class Filter:
-    """What the gate is started with.
+    """What the filter is started with.
 
     Attributes:
         home: The site's folder.
         scratch: Made at each start of the service; only its owner can enter it.
         link: What the node may read.
-        gate: The gate's configuration.
+        config: The filter's configuration.
     """
 
     home: Path
     scratch: Path
     link: Link
-    gate: GateConfig
+    config: FilterConfig
 
 
 def open_filter(home: Path, scratch: Path, address: CoordinatorAddress, link: Link) -> Filter:
-    """Write what gate and node need; nothing is started.
+    """Write what filter and node need; nothing is started.
 
     Raises:
         DataError: The site's key is missing or damaged.
@@ -63,7 +63,7 @@ def open_filter(home: Path, scratch: Path, address: CoordinatorAddress, link: Li
         load_patient_key(home)  # made here if it is missing: the node cannot
     link.write(CERTIFICATE, (scratch / "loopback.crt").read_bytes())
     link.copy_from(home)
-    gate = GateConfig(
+    config = FilterConfig(
         home=home,
         settings=home / "site.toml",
         link=link.folder,
@@ -78,19 +78,19 @@ def open_filter(home: Path, scratch: Path, address: CoordinatorAddress, link: Li
         client_key=scratch / "client.key",
         proxy=outbound_proxy(address.host),
     )
-    return Filter(home, scratch, link, gate)
+    return Filter(home, scratch, link, config)
 
 
-def start_gate(filter: Filter, ending: Callable[[], bool]) -> ProcessGroup:
-    """Start the gate; returns once it listens.
+def start_filter(filter: Filter, ending: Callable[[], bool]) -> ProcessGroup:
+    """Start the filter; returns once it listens.
 
     Raises:
         FederationError: It does not listen in time.
     """
     path, log = filter.scratch / "gate.json", filter.home / "logs" / "gate.log"
-    replace_bytes(path, filter.gate.model_dump_json().encode(), mode=0o600)
+    replace_bytes(path, filter.config.model_dump_json().encode(), mode=0o600)
     group = ProcessGroup(flower_environment({}), filter.scratch / "empty")
-    group.start("gate", [sys.executable, "-m", "cdtl_core.deploy.egress_filter", str(path)], log)
+    group.start("filter", [sys.executable, "-m", "cdtl_core.deploy.egress_filter", str(path)], log)
     try:
         _await_socket(filter.link.folder / SOCKET, log, lambda: bool(group.ended()) or ending())
     except BaseException:
@@ -122,4 +122,4 @@ def _await_socket(path: Path, log: Path, given_up: Callable[[], bool]) -> None:
             probe.connect(str(path))
             return
         time.sleep(0.05)
-    raise FederationError(f"the gate did not open its socket {path}: read {log}.")
+    raise FederationError(f"the filter did not open its socket {path}: read {log}.")

@@ -9,7 +9,7 @@ from cdtl_core.config.settings import SITE_FILE, load_site
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress, load_address
 from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.expiry import DailyNotices, site_notices
-from cdtl_core.deploy.filter import Filter, open_filter, save_tls_key, start_gate
+from cdtl_core.deploy.filter import Filter, open_filter, save_tls_key, start_filter
 from cdtl_core.deploy.link import LINK, Link
 from cdtl_core.deploy.renewing import adopt_key, finish_adoption, is_renewing, knows_next_key
 from cdtl_core.deploy.separation import find_separation, note_separation, require_separation
@@ -56,30 +56,30 @@ def serve_site(home: Path, part: Part = "all") -> None:
     with running_service(home) as (end, scratch):
         link = Link(scratch / LINK) if part == "all" else Link(home / LINK, 0o640)
         filter = open_filter(home, scratch, address, link)
-        gate = Unit("gate", lambda: start_gate(filter, end.is_set), pause_s=_PAUSE_S)
+        unit = Unit("filter", lambda: start_filter(filter, end.is_set), pause_s=_PAUSE_S)
         node = _Node(home, link.folder, scratch, home / "logs") if part == "all" else None
         if node and own.require_separation:
             require_separation(node.separation)
         _log.info("connecting to %s port %d", address.host, address.port)
         try:
-            _keep_going(filter, gate, node, address, end)
+            _keep_going(filter, unit, node, address, end)
         finally:
             if node:
                 node.stop()
-            gate.stop()
+            unit.stop()
 
 
 def _keep_going(
-    filter: Filter, gate: Unit, node: "_Node | None", address: CoordinatorAddress, end: threading.Event
+    filter: Filter, unit: Unit, node: "_Node | None", address: CoordinatorAddress, end: threading.Event
 ) -> None:
     said: dict[str, object] = {}
     notices = DailyNotices(lambda now: site_notices(filter.home, now))
-    renewing = _Renewing(filter, gate, address)
+    renewing = _Renewing(filter, unit, address)
     while not end.is_set():
         notices.say()
         renewing.keep()
-        gate.keep()
-        if node and gate.pids:
+        unit.keep()
+        if node and unit.pids:
             node.keep()
         filter.link.copy_from(filter.home)
         said = _say(filter.home, said)
@@ -102,8 +102,8 @@ def _serve_node(home: Path) -> None:
 class _Renewing:
     """Changes to the site's next key once the coordinator knows it, between two messages where that is possible."""
 
-    def __init__(self, filter: Filter, gate: Unit, address: CoordinatorAddress) -> None:
-        self._filter, self._gate, self._address = filter, gate, address
+    def __init__(self, filter: Filter, unit: Unit, address: CoordinatorAddress) -> None:
+        self._filter, self._unit, self._address = filter, unit, address
         self._ask_at, self._since = 0.0, 0.0
 
     def keep(self) -> None:
@@ -116,14 +116,14 @@ class _Renewing:
             self._ask_at = now + _ASK_S
             self._since = now if knows_next_key(home, self._address) else 0.0
         if self._since and now - self._since > _SETTLE_S and (not _waits(home) or now - self._since > _PATIENCE_S):
-            self._gate.stop()  # it says goodbye with the former key
+            self._unit.stop()  # it says goodbye with the former key
             (home / _ASKS).unlink(missing_ok=True)  # put to the former key's node; the server asks the new one again
             adopt_key(home)
             save_tls_key(home, self._filter.scratch / "client.key")
 
 
 def _waits(home: Path) -> bool:
-    """Whether a message waits for its reply, as far as the gate has noted."""
+    """Whether a message waits for its reply, as far as the filter has noted."""
     try:
         return bool(parse_json((home / _ASKS).read_bytes()))
     except (OSError, ValueError):
@@ -167,7 +167,7 @@ class _Node:
 
 
 def _say(home: Path, said: dict[str, object]) -> dict[str, object]:
-    """Say what has changed in what the gate knows."""
+    """Say what has changed in what the filter knows."""
     status = read_status(home)
     now: dict[str, object] = {name: status.get(name) for name in ("connected", "last_refusal", "pending")}
     fault = status.get("last_fault")

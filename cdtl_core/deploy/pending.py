@@ -1,4 +1,4 @@
-"""Runs that came to a site's gate and were refused because nobody had approved them: kept for the operator to look at.
+"""Runs that the site's egress filter refused because they are not approved, kept for the operator to inspect.
 
 The bundle's bytes are saved and never unpacked. A coordinator cannot fill the disk: only the latest `MAX_PENDING` are
 kept, with bundles of at most `MAX_BUNDLE` bytes.
@@ -24,7 +24,7 @@ __all__ = ["PendingRun", "find", "keep_pending", "pending", "request_of"]
 MAX_PENDING = 16
 MAX_BUNDLE = 8 * 1024 * 1024
 """Bytes of a bundle that is kept or run; cdtl's own has less than one megabyte."""
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 
 
 class PendingRun(BaseModel):

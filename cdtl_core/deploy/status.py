@@ -68,7 +68,7 @@ def site_status(home: Path) -> dict[str, Any]:
     Raises:
         ConfigError: `home` holds no site.
     """
-    own, gate = load_site(home / SITE_FILE), read_status(home)
+    own, filter = load_site(home / SITE_FILE), read_status(home)
     pid = is_running(home)
     return {
         "running": bool(pid),
@@ -77,12 +77,12 @@ def site_status(home: Path) -> dict[str, Any]:
         "modality": own.modality,
         "coordinator": dict(read_json(home / "coordinator.json")),
         "connected": bool(pid)
-        and bool(gate.get("connected"))
-        and time.time() - (gate.get("last_contact") or 0) < _FRESH_S,
+        and bool(filter.get("connected"))
+        and time.time() - (filter.get("last_contact") or 0) < _FRESH_S,
         "separation": _separation(home),
-        "last_contact": gate.get("last_contact"),
-        "last_refusal": gate.get("last_refusal"),
-        "last_fault": gate.get("last_fault"),
+        "last_contact": filter.get("last_contact"),
+        "last_refusal": filter.get("last_refusal"),
+        "last_fault": filter.get("last_fault"),
         "notices": site_notices(home),
         **_approvals(home, own),
         "pending": sorted(pending(home)),

@@ -102,7 +102,7 @@ class EgressManifest(_Record):
 
 @dataclass(frozen=True)
 class Own:
-    """What a site's gate knows by itself of a reply, whatever the approved code says.
+    """What a site's egress filter knows by itself of a reply, whatever the approved code says.
 
     Attributes:
         round: That the coordinator asked for; None where a reply names none.

@@ -1,1 +1,1 @@
-"""Backbones, the classifier and its split into shared and local parts, weights files."""
+"""Backbones, the classifier with its shared and local parts, and weights files."""

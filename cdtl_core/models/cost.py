@@ -1,4 +1,4 @@
-"""What a classifier costs: parameters, and multiplications with additions for one image."""
+"""Cost of a classifier: parameters, and multiply-accumulates for one image."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ __all__ = ["Cost", "cost_of"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters, frozen ones too, and multiply-accumulate operations for one image."""
+    """Number of parameters, including frozen ones, and multiply-accumulates for one image."""
 
     parameters: int
     macs: int
 
 
 def cost_of(model: nn.Module, image_size: int) -> Cost:
-    """Count the parameters of a network of images B 3 H W, and its multiply-accumulates of convolutions and matrices.
+    """Count parameters and multiply-accumulates (convolutions and matrix products) for images B 3 H W.
 
     Source: eq. (16), Inbaraj et al. 2025, counted by torch's FlopCounterMode at two operations each.
     """

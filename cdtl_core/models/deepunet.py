@@ -1,4 +1,4 @@
-"""DeepUNet as a feature extractor: blocks of equal width, each added to what it was given."""
+"""DeepUNet as a feature extractor: blocks of equal width with residual connections."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ __all__ = ["DeepUNet"]
 
 
 class _Block(nn.Module):
-    """Two 3 x 3 convolutions, wide then narrow, whose result is added to `given`: the paper's plus layer."""
+    """Two 3 x 3 convolutions, wide then narrow, added to `given`: the paper's plus layer."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -25,10 +25,10 @@ class _Block(nn.Module):
 
 
 class DeepUNet(nn.Module):
-    """B 3 H W to B D: the bottom's map and the decoder's last one, each averaged over its pixels.
+    """B 3 H W to B D: spatial means of the bottom's map and of the decoder's last map.
 
     A stem to `width` channels, `depth` down blocks, each followed by a pooling, and as many up blocks, each with the
-    map of its size from the way down beside it.
+    map of its size from the way down.
 
     Source: Li et al. 2018 (DeepUNet, sea-land segmentation). Differs: five blocks each way instead of seven, for images
     of 128 px; a quarter of its 32 channels; batch norm; pooled features in place of a mask.

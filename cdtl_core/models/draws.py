@@ -1,7 +1,7 @@
-"""Random numbers for one patient: a function of a secret, the patient, the step and the purpose alone.
+"""Random numbers for one patient, as a function of a secret, the patient, the step and the purpose only.
 
-Clipping each patient's gradient bounds what she moves the sum by only if her presence changes nothing that another
-patient is given. So no generator is passed from one patient to the next: each patient has her own.
+Clipping bounds a patient's influence on the sum only if her presence changes nothing for other patients. Therefore no
+generator is passed from one patient to the next: each patient has her own.
 """
 
 import hashlib
@@ -29,19 +29,19 @@ __all__ = [
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 Draws = Callable[[str, int, Ints, int], Bytes]
-"""Purpose, step, identities of B patients, bytes for each of them to B x bytes."""
+"""From purpose, step, identities of B patients and a number of bytes to random bytes, B x bytes."""
 
 SECRET_BYTES = 32
 
 
 def keyed_draws(secret: bytes) -> Draws:
-    """Draws keyed by a secret that only this site has: 32 new bytes of the kernel for each training.
+    """Return draws keyed by a secret of this site: 32 new bytes of the kernel for each training.
 
     Args:
         secret: 32 bytes. A known secret weakens the Poisson sample; no secret makes a patient depend on another.
     """
     if len(secret) != SECRET_BYTES:
-        raise ValueError(f"a secret of {len(secret)} bytes, not of {SECRET_BYTES}")
+        raise ValueError(f"the secret has {len(secret)} bytes: it must have {SECRET_BYTES}")
 
     def draw(purpose: str, step: int, identities: Ints, count: int) -> Bytes:
         start = hashlib.shake_128(secret + f"{purpose}/{step}/".encode())
@@ -56,20 +56,37 @@ def keyed_draws(secret: bytes) -> Draws:
 
 
 def below(draws: Draws, purpose: str, step: int, identities: Ints, limits: Ints | int, count: int = 1) -> Ints:
-    """Whole numbers B x count, of each patient below her own limit (B x 1, or one for all)."""
+    """Return random whole numbers B x count, each below the patient's limit.
+
+    Args:
+        draws: Draws of the training.
+        purpose: Distinguishes different uses in one step.
+        step: Number of the step.
+        identities: B patients.
+        limits: Exclusive limits, B x 1, or one for all.
+        count: Numbers per patient.
+    """
     uniform = unit(draws(purpose, step, identities, 8 * count))
     return np.floor(uniform * limits).astype(np.int64)
 
 
 def poisson(draws: Draws, purpose: str, step: int, identities: Ints, rate: float) -> Ints:
-    """A Poisson sample: rows of those who are drawn, each on her own, with the chance `rate`."""
+    """Return a Poisson sample: the rows of the patients that are drawn, each with probability `rate`.
+
+    Args:
+        draws: Draws of the training.
+        purpose: Distinguishes different uses in one step.
+        step: Number of the step.
+        identities: All patients.
+        rate: Probability of each patient, in [0, 1].
+    """
     if rate >= 1:
         return np.arange(len(identities))
     return np.flatnonzero(unit(draws(purpose, step, identities, 8))[:, 0] < rate)
 
 
 class PatientDropout(nn.Dropout):
-    """Dropout that takes the masks it is given: torch's own draws one sequence for a whole batch.
+    """Dropout with given masks; torch's own dropout draws one sequence for a whole batch.
 
     Attributes:
         masks: To multiply the features with; None: torch's dropout, as in runs without differential privacy.
@@ -78,12 +95,12 @@ class PatientDropout(nn.Dropout):
     masks: torch.Tensor | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """... D to ... D."""
+        """Apply the masks; ... D to ... D."""
         return super().forward(input) if self.masks is None else input * self.masks
 
 
 def dropout_masks(draws: Draws, step: int, identities: Ints, shape: tuple[int, ...], rate: float) -> torch.Tensor:
-    """Masks B x shape, 0 with the chance `rate` and else 1 / (1 - rate).
+    """Return dropout masks B x shape: 0 with probability `rate`, else 1 / (1 - rate).
 
     Args:
         draws: Of the training.

@@ -1,4 +1,4 @@
-"""Four middle stages of EfficientNet-Lite0 as texture, seen at two sizes and in a mirror, and one hidden layer."""
+"""Texture features of four middle stages of EfficientNet-Lite0 at two image sizes and mirrored, and a hidden layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from torch.nn.functional import gelu, interpolate, normalize
 __all__ = ["Lite0Levels", "Lite0Trunk"]
 
 _BLOCKS = range(2, 6)
-"""Of the seven groups of blocks, from 0, those whose outputs are used: 40, 80, 112 and 192 channels."""
+"""Groups of blocks, counted from 0 of 7, whose outputs are used: 40, 80, 112 and 192 channels."""
 
 
 class Lite0Trunk(nn.Module):
-    """Stem and six groups of blocks of EfficientNet-Lite0: B 3 H W to B 2 D, of each image and of its mirror image.
+    """Stem and six groups of blocks of EfficientNet-Lite0: B 3 H W to B 2 D, for each image and its mirror image.
 
-    Each image is enlarged or reduced to every one of `sizes`. What a group of blocks says is the mean and the standard
-    deviation of each channel over the pixels, each of the two of unit length.
+    Each image is resized to every one of `sizes`. The features of a group of blocks are the mean and the standard
+    deviation of each channel over the pixels, each scaled to unit length.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -47,10 +47,10 @@ class Lite0Trunk(nn.Module):
 
 
 class Lite0Levels(nn.Module):
-    """B 3 H W to B 64: a trunk that is meant to stay frozen (`train.freeze` 1), its features normed, a hidden layer.
+    """B 3 H W to B 64: a trunk that stays frozen (`train.freeze` 1), a norm, and a hidden layer.
 
-    The hidden layer sees the image and its mirror image by themselves, and gives their mean: a label does not depend on
-    left and right. The norm has no weights; its statistics are the site's own, as those of every norm.
+    The hidden layer sees the image and its mirror image separately and returns their mean: a label does not depend on
+    left and right. The norm has no weights. Like those of every norm, its statistics belong to the site.
 
     Source: features of several depths of a frozen network as in Sermanet et al. 2013 and Mukundan et al. 2017; mean and
     standard deviation of channels as texture as in Huang and Belongie 2017. The combination is ours.
@@ -59,7 +59,7 @@ class Lite0Levels(nn.Module):
     def __init__(self, sizes: Sequence[int] = (128, 224), hidden: int = 64, dropout: float = 0.3) -> None:
         super().__init__()
         self.trunk = Lite0Trunk(sizes)
-        # Before the norm, so that the norm is of the second stage, which is trained: stages follow this order.
+        # placed before the norm, so that the norm belongs to the second stage, which is trained
         self.hidden = nn.Linear(self.trunk.num_features, hidden)
         self.norm = nn.BatchNorm1d(self.trunk.num_features, affine=False)
         self.dropout = nn.Dropout(dropout)

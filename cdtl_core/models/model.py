@@ -1,4 +1,4 @@
-"""The classifier and its split: what may be shared, what stays at the site, what is frozen. By type, never by name."""
+"""The classifier and its split into shared, local and frozen tensors, decided by the type of each module."""
 
 import math
 from dataclasses import dataclass
@@ -26,9 +26,10 @@ _LENGTH = 4.0
 
 
 class Centre(nn.Module):
-    """Features B D less the site's own mean, to one length: what all images of a site share says nothing of a label.
+    """Subtract the site's own mean from features B D and scale them to one length.
 
-    A norm: its `mean` stays at the site. The length, 4, leaves the head's bias a small share of a clipped gradient.
+    What all images of a site share carries no information about the label. As in a norm, `mean` stays at the site. The
+    length, 4, leaves the head's bias a small share of a clipped gradient.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -42,7 +43,7 @@ class Centre(nn.Module):
 
 
 class Adapter(nn.Module):
-    """A narrow residual layer, the identity at its start: x + up(gelu(down(x))).
+    """A narrow residual layer, initially the identity: x + up(gelu(down(x))).
 
     Source: Houlsby et al. 2019.
     """
@@ -62,10 +63,10 @@ class Adapter(nn.Module):
 class Classifier(nn.Module):
     """A backbone and a linear head with dropout before it: B 3 H W to logits B K.
 
-    The head starts at zero: the same at every site without being sent, and no first step distorts the features.
-    With `levels`, the features are the pooled outputs of those stages, each of unit length, centred; `feature_length`
-    is the length of all together.
-    While `entry` is above 0 it takes the output of so many stages in the place of images, while it is None features.
+    The head starts at zero, so it is the same at every site without being sent, and the first steps do not distort the
+    features. With `levels`, the features are the pooled outputs of those stages, each of unit length, centred;
+    `feature_length` is their total length. `entry` says what the input is: None for features, 0 for images, and n for
+    the output of the first n stages.
 
     Source: eq. (8), Inbaraj et al. 2025 (dropout on the activations before the head).
     """
@@ -85,11 +86,11 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits B K of normalised images B 3 H W."""
+        """Return logits B K of normalised images B 3 H W."""
         return self.classify(self.features(images))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the backbone says of normalised images B 3 H W, or of what `entry` says: B D."""
+        """Return features B D of normalised images B 3 H W, or of the stage output that `entry` names."""
         if self.entry is None:
             return images
         if not self.levels:
@@ -111,21 +112,21 @@ class Classifier(nn.Module):
 
     @property
     def backbones(self) -> tuple[nn.Module, ...]:
-        """The backbone, alone: a pool has two."""
+        """The backbones of the model; a pool of two models has two."""
         return (self.backbone,)
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits B K of features B D."""
+        """Return logits B K of features B D."""
         logits: torch.Tensor = self.end()(features)
         return logits
 
     def end(self) -> nn.Module:
-        """The same modules as one: features B D to logits B K; what is trained of it is trained here."""
+        """The layers behind the backbone as one module, features B D to logits B K, with the same tensors."""
         return nn.Sequential(self.centre, self.adapter, self.dropout, self.head)
 
     @property
     def feature_length(self) -> float:
-        """Of the features that `levels` give, before they are centred: one for each stage and region."""
+        """Length of the features from `levels` before centring: one unit for each stage and region."""
         parts = len(self.levels) * (1 if self.regions == "whole" else 2)
         return math.sqrt(parts)
 
@@ -141,7 +142,7 @@ class Classifier(nn.Module):
 
 
 class _KeptStage(nn.Module):
-    """Takes the place of a stage whose output is kept."""
+    """Replaces a stage whose output is cached."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,12 +151,12 @@ class _KeptStage(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """Names of a classifier's tensors by where they may go.
+    """Names of a classifier's tensors by destination.
 
     Attributes:
-        shared: Trained, leave the site as a delta.
-        local: Trained, kept on the site's disk: affine and running statistics of norms, the centre of the features,
-            and a head that is not shared.
+        shared: Trained; leave the site as a difference from the weights received.
+        local: Trained; stay on the site's disk: affine parameters and running statistics of norms, the centre of the
+            features, and a head that is not shared.
     """
 
     shared: tuple[str, ...]
@@ -165,7 +166,7 @@ class Parts:
 def build_classifier(
     config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
 ) -> Classifier:
-    """A classifier whose backbone has arbitrary weights; `initial_weights` fills it.
+    """Build a classifier whose backbone has arbitrary weights; `initial_weights` fills it.
 
     Args:
         config: Of the network.
@@ -184,9 +185,10 @@ def build_classifier(
 
 
 def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifier:
-    """The end of `whole` as a classifier of kept features: its backbone has as many stages and no weights.
+    """Build a classifier of cached features from the layers behind the backbone of `whole`.
 
-    Where no stage is trained, a federation of such classifiers and one of whole networks give the same heads.
+    Its backbone has the same number of stages and no weights. If no stage is trained, a federation of such classifiers
+    gives the same heads as one of whole networks.
     """
     stages = [_KeptStage() for _ in stages_of(whole.backbone)]
     found = Backbone(nn.Sequential(*stages), whole.head.in_features, whole.mean, whole.std)
@@ -194,7 +196,7 @@ def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifi
 
 
 def build_initial_weights(config: ModelConfig, seed: int, image_size: int, *, folder: Path = Path()) -> Weights:
-    """The weights that every site of a federation starts from: all floating-point tensors of backbone and adapter.
+    """Return the initial weights of a federation: all floating-point tensors of backbone and adapter.
 
     Args:
         config: The network; its ``weights`` may be a file, relative to `folder`.
@@ -225,7 +227,7 @@ def build_initial_weights(config: ModelConfig, seed: int, image_size: int, *, fo
 
 
 def frozen_stages(model: Classifier, config: RunConfig) -> int:
-    """How many stages of the backbone keep the initial weights; with `dp.enabled` all but the last `dp.stages`.
+    """Return how many stages keep the initial weights; with `dp.enabled` all but the last `dp.stages`.
 
     Raises:
         ConfigError: The backbone has fewer stages than `dp.stages`.
@@ -235,13 +237,18 @@ def frozen_stages(model: Classifier, config: RunConfig) -> int:
     count = max(model.levels) if model.levels else len(stages_of(model.backbone))
     if config.dp.stages > count:
         raise ConfigError(
-            f"dp.stages is {config.dp.stages}, {count} stages of the backbone are in use: use at most that."
+            f"dp.stages is {config.dp.stages}, {count} stages of the backbone are in use: use at most this number."
         )
     return count - config.dp.stages
 
 
 def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
     """Divide a classifier's tensors into shared and local; frozen and unused stages are in neither part.
+
+    Args:
+        model: The classifier.
+        freeze: Number of early stages that keep the initial weights.
+        share_head: Whether the head is shared.
 
     Raises:
         ModelError: The backbone has fewer stages than `freeze`.
@@ -263,7 +270,7 @@ def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
 
 
 def set_training(model: Classifier, *, freeze: int) -> None:
-    """Switch to training; the first `freeze` stages get no gradient and keep the statistics of their norms."""
+    """Switch to training mode; the first `freeze` stages get no gradient and keep the statistics of their norms."""
     frozen = _untrained(model, freeze)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

@@ -1,7 +1,7 @@
-"""Randomness that privacy rests on: from the kernel's cryptographic generator, never from a seed.
+"""Random numbers that privacy depends on: from the kernel's cryptographic generator, never from a seed.
 
-Torch's own generator on the CPU keeps 32 bits of a seed, and torchcsprng, Opacus's secure generator, exists for no
-torch of today; the kernel's is fast enough for the few parameters that are trained with privacy.
+Torch's CPU generator keeps only 32 bits of a seed, and torchcsprng, Opacus's secure generator, does not support current
+torch versions. The kernel's generator is fast enough for the few parameters that are trained with privacy.
 """
 
 import os
@@ -15,7 +15,7 @@ from scipy.special import ndtri
 __all__ = ["Entropy", "gaussian", "kernel_entropy", "unit"]
 
 Entropy = Callable[[int], bytes]
-"""So many bytes that nobody can foretell."""
+"""From a number of bytes to that many unpredictable bytes."""
 
 kernel_entropy: Entropy = os.urandom
 
@@ -23,9 +23,14 @@ _SUMMANDS = 4
 
 
 def gaussian(like: torch.Tensor, std: float, entropy: Entropy) -> torch.Tensor:
-    """Normal noise with this standard deviation, in the shape of a tensor and on its device, float64.
+    """Return normal noise in the shape of a tensor and on its device, float64.
 
-    A sum of four draws over two: the floating-point pattern of a single draw can give it away.
+    The noise is the sum of four draws, divided by two: the floating-point pattern of a single draw can reveal it.
+
+    Args:
+        like: Gives shape and device.
+        std: Standard deviation.
+        entropy: Source of random bytes.
 
     Source: Holohan, Braghin 2021, section 5.1, as in Opacus's secure mode.
     """
@@ -37,9 +42,9 @@ def gaussian(like: torch.Tensor, std: float, entropy: Entropy) -> torch.Tensor:
 
 
 def unit(draws: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Bytes ... x 8N to numbers ... x N in (0, 1), both ends out.
+    """Turn bytes ... x 8N into numbers ... x N in (0, 1), both ends excluded.
 
-    Of 52 bits each: with 53 the half above the last would round to 1.
+    Each uses 52 bits: with 53, the half above the last would round to 1.
     """
     bits = draws.view(np.uint64) >> np.uint64(12)
     return (bits.astype(np.float64) + 0.5) * 2.0**-52

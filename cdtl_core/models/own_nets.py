@@ -1,4 +1,4 @@
-"""Networks of our own by name. ImageNet weights there are for the trunk of `lite0_levels` alone."""
+"""Our own networks by name. Only the trunk of `lite0_levels` has ImageNet weights."""
 
 from collections.abc import Callable, Mapping
 

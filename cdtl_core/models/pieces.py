@@ -1,7 +1,7 @@
-"""Large tensors in pieces that stay in a core's cache, shared among threads of our own.
+"""Processes large tensors in pieces that fit a core's cache, on threads of our own.
 
-torch shares one call among threads only where it is larger than a piece, which costs more than it gives, and takes
-eight times as long to add numbers of two types as to widen a piece and add that.
+torch shares a call among threads only if it is larger than a piece, which costs more than it gains. Adding numbers of
+two types takes torch eight times as long as widening a piece and adding that.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,14 +13,14 @@ import torch
 __all__ = ["PIECE", "Piece", "over_pieces", "scratch", "widened"]
 
 PIECE = 32752
-"""Numbers of a piece, of whole cache lines: torch shares calls on 32768 or more among its threads."""
+"""Numbers in a piece, in whole cache lines; torch shares calls of 32768 or more among its threads."""
 
 _T = TypeVar("_T")
 Piece = tuple[torch.Tensor, ...]
 
 
 def over_pieces(act: Callable[[Sequence[Piece]], _T], rows: Iterable[Sequence[torch.Tensor]]) -> list[_T]:
-    """Call `act` with shares of all pieces, one for each thread; what it returns, in the order of the pieces.
+    """Call `act` with each thread's share of the pieces; returns the results in the order of the pieces.
 
     Args:
         act: Works on pieces in turn; it may write to tensors that are contiguous.
@@ -36,12 +36,18 @@ def over_pieces(act: Callable[[Sequence[Piece]], _T], rows: Iterable[Sequence[to
 
 
 def scratch(dtype: torch.dtype) -> torch.Tensor:
-    """Room for one piece."""
+    """Return a buffer for one piece."""
     return torch.empty(PIECE, dtype=dtype)
 
 
 def widened(piece: torch.Tensor, single: torch.Tensor, double: torch.Tensor) -> torch.Tensor:
-    """A piece as float64 in `double`; of float16 by way of `single`, since torch casts slower in one step."""
+    """Return a piece as float64.
+
+    Args:
+        piece: The numbers.
+        single: Buffer; float16 goes through it, since torch casts slower in one step.
+        double: Buffer for the result.
+    """
     count = piece.numel()
     if piece.dtype == torch.float16:
         piece = single[:count].copy_(piece)

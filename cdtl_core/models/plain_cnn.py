@@ -1,4 +1,4 @@
-"""A plain convolutional network: what the others are measured against."""
+"""A plain convolutional network, the reference for other backbones."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ __all__ = ["PlainCNN"]
 
 
 class PlainCNN(nn.Sequential):
-    """B 3 H W to B D: convolutions of 3 x 3 with batch norm and ReLU, each halving the size, then the mean over pixels.
+    """B 3 H W to B D: 3 x 3 convolutions with batch norm and ReLU, each halving the size, then the spatial mean.
 
     Source: the usual form since LeCun et al. 1998; Inbaraj et al. 2025 print neither depth nor width of theirs.
     """

@@ -1,4 +1,4 @@
-"""A stage's output as one vector per region of the image."""
+"""Pools the output of a stage into one vector per image region."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ Regions = Literal["whole", "centre"]
 
 
 def pooled(output: torch.Tensor, regions: Regions) -> list[torch.Tensor]:
-    """Means B C of a stage's output B C H W, tokens B N C or vectors B C.
+    """Return means B C of a stage's output B C H W, tokens B N C or vectors B C.
 
-    With ``centre`` two: over the central half of height and width, and over the rest, where lesion and surroundings
-    are. Outputs that are no images, or too small to have both, have one.
+    With ``centre`` there are two: over the central half of height and width, where the lesion is, and over the rest.
+    Outputs that are not maps, or are too small for both regions, give one.
     """
     if output.ndim != 4:
         return [output.mean(dim=1) if output.ndim == 3 else output]

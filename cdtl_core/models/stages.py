@@ -1,4 +1,4 @@
-"""A backbone in stages: groups of one module with weights and the norms and activations behind it, counted from 1."""
+"""Stages of a backbone, counted from 1: a module with weights plus the norms and activations after it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ NORMS = (
 
 
 class FrozenNorm(torchvision.ops.FrozenBatchNorm2d):  # type: ignore[misc]
-    """A batch norm whose affine and statistics are constants, and the activation that timm keeps inside its norms."""
+    """A batch norm with constant affine parameters and statistics, and the activation that timm puts into its norms."""
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__(norm.num_features, eps=norm.eps)
@@ -42,9 +42,9 @@ class FrozenNorm(torchvision.ops.FrozenBatchNorm2d):  # type: ignore[misc]
 
 
 def freeze_norms(module: nn.Module) -> None:
-    """Put a `FrozenNorm` in the place of every 2-d batch norm, and let no activation overwrite what it is given.
+    """Replace every 2-d batch norm by a `FrozenNorm`, and make activations not overwrite their inputs.
 
-    Statistics of a batch would let a patient show through the others'; gradients by patient need inputs kept.
+    Batch statistics would make a patient visible through the others, and gradients by patient need the inputs.
     """
     for name, child in list(module.named_modules()):
         if getattr(child, "inplace", False):
@@ -55,7 +55,7 @@ def freeze_norms(module: nn.Module) -> None:
 
 
 def stages_of(backbone: nn.Module) -> list[list[tuple[str, nn.Module]]]:
-    """A backbone's modules in order, in groups of one that has weights and the norms and activations behind it."""
+    """Return a backbone's modules in order, grouped into stages."""
     flat: list[tuple[str, nn.Module]] = []
     for name, child in backbone.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
@@ -72,26 +72,33 @@ def stages_of(backbone: nn.Module) -> list[list[tuple[str, nn.Module]]]:
 
 
 def level_modules(backbone: nn.Module, levels: tuple[int, ...]) -> list[nn.Module]:
-    """The module that gives each stage's output.
+    """Return the module that gives each stage's output.
 
     Raises:
         ModelError: The backbone has fewer stages.
     """
     stages = stages_of(backbone)
     if max(levels) > len(stages):
-        raise ModelError(f"model.levels names stage {max(levels)}, the backbone has {len(stages)}: use at most that.")
+        raise ModelError(
+            f"model.levels names stage {max(levels)}, the backbone has {len(stages)}: use at most this number."
+        )
     return [stages[level - 1][-1][1] for level in levels]
 
 
 def tensors_of_stages(backbone: nn.Module, first: int, *, beyond: int | None = None) -> set[str]:
-    """Names, as in a classifier, of the tensors of the first stages, and of those after stage `beyond`.
+    """Return the classifier's tensor names of the first stages, and those of the stages after `beyond`.
+
+    Args:
+        backbone: The backbone.
+        first: Number of early stages.
+        beyond: Number of the stage after which the second group begins.
 
     Raises:
         ModelError: The backbone has fewer stages.
     """
     stages = stages_of(backbone)
     if first > len(stages):
-        raise ModelError(f"train.freeze = {first}, the backbone has {len(stages)} stages: use at most that many.")
+        raise ModelError(f"train.freeze = {first}, the backbone has {len(stages)} stages: use at most this number.")
     chosen = stages[:first] + (stages[beyond:] if beyond is not None else [])
     own = [name for name, _ in backbone.named_parameters(recurse=False)] if first else []
     inside = [f"{name}.{key}" for stage in chosen for name, module in stage for key in module.state_dict()]
@@ -99,14 +106,19 @@ def tensors_of_stages(backbone: nn.Module, first: int, *, beyond: int | None = N
 
 
 class _Reached(Exception):  # noqa: N818
-    """The output that was waited for: nothing behind it is run."""
+    """Carries the awaited output; stops the forward pass."""
 
     def __init__(self, output: torch.Tensor) -> None:
         self.output = output
 
 
 def run_stages(backbone: nn.Module, first: int, images: torch.Tensor) -> torch.Tensor:
-    """What the first stages, 1 or more, make of images B 3 H W: B ..., as constants; the others are not run.
+    """Return the output of the first stages for images B 3 H W, without gradient; the other stages are not run.
+
+    Args:
+        backbone: The backbone.
+        first: Number of stages, 1 or more.
+        images: B 3 H W.
 
     Raises:
         ModelError: The backbone has fewer stages, or does not run the last of them.
@@ -124,12 +136,12 @@ def run_stages(backbone: nn.Module, first: int, images: torch.Tensor) -> torch.T
         return reached.output
     finally:
         hook.remove()
-    raise ModelError(f"the backbone never runs its stage {first}: choose another train.freeze, or train.views = 0.")
+    raise ModelError(f"the backbone never runs its stage {first}: set another train.freeze, or train.views = 0.")
 
 
 @contextmanager
 def skip_stages(backbone: nn.Module, first: int) -> Iterator[None]:
-    """Inside the block the backbone takes what `run_stages` gives, and does the rest; its tensors keep their names."""
+    """Inside the block the backbone takes the output of `run_stages` and runs only the rest; tensor names stay."""
     modules = [pair for stage in stages_of(backbone)[:first] for pair in stage] if first else []
     parents = [(backbone.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name, _ in modules]
     try:
@@ -142,10 +154,15 @@ def skip_stages(backbone: nn.Module, first: int) -> Iterator[None]:
 
 
 def check_division(backbone: nn.Module, first: int, image_size: int) -> None:
-    """Check that the first stages and the rest, run one after the other, are the backbone.
+    """Check that the first stages followed by the rest equal the backbone.
+
+    Args:
+        backbone: The backbone.
+        first: Number of early stages.
+        image_size: Side of the images in pixels.
 
     Raises:
-        ModelError: They are not, as where images enter twice or a later stage looks past the one before it.
+        ModelError: They do not: images enter twice, or a later stage uses more than the output of the one before it.
     """
     backbone.eval()
     images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
@@ -154,10 +171,10 @@ def check_division(backbone: nn.Module, first: int, image_size: int) -> None:
         try:
             with skip_stages(backbone, first):
                 same = torch.allclose(backbone(between), whole, rtol=1e-4, atol=1e-5)
-        except Exception:  # any layer may object to what is not for it, in its own way
+        except Exception:  # any layer may raise, each in its own way
             same = False
     if not same:
         raise ModelError(
-            f"the backbone cannot be run from behind its stage {first} on: change train.freeze, set train.views to 0, "
-            "or choose a backbone whose stages follow one another."
+            f"the backbone cannot be run from the output of its stage {first}: change train.freeze, set train.views "
+            "to 0, or choose a backbone whose stages follow one another."
         )

@@ -1,4 +1,4 @@
-"""U-Net as a feature extractor: an encoder, a decoder that sees the encoder's maps, and the ends of both, averaged."""
+"""U-Net as a feature extractor: encoder and decoder, with the spatial means of the last map of both."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ __all__ = ["UNet"]
 
 
 class _Convolutions(nn.Sequential):
-    """Twice 3 x 3 convolution, batch norm, ReLU: B C H W to B C' H W."""
+    """Two blocks of 3 x 3 convolution, batch norm and ReLU: B C H W to B C' H W."""
 
     def __init__(self, channels: int, width: int) -> None:
         layers: list[nn.Module] = []
@@ -18,7 +18,7 @@ class _Convolutions(nn.Sequential):
 
 
 class _Up(nn.Module):
-    """Twice the size by a transposed convolution, beside the encoder's map of that size, then two convolutions."""
+    """Double the size by a transposed convolution, add the encoder's map of that size, then two convolutions."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class _Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """B 3 H W to B D: the bottom's map and the decoder's last one, each averaged over its pixels.
+    """B 3 H W to B D: spatial means of the bottom's map and of the decoder's last map.
 
-    Five levels of `width` to 16 `width` channels. The bottom is there too since a mask's few channels are a narrow
-    door for a classifier.
+    Five levels of `width` to 16 `width` channels. The bottom is included because a mask's few channels carry too little
+    for a classifier.
 
     Source: Ronneberger et al. 2015. Differs: padded convolutions, batch norm, an eighth of its 64 channels, pooled
     features in place of a mask.

@@ -1,4 +1,4 @@
-"""Weights as plain values: tensor names to CPU tensors; loading, saving and comparing them."""
+"""Weights as plain values, tensor names to CPU tensors: load, save, compare."""
 
 import hashlib
 import math
@@ -20,7 +20,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def take(model: nn.Module, names: Iterable[str]) -> Weights:
-    """Copies of a model's tensors, on the CPU, contiguous."""
+    """Return contiguous CPU copies of a model's tensors."""
     state = model.state_dict()
     return {name: torch.empty(state[name].shape, dtype=state[name].dtype).copy_(state[name]) for name in names}
 
@@ -38,14 +38,16 @@ def load_into(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def check_shapes(state: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse weights that are not those of a model's state.
+    """Refuse weights that do not fit a model's state.
 
     Raises:
         ModelError: A name is unknown to the model, or a shape differs.
     """
     for name, value in weights.items():
         if name not in state:
-            raise ModelError(f"the weights hold '{name}', which the model lacks: use weights of the same backbone.")
+            raise ModelError(
+                f"the weights hold '{name}', which the model does not have: use weights of the same backbone."
+            )
         if state[name].shape != value.shape:
             raise ModelError(
                 f"the weights hold '{name}' with shape {tuple(value.shape)}, the model has "
@@ -54,10 +56,10 @@ def check_shapes(state: Mapping[str, torch.Tensor], weights: Mapping[str, torch.
 
 
 def is_finite(value: torch.Tensor) -> bool:
-    """Whether no value is NaN or infinite: both ends of its range say so, in a fortieth of `torch.isfinite`'s time."""
+    """Whether no value is NaN or infinite; checks the range, in a fortieth of `torch.isfinite`'s time."""
     value = value.detach()
     if value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last):
-        value = value.permute(0, 2, 3, 1)  # as it lies in memory: torch would copy it first
+        value = value.permute(0, 2, 3, 1)  # in memory order, since torch would copy it first
     return not value.numel() or all(math.isfinite(end) for end in torch.aminmax(value))
 
 
@@ -103,7 +105,7 @@ def load_weights(path: Path) -> Weights:
 
 
 def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and values, whatever the order of the names; in hex."""
+    """Return the SHA-256 over names, dtypes, shapes and values in hex, independent of the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         value = weights[name].contiguous()

@@ -1,4 +1,4 @@
-"""The cohort check: what is wrong with a hospital's images and labels, before anything is trained or shared."""
+"""Cohort checks: errors in a hospital's images and labels, found before training."""
 
 from cdtl_core.quality.check import RULES, CohortCheck, as_dict, check_cohort, rules_table
 from cdtl_core.quality.rule import Finding, Rule

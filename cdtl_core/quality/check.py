@@ -1,4 +1,4 @@
-"""The whole check: all rules over one cohort, and what a person or a program reads of it."""
+"""Runs all rules over one cohort and collects the findings."""
 
 import dataclasses
 from collections import Counter
@@ -28,7 +28,7 @@ RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class ClassCount:
-    """One label of the list: how many images and patients have it."""
+    """Number of images and patients with one label."""
 
     label: str
     images: int
@@ -37,19 +37,19 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the cohort consists of.
+    """Composition of the cohort.
 
     Attributes:
-        images: Listed.
-        readable: Of them, decoded and not empty; all counts below are of these.
-        patients: Patients; an image without one counts as one.
+        images: Listed images.
+        readable: Images that can be decoded and are not empty; all counts below refer to these.
+        patients: Patients; an image without a patient counts as one.
         classes: By label, most images first.
         sizes: Images by ``width x height``, most first.
         bits: Images by bits per sample.
         formats: Images by file format.
         colour: Images with colour.
         duplicate_pairs: Pairs that show the same.
-        opposite_pairs: Of them, with different labels.
+        opposite_pairs: Duplicate pairs with different labels.
     """
 
     images: int
@@ -66,7 +66,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class CohortCheck:
-    """What the check says of a cohort of one declared modality."""
+    """Findings about a cohort of one declared modality."""
 
     modality: str
     counts: Counts
@@ -74,7 +74,7 @@ class CohortCheck:
 
     @property
     def has_errors(self) -> bool:
-        """Whether an error stands that the site has not waived."""
+        """Whether there is an error that the site has not waived."""
         return any(finding.severity == "error" and not finding.waived for finding in self.findings)
 
 
@@ -86,18 +86,18 @@ def check_cohort(
     labels: Sequence[str] = (),
     switched_off: Mapping[str, str] | None = None,
 ) -> CohortCheck:
-    """Check a site's list of images against what `examine_all` found in the files.
+    """Check a site's list of images against the facts that `examine_all` found in the files.
 
     Args:
         entries: The list, as written.
-        facts: Of each entry's file, in the same order.
-        modality: What the site declares.
-        labels: The labels that may stand in the list (local names); empty if not known.
-        switched_off: Rule id to the reason; its findings are kept, marked as waived, and count as no error.
+        facts: Facts of each entry's file, in the same order.
+        modality: The modality that the site declares.
+        labels: The labels that may occur in the list (local names); empty if not known.
+        switched_off: Rule id to the reason. Findings of these rules are marked as waived and do not count as errors.
 
     Raises:
-        ConfigError: `switched_off` names no rule, or gives no reason.
-        DataError: `facts` are not those of `entries`.
+        ConfigError: `switched_off` names an unknown rule, or gives no reason.
+        DataError: `facts` and `entries` do not match.
     """
     waivers = dict(switched_off or {})
     _check_waivers(waivers)
@@ -108,7 +108,7 @@ def check_cohort(
 
 
 def as_dict(check: CohortCheck) -> dict[str, Any]:
-    """The check as plain lists, texts and numbers, for JSON."""
+    """Return the check as plain lists, texts and numbers, for JSON."""
     plain = dataclasses.asdict(check)
     for finding in plain["findings"]:
         finding["files"] = [str(file) for file in finding["files"]]
@@ -117,7 +117,7 @@ def as_dict(check: CohortCheck) -> dict[str, Any]:
 
 
 def rules_table() -> str:
-    """All rules as a Markdown table, for docs/checks.md."""
+    """Return all rules as a Markdown table, for docs/checks.md."""
     rows = [f"| `{rule.id}` | {rule.severity} | {rule.what} | {rule.advice} |" for rule in RULES]
     return "\n".join(("| rule | severity | what | what to do |", "|---|---|---|---|", *rows))
 
@@ -126,9 +126,9 @@ def _check_waivers(waivers: Mapping[str, str]) -> None:
     known = [rule.id for rule in RULES]
     for rule, reason in waivers.items():
         if rule not in known:
-            raise ConfigError(f"the check has no rule '{rule}' to switch off: use one of {', '.join(known)}.")
+            raise ConfigError(f"the check has no rule '{rule}': use one of {', '.join(known)}.")
         if not reason.strip():
-            raise ConfigError(f"the rule '{rule}' is switched off without a reason: say why.")
+            raise ConfigError(f"the rule '{rule}' is switched off without a reason: give a reason.")
 
 
 def _apply(rule: Rule, cohort: Cohort, reason: str) -> list[Finding]:

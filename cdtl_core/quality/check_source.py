@@ -1,4 +1,4 @@
-"""The cohort check of what a site has on disk: rows, facts of each file, rules."""
+"""Runs the cohort check on files: rows of the source, facts of each file, rules."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +19,14 @@ def check_source(
     label_map: Mapping[str, str] | None = None,
     switched_off: Mapping[str, str] | None = None,
 ) -> CohortCheck:
-    """Check a manifest, a folder that holds one, or class folders.
+    """Check a manifest, a folder with a manifest, or class folders.
 
     Args:
         source: Where the images are.
-        modality: What they are said to be.
-        labels: Those that may occur; none given: those that `label_map` names, or any.
-        label_map: Local label to task label; images whose label maps to nothing are left out.
-        switched_off: Rules and why they do not apply here.
+        modality: The declared modality.
+        labels: Labels that may occur; empty: those that `label_map` names, or any.
+        label_map: Local label to task label; images whose label maps to an empty text are left out.
+        switched_off: Rule id to the reason.
 
     Raises:
         DataError: The source is none of these.

@@ -1,4 +1,4 @@
-"""A cohort as the rules see it: the list, the facts of its images, and how the images relate to each other."""
+"""A cohort as the rules see it: the list, the facts of its images, and relations between images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ __all__ = ["Cohort", "assemble"]
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """All that a rule may look at.
+    """All data that a rule may use.
 
     Attributes:
         entries: The site's list.
-        modality: What the site declares.
+        modality: The modality that the site declares.
         labels: The labels it may use; empty if not known.
         faults: Images that cannot be read.
         empty: Images that show nothing.
         samples: All other images.
         pairs: Duplicates among the samples.
-        negatives: Samples that look inverted, of the colour expected.
-        strangers: Samples, of the colour expected, unlike the others whichever way they are turned.
+        negatives: Samples with the expected kind of colour that look inverted.
+        strangers: Samples with the expected kind of colour that are unlike the others, inverted or not.
     """
 
     entries: tuple[Entry, ...]
@@ -44,7 +44,13 @@ class Cohort:
 def assemble(
     entries: Sequence[Entry], facts: Sequence[ImageFacts | Fault], *, modality: Modality, labels: Sequence[str]
 ) -> Cohort:
-    """Put a site's list and the facts of its images, in the same order, together.
+    """Combine a site's list with the facts of its images.
+
+    Args:
+        entries: The list.
+        facts: Facts of each image, in the same order.
+        modality: The modality that the site declares.
+        labels: The labels it may use; empty if not known.
 
     Raises:
         DataError: The lists differ in length.

@@ -1,4 +1,4 @@
-"""Rules on images that show the same thing twice."""
+"""Rules about duplicate images."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ __all__ = ["RULES", "group_duplicates"]
 
 
 def group_duplicates(size: int, pairs: Iterable[Pair]) -> npt.NDArray[np.int32]:
-    """The group of each of `size` samples: those that a chain of pairs connects share a number."""
+    """Return the group of each of `size` samples; samples connected by a chain of pairs share a number."""
     links = [(pair.first, pair.second) for pair in pairs]
     if not links:
         return np.arange(size, dtype=np.int32)
@@ -35,7 +35,7 @@ def _near(cohort: Cohort) -> Iterator[Hit]:
 
 
 def _groups(cohort: Cohort, pairs: list[Pair], what: str) -> Iterator[Hit]:
-    """One hit for each group that spans patients, one for all groups within a patient."""
+    """Return one hit for each group that spans patients, and one for all groups within a patient."""
     members: dict[int, list[int]] = defaultdict(list)
     involved = {index for pair in pairs for index in (pair.first, pair.second)}
     for index, group in enumerate(group_duplicates(len(cohort.samples), pairs)):

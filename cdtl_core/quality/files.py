@@ -1,4 +1,4 @@
-"""Rules on files: can they be read, do they show anything, are they stored alike."""
+"""Rules about files: readable, not empty, stored in the same way."""
 
 from collections import Counter
 from collections.abc import Iterator

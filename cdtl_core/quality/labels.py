@@ -1,4 +1,4 @@
-"""Rules on labels: are they spelt right, do they agree with the folders, are there enough patients of each."""
+"""Rules about labels: spelling, agreement with folder names, enough patients per class."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from cdtl_core.quality.spelling import is_typo
 
 __all__ = ["RULES"]
 
-RARE = 0.1  # a typo is this much rarer than the label it was meant to be
+RARE = 0.1  # a typo is rarer by this factor than the intended label
 LEAST_PATIENTS = 3  # train, validation, test
 FEW_PATIENTS = 10
 DENIALS = frozenset({"no", "non", "not", "vs"})
@@ -62,7 +62,7 @@ def _contradicted(cohort: Cohort) -> Iterator[Hit]:
 
 
 def _named(path: Path, names: Mapping[str, str]) -> str:
-    """The one label that the nearest folder or, failing that, the file's name speaks of; empty if none or several."""
+    """Return the label named by the nearest folder or else by the file; empty if there is none or several."""
     for folder in reversed(path.parts[:-1]):
         if _words(folder) in names:
             return names[_words(folder)]
@@ -94,7 +94,7 @@ def _few_patients(cohort: Cohort) -> Iterator[Hit]:
 
 
 def _by_label(entries: Sequence[Entry]) -> dict[str, tuple[Path, ...]]:
-    """Files by label, the most frequent label first."""
+    """Return the files by label, the most frequent label first."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for entry in entries:
         groups[entry.label].append(entry.file)
@@ -102,7 +102,7 @@ def _by_label(entries: Sequence[Entry]) -> dict[str, tuple[Path, ...]]:
 
 
 def _owners(cohort: Cohort) -> dict[str, tuple[set[str], tuple[Path, ...]]]:
-    """Patients and files by label, of images that can be read; labels that are not the site's are another rule's."""
+    """Return patients and files by label, for readable images; labels unknown to the site belong to another rule."""
     owners: dict[str, set[str]] = {label: set() for label in cohort.labels}
     files: dict[str, list[Path]] = defaultdict(list)
     for sample in cohort.samples:

@@ -1,4 +1,4 @@
-"""Rules on what the pixels show: inverted films, text, colour, another modality."""
+"""Rules about the pixels: inverted films, burned-in text, colour, another modality."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from cdtl_core.quality.sample import Sample
 __all__ = ["RULES"]
 
 LETTERS = 3  # in a row
-LETTERS_IN_COLOUR = 5  # stained nuclei stand in rows too
-NO_MODALITY = frozenset({"", "OT", "SC"})  # other, secondary capture: they say nothing
+LETTERS_IN_COLOUR = 5  # stained nuclei form rows too
+NO_MODALITY = frozenset({"", "OT", "SC"})  # other, secondary capture: without information
 COLOURED = 0.005  # share of the pixels of a colour image that have colour
 
 
@@ -48,7 +48,7 @@ def _tag(cohort: Cohort) -> Iterator[Hit]:
 
 
 def _colour(cohort: Cohort) -> Iterator[Hit]:
-    """The other kind than the modality's."""
+    """Images with colour where the modality is gray, or the reverse."""
     if cohort.modality.colour:
         odd, verb = [s for s in cohort.samples if s.facts.coloured < COLOURED], "are"
     else:

@@ -1,4 +1,4 @@
-"""Rules on patients: does each image have one, does each stay on one side of the split."""
+"""Rules about patients: each image has one, and each patient is in one split only."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def _unknown_split(cohort: Cohort) -> Iterator[Hit]:
 
 
 def _two_splits(cohort: Cohort) -> Iterator[Hit]:
-    """The message does not name the patient: reports travel."""
+    """Find patients in two splits; the message does not name the patient, because reports may travel."""
     found: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for entry in cohort.entries:
         if entry.patient and entry.split:

@@ -1,8 +1,8 @@
-"""Which images look like negatives of the others (MONOCHROME1 shown as MONOCHROME2, scans of film negatives).
+"""Finds images that look like negatives of the others (MONOCHROME1 shown as MONOCHROME2, scans of film negatives).
 
-A linear model learns to tell the cohort's images from their own negatives by brightness, edges and leading outlines;
-images that it takes for negatives, in folds it did not learn from, are flipped, and it learns again. Every feature
-changes its sign under inversion, so the model needs no labels and a minority of inverted films cannot hide.
+A linear model learns to distinguish the cohort's images from their own negatives by brightness, edges and leading
+outlines. Images that it takes for negatives, in folds it did not learn from, are inverted, and it learns again. Every
+feature changes its sign under inversion, so the model needs no labels and a minority of inverted films is found.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ LEAST_IMAGES = 30
 OUTLINES = 16
 PASSES = 3
 PENALTY = 0.03  # scikit-learn's C
-MARGIN = 0.1  # of the median score: nearer to 0 is undecided
+MARGIN = 0.1  # of the median score: closer to 0 is undecided
 UNDECIDED = 0.5  # of the median score
-# Share of images: BUSI 0.06, BUS-BRA 0.05, films of mini-MIAS 0.04; its lesion crops, like their negatives, 0.14.
+# share of images: BUSI 0.06, BUS-BRA 0.05, films of mini-MIAS 0.04; its lesion crops, like their negatives, 0.14
 MOST_UNDECIDED = 0.11
 BLOCK = 4096
 
 
 def find_negatives(samples: Sequence[Sample]) -> tuple[int, ...]:
-    """Positions of the images that look inverted, surest first; none if the cohort does not tell."""
+    """Return the indices of the images that look inverted, surest first; none if the cohort gives no answer."""
     if len(samples) < LEAST_IMAGES:
         return ()
     scores = _scores(_odd_features(samples))
@@ -57,7 +57,7 @@ def _scores(features: Floats) -> Floats:
 
 
 def _odd_features(samples: Sequence[Sample]) -> Floats:
-    """Numbers (N F) that change sign when an image is inverted, and not when it is mirrored."""
+    """Return features (N F) that change sign when an image is inverted, and do not change when it is mirrored."""
     shares = np.sqrt(np.stack([sample.facts.histogram for sample in samples]))
     edges = np.sort(np.array([sample.facts.edges[::2] for sample in samples], np.float32) / 255 - 0.5, axis=1)
     means = np.array([[sample.facts.mean / 127.5 - 1] for sample in samples], np.float32)
@@ -74,7 +74,7 @@ def _odd_features(samples: Sequence[Sample]) -> Floats:
 
 
 def _outlines(samples: Sequence[Sample]) -> Floats:
-    """Each thumbnail along the cohort's leading axes, which do not depend on the sign of any image."""
+    """Project each thumbnail on the cohort's leading axes, which do not depend on the sign of any image."""
     blocks = [samples[i : i + BLOCK] for i in range(0, len(samples), BLOCK)]
     gram = sum(rows.T @ rows for rows in map(standard_thumbnails, blocks))
     _, vectors = np.linalg.eigh(gram)

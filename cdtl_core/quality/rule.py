@@ -1,4 +1,4 @@
-"""What a rule is and what it finds."""
+"""Rules and their findings."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Hit:
-    """One thing a rule found: a sentence, and the files concerned, worst first."""
+    """One finding of a rule: a sentence, and the files concerned, worst first."""
 
     message: str
     files: tuple[Path, ...] = ()
@@ -25,11 +25,11 @@ class Rule:
     """One check.
 
     Attributes:
-        id: What it is called in reports and settings.
-        severity: An error must be mended or waived before training; a warning should be read.
+        id: Its name in reports and settings.
+        severity: An error must be fixed or waived before training; a warning should be read.
         what: What it looks for, for the documentation.
         advice: What to do about a finding.
-        find: Looks at the cohort.
+        find: The function that examines the cohort.
     """
 
     id: str
@@ -41,14 +41,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the check tells a person.
+    """A finding as the report shows it.
 
     Attributes:
         rule: Id of the rule.
-        severity: Of the rule.
+        severity: Severity of the rule.
         message: One sentence.
         advice: What to do.
-        files: The files concerned, worst first; a pair stands side by side.
+        files: The files concerned, worst first; the two files of a pair follow each other.
         waived: Why the site switched the rule off, empty if it did not.
     """
 
@@ -61,7 +61,14 @@ class Finding:
 
 
 def count_of(count: int, noun: str, verb: str = "", *, total: int | None = None) -> str:
-    """A count that agrees with its noun and plural verb: ``1 image shows``, ``2 of 9 images show``."""
+    """Return a count with its noun and verb in agreement: ``1 image shows``, ``2 of 9 images show``.
+
+    Args:
+        count: The number.
+        noun: In the singular.
+        verb: In the plural.
+        total: Shown as ``of total`` if given.
+    """
     named = noun if (total or count) == 1 else noun + "s"
     agreed = {"": "", "have": "has", "are": "is"}.get(verb, verb + "s") if count == 1 else verb
     of = f" of {total}" if total is not None else ""

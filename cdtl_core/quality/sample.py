@@ -1,4 +1,4 @@
-"""One readable image of a cohort: what the site's list says of it beside what its file shows."""
+"""A readable image of a cohort: its entry in the site's list and the facts of its file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a site's list, as written: nothing is mapped or refused yet."""
+    """One line of a site's list, as written, before any mapping or check."""
 
     file: Path
     label: str
@@ -33,17 +33,17 @@ class Sample:
 
     @property
     def file(self) -> Path:
-        """Where it is."""
+        """The file."""
         return self.entry.file
 
     @property
     def owner(self) -> str:
-        """The patient; an image without one stands for itself."""
+        """The patient; an image without one is its own group."""
         return self.entry.patient or f"file:{self.entry.file}"
 
 
 def standard_thumbnails(samples: Sequence[Sample]) -> Floats:
-    """Thumbnails as rows (N 1024) of mean 0 and length 1, so that a dot product is a correlation."""
+    """Return thumbnails as rows (N 1024) of mean 0 and length 1, so that a dot product is a correlation."""
     if not samples:
         return np.zeros((0, 1), np.float32)
     rows = np.stack([sample.facts.thumbnail for sample in samples]).reshape(len(samples), -1).astype(np.float32)

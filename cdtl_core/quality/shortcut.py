@@ -1,4 +1,4 @@
-"""Whether the label can be read from size, border and histogram alone: then a model may learn the scanner."""
+"""Tests whether size, border and histogram predict the label: a model could then learn the scanner."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from cdtl_core.quality.sample import Sample
 
 __all__ = ["RULES", "ShortcutScore", "score_shortcuts"]
 
-LOW = 0.6  # what the interval's lower end must exceed
+LOW = 0.6  # limit for the lower end of the interval
 FOLDS = 5
 LEAST_GROUPS = 20  # of a class, and of all others together
 RESAMPLES = 300
@@ -30,7 +30,7 @@ Whole = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class ShortcutScore:
-    """How well one class is told from the others without looking at the image: AUROC and its 95 % interval."""
+    """AUROC, with its 95 % interval, of one class against the others from size, border and histogram only."""
 
     label: str
     auroc: float
@@ -60,13 +60,13 @@ def score_shortcuts(cohort: Cohort) -> tuple[ShortcutScore, ...]:
 
 
 def _asked(labels: list[str]) -> list[str]:
-    """Rarest first; of two classes one, for the other is its mirror image."""
+    """Rarest class first; of two classes only one, since the other is its mirror image."""
     ranked = [label for label, _ in reversed(Counter(labels).most_common())]
     return ranked[:1] if len(ranked) == 2 else ranked
 
 
 def _groups(cohort: Cohort) -> Whole:
-    """Patients, merged where duplicates connect them."""
+    """Group by patient; patients that share duplicates are merged."""
     alike = group_duplicates(len(cohort.samples), cohort.pairs)
     patient: dict[str, int] = {}
     merged: dict[int, int] = {}
@@ -90,7 +90,7 @@ def _features(sample: Sample) -> list[float]:
 
 
 def _predict(features: Numbers, positive: npt.NDArray[np.bool_], groups: Whole) -> Numbers:
-    """Each image's rank within its own test fold, so that folds compare."""
+    """Return each image's rank within its own test fold, which makes folds comparable."""
     scores = np.zeros(len(features))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for known, asked in folds.split(features, positive, groups):

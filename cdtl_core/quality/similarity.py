@@ -1,9 +1,9 @@
-"""Images that show the same thing: the same pixels, or thumbnails that correlate in outline and in detail.
+"""Finds images that show the same thing: equal pixels, or thumbnails that correlate in outline and in detail.
 
-All pairs are compared. The search works in the cohort's leading components: projecting only shortens distances, so no
-pair above the bound is missed, and 100,000 images take minutes. Films of one kind resemble each other anyway (two
-breasts of two women reach 0.987), so a pair must also agree in its perceptual hash and correlate in what is left when
-the cohort's own leading components are taken out.
+All pairs are compared. The search works in the cohort's leading components. A projection only shortens distances, so no
+pair above the bound is missed, and 100,000 images take minutes. Films of one kind resemble each other anyway (breasts
+of two women reach 0.987), so a pair must also agree in its perceptual hash, and correlate after the cohort's own
+leading components are removed.
 """
 
 from collections import defaultdict
@@ -22,17 +22,17 @@ CORRELATION = 0.98
 DETAIL = 0.55  # correlation of what the cohort's components leave; BUSI's copies 0.65 up, mini-MIAS' films below 0.47
 HASH_BITS = 12  # of 64 that may differ; BUSI's copies 8 at most, smooth lesion crops that correlate 24 and more
 COMPONENTS = 64
-LEAST_REST = 20  # images needed to tell what is common to the cohort
+LEAST_REST = 20  # images needed to find what is common to the cohort
 BASIS_FROM = 4000  # images
 BLOCK = 2048
-PARTNERS = 50  # per image: enough to bind a group together
+PARTNERS = 50  # per image: enough to connect a group
 COPIES = 8  # of one exact image that take part in the search
 Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two samples, by position, that show the same image."""
+    """Two samples, by index, that show the same image."""
 
     first: int
     second: int
@@ -50,14 +50,14 @@ class _Basis:
         return points
 
     def rest(self, rows: Floats) -> Floats:
-        """What the components leave of each row, scaled to length 1."""
+        """Return each row without its part along the components, scaled to length 1."""
         left = (rows - self.mean) - self.project(rows) @ self.components
         unit: Floats = left / np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-6)
         return unit
 
 
 def find_pairs(samples: Sequence[Sample]) -> tuple[Pair, ...]:
-    """Exact and near duplicates, by position; of many exact copies only some are paired with each other."""
+    """Return exact and near duplicates, by index; of many exact copies only some are paired."""
     copies: dict[str, list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):
         copies[sample.facts.pixels_sha256].append(index)
@@ -94,7 +94,7 @@ def _projected(samples: Sequence[Sample], basis: _Basis) -> Floats:
 
 
 def _candidates(points: Floats) -> tuple[Indices, Indices]:
-    """Pairs whose projected distance allows the correlation; at most PARTNERS later partners per image."""
+    """Return pairs whose projected distance allows the correlation; at most PARTNERS later partners per image."""
     half = 0.5 * (points**2).sum(axis=1)
     bound = 1.0 - CORRELATION + 1e-4  # half the squared distance of two unit vectors is 1 - correlation
     found: list[tuple[Indices, Indices]] = []
@@ -131,7 +131,7 @@ def _alike_in_detail(samples: Sequence[Sample], first: Indices, second: Indices)
     good: npt.NDArray[np.bool_] = np.ones(len(first), bool)
     if len(rest) < LEAST_REST:
         return good
-    basis = _basis(rest)  # of the others: a pair must not explain itself
+    basis = _basis(rest)  # from the others: a pair must not explain itself
     for start in range(0, len(first), BLOCK):
         part = slice(start, start + BLOCK)
         ours, theirs = basis.rest(_rows(samples, first[part])), basis.rest(_rows(samples, second[part]))

@@ -1,13 +1,15 @@
-"""Whether one label is a slip of the pen for another."""
+"""Detects labels that are typing errors of other labels."""
 
 __all__ = ["is_typo"]
 
 OPPOSITES = ("a", "ab", "an", "dis", "im", "in", "non", "un")  # normal and abnormal are two words
-LONG = 8  # letters from which two slips are one word still
+LONG = 8  # from this length on, two typing errors are still the same word
 
 
 def is_typo(written: str, meant: str) -> bool:
-    """Whether `written` is `meant` but for case, spaces or a slip or two; never a digit or a prefix like un-."""
+    """Whether `written` equals `meant` except for case, spaces, or a typing error or two; never a digit or prefix
+    un-.
+    """
     ours, theirs = (" ".join(word.casefold().replace("_", " ").split()) for word in (written, meant))
     if ours == theirs:
         return written != meant
@@ -19,7 +21,7 @@ def is_typo(written: str, meant: str) -> bool:
 
 
 def _distance(ours: str, theirs: str) -> int:
-    """Insertions, deletions, substitutions and swaps of neighbours that lead from one word to the other."""
+    """Return the number of insertions, deletions, substitutions and swaps of neighbours between two words."""
     rows = [list(range(len(theirs) + 1))]
     for i, letter in enumerate(ours, start=1):
         row = [i]

@@ -1,9 +1,9 @@
-"""Which images are unlike the rest in texture, brightness, border and outline.
+"""Finds images that are unlike the rest in texture, brightness, border and outline.
 
-Two measures, for two kinds of cohort. The distance to the k-th neighbour serves cohorts of several scanners, each with
-its own look. The Mahalanobis distance from the cohort's core sees combinations that no single number shows, and speaks
-where the cohort's own distances have a short tail. Texture tells the modalities apart: speckle is rough at every
-octave, film is smooth in the fine ones.
+There are two measures, for two kinds of cohort. The distance to the k-th neighbour suits cohorts of several scanners,
+each with its own look. The Mahalanobis distance from the cohort's core detects unusual combinations, and works if the
+distances in the cohort have a short tail. Texture separates the modalities: speckle is rough at every octave, film is
+smooth in the fine ones.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -17,25 +17,25 @@ from cdtl_core.quality.sample import Floats, Sample, standard_thumbnails
 __all__ = ["find_strangers"]
 
 LEAST_IMAGES = 50
-REFERENCE = 4000  # images that stand for the cohort
+REFERENCE = 4000  # images that represent the cohort
 LIMIT = 8.0  # robust deviations
 BLOCK = 2048
 
 NEIGHBOUR = 12
-NEIGHBOUR_SHARE = 0.02  # so that a small group of strangers cannot vouch for each other
+NEIGHBOUR_SHARE = 0.02  # so that a small group of strangers does not hide itself
 FAR = 2.5  # times the distance to the k-th neighbour that 90 % of the images keep to
 
-OUTLINES = (8, 32)  # leading components; what they leave of a thumbnail is a feature
+OUTLINES = (8, 32)  # leading components; the residual of a thumbnail is a feature
 OUTLINE_WEIGHT = 4.0
-CORE = 0.8  # share of the images that mean and covariance come from
+CORE = 0.8  # share of the images used for mean and covariance
 CORE_PASSES = 4
 RIDGE = 0.1
-OUT = 2.1  # times the distance from the core that 90 % keep to
-OUT_OF_TAIL = 1.5  # and times that which 98 % keep to
+OUT = 2.1  # times the distance from the core that 90 % of the images stay below
+OUT_OF_TAIL = 1.5  # and times the distance that 98 % stay below
 
 
 def find_strangers(samples: Sequence[Sample], inverted: Collection[int] = ()) -> tuple[int, ...]:
-    """Positions of the images that stand apart from the cohort, strangest first; `inverted` ones are turned back."""
+    """Return the indices of images that are unlike the cohort, strangest first; `inverted` images are turned back."""
     if len(samples) < LEAST_IMAGES:
         return ()
     looks, step = _looks(samples, inverted), -(-len(samples) // REFERENCE)
@@ -66,7 +66,7 @@ def _looks(samples: Sequence[Sample], inverted: Collection[int]) -> Floats:
 
 
 def _unexplained(samples: Sequence[Sample], step: int) -> Floats:
-    """Length (N 2) of what the cohort's leading components leave of each thumbnail; the sign of an image is free."""
+    """Return the length (N 2) of each thumbnail's residual after the leading components, independent of its sign."""
     known = standard_thumbnails(samples[::step])
     _, vectors = np.linalg.eigh(known.T @ known)
     parts = []
@@ -94,7 +94,7 @@ def _to_neighbour(points: Floats, reference: Floats) -> npt.NDArray[np.float64]:
 
 
 def _to_core(points: Floats, reference: Floats) -> npt.NDArray[np.float64]:
-    """Mahalanobis distance from the images nearest to the middle, found by concentration steps."""
+    """Return the Mahalanobis distance from the images nearest to the middle, found by concentration steps."""
     core = reference
     for _ in range(CORE_PASSES):
         middle = core.mean(axis=0)

@@ -136,7 +136,10 @@ def _egress(request: ApprovalRequest, journals: Sequence[Journal]) -> Section:
     blocks: list[Block] = [egress_table(request.egress, "What the sites approved, and no more")]
     table = crossed(journals)
     blocks += [table] if table else []
-    lead = "A gate at each site holds back what is not on the list; each site's own log counts every byte that left."
+    lead = (
+        "An egress filter at each site holds back what is not on the list. "
+        "Each site's own log counts every byte that left."
+    )
     return Section("egress", blocks, lead=lead)
 
 

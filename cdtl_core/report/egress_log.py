@@ -1,4 +1,4 @@
-"""What a site's gate wrote of all that left, summed for its report."""
+"""Summary of a site's egress log for its report."""
 
 import json
 from collections import Counter
@@ -39,14 +39,12 @@ def logged_traffic(home: Path) -> list[Block]:
     went = [(name, str(count), bytes_text(amounts[name])) for name, count in requests.most_common()]
     blocks: list[Block] = []
     if told:
-        headers = ("run", "type", "verdict of the gate", "replies", "bytes")
-        blocks.append(Table("Replies, as the gate judged them", headers, told, numbers=3))
+        headers = ("run", "type", "verdict", "replies", "bytes")
+        blocks.append(Table("Replies and the filter's verdict", headers, told, numbers=3))
     if went:
         blocks.append(Table("All requests to the coordinator", ("request", "count", "bytes"), went))
     total = bytes_text(sum(amounts.values()))
-    blocks.append(
-        Note(f"In all {total} left in bodies of requests; {refused} times something was refused by the gate.")
-    )
+    blocks.append(Note(f"In all {total} left in the bodies of requests. The filter refused {refused} of them."))
     return blocks
 
 

@@ -70,7 +70,7 @@ def _auroc_sentence(main: str, results: Mapping[str, MethodResult], gain: Estima
         return []
     auroc, alone = estimate_text(results[main].auroc), estimate_text(results["alone"].auroc)
     less = f", difference {estimate_text(gain, sign=True)}" if gain is not None else ""
-    return [f"AUROC: {method_name(main)} {auroc}, alone {alone}{less}."]
+    return [f"AUROC: {method_name(main)} {auroc}, local {alone}{less}."]
 
 
 def _log_loss_sentence(change: Estimate | None) -> list[str]:

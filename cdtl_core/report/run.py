@@ -109,8 +109,8 @@ def _egress(config: SimulationConfig, journals: Sequence[Journal]) -> Section:
     blocks: list[Block] = [egress_table(manifest, f"What a site's messages may hold, {method_name(main)}")]
     blocks += [table] if table else []
     lead = (
-        "The list follows from the settings. Between hospitals a gate at each site holds back whatever is not on it; a "
-        "simulation has no gate."
+        "The list follows from the settings. Between hospitals an egress filter at each site holds back what is not on "
+        "the list. A simulation has no egress filter."
     )
     return Section("egress", blocks, lead=lead)
 

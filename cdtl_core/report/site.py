@@ -186,7 +186,7 @@ def _egress(home: Path, own: SiteConfig, config: RunConfig | None, found: Materi
     blocks += logged_traffic(home)
     if config is not None and not blocks:
         blocks.append(egress_table(_list_of(own, config), f"What a message may hold, {method_name(config.method)}"))
-        blocks.append(Note("In a simulation no gate stands between the sites; the list follows from the settings."))
+        blocks.append(Note("In a simulation no filter stands between the sites; the list follows from the settings."))
     if table := crossed(list(found.diaries.values())):
         blocks.append(table)
     return section_of("egress", blocks, "Nothing has left this site, and no run is approved.")

@@ -130,7 +130,7 @@ def _figures(results: Sequence[ArmResult]) -> tuple[Floats, Floats, Floats]:
 
 
 def _label(panel: "Axes", last: Point, methods: Sequence[str]) -> None:
-    """Each line's name beside its end, in its colour."""
+    """Write the name of each line next to its end, in its colour."""
     ends = {method: value for method in methods if (value := last.results[method].auroc.value) is not None}
     bottom, top = panel.get_ylim()
     places = np.array(spread(list(ends.values()), _GAP * (top - bottom)))
@@ -139,7 +139,7 @@ def _label(panel: "Axes", last: Point, methods: Sequence[str]) -> None:
     for (method, height), place in zip(ends.items(), places.tolist(), strict=True):
         colour, _ = _look(method, methods)
         panel.plot([1.0, 1.05], [height, place], transform=across, color=colour, linewidth=0.6, clip_on=False)
-        panel.text(1.06, place, method, transform=across, color=colour, va="center")
+        panel.text(1.06, place, "local" if method == "alone" else method, transform=across, color=colour, va="center")
     panel.set_ylim(bottom, top)
 
 

@@ -1,1 +1,1 @@
-"""Files, processes and terminals: durable writes, chained logs, isolation, text from outside."""
+"""Files, processes and terminals: durable writes, chained logs, isolation, and safe handling of outside text."""

@@ -35,13 +35,13 @@ _TAIL = 1 << 16
 
 
 def link(before: str, value: object) -> str:
-    """The hash of `value`, in hex, where `before` is the hash of what stands before it."""
+    """Return the hash of `value`, in hex, chained to the hash `before`."""
     return hashlib.sha256(f"{before}{json.dumps(value, sort_keys=True)}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Head:
-    """Where a chain ends: number and hash of its last line, and the number of its first line that is still kept."""
+    """The end of a chain: number and hash of its last line, and the number of its first line that still exists."""
 
     seq: int = 0
     hash: str = ""
@@ -65,7 +65,7 @@ class LogFiles:
     kept: int
 
     def older(self, number: int) -> Path:
-        """The file with this number."""
+        """Return the path of an older file by its number."""
         if self.path.suffix == ".jsonl":
             return self.path.with_name(f"{self.path.stem}.{number}.jsonl")
         return self.path.with_name(f"{self.path.name}.{number}")
@@ -119,7 +119,7 @@ class ChainedLog:
         self._take_back()
         if self._left is None or self._left != _place(path):
             self._last = self._found()
-        if _size(path) > self._files.max_bytes or (_size(path) and not self._last.seq):  # an earlier version wrote it
+        if _size(path) > self._files.max_bytes or (_size(path) and not self._last.seq):  # written by an earlier version
             self._rotate()
         value = {**fields, "seq": self._last.seq + 1}
         if not _size(path):
@@ -132,14 +132,14 @@ class ChainedLog:
         self._left, self._last = _place(path), replace(self._last, seq=value["seq"], hash=digest)
 
     def _take_back(self) -> None:
-        """Remove a line that was said not to be in the log, where the disk had not even let us do that."""
+        """Remove a line that was reported as not written, after the disk had refused to remove it at once."""
         path = self._files.path
         if self._undone and self._undone[0] < _size(path) <= self._undone[1]:  # nothing was appended since
             os.truncate(path, self._undone[0])
         self._undone = None
 
     def _sync(self) -> None:
-        """The line is in the log: a head that lags behind is a lesser fault than a message that is not sent."""
+        """Sync the line; a head file that lags behind is a smaller fault than a message that is not sent."""
         try:
             if self._sync_s:
                 with open(self._files.path, "rb") as file:
@@ -150,7 +150,7 @@ class ChainedLog:
             _log.warning("the head of %s is not up to date: %s", self._files.path, error)
 
     def _found(self) -> Head:
-        """Where the chain ends on the disk; half a line that a kill left is removed."""
+        """Return the end of the chain on the disk; half a line left by a kill is removed."""
         head = read_head(self._files.head) or Head()
         newest = next((path for path in (self._files.path, self._files.older(1)) if _size(path)), None)
         if newest is None:
@@ -158,14 +158,16 @@ class ChainedLog:
         if newest == self._files.path:
             _cut_torn(newest)
         last = parse_line(_last_line(newest))
-        if last is None or last[0]["seq"] <= head.seq:  # a log that was cut goes on after its head: the gap stays
+        if (
+            last is None or last[0]["seq"] <= head.seq
+        ):  # if a log was cut, it continues after its head, so the gap stays visible
             return head
         return replace(head, seq=last[0]["seq"], hash=last[1])
 
     def _rotate(self) -> None:
-        """Close the file; on a fault the log goes on in the same one.
+        """Close the file and begin the next one; on a fault the log continues in the same file.
 
-        What will be dropped is noted first, so that a kill in between leaves more lines than noted and never fewer.
+        The head file is written first. A kill in between leaves more lines than noted, never fewer.
         """
         files = self._files
         try:
@@ -179,16 +181,16 @@ class ChainedLog:
                 os.replace(files.older(number - 1) if number > 1 else files.path, files.older(number))
             sync_folder(files.path.parent)
         except (CheckpointError, OSError) as error:
-            _log.warning("%s cannot be rotated and goes on growing: %s", files.path, error)
+            _log.warning("%s cannot be rotated and continues to grow: %s", files.path, error)
 
 
 def encode_line(value: Mapping[str, Any], digest: str) -> bytes:
-    """The bytes of a line."""
+    """Return the bytes of a line."""
     return (json.dumps({**value, "hash": digest}) + "\n").encode()
 
 
 def parse_line(line: bytes) -> tuple[dict[str, Any], str] | None:
-    """The value and the hash of a line; None if it is no line of a chain, byte for byte."""
+    """Return the value and the hash of a line; None if the bytes are not exactly a line of a chain."""
     try:
         value = parse_json(line)
         digest, number = value.pop("hash"), value["seq"]
@@ -199,7 +201,7 @@ def parse_line(line: bytes) -> tuple[dict[str, Any], str] | None:
 
 
 def read_head(path: Path) -> Head | None:
-    """The head that was noted; None if the file is missing or damaged."""
+    """Return the noted head; None if the file is missing or damaged."""
     try:
         value = parse_json(path.read_bytes())
         return Head(int(value["seq"]), str(value["hash"]), int(value["first"]))
@@ -208,7 +210,7 @@ def read_head(path: Path) -> Head | None:
 
 
 def _first_seq(path: Path, last: Head) -> int:
-    """The number of a file's first line; if that is damaged, what was noted before stays."""
+    """Return the number of a file's first line; if that line is damaged, the number noted before."""
     with open(path, "rb") as file:
         first = parse_line(file.readline())
     return first[0]["seq"] if first else last.first
@@ -224,7 +226,7 @@ def _size(path: Path) -> int:
 
 
 def _last_line(path: Path) -> bytes:
-    """The last whole line of a file."""
+    """Return the last whole line of a file."""
     with open(path, "rb") as file:
         span = _TAIL
         while True:

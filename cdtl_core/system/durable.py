@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old content or the new, never half of either."""
+"""Durable file writes: a kill at any moment leaves the old content or the new, never half of either."""
 
 import contextlib
 import fcntl
@@ -27,9 +27,14 @@ __all__ += ["sync_folder", "unwritable"]
 
 
 def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write `content` to `path` atomically and durably (write beside it, fsync, rename, fsync the folder).
+    """Write `content` to `path` atomically and durably (write a draft, fsync, rename, fsync the folder).
 
-    The file has the rights `mode` less the umask from its first byte on: 0o600 for what must stay secret.
+    The file has the permissions `mode` less the umask from its first byte on: 0o600 for secrets.
+
+    Args:
+        path: The file.
+        content: Its new content.
+        mode: Permissions of the file.
 
     Raises:
         CheckpointError: The disk is full or read-only, or the path is a folder.
@@ -37,7 +42,7 @@ def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.unlink(missing_ok=True)  # of a killed process, perhaps with wider rights
+        draft.unlink(missing_ok=True)  # left by a killed process, perhaps with wider permissions
         with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
@@ -51,12 +56,14 @@ def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> CheckpointError:
-    """What to say of a path that the system does not let us write."""
-    return CheckpointError(f"{path} cannot be written ({error.strerror}): check the path, rights and space.")
+    """Return the error for a path that cannot be written."""
+    return CheckpointError(
+        f"{path} cannot be written ({error.strerror}): check the path, its permissions and the free space."
+    )
 
 
 def disk_fault(error: OSError) -> CheckpointError:
-    """What to say at an edge, where a fault of the disk comes from any of the files below it."""
+    """Return the error for a disk fault in any of several files."""
     return unwritable(Path(str(error.filename or "a file")), error)
 
 
@@ -103,7 +110,7 @@ def append_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
 
 
 def publish_folder(draft: Path, target: Path) -> None:
-    """Put the finished folder `draft` in the place of `target`; an older `target` is removed first."""
+    """Move the finished folder `draft` to `target`; an older `target` is removed first."""
     for file in draft.iterdir():
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
@@ -115,18 +122,18 @@ def publish_folder(draft: Path, target: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for this process alone.
+    """Lock a folder for this process.
 
     Args:
         folder: Made if it does not exist.
-        wait: Until another process lets go of it, instead of raising.
+        wait: Wait until another process releases it, instead of raising.
 
     Raises:
         CheckpointError: Another process holds it, or it cannot be written.
@@ -136,7 +143,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be used ({error.strerror}): check its rights and space, or choose another folder."
+            f"{folder} cannot be used ({error.strerror}): check its permissions and the free space, or choose another "
+            "folder."
         ) from None
     with file:
         try:
@@ -149,7 +157,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: those that were added, renamed or removed."""
+    """Make additions, renames and removals in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
-"""What comes from elsewhere: read without surprises, and shown to a person without effect on the screen.
+"""Text and JSON from outside: safe to parse, and safe to show on a terminal.
 
-Text of a coordinator, another site, an image or a manifest can hold escapes that hide or forge lines on a terminal. It
-is shown through `visible` (one value on one line) or `shown` (a text of ours, whose lines stay lines).
+Text from a coordinator, another site, an image or a manifest can hold escapes that hide or forge lines on a terminal.
+`visible` shows one value on one line. `shown` shows a text of ours and keeps its lines.
 """
 
 import json
@@ -14,18 +14,18 @@ from typing import Any
 
 __all__ = ["get_logger", "is_plain", "log_to_stderr", "parse_json", "read_json", "shown", "visible"]
 
-_MOST = 300  # characters of one foreign value: longer ones would push what matters off the screen
+_MOST = 300  # characters of one outside value: a longer one would push the rest off the screen
 _MOST_LOGGED = 4000  # characters of one line of a log
 _MOST_MARKS = 3  # accents on one letter; no script needs more, and a stack of them covers the lines around it
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(code) for code in range(0xFE00, 0xFE10)}
-"""Characters that count as printable and show nothing."""
+"""Characters that count as printable but show nothing."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that a JSON text holds.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: It is no JSON, no UTF-8, or nested so deeply that Python could not go through it.
+        ValueError: It is not JSON, not UTF-8, or nested too deeply for Python.
     """
     try:
         return json.loads(text)
@@ -34,7 +34,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object that another process writes; empty if it is not there yet."""
+    """Return a JSON object that another process writes; empty if the file does not exist yet."""
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -43,12 +43,12 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is printed as it is: no control or format character, no invisible one, no stack of accents."""
+    """Whether a text can be printed unchanged: no control, format or invisible character, no stack of accents."""
     return _escaped(text) == text
 
 
 def visible(value: object, most: int = _MOST) -> str:
-    r"""A foreign value on one line: line breaks, escapes, text direction and invisible characters as ``\u001b``.
+    r"""Return an outside value on one line, with line breaks, escapes and invisible characters as ``\u001b``.
 
     Args:
         value: Anything; its `str` is shown.
@@ -60,12 +60,12 @@ def visible(value: object, most: int = _MOST) -> str:
 
 
 def shown(text: str) -> str:
-    """A text of several lines, put together by us, without anything else that moves the cursor or hides text."""
+    """Return a text of several lines of our own, without anything else that moves the cursor or hides text."""
     return "\n".join(_escaped(line) for line in text.split("\n"))
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of this name; each record is one visible line, whichever handler writes it.
+    """Return a logger whose records are one visible line each, with any handler.
 
     Lines of a traceback follow indented, so that none of them can pass for a record.
     """
@@ -76,7 +76,7 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def log_to_stderr(form: str) -> None:
-    """Log to stderr in this form, records of libraries too, each as one visible line."""
+    """Log to stderr in this form, including records of libraries, each as one visible line."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_OneLine())
@@ -85,7 +85,7 @@ def log_to_stderr(form: str) -> None:
 
 class _OneLine(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replace the record's text by what is safe to write; every record passes."""
+        """Replace the record's text by text that is safe to write; every record passes."""
         record.msg, record.args = visible(record.getMessage(), _MOST_LOGGED), None
         if record.exc_info:
             text = logging.Formatter().formatException(record.exc_info)
@@ -103,5 +103,5 @@ def _escaped(text: str) -> str:
 
 
 def _code(char: str) -> str:
-    """As JSON writes it, so that JSON which is shown stays JSON."""
+    """Return the JSON escape, so that shown JSON stays valid JSON."""
     return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1] if ord(char) != 0x20 else char

@@ -1,12 +1,11 @@
-"""A network of its own for a service and all that it starts, and folders out of their sight.
+"""Network isolation of a service and its children, and folders hidden from them.
 
-Flower's control API asks for no password: whoever reaches its port on 127.0.0.1 runs code as the service. In a network
-namespace of its own, 127.0.0.1 is the service's alone. Sockets that were opened before stay connected to the machine's
-network, so a public port is opened first and handed on.
+Flower's control API asks for no password: a program that reaches its port on 127.0.0.1 can run code as the service. In
+a network namespace, 127.0.0.1 belongs to the service only. Sockets opened before stay connected to the machine's
+network, so a public port is opened first and passed on.
 
-User namespaces make this possible without any rights. There are two of them, one in the other: the inner one cannot
-undo what the outer one has set up, not even as root. ``python -m cdtl_core.system.isolation`` prints why it is not
-possible.
+User namespaces make this possible without root. There are two, one inside the other: the inner one cannot undo what the
+outer one has set up, not even as root. ``python -m cdtl_core.system.isolation`` prints why isolation is not possible.
 """
 
 import ctypes
@@ -29,7 +28,7 @@ _PROBE_S = 30.0
 
 
 def isolation_fault() -> str:
-    """Why `isolate` is not possible here, in a few words; empty if it is. Tried in another process."""
+    """Return why `isolate` is not possible here, in a few words; empty if it is. It is tried in another process."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "cdtl_core.system.isolation"],
@@ -44,7 +43,7 @@ def isolation_fault() -> str:
 
 
 def try_isolation(hidden: Iterable[Path] = ()) -> str:
-    """Isolate this process where that is possible; returns why it is not, in a few words, or an empty text."""
+    """Isolate this process if possible; returns the reason in a few words if not, else an empty text."""
     if _threads() != 1:
         return "this process has several threads"
     if fault := isolation_fault():
@@ -54,34 +53,34 @@ def try_isolation(hidden: Iterable[Path] = ()) -> str:
 
 
 def isolate(hidden: Iterable[Path] = ()) -> None:
-    """Put this process, and all that it starts from now on, into a network of its own where only 127.0.0.1 exists.
+    """Move this process and all its future children into a network namespace with 127.0.0.1 only.
 
     Call it before any thread starts: Linux refuses it afterwards, and numpy starts threads when it is imported. Files
-    keep their owners, but root no longer passes over rights of other accounts' files.
+    keep their owners, but root no longer overrides the permissions of other accounts' files.
 
     Args:
-        hidden: Folders that are empty from now on, for this process and its children.
+        hidden: Folders that appear empty from now on, for this process and its children.
 
     Raises:
-        OSError: It is not possible here; then the process may be left half isolated, so ask `isolation_fault` first.
+        OSError: It is not possible here. The process may be half isolated then, so call `isolation_fault` first.
     """
     ids = os.getuid(), os.getgid()
     _unshare(_NEW_USER | _NEW_NETWORK | _NEW_MOUNTS, ids)
     _start_loopback()
     for folder in hidden:
         _cover(folder)
-    _unshare(_NEW_USER | _NEW_MOUNTS, ids)  # what was mounted in the outer namespace is locked in the inner one
+    _unshare(_NEW_USER | _NEW_MOUNTS, ids)  # mounts of the outer namespace are locked in the inner one
 
 
 def has_own_network() -> bool:
-    """Whether this process sees no network but the loopback one, as under systemd's PrivateNetwork=yes."""
+    """Whether this process sees only the loopback network, as under systemd's PrivateNetwork=yes."""
     return [name for _, name in socket.if_nameindex()] == ["lo"]
 
 
 def _threads() -> int:
     try:
         return len(list(Path("/proc/self/task").iterdir()))
-    except FileNotFoundError:  # no Linux: `isolation_fault` says so
+    except FileNotFoundError:  # not Linux: `isolation_fault` reports it
         return 1
 
 

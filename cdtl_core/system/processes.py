@@ -1,12 +1,12 @@
-"""Programs that run together and end together, also when the process that started them is killed.
+"""Groups of programs that start and end together, also when the process that started them is killed.
 
-A `ProcessGroup` is one Unix process group, and outside it a keeper: a shell that waits on a pipe whose other end this
-process holds. When this process ends, however it ends, the pipe closes and the keeper kills the group, with whatever
-its programs have started in turn.
+A `ProcessGroup` is one Unix process group. Outside the group runs a keeper: a shell that waits on a pipe whose other
+end this process holds. When this process ends for any reason, the pipe closes and the keeper kills the group with all
+its children.
 
-What a program prints goes through a pipe to a writer outside the group (`rotating.py`), which ends once nothing is left
-to write, also when this process was killed. This process holds the pipe open: if a writer is killed, the program waits
-for the next one, which `ProcessGroup.ended` starts.
+The output of a program goes through a pipe to a writer outside the group (`rotating.py`). The writer ends when nothing
+is left to write, also after a kill of this process. This process holds the pipe open: if a writer is killed, the
+program waits for the next one, which `ProcessGroup.ended` starts.
 """
 
 import os
@@ -31,8 +31,8 @@ class ProcessGroup:
     """Programs in one process group.
 
     Args:
-        env: Of every program.
-        folder: Where they run.
+        env: Environment of every program.
+        folder: Working folder.
         farewell: Shell line to run after the group has been killed, e.g. to remove a scratch folder.
     """
 
@@ -45,14 +45,14 @@ class ProcessGroup:
 
     @property
     def number(self) -> int:
-        """For programs that are started elsewhere and shall end with these."""
+        """The number of the process group, for programs that are started elsewhere and must end with it."""
         return self._first.pid
 
     def start(self, name: str, command: Sequence[str], log: Path, *, keep: Sequence[int] = ()) -> None:
-        """Start a program; what it and its children print is appended to `log`, which is rotated as it grows.
+        """Start a program; its output and its children's is appended to `log`, which is rotated by size.
 
         Args:
-            name: For `ended` and `pids`.
+            name: Used by `ended` and `pids`.
             command: The program and its arguments.
             log: A file.
             keep: File descriptors that the program inherits.
@@ -68,7 +68,7 @@ class ProcessGroup:
             os.close(sink)
 
     def ended(self) -> dict[str, int]:
-        """Programs that have ended, with their exit codes; the keeper is one. Writers that were killed are replaced."""
+        """Return the programs that have ended, with their exit codes; replaces writers that were killed."""
         programs = {**self._programs, "keeper": self._keeper}
         codes = {name: code for name, program in programs.items() if (code := program.poll()) is not None}
         for name, log in self._logs.items():
@@ -76,11 +76,11 @@ class ProcessGroup:
         return codes
 
     def pids(self) -> dict[str, int]:
-        """The programs' process numbers."""
+        """Return the process numbers of the programs."""
         return {name: program.pid for name, program in self._programs.items()}
 
     def stop(self, *, patience_s: float = 5.0) -> None:
-        """Ask every program to end, the last started first; what is left after a while is killed, its children too."""
+        """End all programs, the last started first; what is left after `patience_s` is killed with its children."""
         for program in reversed(self._programs.values()):
             if program.poll() is None:
                 program.terminate()
@@ -90,7 +90,7 @@ class ProcessGroup:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the whole group and see it gone."""
+        """Kill the whole group and wait until it is gone."""
         self._signal(signal.SIGKILL)
         for program in self._programs.values():
             program.wait()
@@ -103,15 +103,15 @@ class ProcessGroup:
             log.close()
 
     def _signal(self, number: int) -> bool:
-        """Send a signal to the group; False if nobody is left in it."""
+        """Send a signal to the group; False if the group is empty."""
         try:
             os.killpg(self._first.pid, number)
-        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+        except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
             return False
         return True
 
     def _shell(self, script: str) -> subprocess.Popen[bytes]:
-        """A shell in a group of its own that can tell from its input when this process ends."""
+        """Start a shell in its own group; it sees the end of this process as the end of its input."""
         return subprocess.Popen(  # noqa: S603
             ["/bin/sh", "-c", script], env=self._env, cwd=self._folder, process_group=0,
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -126,12 +126,12 @@ class _Log:
         self._writer = self._started()
 
     def keep(self) -> None:
-        """Start another writer if this one has ended, which it does only if it is killed."""
+        """Start another writer if this one was killed."""
         if self._writer.poll() is not None and not self._finished:
             self._writer = self._started()
 
     def finish(self) -> None:
-        """Wait a moment until a program's last words are in its log; what it has started may go on printing."""
+        """Wait a moment until the last output of a program is in its log; its children may continue to print."""
         if not self._finished:
             self.keep()
             with suppress(subprocess.TimeoutExpired):
@@ -139,7 +139,7 @@ class _Log:
             self._finished = True
 
     def close(self) -> None:
-        """All programs have ended."""
+        """Close the pipe after all programs have ended."""
         if self._source >= 0:
             self.finish()
             os.close(self._source)
@@ -153,7 +153,7 @@ class _Log:
 
 
 def free_port() -> int:
-    """A port on the loopback address that nobody listens on now."""
+    """Return a free port on the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

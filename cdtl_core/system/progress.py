@@ -1,6 +1,6 @@
-"""Progress as log records: who works reports, who shows listens; neither knows the other.
+"""Progress as log records, so that training code and command line do not depend on each other.
 
-Training code calls `report(step=3, steps=12)`; a command line attaches a `logging.Handler` to the logger
+Training code calls `report(step=3, steps=12)`. A command line attaches a `logging.Handler` to the logger
 ``cdtl.progress`` and reads ``record.progress``. Without a handler nothing is computed or printed.
 """
 
@@ -17,7 +17,7 @@ _logger.setLevel(logging.WARNING)
 
 
 def report(**fields: object) -> None:
-    """Tell whoever listens what has just happened, e.g. ``report(site="north", step=3, steps=12)``."""
+    """Report progress to all listeners, e.g. ``report(site="north", step=3, steps=12)``."""
     if _logger.isEnabledFor(logging.INFO):
         _logger.info("progress", extra={"progress": fields})
 
@@ -33,7 +33,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def listen(hear: Callable[[Mapping[str, object]], None]) -> Iterator[None]:
-    """Call `hear` with the fields of each report made inside the block."""
+    """Call `hear` with the fields of each report that is made inside the block."""
     handler, level = _Listener(hear), _logger.level
     _logger.addHandler(handler)
     _logger.setLevel(logging.INFO)

@@ -1,11 +1,11 @@
-"""Copies what a program prints into a log that is rotated by size, while the program runs.
+"""Copy the output of a running program into a log that is rotated by size.
 
-Started by `processes.py` as a script: ``python -I -S rotating.py LOG``, with the program's pipe as its input.
-It imports nothing but the standard library, so it starts at once and stays small. It ends when no program holds the
-other end of the pipe any more, and not on a signal: what a program said last is in the log.
+`processes.py` starts it as a script: ``python -I -S rotating.py LOG``, with the program's pipe as its input. It imports
+only the standard library, so it starts fast and stays small. It ends when no program holds the other end of the pipe,
+and ignores signals: the last output of a program is always in the log.
 
-Whatever the disk does, the pipe is read, so no program waits for its log or fails on it. What could not be written is
-counted, and a line says so when there is room again.
+The pipe is read even if the disk fails, so no program waits for its log or fails because of it. Lost bytes are counted,
+and a line in the log says so once there is space again.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from pathlib import Path
 __all__ = ["KEPT", "MAX_BYTES", "RotatingLog", "copy_input"]
 
 MAX_BYTES, KEPT = 10_000_000, 3
-"""Of one file, and of older files, `LOG.1` (the newest) to `LOG.3`: at most 40 MB for a log."""
+"""Largest size of a file; with the older files `LOG.1` (newest) to `LOG.3` a log takes at most 40 MB."""
 _CHUNK = 1 << 16
 
 
 class RotatingLog:
-    """A file that is appended to until it holds `max_bytes`; then it becomes an older one, and a new one begins."""
+    """A file that is appended to until it holds `max_bytes`, then renamed to an older one."""
 
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
         self._path, self._max_bytes, self._kept = path, max_bytes, kept
@@ -31,10 +31,10 @@ class RotatingLog:
         self._mid_line = False
 
     def write(self, content: bytes) -> None:
-        """Append; a fault of the disk is remembered and raises nothing."""
+        """Append; a disk fault is remembered and not raised."""
         size = self._path.stat().st_size if self._path.exists() else 0
         if size and size + len(content) > self._max_bytes:
-            end = content.find(b"\n") + 1 if self._mid_line else 0  # of the line that was begun
+            end = content.find(b"\n") + 1 if self._mid_line else 0  # end of the line that was begun
             if end or not self._mid_line or size > 2 * self._max_bytes:
                 self._append(content[:end])
                 self._rotate()
@@ -42,7 +42,7 @@ class RotatingLog:
         self._append(content)
 
     def close(self) -> None:
-        """Say once more what is missing."""
+        """Close the file; reports lost bytes once more."""
         if self._lost:
             self._append(b"")
 
@@ -62,7 +62,7 @@ class RotatingLog:
         self._mid_line = not content.endswith(b"\n") if content else self._mid_line
 
     def _rotate(self) -> None:
-        """Where names cannot be changed, the log goes on in the same file."""
+        """Rotate the files; if they cannot be renamed, the log continues in the same file."""
         files = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, self._kept + 1))]
         with contextlib.suppress(OSError):
             for newer, older in reversed(list(itertools.pairwise(files))):
@@ -71,7 +71,7 @@ class RotatingLog:
 
 
 def copy_input(log: RotatingLog, source: int = 0) -> None:
-    """Copy all that comes from the file descriptor `source`, until it ends."""
+    """Copy everything from the file descriptor `source` until it ends."""
     while chunk := os.read(source, _CHUNK):
         log.write(chunk)
     log.close()

@@ -1,4 +1,4 @@
-"""Where the entry points of the apps and the shipped configurations are: in a checkout or in the installed wheel."""
+"""Locations of the apps' entry points and the shipped configurations, in a checkout or in the installed wheel."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ __all__ = ["bundle_root", "find_config"]
 
 
 def bundle_root() -> Path:
-    """The folder that holds ``server``, ``client``, ``configs`` and ``pyproject.toml``."""
+    """Return the folder that holds ``server``, ``client``, ``configs`` and ``pyproject.toml``."""
     package = Path(__file__).resolve().parents[1]
     return next(root for root in (package.parent, package / "bundle") if (root / "server" / "app.py").exists())
 
 
 def find_config(name: Path) -> Path:
-    """A configuration by path, or by the name of a shipped one (``demo`` or ``configs/demo.toml``).
+    """Find a configuration by path, or by the name of a shipped one (``demo`` or ``configs/demo.toml``).
 
     Raises:
         ConfigError: Neither exists.

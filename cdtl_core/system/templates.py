@@ -1,4 +1,4 @@
-"""Jinja as all our templates use it: what is undefined is an error, what is a value is escaped."""
+"""Jinja environments of all templates: an undefined name is an error, and every value is escaped."""
 
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ __all__ = ["page_environment", "text_environment"]
 
 
 def page_environment(folder: Path) -> Environment:
-    """For the HTML templates in `folder`: every value is escaped."""
+    """Return the environment for the HTML templates in `folder`; every value is escaped."""
     return _environment(folder, autoescape=True)
 
 
 def text_environment(folder: Path) -> Environment:
-    """For the text templates in `folder`: values go through a filter of their own."""
+    """Return the environment for the text templates in `folder`; every value is made visible."""
     return _environment(folder, autoescape=False)
 
 
 def _shown(value: Any) -> Any:
-    """A value as it can be shown; what a template marked as safe is ours."""
+    """Return a value as it can be shown; text that a template marked as safe is our own."""
     return shown(value) if type(value) is str else value
 
 

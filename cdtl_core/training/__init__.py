@@ -1,1 +1,1 @@
-"""Training a classifier on one site's images: objective, inputs, feature cache, device."""
+"""Training on one site's images: objective, inputs, feature cache, device."""

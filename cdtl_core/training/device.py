@@ -1,4 +1,4 @@
-"""Where tensors are computed. CUDA and MPS paths are written but untested: no such machine was at hand."""
+"""Choice of the device. The CUDA and MPS paths are untested, since no such machine was available."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ __all__ = ["autocast", "choose_device"]
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The torch device of a setting: `auto` takes CUDA, then MPS, then the CPU.
+    """Return the torch device of a setting; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
         ConfigError: The device asked for is not on this machine.
@@ -24,7 +24,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Mixed precision on CUDA (bfloat16: no loss scaling needed), full precision elsewhere."""
+    """Return a context for mixed precision on CUDA (bfloat16, no loss scaling needed), full precision elsewhere."""
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()

@@ -1,12 +1,12 @@
-"""What a network says of every view of an image, computed once and kept on disk as float16, memory-mapped.
+"""The feature cache: features of every augmented view of an image, computed once and stored on disk as float16.
 
 ::
 
     CACHE/<key>/<name>.npy      up to 64 images: their names, and V ... values of each
 
-The key is of all that the values depend on beside the images, and an image is found by its content: other folds of a
-cohort, a cohort with new images, cohorts pooled, and other processes all use what is there. Each image is computed in a
-batch of its own views, so its values are the same bits whoever computes them.
+The key covers everything that the values depend on except the images, and an image is found by its content. Other
+folds, cohorts with new images, pooled cohorts and other processes all use the stored values. Each image is computed in
+a batch of its own views, so its values have the same bits in every process.
 """
 
 import functools
@@ -32,27 +32,27 @@ __all__ = ["Compute", "Half", "Kept", "keep", "key_of"]
 
 Half = npt.NDArray[np.float16]
 Compute = Callable[[torch.Tensor], torch.Tensor]
-"""Views V C H W in [0, 1] of one image to what is kept of them, V ...."""
+"""From the views V C H W in [0, 1] of one image to the stored values, V ...."""
 Kept = Callable[[int], Half]
-"""A row of a fold to what is kept of its image, V ..., the plain view first."""
+"""From a row of a fold to the stored values of its image, V ..., the plain view first."""
 _IMAGES = 64
 _KEYS = 8
 _MOST = 0.8
 
 
 def keep(fold: Fold, views: Views, compute: Compute, *, key: str, cache: Path | None) -> Kept:
-    """What `compute` says of the images of a fold; what is not on disk yet is computed now.
+    """Return the values of `compute` for the images of a fold; values that are not on disk are computed.
 
     Args:
         fold: The images.
-        views: The pool of each image.
-        compute: Must depend on nothing that `key` leaves out.
+        views: The pool of views of each image.
+        compute: Must depend only on what `key` covers.
         key: Name of a folder in `cache`.
-        cache: Folder to keep the values in; none: they are computed whenever they are asked for.
+        cache: Folder for the values; None: they are computed at each call.
 
     Raises:
-        CheckpointError: They would take most of what is free on the disk, or cannot be written.
-        ModelError: A value is beyond float16's range.
+        CheckpointError: They would take most of the free disk space, or cannot be written.
+        ModelError: A value exceeds float16's range.
     """
     if cache is None:
         return lambda row: _values(fold.pixels[fold.rows[row]], views, compute)
@@ -67,19 +67,19 @@ def keep(fold: Fold, views: Views, compute: Compute, *, key: str, cache: Path | 
 
 
 def key_of(weights: Weights, said: str) -> str:
-    """A folder's name, of tensors on the CPU and of whatever else the values depend on."""
+    """Return a folder's name from CPU tensors and everything else that the values depend on."""
     return hashlib.sha256(f"{said}/{weights_hash(weights)}".encode()).hexdigest()[:32]
 
 
 def _values(image: npt.NDArray[np.uint8], views: Views, compute: Compute) -> Half:
     values: Half = compute(draw_views(image, views)).to("cpu", torch.float16).numpy()
     if not np.isfinite(values).all():
-        raise ModelError("a frozen stage gives values beyond float16's range: set train.views to 0.")
+        raise ModelError("a frozen stage gives values that exceed float16's range: set train.views to 0.")
     return values
 
 
 def _fill(folder: Path, names: Iterable[str], values: Callable[[str], Half]) -> None:
-    """Compute what is missing, a file at a time, each process in an order of its own so that several share the work."""
+    """Compute missing values, one file at a time; each process uses its own order, so several share the work."""
     everyone = sorted(names)
     parts = [everyone[start : start + _IMAGES] for start in range(0, len(everyone), _IMAGES)]
     random.Random(os.getpid()).shuffle(parts)
@@ -104,7 +104,7 @@ def _check_room(folder: Path, each: int, images: int) -> None:
 
 
 def _write(folder: Path, names: Sequence[str], values: Half) -> None:
-    """One file, whole or not at all; its name is of the images in it, so whoever writes it too writes the same."""
+    """Write one file atomically; its name depends on its images, so all processes write the same content."""
     file = np.empty(len(names), np.dtype([("image", "S32"), ("values", np.float16, values.shape[1:])]))
     file["image"], file["values"] = [name.encode() for name in names], values
     own = hashlib.sha256("".join(names).encode()).hexdigest()[:32]
@@ -117,11 +117,13 @@ def _write(folder: Path, names: Sequence[str], values: Half) -> None:
         os.replace(draft, folder / f"{own}.npy")
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise CheckpointError(f"{folder} cannot be written ({error.strerror}): check rights and space.") from None
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror}): check its permissions and the free space."
+        ) from None
 
 
 def _found(folder: Path) -> dict[str, Half]:
-    """Name of an image to its values, of all files in a folder; a damaged file is removed, and computed again."""
+    """Return image names and values of all files in a folder; a damaged file is removed and computed again."""
     found: dict[str, Half] = {}
     for path in folder.glob("[!.]*.npy"):
         try:
@@ -139,7 +141,7 @@ def _mapped(path: Path) -> dict[str, Half]:
 
 
 def _opened(folder: Path) -> Path:
-    """The folder, made if need be; of those beside it the few that were used last are left."""
+    """Return the folder, created if needed; of the other folders only the most recently used ones are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
     keys = [other for other in folder.parent.iterdir() if re.fullmatch("[0-9a-f]{32}", other.name)]

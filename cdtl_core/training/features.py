@@ -1,6 +1,6 @@
-"""Features of a frozen backbone, computed once for each image and augmented view, and kept on disk.
+"""Features of a frozen backbone, computed once for each image and augmented view and stored in the feature cache.
 
-What is kept is float16: a feature of unit length loses less than a thousandth.
+They are stored as float16: a feature of unit length changes by less than a thousandth.
 """
 
 from pathlib import Path
@@ -31,16 +31,16 @@ def feature_views(
     device: torch.device,
     cache: Path | None = None,
 ) -> Features:
-    """Features N V D of a fold's images, in its order: the image as it is, then `views` changed ones.
+    """Return features N V D of a fold's images, in its order: the unchanged image first, then `views` changed ones.
 
     Args:
-        model: Its backbone is run as it is; a backbone that is trained would make what is kept untrue.
+        model: Its backbone must be frozen; otherwise the stored features would be outdated.
         fold: The images.
-        views: Changed views beside the plain one, V - 1.
+        views: Number of changed views, V - 1.
         change: How a view is changed.
-        seed: Of the changes.
+        seed: Seed of the changes.
         device: Where to compute.
-        cache: Folder to keep them in; none: they are not kept.
+        cache: Folder for the features; None: they are not stored.
 
     Raises:
         CheckpointError, ModelError: As `keep`.
@@ -52,7 +52,14 @@ def feature_views(
 def cached_features(
     model: Classifier, fold: Fold, pool: Views, *, device: torch.device, cache: Path | None = None
 ) -> Kept:
-    """The same, V D for a row of the fold, as it is asked for.
+    """Return a function from a row of the fold to its features V D, computed on demand.
+
+    Args:
+        model: Its backbone must be frozen.
+        fold: The images.
+        pool: The views.
+        device: Where to compute.
+        cache: Folder for the features; None: they are not stored.
 
     Raises:
         CheckpointError, ModelError: As `keep`.

@@ -1,6 +1,6 @@
-"""What a network is given of a fold's images: the images, or what its frozen stages say of a fixed pool of views.
+"""Inputs of a network for a fold: its images, or the output of the frozen stages for a fixed pool of views.
 
-Every `Inputs` is a function of rows; where the network then goes on is `Classifier.entry`, set by `entering`.
+Every `Inputs` is a function of rows. Where the network continues is set by `entering`, through `Classifier.entry`.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,20 +28,20 @@ __all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "t
 
 Ints = npt.NDArray[np.int64]
 Inputs = Callable[[Ints], torch.Tensor]
-"""Rows B of a fold to what a module is given, B ..., on the CPU; may draw a changed view."""
+"""From rows B of a fold to a module's input, B ..., on the CPU; may draw a changed view."""
 
 PatientInputs = Callable[[int, Ints, Ints], torch.Tensor]
-"""A step, identities of B patients and rows B M of their images to what a module is given, B M ..., on the CPU."""
+"""From a step, identities of B patients and rows B M of their images to a module's input, B M ..., on the CPU."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where images enter a network: behind its frozen stages, as a fixed pool of views.
+    """Where inputs enter a network: after its frozen stages, as a fixed pool of views.
 
     Attributes:
-        stages: How many are frozen, 1 or more; None: all that the features need, which are what enters.
-        views: The pool of each image.
-        cache: Folder for what the frozen stages say; none: it is computed whenever it is asked for.
+        stages: Number of frozen stages, 1 or more; None: all stages that the features need, so features enter.
+        views: The pool of views of each image.
+        cache: Folder for the output of the frozen stages; None: it is computed on demand.
     """
 
     stages: int | None
@@ -50,13 +50,13 @@ class Entry:
 
 
 def trains_only_heads(config: RunConfig) -> bool:
-    """Whether the backbone is frozen and its features are kept, and nothing but the head is trained."""
+    """Whether the backbone is frozen, its features are cached, and only the head is trained."""
     entry = entry_of(config, None)
     return entry is not None and entry.stages is None and not config.model.adapter
 
 
 def entry_of(config: RunConfig, cache: Path | None) -> Entry | None:
-    """Where images enter in a run; None: at the network's beginning, changed anew at each step."""
+    """Return where inputs enter in a run; None: at the beginning, with images changed at each step."""
     train = config.train
     if config.dp.enabled or not train.views:
         return None
@@ -75,10 +75,10 @@ def entering(model: "Network", entry: Entry | None) -> Iterator[None]:
 
 
 class Network(Protocol):
-    """What scores images: a classifier, or several that are pooled.
+    """A network that scores images: a classifier, or several that are pooled.
 
     Attributes:
-        mean: Per-channel constants that its images are normalised with, in [0, 1].
+        mean: Per-channel constants for the normalisation of images, in [0, 1].
         std: Likewise.
         entry: See `Classifier`.
     """
@@ -91,11 +91,16 @@ class Network(Protocol):
         """Logits B K."""
 
     def to(self, device: torch.device) -> Any:
-        """Move it."""
+        """Move the network to a device."""
 
 
 def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None) -> Inputs:
-    """The images as they are, normalised for the model, or the plain views' activations.
+    """Return the unchanged images, normalised for the model, or the activations of their plain views.
+
+    Args:
+        model: The network.
+        fold: The images.
+        entry: Where inputs enter; None: images.
 
     Raises:
         CheckpointError, ModelError: As `keep`.
@@ -111,7 +116,14 @@ def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None) -> Inpu
 def changed_inputs(
     model: Classifier, fold: Fold, change: AugmentConfig, rng: np.random.Generator, entry: Entry | None = None
 ) -> Inputs:
-    """The images, each changed anew whenever it is asked for, or the activations of a random view of its pool.
+    """Return images that are changed at each access, or activations of a random view from each image's pool.
+
+    Args:
+        model: The network.
+        fold: The images.
+        change: The largest changes.
+        rng: The only source of randomness.
+        entry: Where inputs enter; None: images.
 
     Raises:
         CheckpointError, ModelError: As `keep`.
@@ -131,7 +143,7 @@ def changed_inputs(
 
 
 def _random_features(fold: Fold, rows: Ints, rng: np.random.Generator) -> torch.Tensor:
-    """What `random_view` gives of a fold that holds features, without a loop over rows."""
+    """Return what `random_view` gives for a fold that holds features, without a loop over rows."""
     images, views, *shape = fold.pixels.shape
     drawn = rng.integers(views, size=len(rows))
     flat = fold.pixels.reshape(images * views, *shape)
@@ -139,7 +151,13 @@ def _random_features(fold: Fold, rows: Ints, rng: np.random.Generator) -> torch.
 
 
 def random_view(kept: Kept, num_views: int, rng: np.random.Generator) -> Inputs:
-    """What was kept of one of the V views of each row, drawn anew whenever it is asked for."""
+    """Return the stored values of one random view of each row, drawn at each access.
+
+    Args:
+        kept: From a row to its stored values, V ....
+        num_views: V.
+        rng: The only source of randomness.
+    """
 
     def inputs(rows: Ints) -> torch.Tensor:
         views = rng.integers(num_views, size=len(rows))
@@ -149,7 +167,7 @@ def random_view(kept: Kept, num_views: int, rng: np.random.Generator) -> Inputs:
 
 
 def patient_views(features: Features, draws: Draws) -> PatientInputs:
-    """One of the V views of each image, of features N V D; a patient's views depend on no other patient."""
+    """Return one of the V views of each image, from features N V D; a patient's views depend on no other patient."""
 
     def inputs(step: int, identities: Ints, rows: Ints) -> torch.Tensor:
         views = below(draws, "view", step, identities, features.shape[1], rows.shape[1])
@@ -159,10 +177,16 @@ def patient_views(features: Features, draws: Draws) -> PatientInputs:
 
 
 def patient_images(model: Classifier, fold: Fold, change: AugmentConfig, draws: Draws) -> PatientInputs:
-    """The images, each changed by a generator of its own patient's; no other patient changes how.
+    """Return images that are changed by a separate generator for each patient, independent of all other patients.
 
-    An image whose three channels are equal is changed as a gray one: whether a cohort is stored in colour depends on
-    all its patients.
+    An image with three equal channels is changed as a gray one: whether a cohort is stored in colour depends on all its
+    patients.
+
+    Args:
+        model: The network.
+        fold: The images.
+        change: The largest changes.
+        draws: Draws of the training.
     """
     changes = Augmentation(**change.model_dump())
 
@@ -180,7 +204,7 @@ def patient_images(model: Classifier, fold: Fold, change: AugmentConfig, draws: 
 
 
 def _activations(model: Classifier, fold: Fold, entry: Entry) -> Kept:
-    """What the first stages say of each image's pool, V ...; they must have the weights now that they keep."""
+    """Return the activations of the first stages for each image's pool, V ...; their weights must be final."""
     if fold.holds_features:
         return lambda row: fold.pixels[fold.rows[row]]
     if entry.stages is None:

@@ -1,7 +1,7 @@
-"""Training a linear head on kept features without a graph: the same steps as `fit`, at a tenth of their cost.
+"""Trains a linear head on cached features without autograd: the same steps as `fit`, at a tenth of the cost.
 
-Where no stage of the backbone is trained, a step of `fit` spends its time in the machinery around a product of two
-small matrices. Here the gradient of the cross-entropy and AdamW are written out.
+If no stage of the backbone is trained, most of the time of a step of `fit` is overhead around a product of two small
+matrices. Here the gradient of the cross-entropy and AdamW are written out.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,14 @@ _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # torch's AdamW
 
 
 def is_linear(model: Classifier, entry: Entry | None, objective: Objective = PLAIN) -> bool:
-    """Whether only a linear head is trained, by a gradient that is written out.
+    """Whether only a linear head is trained, with a gradient that is written out.
 
-    Features are kept, and nothing stands between them and the head.
+    This needs cached features and no layer between them and the head.
+
+    Args:
+        model: The classifier.
+        entry: Where inputs enter.
+        objective: What is minimised.
     """
     linear = entry is not None and entry.stages is None and isinstance(model.adapter, torch.nn.Identity)
     return linear and objective.slope(_tensors(model)) is not None
@@ -45,9 +50,9 @@ def fit_linear_head(
     entry: Entry,
     objective: Objective = PLAIN,
 ) -> list[float]:
-    """Take `config.steps` steps of AdamW on the head, in place; returns the loss of each step.
+    """Take `config.steps` steps of AdamW on the head, in place, and return the loss of each step.
 
-    Call it where torch's generator is seeded for dropout. Given the same generators it draws what `fit` draws, so both
+    Call it where torch's generator is seeded for dropout. With the same generators it draws what `fit` draws, so both
     agree up to rounding (tests/training/test_linear_head.py).
 
     Args:
@@ -55,9 +60,9 @@ def fit_linear_head(
         fold: The training images.
         config: Steps and batch size, rates, weight decay.
         lr: Learning rate of the head.
-        weight: Of each class, K, or None.
+        weight: Class weights, K, or None.
         rng: Draws order and views.
-        entry: Where the features are kept.
+        entry: Where the features are cached.
         objective: What is minimised; its gradient is written out.
     """
     inputs_of = changed_inputs(model, fold, config.augment, rng, entry)
@@ -81,7 +86,7 @@ def fit_linear_head(
 
 
 def batch_rows(num_images: int, config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `config.steps` batches, steps x batch size: shuffled passes over all images, one after the other."""
+    """Return the rows of `config.steps` batches, steps x batch size: consecutive shuffled passes over all images."""
     need = config.steps * config.batch_size
     passes = [rng.permutation(num_images) for _ in range(-(-need // num_images))]
     order = np.concatenate([np.empty(0, np.int64), *passes])[:need]
@@ -89,10 +94,10 @@ def batch_rows(num_images: int, config: TrainConfig, rng: np.random.Generator) -
 
 
 class _AdamW:
-    """AdamW over a linear layer's weight and bias as one vector; source: Loshchilov and Hutter 2019.
+    """AdamW for the weight and bias of a linear layer as one vector; source: Loshchilov and Hutter 2019.
 
     Attributes:
-        tensors: ``head.weight`` and ``head.bias`` as they are now: views of the vector.
+        tensors: ``head.weight`` and ``head.bias``: views of the vector.
     """
 
     def __init__(self, layer: torch.nn.Linear, lr: float, decay: float) -> None:
@@ -102,7 +107,7 @@ class _AdamW:
         self._lr, self._decay, self._steps = lr, decay, 0
 
     def step(self, slopes: Mapping[str, torch.Tensor]) -> None:
-        """One step along minus the slopes of weight and bias."""
+        """Take one step along the negative gradient of weight and bias."""
         for name, value in slopes.items():
             self._slopes[name].copy_(value)
         self._steps += 1
@@ -126,13 +131,13 @@ def _named(vector: torch.Tensor, shape: torch.Size) -> dict[str, torch.Tensor]:
 def _cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, hits: torch.Tensor, weights: torch.Tensor
 ) -> tuple[float, torch.Tensor]:
-    """The weighted mean over a batch, and its slope by the logits B K.
+    """Return the weighted mean over a batch, and its gradient with respect to the logits B K.
 
     Args:
         logits: B K.
         labels: Classes, B.
-        hits: The same, one-hot, B K.
-        weights: Of the images, B.
+        hits: Labels, one-hot, B K.
+        weights: Weight of each image, B.
     """
     log_probabilities = log_softmax(logits, dim=1)
     each = weights / weights.sum()

@@ -1,6 +1,6 @@
-"""What training minimises: the cross-entropy of the network, or of a method that needs another term or another network.
+"""Training objectives: cross-entropy of the network, with an extra term or a mixed network for some methods.
 
-A value: `fit` asks it for the loss of a batch and knows nothing else of it.
+An objective is a value: `fit` asks it for the loss of a batch and knows nothing else about it.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ __all__ = ["PLAIN", "Mixture", "Objective", "Proximal", "Slope", "mix_tensors"]
 
 @dataclass(frozen=True)
 class Slope:
-    """How an objective's gradient follows from the cross-entropy's, for who writes gradients out.
+    """How an objective's gradient follows from that of the cross-entropy, for code that writes gradients out.
 
     Attributes:
-        at: Tensors at which the cross-entropy and its gradient are taken.
-        factor: What this gradient is multiplied with.
-        pull: Added to it.
+        at: Tensors at which the cross-entropy and its gradient are evaluated.
+        factor: Multiplies this gradient.
+        pull: Added to the gradient.
         penalty: Added to the loss.
     """
 
@@ -31,7 +31,7 @@ class Slope:
     penalty: float
 
     def of(self, slopes: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """The objective's gradient from that of the cross-entropy."""
+        """Return the objective's gradient from that of the cross-entropy."""
         if self.factor == 1.0 and not self.pull:
             return slopes
         return {name: self.factor * value + self.pull.get(name, 0.0) for name, value in slopes.items()}
@@ -43,11 +43,18 @@ class Objective:
     def loss(
         self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
     ) -> torch.Tensor:
-        """A scalar from normalised images B 3 H W and labels B; `weight` K or None."""
+        """Return the loss of a batch as a scalar.
+
+        Args:
+            model: The network.
+            images: Normalised, B 3 H W.
+            labels: B.
+            weight: Class weights, K, or None.
+        """
         return cross_entropy(model(images), labels, weight)
 
     def slope(self, own: Mapping[str, torch.Tensor]) -> Slope | None:  # noqa: ARG002
-        """How its gradient by a network's tensors `own` follows from the cross-entropy's; None: by autograd alone."""
+        """Return the gradient rule for a network's tensors `own`; None: only autograd can compute it."""
         return None
 
 
@@ -55,7 +62,7 @@ class _Plain(Objective):
     """The cross-entropy itself."""
 
     def slope(self, own: Mapping[str, torch.Tensor]) -> Slope:
-        """The cross-entropy's gradient as it is."""
+        """Return the rule of the unchanged cross-entropy."""
         return Slope(own, 1.0, {}, 0.0)
 
 
@@ -68,7 +75,7 @@ class Proximal(Objective):
 
     Attributes:
         mu: Strength, 0 or more.
-        anchor: Tensor name to what the network is held to.
+        anchor: Tensor name to the value that attracts the network's tensor.
 
     Source: Li et al. 2020 (FedProx), eq. (2).
     """
@@ -79,18 +86,18 @@ class Proximal(Objective):
     def loss(
         self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
     ) -> torch.Tensor:
-        """The batch's cross-entropy and the penalty."""
+        """Return the batch's cross-entropy plus the penalty."""
         return super().loss(model, images, labels, weight) + self.penalty(model)
 
     def penalty(self, model: nn.Module) -> torch.Tensor:
-        """A scalar whose gradient is ``mu (w - anchor)``."""
+        """Return a scalar whose gradient is ``mu (w - anchor)``."""
         trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
         held = [(value, self.anchor[name].to(value.device)) for name, value in trained if name in self.anchor]
         squares = [(value - anchor).square().sum() for value, anchor in held]
         return self.mu / 2 * torch.stack(squares).sum() if squares else torch.zeros(())
 
     def slope(self, own: Mapping[str, torch.Tensor]) -> Slope:
-        """That of the cross-entropy and ``mu (w - anchor)``."""
+        """Return the rule: the cross-entropy's gradient plus ``mu (w - anchor)``."""
         apart = {name: value - self.anchor[name] for name, value in own.items() if name in self.anchor}
         penalty = self.mu / 2 * sum(float(value.square().sum()) for value in apart.values())
         return Slope(own, 1.0, {name: self.mu * value for name, value in apart.items()}, penalty)
@@ -98,11 +105,11 @@ class Proximal(Objective):
 
 @dataclass(frozen=True)
 class Mixture(Objective):
-    """Cross-entropy of a network mixed of its own tensors and others that stand still.
+    """Cross-entropy of a network mixed from its own tensors and constant ones.
 
     Attributes:
-        share: Of its own, in [0, 1].
-        other: Tensor name to what is mixed in; tensors that are not named are the network's own.
+        share: Share of its own tensors, in [0, 1].
+        other: Tensor name to the constant tensor; other tensors are the network's own.
 
     Source: Deng et al. 2020 (APFL).
     """
@@ -113,13 +120,13 @@ class Mixture(Objective):
     def loss(
         self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
     ) -> torch.Tensor:
-        """The batch's cross-entropy under the mixed network; gradients go to the network's own tensors."""
+        """Return the batch's cross-entropy of the mixed network; gradients go to the network's own tensors."""
         own = {name: value for name, value in model.named_parameters() if name in self.other}
         mixed = mix_tensors(torch.tensor(self.share), own, self.other)
         return cross_entropy(functional_call(model, mixed, (images,)), labels, weight)
 
     def slope(self, own: Mapping[str, torch.Tensor]) -> Slope:
-        """That of the mixed network, times the share of its own."""
+        """Return the rule: the mixed network's gradient times the share of its own tensors."""
         mixed = mix_tensors(
             torch.tensor(self.share), {name: own[name] for name in own if name in self.other}, self.other
         )
@@ -129,7 +136,7 @@ class Mixture(Objective):
 def mix_tensors(
     share: torch.Tensor, own: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """``share * own + (1 - share) * other``, name by name over `own`, in its memory layout and on its device."""
+    """Return ``share * own + (1 - share) * other`` by name over `own`, with its memory layout and device."""
     mixed = {}
     for name, value in own.items():
         still = torch.empty_like(value).copy_(other[name].detach())

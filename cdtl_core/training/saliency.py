@@ -1,4 +1,4 @@
-"""Where in an image a classifier looked: Grad-CAM."""
+"""Grad-CAM: where in an image a classifier finds evidence for a label."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
@@ -10,9 +10,9 @@ from torchvision.ops import FrozenBatchNorm2d
 __all__ = ["grad_cam"]
 
 _MAPS = (nn.Conv2d, nn.BatchNorm2d, FrozenBatchNorm2d)
-"""What gives feature maps; in attention four dimensions mean something else."""
+"""Layers that give feature maps; in attention, four dimensions mean something else."""
 _SMALLEST = 5
-"""Rows and columns that a feature map must have: a coarser one says nothing of where."""
+"""Smallest number of rows and columns of a feature map; coarser ones do not show where."""
 
 
 class Networks(Protocol):
@@ -20,16 +20,16 @@ class Networks(Protocol):
 
     @property
     def backbones(self) -> Sequence[nn.Module]:
-        """Their feature extractors."""
+        """The feature extractors."""
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Logits B K."""
 
 
 def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor | None:
-    """What speaks for a label, B H W in [0, 1] at the images' size; None for a network without feature maps.
+    """Return the evidence for a label, B H W in [0, 1] at the images' size; None for a network without feature maps.
 
-    In each backbone the last feature map of at least 5 x 5 on which the label's log-probability depends is taken; the
+    In each backbone the last feature map of at least 5 x 5 on which the label's log-probability depends is used. The
     maps of several backbones are added.
 
     Args:
@@ -68,7 +68,7 @@ def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor 
     for (place, value), slope in zip(maps, gradients, strict=True):
         if slope is not None:
             known[place].append((value, slope))
-    if any(len(found) < 2 for found in known):  # the cut into patches is no feature map
+    if any(len(found) < 2 for found in known):  # the division into patches is not a feature map
         return None
     heats = [_heat(*found[-1], images.shape[2:]) for found in known]
     heat = torch.stack(heats).sum(dim=0)
@@ -77,6 +77,6 @@ def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor 
 
 
 def _heat(value: torch.Tensor, slope: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """What of a feature map B C h w speaks for the label, B H W."""
+    """Return the part of a feature map B C h w that supports the label, B H W."""
     heat = (slope.mean(dim=(2, 3), keepdim=True) * value).sum(dim=1, keepdim=True).clamp(min=0).detach()
     return nn.functional.interpolate(heat.float(), size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,4 +1,4 @@
-"""Fitting a classifier for a number of steps, and scoring with it."""
+"""Trains a classifier for a number of steps, and scores images with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ _SCORE_BATCH = 64
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a fit says of itself: mean training loss over its steps (NaN without steps), steps taken."""
+    """Result of a training: mean training loss over its steps (NaN without steps), and number of steps."""
 
     loss: float
     steps: int
@@ -50,18 +50,18 @@ def fit(
     """Train `model` in place for `config.steps` steps of AdamW with a fresh optimizer.
 
     Args:
-        model: Changed in place; the tensors of its frozen stages are not.
+        model: Changed in place, except its frozen stages.
         fold: The training images.
         config: Steps, batch size, learning rate, augmentation.
-        epoch: Position in the run for the learning rate: the round, from 0, counted across rounds.
+        epoch: Position in the run for the learning rate: the round, counted from 0.
         rng: The only source of randomness (order, augmentation, dropout).
         device: Where to compute.
         objective: What is minimised.
-        entry: Where images enter the network.
+        entry: Where inputs enter the network.
 
     Raises:
-        CheckpointError: What the frozen stages say cannot be kept.
-        ModelError: It is beyond float16's range.
+        CheckpointError: The output of the frozen stages cannot be stored.
+        ModelError: It exceeds float16's range.
 
     Source: eqs. (4)-(8), Inbaraj et al. 2025. Differs: cross-entropy also for two classes; AdamW.
     """
@@ -96,7 +96,7 @@ def fit(
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """``lr / (1 + lr_decay * epoch)``; an epoch is a round, since all sites take equally many steps in it.
+    """Return ``lr / (1 + lr_decay * epoch)``; an epoch is a round, since all sites take the same number of steps in it.
 
     Source: eq. (7), Inbaraj et al. 2025.
     """
@@ -104,7 +104,14 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def score(model: Network, fold: Fold, *, device: torch.device, entry: Entry | None = None) -> Floats:
-    """Log-probabilities N K of a fold's images, in its order."""
+    """Return log-probabilities N K of a fold's images, in its order.
+
+    Args:
+        model: The network.
+        fold: The images.
+        device: Where to compute.
+        entry: Where inputs enter the network.
+    """
     model.to(device)
     cast(nn.Module, model).eval()
     inputs, rows = plain_inputs(model, fold, entry), np.arange(fold.num_images)
@@ -117,11 +124,18 @@ def score(model: Network, fold: Fold, *, device: torch.device, entry: Entry | No
 def refresh_norms(
     model: Classifier, fold: Fold, *, freeze: int, device: torch.device, entry: Entry | None = None
 ) -> None:
-    """Recompute the running statistics of batch norms for the weights now in the model, from the site's own images.
+    """Recompute the running statistics of batch norms for the model's current weights, from the site's own images.
 
-    A blended backbone's activations differ from those that the site's statistics were collected with. Images come in
-    shuffled batches of equal size, so that their plain mean is that of all images; frozen stages keep the initial
-    weights'.
+    A blended backbone's activations differ from those behind the site's statistics. Images come in shuffled batches of
+    equal size, so that the plain mean over batches is that of all images. Frozen stages keep the initial weights'
+    statistics.
+
+    Args:
+        model: Changed in place.
+        fold: The site's images.
+        freeze: Number of frozen stages.
+        device: Where to compute.
+        entry: Where inputs enter the network.
     """
     if fold.num_images < 2:
         return
@@ -143,13 +157,13 @@ def refresh_norms(
 
 
 def class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> torch.Tensor:
-    """One weight per class, K: inverse to how many images it has, 1 where all have equally many."""
+    """Return one weight per class, K: inverse to its number of images, 1 if all classes have the same number."""
     counts = np.bincount(labels, minlength=num_classes)
     return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
 
 
 def on_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Inputs B ... where the network is; B C H W in the layout of its weights."""
+    """Return inputs B ... on the network's device; B C H W in the layout of its weights."""
     return batch.to(device, memory_format=torch.channels_last) if batch.ndim == 4 else batch.to(device)
 
 
@@ -163,7 +177,7 @@ def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> torch.opti
 
 
 def _ema_of(model: Classifier, decay: float) -> AveragedModel | None:
-    """The running average of eq. (6), or None where it is switched off."""
+    """Return the running average of eq. (6), or None if it is switched off."""
     if not decay:
         return None
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
@@ -172,7 +186,7 @@ def _ema_of(model: Classifier, decay: float) -> AveragedModel | None:
 
 @contextmanager
 def _seeded_dropout(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's global generator: seed it for the block, and restore it."""
+    """Seed torch's global generator, which dropout uses, for the block, and restore it afterwards."""
     seed = int(rng.integers(2**62))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if device.type == "cpu":
@@ -190,7 +204,7 @@ def _training_batches(
     device: torch.device,
     entry: Entry | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`config.steps` changed batches: shuffled passes over all images, one after the other."""
+    """Yield `config.steps` changed batches: consecutive shuffled passes over all images."""
     inputs = changed_inputs(model, fold, config.augment, rng, entry)
     for rows in batch_rows(fold.num_images, config, rng):
         yield on_device(inputs(rows), device), torch.from_numpy(fold.labels[rows]).to(device)

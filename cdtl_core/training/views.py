@@ -1,6 +1,6 @@
-"""A fixed pool of views of each image: as it is, and changed in ways that depend on nothing but its own content.
+"""A fixed pool of views of each image: the unchanged image, and changes that depend only on its own content.
 
-Neither the fold an image is in, nor its neighbours, nor how many views there are changes any of its views.
+The views of an image do not depend on its fold, on other images or on the number of views.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ _known: dict[int, tuple[str, ...]] = {}
 
 @dataclass(frozen=True)
 class Views:
-    """What the pool of an image is.
+    """The pool of views of an image.
 
     Attributes:
-        count: Changed views beside the plain one: the pool is V = 1 + count.
-        seed: Of the changes; not the run's, so that runs of several seeds can share what was computed of a view.
+        count: Number of changed views; the pool has V = 1 + count.
+        seed: Seed of the changes. It is not the run's seed, so runs with different seeds share computed views.
         change: How a view is changed.
     """
 
@@ -36,17 +36,17 @@ class Views:
 
 
 def draw_views(image: npt.NDArray[np.uint8], views: Views) -> torch.Tensor:
-    """The pool V C H W in [0, 1] of an image C H W: first as it is, then changed; three equal channels become one."""
-    own = one_channel(image).copy()  # of a file mapped read-only
+    """Return the pool V C H W in [0, 1] of an image C H W, unchanged first; three equal channels become one."""
+    own = one_channel(image).copy()  # from a file that is mapped read-only
     plain, change, name = to_unit(own[None]), Augmentation(**views.change.model_dump()), _id(own)
     changed = [augment(plain, change, _generator(f"{views.seed}/{name}/{view}")) for view in range(1, 1 + views.count)]
     return torch.cat([plain, *changed])
 
 
 def image_ids(pixels: Pixels) -> tuple[str, ...]:
-    """One name per image N C H W, of its content; gray images have the name of their one channel.
+    """Return one name per image of N C H W, from its content; a gray image has the name of its single channel.
 
-    Names are found once for an array, which must not change.
+    Names are computed once for an array, which must not change.
     """
     key = id(pixels)
     if key not in _known:
@@ -56,7 +56,7 @@ def image_ids(pixels: Pixels) -> tuple[str, ...]:
 
 
 def one_channel(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """An image C H W; 1 H W of it where all its channels are equal."""
+    """Return 1 H W of an image C H W with equal channels; other images are returned unchanged."""
     return image[:1] if (image == image[:1]).all() else image
 
 

@@ -42,7 +42,7 @@ def test_the_installed_command_answers(tmp_path: Path) -> None:
 def test_simulate_then_predict(cdtl: Cdtl, tmp_path: Path) -> None:
     done = cdtl("simulate", "tiny.toml", "--out", "run")
     assert done.code == 0, done.err
-    for word in ("alba", "como", "SYNTHETIC", "alone", "FedBN", "CDTL", "report.json"):
+    for word in ("alba", "como", "SYNTHETIC", "local", "FedBN", "CDTL", "report.json"):
         assert word in done.out
     assert done.err == ""
     image = next((tmp_path / "run" / "sites" / "alba").glob("cache/phantoms-*/images/*.png"))

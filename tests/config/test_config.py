@@ -68,7 +68,7 @@ def test_any_setting_can_be_overridden(
         ("train.lr=fast", r"train\.lr .*got 'fast'"),
         ("train.lr=-1", r"train\.lr .*greater than 0"),
         ("train=5", "train"),
-        ("nonsense", "is no setting"),
+        ("nonsense", "is not a setting"),
         ("sites.west.modality=mri", "no site 'west'"),
         ("seed.x=1", "seed"),
         ("model_selection.standard_errors=inf", r"model_selection\.standard_errors .*finite"),

@@ -42,7 +42,7 @@ def test_labels_are_mapped_or_left_out_only_when_told(tmp_path: Path) -> None:
 
 def test_a_map_to_no_label_of_the_task_is_refused_as_such(tmp_path: Path) -> None:
     path = manifest(tmp_path, "file,label,patient_id\n1,B,p1\n")
-    with pytest.raises(DataError, match="leads from 'B' to 'bening'"):
+    with pytest.raises(DataError, match="maps 'B' to 'bening'"):
         read_manifest(path, labels=LABELS, label_map={"B": "bening"})
 
 

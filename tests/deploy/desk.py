@@ -1,4 +1,4 @@
-"""A site's gate between Flower's own SuperNode connection and SuperLink, and what a test needs to play both."""
+"""A site's egress filter between Flower's SuperNode and SuperLink, and what a test needs to play both."""
 
 import asyncio
 import hashlib
@@ -30,7 +30,7 @@ from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.config.settings import flatten, save_toml
 from cdtl_core.deploy.approvals import Approval, approvals, approve
 from cdtl_core.deploy.egress_filter.app import build_app
-from cdtl_core.deploy.egress_filter.config import GateConfig
+from cdtl_core.deploy.egress_filter.config import FilterConfig
 from cdtl_core.deploy.egress_filter.seal import Seal
 from cdtl_core.deploy.egress_filter.signing import Signer
 from cdtl_core.deploy.link import NODE_KEY, SOCKET, Link
@@ -93,10 +93,10 @@ class Node:
 
 @dataclass
 class Desk:
-    """A site with a gate before a coordinator, and what a test needs to play both."""
+    """A site with an egress filter before a coordinator, and what a test needs to play both."""
 
     home: Path
-    config: GateConfig
+    config: FilterConfig
     coordinator: Coordinator
     key: ec.EllipticCurvePrivateKey
     settings: dict[str, Any]
@@ -106,8 +106,8 @@ class Desk:
     node_key: ec.EllipticCurvePrivateKey
 
     @contextmanager
-    def gate(self) -> Iterator[None]:
-        """The gate in this process; the node signs with the key that it has made for it."""
+    def filter(self) -> Iterator[None]:
+        """The filter in this process; the node signs with the key that it has made for it."""
         seal = Seal()
         seal.publish(Link(self.config.link))
         self.node_key = seal.node_pass.key
@@ -116,13 +116,13 @@ class Desk:
 
     @contextmanager
     def process(self) -> Iterator[subprocess.Popen[bytes]]:
-        """The gate as a process of its own, as a site runs it."""
+        """The filter as a process of its own, as a site runs it."""
         file = self.home / "config.json"
         file.write_text(self.config.model_dump_json())
         command = [sys.executable, "-m", "cdtl_core.deploy.egress_filter", str(file)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process, self._way():
             try:
-                eventually(lambda: (self.home / "gate.json").exists() or process.poll() is not None, "the gate")
+                eventually(lambda: (self.home / "gate.json").exists() or process.poll() is not None, "the filter")
                 assert process.poll() is None
                 self.node_key = load_ssh_private_key((self.config.link / NODE_KEY).read_bytes(), None)  # type: ignore[assignment]
                 yield process
@@ -131,7 +131,7 @@ class Desk:
 
     @contextmanager
     def _way(self) -> Iterator[None]:
-        """From the port to the gate's socket, as in the node's place."""
+        """From the port to the filter's socket, as in the node's place."""
         began: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
         async def lead() -> None:
@@ -191,8 +191,8 @@ class Desk:
         return [json.loads(line) for line in (self.home / "logs" / "egress.jsonl").read_text().splitlines()]
 
     def outcome(self, count: int = 1) -> None:
-        """Wait until the gate has delivered so many replies."""
-        eventually(lambda: [line["kind"] for line in self.log()].count("outcome") >= count, "the gate's outcome")
+        """Wait until the filter has delivered so many replies."""
+        eventually(lambda: [line["kind"] for line in self.log()].count("outcome") >= count, "the filter's outcome")
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def desk(tiny: Tiny, tmp_path: Path) -> Iterator[Desk]:
     coordinator.enrol(key.public_key())
     tree = {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16}}}
     save_toml(home / "site.toml", tree)
-    config = GateConfig(
+    config = FilterConfig(
         home=home,
         settings=home / "site.toml",
         link=tmp_path / "link",
@@ -227,7 +227,7 @@ def desk(tiny: Tiny, tmp_path: Path) -> Iterator[Desk]:
 @pytest.fixture
 def open_desk(desk: Desk) -> Iterator[tuple[Desk, Node]]:
     with ExitStack() as stack:
-        stack.enter_context(desk.gate())
+        stack.enter_context(desk.filter())
         yield desk, stack.enter_context(desk.node())
 
 

@@ -195,5 +195,5 @@ def test_locks_are_written_as_tables_or_with_dots(tmp_path: Path, tiny: Tiny) ->
         assert lock["train.steps"] == 2
         assert lock.get("task.labels", flatten(tiny().run)["task.labels"]) == flatten(tiny().run)["task.labels"]
     (tmp_path / "site.toml").write_text(start + "[lock]\ntrain.stepz = 2")
-    with pytest.raises(ConfigError, match=r"lock\.train\.stepz is no setting of a run"):
+    with pytest.raises(ConfigError, match=r"lock\.train\.stepz is not a setting of a run"):
         load_site(tmp_path / "site.toml")

@@ -238,7 +238,7 @@ def _write_many(folder: Path, own: str) -> None:
 
 def test_two_processes_write_one_chain(tmp_path: Path) -> None:
     start = multiprocessing.get_context("fork")
-    writers = [start.Process(target=_write_many, args=(tmp_path, own)) for own in ("gate", "release")]
+    writers = [start.Process(target=_write_many, args=(tmp_path, own)) for own in ("filter", "release")]
     for one in writers:
         one.start()
     for one in writers:

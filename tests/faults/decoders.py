@@ -93,7 +93,7 @@ def _messages(home: Path) -> dict[str, Decoder]:
         "message: question": _message((wire.encode_question("0" * 64),), lambda m: describe_site(m, home, RUN)),
         "message: initial_weights": _message((initial_weights,), wire.decode_initial_weights),
         "message: final": _message((final,), wire.decode_final),
-        "gate: reply": Decoder(
+        "filter: reply": Decoder(
             tuple(_packet(one) for one in (update, hello, final)),
             lambda data: judge(manifest, "train", *_objects(data), Own(3, CONTRACT.model_dump_json())),
         ),

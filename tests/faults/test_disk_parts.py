@@ -175,7 +175,7 @@ def test_a_reply_leaves_once_after_its_line(room: Room, monkeypatch: pytest.Monk
 
 
 async def _replies(home: Path, disk: Disk) -> None:
-    """Three messages are handed over and answered, as the gate does it; room comes after the first lost line."""
+    """Three messages are handed over and answered, as the filter does it; room comes after the first lost line."""
     log, asks = EgressLog(home), Asks(home)
     outbox = Outbox(Sender(log, home), asks, log, 10**9)  # type: ignore[arg-type]
     replies = Replies(home, NoRuns(), asks, outbox, log)  # type: ignore[arg-type]
@@ -279,8 +279,8 @@ def test_no_decision_is_without_a_line(room: Room) -> None:
     room.each(act, check)
 
 
-@pytest.mark.attack(PROPERTY, "the k-th call of a gate's other files fails")
-def test_what_a_gate_keeps_beside_its_log_is_whole_or_absent(room: Room) -> None:
+@pytest.mark.attack(PROPERTY, "the k-th call of an egress filter's other files fails")
+def test_what_a_filter_keeps_beside_its_log_is_whole_or_absent(room: Room) -> None:
     def act(folder: Path, disk: Disk) -> None:
         insisted(lambda: keep_pending(folder, b"code", {"name": "study"}, run_id=1, reason="nobody"), disk)
         insisted(lambda: Status(folder).write(force=True), disk)

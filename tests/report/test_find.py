@@ -91,7 +91,7 @@ def test_the_headline_says_what_report_json_says(finished: Path) -> None:
     gain = alba["gain"]["cdtl-alone"]
     assert f"{gain['low']:+.3f}".replace("-", "−") in text
     better, worse = gain["low"] > 0, gain["high"] < 0
-    wanted = "better than alone" if better else "worse than alone" if worse else "no evidence of gain"
+    wanted = "better than local" if better else "worse than local" if worse else "no evidence of gain"
     assert wanted in text.split("como")[0]
     assert como["gain"]["cdtl-alone"]["low"] is None
     kept = como["selection"]["chosen"] == "own"
@@ -148,7 +148,7 @@ def test_a_coordinators_report_holds_what_it_was_told_and_nothing_of_a_patient(h
     assert bundle in says(page, "run")
 
 
-def test_a_hospitals_own_report_knows_its_approvals_and_what_its_gate_wrote(hospitals: Hospitals) -> None:
+def test_a_hospitals_own_report_knows_its_approvals_and_what_its_filter_wrote(hospitals: Hospitals) -> None:
     page = page_of(hospitals.homes["alba"])
     _, reader = read(page)
     assert "img" in reader.tags
@@ -172,7 +172,7 @@ def test_a_run_that_has_not_ended_says_so_everywhere(finished: Path, tmp_path: P
     text, reader = read(page)
     assert reader.tags.count("script") == 1
     assert "data-live" in text
-    assert "alone, round 2 of 3" in says(page, "summary")
+    assert "local, round 2 of 3" in says(page, "summary")
     assert "figure" in says(page, "rounds")
     (cut / "rounds.jsonl").unlink()
     read(page_without_patients(cut, live=True))

@@ -1,1 +1,1 @@
-"""Image files to arrays: PNG, JPEG and TIFF here, DICOM in a process of its own."""
+"""Image files to arrays: PNG, JPEG and TIFF in this process, DICOM in a sandboxed one."""

@@ -1,4 +1,4 @@
-"""One image as intake sees it: pixels made comparable, and what its file says of itself."""
+"""A decoded image with the facts that its file holds about it."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ __all__ = ["DicomTags", "Picture"]
 
 @dataclass(frozen=True)
 class DicomTags:
-    """What a DICOM header says that intake needs; identifiers never leave the site.
+    """The DICOM header fields that intake needs; identifiers never leave the site.
 
     Attributes:
         modality: Tag (0008,0060), empty if absent.

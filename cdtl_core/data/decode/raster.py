@@ -1,4 +1,4 @@
-"""A PNG, JPEG, TIFF, BMP or PNM file to a picture."""
+"""Decodes PNG, JPEG, TIFF, BMP and PNM files."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cdtl_core.data.frame import Frame, choose_frame
 
 __all__ = ["read_raster"]
 
-# No others: some of Pillow's formats start programs (EPS) or are seldom attacked and so seldom mended.
+# only these: some of Pillow's formats start programs (EPS), and rare formats are rarely fixed
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
 _BITS, _PHOTOMETRIC, _SUBFILE = 258, 262, 254
 _MOST_PAGES = 4096
@@ -31,7 +31,7 @@ def read_raster(path: Path, frame: Frame = "middle") -> Picture:
         DataError: The file is missing, in another format, damaged or too large.
     """
     try:
-        # Not by path: Pillow 13 maps such a TIFF into memory and scrambles it if its orientation swaps the axes.
+        # not by path: Pillow 13 maps such a TIFF into memory and scrambles it if its orientation swaps the axes
         with silenced(), open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
             return _picture(image, frame)
     except UnreadableError as fault:
@@ -46,7 +46,7 @@ def read_raster(path: Path, frame: Frame = "middle") -> Picture:
         ) from None
     except MemoryError:
         raise refuse(path, UnreadableError("is damaged, or needs more memory than there is")) from None
-    except Exception as error:  # Pillow lets through what its parsers meet: struct.error, KeyError, zlib.error
+    except Exception as error:  # Pillow passes on the errors of its parsers: struct.error, KeyError, zlib.error
         raise refuse(path, UnreadableError(f"cannot be decoded ({_reason(error)})")) from None
 
 
@@ -68,7 +68,7 @@ def _picture(image: Image.Image, frame: Frame) -> Picture:
 
 
 def _pages(image: Image.Image) -> list[int]:
-    """The images in a file, without the thumbnails that a TIFF may hold; what a camera's JPEG adds is none."""
+    """Return the images in a file, without thumbnails of a TIFF or extra images of a camera's JPEG."""
     if image.format != "TIFF" or not getattr(image, "is_animated", False):
         return [0]
     pages = []
@@ -80,7 +80,7 @@ def _pages(image: Image.Image) -> list[int]:
         if not int(_tag(image, _SUBFILE) or 0) & 1:
             pages.append(index)
     if len(pages) > _MOST_PAGES:
-        raise UnreadableError(f"has more than {_MOST_PAGES} pages", "save the page that counts as a file of its own")
+        raise UnreadableError(f"has more than {_MOST_PAGES} pages", "save the wanted page as a separate file")
     image.seek(0)
     return pages or [0]
 
@@ -92,7 +92,7 @@ def _tag(image: Image.Image, number: int) -> Any:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits per sample as stored, which Pillow's modes do not keep."""
+    """Return the stored bits per sample, which Pillow's modes do not keep."""
     if image.format == "TIFF":
         return int(_tag(image, _BITS) or 1)
     if isinstance(image, PngImagePlugin.PngImageFile) and image.fp is not None:
@@ -109,7 +109,7 @@ def _bytes_per_pixel(mode: str) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As the camera was held, if it says so in a way that can be read (Pillow has turned TIFF files already)."""
+    """Return the image upright by its orientation tag (Pillow has already turned TIFF files)."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -130,7 +130,7 @@ def _from_deep(values: npt.NDArray[Any], bits: int, mode: str) -> npt.NDArray[np
 
 
 def _span(values: npt.NDArray[Any], bits: int, mode: str) -> tuple[float, float]:
-    """What becomes black and what white."""
+    """Return the values that become black and white."""
     if mode.startswith("I;16") or (mode == "I" and bits == 16 and values.size and values.min() >= 0):
         return 0.0, 2.0 ** min(bits, 16) - 1
     finite = values[np.isfinite(values)]
@@ -141,7 +141,7 @@ def _span(values: npt.NDArray[Any], bits: int, mode: str) -> tuple[float, float]
 
 
 def _reason(error: Exception) -> str:
-    """What Pillow says, as part of a sentence, unless it quotes the file."""
+    """Return Pillow's message as part of a sentence, unless it quotes the file."""
     text = " ".join(str(error).split()).rstrip(".").split(". ")[0][:120]
     is_safe = text and isinstance(error, OSError | SyntaxError | ValueError) and not {"'", '"'} & set(text)
     return text if is_safe else type(error).__name__

@@ -1,4 +1,4 @@
-"""One image file, of any format, to an array of uint8."""
+"""Reads one image file of any format as a uint8 array."""
 
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def read_picture(path: Path, frame: Frame = "middle") -> Picture:
         raise refuse(path, UnreadableError(f"cannot be read ({reason})")) from None
     if not head:
         raise refuse(path, UnreadableError("is empty"))
-    # libtiff writes to stderr what it dislikes, and DICOM codecs abort: both work where that harms nobody.
+    # libtiff writes its complaints to stderr and DICOM codecs may abort; the separate process confines both
     return read_apart(path, frame) if is_dicom(head) or is_tiff(head) else read_raster(path, frame)
 
 
 def read_image(path: Path, frame: Frame = "middle") -> npt.NDArray[np.uint8]:
-    """The pixels of `read_picture`: H W for a gray image (also when stored as equal colour channels), else H W 3.
+    """Return the pixels of `read_picture`: H W for a gray image (also with equal colour channels), else H W 3.
 
     Raises:
         DataError: As `read_picture`.

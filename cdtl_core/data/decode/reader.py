@@ -1,8 +1,8 @@
-"""DICOM and TIFF files read in a process of their own, which a codec may crash, hang or fill without harm to this one.
+"""Reads DICOM and TIFF files in a separate process, so that a codec's crash, hang or memory use does no harm here.
 
-gdcm, the only free codec for JPEG-LS and lossless JPEG, aborts or faults on about one in a hundred damaged streams. So
-each thread that reads borrows a process that does nothing else: a path goes in as a line of JSON, a line of JSON and
-the pixels come out. It has limited memory, limited time and no voice on stderr; one that dies is replaced.
+gdcm, the only free codec for JPEG-LS and lossless JPEG, aborts or faults on about one in a hundred damaged streams.
+Therefore each reading thread borrows a process for this work only: a path goes in as a line of JSON, a line of JSON and
+the pixels come out. The process has limited memory and time and no stderr; a process that dies is replaced.
 """
 
 import atexit
@@ -34,9 +34,9 @@ class _DiedError(Exception):
 
 
 def read_apart(path: Path, frame: Frame = "middle") -> Picture:
-    """Read a DICOM or TIFF file in a process of its own.
+    """Read a DICOM or TIFF file in a separate process.
 
-    A read that crashes is tried once more in a fresh process, since the file before it may have done the damage.
+    After a crash the file is tried once more in a fresh process, since an earlier file may have caused the damage.
 
     Raises:
         DataError: As `read_dicom` and `read_raster`; also if the file crashes the codec or is not read within a minute.
@@ -51,7 +51,8 @@ def read_apart(path: Path, frame: Frame = "middle") -> Picture:
         raise refuse(path, UnreadableError(f"{did}, so it is damaged")) from None
     except OSError as error:
         raise DataError(
-            f"the image {path} cannot be read, no process can be started for it ({error.strerror}): free memory."
+            f"the image {path} cannot be read because no process can be started ({error.strerror}): free memory and "
+            "try again."
         ) from None
 
 
@@ -82,7 +83,7 @@ def _ask(request: bytes, process: _Process) -> Picture:
 
 
 def _exchange(process: _Process, request: bytes) -> tuple[dict[str, Any], bytes]:
-    """Send a request and read the answer; a ValueError or OSError if the process dies meanwhile."""
+    """Send a request and read the answer; raises ValueError or OSError if the process dies meanwhile."""
     if process.stdin is None or process.stdout is None:
         raise ValueError
     process.stdin.write(request)
@@ -132,5 +133,5 @@ def _end_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child must not talk into its parent's pipes.
+    # a forked child must not write into its parent's pipes
     os.register_at_fork(after_in_child=_idle.clear)

@@ -1,4 +1,4 @@
-"""What runs in the process that `cdtl_core.data.decode.reader` starts: a path in, pixels out, until stdin ends."""
+"""The process started by `cdtl_core.data.decode.reader`: paths in, pixels out, until stdin ends."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def _answer(path: Path, frame: Frame) -> list[bytes]:
 
 
 def _limit() -> None:
-    """At most 4 GB of memory, and no core files: they would hold patients' images."""
+    """Limit memory to 4 GB and disable core files, which would hold patients' images."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -1,4 +1,4 @@
-"""What kind of file it is, by its first bytes."""
+"""File formats by the first bytes of a file."""
 
 __all__ = ["is_dicom", "is_tiff"]
 

@@ -1,4 +1,4 @@
-"""Warnings of the image libraries, kept from the terminal while a file is read; safe with threads."""
+"""Keeps warnings of the image libraries off the terminal while a file is read; thread-safe."""
 
 import threading
 import warnings
@@ -15,9 +15,9 @@ _saved: warnings.catch_warnings | None = None
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Ignore what image libraries warn of; other modules' warnings pass.
+    """Suppress warnings of image libraries; warnings of other modules pass.
 
-    Filters are global to the process, so the first thread in changes them and the last one out restores them.
+    Filters are global to the process, so the first thread sets them and the last one restores them.
     """
     global _depth, _saved
     with _lock:

@@ -1,1 +1,1 @@
-"""Synthetic lesion images for tests and the demo; they say nothing about medicine."""
+"""Synthetic lesion images for tests and the demo; results on them have no medical meaning."""

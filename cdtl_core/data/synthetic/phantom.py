@@ -1,7 +1,7 @@
-"""Synthetic lesion images: no patient was ever in front of these; they test the machinery, never medicine.
+"""Synthetic lesion images. They test the software and have no medical meaning.
 
-The label sits in the outline alone (benign: smooth oval; malignant: lobulated or spiculated). The same family of
-outlines is rendered with each modality's physics, so a network can carry shape from one modality to another.
+Only the outline depends on the label (benign: smooth oval; malignant: lobulated or spiculated). The same outlines are
+rendered with the physics of each modality, so a network can transfer shape from one modality to another.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ ANGLES = np.linspace(0.0, 2.0 * np.pi, 720, endpoint=False)
 
 @dataclass(frozen=True)
 class Patient:
-    """What all views of one synthetic lesion share; only `irregularity` depends on the label."""
+    """The facts shared by all views of one synthetic lesion; only `irregularity` depends on the label."""
 
     irregularity: float  # standard deviations from the midpoint between the classes
     spikiness: float  # 0 lobulated to 1 spiculated
@@ -41,7 +41,7 @@ class Patient:
 
 
 def draw_patient(malignant: bool, rng: np.random.Generator) -> Patient:
-    """Draw one synthetic patient's lesion; the classes' irregularities overlap."""
+    """Draw one synthetic patient's lesion; the irregularities of the two classes overlap."""
     return Patient(
         irregularity=float(rng.normal(SEPARATION / 2 if malignant else -SEPARATION / 2)),
         spikiness=float(rng.uniform()),
@@ -53,7 +53,7 @@ def draw_patient(malignant: bool, rng: np.random.Generator) -> Patient:
 
 
 def _ripple(patient: Patient, rng: np.random.Generator) -> Floats:
-    """One view's departure from the oval along ANGLES: mean 0, mean square 1."""
+    """Return one view's departure from the oval along ANGLES, with mean 0 and mean square 1."""
     fresh = rng.standard_normal(patient.ripple.shape)
     amplitudes = VIEW_LIKENESS * patient.ripple + np.sqrt(1.0 - VIEW_LIKENESS**2) * fresh
     centre = 4.0 + 6.0 * patient.spikiness
@@ -66,7 +66,7 @@ def _ripple(patient: Patient, rng: np.random.Generator) -> Floats:
 
 
 def _outline(patient: Patient, rng: np.random.Generator) -> Floats:
-    """Radius along ANGLES of one view's outline, scaled to the area of a disc of radius 1 whatever its shape."""
+    """Return the radius of one view's outline along ANGLES, scaled to the area of a disc of radius 1."""
     oval = 1.0 / np.sqrt(np.cos(ANGLES) ** 2 / patient.aspect + patient.aspect * np.sin(ANGLES) ** 2)
     amplitude = AMPLITUDE / (1.0 + np.exp(0.57 - 0.77 * patient.irregularity))  # 0.09 halfway between the classes
     radius = oval * np.clip(1.0 + amplitude * _ripple(patient, rng), 0.3, 2.2)
@@ -75,7 +75,7 @@ def _outline(patient: Patient, rng: np.random.Generator) -> Floats:
 
 
 def _draw_scene(patient: Patient, rng: np.random.Generator, size: int) -> Scene:
-    """Place one view of the lesion: its position, turn and margin are drawn, whatever the label."""
+    """Place one view of the lesion: position, rotation and margin are drawn independently of the label."""
     outline = _outline(patient, rng)
     turn = rng.uniform(0.0, 2.0 * np.pi)
     row, column = size * rng.uniform(0.4, 0.6, size=2)
@@ -98,38 +98,50 @@ def _check_modality(modality: str) -> None:
 
 
 def render_view(modality: str, patient: Patient, rng: np.random.Generator, size: int = 128) -> Pixels:
-    """Render one more view of a synthetic patient's lesion, uint8 (H W) or (H W 3).
+    """Render another view of a synthetic patient's lesion, uint8 (H W) or (H W 3).
+
+    Args:
+        modality: Name of the modality.
+        patient: The patient.
+        rng: The only source of randomness.
+        size: Side of the image in pixels.
 
     Raises:
-        DataError: the modality cannot be rendered.
+        DataError: The modality cannot be rendered.
     """
     _check_modality(modality)
     return PHYSICS[modality](_draw_scene(patient, rng, size), rng)
 
 
 def render_phantom(modality: str, malignant: bool, rng: np.random.Generator, size: int = 128) -> Pixels:
-    """Render one synthetic lesion of a new patient, uint8: (H W) gray, or (H W 3) for histology.
+    """Render the lesion of a new synthetic patient, uint8: (H W) gray, or (H W 3) for histology.
+
+    Args:
+        modality: Name of the modality.
+        malignant: The label.
+        rng: The only source of randomness.
+        size: Side of the image in pixels.
 
     Raises:
-        DataError: the modality cannot be rendered.
+        DataError: The modality cannot be rendered.
     """
     return render_view(modality, draw_patient(malignant, rng), rng, size)
 
 
 def _token(*parts: object) -> str:
-    """Twelve hex digits that name a thing and tell nothing about it."""
+    """Return twelve hex digits as a name without meaning."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=6).hexdigest()
 
 
 def _is_malignant(index: int, prevalence: float) -> bool:
-    """Label patient `index` so that the first n patients hold round(prevalence * n) malignant ones, for every n."""
+    """Return the label of patient `index`, so that the first n patients have round(prevalence * n) malignant ones."""
     return round(prevalence * (index + 1)) > round(prevalence * index)
 
 
 def _write_patient(
     images: Path, *, modality: str, index: int, seed: int, size: int, malignant: bool
 ) -> list[tuple[str, str, str]]:
-    """Write one patient's one or two views; return their manifest rows."""
+    """Write the one or two views of a patient and return their manifest rows."""
     rng = np.random.default_rng([seed, crc32(modality.encode()), index])
     patient = draw_patient(malignant, rng)
     label, patient_id = "malignant" if malignant else "benign", _token("patient", modality, seed, index)
@@ -151,14 +163,23 @@ def write_phantoms(
     prevalence: float = 0.4,
     train: int | None = None,
 ) -> Path:
-    """Write synthetic patients as folder/images/*.png and folder/manifest.csv; return the manifest's path.
+    """Write synthetic patients as folder/images/*.png and folder/manifest.csv, and return the manifest's path.
 
-    The manifest (file, label, patient_id; files relative to the folder; sorted by patient_id, a hash) is put in place
-    last, so its existence means the images are complete. Patient i's images do not depend on num_patients. With
-    `train`, a column split gives the first patients to training, as many more to validation, and the rest to testing.
+    The manifest (file, label, patient_id; files relative to the folder; sorted by patient_id, a hash) is written last,
+    so a manifest means that the images are complete. The images of patient i do not depend on `num_patients`.
+
+    Args:
+        folder: Where to write.
+        modality: Name of the modality.
+        num_patients: Number of patients, at least 4.
+        seed: Seed of all images.
+        size: Side of the images in pixels.
+        prevalence: Share of malignant patients, in [0, 1].
+        train: If given, a column split assigns this number of patients to training, as many to validation, the rest to
+            test.
 
     Raises:
-        DataError: an unknown modality, fewer than 4 patients, or a prevalence outside [0, 1].
+        DataError: An unknown modality, fewer than 4 patients, or a prevalence outside [0, 1].
     """
     _check_modality(modality)
     if num_patients < MIN_PATIENTS:

@@ -1,4 +1,4 @@
-"""How each modality would show a synthetic lesion: one short function per modality, blind to the label."""
+"""Rendering of a synthetic lesion in each modality: one function per modality, independent of the label."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ EOSIN = np.array([0.07, 0.99, 0.11])
 
 @dataclass(frozen=True)
 class Scene:
-    """One view of one lesion, before any physics."""
+    """One view of one lesion before rendering."""
 
     inside: Floats  # (H W) share of the lesion in each pixel, 0 to 1
     disc: Floats  # (H W) a disc of the same area and place: what may depend on the lesion's place, not its outline
@@ -26,7 +26,7 @@ class Scene:
 
     @property
     def size(self) -> int:
-        """Side of the square image, pixels."""
+        """Side of the square image in pixels."""
         return int(self.inside.shape[0])
 
 

@@ -1,4 +1,4 @@
-"""``python -m cdtl_core.deploy.egress_filter CONFIG.json``: run a site's gate on its socket until SIGTERM or SIGINT."""
+"""``python -m cdtl_core.deploy.egress_filter CONFIG.json``: run a site's egress filter until SIGTERM or SIGINT."""
 
 import signal
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from cdtl_core.deploy.egress_filter.app import build_app
-from cdtl_core.deploy.egress_filter.config import load_gate_config
+from cdtl_core.deploy.egress_filter.config import load_filter_config
 from cdtl_core.deploy.egress_filter.seal import Seal
 from cdtl_core.deploy.link import SOCKET, Link
 from cdtl_core.errors import CdtlError
@@ -15,13 +15,13 @@ from cdtl_core.system.foreign import log_to_stderr, visible
 
 
 def main(arguments: list[str]) -> int:
-    """Run a gate; returns the process's exit code."""
+    """Run an egress filter; returns the process's exit code."""
     log_to_stderr("%(asctime)s %(name)s %(levelname)s %(message)s")
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m cdtl_core.deploy.egress_filter CONFIG.json\n")
         return 2
     try:
-        config = load_gate_config(Path(arguments[0]))
+        config = load_filter_config(Path(arguments[0]))
         seal = Seal()
         app = build_app(config, seal)
         seal.publish(Link(config.link, config.link_mode))  # before the node can connect

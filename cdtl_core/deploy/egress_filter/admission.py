@@ -37,7 +37,7 @@ __all__ = ["Admission"]
 _FETCH_PAUSES_S = (1.0, 3.0)
 _WAIT_S, _AGAIN_S = 8.0, 0.1  # the coordinator announces a message first and stores its objects after that
 _INTRODUCTIONS = 20  # a minute: the coordinator asks every 10 s at most
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 
 
 class Admission:
@@ -149,7 +149,7 @@ class Admission:
             raise PrivacyError("a message that is not open is confirmed: nothing of it leaves.")
 
     async def _pull(self, name: str, ask: Ask, node: Node) -> bytes:
-        """An object for the gate itself, waited for as long as the coordinator may need to store it."""
+        """An object for the filter itself, waited for as long as the coordinator may need to store it."""
         if name in self._read:
             return self._read[name]
         request = PullObjectRequest(node=node, run_id=ask.run_id, object_id=name).SerializeToString()

@@ -1,4 +1,4 @@
-"""The gate's HTTP side: what the SuperNode calls. Everything not named here is answered with 404."""
+"""The filter's HTTP side: what the SuperNode calls. Everything not named here is answered with 404."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ from starlette.routing import Route
 from cdtl_core.config.settings import load_site
 from cdtl_core.deploy.egress_filter.admission import Admission
 from cdtl_core.deploy.egress_filter.asks import Ask, Asks
-from cdtl_core.deploy.egress_filter.config import GateConfig
+from cdtl_core.deploy.egress_filter.config import FilterConfig
 from cdtl_core.deploy.egress_filter.egress_log import EgressLog
 from cdtl_core.deploy.egress_filter.outbox import Outbox
 from cdtl_core.deploy.egress_filter.patience import Patience
@@ -40,11 +40,11 @@ _MAX_SMALL = 64 * 1024
 _TICK_S, _PENDING_TICKS = 1.0, 30
 _TRAFFIC_EVERY_S = 60.0
 _FAREWELL_S = 2.0
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 
 
-def build_app(config: GateConfig, seal: Seal) -> Starlette:
-    """The gate as an ASGI app; its background tasks live as long as the app.
+def build_app(config: FilterConfig, seal: Seal) -> Starlette:
+    """The filter as an ASGI app; its background tasks live as long as the app.
 
     Raises:
         ConfigError: A certificate cannot be used.
@@ -53,12 +53,12 @@ def build_app(config: GateConfig, seal: Seal) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        gate = Gate(config, client, signer, seal)
-        app.state.gate = gate
+        filter = EgressFilter(config, client, signer, seal)
+        app.state.filter = filter
         async with client:
-            tasks = [asyncio.create_task(gate.outbox.run()), asyncio.create_task(gate.keep_books())]
-            gate.recall()
-            await gate.replies.answer_lost()
+            tasks = [asyncio.create_task(filter.outbox.run()), asyncio.create_task(filter.keep_books())]
+            filter.recall()
+            await filter.replies.answer_lost()
             try:
                 yield
             finally:
@@ -66,22 +66,22 @@ def build_app(config: GateConfig, seal: Seal) -> Starlette:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(gate.end_session(), _FAREWELL_S)
-                gate.close_books()
+                    await asyncio.wait_for(filter.end_session(), _FAREWELL_S)
+                filter.close_books()
 
     async def fleet(request: Request) -> Response:
-        gate: Gate = request.app.state.gate
-        return await gate.serve(request)
+        filter: EgressFilter = request.app.state.filter
+        return await filter.serve(request)
 
     return Starlette(routes=[Route("/v1/fleet/{name}", fleet, methods=["POST"])], lifespan=lifespan)
 
 
-class Gate:
-    """One site's gate: what the SuperNode asks, what of it goes on, and what comes back."""
+class EgressFilter:
+    """One site's egress filter: what the SuperNode asks, what of it goes on, and what comes back."""
 
     def __init__(
         self,
-        config: GateConfig,
+        config: FilterConfig,
         client: httpx.AsyncClient,
         signer: Signer,
         seal: Seal,
@@ -114,7 +114,7 @@ class Gate:
         if name not in FORWARDED and name not in self._handlers and name != "pull-messages":
             return Response("not found", 404)
         if not self._pass.admits(request.headers):
-            return Response("this gate serves its own node only", 401)
+            return Response("this filter serves its own node only", 401)
         body = await _body(request, MAX_REQUEST if name.startswith("push-") else _MAX_SMALL)
         if body is None:
             return Response("too large", 413)
@@ -127,16 +127,16 @@ class Gate:
             self._log.note("refused", request=name, why=str(error))
             return Response("refused", 400)
         except Exception:
-            _log.exception("a request %s failed in the gate", name)
-            return Response("the gate failed", 503)
+            _log.exception("a request %s failed in the filter", name)
+            return Response("the filter failed", 503)
         return Response(answer.content, answer.status, media_type=answer.media_type)
 
     def recall(self) -> None:
-        """Take up what an earlier gate left open."""
+        """Take up what an earlier filter left open."""
         self._asks.recall()
 
     async def keep_books(self) -> None:
-        """Write state and counts while the gate runs; a full disk is logged and tried again."""
+        """Write state and counts while the filter runs; a full disk is logged and tried again."""
         for tick in itertools.count():
             if tick % _PENDING_TICKS == 0:
                 self._note_pending()
@@ -159,7 +159,7 @@ class Gate:
             try:
                 write()
             except (CdtlError, OSError) as error:
-                _log.error("the gate's books cannot be written: %s", error)
+                _log.error("the filter's books cannot be written: %s", error)
 
     def _note_pending(self) -> None:
         try:
@@ -191,7 +191,9 @@ class Gate:
         if answer.status == 200:  # a SuperNode that starts knows nothing of earlier messages
             await self.replies.answer_lost()
             self._status.note(node_id=str(ActivateNodeResponse.FromString(answer.content).node_id), last_refusal=None)
-            with suppress(CdtlError):  # at once: a gate that is killed now must find the session that it left open
+            with suppress(
+                CdtlError
+            ):  # at once: an egress filter that is killed now must find the session that it left open
                 self._status.write(force=True)
         elif not answer.passing:
             why = f"{answer.status}: {answer.content[:300].decode(errors='replace')}"

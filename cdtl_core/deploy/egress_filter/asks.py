@@ -1,4 +1,4 @@
-"""Messages that the SuperNode has and that wait for their reply; kept on disk, so that a new gate answers them."""
+"""Messages that the SuperNode has and that wait for their reply; kept on disk, so that a new filter answers them."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Ask", "Asks"]
 
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 
 
 class Ask(BaseModel):
@@ -102,7 +102,7 @@ class Asks:
         self._unsaved = False
 
     def recall(self) -> None:
-        """Take up the messages that an earlier gate handed over and nobody has answered."""
+        """Take up the messages that an earlier filter handed over and nobody has answered."""
         try:
             asks = _ASKS.validate_json(self._path.read_bytes())
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a gate is told at its start."""
+"""What an egress filter is told at its start."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,21 +7,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.errors import ConfigError
 
-__all__ = ["GateConfig", "load_gate_config"]
+__all__ = ["FilterConfig", "load_filter_config"]
 
 _Port = Field(ge=1, le=65535)
 
 
-class GateConfig(BaseModel):
-    """Where a gate listens, whom it talks to, and where it keeps what it knows.
+class FilterConfig(BaseModel):
+    """Where an egress filter listens, whom it talks to, and where it keeps what it knows.
 
     Attributes:
         home: The site's folder: ``approvals/``, ``pending/``, ``logs/egress.jsonl``, ``gate.json``, ``asks.json``.
         settings: The site's `site.toml`; read anew at each decision, for its locks.
-        link: Folder that the node may read; the gate listens on ``gate.sock`` in it and writes what the node needs.
+        link: Folder that the node may read; the filter listens on ``gate.sock`` in it and writes what the node needs.
         link_mode: Rights of the files in it: 0o600, or 0o640 where the node is another account of the folder's group.
         certificate: For the SuperNode, PEM; its key beside it in `private_key`.
-        site_key: The site's P-384 key, with which the gate signs every request; OpenSSH format.
+        site_key: The site's P-384 key, with which the filter signs every request; OpenSSH format.
         upstream_host: The coordinator's name, as in its certificate.
         upstream_port: Of its gateway.
         ca: Who signs the coordinator's certificate, PEM; no other authority counts.
@@ -54,19 +54,19 @@ class GateConfig(BaseModel):
         return f"https://{host}:{self.upstream_port}"
 
 
-def load_gate_config(path: Path) -> GateConfig:
-    """Read a gate's configuration.
+def load_filter_config(path: Path) -> FilterConfig:
+    """Read an egress filter's configuration.
 
     Raises:
         ConfigError: The file is missing, or a field is unknown or wrong.
     """
     try:
-        return GateConfig.model_validate_json(path.read_bytes())
+        return FilterConfig.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(
-            f"the gate's configuration {path} cannot be read ({error.strerror}): write it anew."
+            f"the filter's configuration {path} cannot be read ({error.strerror}): write it anew."
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ConfigError(f"{field} in the gate's configuration {path}: {first['msg']}; correct it.") from None
+        raise ConfigError(f"{field} in the filter's configuration {path}: {first['msg']}; correct it.") from None

@@ -20,7 +20,7 @@ from cdtl_core.system.foreign import get_logger
 __all__ = ["EgressLog"]
 
 _MOST_LATE = 1000
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 
 
 class EgressLog:

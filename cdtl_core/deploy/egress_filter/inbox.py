@@ -1,4 +1,4 @@
-"""Replies on their way in: the gate takes all objects of a reply from the SuperNode before any of it goes on."""
+"""Replies on their way in: the filter takes all objects of a reply from the SuperNode before any of it goes on."""
 
 import hashlib
 import secrets

@@ -1,6 +1,6 @@
-"""What a message of the coordinator asks for, read by the gate before the SuperNode gets any of it.
+"""What a message of the coordinator asks for, read by the filter before the SuperNode gets any of it.
 
-Every object is named by the SHA-256 of its bytes, so a message's id fixes all that it holds. The gate reads the few
+Every object is named by the SHA-256 of its bytes, so a message's id fixes all that it holds. The filter reads the few
 small objects that say what is asked, and hands over these very bytes.
 """
 

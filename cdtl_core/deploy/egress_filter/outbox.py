@@ -1,7 +1,7 @@
 """Replies on their way out: sent until the coordinator has them, through outages of its gateway and its SuperLink.
 
-The SuperNode has delivered when its last object is at the gate; from there the gate delivers. If the gate dies before,
-the next one tells the coordinator so.
+For the SuperNode a reply is delivered when its last object is at the filter. From there the filter delivers it. If the
+filter dies before that, the next one tells the coordinator.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _LANES = 4
 MOST_WAITING = 32
 _MOST_SENT = 8
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 
 
 @dataclass(frozen=True)

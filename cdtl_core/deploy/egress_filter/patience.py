@@ -1,9 +1,9 @@
-"""How long the gate looks for the coordinator's next message before it tells the SuperNode that there is none.
+"""How long the filter keeps the SuperNode's question open before it answers that there is no message.
 
-A SuperNode that is told so sleeps for 3 s, whatever it is told next: a fixed part of each round. While a run is under
-way the gate therefore keeps the SuperNode's question open and asks the coordinator in its place, at first four times a
-second, then ever more rarely: it waits a fortieth of the silence. After two minutes of it the SuperNode's own rhythm
-is as good, and nothing is kept open any more.
+After such an answer a SuperNode sleeps for 3 s, which would be a fixed part of each round. While a run is under way the
+filter therefore keeps the question open and asks the coordinator itself: four times a second at first, then at
+intervals of a fortieth of the silence. After two minutes of silence the SuperNode's own interval is as good, and the
+filter answers at once.
 """
 
 import time

@@ -12,13 +12,13 @@ _INVALID_FAB, _LOAD_FAILED, _CRASHED, _NODE_LOST = 7, 1, 8, 5  # flwr.common.con
 NOT_APPROVED = (_INVALID_FAB, "The site has not approved this run.")
 HELD_BACK = (
     ERROR_CODE_BASE + PrivacyError.exit_code,
-    "PrivacyError: the site's gate held back a reply that is not on its egress list; its own log says why.",
+    "PrivacyError: the site's egress filter held back a reply that is not on its egress list; its own log says why.",
 )
 RESTARTED = (_NODE_LOST, "The site was started anew while it worked on this message: ask it again.")
 NO_ROOM = (_NODE_LOST, "The site has no room for another reply that waits for the coordinator: ask it again.")
 UNREADABLE = (
     ERROR_CODE_BASE + PrivacyError.exit_code,
-    "PrivacyError: the site's gate cannot read this message as one of cdtl, so the site does not get it.",
+    "PrivacyError: the site's egress filter cannot read this message as one of cdtl, so the site does not get it.",
 )
 _OVER: tuple[tuple[Limit, str], ...] = (
     ("round", "this round, or not so often"),
@@ -32,7 +32,7 @@ OVER = {
 }
 UNKNOWN_RUN = (
     ERROR_CODE_BASE + FederationError.exit_code,
-    "FederationError: the site's gate could not fetch the run that this message belongs to.",
+    "FederationError: the site's egress filter could not fetch the run that this message belongs to.",
 )
 FLOWERS_OWN = {
     (_INVALID_FAB, "The FAB could not be verified."),

@@ -28,7 +28,7 @@ from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Replies"]
 
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 _AGAIN_S = 60.0
 
 
@@ -44,10 +44,10 @@ class Replies:
         self._refused_at: dict[int, float] = {}
 
     async def answer_lost(self) -> None:
-        """Tell the coordinator of messages whose replies are lost, since gate or SuperNode were started anew."""
+        """Tell the coordinator of messages whose replies are lost, since filter or SuperNode were started anew."""
         self._inbox = Inbox()
         for ask in self._asks.waiting():
-            await self.post(ask, refusals.RESTARTED, "error", "gate or SuperNode were started anew")
+            await self.post(ask, refusals.RESTARTED, "error", "filter or SuperNode were started anew")
 
     async def push_messages(self, body: bytes) -> PushMessagesResponse:
         """Begin to take a reply; an error reply is complete already."""

@@ -1,4 +1,4 @@
-"""Runs as the gate has fetched them, and the verdict over one: what was judged is what is handed to the SuperNode."""
+"""Runs as the filter has fetched them, and the verdict over one: what was judged is what is handed to the SuperNode."""
 
 import hashlib
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ __all__ = ["KnownRun", "Runs"]
 
 _KEPT = 4
 _MOST_SETTINGS = 256 * 1024
-_log = get_logger("cdtl.gate")
+_log = get_logger("cdtl.filter")
 
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run with its settings and its code, exactly as the coordinator sent them to this gate."""
+    """A run with its settings and its code, exactly as the coordinator sent them to this filter."""
 
     run_id: int
     run: bytes
@@ -75,7 +75,7 @@ class Runs:
         return known
 
     def get(self, run_id: int) -> KnownRun | None:
-        """The run, if this gate knows it."""
+        """The run, if this filter knows it."""
         return self._known.get(run_id)
 
     def verdict(self, known: KnownRun) -> Verdict:
@@ -92,7 +92,7 @@ class Runs:
         return bool(known.settings.get("dp.enabled")) and not load_site(self._settings).privacy.exempt
 
     def sealed_bundle(self, known: KnownRun) -> bytes:
-        """The answer to ``get-fab``: the bundle with the gate's signature, or nothing at all if it is refused."""
+        """The answer to ``get-fab``: the bundle with the filter's signature, or nothing at all if it is refused."""
         answer = GetFabResponse()
         answer.fab.hash_str = known.sha256
         if self.verdict(known).approved:

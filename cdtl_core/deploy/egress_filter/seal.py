@@ -1,6 +1,6 @@
-"""Two keys that live as long as the gate: one signs approved bundles, with the other the SuperNode asks the gate.
+"""Two keys that live as long as the filter: one signs approved bundles, with the other the SuperNode asks the filter.
 
-The SuperNode reads their files at its start: a gate that starts again needs a SuperNode that starts again.
+The SuperNode reads their files at its start: an egress filter that starts again needs a SuperNode that starts again.
 """
 
 import base64
@@ -19,7 +19,7 @@ from cdtl_core.errors import PrivacyError
 
 __all__ = ["Seal"]
 
-_ENTITY = "fpk_cdtl_gate"
+_ENTITY = "fpk_cdtl_filter"
 
 
 class Seal:
@@ -40,7 +40,9 @@ class Seal:
         link.write(NODE_KEY, self.node_pass.pem())
         link.write(TRUSTED, (json.dumps(entities) + "\n").encode())  # JSON is YAML too
         if yaml.safe_load(path.read_text(encoding="utf-8")) != entities:
-            raise PrivacyError(f"{path} does not hold the gate's key after writing it: check the disk; nothing starts.")
+            raise PrivacyError(
+                f"{path} does not hold the filter's key after writing it: check the disk; nothing starts."
+            )
 
     def verifications(self, bundle: bytes, clock: Callable[[], float] = time.time) -> dict[str, str]:
         """What goes with an approved bundle: the signature over the time (8 bytes) and the bundle's SHA-256."""

@@ -1,4 +1,4 @@
-"""The site's key at work: the gate signs each request itself, and a node that holds no key asks it with a pass."""
+"""The site's key at work: the filter signs each request itself, and a node that holds no key asks it with a pass."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -56,9 +56,9 @@ def load_signer(path: Path) -> Signer:
 
 
 class NodePass:
-    """A key for one life of the gate: the SuperNode signs with it, and it is good for nothing but this gate.
+    """A key for one life of the filter: the SuperNode signs with it, and it is good for nothing but this filter.
 
-    The approved code may read it. What it can do with it is what its replies can do anyway: ask this gate.
+    The approved code may read it. What it can do with it is what its replies can do anyway: ask this filter.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""``HOME/gate.json``: what the gate knows of itself, for ``cdtl site status`` and for the next start."""
+"""``HOME/gate.json``: what the filter knows of itself, for ``cdtl site status`` and for the next start."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class Status:
 
     @property
     def node_id(self) -> str | None:
-        """Of the SuperNode whose session is open at the coordinator, this gate's or an earlier one's."""
+        """Of the SuperNode whose session is open at the coordinator, this filter's or an earlier one's."""
         node_id: str | None = self._facts["node_id"]
         return node_id
 
@@ -72,7 +72,7 @@ class Status:
 
 
 def read_status(home: Path) -> dict[str, Any]:
-    """The facts that the last gate wrote; empty if there are none."""
+    """The facts that the last filter wrote; empty if there are none."""
     try:
         content = json.loads((home / STATUS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

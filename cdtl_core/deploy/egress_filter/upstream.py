@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from cdtl_core.deploy.egress_filter.config import GateConfig
+from cdtl_core.deploy.egress_filter.config import FilterConfig
 from cdtl_core.deploy.egress_filter.egress_log import EgressLog
 from cdtl_core.deploy.egress_filter.signing import Signer
 from cdtl_core.deploy.egress_filter.status import Status
@@ -81,7 +81,7 @@ def _why(error: httpx.HTTPError) -> str:
     return f"the coordinator's certificate is refused ({detail}): check --server, --ca and this machine's clock"
 
 
-def tls_context(config: GateConfig) -> ssl.SSLContext:
+def tls_context(config: FilterConfig) -> ssl.SSLContext:
     """The coordinator's authority, and the site's own certificate if it has one.
 
     Raises:
@@ -93,12 +93,12 @@ def tls_context(config: GateConfig) -> ssl.SSLContext:
             context.load_cert_chain(config.client_certificate, config.client_key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
-            f"the gate's certificates cannot be used ({error}): correct ca or client_certificate."
+            f"the filter's certificates cannot be used ({error}): correct ca or client_certificate."
         ) from None
     return context
 
 
-def open_client(config: GateConfig) -> httpx.AsyncClient:
+def open_client(config: FilterConfig) -> httpx.AsyncClient:
     """A client for `Upstream`; close it with ``aclose``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""DICOM files: header, stored frame, look-up tables, gray values; out comes a `Picture`."""
+"""DICOM files: from header, stored frame and look-up tables to a `Picture`."""
 
 from cdtl_core.data.decode.dicom.picture import read_dicom, read_tags
 

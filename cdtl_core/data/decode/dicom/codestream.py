@@ -1,4 +1,4 @@
-"""What a JPEG, JPEG-LS or JPEG 2000 stream says of its size, checked before a codec takes memory for it."""
+"""Size check of a JPEG, JPEG-LS or JPEG 2000 stream, before a codec allocates memory for it."""
 
 from collections.abc import Mapping
 from struct import unpack_from
@@ -41,7 +41,7 @@ def _size_of_j2k(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _size_of_jpeg(data: bytes) -> tuple[int, int, int] | None:
-    """Height, width, samples from the first frame header; None if there is none, or the height comes later."""
+    """Return height, width and samples from the first frame header; None if there is none or the height comes later."""
     if data[:2] != b"\xff\xd8":
         return None
     at = 2

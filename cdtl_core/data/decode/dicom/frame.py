@@ -1,4 +1,4 @@
-"""One frame of a DICOM file's pixel data: found, checked, decompressed; no other frame is decoded."""
+"""Reads one frame of a DICOM file's pixel data; no other frame is decoded."""
 
 from math import ceil
 from typing import Any
@@ -14,8 +14,8 @@ from cdtl_core.data.fault import UnreadableError, check_size
 
 __all__ = ["read_frame"]
 
-# Who decodes what first. gdcm, the only one for JPEG-LS, lossless and 12-bit JPEG, can abort the process on damaged
-# data, so DICOM files are read in a process of their own: see cdtl_core.data.decode.reader.
+# Order of the decoders. gdcm is the only one for JPEG-LS, lossless and 12-bit JPEG, and can abort the process on
+# damaged data. Therefore DICOM files are read in a separate process: see cdtl_core.data.decode.reader.
 _CODECS = {
     uid.JPEGBaseline8Bit: "pillow",
     uid.JPEGExtended12Bit: "pillow",
@@ -74,7 +74,9 @@ def _frame_bytes(options: dict[str, Any]) -> float:
 
 def _decoder(syntax: uid.UID, bits: int) -> Decoder:
     if syntax == uid.JPEGExtended12Bit and bits > 8:
-        syntax = uid.JPEGLossless  # gdcm reads the coding process from the stream, pydicom lets it through only so
+        syntax = (
+            uid.JPEGLossless
+        )  # gdcm reads the coding process from the stream; pydicom accepts it only under this syntax
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:

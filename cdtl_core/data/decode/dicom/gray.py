@@ -1,4 +1,4 @@
-"""Stored values of a gray DICOM image to what a screen shows: modality, window, polarity, padding."""
+"""Stored values of a gray DICOM image to display values: modality LUT, window, polarity, padding."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Look:
-    """How stored values are shown.
+    """How stored values are displayed.
 
     Attributes:
         modality: Stored values to the modality's (Hounsfield units, optical density).
@@ -38,7 +38,7 @@ class Look:
 
 
 def read_look(dataset: Dataset, index: int, *, is_float: bool = False) -> Look:
-    """How a file wants its frame `index` shown.
+    """Read how a file's frame `index` is to be displayed.
 
     Raises:
         UnreadableError: A number it needs is none.
@@ -57,10 +57,10 @@ def read_look(dataset: Dataset, index: int, *, is_float: bool = False) -> Look:
 
 
 def render_gray(stored: npt.NDArray[Any], look: Look) -> npt.NDArray[np.uint8]:
-    """Show stored values, H W of any type, as uint8 H W.
+    """Return stored values, H W of any type, as uint8 H W for display.
 
-    Without a window, up to 8 bits keep the brightness of their type's range and more are stretched from the smallest to
-    the largest value in the image. Padding and values that are not finite are black.
+    Without a window, values of up to 8 bits keep their type's range; values of more bits are stretched from the
+    smallest to the largest value in the image. Padding and non-finite values are black.
     """
     window = look.window or _stretch(*_range(stored, look))
 
@@ -77,7 +77,7 @@ def render_gray(stored: npt.NDArray[Any], look: Look) -> npt.NDArray[np.uint8]:
 def by_value(
     stored: npt.NDArray[Any], show: Callable[[npt.NDArray[Any]], npt.NDArray[np.uint8]]
 ) -> npt.NDArray[np.uint8]:
-    """Apply a function of single values to an array in blocks, through a table where values are fewer than pixels."""
+    """Apply a function to every value of an array in blocks, by a table if there are fewer values than pixels."""
     codes = _codes(stored.dtype)
     table = show(codes) if codes is not None and stored.size > codes.size else None
     flat = np.ascontiguousarray(stored).reshape(-1)
@@ -119,7 +119,7 @@ def _window(dataset: Dataset, index: int) -> Curve | None:
 
 
 def _frame_group(dataset: Dataset, index: int, keyword: str) -> Dataset:
-    """Where an enhanced multi-frame file keeps a group of elements for a frame; else the file itself."""
+    """Return the functional group of a frame in an enhanced multi-frame file; for other files the data set itself."""
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     for group in [*per_frame[index : index + 1], *shared[:1]]:
@@ -139,7 +139,7 @@ def _padding(dataset: Dataset, wrap: int) -> tuple[float, float] | None:
 
 
 def _range(stored: npt.NDArray[Any], look: Look) -> tuple[float, float]:
-    """Smallest and largest of the modality's values that bound the display."""
+    """Return the smallest and largest modality value of the display range."""
     if look.span is not None:
         values = look.modality(np.arange(look.span[0], look.span[1] + 1))
         return float(values.min()), float(values.max())
@@ -170,7 +170,7 @@ def _codes(dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
 
 
 def _distinct(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The values that occur, where that is cheap to know; else all."""
+    """Return the values that occur, if they are cheap to find; else all possible values."""
     codes, flat = _codes(stored.dtype), np.ascontiguousarray(stored).reshape(-1)
     if codes is None or flat.size < codes.size:
         return flat

@@ -1,4 +1,4 @@
-"""A DICOM file opened at its pixel data: the header that intake needs, and nothing larger in memory."""
+"""Reads the header of a DICOM file up to its pixel data, without loading the pixel data."""
 
 import os
 import zlib
@@ -80,16 +80,21 @@ def read_header(file: BinaryIO) -> Header:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """An element as text, empty if absent."""
+    """Return an element as text, empty if absent."""
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip(" \0")
 
 
 def integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
-    """An element as a whole number.
+    """Return an element as a whole number.
+
+    Args:
+        dataset: The header.
+        keyword: Name of the element.
+        default: Value for an absent element.
 
     Raises:
-        UnreadableError: It is absent and has no default, or is no whole number.
+        UnreadableError: It is absent and has no default, or is not a whole number.
     """
     found = numbers(dataset, keyword)
     if not found and default is not None:
@@ -100,7 +105,7 @@ def integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
 
 
 def numbers(dataset: Dataset, keyword: str) -> list[float]:
-    """An element's finite numbers, none if it is absent or empty.
+    """Return the finite numbers of an element; empty if it is absent or empty.
 
     Raises:
         UnreadableError: One of them is no finite number.
@@ -124,7 +129,7 @@ def _tags() -> list[Any]:
 
 
 def _inflated(file: BinaryIO) -> bytes | None:
-    """The data set of a deflated file, with its size bounded (pydicom would inflate a bomb); None for other files."""
+    """Inflate a deflated data set up to a size limit (pydicom has none); None for other files."""
     head = file.read(8192)
     file.seek(0)
     at = head.find(b"\x02\x00\x10\x00UI", 132)
@@ -146,7 +151,7 @@ def _inflated(file: BinaryIO) -> bytes | None:
 
 
 def _syntax(dataset: Dataset) -> uid.UID:
-    """The transfer syntax; of a file that lacks it, the one its elements are written in."""
+    """Return the transfer syntax; if it is missing, the one in which the elements are written."""
     named = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if named:
         return uid.UID(str(named))
@@ -157,21 +162,21 @@ def _syntax(dataset: Dataset) -> uid.UID:
 
 
 def _pixel_element(source: BinaryIO, dataset: Dataset, syntax: uid.UID) -> tuple[str, str, bool]:
-    """Keyword, VR and whether the length is undefined, of the pixel data whose tag comes next in `source`."""
+    """Return keyword, VR and whether the length is undefined, of the pixel data element next in `source`."""
     order = "<" if syntax.is_private or syntax.is_little_endian else ">"
     head = source.read(8)
     tag = unpack(f"{order}HH", head[:4]) if len(head) == 8 else (0, 0)
     keyword = _PIXELS.get(tag[0] << 16 | tag[1])
     if keyword is None:
         raise UnreadableError(f"has no pixel data{_kind(dataset)}", "leave it out")
-    # A length is even, and the first letter of these VRs odd: bytes that look like one are one.
+    # a length is even and the first letter of these VRs is odd, so the bytes cannot be mistaken for a length
     if head[4:6] in {b"OB", b"OW", b"OF", b"OD", b"UN"}:
         return keyword, head[4:6].decode(), source.read(4) == b"\xff\xff\xff\xff"
     return keyword, "OW", head[4:8] == b"\xff\xff\xff\xff"
 
 
 def _kind(dataset: Dataset) -> str:
-    """What the file is by the DICOM dictionary, in brackets; a name that is not in the dictionary is not repeated."""
+    """Return the file's kind by the DICOM dictionary, in brackets; a name outside the dictionary is not repeated."""
     meta = getattr(dataset, "file_meta", Dataset())
     named = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
     name = uid.UID(str(named)).name if named else ""

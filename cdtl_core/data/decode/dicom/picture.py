@@ -1,4 +1,4 @@
-"""A DICOM file to a picture: one frame, as a radiologist's screen would show it."""
+"""Turns one frame of a DICOM file into a picture as a radiologist's screen shows it."""
 
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def _tags(header: Header, frames: int) -> DicomTags:
 
 
 def read_tags(path: Path) -> DicomTags | None:
-    """What a DICOM file's header says, without decoding its image; None for a file that is no DICOM or is damaged."""
+    """Read the tags of a DICOM file without decoding its image; None for a damaged file or another format."""
     try:
         with silenced(), open(path, "rb") as file:
             if not is_dicom(file.read(132)):
@@ -90,5 +90,5 @@ def read_tags(path: Path) -> DicomTags | None:
             file.seek(0)
             header = read_header(file)
             return _tags(header, max(1, integer(header.dataset, "NumberOfFrames", 1)))
-    except Exception:  # a header that cannot be read says nothing; reading the image will say why
+    except Exception:  # an unreadable header gives no tags; reading the image reports why
         return None

@@ -31,18 +31,18 @@ class Table:
     top: float
 
     def values(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The entries of values of any shape."""
+        """Return the table's entries for values of any shape."""
         places = np.clip(np.nan_to_num(values) - self.first, 0, len(self.entries) - 1)
         found: npt.NDArray[np.float64] = self.entries[places.astype(np.int64)]
         return found
 
     def shares(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The entries in 0-1."""
+        """Return the table's entries scaled to 0-1."""
         return self.values(values) / self.top
 
 
 def read_table(dataset: Dataset, keyword: str) -> Table | None:
-    """The first table of a sequence, ``ModalityLUTSequence`` or ``VOILUTSequence``; None if the file has none.
+    """Return the first table of ``ModalityLUTSequence`` or ``VOILUTSequence``; None if the file has none.
 
     Raises:
         UnreadableError: It is damaged.
@@ -58,7 +58,7 @@ def read_table(dataset: Dataset, keyword: str) -> Table | None:
 
 
 def read_palette(dataset: Dataset) -> Table:
-    """The colour table of a PALETTE COLOR image, entries N 3.
+    """Return the colour table of a PALETTE COLOR image, entries N 3.
 
     Raises:
         UnreadableError: It is missing or damaged.
@@ -91,7 +91,7 @@ def _descriptor(dataset: Dataset, keyword: str) -> tuple[int, float, int]:
 
 
 def _words(data: Any, count: int, *, is_little: bool) -> npt.NDArray[np.float64]:
-    """Entries of a byte or two, whichever fills the data."""
+    """Return entries of one or two bytes, depending on the length of the data."""
     if not isinstance(data, bytes):
         return np.atleast_1d(np.asarray(data, np.float64))
     if len(data) >= 2 * count:
@@ -104,7 +104,7 @@ def _is_little(dataset: Dataset) -> bool:
 
 
 def _expand(words: Sequence[int], count: int, *, is_bytes: bool) -> list[float]:
-    """The entries of a segmented table, never more than `count`.
+    """Return the entries of a segmented table, at most `count`.
 
     Source: DICOM PS3.3 C.7.9.2. Differs: an indirect segment may not name another indirect one, as the standard says.
     """
@@ -122,7 +122,7 @@ def _expand(words: Sequence[int], count: int, *, is_bytes: bool) -> list[float]:
 
 
 def _offset(words: Sequence[int], at: int, *, is_bytes: bool) -> tuple[int, int]:
-    """The index that an indirect segment names, and where the next segment starts."""
+    """Return the index named by an indirect segment, and the start of the next segment."""
     size = 4 if is_bytes else 2
     if at + size > len(words):
         raise UnreadableError(_FAULT)
@@ -132,7 +132,7 @@ def _offset(words: Sequence[int], at: int, *, is_bytes: bool) -> tuple[int, int]
 
 
 def _segment(words: Sequence[int], at: int, entries: list[float], count: int) -> int:
-    """Add a discrete or linear segment to `entries`; returns where the next one starts."""
+    """Append a discrete or linear segment to `entries`; return the start of the next one."""
     if at + 2 >= len(words) or words[at] > 1 or (words[at] == 1 and not entries):
         raise UnreadableError(_FAULT)
     kind, length = words[at], min(words[at + 1], count - len(entries))

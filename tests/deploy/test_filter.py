@@ -1,4 +1,4 @@
-"""The site's gate between Flower's own SuperNode connection and Flower's own SuperLink: what passes, what does not."""
+"""The egress filter between Flower's own SuperNode connection and SuperLink: which messages pass and which do not."""
 
 import hashlib
 import struct
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
 def test_an_approved_runs_reply_arrives_whole_and_every_byte_is_in_the_log(desk: Desk) -> None:
     approval = desk.approve()
     sent = honest(approval.egress)
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
         asked = desk.coordinator.ask(run, node.id, desk.order())
         message = node.take()
@@ -192,7 +192,7 @@ def test_a_reply_with_anything_more_than_the_list_is_held_back(open_desk: tuple[
     try:
         node.answer(message, smuggled(approval.egress)[what])
     except Exception:
-        assert what == "long"  # the gate stops taking what is too long
+        assert what == "long"  # the filter stops taking what is too long
     assert error_of(desk.coordinator.reply(run, asked)) == HELD_BACK
     assert SECRET.encode() not in desk.coordinator.heard
     assert b"backbone" not in desk.coordinator.heard
@@ -200,7 +200,7 @@ def test_a_reply_with_anything_more_than_the_list_is_held_back(open_desk: tuple[
     assert [line["verdict"] for line in desk.log() if line["kind"] == "reply"] == ["held back"]
 
 
-def test_a_replys_metadata_is_the_gates_own(open_desk: tuple[Desk, Node]) -> None:
+def test_a_replys_metadata_is_the_filters_own(open_desk: tuple[Desk, Node]) -> None:
     desk, node = open_desk
     approval = desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)
@@ -236,7 +236,7 @@ def test_of_an_error_only_fixed_sentences_leave(
     assert SECRET.encode() not in desk.coordinator.heard
 
 
-def test_a_type_of_message_that_is_not_listed_is_answered_by_the_gate(open_desk: tuple[Desk, Node]) -> None:
+def test_a_type_of_message_that_is_not_listed_is_answered_by_the_filter(open_desk: tuple[Desk, Node]) -> None:
     desk, node = open_desk
     desk.approve()
     run = desk.coordinator.start_run(BUNDLE, desk.settings)

@@ -1,4 +1,4 @@
-"""Parts of the gate alone: judging malformed replies, the inbox's bounds, the log's rotation."""
+"""Parts of the filter alone: judging malformed replies, the inbox's bounds, the log's rotation."""
 
 import asyncio
 import hashlib
@@ -114,7 +114,7 @@ def test_the_log_is_rotated_and_its_sum_kept(tmp_path: Path) -> None:
     assert sum(line["requests"]["push-object"]["bytes"] for line in lines) == 36
 
 
-def test_every_gate_has_a_key_of_its_own(tmp_path: Path) -> None:
+def test_every_filter_has_a_key_of_its_own(tmp_path: Path) -> None:
     keys = set()
     for _ in range(2):
         Seal().publish(Link(tmp_path))

@@ -78,12 +78,12 @@ def test_a_second_final_evaluation_never_reaches_the_site(open_desk: tuple[Desk,
 
 def test_the_same_final_evaluation_after_a_crash_is_answered_from_what_was_kept(desk: Desk) -> None:
     approval = desk.approve()
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
         played(desk, node, run, desk.order(3))
         played(desk, node, run, desk.order(4), kind="evaluate")
     resumed = desk.coordinator.start_run(BUNDLE, desk.settings)
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         asked = ask(desk, node, desk.order(4), kind="evaluate", run=resumed)
         assert isinstance(asked, str)
         assert desk.coordinator.reply(resumed, asked).content["final"] == FINAL["final"]
@@ -112,10 +112,10 @@ def test_a_site_that_accepts_one_common_start_refuses_runs_from_another(open_des
 @pytest.mark.attack("An approval has limits", "run played again in a new Flower run")
 def test_a_run_that_is_played_again_never_reaches_the_site_and_a_resume_does(desk: Desk) -> None:
     approval = desk.approve()
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         first = desk.coordinator.start_run(BUNDLE, desk.settings)
         played(desk, node, first, desk.order(1), desk.order(2), desk.order(3))
-    with desk.gate(), desk.node() as node:  # filter, node and coordinator are all new
+    with desk.filter(), desk.node() as node:  # filter, node and coordinator are all new
         resumed = desk.coordinator.start_run(BUNDLE, desk.settings)
         played(desk, node, resumed, desk.order(3))
         again = desk.coordinator.start_run(BUNDLE, desk.settings)
@@ -144,7 +144,7 @@ def test_a_kill_of_the_filter_loses_no_count(desk: Desk) -> None:
         assert isinstance(ask(desk, node, desk.order(3), run=run), Message)
         process.kill()
     assert used_of(desk.home, approval.id).last_round == 3
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         assert refused(desk, node, run, desk.order(1)) == OVER["run"]
 
 
@@ -225,7 +225,7 @@ def test_without_room_for_its_reply_a_message_is_not_worked_on(desk: Desk) -> No
     content = json.loads(path.read_text())
     content["egress"]["replies"]["train"]["total_bytes"] = large["train"].total_bytes
     path.write_text(json.dumps(content))
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         assert refused(desk, node, run, desk.order()) == NO_ROOM
     assert any("room_mb in site.toml is 1" in line.get("why", "") for line in desk.log())
 

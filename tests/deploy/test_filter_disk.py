@@ -1,4 +1,4 @@
-"""A site's gate whose disk is full: replies wait for room and leave then, and nothing is forgotten meanwhile."""
+"""An egress filter with a full disk: replies wait for space and then leave, and nothing is forgotten meanwhile."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The site's gate when something is gone: coordinator, SuperNode, the gate itself; and what starts nothing."""
+"""The egress filter during outages of the coordinator, of the SuperNode and of itself."""
 
 import signal
 import subprocess
@@ -55,7 +55,7 @@ def test_a_message_whose_objects_come_too_late_is_asked_for_again_and_ends_no_ru
     assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
 
 
-def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk) -> None:
+def test_a_new_filter_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk) -> None:
     approval = desk.approve()
     with ExitStack() as stack:
         with desk.process() as process:
@@ -64,12 +64,12 @@ def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk
             asked = desk.coordinator.ask(run, old.id, desk.order())
             assert old.take() is not None
             process.kill()
-        stack.enter_context(desk.gate())
-        node = stack.enter_context(desk.node())  # the service starts the SuperNode again with its gate
+        stack.enter_context(desk.filter())
+        node = stack.enter_context(desk.node())  # the service starts the SuperNode again with its filter
         assert error_of(desk.coordinator.reply(run, asked)) == RESTARTED
         assert b"val_auroc" not in desk.coordinator.heard
         with pytest.raises(ObjectPushError):
-            node.push_object(run, "a session of the old gate", "0" * 64, b"content")
+            node.push_object(run, "a session of the old filter", "0" * 64, b"content")
         again = desk.coordinator.ask(run, node.id, desk.order(2), round="2")
         message = node.take()
         assert message is not None
@@ -80,7 +80,7 @@ def test_a_new_gate_tells_the_coordinator_what_a_killed_one_left_open(desk: Desk
 def test_a_question_is_kept_open_until_the_coordinators_message_comes(desk: Desk) -> None:
     desk.approve()
     desk.config = desk.config.model_copy(update={"hold_s": 20.0})
-    with desk.gate(), desk.node() as node, ThreadPoolExecutor(1) as pool:
+    with desk.filter(), desk.node() as node, ThreadPoolExecutor(1) as pool:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
         taken = pool.submit(node.take)
         eventually(lambda: [name for name, _ in desk.coordinator.bodies].count("pull-messages") >= 3, "three looks")
@@ -92,7 +92,7 @@ def test_a_question_is_kept_open_until_the_coordinators_message_comes(desk: Desk
 def test_a_message_is_not_fetched_for_a_supernode_that_hung_up(desk: Desk) -> None:
     desk.approve()
     desk.config = desk.config.model_copy(update={"hold_s": 20.0})
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
         with desk.client() as impatient:
             impatient._client.timeout = httpx.Timeout(0.7)
@@ -105,7 +105,7 @@ def test_a_message_is_not_fetched_for_a_supernode_that_hung_up(desk: Desk) -> No
 
 def test_a_killed_supernodes_message_is_answered_when_it_comes_again(desk: Desk) -> None:
     desk.approve()
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
         asked = desk.coordinator.ask(run, node.id, desk.order())
         assert node.take() is not None
@@ -117,7 +117,7 @@ def test_a_killed_supernodes_message_is_answered_when_it_comes_again(desk: Desk)
 def test_a_supernode_that_owes_a_reply_and_asks_for_more_is_ended_and_answered_for(desk: Desk) -> None:
     """Else it would push each reply one message late: Flower pushes only after the next message has come."""
     desk.approve()
-    with desk.gate(), desk.node() as node:
+    with desk.filter(), desk.node() as node:
         run = desk.coordinator.start_run(BUNDLE, desk.settings)
         asked = desk.coordinator.ask(run, node.id, desk.order())
         assert node.take() is not None
@@ -136,7 +136,7 @@ def test_a_coordinator_out_of_reach_is_503_for_the_supernode_and_told_in_the_sta
     stranger = write_certificates(tmp_path / "stranger").ca
     changed = {"upstream_port": free_port()} if fault == "nobody there" else {"ca": stranger}
     desk.config = desk.config.model_copy(update=changed)
-    with desk.gate(), desk.bare() as client:
+    with desk.filter(), desk.bare() as client:
         asked = client.post("/v1/fleet/pull-messages", content=PullMessagesRequest().SerializeToString())
         assert asked.status_code == 503
     state = read_status(desk.home)
@@ -159,8 +159,8 @@ def test_only_the_fleet_paths_exist_and_bodies_are_bounded(open_desk: tuple[Desk
     assert SECRET.encode() not in desk.coordinator.heard
 
 
-def test_a_killed_supernodes_session_is_closed_for_the_next_one_and_the_last_one_with_the_gate(desk: Desk) -> None:
-    with desk.gate(), ExitStack() as stack:
+def test_a_killed_supernodes_session_is_closed_for_the_next_one_and_the_last_one_with_the_filter(desk: Desk) -> None:
+    with desk.filter(), ExitStack() as stack:
         node = stack.enter_context(desk.node())
         assert not desk.coordinator.state.activate_node(node.id, 30.0)
         with desk.node() as again:  # the first has not said that it ended
@@ -169,9 +169,9 @@ def test_a_killed_supernodes_session_is_closed_for_the_next_one_and_the_last_one
     assert desk.coordinator.state.activate_node(node.id, 30.0)
 
 
-def test_a_stranger_at_the_gate_is_not_signed_for(desk: Desk) -> None:
-    with desk.gate():
-        desk.node_key = desk.key  # the site's own key opens nothing here: only the pass of this gate does
+def test_a_stranger_at_the_filter_is_not_signed_for(desk: Desk) -> None:
+    with desk.filter():
+        desk.node_key = desk.key  # the site's own key opens nothing here: only the pass of this filter does
         with desk.bare() as client:
             assert client.post("/v1/fleet/get-run").status_code == 401
         with desk.bare() as client:
@@ -184,7 +184,7 @@ def test_the_process_serves_without_torch_and_ends_at_sigterm(desk: Desk) -> Non
     approval = desk.approve()
     with desk.process() as process:
         entities = yaml.safe_load((desk.config.link / TRUSTED).read_text())
-        assert entities["fpk_cdtl_gate"].startswith("ssh-ed25519 ")
+        assert entities["fpk_cdtl_filter"].startswith("ssh-ed25519 ")
         with desk.node() as node:
             run = desk.coordinator.start_run(BUNDLE, desk.settings)
             asked = desk.coordinator.ask(run, node.id, desk.order())
