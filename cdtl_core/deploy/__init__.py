@@ -1,1 +1,1 @@
-"""Hospitals for real: the coordinator's door and a site's, and the processes behind them."""
+"""Services of a coordinator and of a site: gateway, egress filter, node, and the processes behind them."""

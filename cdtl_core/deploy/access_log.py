@@ -1,4 +1,4 @@
-"""Who came and what became of it: one JSON line for each request and each failed handshake."""
+"""The gateway's access log: one JSON line for each request and each failed handshake."""
 
 import asyncio
 import time
@@ -25,16 +25,16 @@ _log = get_logger(__name__)
 
 
 class AccessLog:
-    """Chained JSON lines in FOLDER/logs/access.log, ten megabytes to a file, the last five files kept.
+    """Chained JSON lines in FOLDER/logs/access.log; ten megabytes per file, the last five files are kept.
 
-    A line has `time` (UTC, ISO), `client`, and for a request `site`, `route`, `status`, `bytes_in`, `bytes_out`, `ms`;
-    `refused` says in words why a request was refused. Headers are never written: signatures could be used again.
-    Of strangers, whether refused or not, one line a second is written for each address and two for all together, so
-    that no flood pushes the past out (26 MB a day at most); the next line says in `left_out` how many were not.
+    A line has `time` (UTC, ISO), `client`, and for a request `site`, `route`, `status`, `bytes_in`, `bytes_out`, `ms`.
+    `refused` gives the reason of a refusal. Headers are never written, because signatures could be used again.
 
-    Lines come by the hundred a second, so the disk is asked to keep them once a second only (`keep`): a power cut
-    loses at most that second. A fault of the disk stops no request: the line is lost, and a later one says in `lost`
-    how many were.
+    For requests of strangers, one line a second is written per address and two for all addresses together, so that a
+    flood cannot push out older lines (26 MB a day at most). The next line counts the omitted ones in `left_out`.
+
+    Lines can come by the hundred a second, so they are synced only once a second (`keep`): a power cut loses at most
+    that second. A disk fault stops no request: the line is lost, and a later line counts the lost ones in `lost`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class AccessLog:
             self._left_out = self._lost = 0
         except CheckpointError as error:
             if not self._lost:
-                _log.error("requests are served and not logged: %s", error)
+                _log.error("requests are served but not logged: %s", error)
             self._lost += 1
 
     async def keep(self) -> None:
@@ -65,13 +65,13 @@ class AccessLog:
             await asyncio.to_thread(self._lines.sync)
 
     def close(self) -> None:
-        """Make the last lines durable, and say what is missing."""
+        """Sync the last lines and report lost ones."""
         if self._lost:
             self.write()
         self._lines.sync()
 
     def open(self) -> None:
-        """Make sure that it can be written.
+        """Check that the log can be written.
 
         Raises:
             ConfigError: It cannot.
@@ -81,12 +81,14 @@ class AccessLog:
             with open(self._path, "ab"):
                 pass
         except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written ({error.strerror}): check rights and space.") from None
+            raise ConfigError(
+                f"{self._path} cannot be written ({error.strerror}): check its permissions and the free space."
+            ) from None
 
 
 @dataclass
 class Visit:
-    """What is known of a request while it lasts; handlers add `site` and `refused`."""
+    """Facts about a request in progress; handlers add `site` and `refused`."""
 
     client: str
     route: str
@@ -99,9 +101,9 @@ class Visit:
 
 
 class LoggedApp:
-    """Wrap an app: each request becomes a line and ends within `seconds`; handlers find its `Visit` in request.state.
+    """Wrap an app: log each request and end it within `seconds`. Handlers find its `Visit` in request.state.
 
-    The line is written just before the last byte of the answer: who has the answer finds the line.
+    The line is written just before the last byte of the answer, so a client that has the answer finds the line.
     """
 
     def __init__(self, app: ASGIApp, log: AccessLog, seconds: float) -> None:
@@ -127,8 +129,8 @@ class LoggedApp:
                 answer = PlainTextResponse(visit.refused, 503, {"connection": "close"})
                 await answer(scope, receive, line.counted(send))
         except ClientDisconnect:
-            visit.refused = "went away"
-        except Refusal as refusal:  # the answer had begun: all that is left is to cut it off
+            visit.refused = "client disconnected"
+        except Refusal as refusal:  # the answer had begun: it can only be cut off
             visit.refused = refusal.reason
         finally:
             line.write()

@@ -1,4 +1,4 @@
-"""What a coordinator's own files say of its sites and runs: a site's node, and how much its replies may hold."""
+"""How much a site's replies may hold, and which node is the site's, from the coordinator's own files."""
 
 import json
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _log = get_logger(__name__)
 _ERROR_BYTES = 64 * 1024
 _OBJECTS, _OBJECTS_PER_TENSOR, _BYTES_PER_OBJECT = 64, 4, 1024 * 1024
 _RUNS_KEPT = 8
-_HEAD = "head."  # what `cdtl_core.federation.label_map.head_name` begins with: its size follows the site's labels
+_HEAD = "head."  # prefix of `cdtl_core.federation.label_map.head_name`: the size depends on the site's labels
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """How much one reply may hold: bytes of all its objects, and their number."""
+    """Limits of one reply: bytes of all its objects, and their number."""
 
     num_bytes: int
     num_objects: int
@@ -59,7 +59,7 @@ class Books:
         return self._nodes[fingerprint]
 
     def allowance(self, run_id: int, site: str, labels: Sequence[str], message_type: str) -> Allowance:
-        """Return what a site's reply may hold by the egress list of the run.
+        """Return the limits of a site's reply by the egress list of the run.
 
         Args:
             run_id: Flower's number of the run.
@@ -96,5 +96,5 @@ class Books:
                 queued = queued or (state is not None and state.status == "queued")
         except CdtlError as error:
             _log.warning("%s", error)
-        # The number of a run is written a moment after Flower has begun it.
+        # the number of a run is written a moment after Flower has started it
         raise Refusal(503, "the run is not known yet", retry_after=2) if queued else Refusal(403, "the run is over")

@@ -1,6 +1,6 @@
-"""A site's list of approved runs, and the decision over one: this code, these settings, and no lock against it.
+"""A site's list of approved runs, and the decision whether a run may be executed.
 
-The list is a folder, ``HOME/approvals``, and is read anew for each decision: removing a file revokes at once.
+The list is a folder, ``HOME/approvals``, and is read at each decision: removing a file revokes the approval at once.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ class Approval(BaseModel):
     """One approved run; the file's name is the hash of its code and settings.
 
     Attributes:
-        bundle_sha256: Of the code bundle's bytes.
-        settings: All settings of the run; a run with any other is refused.
-        egress: What its replies may hold.
+        bundle_sha256: Hash of the code bundle's bytes.
+        settings: All settings of the run; a run with other settings is refused.
+        egress: The contents of its replies.
         approved_at: Seconds since 1970.
-        note: Why or by whom, for the site's own records.
-        signatures: Of the persons who approved it; needed where site.toml names persons.
+        note: A note for the site's own records.
+        signatures: Signatures of the approvers; required if site.toml names persons.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +59,7 @@ class Approval(BaseModel):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The approval that a run has, or None and a sentence that says why not."""
+    """The approval of a run, or None and a sentence that gives the reason."""
 
     approved: Approval | None
     reason: str
@@ -74,18 +74,18 @@ def approve(
     signer: Signer | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Approval:
-    """Put a run on the site's list; what its replies may hold is worked out here, from its settings.
+    """Put a run on the site's list; the egress list is computed here from the settings.
 
     Args:
         home: The site's folder.
-        request: What the coordinator asks.
+        request: The coordinator's request.
         site: The site's settings.
-        note: For the site's own records.
-        signer: Who approves; needed where ``approval.keys`` of the site names persons.
+        note: A note for the site's own records.
+        signer: Who approves; required if ``approval.keys`` of the site names persons.
         clock: Seconds since 1970.
 
     Raises:
-        ConfigError: The settings are not those of a run, or there is no room for its replies.
+        ConfigError: The settings are not those of a run, or its replies do not fit in `room_mb`.
         PrivacyError: They contradict a lock of the site, name no or other initial weights, or the signer is not one
             of the site's persons.
         CheckpointError: The disk is full or read-only; the run is not approved.
@@ -119,7 +119,7 @@ def approve(
 
 def _check_room(egress: EgressManifest, site: SiteConfig) -> None:
     largest = max(rule.total_bytes for rule in egress.replies.values()) / 1e6
-    if largest * 1.1 > site.room_mb:  # Flower's encoding takes some more than the tensors
+    if largest * 1.1 > site.room_mb:  # Flower's encoding takes slightly more than the tensors
         raise ConfigError(
             f"a reply of this run takes up to {largest:.0f} MB and room_mb in site.toml is {site.room_mb}: raise "
             "it, so that a reply can wait for the coordinator."
@@ -127,7 +127,7 @@ def _check_room(egress: EgressManifest, site: SiteConfig) -> None:
 
 
 def missing_persons(approval: Approval, site: SiteConfig) -> str:
-    """Whose approval a run still needs, as a sentence; empty if it may be run."""
+    """Name the persons whose approval a run still needs, as a sentence; empty if it may run."""
     if not site.approval.keys:
         return ""
     signed = [one.person for one in valid_signatures(_core(approval), approval.signatures, site)]
@@ -141,12 +141,12 @@ def missing_persons(approval: Approval, site: SiteConfig) -> str:
 
 
 def _core(approval: Approval) -> str:
-    """What a signature is over: code, settings and egress list."""
+    """Return the signed bytes: code, settings and egress list."""
     return json.dumps([request_sha256(approval.bundle_sha256, approval.settings), egress_hash(approval.egress)])
 
 
 def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> None:
-    """Take a run off the list, at once and also while it is under way.
+    """Take a run off the list; this takes effect at once, even during the run.
 
     Raises:
         ConfigError: It is not on the list.
@@ -163,12 +163,12 @@ def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> 
         raise unwritable(path, error) from None
     try:
         record_approval(home, "withdrawn", id, clock=clock)
-    except CheckpointError as error:  # the withdrawal must not wait for a disk that is full
+    except CheckpointError as error:  # a withdrawal must not wait for a full disk
         raise CheckpointError(f"{id} is withdrawn, but its line in the log of approvals is missing: {error}") from None
 
 
 def approvals(home: Path) -> dict[str, Approval]:
-    """Id to approval as the folder is now; a file that cannot be read, was edited or has no limits approves nothing."""
+    """Return the current approvals by id; a file that is unreadable, edited or without limits approves nothing."""
     found = {}
     for path in sorted(_folder(home).glob("*.json")):
         try:
@@ -177,13 +177,15 @@ def approvals(home: Path) -> dict[str, Approval]:
             _log.warning("%s approves nothing: it cannot be read (%s).", path, type(error).__name__)
             continue
         if approval.egress.schema_version != LIST_VERSION:
-            _log.warning("%s approves nothing: an earlier cdtl wrote it, approve the run again.", path)
+            _log.warning(
+                "%s approves nothing: it was written by an earlier version of cdtl. Approve the run again.", path
+            )
         elif approval.id != path.stem:
             _log.warning("%s approves nothing: its name is not the hash of its content.", path)
         elif not approval.settings.get(_INITIAL_WEIGHTS):
             _log.warning(
-                "%s approves nothing: it is of an earlier cdtl and has no limits. Ask the coordinator for a request of "
-                "this version and approve that.", path,
+                "%s approves nothing: it was written by an earlier version of cdtl and has no limits. Ask the "
+                "coordinator for a request of this version and approve that.", path,
             )  # fmt: skip
         else:
             found[approval.id] = approval
@@ -191,7 +193,7 @@ def approvals(home: Path) -> dict[str, Approval]:
 
 
 def decide(home: Path, bundle_sha256: str, settings: Flat, site: SiteConfig) -> Verdict:
-    """Whether a run may be executed here, and if not, why: by its bundle's real hash and all its settings."""
+    """Decide whether a run may be executed here, by its bundle's hash and all its settings; if not, give the reason."""
     if fault := _fault(settings, site):
         return Verdict(None, fault)
     same_code = [one for one in approvals(home).values() if one.bundle_sha256 == bundle_sha256]
@@ -204,29 +206,31 @@ def decide(home: Path, bundle_sha256: str, settings: Flat, site: SiteConfig) -> 
     key = _differing(settings, same_code[-1].settings)[0]
     got, wanted = settings.get(key, "absent"), same_code[-1].settings.get(key, "absent")
     return Verdict(
-        None, f"the bundle is approved with {key} = {wanted!r}, the run says {got!r}: approve that too, or not."
+        None,
+        f"the bundle is approved with {key} = {wanted!r}, the run has {got!r}: approve this value too, or ignore the "
+        "run.",
     )
 
 
 def _unfit(approval: Approval, site: SiteConfig) -> str:
     if (approval.egress.site, approval.egress.modality) != (site.site, site.modality):
-        return "the approval is another site's: approve the run here."
+        return "the approval belongs to another site: approve the run here."
     return missing_persons(approval, site)
 
 
 def _fault(settings: Flat, site: SiteConfig) -> str:
-    """Why a run can never be executed here: a lock, no limits, or other initial weights than the site accepts."""
+    """Return why a run can never be executed here (a lock, no limits, other initial weights); empty if it can."""
     if fault := lock_fault(settings, site.lock):
         return fault
     if not (initial_weights := settings.get(_INITIAL_WEIGHTS)):
         return (
-            "the run names no initial weights (limits.initial_weights_hash): it is of an earlier cdtl. "
-            "Ask the coordinator for a request of this version."
+            "the run names no initial weights (limits.initial_weights_hash): it was made by an earlier version of "
+            "cdtl. Ask the coordinator for a request of this version."
         )
     accepted = site.publish.initial_weights_hash
     if accepted and initial_weights != accepted:
         return (
-            f"the run begins from the initial weights {str(initial_weights)[:12]}, "
+            f"the run starts from the initial weights {str(initial_weights)[:12]}, "
             "publish.initial_weights_hash in site.toml accepts "
             f"{accepted[:12]} only: ask the coordinator to use those."
         )
@@ -234,13 +238,11 @@ def _fault(settings: Flat, site: SiteConfig) -> str:
 
 
 def lock_fault(settings: Flat, locks: Flat) -> str:
-    """The first setting that the site has fixed and the run does not keep, as a sentence; empty if there is none."""
+    """Return the first setting that violates a lock of the site, as a sentence; empty if there is none."""
     for key, wanted in locks.items():
         if not _same(settings.get(key), wanted):
             got = settings.get(key, "nothing")
-            return (
-                f"this site fixes {key} = {wanted!r} and the run says {got!r}: ask the coordinator to change the run."
-            )
+            return f"this site fixes {key} = {wanted!r} and the run has {got!r}: ask the coordinator to change the run."
     return ""
 
 
@@ -250,7 +252,7 @@ def _differing(settings: Flat, approved: Flat) -> list[str]:
 
 
 def _same(one: object, other: object) -> bool:
-    """Equal, where 1 and 1.0 are one number and True is none."""
+    """Compare values; 1 and 1.0 are equal, True equals neither."""
     return one == other and (isinstance(one, bool), isinstance(one, str)) == (
         isinstance(other, bool),
         isinstance(other, str),

@@ -1,7 +1,8 @@
-"""A coordinator's own certificate authority: made once, needed again only to renew the server's certificate.
+"""A coordinator's own certificate authority, used when the coordinator is made and when its certificate is renewed.
 
-Sites trust its certificate, ``tls/ca.crt``. Its key signs nothing else: a site's certificate is its own. So the key
-lies in a folder apart, out of reach of the service and of the code of runs, or on another medium altogether.
+Sites trust its certificate, ``tls/ca.crt``. Its key signs only the server's certificate; sites have self-signed ones.
+Therefore the key is stored in a separate folder, out of reach of the service and of the code of runs, or on another
+medium.
 """
 
 import os
@@ -32,28 +33,31 @@ _PARTS = {AUTHORITY_FOLDER, "tls", "sites", "runs", "logs", SERVER_FILE}
 
 
 def make_coordinator(folder: Path, config: ServerConfig, *, key: Path | None = None) -> Path:
-    """Write a coordinator's folder: its authority, its TLS certificate, its settings; returns where the key lies.
+    """Write a coordinator's folder: authority, TLS certificate and settings. Return the path of the authority's key.
 
-    Everything is made in a draft folder inside and then moved, the settings last. A call after a kill at any moment
-    starts again, or moves what is missing. Kubernetes relies on that: it repeats the command until it succeeds.
+    All files are made in a draft folder and then moved, the settings last. After a kill, the next call starts again or
+    moves what is missing. Kubernetes depends on this, because it repeats the command until it succeeds.
 
     Args:
-        folder: Made, if it does not exist.
+        folder: Created if it does not exist.
         config: Its settings.
-        key: Where the authority's key goes; by default into a folder of its own in `folder`.
+        key: Path of the authority's key; by default in a separate folder in `folder`.
 
     Raises:
-        CheckpointError: The folder holds other files, or a coordinator of other settings was being made in it; or
-            there is another file at `key`.
-        ConfigError: A name of the server is none.
+        CheckpointError: The folder holds other files or an unfinished coordinator with other settings, or `key` exists.
+        ConfigError: A name of the server is invalid.
     """
     draft = folder / _DRAFT
     found = {path.name for path in folder.iterdir()} - {_DRAFT, "lost+found"} if folder.is_dir() else set()
     complete = (draft / SERVER_FILE).exists()
     if (folder.exists() and not folder.is_dir()) or (found and not (complete and found <= _PARTS)):
-        raise CheckpointError(f"{folder} is not empty and holds no coordinator that can be finished: choose another.")
+        raise CheckpointError(
+            f"{folder} is not empty and does not hold an unfinished coordinator: choose another folder."
+        )
     if found and load_server(draft) != config:
-        raise CheckpointError(f"in {folder} a coordinator of other settings is half made: repeat that command.")
+        raise CheckpointError(
+            f"{folder} holds an unfinished coordinator with other settings: repeat the command with those settings."
+        )
     _check_free(key, draft)
     if not found:
         _make_draft(draft, config)
@@ -67,9 +71,11 @@ def make_coordinator(folder: Path, config: ServerConfig, *, key: Path | None = N
 
 def _make_draft(draft: Path, config: ServerConfig) -> None:
     authority = make_authority(f"cdtl coordinator {config.names[0]}")
-    server = issue_server_certificate(authority, config.names)  # before a file is written: a name may be none
+    server = issue_server_certificate(
+        authority, config.names
+    )  # before any file is written, since a name may be invalid
     shutil.rmtree(draft, ignore_errors=True)
-    draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # sites' weights and the authority's key
+    draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds sites' weights and the authority's key
     draft.mkdir(mode=0o700)
     save_credential(authority, draft / "tls" / "ca.crt", _own_key(draft))
     _save_server(draft, server)
@@ -79,7 +85,7 @@ def _make_draft(draft: Path, config: ServerConfig) -> None:
 
 
 def _check_free(key: Path | None, draft: Path) -> None:
-    """Refuse a file at `key`, unless a killed call has written it."""
+    """Refuse an existing file at `key`, unless a killed call has written it."""
     if key is None or not key.exists():
         return
     own = draft / AUTHORITY_FOLDER / _KEY
@@ -95,32 +101,32 @@ def _take_away(draft: Path, key: Path) -> None:
 
 
 def renew_server(folder: Path, config: ServerConfig, *, key: Path | None = None) -> None:
-    """Issue a new server certificate with a new key, for the names in the settings; sites keep the same ca.crt.
+    """Issue a new server certificate with a new key for the names in the settings; sites keep the same ca.crt.
 
     Args:
-        folder: The coordinator's.
+        folder: The coordinator's folder.
         config: Its settings.
-        key: The authority's key, where it is kept elsewhere.
+        key: Path of the authority's key, if it is not in `folder`.
 
     Raises:
         ConfigError: The authority's key is missing or damaged.
     """
     key = key or authority_key(folder)
     if not key.exists():
-        raise ConfigError(f"the authority's key is not in {key}: say where you keep it with --authority-key PATH.")
+        raise ConfigError(f"the authority's key is not in {key}: give its path with --authority-key PATH.")
     authority = load_credential(folder / "tls" / "ca.crt", key)
     _save_server(folder, issue_server_certificate(authority, config.names))
 
 
 def replace_authority(folder: Path, config: ServerConfig, *, key: Path | None = None) -> None:
-    """Make a new authority; ``ca.crt`` then holds its certificate and the one before, and sites must get it.
+    """Make a new authority; ``ca.crt`` then holds its certificate and the previous one, and sites must get it.
 
-    The server's certificate stays, signed by the authority before. `renew_server` has the new one sign the next.
+    The server's certificate stays and is still signed by the previous authority. `renew_server` uses the new one.
 
     Args:
-        folder: The coordinator's.
+        folder: The coordinator's folder.
         config: Its settings.
-        key: Where the new key goes, if it is not kept in `folder`.
+        key: Path of the new key, if it is not kept in `folder`.
     """
     path = folder / "tls" / "ca.crt"
     before = x509.load_pem_x509_certificate(path.read_bytes())
@@ -130,13 +136,13 @@ def replace_authority(folder: Path, config: ServerConfig, *, key: Path | None = 
 
 
 def authority_key(folder: Path) -> Path:
-    """Where a coordinator's authority key lies, if it lies in its folder; earlier versions kept it in ``tls/``."""
+    """Return the path of the authority's key in the coordinator's folder; earlier versions kept it in ``tls/``."""
     before = folder / "tls" / _KEY
     return before if before.exists() else folder / AUTHORITY_FOLDER / _KEY
 
 
 def adopt_authority_key(folder: Path) -> None:
-    """Move the authority's key of an earlier version into its folder apart.
+    """Move the authority's key of an earlier version into the separate folder.
 
     Raises:
         CheckpointError: It cannot be moved.

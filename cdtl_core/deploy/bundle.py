@@ -1,4 +1,4 @@
-"""The code that sites are asked to run: Flower's app bundle, the same bytes from the same cdtl on every machine."""
+"""The code that sites run, as Flower's app bundle; the same version of cdtl gives the same bytes on every machine."""
 
 import hashlib
 import tempfile
@@ -21,7 +21,7 @@ def build_bundle(app: Path) -> bytes:
 
 
 def bundle_sha256(bundle: bytes | None = None) -> str:
-    """SHA-256 of a bundle in hex; without one, of the bundle that the cdtl installed here makes."""
+    """Return the SHA-256 of a bundle in hex; without an argument, of the bundle of the installed cdtl."""
     if bundle is None:
         with tempfile.TemporaryDirectory(prefix="cdtl-bundle-") as folder:
             bundle = build_bundle(Path(folder) / "app")

@@ -1,4 +1,4 @@
-"""Certificates: the coordinator's own authority, its servers, a site's client certificate, a loopback server's."""
+"""Certificates of the coordinator's authority, its server, a site's client and a loopback server."""
 
 import re
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Credential:
 
 
 def make_authority(name: str) -> Credential:
-    """A new certificate authority, valid for 10 years, that can sign server certificates and no further authority."""
+    """Make a certificate authority, valid for 10 years, that can sign server certificates but no other authority."""
     key = ec.generate_private_key(ec.SECP384R1())
     draft = _draft(name, name, key.public_key(), 10 * _YEAR)
     draft = draft.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -51,12 +51,12 @@ def make_authority(name: str) -> Credential:
 
 
 def issue_server_certificate(authority: Credential, names: Sequence[str], *, now: datetime | None = None) -> Credential:
-    """A server's certificate for a year, with a new key, valid for DNS names and IP addresses.
+    """Issue a server certificate for DNS names and IP addresses, valid for a year, with a new key.
 
     Args:
         authority: Signs it.
         names: At least one.
-        now: When its year begins; the clock's time if none is given.
+        now: Start of its validity; None: the current time.
 
     Raises:
         ConfigError: There is no name, or one that is neither an address nor a DNS name.
@@ -76,14 +76,20 @@ def issue_server_certificate(authority: Credential, names: Sequence[str], *, now
 def self_signed_client_certificate(
     key: ec.EllipticCurvePrivateKey, site: str, *, now: datetime | None = None
 ) -> x509.Certificate:
-    """A site's client certificate for a year from `now`; the coordinator trusts this one certificate, not an issuer."""
+    """Return a site's client certificate, valid for a year; the coordinator trusts this certificate, not an issuer.
+
+    Args:
+        key: The site's key.
+        site: The site's name.
+        now: Start of its validity.
+    """
     draft = _leaf(site, site, key.public_key(), ExtendedKeyUsageOID.CLIENT_AUTH, now)
     draft = draft.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
     return draft.sign(key, hashes.SHA384())
 
 
 def loopback_certificate() -> Credential:
-    """A self-signed server certificate for localhost, 127.0.0.1 and ::1, its own trust anchor; made at each start."""
+    """Make a self-signed server certificate for localhost, 127.0.0.1 and ::1, as its own trust anchor."""
     key = ec.generate_private_key(ec.SECP384R1())
     draft = _leaf("localhost", "localhost", key.public_key(), ExtendedKeyUsageOID.SERVER_AUTH, None)
     draft = draft.add_extension(_alternative_names(["localhost", "127.0.0.1", "::1"]), critical=False)
@@ -92,12 +98,18 @@ def loopback_certificate() -> Credential:
 
 
 def certificate_pem(certificate: x509.Certificate) -> str:
-    """A certificate as PEM text."""
+    """Return a certificate as PEM text."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def save_credential(credential: Credential, certificate: Path, key: Path) -> None:
-    """Write both as PEM, the key first and readable by its owner only."""
+    """Write a certificate and its key as PEM, the key first and readable by its owner only.
+
+    Args:
+        credential: Certificate and key.
+        certificate: Path of the certificate.
+        key: Path of the key.
+    """
     content = credential.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -106,7 +118,7 @@ def save_credential(credential: Credential, certificate: Path, key: Path) -> Non
 
 
 def load_credential(certificate: Path, key: Path) -> Credential:
-    """Read what `save_credential` wrote.
+    """Read a certificate and its key as `save_credential` wrote them.
 
     Raises:
         ConfigError: A file is missing or damaged, or the key is another's.
@@ -115,14 +127,16 @@ def load_credential(certificate: Path, key: Path) -> Credential:
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
         private = serialization.load_pem_private_key(key.read_bytes(), None)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{certificate} and {key} cannot be read ({error}): restore or make them anew.") from None
+        raise ConfigError(
+            f"{certificate} and {key} cannot be read ({error}): restore them or create them again."
+        ) from None
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != found.public_key():
         raise ConfigError(f"{key} is not the key of {certificate}: restore both from the same backup.")
     return Credential(found, private)
 
 
 def expiry(certificate: Path) -> datetime:
-    """When a certificate file ends to be valid, in UTC.
+    """Return the end of a certificate's validity, in UTC.
 
     Raises:
         ConfigError: It is missing or damaged.
@@ -130,7 +144,7 @@ def expiry(certificate: Path) -> datetime:
     try:
         return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{certificate} cannot be read ({error}): restore or make it anew.") from None
+        raise ConfigError(f"{certificate} cannot be read ({error}): restore it or create it again.") from None
 
 
 def _draft(
@@ -182,7 +196,7 @@ def _name(common: str) -> x509.Name:
     try:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     except ValueError:
-        raise ConfigError(f"{common!r} cannot name a certificate: use 1 to 64 characters.") from None
+        raise ConfigError(f"{common!r} cannot be the name of a certificate: use 1 to 64 characters.") from None
 
 
 def _alternative_names(names: Sequence[str]) -> x509.SubjectAlternativeName:

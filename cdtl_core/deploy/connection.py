@@ -1,7 +1,7 @@
-"""One connection to the gateway: counted, shaken hands with, its client certificate read, its idle waiting bounded.
+"""A connection to the gateway: rate limits, TLS handshake, client certificate and time limits.
 
-uvicorn can do TLS itself, but then a failed handshake leaves no trace, takes up to a minute, and the certificate that
-the client showed is not told to the app. So uvicorn listens in plain and each connection starts TLS here.
+uvicorn can do TLS itself, but then a failed handshake is not logged, takes up to a minute, and the app does not see the
+client certificate. Therefore uvicorn listens without TLS and each connection starts TLS here.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ __all__ = ["Entrance", "SiteConnection", "TlsStart"]
 
 @dataclass
 class Entrance:
-    """What all connections share: who is inside, and what each may do.
+    """State shared by all connections: open connections and their limits.
 
-    A connection begins in the lane `starting`. Once TLS has shown whose it is, it moves to the lane of its member or to
-    that of the strangers. So strangers can fill their own lane and the first one, and never take a member's place.
+    A connection begins in the lane `starting`. After the handshake it moves to the lane of its member or of the
+    strangers. Therefore strangers can fill their own lane and the first one, but never take a member's place.
 
     Attributes:
         clients: The TLS context.
-        site_of: The site of a client key's fingerprint; None for strangers and revoked sites.
+        site_of: From a client key's fingerprint to its site; None for strangers and revoked sites.
         refused: Called with an address and the reason for each connection that never became a request.
         starting: Connections before the end of the handshake, by address.
         strangers: Connections without a member's certificate, by address.
         members: Connections of members, by site.
-        handshakes: How often an address may begin when no member is connected from it.
+        handshakes: Rate limit per address, for addresses without a connected member.
         handshake_s: Longest TLS handshake.
         request_head_s: Longest wait for a request's head, from the opening or from its first byte.
     """
@@ -52,31 +52,31 @@ class Entrance:
     of_members: Counter[str] = field(default_factory=Counter)
 
     def protocol(self, **arguments: Any) -> "TlsStart":
-        """What uvicorn calls for each connection, in the place of a protocol class."""
+        """Return the protocol of a new connection; uvicorn calls this instead of a protocol class."""
         return TlsStart(self, SiteConnection(self, **arguments))
 
     def too_often(self, address: str) -> bool:
-        """Whether an address begins too many handshakes; never one from which a member is connected."""
+        """Whether an address starts too many handshakes; never true for an address with a connected member."""
         return address not in self.of_members and self.handshakes.wait(address) > 0
 
 
 class TlsStart(asyncio.Protocol):
-    """A fresh TCP connection: becomes a `SiteConnection` over TLS, or is refused by address and reason."""
+    """A new TCP connection that starts TLS and becomes a `SiteConnection`, or is refused."""
 
     def __init__(self, entrance: Entrance, connection: "SiteConnection") -> None:
         self._entrance = entrance
         self._connection = connection
         self._address = "?"
         self._transport: asyncio.Transport | None = None
-        self._known: set[Any] = connection.connections  # uvicorn's, which it shuts down when it stops
+        self._known: set[Any] = connection.connections  # uvicorn's set, which it shuts down when it stops
 
     def shutdown(self) -> None:
-        """The gateway stops; uvicorn calls this for each connection that it knows."""
+        """Close the connection when the gateway stops; called by uvicorn."""
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start TLS, unless this address does so too often."""
+        """Start TLS, unless this address exceeds its rate limit."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if peer else "?"
@@ -97,7 +97,7 @@ class TlsStart(asyncio.Protocol):
         error: BaseException | None = None
         secured: asyncio.Transport | None = None
         try:
-            if transport.is_closing():  # start_tls would wait for ever on a connection that is already lost
+            if transport.is_closing():  # start_tls would wait forever on a lost connection
                 raise ConnectionResetError
             secured = await asyncio.get_running_loop().start_tls(
                 transport,
@@ -147,31 +147,31 @@ class SiteConnection(H11Protocol):
             self.data_received(self._early)
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece of a request; a head that has begun must end in time."""
-        if self.transport is None:  # Python 3.11 hands over data that came with the handshake before start_tls is done
+        """Take a piece of a request; a head must end in time once it has begun."""
+        if self.transport is None:  # Python 3.11 delivers data that came with the handshake before start_tls returns
             self._early += data
             return
         super().data_received(data)
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Make place for another."""
+        """Free the connection's place."""
         self.lost = True
-        if self.transport is None:  # lost in the very moment that the handshake ended
+        if self.transport is None:  # lost at the moment the handshake ended
             return
         self._forget_timer()
         self._leave()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """The gateway stops: a request under way may end, an idle peer is not waited for."""
+        """Close the connection when the gateway stops: a request in progress may end, an idle peer is disconnected."""
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
         else:
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP, or its head is too large; an answer that has begun is cut off."""
+        """Answer data that is not HTTP or whose head is too large; an answer that has begun is cut off."""
         self._entrance.refused(self.address, "no HTTP, or a head too large")
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)

@@ -1,6 +1,6 @@
-"""The coordinator's service: SuperLink, gateway, the list of sites and the runs, kept going until it is stopped.
+"""The coordinator's service: it keeps SuperLink, gateway, list of sites and runs going until it is stopped.
 
-All of it lives behind an open `Front`: where that is isolated, these programs share a network with each other only.
+All programs run behind an open `Front`. If that is isolated, they share a network only with each other.
 """
 
 import socket
@@ -57,7 +57,7 @@ def serve_coordinator(front: Front) -> None:
                 _log.info("sites reach this coordinator on port %d as %s", config.port, ", ".join(config.names))
             if flower.pids and (now := book.by_key()) != known:
                 known = now if _registered(link, folder) else None
-                if known is None and now != refused:  # a key that it knows from before, revoked, for example
+                if known is None and now != refused:  # for example a key that Flower knows as revoked
                     refused = now
                     condemn_database(link.folder, "it did not take a site's key")
                     flower.restart("it did not take a site's key")
@@ -119,7 +119,7 @@ def _kept(runs: RunKeeper) -> None:
 
 
 def _await_port(port: int, log: Path, group: ProcessGroup) -> None:
-    """Wait until the gateway takes connections."""
+    """Wait until the gateway accepts connections."""
     deadline = time.monotonic() + _UP_S
     while time.monotonic() < deadline and not group.ended():
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

@@ -1,4 +1,4 @@
-"""Where a site's coordinator is, as the site noted it: ``coordinator.json`` and the authority beside it."""
+"""Address of a site's coordinator, stored at the site as ``coordinator.json`` and the authority's certificate."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class CoordinatorAddress(BaseModel):
 
 
 def save_address(home: Path, server: str, ca: Path) -> CoordinatorAddress:
-    """Note where the coordinator is; the authority's certificate is copied.
+    """Store the coordinator's address; the authority's certificate is copied.
 
     Args:
         home: The site's folder.
@@ -41,18 +41,18 @@ def save_address(home: Path, server: str, ca: Path) -> CoordinatorAddress:
     except OSError as error:
         raise ConfigError(f"--ca {ca} cannot be read ({error.strerror}): give the coordinator's ca.crt.") from None
     if b"BEGIN CERTIFICATE" not in content:
-        raise ConfigError(f"--ca {ca} is no PEM certificate: give the coordinator's ca.crt.")
+        raise ConfigError(f"--ca {ca} is not a PEM certificate: give the coordinator's ca.crt.")
     try:
         address = CoordinatorAddress(host=host.strip("[]"), port=int(port))
     except ValidationError:
-        raise ConfigError(f"--server {server} has no possible port: give one from 1 to 65535.") from None
+        raise ConfigError(f"--server {server} has an invalid port: give one from 1 to 65535.") from None
     replace_bytes(home / _CA, content)
     replace_json(home / _FILE, address.model_dump(mode="json"))
     return address
 
 
 def load_address(home: Path) -> CoordinatorAddress:
-    """Where the coordinator is.
+    """Return the coordinator's address.
 
     Raises:
         ConfigError: The site has not noted it, or the note is damaged.
@@ -60,6 +60,6 @@ def load_address(home: Path) -> CoordinatorAddress:
     try:
         return CoordinatorAddress.model_validate_json((home / _FILE).read_bytes())
     except FileNotFoundError:
-        raise ConfigError("this site knows no coordinator yet: give --server HOST:PORT and --ca ca.crt.") from None
+        raise ConfigError("this site has no coordinator yet: give --server HOST:PORT and --ca ca.crt.") from None
     except ValidationError:
         raise ConfigError(f"{home / _FILE} is damaged: give --server HOST:PORT and --ca ca.crt again.") from None

@@ -1,7 +1,7 @@
-"""The SuperLink's database can be lost: before each start it is checked, and set aside where it cannot be used.
+"""Checks the SuperLink's database before each start, and sets it aside if it cannot be used.
 
-All that counts lies elsewhere: sites in ``sites/``, runs and checkpoints in ``runs/``. A new database gives the sites
-new node numbers, and the run under way continues from its last complete round in a new Flower run.
+The database can be lost without harm. Sites are in ``sites/``, runs and checkpoints in ``runs/``. A new database gives
+the sites new node numbers, and the current run continues from its last complete round in a new Flower run.
 """
 
 import shutil
@@ -20,12 +20,12 @@ _REGISTERED = "SELECT node_id FROM node WHERE status != 'unregistered'"  # flwr 
 
 
 def prepare_database(folder: Path) -> str:
-    """Set a database aside that cannot be used, so that the SuperLink makes a new one; the one before that is removed.
+    """Set an unusable database aside, so that the SuperLink makes a new one; an older one set aside is removed.
 
-    It must hold exactly the nodes of ``nodes.json``, which the coordinator's service registered in it.
+    The database must hold exactly the nodes of ``nodes.json``, which the coordinator's service registered in it.
 
     Args:
-        folder: Of the SuperLink.
+        folder: The SuperLink's folder.
 
     Returns:
         Why it was set aside, in a few words; empty if it is good, or if this is the first start.
@@ -40,12 +40,12 @@ def prepare_database(folder: Path) -> str:
 
 
 def condemn_database(folder: Path, why: str) -> None:
-    """Have the database replaced at the next start, unless `note_started` comes before."""
+    """Replace the database at the next start, unless `note_started` is called before."""
     replace_bytes(folder / _CONDEMNED, why.encode())
 
 
 def database_fault(folder: Path) -> str:
-    """Why the database cannot be used, in a few words; empty if it can, or if there has been none yet."""
+    """Return why the database cannot be used, in a few words; empty if it can, or if there is none yet."""
     nodes, path = folder / NODES, folder / DATABASE
     if not path.exists():
         return "it was missing" if nodes.exists() else ""
@@ -58,12 +58,12 @@ def database_fault(folder: Path) -> str:
     if verdict != "ok":
         return "it was damaged"
     if found != {int(node["node"]) for node in read_json(nodes).values()}:
-        return "it did not fit the list of registered sites: one of the two is older"
+        return "it did not match the list of registered sites: one of the two is older"
     return ""
 
 
 def note_started(folder: Path) -> None:
-    """The SuperLink answers, so it can use its database."""
+    """Record that the SuperLink answers, so its database is usable."""
     (folder / _CONDEMNED).unlink(missing_ok=True)
 
 

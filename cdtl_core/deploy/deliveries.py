@@ -1,7 +1,7 @@
-"""What the coordinator asked of each site: only that can be answered, and only its objects can be pulled.
+"""Messages that the gateway handed to each site: only these can be answered, and only their objects can be pulled.
 
-The SuperLink trusts every admitted node with every message. The gateway does not: it remembers each message that it
-handed to a site, on disk too, so that a gateway that is started again knows what the sites have.
+The SuperLink trusts every admitted node with every message; the gateway does not. It stores each message that it handed
+to a site on disk too, so that a restarted gateway knows what the sites have.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ _NAMES = ("run_id", "message_id", "message_type", "group_id", "src_task_id", "ds
 
 @dataclass
 class Delivery:
-    """A message that a site received, and its reply on the way.
+    """A message that a site received, and the progress of its reply.
 
     Attributes:
         run_id: Flower's number of the run.
         message_id: SHA-256 of the message, in hex.
-        message_type: Flower's, for example ``train``.
-        group_id: Flower's, the round.
+        message_type: Flower's type, for example ``train``.
+        group_id: Flower's group, the round.
         src_task_id: The coordinator's task, or None.
         dst_task_id: The node's task, or None.
-        expires: Unix time after which no reply is taken.
-        objects: Names of what the site may pull; empty once it has confirmed the message.
+        expires: Unix time after which no reply is accepted.
+        objects: Names of the objects that the site may pull; empty once it has confirmed the message.
         answered: Whether its reply is complete.
-        session: Of the SuperLink, for the objects of the reply; empty before there is one.
+        session: The SuperLink's session for the objects of the reply; empty before there is one.
         wanted: Names of the reply's objects that the SuperLink lacks.
-        taken: Name to bytes of the reply's objects that came, stored or on their way.
+        taken: Name to bytes of the reply's objects that came, stored or in transfer.
         pushes: How often a reply was announced.
-        num_bytes: Of all pushes that reached the SuperLink, repeated ones too.
+        num_bytes: Bytes of all pushes that reached the SuperLink, including repeated ones.
     """
 
     run_id: int
@@ -63,7 +63,7 @@ class Delivery:
 
     @classmethod
     def of(cls, metadata: Any, objects: Iterable[str]) -> "Delivery":
-        """Build one from a message's metadata and the names of its objects."""
+        """Build a delivery from a message's metadata and the names of its objects."""
         return cls(
             run_id=metadata.run_id,
             message_id=metadata.message_id,
@@ -76,24 +76,24 @@ class Delivery:
         )
 
     def open(self, session: str, wanted: Iterable[str]) -> None:
-        """The SuperLink takes the reply and wants these objects."""
+        """Open a session for the reply; the SuperLink wants these objects."""
         self.session, self.wanted = session, set(wanted)
 
     def stored(self, name: str) -> bool:
-        """The SuperLink stored an object; True if the reply is complete now."""
+        """Record an object as stored; True if the reply is complete now."""
         self.wanted.discard(name)
         if not self.wanted:
             self.close()
         return self.answered
 
     def close(self) -> None:
-        """The reply is complete: no other one is taken."""
+        """Close the reply; no other reply is accepted."""
         self.answered, self.session = True, ""
         self.wanted, self.taken = set(), {}
 
 
 class Deliveries:
-    """The latest messages of each site, in ``FOLDER/flower/delivered/SITE.json``."""
+    """The latest messages of each site, stored in ``FOLDER/flower/delivered/SITE.json``."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder, self._clock = folder / "flower" / "delivered", clock
@@ -107,7 +107,13 @@ class Deliveries:
         return found if found and found.expires > self._clock() else None
 
     def pullable(self, site: str, run_id: int, object_id: str) -> bool:
-        """Whether an object belongs to a message that the site received and has not confirmed."""
+        """Whether an object belongs to a message that the site received and has not confirmed.
+
+        Args:
+            site: The site's name.
+            run_id: Flower's number of the run.
+            object_id: SHA-256 of the object.
+        """
         return any(one.run_id == run_id and object_id in one.objects for one in self._known(site).values())
 
     def in_run(self, site: str, run_id: int) -> bool:
@@ -115,13 +121,19 @@ class Deliveries:
         return any(one.run_id == run_id for one in self._known(site).values())
 
     def of_session(self, site: str, run_id: int, session: str) -> Delivery | None:
-        """Return the message whose reply the site pushes in this session; None if there is none."""
+        """Return the message whose reply the site pushes in this session; None if there is none.
+
+        Args:
+            site: The site's name.
+            run_id: Flower's number of the run.
+            session: The SuperLink's session.
+        """
         if not session:
             return None
         return next((o for o in self._known(site).values() if o.session == session and o.run_id == run_id), None)
 
     def add(self, site: str, delivery: Delivery) -> None:
-        """The site is about to receive a message."""
+        """Record a message that the site is about to receive."""
         known = self._known(site)
         known[delivery.message_id] = delivery
         now = self._clock()
@@ -131,7 +143,7 @@ class Deliveries:
             del known[next((name for name, one in known.items() if one.answered), next(iter(known)))]
 
     async def save(self, site: str) -> None:
-        """Write what a later gateway must know; a full disk is logged and costs only that."""
+        """Write the state for a later gateway; on a full disk this is logged and not done."""
         async with self._saving[site]:
             content = [
                 {**{name: getattr(one, name) for name in _NAMES}, "objects": sorted(one.objects)}
@@ -158,7 +170,7 @@ class Deliveries:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, KeyError) as error:
-            _log.warning("%s cannot be read (%s): its messages are asked again.", self._path(site), error)
+            _log.warning("%s cannot be read (%s): its messages will be sent again.", self._path(site), error)
             return []
 
     def _path(self, site: str) -> Path:

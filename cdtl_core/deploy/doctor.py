@@ -1,4 +1,4 @@
-"""What of this machine matters to cdtl, looked at: versions, device, disk, ports, clock. Nothing is sent anywhere."""
+"""Checks of this machine: versions, device, disk, ports, clock. Nothing is sent."""
 
 import importlib.metadata
 import os
@@ -30,7 +30,7 @@ _COMMAND_S = 5.0
 
 @dataclass(frozen=True)
 class Symptom:
-    """One thing that was looked at: what, how it is, and what was seen or what to do."""
+    """The result of one check: subject, state, and what was seen or what to do."""
 
     name: str
     state: State
@@ -38,11 +38,11 @@ class Symptom:
 
 
 def examine_machine(folder: Path, port: int) -> dict[str, Any]:
-    """Look at everything.
+    """Run all checks.
 
     Args:
-        folder: Where runs, or a site, will be.
-        port: That a coordinator would listen on.
+        folder: Folder of future runs, or of a site.
+        port: Port of a future coordinator.
 
     Returns:
         ``checks``, each a `Symptom` as a dictionary.
@@ -72,7 +72,7 @@ def _versions() -> Iterator[tuple[State, str]]:
             missing.append(name)
     yield "ok", ", ".join(found)
     if missing:
-        yield "wrong", f"not installed: {', '.join(missing)}; install cdtl anew."
+        yield "wrong", f"not installed: {', '.join(missing)}; install cdtl again."
     extras = []
     for name, extra in _OPTIONAL.items():
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -132,19 +132,23 @@ def _ports(port: int) -> Iterator[tuple[State, str]]:
         ):
             yield "ok", "loopback connections work"
     except OSError as error:
-        yield "wrong", f"loopback connections fail ({error.strerror}): all parties need them on their own machine."
+        yield "wrong", f"loopback connections fail ({error.strerror}): every service needs them on its own machine."
     try:
         with socket.create_server(("", port)):
             yield "ok", f"port {port} is free for a coordinator"
     except OSError as error:
-        yield "warning", f"port {port} cannot be listened on ({error.strerror}): a coordinator runs, or use --port."
+        yield (
+            "warning",
+            f"port {port} cannot be listened on ({error.strerror}): stop the program that uses it, or choose another "
+            "with --port.",
+        )
 
 
 def _isolation() -> Iterator[tuple[State, str]]:
     if fault := isolation_fault():
         yield "warning", loopback_warning(fault)
     else:
-        yield "ok", "a coordinator has a network of its own: other accounts here do not reach its loopback ports"
+        yield "ok", "a coordinator runs in its own network: other accounts here cannot reach its loopback ports"
     if fault := sandbox_fault():
         yield "warning", f"a site's approved code would run without a sandbox: {fault}"
     else:
@@ -152,11 +156,11 @@ def _isolation() -> Iterator[tuple[State, str]]:
 
 
 def _clock() -> Iterator[tuple[State, str]]:
-    """Flower refuses a node whose clock is ahead by more than 5 s; only a time server keeps it right."""
+    """Check the clock; Flower refuses a node whose clock is fast by more than 5 s."""
     now = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     newest = max(path.stat().st_mtime for path in Path(cdtl_core.__file__).parent.glob("*.py"))
     if time.time() < newest - 86400:
-        yield "wrong", f"it is {now} by this clock, before cdtl was installed: set it by a time server (NTP)."
+        yield "wrong", f"the clock says {now}, which is before cdtl was installed: set it by a time server (NTP)."
         return
     told = _synchronised()
     if told == "yes":
@@ -164,7 +168,11 @@ def _clock() -> Iterator[tuple[State, str]]:
     elif told == "no":
         yield "warning", f"{now}, NOT kept by a time server: set up NTP, sites and coordinator must agree to 5 s."
     else:
-        yield "ok", f"{now}; whether a time server keeps it cannot be told here, cdtl site check compares it"
+        yield (
+            "ok",
+            f"{now}; this machine does not show whether a time server keeps it; cdtl site check compares it with the "
+            "coordinator",
+        )
 
 
 def _synchronised() -> str:

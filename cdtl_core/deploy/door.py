@@ -1,7 +1,7 @@
-"""What every door of ours does: known routes and headers pass, bodies end in size and time, failures have one code.
+"""Common rules of our HTTP servers: known routes and headers only, limits of size and time, and fixed status codes.
 
-A SuperNode's fate hangs on the status: 502, 503 and 504 it tries again for ever, 401 makes it exit, 403 drops the
-message in silence, all else ends its loop. So what passes by itself is answered 503, what a person must mend 401.
+A SuperNode acts on the status: it retries 502, 503 and 504 forever, exits at 401, drops the message at 403, and ends
+its loop at anything else. Therefore temporary problems get 503, and problems that a person must fix get 401.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ __all__ = [
 ]
 
 _SMALL: Final = 64 * 1024
-_TREE: Final = 1024 * 1024  # the names of a reply's objects, 70 bytes each
+_TREE: Final = 1024 * 1024  # names of a reply's objects, 70 bytes each
 _OBJECT: Final = 8 * 1024 * 1024  # Flower cuts objects into chunks of at most 5 MiB
 
-# register-node is absent on purpose: keys are registered on the SuperLink's own machine.
+# register-node is missing on purpose: keys are registered on the SuperLink's own machine
 FLEET_ROUTES: Final[Mapping[str, int]] = {
     "activate-node": _SMALL,
     "deactivate-node": _SMALL,
@@ -36,7 +36,7 @@ FLEET_ROUTES: Final[Mapping[str, int]] = {
     "get-run": _SMALL,
     "get-fab": _SMALL,
 }
-"""Route to most bytes of a request's body."""
+"""Route to the largest body of a request, in bytes."""
 
 REQUEST_HEADERS: Final = (
     "accept",
@@ -51,13 +51,13 @@ REQUEST_HEADERS: Final = (
 
 
 class Refusal(Exception):  # noqa: N818
-    """A request goes no further.
+    """A refused request.
 
     Attributes:
-        status: Of the answer.
-        reason: In words, for the log; the caller is told what stands before the first colon.
+        status: HTTP status of the answer.
+        reason: For the log; the caller gets the part before the first colon.
         retry_after: Seconds to wait, or None.
-        media_type: Of what the caller is told.
+        media_type: Media type of the answer.
     """
 
     media_type = "text/plain"
@@ -70,12 +70,12 @@ class Refusal(Exception):  # noqa: N818
 
     @property
     def told(self) -> str:
-        """What the caller is told; the details are for the log."""
+        """The text for the caller; the details are for the log."""
         return self.reason.split(":")[0]
 
 
 def check_head(request: Request) -> None:
-    """Refuse a head that can be read in two ways: one with both Content-Length and Transfer-Encoding.
+    """Refuse an ambiguous head, with both Content-Length and Transfer-Encoding.
 
     Raises:
         Refusal: 400.
@@ -85,7 +85,12 @@ def check_head(request: Request) -> None:
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """Return the whole body: at most `limit` bytes, the last of them within `seconds`.
+    """Return the whole body.
+
+    Args:
+        request: The request.
+        limit: Most bytes.
+        seconds: Most seconds.
 
     Raises:
         Refusal: 413 too large, or 503 too slow.
@@ -103,7 +108,13 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
 
 async def drain(request: Request, limit: int, seconds: float) -> None:
-    """Read and forget the rest of a refused body, within bounds, so that the peer lives to read the answer."""
+    """Read and discard the rest of a refused body, within limits, so that the client receives the answer.
+
+    Args:
+        request: The request.
+        limit: Most bytes.
+        seconds: Most seconds.
+    """
     try:
         async with asyncio.timeout(seconds):
             await _read(request, limit, None)

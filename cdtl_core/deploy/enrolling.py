@@ -1,4 +1,4 @@
-"""A site's folder: its settings, its key, and the file with which it asks to be admitted."""
+"""A site's folder: its settings, its key, and its enrolment file."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["ENROLMENT_FILE", "enrol_site", "make_site", "place_data"]
 
 
 def make_site(home: Path, site: SiteConfig) -> None:
-    """Write ``site.toml`` of a new site, or anew of one that has no key yet.
+    """Write ``site.toml`` of a new site, or replace it while the site has no key.
 
     Raises:
         CheckpointError: The folder holds a site that has been enrolled.
@@ -33,9 +33,14 @@ def make_site(home: Path, site: SiteConfig) -> None:
 
 
 def place_data(home: Path, source: Path, *, patient_pattern: str = "") -> dict[str, str]:
-    """The `data` settings of a source: a manifest, a folder that holds one, or class folders.
+    """Return the `data` settings of a source: a manifest, a folder with a manifest, or class folders.
 
-    Class folders get their manifest in the site's folder, since images may lie where nothing can be written.
+    The manifest of class folders is written to the site's folder, since the images' folder may be read-only.
+
+    Args:
+        home: The site's folder.
+        source: Where the images are.
+        patient_pattern: Regular expression whose first group is the patient in a file name.
 
     Raises:
         DataError: The source is none of these.
@@ -53,7 +58,7 @@ def place_data(home: Path, source: Path, *, patient_pattern: str = "") -> dict[s
 
 
 def enrol_site(home: Path, config: RunConfig) -> Enrolment:
-    """Read and split the site's images, make its key on first use, and write ``enrolment.json``.
+    """Read and split the site's images, make its key at the first call, and write ``enrolment.json``.
 
     Args:
         home: The site's folder, with its ``site.toml``.
@@ -73,7 +78,13 @@ def enrol_site(home: Path, config: RunConfig) -> Enrolment:
 
 
 def _certificate(home: Path, key: ec.EllipticCurvePrivateKey, site: str) -> x509.Certificate | None:
-    """The certificate the site has, unless it ends within a month: the coordinator admitted this one, and no other."""
+    """Return the site's certificate, or a new one if it ends within a month; the coordinator admitted this certificate.
+
+    Args:
+        home: The site's folder.
+        key: The site's key.
+        site: The site's name.
+    """
     try:
         found = x509.load_pem_x509_certificate((home / CERTIFICATE_FILE).read_bytes())
     except (OSError, ValueError):

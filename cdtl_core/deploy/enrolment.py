@@ -1,4 +1,4 @@
-"""What a site hands over to join: its contract, its key and client certificate, and proof that it has the key."""
+"""A site's application to join: its contract, its key and client certificate, and proof that it holds the key."""
 
 import base64
 import binascii
@@ -33,7 +33,7 @@ class Enrolment(BaseModel):
     """A site's application.
 
     Attributes:
-        contract: What it publishes of its cohort.
+        contract: What it publishes about its cohort.
         public_key: One OpenSSH line, P-384.
         certificate: Its self-signed TLS client certificate, PEM, of the same key.
         signature: Base64 of ECDSA with SHA-384 by that key over all the rest.
@@ -54,14 +54,20 @@ class Enrolment(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """The key's fingerprint, to be compared on the telephone before the site is admitted."""
+        """The key's fingerprint, compared by telephone before the site is admitted."""
         return fingerprint(read_public_line(self.public_key))
 
 
 def make_enrolment(
     key: ec.EllipticCurvePrivateKey, contract: ModalityContract, certificate: x509.Certificate | None = None
 ) -> Enrolment:
-    """The application of the site named in `contract`, signed with its key; with a new certificate if none is given."""
+    """Return the application of the site named in `contract`, signed with its key.
+
+    Args:
+        key: The site's key.
+        contract: What the site publishes about its cohort.
+        certificate: The client certificate; None: a new one.
+    """
     certificate_text = certificate_pem(certificate or self_signed_client_certificate(key, contract.site))
     rest = {
         "schema_version": SCHEMA_VERSION,
@@ -109,9 +115,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"the enrolment {path} cannot be read ({error.strerror}): check the path.") from None
     except ValueError:
-        raise DataError(f"the enrolment {path} is no JSON: ask the site for it again.") from None
+        raise DataError(f"the enrolment {path} is not JSON: ask the site for it again.") from None
     if not isinstance(content, dict):
-        raise DataError(f"the enrolment {path} is no JSON object: ask the site for it again.")
+        raise DataError(f"the enrolment {path} is not a JSON object: ask the site for it again.")
     return content
 
 
@@ -126,14 +132,14 @@ def _parse(content: Mapping[str, Any], path: Path) -> Enrolment:
 
 
 def _check_signature(content: Mapping[str, Any], enrolment: Enrolment, key: ec.EllipticCurvePublicKey) -> None:
-    # Over the file's own content, not over the parsed model: a later default must not break an old signature.
+    # verify the file's own content, not the parsed model: a later default must not break an old signature
     rest = {name: value for name, value in content.items() if name != "signature"}
     try:
         signature = base64.b64decode(enrolment.signature, validate=True)
         key.verify(signature, _canonical(rest), ec.ECDSA(hashes.SHA384()))
     except (InvalidSignature, binascii.Error):
         raise FederationError(
-            f"the enrolment of site {enrolment.site} is not signed by its own key: it was altered, ask for it again."
+            f"the enrolment of site {enrolment.site} is not signed by its own key, so it was altered: ask for it again."
         ) from None
 
 
@@ -149,17 +155,17 @@ def _check_certificate(enrolment: Enrolment, key: ec.EllipticCurvePublicKey) -> 
         ) from None
     if certified != key:
         raise FederationError(
-            f"the certificate of site {enrolment.site} is of another key than its public key: ask it to enrol anew."
+            f"the certificate of site {enrolment.site} does not match its public key: ask it to enrol again."
         )
     names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names != [enrolment.site]:
         raise FederationError(
-            f"the contract is of site {enrolment.site}, the certificate of {', '.join(names) or 'nobody'}: "
-            "ask the site to enrol anew."
+            f"the contract is for site {enrolment.site}, but the certificate is for {', '.join(names) or 'no site'}: "
+            "ask the site to enrol again."
         )
     if _is_authority(certificate):
         raise FederationError(
-            f"the certificate of site {enrolment.site} could issue others: let the site make it with cdtl."
+            f"the certificate of site {enrolment.site} could issue others: ask the site to make it with cdtl."
         )
 
 
@@ -167,7 +173,7 @@ def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
-        return True  # without the extension OpenSSL takes a self-signed certificate for an authority
+        return True  # without this extension OpenSSL accepts a self-signed certificate as an authority
     except ValueError:
         return True
 

@@ -1,4 +1,4 @@
-"""What expires soon, in sentences: for the status of both sides, and once a day for their logs."""
+"""Notices about certificates that expire soon, for the status of both sides and once a day for their logs."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,25 +16,25 @@ from cdtl_core.system.foreign import get_logger, read_json
 __all__ = ["NOTICE", "DailyNotices", "coordinator_notices", "site_notices"]
 
 NOTICE = timedelta(days=30)
-"""So long before its end a certificate is spoken of."""
+"""How long before its end a certificate is mentioned."""
 _DAY = timedelta(days=1)
 _log = get_logger("cdtl.deploy")
 
 
 def coordinator_notices(folder: Path, now: datetime | None = None) -> list[str]:
-    """What of a coordinator's and its sites' certificates has expired or ends within `NOTICE`; a sentence each."""
+    """Return a sentence for each certificate of a coordinator or its sites that has expired or ends within `NOTICE`."""
     now = now or datetime.now(UTC)
     return [text for text in _of_coordinator(folder, now) if text]
 
 
 def site_notices(home: Path, now: datetime | None = None) -> list[str]:
-    """What of a site's certificate and its coordinator's authority expires within `NOTICE` or has; a key that waits."""
+    """Return notices about a site's certificate, its coordinator's authority, and a key that waits for admission."""
     now = now or datetime.now(UTC)
     return [text for text in _of_site(home, now) if text]
 
 
 class DailyNotices:
-    """Logs the notices at the first call and once a day from then on."""
+    """Logs the notices at the first call and then once a day."""
 
     def __init__(
         self, notices: Callable[[datetime], list[str]], clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -43,7 +43,7 @@ class DailyNotices:
         self._next: datetime | None = None
 
     def say(self) -> None:
-        """Log what there is to log now."""
+        """Log the notices that are due."""
         now = self._clock()
         if self._next is not None and now < self._next:
             return
@@ -67,7 +67,7 @@ def _of_coordinator(folder: Path, now: datetime) -> Iterator[str]:
 
 def _of_site(home: Path, now: datetime) -> Iterator[str]:
     if is_renewing(home):
-        yield "a new key waits: send renewal.json to the coordinator; the site changes over once it is admitted."
+        yield "a new key waits: send renewal.json to the coordinator. The site uses the key once it is admitted."
     if (home / CERTIFICATE_FILE).exists():
         ends = expiry(home / CERTIFICATE_FILE)
         yield _notice("this site's certificate", ends, now, _INIT if now >= ends else _RENEW)
@@ -77,7 +77,7 @@ def _of_site(home: Path, now: datetime) -> Iterator[str]:
             yield _notice("the certificate of the coordinator's authority", expiry(authority), now, _ASK)
 
 
-_RENEW_SERVER = "run cdtl server renew; it is used at once, and sites notice nothing"
+_RENEW_SERVER = "run cdtl server renew; it takes effect at once, and sites need to do nothing"
 _AUTHORITY = "make a new one with cdtl server renew --new-authority and send ca.crt to every site"
 _RENEW_SITE = "ask it to run cdtl site renew and to send renewal.json"
 _ENROL_SITE = "it cannot connect; ask it to run cdtl site init, and admit it again by telephone"

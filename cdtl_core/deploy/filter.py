@@ -1,4 +1,4 @@
-"""A site's filter: the only program that holds the site's key and reaches the coordinator."""
+"""Starts a site's egress filter, the only program that holds the site's key and reaches the coordinator."""
 
 import os
 import socket
@@ -30,12 +30,12 @@ _UP_S = 30.0
 
 @dataclass(frozen=True)
 class Filter:
-    """What the filter is started with.
+    """Everything needed to start the filter.
 
     Attributes:
         home: The site's folder.
-        scratch: Made at each start of the service; only its owner can enter it.
-        link: What the node may read.
+        scratch: Created at each start of the service; only its owner can enter it.
+        link: Folder that the node may read.
         config: The filter's configuration.
     """
 
@@ -46,7 +46,13 @@ class Filter:
 
 
 def open_filter(home: Path, scratch: Path, address: CoordinatorAddress, link: Link) -> Filter:
-    """Write what filter and node need; nothing is started.
+    """Write the files that filter and node need; nothing is started.
+
+    Args:
+        home: The site's folder.
+        scratch: Folder of this start of the service.
+        address: The coordinator's address.
+        link: Folder that the node may read.
 
     Raises:
         DataError: The site's key is missing or damaged.
@@ -60,7 +66,7 @@ def open_filter(home: Path, scratch: Path, address: CoordinatorAddress, link: Li
     for name in (*NODE_FOLDERS, "node"):
         (home / name).mkdir(exist_ok=True, mode=0o700)
     if not any((home / "splits").iterdir()):
-        load_patient_key(home)  # made here if it is missing: the node cannot
+        load_patient_key(home)  # created here if it is missing, because the node cannot create it
     link.write(CERTIFICATE, (scratch / "loopback.crt").read_bytes())
     link.copy_from(home)
     config = FilterConfig(
@@ -100,7 +106,7 @@ def start_filter(filter: Filter, ending: Callable[[], bool]) -> ProcessGroup:
 
 
 def save_tls_key(home: Path, path: Path) -> None:
-    """The site's key in the form that TLS libraries read, for as long as the service runs."""
+    """Write the site's key in PEM form for TLS libraries; the file exists only while the service runs."""
     content = load_key(home).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -108,7 +114,7 @@ def save_tls_key(home: Path, path: Path) -> None:
 
 
 def outbound_proxy(host: str) -> str | None:
-    """The outbound proxy that the environment names, unless it excepts this host."""
+    """Return the outbound proxy from the environment, unless it excludes this host."""
     excepted = [name.strip() for name in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")]
     if host in excepted or host in {"127.0.0.1", "localhost", "::1"}:
         return None

@@ -1,4 +1,4 @@
-"""The app behind the coordinator's port: Flower's fleet routes for admitted sites, a health answer for all, no more."""
+"""The app behind the coordinator's port: Flower's fleet routes for admitted sites, and a health answer for all."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ class Fleet:
         self._strangers = RateLimit(config.limits.requests_per_minute_of_address)
 
     def app(self) -> LoggedApp:
-        """The ASGI application."""
+        """Return the ASGI application."""
         routes = [
             Route("/health", self._health, methods=["GET"]),
             Route("/v1/fleet/{name}", self._fleet, methods=["POST"]),
@@ -69,7 +69,7 @@ class Fleet:
             self._log.close()
 
     def _paced(self, app: ASGIApp) -> ASGIApp:
-        """Strangers who ask often are answered late, not refused: that slows them down and costs nothing."""
+        """Answer strangers above the rate late instead of refusing them, which slows them down and costs nothing."""
 
         async def paced(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "http" and scope["state"]["stranger"] and self._strangers.wait(scope["client"][0]):
@@ -110,7 +110,7 @@ class Fleet:
         return answer
 
     async def _health(self, request: Request) -> Response:
-        """Tell strangers what the last probe of the SuperLink said; this call makes none."""
+        """Tell strangers the result of the last probe of the SuperLink; this call makes no probe."""
         check_head(request)
         return PlainTextResponse("ok") if self._link.healthy else PlainTextResponse("SuperLink not healthy", 503)
 

@@ -1,6 +1,6 @@
-"""What a coordinator's service does first: hold its folder, open the public port, close its other ports to others.
+"""First steps of a coordinator's service: lock its folder, open the public port, close its other ports to others.
 
-Nothing here imports numpy, which starts threads: Linux isolates a process of one thread only.
+This module does not import numpy, which starts threads: Linux isolates only a process with one thread.
 """
 
 import os
@@ -32,11 +32,11 @@ class Front:
     """A coordinator's service before it starts a program.
 
     Attributes:
-        folder: The coordinator's.
+        folder: The coordinator's folder.
         config: Its settings.
-        end: Set when the service shall end.
-        scratch: A folder that ends with the service.
-        listener: The public port, open.
+        end: Set when the service must end.
+        scratch: A folder that is removed with the service.
+        listener: The open public port.
     """
 
     folder: Path
@@ -48,9 +48,9 @@ class Front:
 
 @contextmanager
 def open_front(folder: Path) -> Iterator[Front]:
-    """Hold a coordinator's folder, open its public port and isolate this process; import the rest inside the block.
+    """Lock a coordinator's folder, open its public port and isolate this process; import the rest inside the block.
 
-    Where isolation is not possible, the log and ``cdtl server status`` say so.
+    If isolation is not possible, the log and ``cdtl server status`` say so.
 
     Raises:
         ConfigError: `folder` holds no coordinator, or the port is taken.
@@ -72,7 +72,7 @@ def open_front(folder: Path) -> Iterator[Front]:
 
 
 def _check_owner(folder: Path) -> None:
-    """Refuse root on another account's folder: once isolated, root has no more rights than its own files give."""
+    """Refuse root on another account's folder: once isolated, root cannot read files of other accounts."""
     owner = folder.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
         raise ConfigError(
@@ -82,7 +82,7 @@ def _check_owner(folder: Path) -> None:
 
 
 def loopback_warning(fault: str) -> str:
-    """What it means that isolation is not possible, and what to do."""
+    """Return the warning and advice for a machine where isolation is not possible."""
     return (
         "OPEN: every account of this machine can submit code to a coordinator here through its loopback ports, because "
         f"this system gives it no network of its own ({fault}). Allow user namespaces, start it by systemd with "
@@ -92,14 +92,14 @@ def loopback_warning(fault: str) -> str:
 
 
 def _shut(folder: Path) -> str:
-    """Isolate this process; returns the warning where that is not possible."""
+    """Isolate this process; return a warning if that is not possible."""
     authority = folder / AUTHORITY_FOLDER
     fault = try_isolation([authority] if authority.exists() else [])
     return loopback_warning(fault) if fault and not has_own_network() else ""
 
 
 def _public_port(config: ServerConfig, end: threading.Event) -> socket.socket:
-    """The socket that systemd handed over, or a new one; the gateway of a killed service holds its port a moment."""
+    """Return the socket that systemd passed, or a new one; a killed service may hold its port a moment longer."""
     if os.environ.pop("LISTEN_PID", "") == str(os.getpid()) and os.environ.pop("LISTEN_FDS", "") == "1":
         return socket.socket(fileno=_FIRST_FD)
     deadline = time.monotonic() + _PORT_S

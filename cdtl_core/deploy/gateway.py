@@ -1,6 +1,6 @@
-"""The coordinator's only public port: TLS, and behind it the fleet app.
+"""The coordinator's only public port: TLS, with the fleet app behind it.
 
-Start it with ``python -m cdtl_core.deploy.gateway CONFIG.json``, a `GatewayConfig`; it stops on SIGTERM.
+Start it with ``python -m cdtl_core.deploy.gateway CONFIG.json``, a `GatewayConfig`. It stops on SIGTERM.
 """
 
 import logging
@@ -33,7 +33,7 @@ _HEAD_BYTES = 16 * 1024
 
 
 def open_gateway(config: GatewayConfig) -> tuple[uvicorn.Server, socket.socket]:
-    """A server that has yet to run, and its socket, which listens already.
+    """Return a server that is not running yet, and its socket, which already listens.
 
     Raises:
         ConfigError: The port is taken, or a certificate or the log cannot be used.
@@ -94,12 +94,12 @@ def serve(config: GatewayConfig) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the gateway of one configuration file; the exit code."""
+    """Run the gateway of a configuration file; return the exit code."""
     log_to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # strangers could fill the disk with its warnings
     _allow_many_files()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # uvicorn raises the signal again once it has stopped
+        signal.signal(number, lambda *_: None)  # uvicorn raises the signal again after it has stopped
     try:
         serve(load_gateway_config(Path(arguments[0])) if len(arguments) == 1 else _usage())
     except CdtlError as error:
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _allow_many_files() -> None:
-    """Each connection is an open file, and the usual limit of 1024 is fewer than all lanes together may hold."""
+    """Raise the limit of open files; the usual 1024 is below the number of connections in all lanes."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

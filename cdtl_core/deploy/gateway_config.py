@@ -1,4 +1,4 @@
-"""What a gateway must be told: where it listens, what it shows, where the coordinator's files are, its limits."""
+"""Configuration of a gateway: port, certificate, the coordinator's files, and limits."""
 
 import socket
 from pathlib import Path
@@ -11,24 +11,24 @@ __all__ = ["GatewayConfig", "GatewayLimits", "load_gateway_config", "open_listen
 
 
 class GatewayLimits(BaseModel):
-    """How much and how long; a model of 45 MB makes about 500 requests a round and site.
+    """Limits of number, size and time; a model of 45 MB takes about 500 requests per round and site.
 
-    Members and strangers are counted apart. A member is a connection that showed the certificate of an admitted site.
+    Members and strangers are counted separately. A member is a connection with the certificate of an admitted site.
 
     Attributes:
-        requests_per_minute_of_site: Of one member; beyond it the answer is 503 with Retry-After.
-        requests_per_minute_of_address: Of strangers at one address; beyond it each answer comes 3 s late.
-        connections: Of all strangers together; one more ends the oldest of the address that holds most.
-        connections_of_address: Of strangers at one address.
-        connections_of_site: Of one member; one more ends its oldest.
-        handshakes: Connections of which it is not known yet whose they are.
-        handshakes_per_minute_of_address: Of an address from which no member is connected.
-        calls_of_site: Requests of one member that are with the SuperLink at the same time; further ones wait.
+        requests_per_minute_of_site: Limit for one member; beyond it the answer is 503 with Retry-After.
+        requests_per_minute_of_address: Limit for strangers at one address; beyond it each answer is 3 s late.
+        connections: Limit for all strangers; one more closes the oldest of the address that holds most.
+        connections_of_address: Limit for strangers at one address.
+        connections_of_site: Limit for one member; one more closes its oldest.
+        handshakes: Limit for connections before the end of their handshake.
+        handshakes_per_minute_of_address: Limit for an address without a connected member.
+        calls_of_site: Requests of one member that the SuperLink handles at the same time; further ones wait.
         handshake_s: Longest TLS handshake.
         request_head_s: Longest wait for a request's head.
         body_s: Longest wait for a request's body.
         upstream_s: Longest silence of the SuperLink.
-        request_s: Longest request in all.
+        request_s: Longest duration of a request.
         keep_alive_s: How long an idle connection is kept open.
     """
 
@@ -51,14 +51,14 @@ class GatewayLimits(BaseModel):
 
 
 class GatewayConfig(BaseModel):
-    """Where the gateway listens, what it shows, where the SuperLink is (always this machine), whose sites it lets in.
+    """Where the gateway listens, its certificate, the local SuperLink, and the folder with the admitted sites.
 
     Attributes:
-        folder: The coordinator's: FOLDER/sites is read; FOLDER/logs/access.log and FOLDER/seen.json are written.
+        folder: The coordinator's folder: FOLDER/sites is read; FOLDER/logs/access.log and FOLDER/seen.json are written.
         listener: File descriptor of the public port, opened by the service; without it the gateway opens the port.
-        probe_port: On 127.0.0.1, where the service looks whether the gateway answers; 0: none.
+        probe_port: Port on 127.0.0.1 for the service's health checks; 0: none.
         certificate: Shown to sites, PEM.
-        key: Of that certificate, PEM.
+        key: Key of that certificate, PEM.
         authority: Signed the SuperLink's certificate, PEM.
     """
 
@@ -77,7 +77,7 @@ class GatewayConfig(BaseModel):
 
 
 def load_gateway_config(path: Path) -> GatewayConfig:
-    """Read a configuration's JSON.
+    """Read a configuration file in JSON.
 
     Raises:
         ConfigError: The file is missing or wrong in a field.
@@ -93,7 +93,7 @@ def load_gateway_config(path: Path) -> GatewayConfig:
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """A socket that listens on a port.
+    """Return a socket that listens on a port.
 
     Raises:
         ConfigError: The port is taken, or may not be used.
@@ -103,5 +103,6 @@ def open_listener(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
         raise ConfigError(
-            f"port {port} of {host} cannot be opened ({error.strerror}): stop what uses it or choose another."
+            f"port {port} of {host} cannot be opened ({error.strerror}): stop the program that uses it, or choose "
+            "another port."
         ) from None

@@ -1,4 +1,4 @@
-"""Whether a gateway works, asked over TLS as sites and health probes ask it."""
+"""Health check of a gateway over TLS, as sites and health probes do it."""
 
 import http.client
 import ssl
@@ -12,20 +12,20 @@ _HEALTHY, _UNAVAILABLE = 200, 503
 
 
 def gateway_answers(config: GatewayConfig) -> bool:
-    """Return whether a gateway passes requests on.
+    """Return whether a gateway forwards requests.
 
-    It does if it says that the SuperLink is healthy: it learns that over the same connections that carry the sites'
-    requests. If it says the contrary, it still works if the SuperLink really does not answer.
+    It does if it reports a healthy SuperLink, because it checks that over the connections that carry the sites'
+    requests. If it reports an unhealthy one, it still works if the SuperLink really does not answer.
 
     Args:
-        config: The gateway's; it must have a `probe_port`, or its own port on 127.0.0.1.
+        config: The gateway's configuration, with a `probe_port` or its own port on 127.0.0.1.
     """
     said = _health(config.probe_port or config.port)
     return said == _HEALTHY or (said == _UNAVAILABLE and _health(config.upstream_port) != _HEALTHY)
 
 
 def _health(port: int) -> int:
-    """Status of ``/health``; 0 without an answer. Nothing secret is sent and nothing is believed but the status."""
+    """Return the status of ``/health``; 0 without an answer. Only the status is used, and nothing secret is sent."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=_PATIENCE_S, context=context)

@@ -1,4 +1,4 @@
-"""Which site a request is of: the key of its TLS connection, and Flower's, and an admitted site's are one."""
+"""Identifies the site of a request: the keys of TLS, of Flower and of an admitted site must be the same."""
 
 import binascii
 from base64 import b64decode
@@ -17,7 +17,7 @@ __all__ = ["check_member", "member_of"]
 
 
 def member_of(book: MemberBook, client_key: str | None) -> Member:
-    """Whose certificate a connection showed; revoked members too.
+    """Return the member whose certificate a connection showed, including revoked members.
 
     Raises:
         Refusal: 401, since trying again is useless; a SuperNode exits.
@@ -31,12 +31,16 @@ def member_of(book: MemberBook, client_key: str | None) -> Member:
 
 
 def check_member(book: MemberBook, member: Member, headers: Mapping[str, str]) -> str:
-    """Return the fingerprint of the member's key that signed the request; a site that renews its key has two.
+    """Return the fingerprint of the member's key that signed the request; during a renewal a site has two keys.
 
-    Refuses a revoked member, and headers made with another site's key than the connection's.
+    Refuses a revoked member, and headers made with another site's key than the connection's. Flower's signature covers
+    only a time stamp, so a copy of its headers works for five minutes with any body. Therefore they are accepted only
+    on a connection with the same key.
 
-    Flower's signature covers a time stamp only, so whoever sees its headers can use them again for five minutes with
-    any body: they are let through on a connection of the same key only.
+    Args:
+        book: The coordinator's members.
+        member: The site of the connection.
+        headers: The request's headers.
 
     Raises:
         Refusal: 401.

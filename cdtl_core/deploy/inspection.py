@@ -1,7 +1,7 @@
-"""What a member may ask of the SuperLink: only for its own node, its own messages and its own replies.
+"""Checks what a member asks of the SuperLink: only for its own node, messages and replies.
 
-Flower's SuperLink authenticates the node of a request and believes the rest of it. So the gateway reads every request,
-checks it against what it handed to this site, and passes on what it has read, not what it received.
+Flower's SuperLink authenticates the node of a request and trusts the rest of it. Therefore the gateway reads every
+request, compares it with what it handed to this site, and forwards the decoded request, not the received bytes.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from cdtl_core.deploy.reply_form import SERVER_NODE, check_hash, check_reply, na
 
 __all__ = ["Inspector", "Settled"]
 
-_SHORTEST_BEAT_S, _LONGEST_BEAT_S = 10.0, 60.0  # a SuperNode says 30
+_SHORTEST_BEAT_S, _LONGEST_BEAT_S = 10.0, 60.0  # a SuperNode sends 30
 _LONGEST_RUNTIME_S = 1e7
 _MOST_ANNOUNCEMENTS = 64
 _MOST_REPEATED = 4
@@ -82,20 +82,20 @@ class _NotItsNode(Refusal):
 
     @property
     def told(self) -> str:
-        """What the SuperLink says in this case."""
+        """The SuperLink's text for this case."""
         return json.dumps({"detail": "Invalid SuperNode authentication"})
 
 
 @dataclass(frozen=True)
 class Passed:
-    """A request that may go on: what it is, its bytes as they go on, and the message it belongs to, if any."""
+    """A request that may pass: its kind, its bytes as forwarded, and its message, if any."""
 
     request: Any
     delivery: Delivery | None = None
 
     @property
     def content(self) -> bytes:
-        """What goes to the SuperLink."""
+        """The bytes for the SuperLink."""
         content: bytes = self.request.SerializeToString()
         return content
 
@@ -105,7 +105,7 @@ class Inspector:
 
     Args:
         books: Nodes and runs.
-        deliveries: What was handed to each site.
+        deliveries: The messages handed to each site.
     """
 
     def __init__(self, books: Books, deliveries: Deliveries) -> None:
@@ -122,16 +122,16 @@ class Inspector:
         }
 
     def check(self, name: str, member: Member, key: str, body: bytes) -> Passed:
-        """Read a request of a route and check it.
+        """Decode and check a request.
 
         Args:
             name: The route.
-            member: Whose request it is.
+            member: The site that sent it.
             key: Fingerprint of the member's key that signed it; each key is one node.
             body: The request, in protobuf.
 
         Raises:
-            Refusal: It is malformed, or not the site's to ask.
+            Refusal: It is malformed, or the site may not ask for this.
             Settled: The answer is known.
         """
         try:
@@ -150,10 +150,16 @@ class Inspector:
         return Passed(request, check(member, request) if check else None)
 
     def learn(self, name: str, site: str, passed: Passed, answer: bytes) -> bool:
-        """Take note of the SuperLink's answer 200; True if something must be written before the site hears it.
+        """Record the SuperLink's answer 200; True if state must be written before the site gets the answer.
+
+        Args:
+            name: The route.
+            site: The site.
+            passed: The request.
+            answer: The SuperLink's answer.
 
         Raises:
-            Refusal: 502: the SuperLink hands out what is not the site's.
+            Refusal: 502: the SuperLink returns something that does not belong to the site.
         """
         if name == "pull-messages":
             return self._pulled(site, passed.request.node.node_id, PullMessagesResponse.FromString(answer))
@@ -215,7 +221,7 @@ class Inspector:
     def _push_object(self, member: Member, request: Any) -> Delivery:
         delivery = self._deliveries.of_session(member.site, request.run_id, request.session_id)
         if delivery is None or (request.object_id not in delivery.wanted and request.object_id not in delivery.taken):
-            # Of no reply, or of one announced to an earlier gateway: the site announces it again.
+            # of no reply, or of one announced to an earlier gateway: the site announces it again
             raise Settled(PushObjectResponse(stored=False).SerializeToString(), "an object of no reply of this site")
         if hashlib.sha256(request.object_content).hexdigest() != request.object_id:
             raise Refusal(400, "an object that is not what its name says")
@@ -254,7 +260,7 @@ def _check_beat(interval: float) -> None:
 
 
 def _announced(delivery: Delivery, request: Any, told: PushMessagesResponse) -> bool:
-    """The SuperLink answered an announcement; True if the reply was complete already."""
+    """Record the SuperLink's answer to an announcement; True if the reply was already complete."""
     names = names_of(request.message_object_trees[0])
     if wanted := names & set(told.objects_to_push):
         delivery.open(told.session_id, wanted)

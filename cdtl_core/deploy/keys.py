@@ -1,4 +1,4 @@
-"""A site's key: one P-384 pair is its name in Flower and in TLS, and never leaves the site."""
+"""A site's key: one P-384 key pair identifies it in Flower and in TLS, and never leaves the site."""
 
 import hashlib
 from pathlib import Path
@@ -16,14 +16,14 @@ KEY_FILE = "site.key"
 
 
 def make_key(folder: Path) -> ec.EllipticCurvePrivateKey:
-    """Make `site.key` in a folder, readable by its owner only, in the form that flower-supernode reads (OpenSSH).
+    """Make `site.key` in a folder, readable by its owner only, in the format of flower-supernode (OpenSSH).
 
     Raises:
-        DataError: There is one already; another would make a stranger of an admitted site.
+        DataError: It exists already; with another key an admitted site would become a stranger.
     """
     path = folder / KEY_FILE
     if path.exists():
-        raise DataError(f"{path} exists already: keep it, or move it away and enrol the site anew.")
+        raise DataError(f"{path} exists already: keep it, or move it away and enrol the site again.")
     key = ec.generate_private_key(ec.SECP384R1())
     content = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -42,21 +42,23 @@ def load_key(folder: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_ssh_private_key(path.read_bytes(), None)
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: restore it from the site's backup, or init and enrol anew.") from None
+        raise DataError(
+            f"{path} is missing: restore it from the site's backup, or run cdtl site init and enrol again."
+        ) from None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise DataError(f"{path} cannot be read as a key ({error}): restore it from the site's backup.") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise DataError(f"{path} is no P-384 key: restore it from the site's backup.")
+        raise DataError(f"{path} is not a P-384 key: restore it from the site's backup.")
     return key
 
 
 def public_line(key: ec.EllipticCurvePublicKey) -> str:
-    """The public key as one OpenSSH line, as `flwr supernode register` takes it."""
+    """Return the public key as one OpenSSH line, as `flwr supernode register` takes it."""
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode("ascii")
 
 
 def read_public_line(line: str) -> ec.EllipticCurvePublicKey:
-    """The key of an OpenSSH line.
+    """Return the key of an OpenSSH line.
 
     Raises:
         DataError: It is no P-384 key.
@@ -64,14 +66,14 @@ def read_public_line(line: str) -> ec.EllipticCurvePublicKey:
     try:
         key = serialization.load_ssh_public_key(line.encode())
     except (ValueError, UnsupportedAlgorithm, NotImplementedError):
-        raise DataError("the public key is no OpenSSH line: ask the site for its enrolment again.") from None
+        raise DataError("the public key is not an OpenSSH line: ask the site for its enrolment again.") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise DataError("the public key is not of the curve P-384: let the site make its key with cdtl.")
+        raise DataError("the public key is not of the curve P-384: ask the site to make its key with cdtl.")
     return key
 
 
 def flower_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
-    """The key as Flower sends it, in base64, in the header flwr-public-key.
+    """Return the key as Flower sends it, in base64, in the header flwr-public-key.
 
     Source: flwr.supercore.primitives.asymmetric.public_key_to_bytes, flwr 1.41 (not imported: it costs a second).
     """
@@ -79,7 +81,7 @@ def flower_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
-    """SHA-256 of the key (DER, SubjectPublicKeyInfo) in 16 groups of 4 hex digits, to be read out on the telephone."""
+    """Return the SHA-256 of the key (DER, SubjectPublicKeyInfo) in 16 groups of 4 hex digits, for reading aloud."""
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     digits = hashlib.sha256(der).hexdigest()
     return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))

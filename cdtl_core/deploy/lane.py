@@ -1,4 +1,4 @@
-"""How many connections may be open at a time, and which one ends when one more comes."""
+"""Limits the number of open connections, and chooses which one to close for a new one."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,14 @@ __all__ = ["Lane"]
 
 
 class Lane:
-    """Open connections by holder (an address, or a site); a full lane lets the new one in and ends an old one.
+    """Open connections by holder (an address, or a site). A full lane accepts a new connection and closes an old one.
 
-    Ending an old one keeps the door open for those who come briefly, for example a health probe: to refuse the new one
-    would let whoever came first keep all places.
+    This keeps the door open for short visits, for example health probes. If new connections were refused, early ones
+    could hold all places.
 
     Args:
-        most: Connections of all holders together.
-        most_of_one: Connections of one holder.
+        most: Largest number of connections of all holders.
+        most_of_one: Largest number of connections of one holder.
     """
 
     def __init__(self, most: int, most_of_one: int) -> None:
@@ -21,12 +21,12 @@ class Lane:
         self._open: dict[str, dict[object, Callable[[], None]]] = {}
 
     def enter(self, holder: str, who: object, end: Callable[[], None]) -> str | None:
-        """Count a connection; returns the holder of the one that had to end for it, if one had to.
+        """Count a connection; returns the holder of the connection that was closed for it, if any.
 
         Args:
-            holder: Whose connection it is.
+            holder: Holder of the connection.
             who: The connection.
-            end: Closes it; called at most once, when another one takes its place.
+            end: Closes it; called at most once, when another connection takes its place.
         """
         loser = self._loser(holder)
         if loser is not None:
@@ -38,18 +38,18 @@ class Lane:
         return loser
 
     def leave(self, holder: str, who: object) -> None:
-        """The connection is over; it may have left already."""
+        """Remove a connection; it may have been removed already."""
         of_holder = self._open.get(holder, {})
         of_holder.pop(who, None)
         if not of_holder:
             self._open.pop(holder, None)
 
     def holds(self, holder: str) -> bool:
-        """Whether the holder has a connection open."""
+        """Whether the holder has an open connection."""
         return holder in self._open
 
     def __len__(self) -> int:
-        """Connections that are open."""
+        """Return the number of open connections."""
         return sum(map(len, self._open.values()))
 
     def _loser(self, holder: str) -> str | None:

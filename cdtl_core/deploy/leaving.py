@@ -1,4 +1,4 @@
-"""A site leaves: nothing more is run or sent, what it learnt stays."""
+"""Leaving a federation: nothing more is run or sent; the models stay at the site."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ _FORGOTTEN = ("approvals", "pending", "coordinator.json", "coordinator.crt", "li
 
 
 def leave_federation(home: Path) -> list[str]:
-    """End the service, remove every approval and the coordinator's address; returns what is kept.
+    """End the service, remove every approval and the coordinator's address; return what is kept.
 
     Raises:
         ConfigError: `home` holds no site.

@@ -1,10 +1,10 @@
-"""The link: the one folder of the filter that the node may read; it holds no key of the site.
+"""The link: the only folder of the filter that the node may read; it holds no key of the site.
 
 ::
 
-    gate.sock      the filter listens here, with TLS
+    gate.sock      the filter's socket, with TLS
     gate.crt       its certificate
-    node.key       what the SuperNode signs with: good for this filter only, and only as long as it runs
+    node.key       the SuperNode's key: accepted by this filter only, while it runs
     trusted.yaml   the key with which the filter signs approved bundles
     approved.json  settings and code of the runs handed over, for the model card
     site.toml, patient.key, enrolment.json, audit.json   copies of the site's own files that the approved code reads
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 LINK = "link"
-"""The link's name in the site's folder, where filter and node are started apart."""
+"""Name of the link in the site's folder, if filter and node are started separately."""
 SOCKET, CERTIFICATE, NODE_KEY, TRUSTED = "gate.sock", "gate.crt", "node.key", "trusted.yaml"
 APPROVED_FILE = "approved.json"
 COPIED = (SITE_FILE, PATIENT_KEY_FILE, ENROLMENT_FILE, "audit.json")
 """Files of the site's folder that the approved code reads."""
 NODE_FOLDERS = ("cache", "memory", "models", "privacy", "rounds", "splits", "initial_weights")
-"""Folders of the site's folder that the approved code writes; it writes nowhere else."""
+"""Folders of the site's folder that the approved code may write; it can write nowhere else."""
 _LONGEST = 100
 
 
@@ -53,14 +53,14 @@ class Link:
 
     Attributes:
         folder: The link.
-        mode: Rights of each file: 0o600, or 0o640 where the node runs under another account of the folder's group.
+        mode: Permissions of each file: 0o600, or 0o640 if the node runs under another account of the folder's group.
     """
 
     folder: Path
     mode: int = 0o600
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file in one step.
+        """Write a file atomically.
 
         Raises:
             CheckpointError: The disk is full or read-only.
@@ -69,7 +69,7 @@ class Link:
         (self.folder / name).chmod(self.mode)
 
     def approved(self, settings: Mapping[str, object], bundle_sha256: str) -> None:
-        """Note a run whose code is handed over; its settings are the code's own, and say nothing new to it."""
+        """Record a run whose code is handed over; its settings are the code's own and tell it nothing new."""
         try:
             known = json.loads((self.folder / APPROVED_FILE).read_bytes())
         except (OSError, ValueError):
@@ -79,7 +79,7 @@ class Link:
             self.write(APPROVED_FILE, json.dumps([*known, entry]).encode())
 
     def copy_from(self, home: Path) -> None:
-        """Copy what the approved code reads, where it has changed."""
+        """Copy the files that the approved code reads, if they have changed."""
         for name in COPIED:
             with suppress(FileNotFoundError):
                 content, target = (home / name).read_bytes(), self.folder / name
@@ -88,7 +88,7 @@ class Link:
 
 
 def check_length(link: Path) -> None:
-    """Refuse a link whose socket would have too long a path.
+    """Refuse a link whose socket path would be too long.
 
     Raises:
         ConfigError: It is longer than a Unix socket's may be.

@@ -1,9 +1,9 @@
-"""The gateway's calls to the SuperLink: whole requests and whole answers over a pool that cannot leak.
+"""The gateway's calls to the SuperLink: whole requests and answers over a connection pool that cannot leak.
 
-httpx's pool counts a connection from the moment that it is promised to a request. If that request is cancelled before
-it could begin (its peer hung up, or it waited too long for a place), the connection stays promised for ever and its
-place is lost; enough of these and the pool is full of nothing. So here a call is never cancelled once it has a place,
-and places are counted before the pool: a request that is not worth waiting for any more leaves our queue, not httpx's.
+httpx's pool counts a connection once it is assigned to a request. If that request is cancelled before it begins (its
+peer disconnected, or it waited too long for a place), the connection stays assigned forever and its place is lost.
+After enough of these the pool is full. Therefore a call is never cancelled here once it has a place, and places are
+counted before the pool: a request that is no longer needed leaves our queue, not httpx's.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _PROBE_EVERY_S, _PROBE_S, _FRESH_S = 1.0, 3.0, 10.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the SuperLink said."""
+    """An answer of the SuperLink."""
 
     status: int
     content: bytes
@@ -35,7 +35,7 @@ class Answer:
 
 
 class LinkClient:
-    """Calls the SuperLink for members, a few at a time for each, and watches its health.
+    """Calls the SuperLink for members, a few at a time for each, and monitors its health.
 
     Raises:
         ConfigError: The authority's certificate cannot be read.
@@ -51,7 +51,7 @@ class LinkClient:
             verify=trusted,
             trust_env=False,
             timeout=httpx.Timeout(config.limits.upstream_s, connect=3),
-            # The SuperLink hangs up after 5 s of silence: we do so first, or a request would meet a closed door.
+            # the SuperLink closes after 5 s of silence; closing first avoids requests on a closed connection
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=2),
         )
         most = config.limits.calls_of_site
@@ -66,11 +66,17 @@ class LinkClient:
         return time.monotonic() - self._answered_at < _FRESH_S
 
     def turn(self, site: str) -> asyncio.Semaphore:
-        """Hold it while a request of the site is read and answered: it bounds the memory that one site takes."""
+        """Hold it while a request of the site is read and answered: it limits the memory that one site takes."""
         return self._turns[site]
 
     async def call(self, site: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """POST for a site; waits for one of the site's places first.
+
+        Args:
+            site: The site.
+            path: The route.
+            body: The request.
+            headers: Its headers.
 
         Raises:
             Refusal: 502, 503 or 504: the SuperLink cannot answer.
@@ -81,27 +87,27 @@ class LinkClient:
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         call.add_done_callback(lambda _: place.release())
-        answer = await asyncio.shield(call)  # who asked may go away; the call ends by itself
+        answer = await asyncio.shield(call)  # the caller may disconnect; the call ends by itself
         if isinstance(answer, Refusal):
             raise answer
         return answer
 
     async def watch(self) -> None:
-        """Ask for the SuperLink's health once a second until cancelled; every caller of ``/health`` is told this."""
+        """Check the SuperLink's health once a second until cancelled; ``/health`` reports the last result."""
         while True:
             probe = asyncio.create_task(self._probe())
             await asyncio.shield(probe)
             await asyncio.sleep(_PROBE_EVERY_S)
 
     async def close(self) -> None:
-        """Close the connections; calls under way are given up."""
+        """Close the connections; calls in progress are given up."""
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
         await self._client.aclose()
 
     async def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer | Refusal:
-        # Built by hand: the client would add headers of its own.
+        # built by hand: the client would add its own headers
         url = self._client.base_url.join(path)
         request = httpx.Request("POST", url, headers={**headers, "content-length": str(len(body))}, content=body)
         request.extensions["timeout"] = self._client.timeout.as_dict()
@@ -116,10 +122,10 @@ class LinkClient:
         return Answer(answer.status_code, content, answer.headers.get("content-type"))
 
     async def _begun(self, request: httpx.Request) -> httpx.Response:
-        """An answer whose body is still to come.
+        """Return an answer whose body has not been read.
 
-        On a busy machine the SuperLink may have closed a kept connection before this gateway could. Then no answer
-        begins, and the request is sent once more, as the site itself would do after a 502.
+        On a busy machine the SuperLink may close a kept connection before this gateway does. Then no answer begins, and
+        the request is sent once more, as the site itself would do after a 502.
         """
         try:
             return await self._client.send(request, stream=True)

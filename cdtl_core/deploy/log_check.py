@@ -1,4 +1,4 @@
-"""Checking a log of `chained.py`: what was altered, removed, added or moved in it since it was written."""
+"""Checks a log of `chained.py` for lines that were altered, removed, added or moved."""
 
 import os
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ _MOST = 20
 
 @dataclass
 class Checked:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         lines: Number of lines that belong to the chain.
         head: The last of them; note it elsewhere.
-        first: Number of the oldest line; rotation has dropped those before it.
-        faults: Sentences, in the order of the files; nothing may be believed of a log that has any.
-        remarks: What is no fault: half a line that a kill left, lines of versions without hashes.
+        first: Number of the oldest line; rotation has removed the lines before it.
+        faults: Sentences, in the order of the files; a log with any fault cannot be trusted.
+        remarks: Harmless findings: half a line left by a kill, lines of versions without hashes.
     """
 
     lines: int = 0
@@ -35,7 +35,7 @@ class Checked:
 
     @property
     def dropped(self) -> int:
-        """Lines that rotation has removed."""
+        """Number of lines that rotation has removed."""
         return self.first - 1
 
 
@@ -48,11 +48,11 @@ class _File:
 
 
 def check_log(files: LogFiles, *, noted: Head | None = None) -> Checked:
-    """Read a whole log, from the oldest file on, and compare it with its head file.
+    """Read a whole log, from the oldest file, and compare it with its head file.
 
     Args:
-        files: Of the log; another process may go on writing.
-        noted: A line's number and hash that were noted elsewhere: that line must still be the same.
+        files: Files of the log; another process may continue to write.
+        noted: Number and hash of a line that was noted elsewhere: that line must be unchanged.
 
     Raises:
         OSError: A file cannot be read.
@@ -71,9 +71,9 @@ def check_log(files: LogFiles, *, noted: Head | None = None) -> Checked:
 
 
 def _opened(files: LogFiles, stack: ExitStack) -> tuple[Head | None, list[_File]]:
-    """The head and the files, oldest first, as they were at one moment; held back from writers if rights allow it."""
+    """Open the head and the files, oldest first, at one moment; writers wait if permissions allow it."""
     with ExitStack() as held:
-        with suppress(CheckpointError):  # a copy on a read-only medium: nothing writes to it either
+        with suppress(CheckpointError):  # a copy on a read-only medium has no writer
             if files.head.parent.exists():
                 held.enter_context(locked(files.head.parent, wait=True))
         parts = []
@@ -96,7 +96,7 @@ def _check_file(part: _File, found: Checked, marks: dict[int, str], head: Head |
     for number, line in enumerate(_lines(part), start=1):
         parsed = parse_line(line)
         if parsed is None and not line.endswith(b"\n") and part.newest:
-            found.remarks.append(f"{part.name} ends in half a line: a kill leaves that; the next line replaces it.")
+            found.remarks.append(f"{part.name} ends in half a line, left by a kill; the next line replaces it.")
         elif parsed is None and not found.lines and b'"hash"' not in line:
             old += 1
         elif parsed is None:
@@ -116,7 +116,7 @@ def _mark(marks: dict[int, str], parsed: tuple[dict[str, Any], str]) -> None:
 
 
 def _check_line(place: str, value: dict[str, Any], digest: str, found: Checked, opens: bool, head: Head | None) -> None:
-    """One whole line, after those in `found`."""
+    """Check one line against those in `found`."""
     before, number = found.head, value["seq"]
     if not found.lines:
         before = Head(number - 1, str(value.get("after", "")))
@@ -138,19 +138,19 @@ def _check_line(place: str, value: dict[str, Any], digest: str, found: Checked, 
 def _compare_head(files: LogFiles, found: Checked, head: Head | None, marks: dict[int, str], any_file: bool) -> None:
     if head is None:
         if found.lines > 1 or files.head.exists():
-            found.faults.append(f"{files.head.name} beside the log is missing or damaged: it says where the log ended.")
+            found.faults.append(
+                f"{files.head.name} for this log is missing or damaged: it holds the last line's number."
+            )
     elif head.seq > found.head.seq or not any_file:
         found.faults.append(
-            f"the log ends at number {found.head.seq} and had {head.seq}: lines at its end were removed."
+            f"the log ends at number {found.head.seq}, but had {head.seq} lines: lines at its end were removed."
         )
     elif marks[head.seq] != head.hash:
-        found.faults.append(
-            f"number {head.seq} is another line than the one in {files.head.name}: the log was written again."
-        )
+        found.faults.append(f"number {head.seq} differs from the line in {files.head.name}: the log was written again.")
 
 
 def _compare_noted(found: Checked, noted: Head, marks: dict[int, str]) -> None:
     if noted.seq < found.first:
         found.remarks.append(f"rotation has dropped number {noted.seq}, so it cannot be compared.")
     elif marks[noted.seq] != noted.hash:
-        found.faults.append(f"number {noted.seq} is not the line that was noted: the log was written again or cut.")
+        found.faults.append(f"number {noted.seq} differs from the noted line: the log was written again or cut.")

@@ -1,4 +1,4 @@
-"""Whom a coordinator admitted: one file per site, read again by running processes whenever one changes."""
+"""Admitted sites of a coordinator: one file per site, read again by running processes after a change."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ _Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 OVERLAP = timedelta(days=14)
-"""How long a site's former key is good beside its new one; the site changes over by itself within this time."""
+"""How long a site's former key stays valid after a renewal; within this time the site changes over by itself."""
 
 
 class FormerKey(BaseModel):
@@ -33,7 +33,7 @@ class FormerKey(BaseModel):
 
 
 class Member(BaseModel):
-    """An admitted site; `revoked_at` is set once it may no longer come."""
+    """An admitted site; `revoked_at` is set once it is revoked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +43,7 @@ class Member(BaseModel):
     former: FormerKey | None = None
 
     def keys(self, now: datetime) -> dict[str, tuple[str, str]]:
-        """Fingerprint to public key line and certificate, of each key that is good now; the current one is the last."""
+        """Return public key line and certificate by fingerprint, for each valid key; the current one is the last."""
         own = {self.enrolment.fingerprint: (self.enrolment.public_key, self.enrolment.certificate)}
         if self.former is None or now >= self.former.valid_until:
             return own
@@ -67,11 +67,12 @@ def admit(folder: Path, enrolment: Enrolment) -> Member:
         same_key = key in other.keys(_now()) if other.site != enrolment.site else key == other.enrolment.fingerprint
         if other.site != enrolment.site and same_key:
             raise FederationError(
-                f"the key of site {enrolment.site} belongs to site {other.site} already: let the site make its own key."
+                f"the key of site {enrolment.site} already belongs to site {other.site}: ask the site to make its own "
+                "key."
             )
         if other.site == enrolment.site and not same_key and other.revoked_at is None:
             raise FederationError(
-                f"site {other.site} is admitted with another key: if the site really changed it, "
+                f"site {other.site} is admitted with another key: if the site really changed its key, "
                 f"revoke {other.site} first."
             )
     member = Member(enrolment=enrolment, admitted_at=_now())
@@ -80,7 +81,12 @@ def admit(folder: Path, enrolment: Enrolment) -> Member:
 
 
 def renew(folder: Path, enrolment: Enrolment, *, now: datetime | None = None) -> Member:
-    """Let a site have another key, for which its present one vouched (`load_renewal`); that one is good for `OVERLAP`.
+    """Give a site another key, which its present key vouches for (`load_renewal`); the old one is valid for `OVERLAP`.
+
+    Args:
+        folder: The coordinator's folder.
+        enrolment: With the new key.
+        now: The current time.
 
     Raises:
         FederationError: The new key belongs to another site.
@@ -89,7 +95,8 @@ def renew(folder: Path, enrolment: Enrolment, *, now: datetime | None = None) ->
     for other in members(folder):
         if other.site != enrolment.site and enrolment.fingerprint in other.keys(now):
             raise FederationError(
-                f"the key of site {enrolment.site} belongs to site {other.site} already: let the site make its own key."
+                f"the key of site {enrolment.site} already belongs to site {other.site}: ask the site to make its own "
+                "key."
             )
     before = {member.site: member for member in members(folder)}[enrolment.site]
     former = FormerKey(
@@ -101,14 +108,14 @@ def renew(folder: Path, enrolment: Enrolment, *, now: datetime | None = None) ->
 
 
 def revoke(folder: Path, site: str) -> Member:
-    """Refuse a site from its next request on.
+    """Refuse all further requests of a site.
 
     Raises:
         FederationError: It was never admitted.
     """
     found = {member.site: member for member in members(folder)}
     if site not in found:
-        raise FederationError(f"site {site} is not admitted, only {', '.join(found) or 'nobody'}: check the name.")
+        raise FederationError(f"site {site} is not admitted, only {', '.join(found) or 'no site'}: check the name.")
     if found[site].revoked_at is not None:
         return found[site]
     member = found[site].model_copy(update={"revoked_at": _now()})
@@ -117,7 +124,7 @@ def revoke(folder: Path, site: str) -> Member:
 
 
 def members(folder: Path) -> list[Member]:
-    """All sites ever admitted, in the order of their names, revoked ones too.
+    """Return all sites ever admitted, in the order of their names, including revoked ones.
 
     Raises:
         DataError: A file is damaged.
@@ -126,9 +133,9 @@ def members(folder: Path) -> list[Member]:
 
 
 class MemberBook:
-    """The members of a coordinator as a running process sees them: up to date at each look.
+    """The members of a coordinator for a running process, current at every access.
 
-    A look costs one stat per file. A damaged file is logged, and its site counts as not admitted.
+    An access costs one stat per file. A damaged file is logged, and its site counts as not admitted.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -138,9 +145,9 @@ class MemberBook:
         self._by_key: dict[str, Member] = {}
 
     def by_key(self) -> dict[str, Member]:
-        """Key fingerprint to member, revoked ones too; the same object as long as nothing changed.
+        """Return members by key fingerprint, including revoked ones; the object is the same while nothing has changed.
 
-        A site that renews its key has two until the former one has ended.
+        A site that renews its key has two until the former one ends.
         """
         stamp, now = _stamp(self._folder), self._clock()
         if stamp != self._stamp or (self._changes is not None and now >= self._changes):
@@ -151,7 +158,7 @@ class MemberBook:
         return self._by_key
 
     def site_of(self, key: str | None) -> str | None:
-        """Return the site of a key's fingerprint; None if it is no member's, or a revoked one's."""
+        """Return the site of a key's fingerprint; None for a revoked or unknown key."""
         member = self.by_key().get(key) if key else None
         return member.site if member and member.revoked_at is None else None
 
@@ -183,13 +190,15 @@ def _stamp(folder: Path) -> _Stamp:
 def _load(path: Path) -> Member:
     try:
         member = Member.model_validate_json(path.read_bytes())
-        member.keys(_now())  # a key that cannot be read is an error of this file
+        member.keys(_now())  # an unreadable key is an error of this file
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"the admission {path} cannot be read ({type(error).__name__}): restore it or admit anew."
+            f"the admission {path} cannot be read ({type(error).__name__}): restore it or admit the site again."
         ) from None
     if path.stem != member.site:
-        raise DataError(f"the admission {path} is of site {member.site}: files are named as their site, restore it.")
+        raise DataError(
+            f"the admission {path} is for site {member.site}: each file must have the name of its site; restore it."
+        )
     return member
 
 

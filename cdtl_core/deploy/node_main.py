@@ -1,8 +1,8 @@
-"""What runs in the node's place: the way to the filter, Flower's SuperNode, and the executor that runs approved code.
+"""The node: the connection to the filter, Flower's SuperNode, and the executor that runs approved code.
 
 ``python node_main.py SPEC`` with SPEC in JSON: ``socket`` of the filter, ``port`` on 127.0.0.1 that leads to it,
 ``runtime_port`` that the SuperNode opens, and the command lines ``supernode`` and ``executor``. All end together. The
-file is run by its path and needs the standard library only, so that nothing else of cdtl has to be seen there.
+file is run by its path and needs only the standard library, so that nothing else of cdtl must be visible there.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ _BLOCK = 256 * 1024
 
 
 async def open_way(socket: str, port: int) -> asyncio.Server:
-    """Listen on 127.0.0.1 and lead every connection to the filter's socket; TLS passes through unopened."""
+    """Listen on 127.0.0.1 and forward every connection to the filter's socket; TLS passes through unchanged."""
     return await asyncio.start_server(functools.partial(_lead, socket), "127.0.0.1", port)
 
 
 async def _lead(socket: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         far_reader, far_writer = await asyncio.open_unix_connection(socket)
-    except OSError:  # the filter is being started; the SuperNode tries again
+    except OSError:  # the filter is starting; the SuperNode tries again
         writer.close()
         return
     try:
@@ -47,7 +47,7 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def run(spec: dict[str, Any]) -> int:
-    """Run until one of the programs ends, or SIGTERM or SIGINT comes; the exit code is 0 for a signal alone."""
+    """Run until one of the programs ends, or SIGTERM or SIGINT comes; the exit code is 0 only for a signal."""
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end.set)

@@ -1,4 +1,4 @@
-"""A site's service: filter and node, together or each alone, kept going until it is stopped. All calls go outwards."""
+"""A site's service: it keeps filter and node going, together or separately. All connections go outwards."""
 
 import threading
 import time
@@ -23,25 +23,27 @@ __all__ = ["NODE_FOLDER", "Part", "serve_site"]
 
 Part = Literal["all", "filter", "node"]
 NODE_FOLDER = "node"
-"""Where a node's service keeps its note and its logs, in the site's folder."""
+"""Folder of a node's service for its notes and logs, in the site's folder."""
 _log = get_logger("cdtl.deploy")
 _TICK_S = 0.5
 _PAUSE_S = 1.0
 _ASKS = "asks.json"
 _ASK_S, _SETTLE_S, _PATIENCE_S = 20.0, 5.0, 3600.0
-"""Of a change of keys: between two questions, until Flower knows the key too, and at most for a quiet moment."""
+"""Times of a key change: between two questions, until Flower knows the key too, and the longest wait for a quiet
+moment.
+"""
 
 
 def serve_site(home: Path, part: Part = "all") -> None:
-    """Run until SIGTERM, SIGINT or SIGHUP.
+    """Run the site's service until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         home: The site's folder.
         part: ``filter`` holds the key and reaches the coordinator, ``node`` runs approved code; both by default.
 
     Raises:
-        ConfigError: The site knows no coordinator, would count each run's privacy for itself, or requires a separation
-            that cannot be made here.
+        ConfigError: The site has no coordinator, or would count each run's privacy separately, or requires a separation
+            that is not possible here.
         DataError: Its key is missing.
         CheckpointError: Another service runs on this folder.
     """
@@ -100,14 +102,14 @@ def _serve_node(home: Path) -> None:
 
 
 class _Renewing:
-    """Changes to the site's next key once the coordinator knows it, between two messages where that is possible."""
+    """Changes to the site's next key once the coordinator knows it, between two messages if possible."""
 
     def __init__(self, filter: Filter, unit: Unit, address: CoordinatorAddress) -> None:
         self._filter, self._unit, self._address = filter, unit, address
         self._ask_at, self._since = 0.0, 0.0
 
     def keep(self) -> None:
-        """Ask the coordinator at times whether it knows the next key; change over when it does."""
+        """Ask the coordinator from time to time whether it knows the next key, and change over when it does."""
         home, now = self._filter.home, time.monotonic()
         if not is_renewing(home):
             self._since = 0.0
@@ -116,14 +118,16 @@ class _Renewing:
             self._ask_at = now + _ASK_S
             self._since = now if knows_next_key(home, self._address) else 0.0
         if self._since and now - self._since > _SETTLE_S and (not _waits(home) or now - self._since > _PATIENCE_S):
-            self._unit.stop()  # it says goodbye with the former key
-            (home / _ASKS).unlink(missing_ok=True)  # put to the former key's node; the server asks the new one again
+            self._unit.stop()  # it closes its session with the former key
+            (home / _ASKS).unlink(
+                missing_ok=True
+            )  # these belong to the former key's node; the server asks the new one again
             adopt_key(home)
             save_tls_key(home, self._filter.scratch / "client.key")
 
 
 def _waits(home: Path) -> bool:
-    """Whether a message waits for its reply, as far as the filter has noted."""
+    """Whether a message waits for its reply, as far as the filter has recorded."""
     try:
         return bool(parse_json((home / _ASKS).read_bytes()))
     except (OSError, ValueError):
@@ -131,7 +135,7 @@ def _waits(home: Path) -> bool:
 
 
 class _Node:
-    """The node's unit; it is started again with each new filter, whose keys live as long as it does."""
+    """The node's unit; it is restarted with each new filter, because the filter's keys are new."""
 
     def __init__(self, home: Path, link: Path, scratch: Path, logs: Path) -> None:
         self._link = link
@@ -147,10 +151,10 @@ class _Node:
         self._filter: tuple[int, int] | None = None
 
     def keep(self) -> None:
-        """Look after the node.
+        """Start, watch and restart the node.
 
         Raises:
-            ConfigError: The site requires a separation that cannot be made here.
+            ConfigError: The site requires a separation that is not possible here.
         """
         now = link_state(self._link)
         if now != self._filter:
@@ -167,7 +171,7 @@ class _Node:
 
 
 def _say(home: Path, said: dict[str, object]) -> dict[str, object]:
-    """Say what has changed in what the filter knows."""
+    """Log changes in the filter's state."""
     status = read_status(home)
     now: dict[str, object] = {name: status.get(name) for name in ("connected", "last_refusal", "pending")}
     fault = status.get("last_fault")

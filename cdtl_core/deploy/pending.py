@@ -28,7 +28,7 @@ _log = get_logger("cdtl.filter")
 
 
 class PendingRun(BaseModel):
-    """A run that nobody here has approved: its code, its settings, when and why it was refused first."""
+    """A run without approval: its code, its settings, and when and why it was first refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,14 +40,22 @@ class PendingRun(BaseModel):
 
     @property
     def id(self) -> str:
-        """Sixteen hex digits, the same that its approval would have."""
+        """Sixteen hex digits, the same as of its approval."""
         return request_id(self.bundle_sha256, self.settings)
 
 
 def keep_pending(
     home: Path, bundle: bytes, settings: Flat, *, run_id: int, reason: str, clock: Callable[[], float] = time.time
 ) -> PendingRun:
-    """Remember a refused run with its bundle; the oldest beyond `MAX_PENDING` are dropped.
+    """Store a refused run with its bundle; the oldest beyond `MAX_PENDING` are removed.
+
+    Args:
+        home: The site's folder.
+        bundle: The bundle's bytes.
+        settings: All settings of the run.
+        run_id: Flower's number of the run.
+        reason: Why it was refused.
+        clock: Seconds since 1970.
 
     Raises:
         CheckpointError: The disk is full or read-only.
@@ -65,19 +73,19 @@ def keep_pending(
 
 
 def pending(home: Path) -> dict[str, PendingRun]:
-    """Id to run, oldest first; those approved since are left out."""
+    """Return the pending runs by id, oldest first, without those approved since."""
     found = []
     for path in _folder(home).glob("*.json"):
         try:
             found.append(PendingRun.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError) as error:
-            _log.warning("%s is passed over: it cannot be read (%s).", path, type(error).__name__)
+            _log.warning("%s is ignored because it cannot be read (%s).", path, type(error).__name__)
     approved = approvals(home)
     return {run.id: run for run in sorted(found, key=lambda run: run.seen_at) if run.id not in approved}
 
 
 def find(home: Path, prefix: str) -> PendingRun:
-    """The pending run whose id or bundle hash begins with `prefix`.
+    """Return the pending run whose id or bundle hash begins with `prefix`.
 
     Raises:
         ConfigError: None or several do.
@@ -86,14 +94,14 @@ def find(home: Path, prefix: str) -> PendingRun:
     if len(found) != 1:
         known = ", ".join(run.id for run in found or pending(home).values()) or "none"
         raise ConfigError(
-            f"'{prefix}' is no file and names {len(found)} pending runs (there are: {known}): "
-            "give the coordinator's request.json or the id of one."
+            f"'{prefix}' is not a file and matches {len(found)} pending runs (pending: {known}): "
+            "give the coordinator's request.json or the id of one run."
         )
     return found[0]
 
 
 def request_of(run: PendingRun) -> ApprovalRequest:
-    """The pending run as a request, to show and approve; builds the network for the egress list.
+    """Return the pending run as a request, to show and approve; builds the network for the egress list.
 
     Raises:
         ConfigError: Its settings are not those of a cdtl run.
@@ -101,7 +109,7 @@ def request_of(run: PendingRun) -> ApprovalRequest:
     try:
         return make_request(unflatten(run.settings), run.bundle_sha256)
     except CdtlError as error:
-        raise ConfigError(f"the pending run {run.id} is none of this cdtl version ({error}): refuse it.") from None
+        raise ConfigError(f"the pending run {run.id} does not fit this version of cdtl ({error}): refuse it.") from None
 
 
 def _folder(home: Path) -> Path:

@@ -1,7 +1,7 @@
-"""Who approves at a site: each person's Ed25519 key, its passphrase, and the signatures under an approval.
+"""Persons who approve runs at a site: Ed25519 keys, passphrases, and the signatures of an approval.
 
-A signature shows that somebody held a person's key file and knew its passphrase. It does not show who typed it, and it
-protects nothing from an account that can write ``site.toml``: that account names the persons.
+A signature shows that the signer had a person's key file and knew its passphrase. It does not show who typed it, and
+does not protect from an account that can write ``site.toml``, which lists the persons.
 """
 
 import base64
@@ -33,7 +33,7 @@ _SHORTEST = 8
 
 
 class Signature(BaseModel):
-    """One person's signature under an approval; `signed_at` in seconds since 1970, `signature` in base64."""
+    """One person's signature of an approval; `signed_at` in seconds since 1970, `signature` in base64."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +44,7 @@ class Signature(BaseModel):
 
 @dataclass(frozen=True)
 class Signer:
-    """A person and the private key that was opened with the passphrase."""
+    """A person and the private key, opened with the passphrase."""
 
     person: str
     key: Ed25519PrivateKey
@@ -56,7 +56,7 @@ class Signer:
 
 
 def make_person_key(path: Path, passphrase: str) -> str:
-    """Write a new key, encrypted with a passphrase, readable by its owner only; returns the public key's text.
+    """Write a new key, encrypted with a passphrase and readable by its owner only; return the public key's text.
 
     Raises:
         ConfigError: The passphrase is shorter than 8 characters.
@@ -75,24 +75,35 @@ def make_person_key(path: Path, passphrase: str) -> str:
 def load_signer(path: Path, person: str, passphrase: str) -> Signer:
     """Open a person's key.
 
+    Args:
+        path: The key file.
+        person: The person's name.
+        passphrase: Of the key file.
+
     Raises:
-        ConfigError: The file cannot be read, holds no encrypted Ed25519 key, or the passphrase is another.
+        ConfigError: The file cannot be read, holds no encrypted Ed25519 key, or the passphrase is wrong.
     """
     try:
         key = load_pem_private_key(path.read_bytes(), passphrase.encode())
     except OSError as error:
-        raise ConfigError(f"the key {path} cannot be read ({error.strerror}): give the file of this person.") from None
+        raise ConfigError(f"the key {path} cannot be read ({error.strerror}): give this person's key file.") from None
     except TypeError:
         raise ConfigError(f"the key {path} has no passphrase: make one with cdtl site approver.") from None
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigError(f"the key {path} cannot be opened: the passphrase or the file is wrong.") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"the key {path} is no Ed25519 key: make one with cdtl site approver.")
+        raise ConfigError(f"the key {path} is not an Ed25519 key: make one with cdtl site approver.")
     return Signer(person, key)
 
 
 def sign(what: str, signer: Signer | None, site: SiteConfig, signed_at: float) -> Signature:
-    """A person's signature under an approval.
+    """Return a person's signature of an approval.
+
+    Args:
+        what: The bytes to sign.
+        signer: The person.
+        site: The site's settings.
+        signed_at: Seconds since 1970.
 
     Raises:
         PrivacyError: No person is given, or site.toml names another key for this person.
@@ -111,7 +122,7 @@ def sign(what: str, signer: Signer | None, site: SiteConfig, signed_at: float) -
 
 
 def valid_signatures(what: str, signatures: Iterable[Signature], site: SiteConfig) -> tuple[Signature, ...]:
-    """The signatures that hold: of persons whom site.toml names, each once, under this very approval."""
+    """Return the valid signatures: of persons in site.toml, each person once, and for exactly this approval."""
     found = {one.person: one for one in signatures if _holds(what, one, site.approval.keys.get(one.person))}
     return tuple(found.values())
 

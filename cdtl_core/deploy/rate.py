@@ -1,4 +1,4 @@
-"""How often somebody may come: a generic cell rate algorithm, one number per somebody."""
+"""Rate limit per client: a generic cell rate algorithm with one number per client."""
 
 import math
 import time
@@ -8,10 +8,10 @@ __all__ = ["RateLimit"]
 
 
 class RateLimit:
-    """So many requests a minute for each key, evenly, after a first burst of a third of them.
+    """A number of requests per minute for each key, evenly spaced, after a first burst of a third of them.
 
-    Memory is one number for each key that came within the last minute. The `limits` package was read and not taken: it
-    counts by the wall clock, which hospitals set, expires keys by a timer of its own, and brings three dependencies.
+    Memory is one number for each key of the last minute. The `limits` package is not used: it depends on the wall
+    clock, which hospitals set, expires keys by its own timer, and brings three dependencies.
     """
 
     def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""Whether a site reaches its coordinator: port, TLS, clock, admission; each failure with its own sentence."""
+"""Connection check from a site to its coordinator: port, TLS, clock, admission; each failure has its own sentence."""
 
 import ssl
 import tempfile
@@ -23,7 +23,7 @@ _LIMIT_S = 10.0
 
 
 def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple[State, str]]:
-    """Look at the way to the coordinator; stops at the first thing that is wrong.
+    """Check the connection to the coordinator; stops at the first fault.
 
     Yields:
         A state and a sentence.
@@ -51,7 +51,13 @@ def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple
 
 
 def knows_key(keys: Path, address: CoordinatorAddress, ca: Path) -> bool:
-    """Whether the coordinator lets in the key and certificate that lie in a folder; False if it cannot be reached."""
+    """Whether the coordinator accepts the key and certificate in a folder; False if it cannot be reached.
+
+    Args:
+        keys: Folder with key and certificate.
+        address: The coordinator's address.
+        ca: The authority's certificate.
+    """
     return _admitted(keys, address, ca)[0] == "ok"
 
 
@@ -76,7 +82,9 @@ def _asked(client: httpx.Client, home: Path) -> tuple[State, str]:
         answer = client.post("/v1/fleet/get-run", content=b"", headers=load_signer(home / KEY_FILE).headers())
     except httpx.HTTPError:
         return "wrong", "the coordinator does not know this site's certificate: ask whether it is admitted."
-    ours = "json" not in answer.headers.get("content-type", "")  # Flower's own 401: the request names no node of its
+    ours = "json" not in answer.headers.get(
+        "content-type", ""
+    )  # Flower's own 401: the request does not name one of its nodes
     if answer.status_code == 401 and ours:
         return "wrong", f"the coordinator refuses this site's key ({answer.text.strip() or 401}): ask to be admitted."
     if answer.status_code in (502, 503, 504):
@@ -85,9 +93,9 @@ def _asked(client: httpx.Client, home: Path) -> tuple[State, str]:
 
 
 def _clock(answer: httpx.Response) -> tuple[State, str]:
-    """Flower refuses a node whose clock is ahead by more than 5 s or behind by more than 305 s."""
+    """Compare the clocks; Flower refuses a node whose clock is fast by more than 5 s or slow by more than 305 s."""
     if "date" not in answer.headers:
-        return "warning", "the coordinator does not say what time it is, so the clocks were not compared"
+        return "warning", "the coordinator does not send its time, so the clocks were not compared"
     ahead = time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
     text = f"this clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator's"
     if -_BEHIND_S < ahead < _AHEAD_S:
@@ -100,7 +108,7 @@ def _unreachable(where: str, error: httpx.HTTPError) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         if "expired" in text or "not yet valid" in text:
             return f"the certificate of {where} is not valid at this time: check this clock, then ask the coordinator."
-        why = "bears another name" if "mismatch" in text else "is signed by another authority than ca.crt"
+        why = "has another name" if "mismatch" in text else "is signed by another authority than ca.crt"
         return f"the certificate of {where} {why}: check --server and --ca with the coordinator."
     if "SSL" in text or "TLS" in text:
         return f"{where} does not speak TLS: check the port with the coordinator."

@@ -1,4 +1,4 @@
-"""All that could keep a site from taking part, looked at before it does."""
+"""Checks of a site before it takes part."""
 
 import shutil
 import stat
@@ -34,7 +34,7 @@ _SPACE_GB = 2.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what, how it is, and what was seen or what to do."""
+    """The result of one check: subject, state, and what was seen or what to do."""
 
     name: str
     state: Literal["ok", "warning", "wrong"]
@@ -42,12 +42,12 @@ class Finding:
 
 
 def check_site(home: Path, *, rehearse: bool, tell: Callable[[str], object]) -> dict[str, Any]:
-    """Look at settings, key, images, space, coordinator, and rehearse two rounds on this machine.
+    """Check settings, key, images, disk space and coordinator, and rehearse two rounds on this machine.
 
     Args:
         home: The site's folder.
-        rehearse: Whether to rehearse; it is left out where something is wrong already.
-        tell: Called with what is being done.
+        rehearse: Whether to rehearse; the rehearsal is skipped if a check fails.
+        tell: Called with the current step.
 
     Returns:
         ``checks``, each a `Finding`, and ``rehearsal``: its estimates, or None.
@@ -74,7 +74,7 @@ def check_site(home: Path, *, rehearse: bool, tell: Callable[[str], object]) -> 
 
 
 def task_of(home: Path) -> TaskConfig:
-    """The labels that the site enrolled with.
+    """Return the labels that the site enrolled with.
 
     Raises:
         CdtlError: The enrolment is missing or damaged.
@@ -149,10 +149,12 @@ def _privacy(home: Path, own: SiteConfig) -> Iterator[Finding]:
 
 
 def _separated(home: Path, own: SiteConfig) -> Iterator[Finding]:
-    """What a node started here would run in; where filter and node are apart, what the node says of itself."""
+    """Describe the sandbox of a node started here, or if filter and node are separate, the node's own record."""
     found = noted_separation(home) if (home / LINK).exists() else find_separation(home)
     if found is None:
-        yield Finding("separation", "warning", "the node is started apart and has not run yet: start it, look again")
+        yield Finding(
+            "separation", "warning", "the node is started separately and has not run yet: start it and check again"
+        )
     elif found.kind == "none":
         yield Finding("separation", "wrong" if own.require_separation else "warning", found.text)
     else:

@@ -1,4 +1,4 @@
-"""The chained logs of a site and of a coordinator: where they are, how long they get, and the log of approvals."""
+"""Paths and sizes of the chained logs of a site and of a coordinator, and the log of approvals."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ _MEGABYTE = 1 << 20
 
 
 def approval_files(home: Path) -> LogFiles:
-    """``HOME/logs/approvals.jsonl``: about half a kilobyte for each decision, so 40 MB outlast a site."""
+    """``HOME/logs/approvals.jsonl``: about half a kilobyte per decision, so 40 MB last longer than a site."""
     return LogFiles(home / "logs" / "approvals.jsonl", home / "heads" / "approvals.json", 8 * _MEGABYTE, 4)
 
 
@@ -41,16 +41,16 @@ def server_logs(folder: Path) -> dict[str, LogFiles]:
 def record_approval(
     home: Path, kind: str, id: str, *, clock: Callable[[], float] = time.time, **fields: str | int | float
 ) -> None:
-    """Write a line about a decision over a run: when, what, which run, and the account that ran the command.
+    """Log a decision about a run: time, kind, run, and the account that ran the command.
 
-    A line is there before its approval is; on a disk that fails (EIO) a decision may have two.
+    The line is written before the approval. On a disk that fails (EIO) a decision may have two lines.
 
     Args:
         home: The site's folder.
         kind: ``approved`` (also for each further person), ``withdrawn`` or ``left``.
-        id: Of the approval; empty if it is about all of them.
+        id: Id of the approval; empty if the line is about all of them.
         clock: Seconds since 1970.
-        fields: What else is worth knowing.
+        fields: Further facts.
 
     Raises:
         CheckpointError: The disk is full or read-only; nothing was written.

@@ -1,4 +1,4 @@
-"""Two rounds against a coordinator on this machine, with the site's own images: the whole way, before it counts."""
+"""Rehearsal: two rounds with the site's own images against a coordinator on this machine."""
 
 import json
 import shlex
@@ -26,11 +26,11 @@ __all__ = ["rehearse_rounds"]
 _ROUNDS = 2
 _LIMIT_S = 1800.0
 _LINKS = (10, 100)
-"""Mbit/s for which the time on the line is worked out."""
+"""Line speeds in Mbit/s for the estimated transfer times."""
 
 
 def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, Any]:
-    """Train two rounds with the default settings, and say what a round will cost; nothing of it is kept.
+    """Train two rounds with the default settings and return the cost of a round; nothing else is kept.
 
     Returns:
         Seconds per round, the site's peak memory, bytes up and down a round, the initial weights' bytes, seconds on
@@ -63,18 +63,18 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
             group.start("site", site, scratch / "site.log")
             memory = _watch(group, run, scratch)
             lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
-            own_model = _of_own_model(shadow)  # while the folder is there: its last program removes it
+            own_model = _of_own_model(shadow)  # before the last program removes the folder
         finally:
             group.stop(patience_s=20.0)
         return _estimates([line for line in lines if "sites" in line], own.site, memory) | own_model
 
 
 def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
-    """A second home with the same images and decoded pixels, and keys of its own."""
+    """Make a second site folder with the same images and decoded pixels, and its own keys."""
     shadow.mkdir()
     data = own.data.model_copy(update={"root": own.data.root.expanduser().absolute()})
     any_start = own.publish.model_copy(update={"initial_weights_hash": None})
-    free = {"lock": {}, "approval": ApprovalConfig(), "publish": any_start}  # nobody signs a rehearsal
+    free = {"lock": {}, "approval": ApprovalConfig(), "publish": any_start}  # a rehearsal needs no signature
     settings = own.model_copy(update={"data": data, **free})
     save_toml(shadow / SITE_FILE, settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
     if (home / "cache").exists():
@@ -82,7 +82,7 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
 
 
 def _watch(group: ProcessGroup, run: Path, scratch: Path) -> int:
-    """Wait until the run has ended well; returns the most bytes that the site's processes held at once."""
+    """Wait until the run has ended well; return the most bytes that the site's processes held at once."""
     deadline, most = time.monotonic() + _LIMIT_S, 0
     while time.monotonic() < deadline:
         state = load_run_state(run) or RunState()
@@ -109,7 +109,9 @@ def _memory(pid: int) -> int:
     for process in processes:
         try:
             found = process.memory_full_info()
-            total += getattr(found, "pss", found.uss)  # shared pages once where the system tells, else only its own
+            total += getattr(
+                found, "pss", found.uss
+            )  # shared pages once if the system reports them, else only its own pages
         except psutil.Error:
             continue
     return total
@@ -130,7 +132,7 @@ def _estimates(rounds: list[dict[str, Any]], site: str, memory: int) -> dict[str
 
 
 def _of_own_model(shadow: Path) -> dict[str, Any]:
-    """What the model that the site trains beside the joint one took in the last round, as the site noted it."""
+    """Return the cost of the site's own model in the last round, as the site recorded it."""
     (diary,) = (shadow / "rounds").glob("*.jsonl")
     last = read_diary(diary, "cdtl", shadow.name).rounds[-1]
     files = [path for name in ("memory", "models") for path in (shadow / name).rglob("*.safetensors")]
@@ -144,4 +146,4 @@ def _of_own_model(shadow: Path) -> dict[str, Any]:
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it printed nothing"

@@ -1,4 +1,4 @@
-"""A site's new key, for which the key that the coordinator knows vouches: no telephone call is needed."""
+"""A site's new key, vouched for by the key that the coordinator knows, so that no telephone call is needed."""
 
 import base64
 import binascii
@@ -26,7 +26,7 @@ _PURPOSE = b"cdtl renewal\n"  # the site's key signs other things too
 
 
 class Renewal(BaseModel):
-    """A site's application to be known by another key.
+    """A site's application to use another key.
 
     Attributes:
         enrolment: With the new key and its certificate, signed by the new key.
@@ -41,7 +41,13 @@ class Renewal(BaseModel):
 
 
 def save_renewal(path: Path, enrolment: Enrolment, present: ec.EllipticCurvePrivateKey) -> None:
-    """Write the application for the key of `enrolment`; the `present` key vouches for it."""
+    """Write the application for the key of `enrolment`, vouched for by the `present` key.
+
+    Args:
+        path: The file.
+        enrolment: With the new key.
+        present: The key that the coordinator knows.
+    """
     content = enrolment.model_dump(mode="json")
     signature = present.sign(_PURPOSE + _canonical(content), ec.ECDSA(hashes.SHA384()))
     voucher = base64.b64encode(signature).decode("ascii")
@@ -49,7 +55,7 @@ def save_renewal(path: Path, enrolment: Enrolment, present: ec.EllipticCurvePriv
 
 
 def is_renewal(path: Path) -> bool:
-    """Whether a file says that it is a renewal, not a first enrolment."""
+    """Whether a file is a renewal and not a first enrolment."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -58,7 +64,12 @@ def is_renewal(path: Path) -> bool:
 
 
 def load_renewal(path: Path, folder: Path, *, now: datetime | None = None) -> Enrolment:
-    """Read a renewal and verify it against the key that the coordinator in `folder` knows of this site.
+    """Read a renewal and verify it against the key that the coordinator in `folder` knows for this site.
+
+    Args:
+        path: The file.
+        folder: The coordinator's folder.
+        now: The current time.
 
     Raises:
         DataError: The file is no renewal, or its key or certificate cannot be read.
@@ -74,15 +85,15 @@ def load_renewal(path: Path, folder: Path, *, now: datetime | None = None) -> En
     known = {member.site: member for member in members(folder)}.get(enrolment.site)
     if known is None or known.revoked_at is not None:
         raise FederationError(
-            f"site {enrolment.site} is not admitted, so its key vouches for nothing: ask for its enrolment.json."
+            f"site {enrolment.site} is not admitted, so its key cannot vouch for another: ask for its enrolment.json."
         )
     present = known.enrolment
     if enrolment.fingerprint == present.fingerprint:
-        raise FederationError(f"site {enrolment.site} is known by this key already: nothing is to be done.")
+        raise FederationError(f"site {enrolment.site} already has this key: there is nothing to do.")
     if _ends(present.certificate) <= (now or datetime.now(UTC)):
         raise FederationError(
-            f"the key of site {enrolment.site} expired on {_ends(present.certificate):%Y-%m-%d}, so it vouches for "
-            "nothing: revoke the site, ask for its enrolment.json and compare the fingerprint by telephone."
+            f"the key of site {enrolment.site} expired on {_ends(present.certificate):%Y-%m-%d}, so it cannot vouch "
+            "for another: revoke the site, ask for its enrolment.json and compare the fingerprint by telephone."
         )
     _check_voucher(renewal.voucher, content["enrolment"], enrolment.site, read_public_line(present.public_key))
     return enrolment
@@ -94,7 +105,7 @@ def _check_voucher(voucher: str, content: Any, site: str, present: ec.EllipticCu
         present.verify(signature, _PURPOSE + _canonical(content), ec.ECDSA(hashes.SHA384()))
     except (InvalidSignature, binascii.Error, ValueError):
         raise FederationError(
-            f"the key that is known of site {site} does not vouch for this renewal: it was altered, or made with "
+            f"the known key of site {site} does not vouch for this renewal: it was altered, or made with "
             "another key; ask the site for its enrolment.json and compare the fingerprint by telephone."
         ) from None
 

@@ -1,11 +1,11 @@
-"""How a site changes its key while it runs: a new one beside the present one, used once the coordinator knows it.
+"""Changes a site's key at run time: a new key is made next to the present one and used once the coordinator knows it.
 
 ::
 
     HOME/next/site.key, site.crt, enrolment.json    the new key
     HOME/renewal.json                               for the coordinator; the present key vouches for the new one
 
-The change is made when no message waits for its reply, and is finished by the next start if it is killed.
+The change happens when no message waits for its reply. If it is killed, the next start finishes it.
 """
 
 import shutil
@@ -31,7 +31,7 @@ _log = get_logger("cdtl.deploy")
 
 
 def request_renewal(home: Path) -> Path:
-    """Make the next key and write ``renewal.json`` for the coordinator; the same again until the key is in use.
+    """Make the next key and write ``renewal.json`` for the coordinator; repeated calls return the same key.
 
     Raises:
         DataError: The site's key or enrolment is missing or damaged.
@@ -56,19 +56,19 @@ def is_renewing(home: Path) -> bool:
 
 
 def knows_next_key(home: Path, address: CoordinatorAddress) -> bool:
-    """Whether the coordinator lets in the next key; False if it cannot be reached."""
+    """Whether the coordinator accepts the next key; False if it cannot be reached."""
     return knows_key(home / _NEXT, address, home / address.ca)
 
 
 def adopt_key(home: Path) -> None:
-    """Put the next key in the place of the present one; the programs that use it must be started again."""
+    """Replace the present key by the next one; the programs that use it must be restarted."""
     replace_bytes(home / _NEXT / _SETTLED, b"")
     finish_adoption(home)
-    _log.info("the new key is in use; the coordinator forgets the former one by itself")
+    _log.info("the new key is in use; the coordinator removes the former one automatically")
 
 
 def finish_adoption(home: Path) -> None:
-    """Finish a change of keys that was killed half-way."""
+    """Finish a change of keys that was interrupted by a kill."""
     following = home / _NEXT
     if not (following / _SETTLED).exists():
         return

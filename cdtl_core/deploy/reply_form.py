@@ -1,4 +1,4 @@
-"""What a reply must look like beside the message that it answers; the same for every site."""
+"""Checks the metadata of a reply against the message that it answers; the same for every site."""
 
 import math
 import re
@@ -24,11 +24,11 @@ def check_hash(name: str) -> None:
         Refusal: 400.
     """
     if not _HASH.fullmatch(name):
-        raise Refusal(400, "a name that is no hash")
+        raise Refusal(400, "a name that is not a hash")
 
 
 def check_reply(reply: Any, delivery: Delivery, node: int) -> None:
-    """Hold a reply's metadata against the message: nothing in it is the site's to choose but its time.
+    """Compare a reply's metadata with the message: a site may choose nothing in it but its time.
 
     Args:
         reply: Flower's message.
@@ -40,7 +40,7 @@ def check_reply(reply: Any, delivery: Delivery, node: int) -> None:
     """
     got = reply.metadata
     if (got.src_node_id, got.dst_node_id) != (node, SERVER_NODE):
-        raise Refusal(403, "a message in another's name")
+        raise Refusal(403, "a message in the name of another node")
     tasks = [getattr(got, name) if got.HasField(name) else None for name in ("src_task_id", "dst_task_id")]
     if (got.message_type, got.group_id, tasks) != (
         delivery.message_type,

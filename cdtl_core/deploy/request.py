@@ -1,4 +1,4 @@
-"""A request for approval: what a coordinator hands to the sites before a run, and they approve or not."""
+"""Approval requests: what a coordinator hands to the sites before a run, for their approval."""
 
 import hashlib
 import json
@@ -20,15 +20,15 @@ __all__ += ["request_sha256", "save_request"]
 
 
 class ApprovalRequest(BaseModel):
-    """What a run will do: which code, with which settings, and what its replies will hold.
+    """The code and settings of a run, and what its replies will hold.
 
     Attributes:
-        name: Of the federation.
-        cdtl_version: The coordinator's.
-        bundle_sha256: Of the code bundle's bytes.
+        name: Name of the federation.
+        cdtl_version: The coordinator's version.
+        bundle_sha256: Hash of the code bundle's bytes.
         settings: All settings of the run, as `cdtl_core.config.settings.flatten` gives them.
-        egress: For a site of the task's labels; each site works out its own.
-        sites: Whom the coordinator asks.
+        egress: For a site with the task's labels; each site computes its own list.
+        sites: The sites of the run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +43,7 @@ class ApprovalRequest(BaseModel):
 
 
 def make_request(config: RunConfig, bundle_sha256: str) -> ApprovalRequest:
-    """The request for a run; builds the network once for the egress list."""
+    """Return the request for a run; builds the network once for the egress list."""
     return ApprovalRequest(
         name=config.name,
         cdtl_version=cdtl_core.__version__,
@@ -55,7 +55,7 @@ def make_request(config: RunConfig, bundle_sha256: str) -> ApprovalRequest:
 
 
 def check_request(request: ApprovalRequest) -> None:
-    """Refuse a request whose name, sites or egress list are not those of its settings: the settings are what counts.
+    """Refuse a request whose name, sites or egress list differ from those that follow from its settings.
 
     Raises:
         ConfigError: The settings are not those of a run.
@@ -63,26 +63,26 @@ def check_request(request: ApprovalRequest) -> None:
     """
     if not request.settings.get("limits.initial_weights_hash"):
         raise PrivacyError(
-            "the request has no limits (rounds, evaluations, runs, initial weights), so it is of an earlier cdtl: ask "
-            "the coordinator for one of this version."
+            "the request has no limits (rounds, evaluations, runs, initial weights), so it was made by an earlier "
+            "version of cdtl: ask the coordinator for one of this version."
         )
     true = make_request(unflatten(request.settings), request.bundle_sha256)
     if (request.name, request.sites, request.egress) != (true.name, true.sites, true.egress):
         raise PrivacyError(
-            "the request shows another run than its settings make, so it was altered or is of another cdtl version: "
+            "the request does not match its own settings, so it was altered or made by another version of cdtl: "
             "ask the coordinator for it again."
         )
 
 
 def check_initial_weights(config: RunConfig) -> str:
-    """Compute a run's initial weights and compare their hash with the one that the request names.
+    """Compute a run's initial weights and compare their hash with the request's.
 
     Returns:
-        Empty if they are the same; else a sentence that says why they cannot be computed here.
+        Empty if they are equal; else a sentence that says why they cannot be computed here.
 
     Raises:
         ModelError: The backbone is unknown.
-        PrivacyError: They are others.
+        PrivacyError: They differ.
     """
     from cdtl_core.models.backbones import PRETRAINED_HERE
     from cdtl_core.models.model import build_initial_weights
@@ -104,12 +104,12 @@ def check_initial_weights(config: RunConfig) -> str:
 
 
 def request_id(bundle_sha256: str, settings: Flat) -> str:
-    """Sixteen hex digits that name this code with these settings; 1 and 1.0 are the same setting."""
+    """Return sixteen hex digits for this code with these settings; 1 and 1.0 are the same setting."""
     return request_sha256(bundle_sha256, settings)[:16]
 
 
 def request_sha256(bundle_sha256: str, settings: Flat) -> str:
-    """The whole hash of which `request_id` is the beginning, 64 hex digits."""
+    """Return the full hash, 64 hex digits, of which `request_id` is the beginning."""
     same = {key: float(value) if type(value) is int else value for key, value in settings.items()}
     text = json.dumps([bundle_sha256, same], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -130,9 +130,9 @@ def load_request(path: Path) -> ApprovalRequest:
         return ApprovalRequest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(
-            f"the request {path} cannot be read ({error.strerror}): give the coordinator's file."
+            f"the request {path} cannot be read ({error.strerror}): give the file of the coordinator."
         ) from None
     except ValidationError as error:
         raise ConfigError(
-            f"the request {path} is wrong in {first_fault(error)}: ask the coordinator for one of this cdtl version."
+            f"the request {path} is wrong in {first_fault(error)}: ask the coordinator for one of this version of cdtl."
         ) from None

@@ -1,4 +1,4 @@
-"""Plays a coordinator's runs, one at a time, and after a crash again from the last complete round."""
+"""Executes a coordinator's runs, one at a time, and restarts a crashed one from the last complete round."""
 
 import time
 from pathlib import Path
@@ -19,22 +19,22 @@ _MOST_TRIES = 5
 
 
 class RunKeeper:
-    """Looks after the oldest run that has not ended. All it knows is on disk: it can be killed at any moment."""
+    """Watches the oldest run that has not ended. Its whole state is on disk, so it can be killed at any moment."""
 
     def __init__(self, folder: Path, link: SuperLink) -> None:
         self._folder, self._link = folder, link
         self._looked = 0.0
 
     def lost(self) -> None:
-        """The SuperLink is another one than before: what it played is gone and is asked for again."""
+        """Handle a new SuperLink: the run in progress is gone and is started again."""
         for run, state in self._open_runs():
             if state.status == "running" and not read_json(run / "outcome.json"):
-                _log.info("%s: going on from round %d in a new Flower run", run.name, _last_round(run))
+                _log.info("%s: continues from round %d in a new Flower run", run.name, _last_round(run))
                 self._end_flower_run(state)
                 save_run_state(run, state.model_copy(update={"status": "queued", "flower_run": ""}))
 
     def keep(self) -> None:
-        """Start, watch or end the run whose turn it is."""
+        """Start, watch or end the current run."""
         for run, state in self._open_runs()[:1]:
             if (run / "stop").exists():
                 self._stop(run, state)
@@ -72,13 +72,13 @@ class RunKeeper:
         _log.info("%s: started from round %d as Flower run %s", run.name, done, number or "-")
 
     def _look(self, run: Path, state: RunState) -> None:
-        """Ask Flower, rarely: a question costs a second of a core, and the process that plays is looked at often."""
+        """Ask Flower rarely, since a question costs a second of a core; check the run's process often."""
         status = self._link.flower.status(state.flower_run)
         if status.startswith("finished"):
             self._crashed(run, state, f"its Flower run ended as {status}")
 
     def _crashed(self, run: Path, state: RunState, why: str) -> None:
-        """A run that is over and has left no outcome has crashed: queue it again."""
+        """Queue a run again that is over without an outcome, which means that it crashed."""
         if read_json(run / "outcome.json"):
             return
         _log.warning("%s: %s", run.name, why)
@@ -88,7 +88,7 @@ class RunKeeper:
     def _stop(self, run: Path, state: RunState) -> None:
         self._end_flower_run(state)
         (run / "stop").unlink()
-        self._close(run, state, "stopped", "stopped by the coordinator; the same command goes on with it.", 0)
+        self._close(run, state, "stopped", "stopped by the coordinator; the same command continues it.", 0)
 
     def _close(self, run: Path, state: RunState, status: str, reason: str, exit_code: int) -> None:
         after = {"status": status, "reason": reason, "exit_code": exit_code, "flower_run": ""}
@@ -101,12 +101,12 @@ class RunKeeper:
 
 
 def _is_dead(run: Path) -> bool:
-    """Whether the process that played the run, if it had begun, is gone."""
+    """Whether the process of a run has started and ended."""
     pid = read_json(run / "progress.json").get("pid")
     return pid is not None and not psutil.pid_exists(pid)
 
 
 def _last_round(run: Path) -> int:
-    """The last round that has a checkpoint."""
+    """Return the last round that has a checkpoint."""
     folders = (run / "checkpoints").glob("*/round-*")
     return max((int(path.name.removeprefix("round-")) for path in folders), default=0)

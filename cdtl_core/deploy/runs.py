@@ -1,4 +1,4 @@
-"""A coordinator's runs: one folder each, with the code and settings that sites approve, and how far it is.
+"""A coordinator's runs: one folder each, with the code and settings that sites approve, and the run's state.
 
 ::
 
@@ -6,7 +6,7 @@
     DIR/runs/<name>/request.json    what sites approve
     DIR/runs/<name>/bundle.fab      the code, byte for byte
     DIR/runs/<name>/run.json        status, kept by the service
-    DIR/runs/<name>/enrolled.json   what its sites enrolled with, written before each try
+    DIR/runs/<name>/enrolled.json   the enrolment of its sites, written before each try
     DIR/runs/<name>/progress.json, rounds.jsonl, checkpoints/, outcome.json    written by the run itself
 """
 
@@ -34,15 +34,15 @@ _STATE = "run.json"
 
 
 class RunState(BaseModel):
-    """How far a run is.
+    """State of a run.
 
     Attributes:
-        status: Ended ones are `ENDED`; incomplete: some site has no model.
-        flower_run: Flower's number of the try under way, empty if there is none.
+        status: Ended runs are in `ENDED`; incomplete: some site has no model.
+        flower_run: Flower's number of the current try; empty if there is none.
         tries: Flower runs since the last complete round.
         round: The last complete round when the last try began.
-        reason: Of the end, a sentence.
-        exit_code: Of the end.
+        reason: Why it ended, a sentence.
+        exit_code: Exit code at its end.
         queued_at: Seconds since 1970.
     """
 
@@ -58,13 +58,13 @@ class RunState(BaseModel):
 
 
 def prepare_run(folder: Path, config: RunConfig) -> tuple[Path, ApprovalRequest, bool]:
-    """Make the folder of a run with its bundle and request; an earlier one with the same settings is gone on with.
+    """Make the folder of a run with its bundle and request; an earlier run with the same settings continues.
 
     Returns:
-        The folder, the request, and whether the run is gone on with.
+        The folder, the request, and whether the run continues.
 
     Raises:
-        FederationError: A site of the run is not admitted, or nobody is.
+        FederationError: A site of the run is not admitted, or no site is.
         CheckpointError: There is another run of that name.
     """
     config = _with_sites(folder, config)
@@ -79,7 +79,7 @@ def prepare_run(folder: Path, config: RunConfig) -> tuple[Path, ApprovalRequest,
         shutil.rmtree(draft)
         if load_request(run / "request.json") != request:
             raise CheckpointError(
-                f"the folder {run} holds another run (other settings or another cdtl): choose another name, "
+                f"the folder {run} holds another run (other settings or another version of cdtl): choose another name, "
                 "for example --set name=second."
             )
         return run, request, True
@@ -93,7 +93,7 @@ def prepare_run(folder: Path, config: RunConfig) -> tuple[Path, ApprovalRequest,
 
 
 def queue_run(run: Path) -> None:
-    """Ask the coordinator's service to play a run, or to go on with it."""
+    """Ask the coordinator's service to start or continue a run."""
     state = load_run_state(run)
     if state is None or state.status in ENDED:
         for name in ("outcome.json", "stop"):
@@ -102,7 +102,7 @@ def queue_run(run: Path) -> None:
 
 
 def stop_run(folder: Path, name: str) -> None:
-    """Ask the coordinator's service to end a run.
+    """Ask the coordinator's service to stop a run.
 
     Raises:
         FederationError: There is no such run under way.
@@ -115,13 +115,13 @@ def stop_run(folder: Path, name: str) -> None:
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
-    """Folders of runs that were asked for, the oldest first."""
+    """Return the folders of all requested runs, the oldest first."""
     found = [(state.queued_at, path) for path in (folder / "runs").glob("[!.]*") if (state := load_run_state(path))]
     yield from (path for _, path in sorted(found))
 
 
 def load_run_state(run: Path) -> RunState | None:
-    """A run's state; None if nobody has asked for it.
+    """Return a run's state; None if it was not requested.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -132,38 +132,41 @@ def load_run_state(run: Path) -> RunState | None:
     try:
         return RunState.model_validate_json(path.read_bytes())
     except ValidationError:
-        raise CheckpointError(f"{path} is damaged: remove it and ask for the run again.") from None
+        raise CheckpointError(f"{path} is damaged: remove it and start the run again.") from None
 
 
 def save_run_state(run: Path, state: RunState) -> None:
-    """Keep a run's state."""
+    """Save a run's state."""
     replace_json(run / _STATE, state.model_dump(mode="json"))
 
 
 def save_enrolled(folder: Path, run: Path) -> None:
-    """Tell a run what its coordinator's sites enrolled with: what they say of themselves is held against it."""
+    """Write the enrolment of the coordinator's sites for a run, which compares their introductions with it."""
     contracts = {member.site: member.enrolment.contract.model_dump(mode="json") for member in members(folder)}
     replace_json(run / "enrolled.json", contracts)
 
 
 def _with_sites(folder: Path, config: RunConfig) -> RunConfig:
-    """The same run with its sites named: those it lists, else all that are admitted."""
+    """Return the run with its sites named: those it lists, else all admitted sites."""
     admitted = [member.site for member in members(folder) if member.revoked_at is None]
     sites = config.federation.sites or tuple(sorted(admitted))
     unknown = [site for site in sites if site not in admitted]
     if unknown:
-        raise FederationError(f"{', '.join(unknown)} of federation.sites is not admitted: admit it or leave it out.")
+        raise FederationError(
+            f"{', '.join(unknown)} in federation.sites is not admitted: admit it or remove it from the list."
+        )
     if not sites:
         raise FederationError("no site is admitted: admit at least one with cdtl server admit.")
     if config.federation.min_sites > len(sites):
         raise ConfigError(
-            f"federation.min_sites is {config.federation.min_sites} and the run has {len(sites)} sites: lower it."
+            f"federation.min_sites is {config.federation.min_sites} and the run has {len(sites)} sites: lower "
+            "federation.min_sites."
         )
     return config.model_copy(update={"federation": config.federation.model_copy(update={"sites": sites})})
 
 
 def _with_weights(run: Path, config: RunConfig) -> RunConfig:
-    """The same run with its own copy of a weights file, so that no path of this machine is in what sites see."""
+    """Return the run with its own copy of a weights file, so that sites see no path of this machine."""
     if config.model.weights in {"imagenet", "random"}:
         return config
     name = "weights.safetensors"
@@ -177,7 +180,7 @@ def _with_weights(run: Path, config: RunConfig) -> RunConfig:
 
 
 def _with_limits(run: Path, config: RunConfig) -> RunConfig:
-    """The same run with the hash of its initial weights, which the sites approve.
+    """Return the run with the hash of its initial weights, which the sites approve.
 
     Raises:
         ConfigError: The settings name another hash.
@@ -191,6 +194,6 @@ def _with_limits(run: Path, config: RunConfig) -> RunConfig:
         raise ConfigError(
             f"limits.initial_weights_hash is {config.limits.initial_weights_hash[:12]} "
             "and the initial weights of these settings have "
-            f"{found[:12]}: leave it out, it is filled in."
+            f"{found[:12]}: remove the setting, it is filled in automatically."
         )
     return config.model_copy(update={"limits": config.limits.model_copy(update={"initial_weights_hash": found})})

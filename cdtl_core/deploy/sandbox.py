@@ -1,8 +1,8 @@
 """The sandbox of a site's node on a machine that also runs the filter: Linux namespaces, made by bubblewrap.
 
-Inside are: no network but loopback, a file system of system libraries, this Python, the images (read-only) and the
-folders that the approved code writes; its own processes only; no capabilities, no new privileges, and a filter of
-system calls. What is not named here is not there.
+Inside are: no network but loopback, a file system with system libraries, this Python, the images (read-only) and the
+folders that the approved code writes; only its own processes; no capabilities, no new privileges, and a filter of
+system calls. Nothing else is visible.
 """
 
 import os
@@ -25,7 +25,7 @@ __all__ = ["Place", "enclosed", "readable_folders", "sandbox_fault"]
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "passwd", "group", "nsswitch.conf")
 _MACHINE = ("/sys/devices/system/cpu", "/sys/devices/system/node")
-"""How many processors there are: torch chooses its threads by it."""
+"""Number of processors; torch chooses its threads by it."""
 _KERNEL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/mtrr")
 """Writable by user 0 even without capabilities."""
 _GPU = ("nvidia*", "dri", "kfd")
@@ -35,12 +35,12 @@ _PROBE_S = 20.0
 
 @dataclass(frozen=True)
 class Place:
-    """What the node has: all else of the machine is hidden from it.
+    """The parts of the machine that the node sees; everything else is hidden from it.
 
     Attributes:
-        home: The site's folder; only the folders that the approved code writes are seen of it.
-        link: What leads to the filter; read-only.
-        scratch: A folder of the node's own.
+        home: The site's folder; only the folders that the approved code writes are visible.
+        link: Leads to the filter; read-only.
+        scratch: The node's own folder.
         images: Folders and files with the site's images; read-only.
     """
 
@@ -51,9 +51,14 @@ class Place:
 
 
 def enclosed(place: Place, command: list[str], env: Mapping[str, str]) -> list[str]:
-    """The command line that runs `command` in the sandbox of `place`, with this environment and no other.
+    """Return the command line that runs `command` in the sandbox of `place`, with only this environment.
 
     The filter of system calls is read from a file in `place.scratch`'s parent, which the sandbox does not show.
+
+    Args:
+        place: The visible parts of the machine.
+        command: The program and its arguments.
+        env: The environment.
     """
     rules = place.scratch.parent / "seccomp.bpf"
     rules.write_bytes(program())
@@ -70,7 +75,7 @@ def enclosed(place: Place, command: list[str], env: Mapping[str, str]) -> list[s
 
 
 def sandbox_fault() -> str:
-    """Why no sandbox can be made here, as a sentence; empty if one can. One is made and ended to find out."""
+    """Return why no sandbox can be made here, as a sentence; empty if one can. One is made and ended to find out."""
     if sys.platform != "linux":
         return "a sandbox needs Linux."
     if shutil.which("bwrap") is None:
@@ -94,9 +99,9 @@ def sandbox_fault() -> str:
 
 
 def readable_folders(home: Path, own: SiteConfig) -> tuple[Path, ...]:
-    """The folders and files that hold a site's images: what its manifest names, and no more.
+    """Return the folders and files that hold a site's images, as its manifest names them.
 
-    The manifest's own folder is shown whole, unless it is a site's folder; then its folders with images are shown.
+    The manifest's own folder is shown whole, unless it is a site's folder; then only its folders with images are shown.
 
     Raises:
         ConfigError: Images lie loose in a site's folder.
@@ -116,7 +121,9 @@ def readable_folders(home: Path, own: SiteConfig) -> tuple[Path, ...]:
     if not _is_site(folder) and folder != home:
         return _few({*shown, folder} - {manifest})
     if loose := [file for file in below if file.parent == folder]:
-        raise ConfigError(f"the image {loose[0].name} lies loose in the site's folder: move the images to a subfolder.")
+        raise ConfigError(
+            f"the image {loose[0].name} is directly in the site's folder: move the images to a subfolder."
+        )
     return _few(shown | {folder / file.relative_to(folder).parts[0] for file in below})
 
 
@@ -125,7 +132,7 @@ def _is_site(folder: Path) -> bool:
 
 
 def _few(paths: set[Path]) -> tuple[Path, ...]:
-    """The same folders, or those above them where they are too many to show one by one."""
+    """Return the same folders, or their parents if they are too many to show one by one."""
     depth = max((len(path.parts) for path in paths), default=0)
     while len(paths) > _MOST_FOLDERS and depth > 2:
         depth -= 1
@@ -144,7 +151,7 @@ def _system() -> Iterator[str]:
 
 
 def _devices() -> Iterator[str]:
-    """Processes of its own, the harmless devices, and every GPU with what its driver reads of the machine."""
+    """Return its own processes, the harmless devices, and every GPU with the files that its driver reads."""
     yield from ("--proc", "/proc", "--dev", "/dev")
     for name in _KERNEL:
         yield from ("--ro-bind-try", name, name)
@@ -156,7 +163,7 @@ def _devices() -> Iterator[str]:
 
 
 def _python() -> Iterator[Path]:
-    """This Python, its packages, and the one file of cdtl that is run by its path."""
+    """Return this Python, its packages, and the one file of cdtl that is run by its path."""
     for name in dict.fromkeys((sys.base_prefix, sys.prefix)):
         if not Path(name).is_relative_to("/usr"):
             yield Path(name)
@@ -164,7 +171,7 @@ def _python() -> Iterator[Path]:
 
 
 def _home(place: Place) -> Iterator[str]:
-    """An empty folder in the place of the site's, in it what the approved code reads and writes."""
+    """Return an empty folder in place of the site's, with what the approved code reads and writes."""
     yield from ("--tmpfs", str(place.home))
     inside = [path for path in place.images if path.is_relative_to(place.home)]
     yield from _read_only(*inside)
@@ -183,5 +190,5 @@ def _read_only(*paths: Path) -> Iterator[str]:
 
 
 def _same(path: Path) -> Iterable[str]:
-    """A path's true place, and the path under which it is seen."""
+    """Return a path's real location, and the path under which it is visible."""
     return os.path.realpath(path), str(path)

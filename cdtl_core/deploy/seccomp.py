@@ -1,8 +1,8 @@
-"""A filter of system calls for the sandbox, as the classic BPF program that the kernel and bubblewrap read.
+"""A filter of system calls for the sandbox, as a classic BPF program for the kernel and bubblewrap.
 
-Namespaces do not cover everything. A socket to the host of a virtual machine (vsock) knows no network namespace,
-io_uring opens sockets past such a filter, and the kernel's key rings and its debugging calls are larger doors than
-training needs. These calls answer "not permitted"; all others are allowed, since Flower and torch need many.
+Namespaces do not cover everything. A socket to the host of a virtual machine (vsock) is outside network namespaces,
+io_uring opens sockets without passing such a filter, and training needs neither the kernel's key rings nor its
+debugging calls. These calls return "not permitted"; all others are allowed, since Flower and torch need many.
 """
 
 import platform
@@ -15,11 +15,13 @@ _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _NOT_PERMITTED, _UNKNOWN = 0x00050000 | 1, 0x00050000 | 38
 _NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16
 _X32 = 0x40000000
-"""Numbers from here on are a second spelling of the same calls on x86-64."""
+"""From this number on, x86-64 has a second set of numbers for the same calls."""
 _FAMILIES = (1, 2, 10, 16)
-"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: those that namespaces cover."""
+"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: the families that namespaces cover."""
 _NEW_USER = 0x10000000
-"""CLONE_NEWUSER: a user namespace of its own would give capabilities back. clone3 hides its flags and is unknown."""
+"""CLONE_NEWUSER: its own user namespace would return capabilities. clone3 hides its flags and is answered as
+unknown.
+"""
 _CALLS: dict[str, tuple[int, int, int, dict[str, int]]] = {
     "x86_64": (
         0xC000003E,
@@ -48,7 +50,7 @@ _EVERYWHERE = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register"
 
 
 def program(machine: str = platform.machine()) -> bytes:
-    """The filter for a machine; on one that is not known here, an empty filter that allows everything.
+    """Return the filter for a machine; an unknown machine gets an empty filter that allows everything.
 
     Args:
         machine: As `platform.machine` names it.

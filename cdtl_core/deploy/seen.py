@@ -1,4 +1,4 @@
-"""When each site's last request was answered by the SuperLink, in a file that other processes read."""
+"""Time of each site's last request that the SuperLink answered, in a file for other processes."""
 
 import asyncio
 import contextlib
@@ -27,12 +27,12 @@ class SeenSites:
         self._writing = threading.Lock()
 
     def note(self, site: str) -> None:
-        """The SuperLink answered a request of the site now."""
+        """Record that the SuperLink answered a request of the site."""
         self._seen[site] = round(time.time(), 3)
         self._news.set()
 
     async def keep(self) -> None:
-        """Write until cancelled, and once more then."""
+        """Write until cancelled, and once more at the end."""
         try:
             while True:
                 await self._news.wait()
@@ -52,7 +52,7 @@ class SeenSites:
 
 
 def last_seen(folder: Path) -> dict[str, float]:
-    """Site to the unix time of its last answered request; empty if nobody came yet or the file is damaged."""
+    """Return the unix time of each site's last answered request; empty if there is none or the file is damaged."""
     with contextlib.suppress(OSError, ValueError):
         content = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
         if isinstance(content, dict):

@@ -1,4 +1,4 @@
-"""What keeps the approved code from the site's key and from the network, found out at the node's start."""
+"""Finds out, at the node's start, what separates the approved code from the site's key and the network."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ _FILE, _POLICY = "separation.json", "CDTL_NETWORK_POLICY"
 
 @dataclass(frozen=True)
 class Separation:
-    """How the approved code is kept apart.
+    """How the approved code is separated.
 
     Attributes:
         kind: ``sandbox`` made here, ``own`` account or container without key and network, or ``none``.
@@ -32,7 +32,7 @@ class Separation:
 
 
 def find_separation(home: Path) -> Separation:
-    """Look at what this machine, container or account gives to a node that is started here and now."""
+    """Find what this machine, container or account provides for a node that is started here and now."""
     fault = sandbox_fault()
     if not fault:
         return Separation("sandbox", "approved code runs in a sandbox (bubblewrap) without key and network")
@@ -49,22 +49,22 @@ def find_separation(home: Path) -> Separation:
 
 
 def require_separation(found: Separation) -> None:
-    """Refuse to run approved code that nothing keeps apart.
+    """Refuse to run approved code without separation.
 
     Raises:
-        ConfigError: Nothing does.
+        ConfigError: There is no separation.
     """
     if found.kind == "none":
         raise ConfigError(f"require_separation is set in site.toml, and this node is {found.text}")
 
 
 def note_separation(home: Path, found: Separation) -> None:
-    """Say for `noted_separation` what this node runs in."""
+    """Record for `noted_separation` what separates this node."""
     replace_json(home / "node" / _FILE, {"kind": found.kind, "text": found.text})
 
 
 def noted_separation(home: Path) -> Separation | None:
-    """What the node that was started last said of itself; None if none has said anything."""
+    """Return the record of the node that was started last; None if there is none."""
     note = read_json(home / "node" / _FILE)
     return Separation(note["kind"], str(note["text"])) if note.get("kind") in ("sandbox", "own", "none") else None
 
@@ -80,5 +80,5 @@ def _has_network() -> bool:
 
 
 def _vouched() -> bool:
-    """Whether the manifest of a pod says that a network policy shuts its interface: it cannot be seen from inside."""
+    """Whether a pod's manifest states that a network policy closes its interface, which is not visible from inside."""
     return os.environ.get(_POLICY) == "enforced"

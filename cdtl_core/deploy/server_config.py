@@ -14,12 +14,12 @@ SERVER_FILE = "server.toml"
 
 
 class ServerConfig(BaseModel):
-    """Under which names sites reach the coordinator, where its gateway listens, and the gateway's limits.
+    """Names under which sites reach the coordinator, the gateway's address, and its limits.
 
     Attributes:
-        names: DNS names and addresses in the TLS certificate; the first is the one that sites are told.
+        names: DNS names and addresses in the TLS certificate; the first is the one that sites use.
         host: Address to listen on.
-        port: The only public one.
+        port: The only public port.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,7 +34,7 @@ def load_server(folder: Path) -> ServerConfig:
     """Read the settings of a coordinator's folder.
 
     Raises:
-        ConfigError: It is no coordinator's folder, or a setting is wrong.
+        ConfigError: It is not a coordinator's folder, or a setting is wrong.
     """
     path = folder / SERVER_FILE
     if not path.exists():

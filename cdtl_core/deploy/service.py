@@ -1,4 +1,4 @@
-"""What both services share: one per folder, a note of the process, a log, and an end on a signal."""
+"""Common parts of both services: one per folder, a note of the process, a log, and an end on a signal."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ _log = get_logger("cdtl.deploy")
 
 @contextmanager
 def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
-    """Hold the folder, log to the terminal and ``logs/service.log``, and end when asked to.
+    """Lock the folder, log to the terminal and ``logs/service.log``, and end on a signal.
 
     Yields:
         An event that is set by SIGTERM, SIGINT or SIGHUP, and a scratch folder that only the owner can enter.
@@ -37,7 +37,7 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
     with locked(folder), _logging(folder / "logs"):
         old = Path(str(read_json(folder / SERVICE_FILE).get("scratch", "")) or os.devnull)
         if old.name.startswith("cdtl-"):
-            shutil.rmtree(old, ignore_errors=True)  # of a service that was killed
+            shutil.rmtree(old, ignore_errors=True)  # left by a killed service
         try:
             scratch = Path(tempfile.mkdtemp(prefix="cdtl-"))
         except OSError as error:
@@ -51,24 +51,29 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
             for number, handler in before.items():
                 signal.signal(number, handler)
             shutil.rmtree(scratch, ignore_errors=True)
-            with suppress(OSError):  # the note of a process that has ended is not believed
+            with suppress(OSError):  # the note of an ended process is ignored
                 (folder / SERVICE_FILE).unlink(missing_ok=True)
 
 
 def note_service(folder: Path, **facts: object) -> None:
-    """Add to what the running service tells of itself in ``service.json``."""
+    """Add facts to the running service's ``service.json``."""
     replace_json(folder / SERVICE_FILE, {**read_json(folder / SERVICE_FILE), **facts})
 
 
 def is_running(folder: Path) -> int:
-    """The process number of the folder's service; 0 if none runs."""
+    """Return the process number of the folder's service; 0 if none runs."""
     note = read_json(folder / SERVICE_FILE)
     pid = int(note.get("pid", 0))
     return pid if pid and _began(pid) == note.get("began") else 0
 
 
 def require_running(folder: Path, what: str, how: str) -> None:
-    """Refuse where a service is needed and none runs.
+    """Raise an error if the folder's service does not run.
+
+    Args:
+        folder: The folder.
+        what: Name of the service, for the error.
+        how: Command that starts it, for the error.
 
     Raises:
         FederationError: None runs.
@@ -97,7 +102,7 @@ def stop_service(folder: Path, *, timeout_s: float = 30.0) -> bool:
 
 
 def _began(pid: int) -> float | None:
-    """When a process began, which tells it from a later one of the same number; None if there is none."""
+    """Return the start time of a process, to distinguish it from a later one with its number; None if it ended."""
     try:
         return round(psutil.Process(pid).create_time(), 2)
     except psutil.Error:
@@ -108,7 +113,7 @@ _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _LogFile(logging.Handler):
-    """Lines of a log that says later what a full disk has kept out of it."""
+    """A log file that later reports lines lost on a full disk."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -119,7 +124,7 @@ class _LogFile(logging.Handler):
         self._lines.write(f"{self.format(record)}\n".encode())
 
     def close(self) -> None:
-        """Say once more what is missing."""
+        """Close the file; reports lost lines once more."""
         self._lines.close()
         super().close()
 

@@ -1,4 +1,4 @@
-"""How a coordinator or a site stands, gathered from its folder: the same whether it runs or not."""
+"""Status of a coordinator or a site, read from its folder, whether its service runs or not."""
 
 import time
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ from cdtl_core.system.foreign import read_json
 __all__ = ["coordinator_status", "node_status", "site_status"]
 
 _FRESH_S = 45.0
-"""Connected means that the SuperLink answered a request of the site so long ago: a heartbeat comes every 30 s."""
+"""Connected means that the SuperLink answered a request within this time; a heartbeat comes every 30 s."""
 
 
 def coordinator_status(folder: Path) -> dict[str, Any]:
-    """Whether the coordinator runs, its sites, and its runs, the newest first.
+    """Return whether the coordinator runs, its sites, and its runs, the newest first.
 
     Raises:
         ConfigError: `folder` holds no coordinator.
@@ -63,7 +63,7 @@ def coordinator_status(folder: Path) -> dict[str, Any]:
 
 
 def site_status(home: Path) -> dict[str, Any]:
-    """Whether the site runs, is connected, and what it has approved or is asked to.
+    """Return whether the site runs and is connected, its approvals, and the runs that wait for approval.
 
     Raises:
         ConfigError: `home` holds no site.
@@ -92,13 +92,13 @@ def site_status(home: Path) -> dict[str, Any]:
 
 
 def node_status(home: Path) -> dict[str, Any]:
-    """Whether the node runs that was started apart from the filter, and what keeps it apart."""
+    """Return whether a separately started node runs, and what separates it."""
     pid = is_running(home / "node")
     return {"running": bool(pid), "pid": pid, "separation": _separation(home)}
 
 
 def _approvals(home: Path, own: SiteConfig) -> dict[str, dict[str, Any]]:
-    """The approved runs by name, how far each is, and whose approval some still need."""
+    """Return the approved runs by name, their progress, and whose approval some still need."""
     found = approvals(home)
     missing = {name: missing_persons(approval, own) for name, approval in found.items()}
     ready = {name: approval for name, approval in found.items() if not missing[name]}
@@ -117,13 +117,13 @@ def _used(home: Path, approval: Approval) -> str:
 
 
 def _separation(home: Path) -> str:
-    """What the node that was started last said of itself; empty if none was."""
+    """Return the record of the node that was started last; empty if there is none."""
     found = noted_separation(home)
     return found.text if found else ""
 
 
 def _privacy(home: Path) -> str:
-    """What the site's privacy ledger says, in a few words; empty if it never trained with privacy."""
+    """Return the state of the site's privacy ledger in a few words; empty if it never trained with privacy."""
     try:
         spent = spent_of_site(home)
     except PrivacyError as error:
@@ -136,7 +136,7 @@ def _run(path: Path) -> dict[str, Any]:
     progress: Mapping[str, Any] = read_json(path / "progress.json")
     return {
         "name": path.name,
-        "status": state.status if state else "not asked for",
+        "status": state.status if state else "not requested",
         "reason": state.reason if state else "",
         "round": progress.get("round", 0),
         "rounds": progress.get("rounds", 0),

@@ -1,4 +1,4 @@
-"""A coordinator's SuperLink with its executor, on loopback only, and the list of sites that it knows."""
+"""A coordinator's SuperLink with its executor, on loopback only, and its list of sites."""
 
 import secrets
 import shutil
@@ -28,15 +28,15 @@ _UP_S = 60.0
 
 @dataclass(frozen=True)
 class SuperLink:
-    """Where the SuperLink listens, what vouches for it, and how to ask it.
+    """Addresses, certificates and folders of a SuperLink.
 
     Attributes:
         port: On 127.0.0.1.
         ca: The loopback certificate, PEM.
-        scratch: Made anew at each start of the service.
-        folder: What lasts: ``state.db``, ``nodes.json``.
-        logs: Where its programs' output goes.
-        flower: For `flwr`.
+        scratch: Created at each start of the service.
+        folder: Permanent files: ``state.db``, ``nodes.json``.
+        logs: Folder for the output of its programs.
+        flower: Environment for `flwr`.
     """
 
     port: int
@@ -48,7 +48,7 @@ class SuperLink:
 
 
 def open_superlink(folder: Path, scratch: Path) -> SuperLink:
-    """Choose a port and write what a SuperLink needs; nothing is started.
+    """Choose a port and write the files of a SuperLink; nothing is started.
 
     Args:
         folder: The coordinator's.
@@ -68,7 +68,7 @@ def open_superlink(folder: Path, scratch: Path) -> SuperLink:
 
 
 def start_superlink(link: SuperLink) -> ProcessGroup:
-    """Start the SuperLink and its executor; returns once it answers. A database that cannot be used is replaced.
+    """Start the SuperLink and its executor and wait until it answers; an unusable database is replaced.
 
     Raises:
         CheckpointError: A database cannot be set aside.
@@ -97,7 +97,7 @@ def start_superlink(link: SuperLink) -> ProcessGroup:
 
 
 def register_sites(link: SuperLink, folder: Path) -> dict[str, str]:
-    """Make the SuperLink's list of nodes the coordinator's list of admitted sites; returns what was done, by site.
+    """Make the SuperLink's list of nodes equal to the list of admitted sites; return the changes by site.
 
     Raises:
         FederationError: Flower did not take a key.
@@ -134,5 +134,5 @@ def _register(link: SuperLink, site: str, line: str) -> str:
 
 
 def remove_scratch(scratch: Path) -> None:
-    """Remove what an earlier service left when it was killed."""
+    """Remove the scratch folders of a killed service."""
     shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A site's node: Flower's SuperNode, executor and the approved code; it has no key and reaches the filter only."""
+"""A site's node: Flower's SuperNode, executor and the approved code; it has no key and reaches only the filter."""
 
 import json
 import secrets
@@ -25,19 +25,19 @@ _KEPT_FAMILIES = (
     *("LC_", "CDTL_", "FLWR_", "RAY_", "OMP_", "MKL_", "OPENBLAS_"),
     *("CUDA_", "CUBLAS_", "NVIDIA_", "TORCH", "PYTORCH_", "HSA_", "ROCR_", "HIP_"),
 )
-"""Variables that the approved code sees: those that steer computing. Proxies, tokens and all others stay outside."""
+"""Variables that the approved code sees: those for computing. Proxies, tokens and all others are removed."""
 
 
 @dataclass(frozen=True)
 class NodeService:
-    """What a node is started with.
+    """Everything needed to start a node.
 
     Attributes:
         home: The site's folder.
         link: What the filter hands over.
-        scratch: A folder that only its owner can enter; the node gets one below it.
-        logs: Where the node's output goes.
-        sandbox: Whether the node runs in a sandbox; else whoever starts it has separated it, or nothing does.
+        scratch: A folder that only its owner can enter; the node gets a folder in it.
+        logs: Folder for the node's output.
+        sandbox: Whether the node runs in a sandbox; else the environment separates it, or nothing does.
     """
 
     home: Path
@@ -48,12 +48,12 @@ class NodeService:
 
     @property
     def log(self) -> Path:
-        """What the node prints; approved code prints too, so it may name files."""
+        """The node's output; approved code prints too, so it may name files."""
         return self.logs / "training.log"
 
 
 def link_state(link: Path) -> tuple[int, int] | None:
-    """Changes when another filter has begun to serve, whose node must start again; None while there is none."""
+    """Return a value that changes when a new filter serves, whose node must restart; None without a filter."""
     with suppress(OSError):
         found = (link / TRUSTED).stat()  # the last file that a filter writes before it listens
         return found.st_ino, found.st_mtime_ns
@@ -116,7 +116,7 @@ def _environment(own: Mapping[str, object]) -> dict[str, str]:
 
 
 def _view(home: Path, link: Path, scratch: Path) -> Path:
-    """Outside a sandbox: a folder that leads to what the approved code reads and writes of the site's folder."""
+    """Outside a sandbox: make a folder with the parts of the site's folder that the approved code uses."""
     view = scratch / home.name
     view.mkdir()
     for name in NODE_FOLDERS:

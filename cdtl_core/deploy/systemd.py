@@ -1,4 +1,4 @@
-"""Units with which systemd keeps a coordinator or a site running; a site in one account or in two."""
+"""systemd units for a coordinator or a site, with one or two accounts per site."""
 
 import shlex
 import sys
@@ -79,21 +79,39 @@ WantedBy=multi-user.target
 
 
 def unit_text(role: Literal["server", "site"], folder: Path, user: str) -> str:
-    """The text of a unit that starts ``cdtl ROLE start FOLDER`` with this Python."""
+    """Return a unit that starts ``cdtl ROLE start FOLDER`` with this Python.
+
+    Args:
+        role: ``server`` or ``site``.
+        folder: The folder of the service.
+        user: Its account.
+    """
     command = _command(role, "start", str(folder))
     more = f"InaccessiblePaths=-{folder / 'authority'}\n" if role == "server" else ""
     return _UNIT.format(role=role, folder=folder, user=user, command=command, more=more)
 
 
 def filter_unit(folder: Path, user: str, node_user: str) -> str:
-    """The text of a unit for a site's filter: the account `user` holds the key; `node_user` may read the link."""
+    """Return a unit for a site's filter.
+
+    Args:
+        folder: The site's folder.
+        user: The account that holds the key.
+        node_user: The account that may read the link.
+    """
     more = _FILTER.format(user=user, node=node_user, link=shlex.quote(str(folder / LINK)))
     command = _command("site", "start", str(folder), "--part", "filter")
     return _UNIT.format(role="site's filter", folder=folder, user=user, more=more, command=command)
 
 
 def node_unit(folder: Path, user: str, node_user: str) -> str:
-    """The text of a unit for a site's node in the account `node_user`; `user` may read what it writes."""
+    """Return a unit for a site's node.
+
+    Args:
+        folder: The site's folder.
+        user: The filter's account, which may read what the node writes.
+        node_user: The node's account.
+    """
     return _NODE.format(
         folder=folder,
         user=user,

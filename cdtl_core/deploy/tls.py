@@ -1,4 +1,4 @@
-"""The gateway's side of TLS: every site's certificate is pinned, and a failed handshake has a reason in words."""
+"""TLS of the gateway: every site's certificate is pinned, and a failed handshake has a reason in words."""
 
 import ssl
 from datetime import UTC, datetime
@@ -19,9 +19,9 @@ _PLAIN = ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.3 with a client certificate asked for; whom to trust is added by `PinnedClients`.
+    """Return a TLS 1.3 context that asks for a client certificate; `PinnedClients` adds the trusted ones.
 
-    Sessions are not resumed: each connection shows its certificate anew.
+    Sessions are not resumed: each connection shows its certificate again.
 
     Raises:
         ConfigError: A file is missing or damaged.
@@ -39,14 +39,14 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 class ServerCertificate:
-    """The certificate and key of a live context: new files are used from the next connection on."""
+    """The certificate and key of a live context; new files are used from the next connection on."""
 
     def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         self._context, self._files = context, (certificate, key)
         self._stamp = self._look()
 
     def refresh(self) -> None:
-        """Load the files again if they have changed; a pair that does not fit (yet) is passed over and logged."""
+        """Load the files again if they have changed; a pair that does not match (yet) is ignored and logged."""
         stamp = self._look()
         if stamp == self._stamp:
             return
@@ -69,9 +69,10 @@ class ServerCertificate:
 
 
 class PinnedClients:
-    """Make the certificate of each member a trust anchor of a live context, new members' too.
+    """Make the certificate of each member a trust anchor of a live context, including new members.
 
-    A revoked site's certificate stays: it is refused by the request's key, in words it can read, not by a TLS alert.
+    The certificate of a revoked site stays. The site is refused by the request's key, with a readable reason instead of
+    a TLS alert.
     """
 
     def __init__(self, context: ssl.SSLContext, book: MemberBook, own: ServerCertificate | None = None) -> None:
@@ -82,7 +83,7 @@ class PinnedClients:
         self._seen: dict[str, Member] | None = None
 
     def refresh(self) -> ssl.SSLContext:
-        """The context, with every site in the book trusted by now, and the server's own certificate up to date."""
+        """Return the context with the current members and server certificate."""
         if self._own:
             self._own.refresh()
         by_key = self._book.by_key()
@@ -104,7 +105,7 @@ class PinnedClients:
 
 
 def client_key(connection: ssl.SSLObject) -> str | None:
-    """Fingerprint of the key that the peer proved to hold; None without a client certificate."""
+    """Return the fingerprint of the key that the peer proved to hold; None without a client certificate."""
     der = connection.getpeercert(binary_form=True)
     if not der:
         return None
@@ -113,7 +114,7 @@ def client_key(connection: ssl.SSLObject) -> str | None:
 
 
 def handshake_fault(error: BaseException | None) -> str:
-    """Why a handshake failed, in words."""
+    """Return why a handshake failed, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == 10:
             return "client certificate has expired"
@@ -127,4 +128,4 @@ def handshake_fault(error: BaseException | None) -> str:
         return f"TLS failed ({reason.lower().replace('_', ' ')})"
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return "slow: the TLS handshake took too long"
-    return "the client hung up during the TLS handshake"
+    return "the client disconnected during the TLS handshake"

@@ -1,4 +1,4 @@
-"""A part of a service: programs that start, end and are started again together."""
+"""A part of a service: programs that start, end and restart together."""
 
 import time
 from collections.abc import Callable
@@ -16,16 +16,16 @@ _MOST_SILENT = 3
 
 
 class Unit:
-    """Keeps a `ProcessGroup` running: when one of its programs ends, all are killed and started again after a pause.
+    """Keeps a `ProcessGroup` running: when one of its programs ends, all are killed and restarted after a pause.
 
-    The same happens when they run and do not answer, three times in a row.
+    They are also restarted if they run but do not answer three times in a row.
 
     Args:
         name: For the log.
         start: Starts the programs and returns once they answer.
-        pause_s: Before they are started again; doubled each time that they ended within a minute.
-        answers: Whether the programs do their work; asked every `look_s` seconds. None: they are not asked.
-        look_s: Seconds between two questions.
+        pause_s: Seconds before a restart; doubled each time that they ended within a minute.
+        answers: Whether the programs work; called every `look_s` seconds. None: no check.
+        look_s: Seconds between two checks.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Unit:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process numbers of the programs that run."""
+        """Process numbers of the running programs."""
         return self._group.pids() if self._group else {}
 
     def keep(self) -> bool:
-        """Look after the programs; True if they have just been started."""
+        """Start, check or restart the programs; True if they have just been started."""
         if self._group is not None and (why := self._fault(self._group)):
             self._group.kill()
             self._group = None
@@ -67,7 +67,7 @@ class Unit:
         return True
 
     def restart(self, why: str) -> None:
-        """End the programs; `keep` starts them again after a pause."""
+        """End the programs; `keep` restarts them after a pause."""
         self.stop()
         self._wait_longer()
         _log.warning("%s: %s; starting again in %.0f s", self._name, why, self._pause_s)
@@ -79,7 +79,7 @@ class Unit:
             self._group = None
 
     def _fault(self, group: ProcessGroup) -> str:
-        """Why the programs must be started again; empty if they work."""
+        """Return why the programs must be restarted; empty if they work."""
         if ended := group.ended():
             return ", ".join(f"{name} ended with {code}" for name, code in ended.items())
         if self._answers is None or time.monotonic() < self._look_at:

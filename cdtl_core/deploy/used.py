@@ -1,4 +1,4 @@
-"""``HOME/used/<approval>.json``: how much of each approval the egress filter has let be used, kept for good.
+"""``HOME/used/<approval>.json``: how much of each approval has been used, kept permanently.
 
 The file outlives a withdrawal: a run that is approved a second time has no more left than before.
 """
@@ -14,16 +14,16 @@ __all__ = ["note_answer", "note_order", "used_of", "used_text"]
 
 
 def note_order(home: Path, approval: str, settings: Flat, order: Order) -> Used:
-    """Count an order durably before it is worked on; returns the record.
+    """Count an order durably before it is handed over; return the record.
 
     Args:
         home: The site's folder.
         approval: Its id.
-        settings: The approved ones; they hold the limits.
+        settings: The approved settings; they hold the limits.
         order: What the coordinator asks for.
 
     Raises:
-        OverLimitError: The order goes beyond the approval.
+        OverLimitError: The order exceeds the approval.
         PrivacyError: The record cannot be read.
         CheckpointError: It cannot be written.
     """
@@ -35,7 +35,13 @@ def note_order(home: Path, approval: str, settings: Flat, order: Order) -> Used:
 
 
 def note_answer(home: Path, approval: str, order: Order, reply: Mapping[str, int | float] | None) -> None:
-    """Count an answer durably before it leaves; `reply` are the numbers of a final evaluation.
+    """Count an answer durably before it leaves.
+
+    Args:
+        home: The site's folder.
+        approval: Its id.
+        order: What the coordinator asked for.
+        reply: The figures of a final evaluation, else None.
 
     Raises:
         PrivacyError: The record cannot be read.
@@ -45,7 +51,7 @@ def note_answer(home: Path, approval: str, order: Order, reply: Mapping[str, int
 
 
 def used_of(home: Path, approval: str) -> Used:
-    """What has been used of an approval.
+    """Return what has been used of an approval.
 
     Raises:
         PrivacyError: The record cannot be read.
@@ -54,10 +60,16 @@ def used_of(home: Path, approval: str) -> Used:
 
 
 def used_text(home: Path, approval: str, settings: Flat) -> str:
-    """How far an approved run is at this site, for a person."""
+    """Describe the progress of an approved run at this site.
+
+    Args:
+        home: The site's folder.
+        approval: Its id.
+        settings: The approved settings.
+    """
     used, config = used_of(home, approval), unflatten(settings)
     if not used.run:
-        return "not begun"
+        return "not started"
     evaluations = f"{len(used.evaluations)} of {config.limits.evaluations} final evaluations"
     rounds = f"round {used.last_round} of {config.federation.rounds}"
     return f"run {used.run} of {config.limits.runs}, {rounds}, {evaluations}"

@@ -7,9 +7,7 @@ LONG = 8  # from this length on, two typing errors are still the same word
 
 
 def is_typo(written: str, meant: str) -> bool:
-    """Whether `written` equals `meant` except for case, spaces, or a typing error or two; never a digit or prefix
-    un-.
-    """
+    """Whether `written` is `meant` up to case, spaces, or a typing error or two; never a digit or prefix un-."""
     ours, theirs = (" ".join(word.casefold().replace("_", " ").split()) for word in (written, meant))
     if ours == theirs:
         return written != meant

@@ -91,7 +91,7 @@ def test_a_wrong_table_is_refused(tmp_path: Path, header: str, lines: list[str],
         rows_of_dicom(tmp_path / "study", table(tmp_path / "labels.csv", header, *lines))
 
 
-@pytest.mark.parametrize(("pattern", "says"), [("(", "no regular expression"), ("P[0-9]", "has no group")])
+@pytest.mark.parametrize(("pattern", "says"), [("(", "not a regular expression"), ("P[0-9]", "has no group")])
 def test_a_wrong_pattern_is_refused(tmp_path: Path, pattern: str, says: str) -> None:
     png(tmp_path / "benign" / "a.png")
     with pytest.raises(DataError, match=says):

@@ -59,7 +59,7 @@ def test_a_request_that_shows_another_run_than_it_is_is_refused(request_: Approv
     check_request(request_)
     if "egress" in lie:
         lie = {"egress": request_.egress.model_copy(update=lie["egress"])}
-    with pytest.raises(PrivacyError, match="shows another run"):
+    with pytest.raises(PrivacyError, match="does not match its own settings"):
         check_request(request_.model_copy(update=lie))
 
 
@@ -183,7 +183,7 @@ def test_a_coordinator_cannot_fill_the_disk_with_runs(tmp_path: Path) -> None:
 
 def test_what_is_no_run_of_ours_cannot_become_a_request(tmp_path: Path) -> None:
     run = keep_pending(tmp_path, b"code", {"num-server-rounds": 3}, run_id=1, reason="")
-    with pytest.raises(ConfigError, match="none of this cdtl version"):
+    with pytest.raises(ConfigError, match="does not fit this version"):
         request_of(run)
 
 

@@ -79,7 +79,7 @@ def test_another_sites_public_key_cannot_be_claimed(enrol: Enrol, tmp_path: Path
 def test_a_certificate_must_be_of_the_same_key_and_site_and_no_authority(enrol: Enrol, tmp_path: Path) -> None:
     made, home = enrol("north"), tmp_path / "north"
     path = altered(made, tmp_path / "e.json", certificate=enrol("south").certificate)
-    with pytest.raises(FederationError, match="of another key"):
+    with pytest.raises(FederationError, match="does not match its public key"):
         load_enrolment(signed_anew(path, home))
     path = altered(made, path, certificate=certificate_pem(self_signed_client_certificate(load_key(home), "south")))
     with pytest.raises(FederationError, match="of site north, the certificate of south"):
@@ -103,7 +103,7 @@ def test_a_certificate_that_could_issue_others_is_refused(
         load_enrolment(signed_anew(path, tmp_path / "north"))
 
 
-@pytest.mark.parametrize(("text", "says"), [("{", "no JSON"), ("[]", "no JSON object")])
+@pytest.mark.parametrize(("text", "says"), [("{", "not JSON"), ("[]", "not a JSON object")])
 def test_a_file_that_is_no_enrolment_is_named(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "e.json"
     path.write_text(text)

@@ -58,9 +58,9 @@ def test_a_missing_damaged_or_foreign_key_is_named(tmp_path: Path) -> None:
             serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
         )
     )
-    with pytest.raises(DataError, match="no P-384 key"):
+    with pytest.raises(DataError, match="not a P-384 key"):
         load_key(tmp_path)
     with pytest.raises(DataError, match="curve P-384"):
         read_public_line(public_line(other.public_key()))
-    with pytest.raises(DataError, match="no OpenSSH line"):
+    with pytest.raises(DataError, match="not an OpenSSH line"):
         read_public_line("ssh-what AAAA")

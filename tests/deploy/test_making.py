@@ -73,7 +73,7 @@ def test_half_a_coordinator_of_other_settings_is_not_finished_silently(tmp_path:
     while not (folder / "tls").exists():
         killed_at(number, folder := tmp_path / str(number))
         number += 1
-    with pytest.raises(CheckpointError, match="repeat that command"):
+    with pytest.raises(CheckpointError, match="repeat the command"):
         make_coordinator(folder, ServerConfig(names=("elsewhere",)))
     make_coordinator(folder, CONFIG)
     assert load_server(folder) == CONFIG

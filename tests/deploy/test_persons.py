@@ -78,7 +78,7 @@ def test_one_person_alone_approves_nothing(
             approve(tmp_path, asked, two, signer=signer)
         assert not allowed(tmp_path, asked, two)
         tries.add()
-    with pytest.raises(ValidationError, match="gives two persons the same key"):
+    with pytest.raises(ValidationError, match="lists the same key for two persons"):
         site_of(2, {"Ana": persons["Ana"].public, "Ben": persons["Ana"].public})
     with pytest.raises(ValidationError, match=r"approval\.people is 2 and approval\.keys names 1"):
         site_of(2, {"Ana": persons["Ana"].public})

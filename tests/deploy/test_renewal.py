@@ -132,7 +132,7 @@ def test_a_renewal_that_the_present_key_does_not_vouch_for_is_refused(
     ends = datetime.now(UTC) + timedelta(days=366)
     refused(made, "expired on", now=ends)
     renew(tmp_path, load_renewal(site / RENEWAL_FILE, tmp_path))
-    refused(made, "nothing is to be done")  # replayed
+    refused(made, "there is nothing to do")  # replayed
     adopt_key(site)
     renew(tmp_path, load_renewal(request_renewal(site), tmp_path))
     refused(made, "does not vouch")  # replayed after the next one: the former key vouches no more

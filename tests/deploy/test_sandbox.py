@@ -181,7 +181,7 @@ def test_only_folders_with_images_are_shown_where_the_manifest_lies_with_the_key
     absolute = [str(images / label / "1.png") for label in ("benign", "malignant")]
     assert shown(*absolute) == {manifest, images / "benign", images / "malignant"}
     assert shown("scans/a/1.png") == {manifest, home / "scans"}
-    with pytest.raises(ConfigError, match="lies loose"):
+    with pytest.raises(ConfigError, match="directly in the site's folder"):
         shown("1.png")
 
 

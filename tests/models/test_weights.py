@@ -21,7 +21,7 @@ def test_taking_copies_and_loading_overwrites_in_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "says"), [({"nose": torch.zeros(1)}, "the model lacks"), ({"bias": torch.zeros(3)}, "shape")]
+    ("weights", "says"), [({"nose": torch.zeros(1)}, "the model does not have"), ({"bias": torch.zeros(3)}, "shape")]
 )
 def test_what_does_not_fit_is_refused(weights: dict[str, torch.Tensor], says: str) -> None:
     with pytest.raises(ModelError, match=says):

@@ -1,5 +1,5 @@
-"""The site's door: a forwarder on loopback between the SuperNode and the coordinator. ``python -m`` runs it.
+"""The egress filter: a proxy on loopback between the SuperNode and the coordinator, run by ``python -m``.
 
-What comes in: messages of approved runs, bundles that the site approved. What goes out: replies that the filter has
-taken apart, found to be on the egress list and written anew, and otherwise a fixed sentence. torch is not imported.
+In: messages of approved runs, and bundles that the site approved. Out: replies that the filter has decoded, compared
+with the egress list and encoded again, or else a fixed sentence. torch is not imported.
 """

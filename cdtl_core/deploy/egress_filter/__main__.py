@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{visible(error)}\n")
         return error.exit_code
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # uvicorn stops at it, then raises it again: a clean end, not a death
+        signal.signal(number, lambda *_: None)  # uvicorn stops and raises the signal again; this makes it a clean exit
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
             access_log=False,
             log_config=None,
             ws="none",
-            timeout_graceful_shutdown=3,  # of a question that is kept open for the SuperNode
+            timeout_graceful_shutdown=3,  # ends a question that is kept open for the SuperNode
         )
     )
     server.run()

@@ -1,7 +1,7 @@
-"""Which messages of the coordinator reach the SuperNode: those of approved runs, within the approval's limits.
+"""Decides which messages of the coordinator reach the SuperNode: those of approved runs, within the limits.
 
-A message that is refused is answered in the site's place with a fixed sentence. What has been used of an approval is
-written to ``HOME/used/<id>.json`` before the message is handed over, so that no crash loses a count.
+A refused message is answered by the filter with a fixed sentence. Usage of an approval is written to
+``HOME/used/<id>.json`` before the message is handed over, so that no crash loses a count.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ from cdtl_core.system.foreign import get_logger
 __all__ = ["Admission"]
 
 _FETCH_PAUSES_S = (1.0, 3.0)
-_WAIT_S, _AGAIN_S = 8.0, 0.1  # the coordinator announces a message first and stores its objects after that
-_INTRODUCTIONS = 20  # a minute: the coordinator asks every 10 s at most
+_WAIT_S, _AGAIN_S = 8.0, 0.1  # the coordinator announces a message before it stores its objects
+_INTRODUCTIONS = 20  # per minute; the coordinator asks every 10 s at most
 _log = get_logger("cdtl.filter")
 
 
 class Admission:
-    """Judges messages, and hands the SuperNode the objects of those that passed and no others."""
+    """Judges messages, and gives the SuperNode only objects of those that passed."""
 
     def __init__(
         self,
@@ -60,10 +60,16 @@ class Admission:
         self._named: dict[str, frozenset[str]] = {}
 
     async def admit(self, ask: Ask, tree: ObjectTree, node: Node) -> bool:
-        """Whether the SuperNode gets a message; one that it does not get has been answered."""
+        """Decide whether the SuperNode gets a message; a refused message has been answered.
+
+        Args:
+            ask: The message.
+            tree: Names of its objects.
+            node: The SuperNode.
+        """
         known = await self._fetch(ask.run_id, node)
         if isinstance(known, Answer):
-            if known.status != 403:  # 403: the run is over, nobody waits
+            if known.status != 403:  # 403: the run is over and the coordinator does not wait
                 await self._refuse(ask, refusals.UNKNOWN_RUN, f"the run cannot be fetched ({known.status})")
             return False
         verdict = self._runs.verdict(known)
@@ -86,7 +92,7 @@ class Admission:
                 return False
         except NotThereError:
             await self._refuse(ask, refusals.RESTARTED, "the message's content did not come in time")
-        except CheckpointError as error:  # nothing was counted, so nothing is worked on; it is asked again
+        except CheckpointError as error:  # nothing was counted, so nothing is trained; the coordinator asks again
             await self._refuse(ask, refusals.RESTARTED, str(error))
         except OverLimitError as error:
             await self._refuse(ask, refusals.OVER[error.limit], str(error))
@@ -99,7 +105,12 @@ class Admission:
         return False
 
     def _within(self, ask: Ask, order: Order | None, approval: Approval) -> RecordDict | None:
-        """Count an order; the answer that the site gave to this very one before, if it was a final evaluation.
+        """Count an order. Return the earlier answer if this final evaluation was answered before.
+
+        Args:
+            ask: The message.
+            order: What it asks for.
+            approval: The approval of its run.
 
         Raises:
             OverLimitError: It goes beyond the approval.
@@ -107,7 +118,9 @@ class Admission:
         """
         if order is None:
             if self._introductions.wait(str(ask.run_id)):
-                raise PrivacyError("the coordinator asks too often who this site is: it is refused.")
+                raise PrivacyError(
+                    "the coordinator asks for this site's introduction too often: the message is refused."
+                )
             return None
         used = note_order(self._home, approval.id, approval.settings, order)
         kept = kept_answer(used, order)
@@ -123,7 +136,7 @@ class Admission:
         return True
 
     async def pull_object(self, request: Any) -> Answer:
-        """An object of an open message, with the bytes that it was named by."""
+        """Return an object of an open message, after a check that its bytes match its name."""
         name = request.object_id
         if not any(name in names for ask, names in self._named.items() if self._asks.get(ask)):
             raise PrivacyError("an object of no open message is asked for: nothing of it leaves.")
@@ -135,21 +148,21 @@ class Admission:
             return answer
         told = PullObjectResponse.FromString(answer.content)
         if told.object_content and hashlib.sha256(told.object_content).hexdigest() != name:
-            _log.error("the coordinator gave another object than was named: it is dropped")
+            _log.error("the coordinator sent an object that does not match its name: it is dropped")
             return Answer(200, PullObjectResponse().SerializeToString(), "application/protobuf")
         return answer
 
     def check_confirmed(self, request: Any) -> None:
-        """Refuse to confirm what is no open message.
+        """Refuse to confirm a message that is not open.
 
         Raises:
             PrivacyError: It is none.
         """
         if self._asks.get(request.message_object_id) is None:
-            raise PrivacyError("a message that is not open is confirmed: nothing of it leaves.")
+            raise PrivacyError("the SuperNode confirms a message that is not open: the request is refused.")
 
     async def _pull(self, name: str, ask: Ask, node: Node) -> bytes:
-        """An object for the filter itself, waited for as long as the coordinator may need to store it."""
+        """Pull an object for the filter itself, and wait while the coordinator may still store it."""
         if name in self._read:
             return self._read[name]
         request = PullObjectRequest(node=node, run_id=ask.run_id, object_id=name).SerializeToString()

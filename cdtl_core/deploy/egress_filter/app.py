@@ -1,4 +1,4 @@
-"""The filter's HTTP side: what the SuperNode calls. Everything not named here is answered with 404."""
+"""HTTP side of the egress filter, called by the SuperNode. Every other path is answered with 404."""
 
 import asyncio
 import itertools
@@ -44,7 +44,7 @@ _log = get_logger("cdtl.filter")
 
 
 def build_app(config: FilterConfig, seal: Seal) -> Starlette:
-    """The filter as an ASGI app; its background tasks live as long as the app.
+    """Build the filter as an ASGI app; its background tasks run while the app runs.
 
     Raises:
         ConfigError: A certificate cannot be used.
@@ -77,7 +77,7 @@ def build_app(config: FilterConfig, seal: Seal) -> Starlette:
 
 
 class EgressFilter:
-    """One site's egress filter: what the SuperNode asks, what of it goes on, and what comes back."""
+    """One site's egress filter: requests of the SuperNode, their forwarding, and the answers."""
 
     def __init__(
         self,
@@ -132,11 +132,11 @@ class EgressFilter:
         return Response(answer.content, answer.status, media_type=answer.media_type)
 
     def recall(self) -> None:
-        """Take up what an earlier filter left open."""
+        """Restore what an earlier filter left open."""
         self._asks.recall()
 
     async def keep_books(self) -> None:
-        """Write state and counts while the filter runs; a full disk is logged and tried again."""
+        """Write state and counts while the filter runs; a full disk is logged and retried."""
         for tick in itertools.count():
             if tick % _PENDING_TICKS == 0:
                 self._note_pending()
@@ -144,12 +144,12 @@ class EgressFilter:
             await asyncio.sleep(_TICK_S)
 
     def close_books(self) -> None:
-        """Write what is left to write."""
+        """Write the remaining state and counts."""
         self._status.note(connected=False)
         self._write_books(force=True)
 
     def _write_books(self, *, every_s: float = 0.0, force: bool = False) -> None:
-        """Each of them, whatever becomes of the others."""
+        """Write each of the files, even if others fail."""
         self._asks.keep()
         books: tuple[Callable[[], None], ...] = (
             lambda: self._log.flush(every_s=every_s),
@@ -159,7 +159,7 @@ class EgressFilter:
             try:
                 write()
             except (CdtlError, OSError) as error:
-                _log.error("the filter's books cannot be written: %s", error)
+                _log.error("the filter's state cannot be written: %s", error)
 
     def _note_pending(self) -> None:
         try:
@@ -180,7 +180,7 @@ class EgressFilter:
         return answer
 
     async def end_session(self) -> None:
-        """Close the last SuperNode's session, which it left open if it was killed: a new one would be refused."""
+        """Close the session that a killed SuperNode left open; otherwise a new session is refused."""
         node_id = self._status.node_id
         if node_id:
             request = DeactivateNodeRequest(node_id=int(node_id)).SerializeToString()
@@ -188,12 +188,10 @@ class EgressFilter:
                 self._status.note(node_id=None)
 
     async def _note_activation(self, answer: Answer) -> None:
-        if answer.status == 200:  # a SuperNode that starts knows nothing of earlier messages
+        if answer.status == 200:  # a SuperNode that starts does not know earlier messages
             await self.replies.answer_lost()
             self._status.note(node_id=str(ActivateNodeResponse.FromString(answer.content).node_id), last_refusal=None)
-            with suppress(
-                CdtlError
-            ):  # at once: an egress filter that is killed now must find the session that it left open
+            with suppress(CdtlError):  # at once: after a kill, the next filter must find this session
                 self._status.write(force=True)
         elif not answer.passing:
             why = f"{answer.status}: {answer.content[:300].decode(errors='replace')}"
@@ -206,10 +204,10 @@ class EgressFilter:
         return _protobuf(self._runs.sealed_bundle(self._known(rebuilt("get-fab", body).run_id)))
 
     def _known(self, run_id: int) -> KnownRun:
-        """A run of which a message came; of any other the coordinator is not asked."""
+        """Return a run for which a message came; the coordinator is not asked for other runs."""
         known = self._runs.get(run_id)
         if known is None:
-            raise PrivacyError("a run is asked for of which no message came: nothing of it leaves.")
+            raise PrivacyError("the SuperNode asks for a run without a message: the request is refused.")
         return known
 
     async def _confirm(self, body: bytes) -> Answer:
@@ -220,14 +218,14 @@ class EgressFilter:
         return await self._admission.pull_object(rebuilt("pull-object", body))
 
     async def _pull_messages(self, body: bytes, gone: Callable[[], Awaitable[bool]]) -> Answer:
-        """The next message, looked for with patience as long as the SuperNode is there to take it.
+        """Return the next message; waits while the SuperNode is connected.
 
-        A SuperNode that asks for the next message while it owes a reply has dropped the message that it had, say
-        because the run ended under it. It would push its replies one message late from then on, for ever. 401 ends it;
-        the site's service starts it again, and what it owed is answered then.
+        A SuperNode that asks for the next message while it owes a reply has dropped its message, for example because
+        the run ended. From then on it would push each reply one message late. The answer 401 ends it, the site's
+        service starts it again, and what it owed is answered then.
         """
         if self._asks.waiting():
-            _log.warning("the SuperNode owes a reply and asks for the next message: it is out of step and is ended")
+            _log.warning("the SuperNode owes a reply and asks for the next message: it is out of step and is restarted")
             return Answer(401)
         request, asked_at = rebuilt("pull-messages", body), self._patience.now()
         while True:
@@ -239,19 +237,19 @@ class EgressFilter:
                 return answer
             await asyncio.sleep(pause)
             if await gone():
-                return answer  # to nobody, but nothing more is fetched for nobody
+                return answer  # the SuperNode has gone, so nothing more is fetched
 
     async def _pull_once(self, request: Any) -> Answer:
-        """Hand over messages of approved runs; answer all others in the SuperNode's place.
+        """Hand over messages of approved runs, and answer all others for the SuperNode.
 
-        A message whose way here was cut is delivered for Flower and known to nobody here. The SuperNode is ended then:
-        its new session tells the server to ask again.
+        If the transfer of a message was cut, Flower counts it as delivered although it is not known here. Then the
+        SuperNode is restarted: its new session makes the server ask again.
         """
         if self.outbox.crowded:  # a message that is not taken waits at the coordinator
             return _protobuf(PullMessagesResponse())
         answer = await self._upstream.send("pull-messages", request.SerializeToString())
         if answer.uncertain:
-            _log.warning("an answer to the question for messages was lost: the SuperNode begins a new session")
+            _log.warning("an answer to a request for messages was lost: the SuperNode begins a new session")
             return Answer(401)
         if answer.status != 200:
             return answer

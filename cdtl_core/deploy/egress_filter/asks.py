@@ -1,4 +1,4 @@
-"""Messages that the SuperNode has and that wait for their reply; kept on disk, so that a new filter answers them."""
+"""Messages that the SuperNode has and has not answered; kept on disk for the next filter."""
 
 import time
 from collections.abc import Callable
@@ -22,10 +22,10 @@ _log = get_logger("cdtl.filter")
 
 
 class Ask(BaseModel):
-    """What the coordinator asked: Flower's metadata of its message; `group_id` is the round, 0 before the first.
+    """A message of the coordinator: Flower's metadata, with `group_id` as the round (0 before the first).
 
-    `approval` is the id of the approval under which it was handed over; `order` is what it holds, None for a message
-    that is not counted.
+    `approval` is the id of the approval under which it was handed over. `order` is its content; None for a message that
+    is not counted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -45,7 +45,7 @@ class Ask(BaseModel):
 
     @classmethod
     def of(cls, metadata: Any) -> "Ask":
-        """From the metadata of a message as the coordinator sends it.
+        """Build from the metadata of a message as the coordinator sends it.
 
         Raises:
             PrivacyError: A field is not what Flower and cdtl send.
@@ -59,9 +59,9 @@ class Ask(BaseModel):
             raise PrivacyError(f"{field} of a message is not what cdtl sends: the site does not get it.") from None
 
     def reply(self, content: RecordDict | tuple[int, str]) -> Message:
-        """The reply to it, or an error of a code and a sentence; nothing of the site's app is in its metadata.
+        """Return the reply with this content or error; nothing of the site's app is in its metadata.
 
-        It bears the time of the question, so it does not say how long the site took.
+        It has the time of the question, so it does not reveal how long the site took.
         """
         metadata = Metadata(
             run_id=self.run_id,
@@ -85,7 +85,7 @@ class Ask(BaseModel):
         return message
 
     def expired(self, now: float) -> bool:
-        """Whether the coordinator would not take a reply any more."""
+        """Whether the coordinator no longer accepts a reply."""
         return now >= self.created_at + self.ttl
 
 
@@ -93,7 +93,7 @@ _ASKS = TypeAdapter(list[Ask])
 
 
 class Asks:
-    """Open messages by id: those that the SuperNode has, and those whose reply is on its way."""
+    """Open messages by id: those that the SuperNode has, and those with a reply in delivery."""
 
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = home / "asks.json", clock
@@ -102,38 +102,38 @@ class Asks:
         self._unsaved = False
 
     def recall(self) -> None:
-        """Take up the messages that an earlier filter handed over and nobody has answered."""
+        """Restore the messages that an earlier filter handed over and that have no answer."""
         try:
             asks = _ASKS.validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError) as error:
             _log.error(
-                "%s cannot be read (%s): the coordinator waits in vain for replies that were open.",
+                "%s cannot be read (%s): the coordinator will wait for open replies until its time limit.",
                 self._path, type(error).__name__,
             )  # fmt: skip
             return
         self._waiting |= {ask.message_id: ask for ask in asks if not ask.expired(self._clock())}
 
     def waiting(self) -> tuple[Ask, ...]:
-        """Messages that the SuperNode has and has not answered."""
+        """Return the messages that the SuperNode has not answered."""
         return tuple(self._waiting.values())
 
     def open(self) -> bool:
-        """Whether a message waits for its reply or a reply for its delivery."""
+        """Whether any message waits for its reply or a reply for its delivery."""
         return bool(self._waiting or self._leaving)
 
     def add(self, ask: Ask) -> None:
-        """The message is about to be handed over."""
+        """Record a message that is about to be handed over."""
         self._waiting[ask.message_id] = ask
         self._save()
 
     def get(self, message_id: str) -> Ask | None:
-        """The message, if it waits for its reply."""
+        """Return the message, if it waits for its reply."""
         return self._waiting.get(message_id)
 
     def leave(self, ask: Ask) -> bool:
-        """Its reply is on its way; False if one already is. On the disk it stays open until the reply has arrived."""
+        """Mark the reply as in delivery; False if one already is. On disk it stays open until the reply has arrived."""
         if ask.message_id in self._leaving:
             return False
         self._leaving[ask.message_id] = ask
@@ -141,17 +141,17 @@ class Asks:
         return True
 
     def close(self, ask: Ask) -> None:
-        """Its reply arrived, or cannot arrive any more."""
+        """Close a message whose reply arrived or cannot arrive any more."""
         self._leaving.pop(ask.message_id, None)
         self._save()
 
     def keep(self) -> None:
-        """Try again to save what could not be saved."""
+        """Retry what could not be saved."""
         if self._unsaved:
             self._save()
 
     def _save(self) -> None:
-        """A message is not refused because the disk is full: it is held in memory, and saved when there is room."""
+        """Save the open messages; on a full disk they stay in memory until there is space."""
         now = self._clock()
         self._waiting = {name: ask for name, ask in self._waiting.items() if not ask.expired(now)}
         asks = {**self._waiting, **self._leaving}

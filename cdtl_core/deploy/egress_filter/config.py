@@ -1,4 +1,4 @@
-"""What an egress filter is told at its start."""
+"""Configuration of an egress filter."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,21 +13,21 @@ _Port = Field(ge=1, le=65535)
 
 
 class FilterConfig(BaseModel):
-    """Where an egress filter listens, whom it talks to, and where it keeps what it knows.
+    """Where an egress filter listens, whom it talks to, and where it keeps its state.
 
     Attributes:
         home: The site's folder: ``approvals/``, ``pending/``, ``logs/egress.jsonl``, ``gate.json``, ``asks.json``.
-        settings: The site's `site.toml`; read anew at each decision, for its locks.
+        settings: The site's `site.toml`; read at each decision, for its locks.
         link: Folder that the node may read; the filter listens on ``gate.sock`` in it and writes what the node needs.
-        link_mode: Rights of the files in it: 0o600, or 0o640 where the node is another account of the folder's group.
-        certificate: For the SuperNode, PEM; its key beside it in `private_key`.
+        link_mode: Permissions of the files in it: 0o600, or 0o640 if the node is another account of the folder's group.
+        certificate: Server certificate for the SuperNode, PEM; its key is in `private_key`.
         site_key: The site's P-384 key, with which the filter signs every request; OpenSSH format.
         upstream_host: The coordinator's name, as in its certificate.
-        upstream_port: Of its gateway.
-        ca: Who signs the coordinator's certificate, PEM; no other authority counts.
-        client_certificate: The site's own TLS certificate, with `client_key`; none: the coordinator asks for none.
-        proxy: Outbound proxy (``http://host:port``); the environment is not looked at.
-        hold_s: The longest that the SuperNode's question for messages is kept open; its client gives up after 30 s.
+        upstream_port: Port of its gateway.
+        ca: The authority of the coordinator's certificate, PEM; no other authority is trusted.
+        client_certificate: The site's own TLS certificate, with `client_key`; None if the coordinator asks for none.
+        proxy: Outbound proxy (``http://host:port``); the environment is not used.
+        hold_s: Longest time that the SuperNode's question for messages is kept open; its client gives up after 30 s.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,7 +64,7 @@ def load_filter_config(path: Path) -> FilterConfig:
         return FilterConfig.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(
-            f"the filter's configuration {path} cannot be read ({error.strerror}): write it anew."
+            f"the filter's configuration {path} cannot be read ({error.strerror}): start the site's service again."
         ) from None
     except ValidationError as error:
         first = error.errors()[0]

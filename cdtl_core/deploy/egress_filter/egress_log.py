@@ -1,8 +1,8 @@
-"""``HOME/logs/egress.jsonl``: what left the site, chained line by line. Every byte is in a sum.
+"""``HOME/logs/egress.jsonl``: the chained log of everything that left the site. Every byte is counted.
 
 Lines of kind ``traffic`` count all requests to the coordinator and their bytes, by path, once a minute and after each
-reply: their sum is all that left (bodies; headers are fixed and hold no data). Lines of kind ``reply`` are written
-BEFORE a reply leaves and say what it is; lines of kind ``refused`` say what did not leave.
+reply. Their sum is all that left (bodies; headers are fixed and hold no data). Lines of kind ``reply`` are written
+BEFORE a reply leaves and describe it. Lines of kind ``refused`` describe what did not leave.
 """
 
 import time
@@ -41,13 +41,13 @@ class EgressLog:
         self._since = clock()
 
     def count(self, name: str, num_bytes: int) -> None:
-        """One request to the coordinator."""
+        """Count one request to the coordinator."""
         counts = self._counts.setdefault(name, [0, 0])
         counts[0] += 1
         counts[1] += num_bytes
 
     def write(self, kind: str, **fields: Any) -> None:
-        """One line, durable.
+        """Write one line durably.
 
         Raises:
             CheckpointError: The disk is full or read-only; the line is not in the log.
@@ -55,7 +55,7 @@ class EgressLog:
         self._lines.append(self._line(kind, fields))
 
     def note(self, kind: str, **fields: Any) -> None:
-        """One line about what has happened already; on a fault of the disk it waits for a later flush."""
+        """Write one line about a past event; on a disk fault it waits for a later flush."""
         self._late.append(self._line(kind, fields))
         try:
             self._write_late()
@@ -63,7 +63,7 @@ class EgressLog:
             _log.error("lines of the egress log wait for the disk (%d): %s", len(self._late), error)
 
     def flush(self, *, every_s: float = 0.0) -> None:
-        """Write what waits, and what was counted if it is due and there is anything.
+        """Write waiting lines, and the counts if they are due.
 
         Raises:
             CheckpointError: The disk is full or read-only; nothing is forgotten.

@@ -1,4 +1,4 @@
-"""Replies on their way in: the filter takes all objects of a reply from the SuperNode before any of it goes on."""
+"""Incoming replies: the filter takes all objects of a reply from the SuperNode before it sends any of them."""
 
 import hashlib
 import secrets
@@ -12,7 +12,7 @@ __all__ = ["Inbox", "Parcel"]
 
 @dataclass
 class Parcel:
-    """A reply under collection: the message it answers, the objects it needs, and those that have come.
+    """A reply in transfer: the message it answers, the objects it needs, and those that have come.
 
     `limit` bounds its bytes.
     """
@@ -31,7 +31,7 @@ class Parcel:
 
     @property
     def overfull(self) -> bool:
-        """Whether more came than the list allows."""
+        """Whether more bytes came than the egress list allows."""
         return self.num_bytes > self.limit
 
 
@@ -42,7 +42,14 @@ class Inbox:
         self._parcels: dict[str, Parcel] = {}
 
     def open(self, ask: Ask, root: str, objects: Iterable[str], limit: int) -> str:
-        """Begin to collect a reply; returns the id of the session."""
+        """Begin to collect a reply; returns the id of the session.
+
+        Args:
+            ask: The message that it answers.
+            root: Name of the reply's root object.
+            objects: Names of all its objects.
+            limit: Most bytes.
+        """
         for session in [name for name, parcel in self._parcels.items() if parcel.ask.message_id == ask.message_id]:
             del self._parcels[session]
         session = secrets.token_hex(16)
@@ -50,7 +57,13 @@ class Inbox:
         return session
 
     def put(self, session: str, object_id: str, content: bytes) -> Parcel | None:
-        """Add an object; None if the session is unknown or the object is not one of the reply's or not what it says."""
+        """Add an object; None if the session is unknown, or the object does not belong to the reply or match its name.
+
+        Args:
+            session: Id of the session.
+            object_id: SHA-256 of the object.
+            content: Its bytes.
+        """
         parcel = self._parcels.get(session)
         if parcel is None or hashlib.sha256(content).hexdigest() != object_id:
             return None

@@ -1,4 +1,4 @@
-"""The judgement over a reply: put together from its objects, compared with list and site, and written again."""
+"""Judges a reply: decoded from its objects, compared with the egress list and the site's files, and encoded again."""
 
 import json
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from cdtl_core.privacy.ledger import ledger_exists, read_ledger
 __all__ = ["Judged", "judge", "own_of"]
 
 LEDGER_FOLDER = "privacy"
-"""Of a site's folder; a hospital has one ledger for all runs."""
+"""Folder with the ledger; a hospital has one ledger for all runs."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A reply as it may leave, or None and why not."""
+    """A reply as it may leave, or None and the reason."""
 
     content: RecordDict | None
     reason: str
@@ -39,7 +39,7 @@ class Judged:
 
 
 def own_of(home: Path, ask: Ask) -> Own:
-    """What a site knows of itself when it answers a message: its enrolment, its privacy ledger, and the round asked.
+    """Return the site's own facts for a reply: its enrolment, its privacy ledger, and the round of the message.
 
     Raises:
         DataError: ``enrolment.json`` is damaged.
@@ -54,14 +54,14 @@ def own_of(home: Path, ask: Ask) -> Own:
 
 
 def judge(manifest: EgressManifest, message_type: str, root: str, objects: Mapping[str, bytes], own: Own) -> Judged:
-    """Judge a reply; whatever is wrong with it, it does not leave.
+    """Judge a reply; a reply with any error does not leave.
 
     Args:
-        manifest: What the site approved.
-        message_type: Of the message that it answers.
-        root: The object that is the reply.
+        manifest: The approved egress list.
+        message_type: Type of the message that it answers.
+        root: The reply's root object.
         objects: All objects of the reply.
-        own: What the site knows of itself and of the question.
+        own: The site's own facts and the round of the message.
     """
     try:
         _check_size(objects, limit_of(manifest, message_type))
@@ -71,12 +71,19 @@ def judge(manifest: EgressManifest, message_type: str, root: str, objects: Mappi
         return _judge(manifest, message_type, message.content, own)
     except CdtlError as error:
         return Judged(None, str(error))
-    except Exception as error:  # Flower raises many kinds over malformed objects
+    except Exception as error:  # Flower raises many kinds of errors for malformed objects
         return Judged(None, f"a reply cannot be put together ({type(error).__name__}): nothing of it leaves.")
 
 
 def _judge(manifest: EgressManifest, message_type: str, content: RecordDict, own: Own) -> Judged:
-    """Twice: as it is declared, which bounds its size, and as it really is; what came packed leaves packed anew."""
+    """Judge twice: by its declared sizes, which bounds memory, and by its real content. Packed content is packed again.
+
+    Args:
+        manifest: The approved egress list.
+        message_type: Type of the message that it answers.
+        content: The decoded reply.
+        own: The site's own facts and the round of the message.
+    """
     packs = [key for key in content.array_records if is_packed(content, key)]
     if packs:
         content = unpacked(written_anew(content))
@@ -92,14 +99,16 @@ def _judge(manifest: EgressManifest, message_type: str, content: RecordDict, own
 
 
 def _check_size(objects: Mapping[str, bytes], limit: int) -> None:
-    """An array names its chunks by number and may name one a million times: add up what it would become."""
+    """Add up decoded sizes, since an array may name one chunk a million times."""
     total = 0
     for content in objects.values():
         total += len(content)
         if get_object_type_from_object_content(content) == "Array":
             total += _array_size(content, objects)
     if total > 2 * limit:
-        raise PrivacyError(f"a reply grows to {total} bytes when read, the list allows {limit}: nothing of it leaves.")
+        raise PrivacyError(
+            f"a reply takes {total} bytes when decoded, and the list allows {limit}: nothing of it leaves."
+        )
 
 
 def _array_size(content: bytes, objects: Mapping[str, bytes]) -> int:

@@ -1,4 +1,4 @@
-"""Replies on their way out: sent until the coordinator has them, through outages of its gateway and its SuperLink.
+"""Outgoing replies: sent until the coordinator has them, through outages of its gateway and its SuperLink.
 
 For the SuperNode a reply is delivered when its last object is at the filter. From there the filter delivers it. If the
 filter dies before that, the next one tells the coordinator.
@@ -37,10 +37,10 @@ _log = get_logger("cdtl.filter")
 
 @dataclass(frozen=True)
 class Letter:
-    """A reply, taken apart into the objects that Flower sends: `tree` of their names, and their bytes.
+    """A reply, divided into the objects that Flower sends: `tree` of their names, and their bytes.
 
-    `line` is what the egress log says of it before it leaves. None: it is a refusal that was logged a moment ago; its
-    bytes are counted all the same. `count` writes what the reply uses of its approval, before it leaves.
+    `line` is its entry in the egress log, written before it leaves. None: a refusal that was logged a moment ago; its
+    bytes are still counted. `count` records its use of the approval before it leaves.
     """
 
     ask: Ask
@@ -52,12 +52,12 @@ class Letter:
 
     @property
     def num_bytes(self) -> int:
-        """Of all objects."""
+        """Number of bytes of all objects."""
         return sum(len(content) for content in self.objects.values())
 
 
 def packed(ask: Ask, content: RecordDict | tuple[int, str]) -> Letter:
-    """The reply with this content, or this error, ready to send; takes a moment for large ones."""
+    """Return the reply with this content, or this error, ready to send; slow for large ones."""
     message = ask.reply(content)
     with no_object_id_recompute():
         objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
@@ -65,7 +65,7 @@ def packed(ask: Ask, content: RecordDict | tuple[int, str]) -> Letter:
 
 
 class Outbox:
-    """A queue of replies and the task that delivers them one after the other; `room` bounds their bytes in memory."""
+    """A queue of replies and the task that delivers them in order; `room` bounds their bytes in memory."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Outbox:
         return len(self._waiting) >= MOST_WAITING
 
     def full(self, num_bytes: int) -> str:
-        """Why there is no room for one more reply of at most `num_bytes`; empty if there is."""
+        """Return why there is no room for another reply of at most `num_bytes`; empty if there is."""
         waiting = sum(self._waiting.values())
         if waiting + num_bytes <= self._room:
             return ""
@@ -97,12 +97,12 @@ class Outbox:
         )
 
     def post(self, letter: Letter) -> None:
-        """Log a reply and send it as soon as may be."""
+        """Log a reply and queue it for delivery."""
         self._waiting[id(letter)] = letter.num_bytes
         self._queue.put_nowait(letter)
 
     async def run(self) -> None:
-        """Deliver for ever; no fault of the disk ends this."""
+        """Deliver forever; no disk fault ends this."""
         while True:
             letter = await self._queue.get()
             try:
@@ -122,7 +122,7 @@ class Outbox:
                 _log.warning("the reply to run %d is lost: %s", letter.ask.run_id, outcome)
 
     async def _write_line(self, letter: Letter) -> None:
-        """Nothing leaves uncounted or without its line in the egress log: the reply waits until the disk takes both."""
+        """Write the log line and the count; the reply waits until the disk takes both."""
         line = letter.line
         if letter.count is not None:
             await self._until_written(letter, letter.count)
@@ -139,7 +139,7 @@ class Outbox:
             await asyncio.sleep(pause)
 
     def _note_outcome(self, letter: Letter, outcome: str) -> None:
-        with suppress(CheckpointError):  # what was counted stays counted
+        with suppress(CheckpointError):  # a count stays, even if the line is missing
             self._log.flush()
         self._log.note("outcome", message=letter.message.metadata.message_id, outcome=outcome)
 
@@ -147,12 +147,12 @@ class Outbox:
         return max(ask.created_at + ask.ttl - self._clock(), 0.0)
 
     async def _deliver(self, letter: Letter) -> str:
-        """The whole reply, from the start again if the coordinator's push session is gone; returns the outcome."""
+        """Send the whole reply, from the start again if the coordinator lost the push session; return the outcome."""
         request = PushMessagesRequest(
             node=Node(node_id=letter.ask.dst_node_id),
             messages_list=[message_to_proto(remove_content_from_message(letter.message))],
             message_object_trees=[letter.tree],
-            clientapp_runtime_list=[0.0],  # how long a site trains depends on its patients
+            clientapp_runtime_list=[0.0],  # the training time depends on the patients, so it is not sent
         ).SerializeToString()
         for attempt in itertools.count():
             answer = await self._insist("push-messages", request)
@@ -170,7 +170,7 @@ class Outbox:
         return f"taken and asked for again {_MOST_SENT} times"
 
     async def _push_objects(self, letter: Letter, told: PushMessagesResponse) -> str:
-        """All objects that the coordinator lacks, a few at a time."""
+        """Send all objects that the coordinator lacks, a few at a time."""
         lanes = asyncio.Semaphore(_LANES)
         pushes = (self._push_object(letter, told.session_id, name, lanes) for name in set(told.objects_to_push))
         outcomes = await asyncio.gather(*pushes)
@@ -193,7 +193,7 @@ class Outbox:
         return "delivered" if PushObjectResponse.FromString(answer.content).stored else "again"
 
     async def _insist(self, name: str, body: bytes) -> Answer:
-        """Send until there is an answer that trying again would not change; a clock that is set may mend a 401."""
+        """Send until there is a final answer; a 401 is retried, because a corrected clock may fix it."""
         for tries in itertools.count():
             answer = await self._upstream.send(name, body)
             if not answer.passing and (answer.status != 401 or tries >= len(_BACKOFF_S)):

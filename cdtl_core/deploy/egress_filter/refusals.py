@@ -1,4 +1,4 @@
-"""The sentences that may leave a site in place of a reply: a fixed list, since an error's text can hold anything."""
+"""The fixed sentences that may leave a site instead of a reply; the text of an error could hold anything."""
 
 from flwr.app import Error
 
@@ -14,7 +14,7 @@ HELD_BACK = (
     ERROR_CODE_BASE + PrivacyError.exit_code,
     "PrivacyError: the site's egress filter held back a reply that is not on its egress list; its own log says why.",
 )
-RESTARTED = (_NODE_LOST, "The site was started anew while it worked on this message: ask it again.")
+RESTARTED = (_NODE_LOST, "The site was restarted while it worked on this message: ask it again.")
 NO_ROOM = (_NODE_LOST, "The site has no room for another reply that waits for the coordinator: ask it again.")
 UNREADABLE = (
     ERROR_CODE_BASE + PrivacyError.exit_code,
@@ -43,6 +43,6 @@ _ALLOWED = {*FLOWERS_OWN, *(reply_error(kind) for kind in KINDS)}
 
 
 def passing(error: Error) -> tuple[int, str]:
-    """An error as it may leave: itself if it is on the list, else the sentence for an unexpected failure."""
+    """Return an error as it may leave: itself if it is on the list, else the sentence for an unexpected failure."""
     told = (error.code, error.reason or "")
     return told if told in _ALLOWED else reply_error(CdtlError)

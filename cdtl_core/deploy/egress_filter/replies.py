@@ -1,4 +1,4 @@
-"""Replies of the site's app: taken from the SuperNode whole, judged, and only then on their way to the coordinator."""
+"""Replies of the site's app: received from the SuperNode, judged, and then sent to the coordinator."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ _AGAIN_S = 60.0
 
 
 class Replies:
-    """From the SuperNode's push to the outbox; each message of the coordinator is answered once."""
+    """Handles replies from the SuperNode's push to the outbox; each message of the coordinator is answered once."""
 
     def __init__(
         self, home: Path, runs: Runs, asks: Asks, outbox: Outbox, log: EgressLog, clock: Callable[[], float] = time.time
@@ -44,13 +44,13 @@ class Replies:
         self._refused_at: dict[int, float] = {}
 
     async def answer_lost(self) -> None:
-        """Tell the coordinator of messages whose replies are lost, since filter or SuperNode were started anew."""
+        """Tell the coordinator about messages whose replies were lost in a restart of the filter or the SuperNode."""
         self._inbox = Inbox()
         for ask in self._asks.waiting():
-            await self.post(ask, refusals.RESTARTED, "error", "filter or SuperNode were started anew")
+            await self.post(ask, refusals.RESTARTED, "error", "the filter or the SuperNode was restarted")
 
     async def push_messages(self, body: bytes) -> PushMessagesResponse:
-        """Begin to take a reply; an error reply is complete already."""
+        """Begin to receive a reply; an error reply is already complete."""
         request = PushMessagesRequest.FromString(body)
         if (len(request.messages_list), len(request.message_object_trees)) != (1, 1):
             raise PrivacyError("a request push-messages does not hold one reply: nothing of it leaves.")
@@ -76,11 +76,11 @@ class Replies:
         error = Error(reply.error.code, reply.error.reason)
         told = refusals.passing(error)
         if told != (error.code, error.reason):
-            _log.error("an error of the site's app was not passed on as it was: %d %s", error.code, error.reason)
+            _log.error("an error of the site's app was replaced by a fixed sentence: %d %s", error.code, error.reason)
         await self.post(ask, told, "error", "the site's app failed")
 
     async def push_object(self, body: bytes) -> PushObjectResponse:
-        """Take one object of a reply; the last one brings the judgement."""
+        """Receive one object of a reply; after the last one the reply is judged."""
         request = PushObjectRequest.FromString(body)
         parcel = self._inbox.put(request.session_id, request.object_id, request.object_content)
         if parcel is None:
@@ -116,7 +116,13 @@ class Replies:
         return judge(manifest, parcel.ask.message_type, parcel.root, parcel.objects, own)
 
     async def answer(self, ask: Ask, content: RecordDict, *, judged: Judged | None = None) -> None:
-        """Let a reply leave that may; it is counted against its approval before it does."""
+        """Send a reply that passed; it is counted against its approval before it leaves.
+
+        Args:
+            ask: The message that it answers.
+            content: The reply.
+            judged: The verdict.
+        """
         count = None
         if ask.order is not None:
             numbers = content.metric_records.get("final") if ask.message_type == "evaluate" else None
@@ -134,9 +140,18 @@ class Replies:
         judged: Judged | None = None,
         count: Callable[[], None] | None = None,
     ) -> None:
-        """Hand what leaves to the outbox, with its line for the egress log; a message is answered once.
+        """Give a reply or refusal to the outbox, with its line for the egress log; a message is answered once.
 
-        A refusal that repeats is logged once a minute, so that nobody can push older lines out of the log by asking.
+        A repeated refusal is logged once a minute, so that repeated requests cannot push older lines out of the log.
+
+        Args:
+            ask: The message that it answers.
+            content: The reply, or an error's code and sentence.
+            verdict: For the log.
+            why: The reason of a refusal, for the log.
+
+            judged: The verdict over a reply.
+            count: Records the use of the approval.
         """
         if not self._asks.leave(ask):
             return
@@ -160,7 +175,7 @@ class Replies:
         self._outbox.post(replace(letter, line=line, count=count))
 
     def _repeated(self, run_id: int) -> bool:
-        """Whether the refusal of this run was logged within the last minute."""
+        """Whether a refusal of this run was logged within the last minute."""
         now = self._clock()
         self._refused_at = {run: at for run, at in self._refused_at.items() if now - at < _AGAIN_S}
         if run_id in self._refused_at:

@@ -1,4 +1,4 @@
-"""What a SuperNode may ask of a coordinator, rebuilt from the fields that Flower knows: no room for anything beside."""
+"""Requests of a SuperNode to the coordinator, rebuilt from the fields that Flower knows; nothing else passes."""
 
 import re
 from typing import Any
@@ -30,7 +30,7 @@ _MAX_KEY = 256
 
 
 def rebuilt(name: str, body: bytes) -> Any:
-    """The request of a path, with known fields only; its texts are SHA-256 hashes, its bytes a public key.
+    """Rebuild the request of a path from known fields; its texts are SHA-256 hashes, its bytes a public key.
 
     Raises:
         PrivacyError: It holds anything else.
@@ -38,12 +38,12 @@ def rebuilt(name: str, body: bytes) -> Any:
     try:
         request = FORWARDED[name].FromString(body)
     except DecodeError:
-        raise PrivacyError(f"a request {name} is no message of Flower's: nothing of it leaves.") from None
+        raise PrivacyError(f"a request {name} is not a message of Flower: nothing of it leaves.") from None
     request.DiscardUnknownFields()
     for field, value in request.ListFields():
         values = [value] if isinstance(value, str | bytes) else value if field.type == field.TYPE_STRING else []
         if not all(_harmless(one) for one in values):
-            raise PrivacyError(f"{field.name} in a request {name} is not what Flower sends: nothing of it leaves.")
+            raise PrivacyError(f"{field.name} in a request {name} is not as Flower sends it: nothing of it leaves.")
     return request
 
 

@@ -1,4 +1,4 @@
-"""Runs as the filter has fetched them, and the verdict over one: what was judged is what is handed to the SuperNode."""
+"""Runs as the filter fetched them, and the decision over each; the SuperNode gets exactly what was judged."""
 
 import hashlib
 from dataclasses import dataclass
@@ -41,24 +41,24 @@ class KnownRun:
 
     @property
     def name(self) -> str:
-        """Of its federation, for logs."""
+        """Name of the run's federation, for logs."""
         return str(self.settings.get("name", ""))[:48]
 
     @property
     def key(self) -> str:
-        """Name and method, under which the site's privacy ledger counts it."""
+        """Name and method, the key of the run in the site's privacy ledger."""
         return f"{self.settings.get('name')}-{self.settings.get('method')}"
 
 
 class Runs:
-    """The latest few runs; judged anew at each look, since an approval can be withdrawn."""
+    """The latest few runs; each is judged at every access, since an approval can be withdrawn."""
 
     def __init__(self, home: Path, settings: Path, upstream: Upstream, seal: Seal, link: Link) -> None:
         self._home, self._settings, self._upstream, self._seal, self._link = home, settings, upstream, seal, link
         self._known: dict[int, KnownRun] = {}
 
     async def fetch(self, run_id: int, node: Any) -> KnownRun | Answer:
-        """The run, from the coordinator at the first time; or the coordinator's answer if that is not 200."""
+        """Return the run, fetched from the coordinator once; or the coordinator's answer if it is not 200."""
         if run_id in self._known:
             return self._known[run_id]
         request = GetRunRequest(node=node, run_id=run_id).SerializeToString()
@@ -75,11 +75,11 @@ class Runs:
         return known
 
     def get(self, run_id: int) -> KnownRun | None:
-        """The run, if this filter knows it."""
+        """Return the run, if this filter knows it."""
         return self._known.get(run_id)
 
     def verdict(self, known: KnownRun) -> Verdict:
-        """The site's decision over it, by its list and locks as they are now; a refused run is kept as pending."""
+        """Return the site's decision by its current list and locks; a refused run is kept as pending."""
         verdict = self._decide(known)
         if verdict.approved is None:
             _log.warning("run %d with bundle %s is refused: %s", known.run_id, known.sha256[:12], verdict.reason)
@@ -88,11 +88,11 @@ class Runs:
         return verdict
 
     def is_private(self, known: KnownRun) -> bool:
-        """Whether this site trains with differential privacy in it: then its ledger must know of each update."""
+        """Whether this site trains with differential privacy in the run; then its ledger must hold each update."""
         return bool(known.settings.get("dp.enabled")) and not load_site(self._settings).privacy.exempt
 
     def sealed_bundle(self, known: KnownRun) -> bytes:
-        """The answer to ``get-fab``: the bundle with the filter's signature, or nothing at all if it is refused."""
+        """Return the answer to ``get-fab``: the bundle with the filter's signature, or nothing if it is refused."""
         answer = GetFabResponse()
         answer.fab.hash_str = known.sha256
         if self.verdict(known).approved:
@@ -125,11 +125,11 @@ def _known(run_id: int, run: Any, told: bytes, fab: Any) -> KnownRun:
     elif run.primary_task_type != TaskType.SERVER_APP:
         fault = f"a run of type {run.primary_task_type!r} is not for hospitals: only server apps are."
     elif not sha256 == run.fab_hash == fab.hash_str:
-        fault = "the bundle's bytes do not have the hash that the coordinator gave: they were altered on the way."
+        fault = "the bundle's bytes do not match the coordinator's hash: they were altered in transfer."
     elif run.run_id != run_id:
-        fault = "the coordinator answered with another run than was asked for."
+        fault = "the coordinator answered with another run than the requested one."
     try:
         settings = FLAT.validate_python(dict(user_config_from_proto(run.override_config)))
     except ValidationError as error:
-        settings, fault = {}, f"the run's settings are none of cdtl's, wrong in {first_fault(error)}."
+        settings, fault = {}, f"the run's settings are not valid for cdtl in {first_fault(error)}."
     return KnownRun(run_id, told, bytes(fab.content), sha256, settings, fault)

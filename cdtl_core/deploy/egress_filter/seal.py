@@ -1,6 +1,6 @@
-"""Two keys that live as long as the filter: one signs approved bundles, with the other the SuperNode asks the filter.
+"""Two keys that live as long as the filter: one signs approved bundles, the other authenticates the SuperNode.
 
-The SuperNode reads their files at its start: an egress filter that starts again needs a SuperNode that starts again.
+The SuperNode reads their files at its start, so a new filter needs a new SuperNode.
 """
 
 import base64
@@ -30,10 +30,10 @@ class Seal:
         self.node_pass = NodePass()
 
     def publish(self, link: Link) -> None:
-        """Write the SuperNode's key and the file for ``--trusted-entities``, and read that back as the SuperNode will.
+        """Write the SuperNode's key and the file for ``--trusted-entities``, and check the file.
 
         Raises:
-            PrivacyError: What is in the file afterwards is not this key: an empty file would switch verification off.
+            PrivacyError: The file does not hold this key; an empty file would switch verification off.
         """
         public = self._key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
         entities, path = {_ENTITY: public}, link.folder / TRUSTED
@@ -41,7 +41,7 @@ class Seal:
         link.write(TRUSTED, (json.dumps(entities) + "\n").encode())  # JSON is YAML too
         if yaml.safe_load(path.read_text(encoding="utf-8")) != entities:
             raise PrivacyError(
-                f"{path} does not hold the filter's key after writing it: check the disk; nothing starts."
+                f"{path} does not hold the filter's key after writing it: check the disk. The service does not start."
             )
 
     def verifications(self, bundle: bytes, clock: Callable[[], float] = time.time) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The site's key at work: the filter signs each request itself, and a node that holds no key asks it with a pass."""
+"""Request signatures: the filter signs with the site's key, and the node authenticates itself with a temporary key."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -34,14 +34,14 @@ class Signer:
         }
 
     def headers(self) -> dict[str, str]:
-        """The headers of a request that is sent now."""
+        """Return the headers of a request that is sent now."""
         stamp = now().isoformat()
         signature = b64encode(sign_message(self._key, stamp.encode("ascii"))).decode()
         return {**self._fixed, TIMESTAMP_HEADER: stamp, FLEET_HTTP_SIGNATURE_HEADER: signature}
 
 
 def load_signer(path: Path) -> Signer:
-    """The site's key, in OpenSSH format, ready to sign.
+    """Load the site's key, in OpenSSH format.
 
     Raises:
         ConfigError: The file is missing or holds no P-384 key.
@@ -51,14 +51,15 @@ def load_signer(path: Path) -> Signer:
     except (OSError, ValueError) as error:
         raise ConfigError(f"the site's key {path} cannot be read ({type(error).__name__}): restore it.") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"the site's key {path} is no P-384 key: restore the one that was enrolled.")
+        raise ConfigError(f"the site's key {path} is not a P-384 key: restore the one that was enrolled.")
     return Signer(key)
 
 
 class NodePass:
-    """A key for one life of the filter: the SuperNode signs with it, and it is good for nothing but this filter.
+    """A key that lives as long as the filter: the SuperNode signs with it, and only this filter accepts it.
 
-    The approved code may read it. What it can do with it is what its replies can do anyway: ask this filter.
+    The approved code may read it. With it the code can only send requests to this filter, as it can do with its
+    replies.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class NodePass:
         self._public_key = public_key_to_bytes(self.key.public_key())
 
     def pem(self) -> bytes:
-        """For ``flower-supernode --auth-supernode-private-key``."""
+        """Return the key for ``flower-supernode --auth-supernode-private-key``."""
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
     def admits(self, headers: Mapping[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""``HOME/gate.json``: what the filter knows of itself, for ``cdtl site status`` and for the next start."""
+"""``HOME/gate.json``: the filter's state, for ``cdtl site status`` and for the next start."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _MIN_INTERVAL_S = 2.0
 
 
 class Status:
-    """Times are seconds since 1970; the file is written at most every two seconds."""
+    """The filter's state. Times are seconds since 1970; the file is written at most every two seconds."""
 
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = home / STATUS_FILE, clock
@@ -36,7 +36,7 @@ class Status:
 
     @property
     def node_id(self) -> str | None:
-        """Of the SuperNode whose session is open at the coordinator, this filter's or an earlier one's."""
+        """Id of the SuperNode whose session is open at the coordinator, from this filter or an earlier one."""
         node_id: str | None = self._facts["node_id"]
         return node_id
 
@@ -47,21 +47,21 @@ class Status:
             self._dirty = True
 
     def contact(self, status: int) -> None:
-        """The coordinator's gateway answered with this HTTP status; only 200 comes from the SuperLink behind it.
+        """Record an HTTP status of the coordinator's gateway; only 200 comes from the SuperLink behind it.
 
-        400 to 413 without 401 say something of one request, so they leave the state of the connection as it is.
+        Statuses 400 to 413 except 401 concern a single request, so they do not change the state of the connection.
         """
         now = round(self._clock(), 1)
         if status == 200:
             self.note(connected=True, last_contact=now)
         elif status >= 500:
-            self.lost(f"the coordinator's gateway answers {status}: its SuperLink is away, or it asks to wait")
+            self.lost(f"the coordinator's gateway answers {status}: its SuperLink does not answer, or it asks to wait")
         elif status == 401:
             why = "401: the coordinator does not know this site's key, or the clocks differ by more than 5 s"
             self.note(connected=False, last_refusal={"time": now, "why": why})
 
     def lost(self, why: str) -> None:
-        """The coordinator could not be reached."""
+        """Record that the coordinator could not be reached."""
         self.note(connected=False, last_fault={"time": round(self._clock(), 1), "why": why})
 
     def write(self, *, force: bool = False) -> None:
@@ -72,7 +72,7 @@ class Status:
 
 
 def read_status(home: Path) -> dict[str, Any]:
-    """The facts that the last filter wrote; empty if there are none."""
+    """Return the state that the last filter wrote; empty if there is none."""
     try:
         content = json.loads((home / STATUS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The way to the coordinator: mutual TLS, its own authority only, no environment; signed and counted here."""
+"""Connection to the coordinator: mutual TLS, its own authority only, no environment; signed and counted."""
 
 import ssl
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _FAILED_BEHIND = (502, 504)
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the coordinator, or 503 / 504 in its place: the SuperNode then tries again.
+    """An answer of the coordinator, or 503 / 504 instead, which make the SuperNode try again.
 
-    It is `uncertain` where the coordinator may have acted on the request and its answer was lost.
+    It is `uncertain` if the coordinator may have acted on the request but its answer was lost.
     """
 
     status: int
@@ -32,7 +32,7 @@ class Answer:
 
     @property
     def passing(self) -> bool:
-        """Whether it may go better later."""
+        """Whether a later try may succeed."""
         return self.status in (502, 503, 504)
 
 
@@ -44,7 +44,7 @@ class Upstream:
 
     @property
     def public_key(self) -> bytes:
-        """The site's, as the coordinator knows it."""
+        """The site's public key, as the coordinator knows it."""
         return self._signer.public_key
 
     async def send(self, name: str, body: bytes) -> Answer:
@@ -71,9 +71,9 @@ class Upstream:
 
 
 def _why(error: httpx.HTTPError) -> str:
-    """What a person can do about it; TLS 1.3 lets a stranger in before it hangs up on him, without a word."""
+    """Return the reason and advice; TLS 1.3 accepts an unknown client first and then closes without a reason."""
     if isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
-        return "the coordinator hung up: if it does so again and again, it has not admitted this site's key"
+        return "the coordinator closed the connection: if this repeats, it has not admitted this site's key"
     text = str(error) or type(error).__name__
     if "CERTIFICATE_VERIFY_FAILED" not in text:
         return f"the coordinator cannot be reached ({text}): check host, port and firewall"
@@ -82,7 +82,7 @@ def _why(error: httpx.HTTPError) -> str:
 
 
 def tls_context(config: FilterConfig) -> ssl.SSLContext:
-    """The coordinator's authority, and the site's own certificate if it has one.
+    """Return a TLS context with the coordinator's authority, and the site's own certificate if it has one.
 
     Raises:
         ConfigError: A file is missing or is no certificate or key.
@@ -99,7 +99,7 @@ def tls_context(config: FilterConfig) -> ssl.SSLContext:
 
 
 def open_client(config: FilterConfig) -> httpx.AsyncClient:
-    """A client for `Upstream`; close it with ``aclose``.
+    """Open a client for `Upstream`; close it with ``aclose``.
 
     Raises:
         ConfigError: A certificate cannot be used.

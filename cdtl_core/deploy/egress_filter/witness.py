@@ -1,9 +1,9 @@
-"""The filter's copy of the privacy ledger, out of the approved code's reach: spending cannot be forgotten.
+"""The filter's copy of the privacy ledger, out of reach of the approved code: spending cannot be forgotten.
 
-The code that trains writes the ledger, so it could also shorten it. Before a reply of a run with differential privacy
-leaves, the filter compares the ledger with its own copy, ``HOME/ledger.copy.jsonl``: every line that was there must be
-there still, and the round that is answered must be reserved. What the filter cannot see is whether the code really
-added the noise that it reserved.
+The training code writes the ledger, so it could also shorten it. Before a reply of a run with differential privacy
+leaves, the filter compares the ledger with its own copy, ``HOME/ledger.copy.jsonl``. Every line of the copy must still
+be there, and the round of the reply must be reserved. The filter cannot see whether the code really added the noise
+that it reserved.
 """
 
 import json
@@ -18,13 +18,13 @@ _COPY = "ledger.copy.jsonl"
 
 
 class LedgerWitness:
-    """Looks at ``HOME/privacy/ledger.jsonl`` and remembers it."""
+    """Reads ``HOME/privacy/ledger.jsonl`` and remembers its lines."""
 
     def __init__(self, home: Path) -> None:
         self._ledger, self._copy = home / "privacy" / "ledger.jsonl", home / _COPY
 
     def fault(self, run: str, round: str) -> str:
-        """Why the update of this round must not leave; empty if the ledger holds all it held and reserves the round.
+        """Return why the update of a round must not leave; empty if the ledger is complete and reserves the round.
 
         Args:
             run: Name and method of the run, as in the ledger.
@@ -33,7 +33,10 @@ class LedgerWitness:
         try:
             known, now = _whole_lines(self._copy), _whole_lines(self._ledger)
         except OSError as error:
-            return f"the privacy ledger or its copy cannot be read ({error.strerror}): check the disk and its rights."
+            return (
+                f"the privacy ledger or its copy cannot be read ({error.strerror}): check the disk and the file's "
+                "permissions."
+            )
         if not now.startswith(known):
             return (
                 f"the privacy ledger {self._ledger} has lost or changed lines that it had: put the filter's copy back "
