@@ -79,7 +79,7 @@ STORY = (
     (POST, "coordinator/tls/ca.crt", "ca.crt"),
     (HOSPITAL, "cdtl --version", "cdtl 0"),
     (HOSPITAL, "cdtl data make-manifest images/ --patient-pattern '^(P[0-9]+)_'", "manifest.csv"),
-    (HOSPITAL, "cdtl data check images/ --modality ultrasound", "No error stands."),
+    (HOSPITAL, "cdtl data check images/ --modality ultrasound", "No errors."),
     (HOSPITAL, "cdtl site init north --name north --modality ultrasound --data images/", "read out by telephone"),
     (HOSPITAL, "cat north/enrolment.json", '"patients": 20'),
     (POST, "north/enrolment.json", "enrolment.json"),

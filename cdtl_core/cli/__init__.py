@@ -1,1 +1,1 @@
-"""The command line; typer and rich are used only here."""
+"""The command line; only this package uses typer and rich."""

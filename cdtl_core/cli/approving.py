@@ -1,4 +1,4 @@
-"""`cdtl site approve` and `cdtl site approver`: who lets which run be executed at a site."""
+"""`cdtl site approve` and `cdtl site approver`: approvals of runs and keys of approvers."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ __all__ = ["approve", "approver"]
 def approve(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")],
     what: Annotated[str, typer.Argument(metavar="BUNDLE_HASH|REQUEST", help="request.json, or a run that waits here.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    withdraw: Annotated[bool, typer.Option(help="Take the approval back; nothing more of the run is sent.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    withdraw: Annotated[bool, typer.Option(help="Withdraw the approval; nothing more of the run is sent.")] = False,
     note: Annotated[str, typer.Option(help="Who approved it and why, for the site's own records.")] = "",
     person: Annotated[str, typer.Option(help="Your name in approval.keys of site.toml.")] = "",
-    key: Annotated[Path | None, typer.Option(help="Your key file; its passphrase is asked for.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Your key file; the command asks for its passphrase.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; needs --yes or --withdraw.")] = False,
 ) -> None:
-    """Show a run's code hash, its limits, what it may send and its privacy terms; put it on the site's list."""
+    """Show a run's code hash, limits, egress list and privacy terms, and put the run on the site's list."""
     from cdtl_core.cli.desk import confirm, print_request
     from cdtl_core.config.settings import SITE_FILE, load_site
     from cdtl_core.deploy.approvals import approve as approve_run
@@ -35,7 +35,7 @@ def approve(
     from cdtl_core.errors import PrivacyError
 
     if json_ and not (yes or withdraw):
-        raise typer.BadParameter("--json asks nothing: give --yes, once the request has been read")
+        raise typer.BadParameter("--json cannot ask for confirmation: read the request, then add --yes")
     if bool(person) != bool(key):
         raise typer.BadParameter("give --person and --key together")
     request = load_request(Path(what)) if Path(what).is_file() else None
@@ -57,13 +57,13 @@ def approve(
     if json_:
         _print_json(approval, request, same=same, missing=missing)
     elif missing:
-        typer.echo(f"Signed as {approval.id}, but the run may not begin yet: {missing}")
+        typer.echo(f"Signed as {approval.id}, but the run cannot start yet: {missing}")
     else:
-        typer.echo(f"Approved as {approval.id}. Take it back with: cdtl site approve {folder} {approval.id} --withdraw")
+        typer.echo(f"Approved as {approval.id}. Withdraw it with: cdtl site approve {folder} {approval.id} --withdraw")
 
 
 def approver(
-    key: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the new key; keep it to yourself.")],
+    key: Annotated[Path, typer.Argument(metavar="FILE", help="File for the new key; keep it secret.")],
 ) -> None:
     """Make a person's key for approvals, protected by a passphrase, and print the line for site.toml."""
     from cdtl_core.deploy.persons import make_person_key
@@ -79,7 +79,7 @@ def _withdraw(folder: Path, what: str, request: "ApprovalRequest | None", *, jso
 
     name = request_id(request.bundle_sha256, request.settings) if request else what
     withdraw(folder, name)
-    done = f"{name} is no longer approved; its code is not run here any more."
+    done = f"{name} is no longer approved; its code does not run here any more."
     typer.echo(json.dumps({"withdrawn": name}, indent=1) if json_ else done)
 
 

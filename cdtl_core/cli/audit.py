@@ -1,4 +1,4 @@
-"""`cdtl privacy audit`: does what a run claims of its privacy survive an attack?"""
+"""`cdtl privacy audit`: tests a run's privacy claim by an attack."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,24 +24,24 @@ def audit(
     seed: Annotated[int, typer.Option(min=0, help="Seed for canary selection. Noise is never seeded.")] = 0,
     broken: Annotated[
         Literal["none", "noise", "clip", "accountant", "draws"],
-        typer.Option(help="Break this on purpose; must end in code 8."),
+        typer.Option(help="Break this part on purpose; the audit must then end with code 8."),
     ] = "none",
-    all_: Annotated[bool, typer.Option("--all", help="The whole form and the four broken ones.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="The intact mechanism and the four broken ones.")] = False,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the result in SITE_DIR/audit.json, for model cards and the report.")
+        bool, typer.Option("--keep", help="Save the result in SITE_DIR/audit.json, for model cards and the report.")
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Train on invented patients and guess who was in; exit code 8 if that refutes the claim. Nothing is sent."""
+    """Train on synthetic patients and guess which were included; exit code 8 if that refutes the claim."""
     from tempfile import TemporaryDirectory
 
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.system.durable import replace_json
 
     if all_ and broken != "none":
-        raise typer.BadParameter("--all breaks all in turn: leave out --broken")
+        raise typer.BadParameter("--all includes all broken forms: remove --broken")
     if keep and (site_dir is None or all_ or broken != "none"):
-        raise typer.BadParameter("--keep is for the whole mechanism of a SITE_DIR: leave out --all and --broken")
+        raise typer.BadParameter("--keep needs SITE_DIR and the intact mechanism: remove --all and --broken")
     from cdtl_core.simulation.audit.faults import Fault
     from cdtl_core.simulation.audit.run import audit as audit_form
     from cdtl_core.simulation.audit.run import audit_membership
@@ -72,10 +72,10 @@ def _subject(site_dir: Path | None, config: Path | None, epsilon: float | None, 
 
 
 def _judge(audits: "list[Audit]", *, expected: bool) -> None:
-    """Raise what the figures call for.
+    """Raise an error that follows from the results.
 
     Raises:
-        PrivacyError: The claim is refuted; or, of all forms, one does not end as it should.
+        PrivacyError: The claim is refuted; or, with all forms, one does not end as it should.
     """
     from cdtl_core.errors import PrivacyError
 
@@ -83,7 +83,7 @@ def _judge(audits: "list[Audit]", *, expected: bool) -> None:
         wrong = [one.broken.value for one in audits if not one.as_expected]
         if wrong:
             raise PrivacyError(
-                f"the audit did not end as it should with broken = {', '.join(wrong)}: run it again with another "
+                f"the audit did not end as expected with broken = {', '.join(wrong)}: run it again with another "
                 "--seed, and do not trust the ledger's figures while it stays so."
             )
     elif audits[0].refuted:
@@ -91,7 +91,7 @@ def _judge(audits: "list[Audit]", *, expected: bool) -> None:
         raise PrivacyError(
             f"the audit certifies epsilon {_worst(audits[0])} is claimed: "
             + (
-                "train nothing with this program until the cause is found."
+                "do not train with this program until the cause is found."
                 if purpose == "none"
                 else f"as it should with {purpose} broken on purpose, leave out --broken to audit the real mechanism."
             )
@@ -99,7 +99,7 @@ def _judge(audits: "list[Audit]", *, expected: bool) -> None:
 
 
 def _worst(one: "Audit") -> str:
-    """The bound that refutes, and its claim."""
+    """Return the bound that refutes the claim, and the claim."""
     found = one.step if one.bound <= one.claim else one
     return f"{found.bound:.2f} where {found.claim:.2f}"
 
@@ -112,7 +112,7 @@ def _print(audits: "list[Audit]", attacks: "list[Membership]", *, in_table: bool
             f"{_interval(attack.tpr)}; {attack.members} members, {attack.others} others, chance is 0.5 and 0.01"
         )
     print(
-        "An audit refutes, it never proves: a bound below the claim is no privacy found, only none disproved. "
+        "An audit can refute a claim, but not prove it: a bound below the claim means only that it was not refuted. "
         f"{audits[0].guesses} guesses, all right, certify at most {audits[0].ceiling:.1f} (100 canaries: 3.5)."
     )
 

@@ -1,4 +1,4 @@
-"""How far a comparison is: a bar with the time left on a terminal, a line for each cell otherwise; on stderr."""
+"""Progress of a comparison on stderr: a bar with the remaining time on a terminal, else a line per cell."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ __all__ = ["showing_cells", "time_left"]
 
 @contextmanager
 def showing_cells() -> Iterator[None]:
-    """Show what is reported inside the block."""
+    """Show progress reports inside the block."""
     console = open_console(stderr=True)
     if not console.is_terminal:
         with listen(_Lines(console)):
@@ -29,7 +29,7 @@ def showing_cells() -> Iterator[None]:
 
 
 def time_left(seconds: float, done: int, left: int) -> str:
-    """What `left` cells take if they take as long as the `done` ones did; nothing is known before one is done."""
+    """Return the remaining time for `left` cells at the pace of the `done` ones; empty before the first is done."""
     if not done or not left:
         return ""
     minutes = seconds / done * left / 60
@@ -37,13 +37,13 @@ def time_left(seconds: float, done: int, left: int) -> str:
 
 
 class _Pace:
-    """Cells done since the first report of them."""
+    """Pace of the cells since their first report."""
 
     def __init__(self) -> None:
         self._began, self._before = 0.0, -1
 
     def left(self, fields: Mapping[str, object]) -> tuple[int, int, str]:
-        """Cells done, cells in all, time left."""
+        """Return cells done, total cells, and remaining time."""
         done, total = (int(str(fields[name])) for name in ("cells_done", "cells"))
         if self._before < 0:
             self._began, self._before = time.monotonic(), done

@@ -1,4 +1,4 @@
-"""`cdtl compare`: methods and controls over the same patients, with intervals and what may be claimed."""
+"""`cdtl compare`: methods and controls on the same patients, with intervals and claims."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,12 +20,13 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(help=f"Methods, and controls such as METHOD:shuffled; default {_METHODS}.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many draws of folds and patients; default 5.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of draws of folds and patients; default 5.")] = None,
     patients: Annotated[
         str | None, typer.Option(help="Training patients at the receiver, e.g. 20,50,all; default all.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Receivers: each is tested and made scarce by itself; default every site.")
+        str | None,
+        typer.Option(help="Receivers: each is tested, and reduced to --patients, on its own; default every site."),
     ] = None,
     donors: Annotated[
         str | None,
@@ -37,13 +38,13 @@ def compare(
         int | None, typer.Option(help="Trainings of the same patients, their scores averaged; default 1.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default runs/<name>-compare, numbered.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a study to go on with, or to report again.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a study to continue, or to report again.")] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Cells at a time, each on one core; default: the cores.", min=1)
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print compare.json instead of the table.")] = False,
 ) -> None:
-    """Compare METHODS at the sites of CONFIG: what each receiver gains over training alone, with intervals."""
+    """Compare METHODS at the sites of CONFIG: each receiver's gain over local training, with intervals."""
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.comparison_table import print_comparison
     from cdtl_core.cli.run_folder import new_folder
@@ -52,10 +53,12 @@ def compare(
     from cdtl_core.system.threads import num_cores
 
     if (config is None) == (resume is None):
-        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
+        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue (not both)")
     own = (set_, methods, seeds, patients, target, donors, sites, folds, runs, out)
     if resume is not None and any(value is not None for value in own):
-        raise typer.BadParameter("--resume goes on with the study's own settings: leave out all but --jobs and --json")
+        raise typer.BadParameter(
+            "--resume continues with the study's own settings: remove all options but --jobs and --json"
+        )
     from cdtl_core.simulation import compare as room
     from cdtl_core.simulation.study import only_sites, study_of
 

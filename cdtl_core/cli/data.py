@@ -1,4 +1,4 @@
-"""`cdtl data`: a hospital's images, before anything is shared."""
+"""`cdtl data`: checks and manifests of a hospital's images."""
 
 import json
 from collections import Counter
@@ -62,13 +62,13 @@ def _by_label(rows: "list[Row]") -> str:
 @app.command("check")
 def check(
     source: Annotated[Path, typer.Argument(help="A manifest.csv, a folder that holds one, or class folders.")],
-    modality: Annotated[str, typer.Option(help="What the images are, e.g. ultrasound.")],
-    site: Annotated[Path | None, typer.Option(help="site.toml whose [checks] off and label map apply.")] = None,
-    labels: Annotated[str, typer.Option(help="The labels that may occur, with commas; default: any.")] = "",
+    modality: Annotated[str, typer.Option(help="Modality of the images, e.g. ultrasound.")],
+    site: Annotated[Path | None, typer.Option(help="site.toml with the [checks] and the label map to use.")] = None,
+    labels: Annotated[str, typer.Option(help="Allowed labels, separated by commas; default: any.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Page to write, with the images concerned.")] = None,
+    html: Annotated[Path | None, typer.Option(help="HTML page to write, with the images concerned.")] = None,
 ) -> None:
-    """Check a cohort before anything is trained or shared; exit code 4 if an error stands."""
+    """Check a cohort before training; exit code 4 if there is an unwaived error."""
     from cdtl_core.cli.findings import print_check
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.modalities import modality_of
@@ -94,7 +94,7 @@ def check(
 
 
 def _site_settings(path: Path | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Rules that a site switched off with reasons, and its label map."""
+    """Return the rules that a site switched off with reasons, and its label map."""
     from cdtl_core.config.settings import load_site
 
     if path is None:

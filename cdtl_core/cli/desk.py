@@ -1,4 +1,4 @@
-"""What coordinator and site are shown before they agree to something, and how things stand."""
+"""Texts for coordinator and site: contracts, requests and status on the terminal."""
 
 import time
 from collections.abc import Mapping
@@ -30,21 +30,21 @@ __all__ = [
     "print_site",
 ]
 
-_MOST = 2000  # characters of a setting, or of why a run ended: a list of all sites fits
+_MOST = 2000  # characters of a setting, or of the reason of an end: a list of all sites fits
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Ask, unless told not to.
+    """Ask for confirmation, unless `yes`.
 
     Raises:
         FederationError: The answer is no.
     """
     if not yes and not typer.confirm(question):
-        raise FederationError("not agreed to, so nothing was done: run the command again when it is.")
+        raise FederationError("not confirmed, so nothing was done: run the command again to confirm.")
 
 
 def print_contract(contract: "ModalityContract", fingerprint: str) -> None:
-    """A site's modality contract and its key's fingerprint."""
+    """Print a site's modality contract and its key's fingerprint."""
     typer.echo(
         f"Site {contract.site}: {contract.modality}, about {contract.patients} patients, {contract.channels} ch.,"
     )
@@ -59,7 +59,7 @@ def print_contract(contract: "ModalityContract", fingerprint: str) -> None:
 
 
 def print_request(request: "ApprovalRequest", own: "SiteConfig | None" = None) -> None:
-    """A run's code and what it asks of a site; with `own`, of this one."""
+    """Print a run's code and settings and what it asks of a site; with `own`, of this site."""
     settings = request.settings
     typer.echo(
         f"Run {request.name}: {settings['method']}, {settings['federation.rounds']} rounds, cdtl {request.cdtl_version}"
@@ -76,7 +76,7 @@ def print_request(request: "ApprovalRequest", own: "SiteConfig | None" = None) -
 
 
 def _limits(config: RunConfig) -> str:
-    """How much of a run is approved."""
+    """Describe how much of a run is approved."""
     limits = config.limits
     return (
         f"{limits.runs} run(s) of {config.federation.rounds} rounds, {limits.evaluations} final evaluation(s) each; "
@@ -85,9 +85,9 @@ def _limits(config: RunConfig) -> str:
 
 
 def _privacy_terms(config: RunConfig, own: "SiteConfig | None") -> str:
-    """What a run promises each patient of a site."""
+    """Describe the privacy that a run promises each patient of a site."""
     if not config.dp.enabled:
-        return "NONE: the updates can give away something of single patients."
+        return "NONE: the updates can disclose information about single patients."
     if own is not None and own.privacy.exempt:
         must = "required by the run, so it will refuse this site" if config.dp.required else "not required by the run"
         return f"NONE here: this site is exempt (site.toml, privacy.exempt); {must}."
@@ -102,7 +102,7 @@ def _privacy_terms(config: RunConfig, own: "SiteConfig | None") -> str:
 
 
 def print_egress(egress: "EgressManifest") -> None:
-    """All that may leave a site."""
+    """Print everything that may leave a site."""
     typer.echo("What may leave a site, and nothing else:")
     for kind, rule in egress.replies.items():
         for record, tensors in rule.arrays.items():
@@ -116,7 +116,7 @@ def print_egress(egress: "EgressManifest") -> None:
 
 
 def print_coordinator(found: Mapping[str, Any]) -> None:
-    """How a coordinator stands."""
+    """Print the status of a coordinator."""
     typer.echo(f"Coordinator {', '.join(found['names'])} port {found['port']}: {_running(found)}")
     if found["loopback_warning"]:
         typer.echo(visible(found["loopback_warning"], _MOST))
@@ -143,7 +143,7 @@ def print_coordinator(found: Mapping[str, Any]) -> None:
 
 
 def print_site(found: Mapping[str, Any]) -> None:
-    """How a site stands."""
+    """Print the status of a site."""
     typer.echo(f"Site {found['site']} ({found['modality']}): {_running(found)}")
     coordinator = found["coordinator"]
     if coordinator:
@@ -162,7 +162,7 @@ def print_site(found: Mapping[str, Any]) -> None:
 
 
 def print_node(found: Mapping[str, Any]) -> None:
-    """How a site's node stands, where it is started apart from the filter."""
+    """Print the status of a site's node that was started separately from the filter."""
     typer.echo(f"Node: {_running(found)}")
     _print_separation(found)
 
@@ -178,7 +178,7 @@ def _print_separation(found: Mapping[str, Any]) -> None:
 
 
 def _print_runs(found: Mapping[str, Any]) -> None:
-    """What a site has approved, half approved or is asked to."""
+    """Print the approved, partly approved and pending runs of a site."""
     for name, run in found["approved"].items():
         typer.echo(f"Approved: {name} ({visible(run)}): {visible(found['used'][name], _MOST)}")
     for name, why in found["half_approved"].items():

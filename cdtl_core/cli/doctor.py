@@ -1,4 +1,4 @@
-"""`cdtl doctor`: whether this machine is fit for cdtl."""
+"""`cdtl doctor`: checks whether this machine is fit for cdtl."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ __all__ = ["doctor"]
 
 
 def doctor(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where runs or a site will be.")] = Path(),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="That a coordinator would listen on.")] = 8443,
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of future runs, or of a site.")] = Path(),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of a future coordinator.")] = 8443,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look at versions, device, disk, ports and clock; exit code 1 if something is wrong. Nothing is sent."""
+    """Check versions, device, disk, ports and clock; exit code 1 if something is wrong. Sends nothing."""
     from cdtl_core.cli.rehearsing import print_checks
     from cdtl_core.deploy.doctor import examine_machine
     from cdtl_core.errors import CdtlError

@@ -1,4 +1,4 @@
-"""The cohort check on a terminal: counts, then each finding with what to do."""
+"""The cohort check on a terminal: counts, then each finding with advice."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def print_check(check: CohortCheck, root: Path) -> None:
         console.print("Nothing found.")
     errors = sum(finding.severity == "error" and not finding.waived for finding in check.findings)
     console.print(
-        "Errors stand: mend them, or switch a rule off in site.toml with a reason." if errors else "No error stands."
+        "There are errors: fix them, or switch a rule off in site.toml with a reason." if errors else "No errors."
     )
 
 

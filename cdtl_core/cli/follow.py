@@ -1,4 +1,4 @@
-"""A run as its coordinator sees it: whom it waits for, each round, and how it ended."""
+"""Progress of a run at its coordinator: missing sites, each round, and the end."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from cdtl_core.system.foreign import visible
 __all__ = ["follow_run"]
 
 _LOOK_S = 0.5
-_MOST = 2000  # characters of why a run ended: a sentence for each site
+_MOST = 2000  # characters of the reason of an end: a sentence for each site
 
 
 def follow_run(folder: Path, run: Path) -> int:
@@ -44,7 +44,7 @@ def follow_run(folder: Path, run: Path) -> int:
             typer.echo(text)
         said = text or said
         if not is_running(folder):
-            raise FederationError(f"the coordinator has ended; cdtl server start {folder} goes on with the run.")
+            raise FederationError(f"the coordinator has ended; cdtl server start {folder} continues the run.")
         time.sleep(_LOOK_S)
 
 
@@ -84,7 +84,7 @@ def _text(line: Mapping[str, Any]) -> str:
 
 
 def _waiting(progress: Mapping[str, Any]) -> str:
-    waiting = {site: why for site, why in progress.get("waiting", {}).items() if why != "at work"}
+    waiting = {site: why for site, why in progress.get("waiting", {}).items() if why != "working"}
     told = [f"{visible(site)}: {visible(why)}" for site, why in waiting.items()]
     return f"waiting for {'; '.join(told)}" if told else ""
 

@@ -1,4 +1,4 @@
-"""`cdtl site log` and `cdtl server log`: are the records still what was written?"""
+"""`cdtl site log` and `cdtl server log`: verification of the chained logs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["server_app", "site_app"]
 
-site_app = typer.Typer(help="The site's records.", no_args_is_help=True, rich_markup_mode=None)
-server_app = typer.Typer(help="The coordinator's records.", no_args_is_help=True, rich_markup_mode=None)
+site_app = typer.Typer(help="Verify the site's logs.", no_args_is_help=True, rich_markup_mode=None)
+server_app = typer.Typer(help="Verify the coordinator's logs.", no_args_is_help=True, rich_markup_mode=None)
 Noted = Annotated[
     list[str] | None,
-    typer.Option("--noted", help="A head that was printed earlier and kept elsewhere; may be repeated."),
+    typer.Option("--noted", help="A head that was printed earlier and stored elsewhere; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -28,7 +28,7 @@ def verify_site(
     noted: Noted = None,
     json_: Json = False,
 ) -> None:
-    """Check approvals and egress log: was a line altered, removed, added or moved? Exit code 6 if so."""
+    """Verify the logs of approvals and egress; exit code 6 if a line was altered, removed, added or moved."""
     from cdtl_core.config.settings import SITE_FILE, load_site
     from cdtl_core.deploy.records import site_logs
 
@@ -42,7 +42,7 @@ def verify_server(
     noted: Noted = None,
     json_: Json = False,
 ) -> None:
-    """Check the access log: was a line altered, removed, added or moved? Exit code 6 if so."""
+    """Verify the access log; exit code 6 if a line was altered, removed, added or moved."""
     from cdtl_core.deploy.records import server_logs
     from cdtl_core.deploy.server_config import load_server
 
@@ -67,8 +67,8 @@ def _verify(logs: "Mapping[str, LogFiles]", noted: Sequence[str], json_: bool) -
         for name, one in found.items():
             _print(name, one)
         typer.echo(
-            "Keep the heads outside this machine and give them next time with --noted: who controls the service's "
-            "account can write a whole log again, and only an earlier head shows that."
+            "Store the heads outside this machine and give them next time with --noted: an attacker with the service's "
+            "account can write a whole log again, and only an earlier head shows this."
         )
     if any(one.faults for one in found.values()):
         raise typer.Exit(CheckpointError.exit_code)

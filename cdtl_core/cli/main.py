@@ -1,4 +1,4 @@
-"""The `cdtl` command: thread settings first, heavy imports inside the commands, errors as one sentence."""
+"""The `cdtl` command: thread settings, imports inside the commands, errors as one sentence."""
 
 import errno
 import sys
@@ -51,7 +51,7 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 def main() -> None:
-    """Run the command line; exit with the error family's code (0 without error)."""
+    """Run the command line; exit with the error's code (0 without error)."""
     set_thread_defaults()
     with guarded_screen():
         try:

@@ -1,4 +1,4 @@
-"""`cdtl model`: a released model, its card, and other forms of it."""
+"""`cdtl model`: show a released model and export it."""
 
 import json
 from enum import StrEnum
@@ -16,20 +16,20 @@ class Which(StrEnum):
     USED, OWN, JOINT = "used", "own", "joint"
 
 
-app = typer.Typer(help="Look at a model, and export it.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Show a model, and export it.", no_args_is_help=True, rich_markup_mode=None)
 Folder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model folder, e.g. runs/demo/sites/north.")]
 
 
 @app.command("card")
 def card(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Print a model's card: what it is, how good, for what not."""
+    """Print a model's card: description, performance and limits."""
     from cdtl_core.errors import ModelError
     from cdtl_core.results.card import load_card
     from cdtl_core.results.card_text import card_markdown
 
     found = load_card(folder)
     if found is None:
-        raise ModelError(f"{folder} holds no model_card.json: give a model folder that this version of cdtl wrote.")
+        raise ModelError(f"{folder} holds no model_card.json: give a model folder written by this version of cdtl.")
     typer.echo(found.model_dump_json(indent=1) if json_ else card_markdown(found), nl=json_)
 
 
@@ -37,11 +37,13 @@ def card(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Pri
 def export(
     folder: Folder,
     onnx: Annotated[Path, typer.Option(help="File to write.")],
-    images: Annotated[list[Path] | None, typer.Argument(help="Images to compare on; default: drawn ones.")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Images for the comparison; default: synthetic ones.")
+    ] = None,
     model: Annotated[Which, typer.Option(help="The model the site uses, its own, or the joint one.")] = Which.USED,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a model as ONNX, images in [0, 1] to calibrated probabilities, and check that it says what torch says."""
+    """Write a model as ONNX, images in [0, 1] to calibrated probabilities, and compare it with torch."""
     from cdtl_core.inference.export import TOLERANCE, export_onnx
 
     done = export_onnx(folder, onnx, tuple(images or ()), model.value)

@@ -1,4 +1,4 @@
-"""A table of models for a person: one table for the leaky split, one for the grouped."""
+"""A table of models on the terminal: one table for the leaky split, one for the grouped split."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ _FIGURES = ("accuracy", "sensitivity", "f1", "precision", "auroc")
 
 
 def print_models(table: ModelTable, folder: Path) -> None:
-    """Print both tables and, below, what their figures are."""
+    """Print both tables, and notes that explain the figures."""
     console = open_console(width=_WIDTH)
     leaky = [(row, row.leaky) for row in table.rows if row.leaky]
     grouped = [(row, row.grouped) for row in table.rows if row.grouped]
     for title, rows in (
-        ("LEAKY split, image by image, for parity with the literature alone", leaky),
+        ("LEAKY split by image, only for parity with the literature", leaky),
         ("grouped: no patient's images on both sides", grouped),
     ):
         if rows:
@@ -46,7 +46,7 @@ def _table(title: str, rows: list[tuple[RowResult, SplitResult]]) -> Table:
 
 
 def _tested(split: SplitResult) -> str:
-    """``647, 5 folds x 2``: images of a repeat, folds, repeats."""
+    """Return ``647, 5 folds x 2``: images of a repeat, folds, repeats."""
     folds = f", {split.folds} folds" if split.folds > 1 else ""
     return f"{split.tested_images}{folds} x {split.repeats}"
 
@@ -66,8 +66,8 @@ def _notes(table: ModelTable, folder: Path) -> list[str]:
     leaked = [row.leaky.leaked for row in table.rows if row.leaky]
     if leaked:
         notes.append(
-            f"leaky: of {leaked[0]:.0%} of the test images the same patient has another one to train on; such figures "
-            "are better than what a new patient would see."
+            f"leaky: for {leaked[0]:.0%} of the test images another image of the same patient is in training; such "
+            "figures are better than for a new patient."
         )
     notes.append("Mean over repeats, 95 % bootstrap interval over patients; rates at threshold 0.5; - is 0/0.")
     for row in table.rows:

@@ -1,4 +1,4 @@
-"""`cdtl paper`: a table of models over one site's images, split image by image and by patient."""
+"""`cdtl paper`: a table of models over one site's images, split by image and by patient."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,13 +17,13 @@ def paper(
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Rows to play, e.g. 'U-Net,CDTL'; default all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default runs/<name>, numbered.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a table to go on with, or to report again.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a table to continue, or to report again.")] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Cells at a time, each on one core; default: the cores.", min=1)
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print table.json instead of the tables.")] = False,
 ) -> None:
-    """Train the models of CONFIG's [paper] table and print what each is worth, leaky split and grouped one."""
+    """Train the models of CONFIG's [paper] table and print their figures for the leaky and the grouped split."""
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.model_table import print_models
     from cdtl_core.cli.run_folder import new_folder
@@ -32,9 +32,11 @@ def paper(
     from cdtl_core.system.threads import num_cores
 
     if (config is None) == (resume is None):
-        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
+        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue (not both)")
     if resume is not None and any(value is not None for value in (set_, rows, out)):
-        raise typer.BadParameter("--resume goes on with the table's own settings: leave out all but --jobs and --json")
+        raise typer.BadParameter(
+            "--resume continues with the table's own settings: remove all options but --jobs and --json"
+        )
     from cdtl_core.simulation.table import paper as room
 
     with showing_cells():

@@ -27,7 +27,7 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="File to write; default: print it.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
 ) -> None:
-    """Write the probability of each label for each IMAGE; says whether they are calibrated. Research use only."""
+    """Write the probability of each label for each IMAGE, calibrated or raw. Research use only."""
     from cdtl_core.inference.predict import predict_images
     from cdtl_core.system.durable import replace_bytes
 

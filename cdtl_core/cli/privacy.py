@@ -1,4 +1,4 @@
-"""`cdtl privacy`: what a run will cost in privacy, and what a site has spent."""
+"""`cdtl privacy`: the privacy cost of a run, and what a site has spent."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Differential privacy: plan it, and see what is spent.", no_args_is_help=True, rich_markup_mode=None
+    help="Plan differential privacy, and show what is spent.", no_args_is_help=True, rich_markup_mode=None
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def ledger(
     folder: Annotated[Path, typer.Argument(metavar="SITE_DIR", help="The site's folder.")], json_: Json = False
 ) -> None:
-    """Print what a site has spent of its patients' privacy, by which runs, and what is left; reads only."""
+    """Print what a site has spent of its patients' privacy, by run, and what is left; changes nothing."""
     from cdtl_core.cli.privacy_text import print_spent
     from cdtl_core.results.rounds import unprotected_runs
     from cdtl_core.results.spent import spent_of_site
@@ -30,7 +30,7 @@ def ledger(
     if json_:
         typer.echo(json.dumps({"ledgers": [one.model_dump(mode="json") for one in found]}, indent=1))
     elif not found:
-        typer.echo(f"No steps with differential privacy were ever taken here: {folder / 'privacy'} holds no ledger.")
+        typer.echo(f"No steps with differential privacy have been taken here: {folder / 'privacy'} holds no ledger.")
         if runs := unprotected_runs(folder):
             typer.echo(f"This site sent updates without differential privacy in {', '.join(runs)}.")
     else:
@@ -46,10 +46,10 @@ def plan(
     delta: Annotated[float | None, typer.Option(help="dp.target_delta.")] = None,
     clip: Annotated[float | None, typer.Option(help="dp.max_grad_norm, C.")] = None,
     batch: Annotated[int | None, typer.Option(help="dp.batch_patients, expected in a step; 0: all.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A run's TOML file; the options replace what it says.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A run's TOML file; the options replace its settings.")] = None,
     json_: Json = False,
 ) -> None:
-    """Print the noise a run needs and how it compares with the signal, before anyone trains."""
+    """Print the noise that a run needs and compare it with the signal, before training."""
     from cdtl_core.cli.privacy_text import print_outlook
     from cdtl_core.results.outlook import outlook
 

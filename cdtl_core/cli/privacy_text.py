@@ -1,4 +1,4 @@
-"""Privacy on a terminal: what is planned, what is spent, and what the numbers mean."""
+"""Privacy on the terminal: plans, spending, and their meaning."""
 
 import time
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ from cdtl_core.system.foreign import visible
 __all__ = ["print_outlook", "print_spent"]
 
 _VERDICTS: dict[Judgement, str] = {
-    "workable": "Workable: the signal of all steps together stands out of the noise.",
-    "marginal": "Marginal: expect to lose accuracy; more patients, fewer parameters or a larger epsilon would help.",
-    "hopeless": "Hopeless: the noise drowns the signal; train fewer parameters, or find more patients.",
+    "workable": "Workable: the signal of all steps together exceeds the noise.",
+    "marginal": "Marginal: expect lower accuracy; more patients, fewer parameters or a larger epsilon would help.",
+    "hopeless": "Hopeless: the noise exceeds the signal; train fewer parameters, or find more patients.",
 }
 
 
 def print_spent(found: Iterable[Spent]) -> None:
-    """Each ledger of a site."""
+    """Print each ledger of a site."""
     for number, one in enumerate(found):
         typer.echo("\n" * bool(number) + _headline(one))
         for run in one.runs:
@@ -34,7 +34,7 @@ def print_spent(found: Iterable[Spent]) -> None:
 
 
 def print_outlook(found: Outlook) -> None:
-    """What a run costs one site, and what else could be trained."""
+    """Print the cost of a run at one site, and alternatives."""
     centre = f" and {found.centre_steps} for the centre of the features" if found.centre_steps else ""
     typer.echo(f"For {found.patients} training patients, epsilon {found.target_epsilon:g} at {found.target_delta:g}:")
     typer.echo(f"  steps             {found.steps} ({found.rounds} rounds of {found.steps_a_round}{centre})")
@@ -89,7 +89,7 @@ def _print_run(run: RunSpent) -> None:
 
 
 def _alike(rounds: Iterable[RoundSpent]) -> dict[tuple[float, float, bool], list[RoundSpent]]:
-    """Rounds by noise, sample rate and mechanism."""
+    """Group rounds by noise, sample rate and mechanism."""
     found: dict[tuple[float, float, bool], list[RoundSpent]] = {}
     for one in rounds:
         found.setdefault((one.noise_multiplier, one.sample_rate, one.faulty), []).append(one)
@@ -97,7 +97,7 @@ def _alike(rounds: Iterable[RoundSpent]) -> dict[tuple[float, float, bool], list
 
 
 def _ranges(numbers: list[int]) -> str:
-    """``1-3, 5`` of 1, 2, 3, 5."""
+    """Return ``1-3, 5`` for 1, 2, 3, 5."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and number == spans[-1][1] + 1:
@@ -110,7 +110,7 @@ def _ranges(numbers: list[int]) -> str:
 def _meaning(one: Spent) -> str:
     but = "what NOT COVERED names apart, " if not_covered(one) else ""
     return (
-        f"This means: {but}adding or removing any one patient of this site's training set changes the chance of "
-        f"whatever the site has sent by a factor of at most e^{one.epsilon_rdp:.2f}, but for a chance of "
-        f"{one.target_delta:g}; what the same woman's images spend at other sites adds to it."
+        f"This means: {but}adding or removing any one patient of this site's training set changes the probability of "
+        f"everything the site has sent by a factor of at most e^{one.epsilon_rdp:.2f}, except with probability "
+        f"{one.target_delta:g}; spending on the same patient's images at other sites adds to it."
     )

@@ -1,4 +1,4 @@
-"""Progress on the terminal: method, round, site, step and the time left; silent when stderr is no terminal."""
+"""Progress on the terminal: method, round, site, step and remaining time; silent if stderr is not a terminal."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ __all__ = ["showing_progress"]
 
 @contextmanager
 def showing_progress() -> Iterator[None]:
-    """Show what is reported inside the block."""
+    """Show progress reports inside the block."""
     console = open_console(stderr=True)
     if not console.is_terminal:
         yield

@@ -1,4 +1,4 @@
-"""`cdtl report`: what a run gave each site, as one HTML file."""
+"""`cdtl report`: the results of a run for each site, as one HTML file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +14,12 @@ def report(
     ],
     out: Annotated[Path | None, typer.Option(help="File to write; default DIR/report.html.")] = None,
     site: Annotated[str, typer.Option(help="A site of a simulation: its own report, with example images.")] = "",
-    run: Annotated[str, typer.Option(help="Of a coordinator or a site, which run; default the newest.")] = "",
-    json_: Annotated[bool, typer.Option("--json", help="Print where the file is and what it holds as JSON.")] = False,
+    run: Annotated[str, typer.Option(help="The run of a coordinator or a site; default: the newest.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="Print the file's path and its contents as JSON.")] = False,
 ) -> None:
-    """Write the report of a run: one file that fetches nothing. Images are in a site's own report alone.
+    """Write the report of a run as one file that loads nothing. Only a site's own report shows images.
 
-    The terminal says what each site gained over training alone.
+    The terminal shows each site's gain over local training.
     """
     import json
 
@@ -27,7 +27,7 @@ def report(
     from cdtl_core.system.durable import replace_bytes
 
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder: give a run directory, a coordinator's folder or a site's.")
+        raise CheckpointError(f"{folder} is not a folder: give a run directory, a coordinator's folder or a site's.")
     from cdtl_core.report.find import page_of, report_path
     from cdtl_core.report.page import headlines_of, page_html
 

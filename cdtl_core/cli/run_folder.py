@@ -1,4 +1,4 @@
-"""Where a run is written unless a person says where."""
+"""Default folder of a run."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ __all__ = ["new_folder"]
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """The first of ``name``, ``name-2``, ``name-3`` ... that does not exist."""
+    """Return the first of ``name``, ``name-2``, ``name-3`` ... that does not exist."""
     number = 1
     while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1

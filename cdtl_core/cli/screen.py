@@ -1,6 +1,6 @@
-"""The terminal: nothing that a command prints can move the cursor, hide text or change its direction.
+"""Guarded terminal: no output of a command can move the cursor, hide text or change its direction.
 
-Foreign values still go through `cdtl_core.system.foreign.visible` one by one, since a line break in one would forge
+Outside values also go through `cdtl_core.system.foreign.visible` one by one, since a line break in a value would forge
 a line.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["guarded_screen", "open_console"]
 
 @contextmanager
 def guarded_screen() -> Iterator[None]:
-    """Whatever the block writes to stdout and stderr is shown as text, except a console's own colours."""
+    """Show everything the block writes to stdout and stderr as text, except a console's own colours."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Guarded(sys.stdout), _Guarded(sys.stderr)
     try:
@@ -29,11 +29,11 @@ def guarded_screen() -> Iterator[None]:
 
 
 def open_console(*, stderr: bool = False, width: int | None = None, soft_wrap: bool = False) -> Console:
-    """A rich console that reads no markup, emoji code or escape in what it prints.
+    """Open a rich console that interprets no markup, emoji code or escape in its output.
 
     Args:
         stderr: Print to stderr.
-        width: Columns if the output is no terminal; None: as rich finds them.
+        width: Columns if the output is not a terminal; None: rich's default.
         soft_wrap: Leave line breaks to the terminal.
     """
     stream = sys.stderr if stderr else sys.stdout
@@ -45,24 +45,24 @@ def open_console(*, stderr: bool = False, width: int | None = None, soft_wrap: b
 
 class _Console(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich does, with the text of each piece as it can be shown."""
+        """Render as rich does, with visible text only."""
         for one in super().render(renderable, options):
             yield one if one.control else Segment(shown(one.text), one.style)
 
 
 class _Guarded:
-    """A text stream that shows what it is given."""
+    """A text stream that makes its text visible."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.raw_stream = stream
 
     def write(self, text: str) -> int:
-        """Write the text as it can be shown."""
+        """Write the visible form of the text."""
         self.raw_stream.write(shown(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each of them."""
+        """Write several texts."""
         for line in lines:
             self.write(line)
 

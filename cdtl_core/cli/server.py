@@ -1,4 +1,4 @@
-"""`cdtl server`: the coordinator's desk."""
+"""`cdtl server`: commands of the coordinator."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["app"]
 app = typer.Typer(help="Coordinate a federation.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(server_app, name="log")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 @app.command("init")
@@ -25,10 +25,10 @@ def init(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The only public port.")] = 8443,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104
     authority_key: Annotated[
-        Path | None, typer.Option(help="Write the authority's key here, for example to a medium that you take away.")
+        Path | None, typer.Option(help="Write the authority's key to this file, for example on a removable medium.")
     ] = None,
 ) -> None:
-    """Make a coordinator: its own authority, its TLS certificate, its settings."""
+    """Make a coordinator: its certificate authority, TLS certificate and settings."""
     from cdtl_core.deploy.authority import make_coordinator
     from cdtl_core.deploy.server_config import ServerConfig
 
@@ -41,7 +41,7 @@ def init(
 @app.command("renew")
 def renew(
     folder: Folder,
-    authority_key: Annotated[Path | None, typer.Option(help="The authority's key, if you keep it elsewhere.")] = None,
+    authority_key: Annotated[Path | None, typer.Option(help="The authority's key, if it is stored elsewhere.")] = None,
     new_authority: Annotated[
         bool, typer.Option(help="Make a new authority only; sites must get ca.crt before the next renewal.")
     ] = False,
@@ -53,20 +53,20 @@ def renew(
     config, ca = load_server(folder), folder / "tls" / "ca.crt"
     if new_authority:
         replace_authority(folder, config, key=authority_key)
-        typer.echo(f"Send {ca} to every site: it holds the new authority and the one before. Nothing else has changed.")
+        typer.echo(f"Send {ca} to every site: it holds the new and the previous authority. Nothing else has changed.")
         typer.echo(f"When all sites have it: cdtl server renew {folder}")
         return
     renew_server(folder, config, key=authority_key)
-    typer.echo("Renewed; a coordinator that runs shows it to new connections at once.")
+    typer.echo("Renewed; a running coordinator uses it for new connections at once.")
 
 
 @app.command("start")
 def start(folder: Folder) -> None:
-    """Run the coordinator in the foreground; a run that was under way is gone on with."""
+    """Run the coordinator in the foreground; an interrupted run continues."""
     from cdtl_core.deploy.front import open_front
 
     with open_front(folder) as front:
-        from cdtl_core.deploy.coordination import serve_coordinator  # starts threads: after the isolation
+        from cdtl_core.deploy.coordination import serve_coordinator  # starts threads, so after the isolation
 
         serve_coordinator(front)
 
@@ -74,7 +74,7 @@ def start(folder: Folder) -> None:
 @app.command("stop")
 def stop(
     folder: Folder,
-    run: Annotated[str, typer.Option(help="End only this run; the coordinator goes on.")] = "",
+    run: Annotated[str, typer.Option(help="End only this run; the coordinator keeps running.")] = "",
 ) -> None:
     """End the coordinator, or with --run one run."""
     from cdtl_core.deploy.runs import stop_run
@@ -82,9 +82,9 @@ def stop(
 
     if run:
         stop_run(folder, run)
-        typer.echo(f"Run {run} is being stopped; cdtl server run goes on with it.")
+        typer.echo(f"Run {run} is being stopped; cdtl server run continues it.")
     else:
-        typer.echo("Stopped." if stop_service(folder) else "The coordinator does not run.")
+        typer.echo("Stopped." if stop_service(folder) else "The coordinator is not running.")
 
 
 @app.command("admit")
@@ -93,7 +93,7 @@ def admit(
     enrolment: Annotated[Path, typer.Argument(help="The enrolment.json or renewal.json that the site sent.")],
     yes: Yes = False,
 ) -> None:
-    """Show what a site says of itself and its key's fingerprint; admit it if both are right."""
+    """Show a site's contract and its key's fingerprint, and admit the site after confirmation."""
     from cdtl_core.cli.desk import confirm, print_contract
     from cdtl_core.deploy.enrolment import load_enrolment
     from cdtl_core.deploy.members import admit as admit_site
@@ -105,21 +105,21 @@ def admit(
     if is_renewal(enrolment):
         renewed = load_renewal(enrolment, folder)
         print_contract(renewed.contract, renewed.fingerprint)
-        confirm("The key that you know of this site vouches for this one. Let the site change to it?", yes)
+        confirm("The site's known key vouches for this one. Let the site change to it?", yes)
         former = renew_site(folder, renewed).former
         until = f" until {former.valid_until:%Y-%m-%d}" if former else ""
-        typer.echo(f"{renewed.site} has a new key; its former one is good beside it{until}.")
+        typer.echo(f"{renewed.site} has a new key; its former key is also valid{until}.")
         return
     found = load_enrolment(enrolment)
     print_contract(found.contract, found.fingerprint)
-    confirm("Does the site read out the same fingerprint by telephone, and is it to be admitted?", yes)
+    confirm("Did the site read out the same fingerprint by telephone? Admit it?", yes)
     admit_site(folder, found)
-    typer.echo(f"{found.site} is admitted; a coordinator that runs lets it in at once.")
+    typer.echo(f"{found.site} is admitted; a running coordinator accepts it at once.")
 
 
 @app.command("revoke")
 def revoke(folder: Folder, site: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
-    """Refuse a site from its next request on."""
+    """Refuse all further requests of a site."""
     from cdtl_core.deploy.members import revoke as revoke_site
     from cdtl_core.deploy.server_config import load_server
 
@@ -164,7 +164,7 @@ def run(
 
 @app.command("status")
 def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Whether the coordinator runs, which sites are connected, how far the run is; exit code 7 if it does not run."""
+    """Show whether the coordinator runs, its sites and the run's progress; exit code 7 if it does not run."""
     from cdtl_core.cli.desk import print_coordinator
     from cdtl_core.deploy.status import coordinator_status
     from cdtl_core.errors import FederationError
@@ -179,28 +179,26 @@ def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="P
 def page(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder, or any run directory.")],
     run: Annotated[str, typer.Option(help="Which run; default the newest.")] = "",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8765,
+    host: Annotated[str, typer.Option(help="Address to listen on; default: loopback.")] = "127.0.0.1",
 ) -> None:
-    """Serve the report of a run, brought up to date after each round; until Ctrl-C. It shows no image and no score."""
+    """Serve the report of a run, updated after each round, until Ctrl-C. It shows no image and no score."""
     from cdtl_core.errors import ConfigError
 
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder: give a coordinator's, or a run directory.")
+        raise ConfigError(f"{folder} is not a folder: give a coordinator's, or a run directory.")
     from cdtl_core.report.live import server_of
     from cdtl_core.report.serve import is_loopback
 
     with server_of(folder, host=host, port=port, run=run) as server:
         if not is_loopback(host):
-            typer.echo("Whoever reaches this address can read the page: there is no password.", err=True)
+            typer.echo("Everyone who reaches this address can read the page: there is no password.", err=True)
         typer.echo(f"{server.url} (Ctrl-C ends it)")
         server.serve_forever(0.2)
 
 
 @app.command("unit")
-def unit(
-    folder: Folder, user: Annotated[str, typer.Option(help="The account that runs it, not root.")] = "cdtl"
-) -> None:
+def unit(folder: Folder, user: Annotated[str, typer.Option(help="Account that runs it, not root.")] = "cdtl") -> None:
     """Print a systemd unit that keeps the coordinator running."""
     from cdtl_core.deploy.systemd import unit_text
 

@@ -1,4 +1,4 @@
-"""`cdtl simulate`: whole federations on one machine."""
+"""`cdtl simulate`: a whole federation on one machine."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,17 +16,17 @@ def simulate(
         list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory to write; default runs/<name>, numbered.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run directory to go on with.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run directory to continue.")] = None,
     engine: Annotated[
         Literal["in-process", "ray"], typer.Option(help="ray: Flower's own simulation engine, one process per site.")
     ] = "in-process",
     open_: Annotated[
-        bool, typer.Option("--open", help="Show the run's page in a browser while it goes on (loopback only).")
+        bool, typer.Option("--open", help="Show the run's page in a browser during the run (loopback only).")
     ] = False,
-    mlflow: Annotated[str, typer.Option(metavar="URI", help="Log rounds to this MLflow server or folder too.")] = "",
+    mlflow: Annotated[str, typer.Option(metavar="URI", help="Also log rounds to this MLflow server or folder.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
 ) -> None:
-    """Train FedBN and CDTL over the sites of CONFIG, and compare both with each site alone."""
+    """Train FedBN and CDTL over the sites of CONFIG, and compare both with local training at each site."""
     if engine == "ray":
         _isolate_ray(online=open_ or bool(mlflow))  # before any import that starts threads
     from cdtl_core.cli.progress import showing_progress
@@ -36,9 +36,9 @@ def simulate(
     from cdtl_core.system.shipped import find_config
 
     if (config is None) == (resume is None):
-        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to go on (not both)")
+        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue (not both)")
     if resume is not None and (set_ or out):
-        raise typer.BadParameter("--resume goes on with the run's own settings and folder: leave out --set and --out")
+        raise typer.BadParameter("--resume continues with the run's own settings and folder: remove --set and --out")
     settings = load_simulation(find_config(config), set_ or []) if config is not None else None
     from cdtl_core.cli.watching import watching
     from cdtl_core.simulation.simulate import resume_simulation
@@ -57,7 +57,7 @@ def simulate(
 
 
 def _isolate_ray(*, online: bool) -> None:
-    """Close the ports of Ray and of Flower's control API to other accounts: whoever reaches them runs code as you."""
+    """Close the ports of Ray and of Flower's control API to other accounts, which could use them to run code."""
     from cdtl_core.system.isolation import try_isolation
 
     fault = "--open and --mlflow need the machine's network" if online else try_isolation()

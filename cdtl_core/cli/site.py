@@ -1,4 +1,4 @@
-"""`cdtl site`: the desk of a hospital's engineer."""
+"""`cdtl site`: commands of a hospital's engineer."""
 
 import json
 from pathlib import Path
@@ -17,12 +17,12 @@ __all__ = ["app"]
 app = typer.Typer(help="Take part with a hospital's own images.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(site_app, name="log")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder; it holds its key and its models.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 SitePart = Annotated[
     Literal["all", "filter", "node"],
     typer.Option(help="filter: holds the key, reaches the coordinator. node: runs approved code. all: both, here."),
 ]
-Server = Annotated[str, typer.Option(help="The coordinator, HOST:PORT; noted in DIR at the first time.")]
+Server = Annotated[str, typer.Option(help="The coordinator, HOST:PORT; stored in DIR.")]
 Authority = Annotated[Path | None, typer.Option(help="The coordinator's ca.crt.")]
 
 
@@ -30,15 +30,15 @@ Authority = Annotated[Path | None, typer.Option(help="The coordinator's ca.crt."
 def init(
     folder: Folder,
     name: Annotated[str, typer.Option(help="The site's name: a-z, 0-9, - and _.")] = "",
-    modality: Annotated[str, typer.Option(help="What the images are, e.g. ultrasound.")] = "",
+    modality: Annotated[str, typer.Option(help="Modality of the images, e.g. ultrasound.")] = "",
     data: Annotated[Path | None, typer.Option(help="manifest.csv, a folder that holds one, or class folders.")] = None,
     patient_pattern: Annotated[
         str,
         typer.Option(help="For class folders: regular expression whose first group is the patient in a file's name."),
     ] = "",
-    labels: Annotated[str, typer.Option(help="The labels that the federation predicts, with commas.")] = "",
-    positive: Annotated[str, typer.Option(help="Which of them is the positive one.")] = "",
-    phantom: Annotated[int, typer.Option(help="Synthetic patients in place of --data, to try things out.")] = 0,
+    labels: Annotated[str, typer.Option(help="The labels that the federation predicts, separated by commas.")] = "",
+    positive: Annotated[str, typer.Option(help="The positive label.")] = "",
+    phantom: Annotated[int, typer.Option(help="Number of synthetic patients instead of --data, for a trial.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
@@ -52,7 +52,9 @@ def init(
     enrolled = (folder / SITE_FILE).exists() and (folder / KEY_FILE).exists()
     if enrolled and options:
         raise typer.BadParameter(f"{folder / SITE_FILE} exists: edit it, and run this command without options")
-    if options or not (folder / SITE_FILE).exists():  # an init that stopped at the images may be tried with others
+    if (
+        options or not (folder / SITE_FILE).exists()
+    ):  # an init that stopped at the images may be repeated with other options
         make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, phantom))
     own = load_site(folder / SITE_FILE)
     _check_data(own, quiet=json_)
@@ -77,7 +79,7 @@ def check(
     rehearse: Annotated[bool, typer.Option(help="Two tiny rounds against a coordinator on this machine.")] = True,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check everything, then rehearse; exit code 7 if something would keep the site from taking part."""
+    """Check everything, then rehearse; exit code 7 if something would prevent the site from taking part."""
     from cdtl_core.cli.rehearsing import print_checks
     from cdtl_core.deploy.coordinator_address import save_address
     from cdtl_core.deploy.readiness import check_site
@@ -99,7 +101,7 @@ app.command("approver")(approver)
 
 @app.command("start")
 def start(folder: Folder, server: Server = "", ca: Authority = None, part: SitePart = "all") -> None:
-    """Take part, in the foreground; connections go out to the coordinator only."""
+    """Take part, in the foreground; all connections go out to the coordinator."""
     from cdtl_core.deploy.coordinator_address import save_address
     from cdtl_core.deploy.participation import serve_site
 
@@ -116,21 +118,21 @@ def stop(folder: Folder) -> None:
     from cdtl_core.deploy.service import stop_service
 
     stopped = [stop_service(part) for part in (folder / "node", folder)]
-    typer.echo("Stopped." if any(stopped) else "The site does not run.")
+    typer.echo("Stopped." if any(stopped) else "The site is not running.")
 
 
 @app.command("renew")
 def renew(folder: Folder) -> None:
-    """Make a new key and certificate, for which the present key vouches; a running site changes over by itself."""
+    """Make a new key and certificate, vouched for by the present key; a running site changes over automatically."""
     from cdtl_core.deploy.renewing import request_renewal
 
     typer.echo(f"Send {request_renewal(folder)} to the coordinator; no telephone call is needed.")
-    typer.echo("The site changes to the new key by itself once the coordinator has admitted it.")
+    typer.echo("The site changes to the new key automatically once the coordinator has admitted it.")
 
 
 @app.command("leave")
 def leave(folder: Folder, yes: Yes = False) -> None:
-    """Leave the federation: end the service, take back every approval, forget the coordinator."""
+    """Leave the federation: end the service, withdraw every approval, remove the coordinator's address."""
     from cdtl_core.cli.desk import confirm
     from cdtl_core.deploy.leaving import leave_federation
 
@@ -145,7 +147,7 @@ def status(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     part: SitePart = "all",
 ) -> None:
-    """Whether the site runs and is connected, and what it has approved; exit code 7 if it does not run."""
+    """Show whether the site runs and is connected, and its approvals; exit code 7 if it does not run."""
     from cdtl_core.cli.desk import print_node, print_site
     from cdtl_core.deploy.status import node_status, site_status
     from cdtl_core.errors import FederationError
@@ -162,11 +164,11 @@ def status(
 @app.command("unit")
 def unit(
     folder: Folder,
-    user: Annotated[str, typer.Option(help="The account that runs it, not root.")] = "cdtl",
+    user: Annotated[str, typer.Option(help="Account that runs it, not root.")] = "cdtl",
     part: SitePart = "all",
-    node_user: Annotated[str, typer.Option(help="The account that runs approved code, with --part.")] = "cdtl-node",
+    node_user: Annotated[str, typer.Option(help="Account that runs approved code, with --part.")] = "cdtl-node",
 ) -> None:
-    """Print a systemd unit that keeps the site running; with --part one of two, in two accounts."""
+    """Print a systemd unit that keeps the site running; with --part one of two units, for two accounts."""
     from cdtl_core.deploy.systemd import filter_unit, node_unit, unit_text
 
     if part == "all":
@@ -198,7 +200,7 @@ def _new_site(
 
 
 def _check_data(own: "SiteConfig", *, quiet: bool) -> None:
-    """Check the cohort, print what was found, and stop if an error stands."""
+    """Check the cohort, print the findings, and stop if there is an unwaived error."""
     from cdtl_core.cli.findings import print_check
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.modalities import modality_of
@@ -219,7 +221,7 @@ def _check_data(own: "SiteConfig", *, quiet: bool) -> None:
         print_check(result, source.parent)
     if result.has_errors:
         raise DataError(
-            "the images have errors: mend them, or switch a rule off in site.toml [checks] with a reason, "
+            "the images have errors: fix them, or switch a rule off in site.toml [checks] with a reason, "
             "and run cdtl site init again without options (or with others, for example --patient-pattern)."
         )
 

@@ -1,4 +1,4 @@
-"""Who may look at a run while it goes on: a browser, TensorBoard, MLflow."""
+"""Live views of a run: browser, TensorBoard, MLflow."""
 
 import sys
 from collections.abc import Iterator
@@ -17,10 +17,16 @@ __all__ = ["watching", "writing_events"]
 
 @contextmanager
 def watching(folder: Path, settings: SimulationConfig | None, *, open_: bool, mlflow: str) -> Iterator[None]:
-    """Tell whoever asked of a simulation's rounds while the block plays it.
+    """Show a simulation's rounds in the chosen tools while the block runs.
+
+    Args:
+        folder: The run directory.
+        settings: Settings of the run.
+        open_: Open the page in a browser.
+        mlflow: Tracking server or folder; None: no MLflow.
 
     Raises:
-        ConfigError: A library that was asked for is missing.
+        ConfigError: A library for it is missing.
     """
     more: list[Sink] = []
     if mlflow:
@@ -30,13 +36,13 @@ def watching(folder: Path, settings: SimulationConfig | None, *, open_: bool, ml
         stack.enter_context(writing_events(folder, more))
         if open_:
             url = stack.enter_context(open_page(folder))
-            typer.echo(f"The run's page: {url} (report.html in {folder} once it has ended)", err=True)
+            typer.echo(f"The run's page: {url} (report.html in {folder} after its end)", err=True)
         yield
 
 
 @contextmanager
 def writing_events(folder: Path, more: list[Sink] | None = None) -> Iterator[None]:
-    """Write TensorBoard's event files into a run directory where that library is installed; else say so once."""
+    """Write TensorBoard's event files into a run directory if that library is installed; else say so once."""
     sinks = list(more or ())
     if has_tensorboard():
         sinks.append(TensorBoardSink(folder))

@@ -1,1 +1,1 @@
-"""A model as a folder, what it predicts, and its export to ONNX."""
+"""Model folders, their predictions, and their export to ONNX."""

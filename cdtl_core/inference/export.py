@@ -1,4 +1,4 @@
-"""A model folder as one ONNX file that takes images and gives the probabilities `cdtl predict` gives."""
+"""Exports a model folder as one ONNX file, from images to the probabilities of `cdtl predict`."""
 
 import json
 import warnings
@@ -29,7 +29,7 @@ _CHECKED = 16
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and the largest difference to torch's probabilities over `images` images."""
+    """The written file, and the largest difference from torch's probabilities over `images` images."""
 
     path: Path
     bytes: int
@@ -38,7 +38,7 @@ class Exported:
 
 
 class _Whole(nn.Module):
-    """Images B 3 H W in [0, 1] to probabilities B K: normalisation and temperature inside."""
+    """Images B 3 H W in [0, 1] to probabilities B K, including normalisation and temperature."""
 
     def __init__(self, model: Classifier | PooledNetwork, temperature: float | None) -> None:
         super().__init__()
@@ -56,17 +56,17 @@ class _Whole(nn.Module):
 
 
 def export_onnx(folder: Path, out: Path, images: tuple[Path, ...] = (), which: Which = "used") -> Exported:
-    """Write a model folder as ONNX and compare what both say of the same images; nothing stays if they differ.
+    """Write a model folder as ONNX and compare it with torch on images; nothing is kept if they differ.
 
     Args:
         folder: A model folder.
         out: File to write.
-        images: Files to compare on; without any, images drawn at random.
+        images: Files for the comparison; empty: random images.
         which: The model that the site uses, its own, or the joint one. Only the first is calibrated.
 
     Raises:
         ModelError: The folder holds no such model or one that must stay at the site, the libraries are missing, or the
-            scores differ by more than 1e-4.
+            probabilities differ by more than 1e-4.
         DataError: An image cannot be read.
     """
     runtime = _libraries()
@@ -82,24 +82,28 @@ def export_onnx(folder: Path, out: Path, images: tuple[Path, ...] = (), which: W
     pixels = _read(images, note.image_size) if images else _drawn(note.image_size)
     try:
         content = _converted(whole, pixels, note)
-    except Exception as error:  # torch's exporter raises many kinds
-        raise ModelError(f"torch cannot write {note.backbone} as ONNX ({type(error).__name__}): use torch.") from error
+    except Exception as error:  # torch's exporter raises many kinds of errors
+        raise ModelError(
+            f"torch cannot write {note.backbone} as ONNX ({type(error).__name__}): use the model with torch."
+        ) from error
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         expected = whole(torch.from_numpy(pixels)).numpy()
     found = np.concatenate([session.run(None, {"images": one[None]})[0] for one in pixels])
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:
-        raise ModelError(f"the ONNX scores differ from torch's by {difference:.2g}: nothing was written; use torch.")
+        raise ModelError(
+            f"the ONNX scores differ from torch's by {difference:.2g}: nothing was written; use the model with torch."
+        )
     replace_bytes(out, content)
     return Exported(out, len(content), len(pixels), difference)
 
 
 def _libraries() -> Any:
-    """onnxruntime; torch's exporter needs the other two.
+    """Import onnxruntime and the two libraries that torch's exporter needs.
 
     Raises:
-        ModelError: One is missing.
+        ModelError: A library is missing.
     """
     try:
         import onnx  # noqa: F401
@@ -113,12 +117,12 @@ def _libraries() -> Any:
 
 
 def _converted(whole: nn.Module, pixels: npt.NDArray[np.float32], note: ModelNote) -> bytes:
-    """The model as ONNX bytes, with what it needs to be used rightly among its properties."""
+    """Return the model as ONNX bytes, with the facts needed to use it among its properties."""
     import onnx
 
     batch = torch.export.Dim("batch", min=1, max=4096)
     with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")  # of torch's exporter, about itself
+        warnings.simplefilter("ignore")  # torch's exporter warns about itself
         program = torch.onnx.export(
             whole,
             (torch.from_numpy(pixels[:2]),),
@@ -131,7 +135,9 @@ def _converted(whole: nn.Module, pixels: npt.NDArray[np.float32], note: ModelNot
         )
     assert program is not None  # noqa: S101 - it is with dynamo
     proto = program.model_proto
-    told = note.model_dump(mode="json", exclude={"pool": {"donors"}})  # what the site's patients ask of each donor
+    told = note.model_dump(
+        mode="json", exclude={"pool": {"donors"}}
+    )  # the donors' shares are facts about the site's patients
     told |= {"input": "RGB in [0, 1], padded to a square", "use": "research only"}
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items() if v is not None}
@@ -141,7 +147,7 @@ def _converted(whole: nn.Module, pixels: npt.NDArray[np.float32], note: ModelNot
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's exporter logs at length."""
+    """Suppress the long log of torch's exporter."""
     import logging
 
     before = logging.root.manager.disable
@@ -159,7 +165,7 @@ def _read(images: tuple[Path, ...], size: int) -> npt.NDArray[np.float32]:
 
 
 def _drawn(size: int) -> npt.NDArray[np.float32]:
-    """Images of all kinds: black, white, noise, and smooth ones between."""
+    """Return images of all kinds: black, white, noise, and smooth ones between."""
     rng = np.random.default_rng(0)
     coarse = rng.random((_CHECKED - 4, 3, 4, 4), dtype=np.float32)
     smooth = nn.functional.interpolate(torch.from_numpy(coarse), size=(size, size), mode="bilinear").numpy()

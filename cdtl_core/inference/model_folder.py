@@ -1,10 +1,10 @@
-"""A model as a folder: everything needed to predict.
+"""A model as a folder with everything needed to predict.
 
 ::
 
-    model.json            what the model is, and the hashes that vouch for the weights
-    model.safetensors     the model that the site uses; two networks where a pool cannot be folded into one
-    own.safetensors       its own model and the joint one, where the run pooled them
+    model.json            description of the model, and the hashes of the weights
+    model.safetensors     the model that the site uses; two networks if a pool cannot be folded into one
+    own.safetensors       its own model and the joint one, if the run pooled them
     joint.safetensors
 """
 
@@ -73,7 +73,7 @@ class PoolNote(_Closed):
 
     @classmethod
     def of(cls, pool: Pool, donors: Sequence[DonorShare] = ()) -> "PoolNote":
-        """From the values that a run computed."""
+        """Build the note from the values that a run computed."""
         shares = tuple(DonorNote(**vars(one)) for one in donors)
         own, joint = (
             StandardNote(centre=tuple(one.centre.tolist()), spread=one.spread) for one in (pool.own, pool.joint)
@@ -84,20 +84,20 @@ class PoolNote(_Closed):
 
     @property
     def pool(self) -> Pool:
-        """The values to compute with."""
+        """Return the values used for prediction."""
         own, joint = (Standard(np.array(one.centre), one.spread) for one in (self.own, self.joint))
         return Pool(own, joint, self.share, self.scale, np.array(self.bias), self.by, self.num_patients)
 
 
 class ModelNote(_Closed):
-    """What stands in model.json beside the weights.
+    """The contents of model.json.
 
     Attributes:
-        chosen: Which candidate the site uses: ``pool``, ``own`` or ``joint``.
+        chosen: The candidate that the site uses: ``pool``, ``own`` or ``joint``.
         pool: How it was pooled; None for a run with one model.
-        networks: How many classifiers model.safetensors holds: 2 for a pool that is neither folded into one head nor
+        networks: Number of classifiers in model.safetensors: 2 for a pool that is neither folded into one head nor
             replaced by one network.
-        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, if they were compared.
         stays: Whether the model holds a part that was trained without the privacy that the run promised: such a model
             must not leave the site.
         weights_sha256: Hash of model.safetensors.
@@ -131,12 +131,12 @@ class ModelNote(_Closed):
 
 
 def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = False) -> None:
-    """Write the weights, then the note that vouches for them.
+    """Write the weights, then model.json with their hashes.
 
     Args:
-        folder: Of the model.
-        site: Whose it is.
-        outcome: Of the run.
+        folder: Folder of the model.
+        site: The site.
+        outcome: The outcome of the run.
         private: Whether the site trained the joint model with differential privacy; its own model never is.
     """
     chosen = outcome.selection.chosen
@@ -179,19 +179,19 @@ def load_model(folder: Path, which: Which = "used") -> tuple[Classifier | Pooled
     """Read a model folder.
 
     Args:
-        folder: Of the model.
+        folder: Folder of the model.
         which: The model that the site uses, or one of the two that it was pooled from.
 
     Raises:
-        ModelError: A file is missing, damaged, or does not belong to the other.
+        ModelError: A file is missing or damaged, or does not match model.json.
     """
     note = read_note(folder / NOTE_FILE)
     if which != "used" and not note.others_sha256:
-        raise ModelError(f"{folder} holds one model only (its run did not pool): leave out the choice of '{which}'.")
+        raise ModelError(f"{folder} holds only one model, because its run did not pool: remove the option '{which}'.")
     path = folder / _FILES[which]
     wanted = note.weights_sha256 if which == "used" else note.others_sha256[_FILES[which]]
     if not path.exists() or file_hash(path) != wanted:
-        raise ModelError(f"{path} is missing or is not the file that model.json vouches for: copy the folder again.")
+        raise ModelError(f"{path} is missing or does not match the hash in model.json: copy the folder again.")
     weights = load_weights(path)
     if which == "used" and note.networks == 2 and note.pool is not None:
         parts = [_part(weights, name) for name in (OWN, JOINT)]
@@ -201,7 +201,7 @@ def load_model(folder: Path, which: Which = "used") -> tuple[Classifier | Pooled
 
 
 def read_note(path: Path) -> ModelNote:
-    """Read the note of a model folder.
+    """Read the model.json of a model folder.
 
     Raises:
         ModelError: It is missing, damaged, or of another schema.
@@ -214,7 +214,7 @@ def read_note(path: Path) -> ModelNote:
         return ModelNote.model_validate(content)
     except FileNotFoundError:
         raise ModelError(
-            f"{path.parent} is no model folder (model.json is missing): give sites/<name> of a run."
+            f"{path.parent} is not a model folder (model.json is missing): give sites/<name> of a run."
         ) from None
     except (OSError, ValueError, ValidationError) as error:
         raise ModelError(f"{path} cannot be read ({type(error).__name__}): copy the model folder again.") from None

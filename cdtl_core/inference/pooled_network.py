@@ -1,4 +1,4 @@
-"""Two classifiers and their pool as one network: what `predict`, the ONNX export and the heat maps use."""
+"""Two classifiers and their pool as one network, used by `predict`, the ONNX export and Grad-CAM."""
 
 import torch
 from torch import nn
@@ -10,12 +10,12 @@ __all__ = ["PooledNetwork"]
 
 
 class PooledNetwork(nn.Module):
-    """Images B 3 H W to the pool's logits B K; both classifiers take images that are normalised alike.
+    """Images B 3 H W to the pool's logits B K; both classifiers use the same normalisation.
 
     Args:
         own: The site's own classifier.
-        joint: The federation's.
-        pool: How their logits are joined.
+        joint: The federation's classifier.
+        pool: How their logits are combined.
     """
 
     def __init__(self, own: Classifier, joint: Classifier, pool: Pool) -> None:
@@ -39,7 +39,7 @@ class PooledNetwork(nn.Module):
 
     @property
     def backbones(self) -> tuple[nn.Module, ...]:
-        """Their backbones."""
+        """Backbones of both."""
         return self.own.backbone, self.joint.backbone
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

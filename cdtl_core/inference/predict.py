@@ -1,4 +1,4 @@
-"""Probabilities of a model folder for images from anywhere."""
+"""Probabilities of a model folder for any images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _BOX = "--box"
 
 @dataclass(frozen=True)
 class Prediction:
-    """Probabilities N K of labels, and whether they are ``calibrated`` on validation patients or ``raw``."""
+    """Probabilities N K of labels, either ``calibrated`` on validation patients or ``raw``."""
 
     labels: tuple[str, ...]
     probabilities: npt.NDArray[np.float64]
@@ -34,19 +34,19 @@ def predict_images(folder: Path, images: Sequence[Path], boxes: Sequence[str] = 
     """Score images with the model in `folder`.
 
     Args:
-        folder: Of the model.
+        folder: Folder of the model.
         images: Files.
-        boxes: The lesion's box in each of them, ``x,y,width,height`` in pixels, for a model of lesions cut out.
+        boxes: The lesion's box in each image, ``x,y,width,height`` in pixels, for a model of cut-out lesions.
 
     Raises:
         ModelError: The folder holds no model.
-        DataError: An image cannot be read, or there is not one box for each.
+        DataError: An image cannot be read, or the number of boxes is wrong.
     """
     model, note = load_model(folder)
     if len(boxes) != (len(images) if note.box else 0):
         wanted = f"give --box x,y,width,height for each of {len(images)} images" if note.box else "leave out --box"
         looked = "lesions cut out by their boxes" if note.box else "whole images"
-        raise DataError(f"the model of {folder} looks at {looked} and {len(boxes)} boxes are given: {wanted}.")
+        raise DataError(f"the model of {folder} uses {looked}, but {len(boxes)} boxes are given: {wanted}.")
     whole = [read_image(path) for path in images]
     if note.box:
         asked = note.box.model_copy(update={"column": _BOX, "scale": None})

@@ -1,4 +1,4 @@
-"""Curves of scores with pointwise 95 % bands over resampled patients: ROC, precision-recall, reliability."""
+"""ROC, precision-recall and reliability curves with pointwise 95 % bands over resampled patients."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class Curve:
     """A curve, and its band on a grid; the band is None with fewer than ten patients.
 
     Attributes:
-        x: Of the curve's corners.
-        y: Likewise.
-        grid: Where the band is known, G.
+        x: Abscissae of the curve's corners.
+        y: Ordinates of the curve's corners.
+        grid: Abscissae of the band, G.
         at: The curve on the grid, G.
         band: Low and high, G each.
     """
@@ -43,7 +43,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose probability lies in one tenth: mean probability, share of positives with its interval, counts."""
+    """Images with a probability in one tenth: mean probability, share of positives with its interval, counts."""
 
     low: float
     high: float
@@ -54,7 +54,14 @@ class Bin:
 
 
 def roc(positive: Bools, scores: Floats, patients: Ints, *, seed: int) -> Curve | None:
-    """Sensitivity over 1 - specificity; None if a class is missing."""
+    """Return sensitivity over 1 - specificity; None if a class is missing.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Score of the positive class, N.
+        patients: Number of each image's patient, N.
+        seed: Seed of the bootstrap.
+    """
     if positive.all() or not positive.any():
         return None
     hits, alarms = next(_counts(positive, scores, np.ones((1, len(scores)))))
@@ -68,7 +75,14 @@ def roc(positive: Bools, scores: Floats, patients: Ints, *, seed: int) -> Curve 
 
 
 def precision_recall(positive: Bools, scores: Floats, patients: Ints, *, seed: int) -> Curve | None:
-    """Precision over sensitivity; None without positives."""
+    """Return precision over sensitivity; None without positives.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Score of the positive class, N.
+        patients: Number of each image's patient, N.
+        seed: Seed of the bootstrap.
+    """
     if not positive.any() or positive.all():
         return None
     hits, alarms = next(_counts(positive, scores, np.ones((1, len(scores)))))
@@ -85,14 +99,21 @@ def precision_recall(positive: Bools, scores: Floats, patients: Ints, *, seed: i
 
 
 def average_precision(positive: Bools, scores: Floats) -> float:
-    """As scikit-learn's `average_precision_score` without its import, which takes longer; NaN without positives."""
+    """Return scikit-learn's `average_precision_score` without its slow import; NaN without positives."""
     if not positive.any():
         return float("nan")
     return _average_precision(*next(_counts(positive, scores, np.ones((1, len(scores))))))
 
 
 def average_precision_interval(positive: Bools, scores: Floats, patients: Ints, *, seed: int) -> Interval:
-    """Average precision with a 95 % percentile bootstrap interval over patients; NaN as for AUROC."""
+    """Return average precision with a 95 % percentile bootstrap interval over patients; NaN as for AUROC.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Score of the positive class, N.
+        patients: Number of each image's patient, N.
+        seed: Seed of the bootstrap.
+    """
     nan, value = float("nan"), average_precision(positive, scores)
     if not positive.any():
         return Interval(nan, nan, nan)
@@ -104,7 +125,15 @@ def average_precision_interval(positive: Bools, scores: Floats, patients: Ints, 
 
 
 def mean_interval(values: Floats, patients: Ints, *, seed: int) -> Interval:
-    """The mean over images with a 95 % percentile bootstrap interval over patients; NaN ends with fewer than ten."""
+    """Return the mean over images with a 95 % percentile bootstrap interval over patients.
+
+    The ends are NaN with fewer than ten patients.
+
+    Args:
+        values: One per image, N.
+        patients: Number of each image's patient, N.
+        seed: Seed of the bootstrap.
+    """
     if len(np.unique(patients)) < _FEWEST_PATIENTS:
         return Interval(float(values.mean()), float("nan"), float("nan"))
     weights = _weights(patients, seed)
@@ -113,9 +142,15 @@ def mean_interval(values: Floats, patients: Ints, *, seed: int) -> Interval:
 
 
 def reliability(positive: Bools, probability: Floats, patients: Ints, bins: int = 10) -> tuple[Bin, ...]:
-    """What share of images is positive where the model says so much; empty tenths are left out.
+    """Compare predicted probabilities with the share of positives in equal bins; empty bins are left out.
 
-    Intervals are Wilson's with the number of patients: images of one patient are not independent.
+    Intervals are Wilson's with the number of patients, since images of one patient are not independent.
+
+    Args:
+        positive: Truth per image, N.
+        probability: Of the positive class, N.
+        patients: Number of each image's patient, N.
+        bins: Number of bins.
     """
     index = np.minimum((probability * bins).astype(np.int64), bins - 1)
     found = []
@@ -147,7 +182,13 @@ def _band(positive: Bools, scores: Floats, patients: Ints, seed: int, on_grid: _
 
 
 def _counts(positive: Bools, scores: Floats, weights: Floats) -> Iterator[tuple[Floats, Floats]]:
-    """Positives and negatives that score at least each distinct score, from the highest; per row of weights R N."""
+    """Count positives and negatives with at least each distinct score, from the highest.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Score of the positive class, N.
+        weights: One row per resample, R N.
+    """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     truth = positive[order].astype(np.float64)
@@ -158,5 +199,5 @@ def _counts(positive: Bools, scores: Floats, weights: Floats) -> Iterator[tuple[
 
 
 def _weights(patients: Ints, seed: int) -> Floats:
-    """How often each image is drawn in each resample of the patients, R N."""
+    """Return how often each image is drawn in each resample of the patients, R N."""
     return resample_patients(patients, np.random.default_rng(seed), _RESAMPLES).T

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on validation patients, that makes probabilities mean what they say."""
+"""Temperature scaling: one number, fitted on validation patients, that calibrates probabilities."""
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,14 @@ def fit_temperature(
     *,
     deviation: float | None = None,
 ) -> float | None:
-    """The temperature in [0.2, 10] with the least log-loss; None with fewer than 20 patients.
+    """Return the temperature in [0.2, 10] with the lowest log-loss; None with fewer than 20 patients.
 
     Args:
         log_probabilities: N K.
         labels: Class index, N.
         patients: Number of each image's patient, N.
-        deviation: Of a normal prior of the temperature's logarithm around 0, for scores whose scale was fitted on other
-            patients already; None: no prior.
+        deviation: Standard deviation of a normal prior of the temperature's logarithm around 0, for scores whose scale
+            was already fitted on other patients; None: no prior.
 
     Source: Guo et al. 2017, section 4.2.
     """
@@ -41,7 +41,7 @@ def fit_temperature(
 
 
 def rescale(log_probabilities: Floats, temperature: float) -> Floats:
-    """Log-probabilities N K at another temperature."""
+    """Return log-probabilities N K at another temperature."""
     from scipy.special import log_softmax
 
     return np.asarray(log_softmax(log_probabilities / temperature, axis=1), np.float64)

@@ -1,4 +1,4 @@
-"""How good scores are: AUROC with patient-level bootstrap intervals, and log-loss."""
+"""AUROC with patient-level bootstrap intervals, and log-loss."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ _FEWEST_PATIENTS = 10
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval; the ends are NaN where too few patients allow none."""
+    """An estimate with its 95 % interval; the ends are NaN with too few patients."""
 
     value: float
     low: float
@@ -35,7 +35,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """An AUROC and what it is in each resample of the patients, R; NaN where a resample lacks a class."""
+    """An AUROC and its values in R resamples of the patients; NaN for a resample without a class."""
 
     value: float
     draws: Floats
@@ -43,20 +43,24 @@ class Bootstrap:
 
     @property
     def interval(self) -> Interval:
-        """With its 95 % percentile interval."""
+        """Return the AUROC with its 95 % percentile interval."""
         return interval_of_draws(self.value, self.draws, len(np.unique(self.patients)))
 
     def less(self, other: "Bootstrap") -> Interval:
-        """The paired difference to another one of the same images and seed."""
+        """Return the paired difference to another AUROC of the same images and seed."""
         draws = self.draws - other.draws
         return interval_of_draws(self.value - other.value, draws, len(np.unique(self.patients)))
 
 
 def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
-    """Area under the ROC curve over images; NaN if a class is missing.
+    """Return the area under the ROC curve over images; NaN if a class is missing.
 
-    Bit for bit scikit-learn's `roc_auc_score`: a site computes it in each round, in a new process, and importing
-    scikit-learn takes longer than a round's other work of ours.
+    The result equals scikit-learn's `roc_auc_score` bit for bit. A site computes it in each round in a new process, and
+    importing scikit-learn takes longer than the rest of our work in a round.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Probability or any increasing score of the positive class, N.
 
     Raises:
         ModelError: A score is not finite.
@@ -68,10 +72,10 @@ def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
     if not np.isfinite(scores).all():
         raise ModelError("the model gives scores that are not finite: check model.weights, or lower train.lr.")
     order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of runs of equal scores
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # ends of runs of equal scores
     hits = np.cumsum(positive[order], dtype=np.float64)[ends]
     alarms = 1.0 + ends - hits
-    if len(ends) > 2:  # scikit-learn leaves out points on straight lines, which moves the last bits of the sum
+    if len(ends) > 2:  # scikit-learn leaves out points on straight lines, which changes the last bits of the sum
         corner = np.concatenate([[True], (np.diff(alarms, 2) != 0) | (np.diff(hits, 2) != 0), [True]])
         hits, alarms = hits[corner], alarms[corner]
     across, up = np.append(0.0, alarms / alarms[-1]), np.append(0.0, hits / hits[-1])
@@ -79,13 +83,13 @@ def auroc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
 
 
 def auroc_interval(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, *, seed: int) -> Interval:
-    """AUROC over images with a 95 % percentile bootstrap interval over patients.
+    """Return the AUROC over images with a 95 % percentile bootstrap interval over patients.
 
     Args:
         positive: Truth per image, N.
         scores: Probability or any increasing score of the positive class, N.
         patients: Number of each image's patient, N; patients are resampled, not images.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     return bootstrap_auroc(positive, scores, patients, seed=seed).interval
 
@@ -93,18 +97,39 @@ def auroc_interval(positive: npt.NDArray[np.bool_], scores: Floats, patients: In
 def paired_difference(
     positive: npt.NDArray[np.bool_], scores: Floats, baseline: Floats, patients: Ints, *, seed: int
 ) -> Interval:
-    """AUROC of `scores` less that of `baseline` on the same images, bootstrapped over the same patients."""
+    """Return the AUROC of `scores` minus that of `baseline`, bootstrapped over the same patients.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Score of the positive class, N.
+        baseline: Another score of the same images, N.
+        patients: Number of each image's patient, N.
+        seed: Seed of the bootstrap.
+    """
     one, other = (bootstrap_auroc(positive, found, patients, seed=seed) for found in (scores, baseline))
     return one.less(other)
 
 
 def bootstrap_auroc(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, *, seed: int) -> Bootstrap:
-    """What `auroc_interval` and `paired_difference` are made of, for who compares many scores of the same images."""
+    """Return the resamples behind `auroc_interval` and `paired_difference`, to compare many scores of the same images.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Score of the positive class, N.
+        patients: Number of each image's patient, N.
+        seed: Seed of the bootstrap.
+    """
     return Bootstrap(auroc(positive, scores), _auroc_draws(positive, scores, patients, seed), patients)
 
 
 def interval_of_draws(value: float, draws: Floats, patients: int) -> Interval:
-    """A figure with the 95 % percentile interval of its resamples, R, of so many patients; NaN where these are few."""
+    """Return a figure with the 95 % percentile interval of its resamples.
+
+    Args:
+        value: The figure.
+        draws: Its values in R resamples.
+        patients: Number of patients; with fewer than ten the ends are NaN.
+    """
     if patients < _FEWEST_PATIENTS or np.isnan(draws).mean() > 0.1:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.nanquantile(draws, [0.025, 0.975])
@@ -112,9 +137,14 @@ def interval_of_draws(value: float, draws: Floats, patients: int) -> Interval:
 
 
 def sensitivity_at(positive: npt.NDArray[np.bool_], scores: Floats, *, specificity: float) -> float:
-    """The highest sensitivity of a threshold that clears at least this share of the negatives; NaN without a class.
+    """Return the highest sensitivity of a threshold with at least this specificity; NaN without a class.
 
-    What scores as high as the threshold, or higher, is called positive.
+    A score equal to the threshold or higher counts as positive.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Score of the positive class, N.
+        specificity: In [0, 1].
     """
     up, down = scores[positive], np.sort(scores[~positive])
     if not len(up) or not len(down):
@@ -126,7 +156,7 @@ def sensitivity_at(positive: npt.NDArray[np.bool_], scores: Floats, *, specifici
 
 
 def log_loss_by_patient(labels: Ints, log_probabilities: Floats, patients: Ints) -> Floats:
-    """Mean log-loss of each patient's images, in the order of the patients' numbers.
+    """Return the mean log-loss of each patient's images, in the order of the patients' numbers.
 
     Args:
         labels: Class index per image, N.
@@ -139,15 +169,17 @@ def log_loss_by_patient(labels: Ints, log_probabilities: Floats, patients: Ints)
 
 
 def weighted_auroc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """AUROC under each of R sets of image weights: the weighted share of pairs ranked rightly, ties half; NaN of none.
+    """Return the AUROC for each of R sets of image weights; NaN without a pair.
+
+    It is the weighted share of pairs that are ranked in the right order, with ties as one half.
 
     Args:
         positive: Truth per image, N.
         scores: N.
-        weights: N R; whole numbers count images several times, and then nothing is rounded but the result.
+        weights: N R. Whole numbers repeat images; then only the result is rounded.
     """
     order = np.argsort(scores[~positive], kind="stable")
-    below = np.zeros((len(order) + 1, weights.shape[1]))  # weight of so many lowest negatives
+    below = np.zeros((len(order) + 1, weights.shape[1]))  # total weight of the lowest negatives
     np.cumsum(weights[~positive][order], axis=0, out=below[1:])
     up, negatives = weights[positive], scores[~positive][order]
     first, last = (np.searchsorted(negatives, scores[positive], side=side) for side in ("left", "right"))
@@ -159,12 +191,12 @@ def weighted_auroc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Flo
 
 
 def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, seed: int) -> Floats:
-    """AUROC of each bootstrap resample, R; NaN where a resample lacks a class."""
+    """Return the AUROC of each bootstrap resample, R; NaN for a resample without a class."""
     return weighted_auroc(positive, scores, resample_patients(patients, np.random.default_rng(seed)))
 
 
 def resample_patients(patients: Ints, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
-    """How often each image counts in each bootstrap resample of its patients, N R.
+    """Return how often each image counts in each bootstrap resample of its patients, N R.
 
     Args:
         patients: Number of each image's patient, N.

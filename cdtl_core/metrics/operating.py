@@ -1,4 +1,4 @@
-"""Where scores become decisions: a threshold chosen on validation patients, and the four counts it gives on others."""
+"""Operating point: a threshold chosen on validation patients, and its confusion matrix on other patients."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ _Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Share:
-    """A share of images with its 95 % interval; NaN where nothing was counted."""
+    """A share of images with its 95 % interval; NaN if nothing was counted."""
 
     part: int
     whole: int
@@ -26,16 +26,16 @@ class Share:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What a threshold does to a fold: images by truth and call; what scores the threshold or more is called positive.
+    """Confusion matrix of a threshold: images by truth and prediction; a score equal to it or higher is positive.
 
     Attributes:
-        hits: Positive, called positive.
-        misses: Positive, called negative.
-        alarms: Negative, called positive.
-        rejects: Negative, called negative.
-        sensitivity: hits of positives.
-        specificity: rejects of negatives.
-        precision: hits of those called positive.
+        hits: Positive, predicted positive.
+        misses: Positive, predicted negative.
+        alarms: Negative, predicted positive.
+        rejects: Negative, predicted negative.
+        sensitivity: hits among positives.
+        specificity: rejects among negatives.
+        precision: hits among those predicted positive.
     """
 
     threshold: float
@@ -49,9 +49,10 @@ class Confusion:
 
 
 def choose_threshold(positive: Bools, scores: Floats) -> float | None:
-    """The threshold with the largest sensitivity + specificity, halfway between two scores; None without both classes.
+    """Return the threshold with the largest sensitivity + specificity, halfway between two scores; None without both.
 
-    Of several the one nearest to 0.5 is taken, so that few validation patients do not drive it to an end.
+    Of several such thresholds it returns the one nearest to 0.5, so that few validation patients do not push it to an
+    end.
 
     Source: Youden 1950.
     """
@@ -66,7 +67,14 @@ def choose_threshold(positive: Bools, scores: Floats) -> float | None:
 
 
 def confusion_at(positive: Bools, scores: Floats, patients: Ints, threshold: float) -> Confusion:
-    """Count a fold's images at a threshold."""
+    """Count a fold's images at a threshold.
+
+    Args:
+        positive: Truth per image, N.
+        scores: Score of the positive class, N.
+        patients: Number of each image's patient, N.
+        threshold: Scores equal to it or higher are positive.
+    """
     said = scores >= threshold
     return Confusion(
         threshold,
@@ -81,7 +89,7 @@ def confusion_at(positive: Bools, scores: Floats, patients: Ints, threshold: flo
 
 
 def wilson(share: float, count: int) -> Interval:
-    """The 95 % score interval of a share seen among `count` independent ones; NaN if there are none.
+    """Return the 95 % score interval of a share among `count` independent observations; NaN without any.
 
     Source: Wilson 1927.
     """
@@ -94,6 +102,12 @@ def wilson(share: float, count: int) -> Interval:
 
 
 def _share(what: Bools, among: Bools, patients: Ints) -> Share:
-    """How often `what` holds among images; images of one patient are not independent, so patients are counted."""
+    """Return how often `what` holds among images, with an interval over patients, since images are not independent.
+
+    Args:
+        what: Per image, N.
+        among: The images that count, N.
+        patients: Number of each image's patient, N.
+    """
     part, whole = int(np.sum(what & among)), int(np.sum(among))
     return Share(part, whole, wilson(part / whole if whole else float("nan"), len(np.unique(patients[among]))))

@@ -1,4 +1,4 @@
-"""The figures of a paper's table with intervals over patients: rates at threshold 0.5, and AUROC."""
+"""Figures of a table of models with intervals over patients: rates at threshold 0.5, and AUROC."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Scored:
-    """Tested images: truth N, probability of the positive class N, number of each one's patient N."""
+    """Tested images: truth N, probability of the positive class N, number of each image's patient N."""
 
     positive: npt.NDArray[np.bool_]
     probability: Floats
@@ -25,7 +25,7 @@ class Scored:
 
 
 def rates_of(scored: Scored, weights: Floats) -> dict[str, Floats]:
-    """Each of `RATES` for every row of weights over the images, R N; 0/0 is NaN.
+    """Return each of `RATES` for every row of weights over the images, R N; 0/0 is NaN.
 
     Source: eqs. (11)-(15), Inbaraj et al. 2025.
     """
@@ -43,14 +43,14 @@ def rates_of(scored: Scored, weights: Floats) -> dict[str, Floats]:
 
 
 def rates_with_intervals(splits: Sequence[Scored], *, seed: int) -> dict[str, Interval]:
-    """Each of `RATES`, mean over splits, with a 95 % bootstrap interval over patients.
+    """Return each of `RATES`, averaged over splits, with a 95 % bootstrap interval over patients.
 
-    A resample draws patients of all splits together and is the same in each split, so that a patient who is tested in
-    several counts in all of them. The interval is over patients, given these models.
+    A resample draws patients of all splits together and is the same in each split, so a patient who is tested in
+    several splits counts in all of them. The interval covers patients, for the given models.
 
     Args:
-        splits: Tests of the same or of overlapping patients; the numbers of patients are the same in all.
-        seed: Of the bootstrap.
+        splits: Tests of the same or of overlapping patients, with the same patient numbers.
+        seed: Seed of the bootstrap.
     """
     patients = np.unique(np.concatenate([split.patients for split in splits]))
     counts = np.random.default_rng(seed).multinomial(
@@ -68,7 +68,7 @@ def _mean(found: Sequence[Mapping[str, Floats]], name: str) -> Floats:
 
 
 def _auroc(scored: Scored, weights: Floats) -> Floats:
-    """The weighted share of pairs of a positive and a negative image that are ranked rightly; ties count half."""
+    """Return the weighted share of positive-negative pairs that are ranked in the right order; ties count half."""
     up, down = scored.probability[scored.positive], scored.probability[~scored.positive]
     ranked = (up[:, None] > down[None, :]) + 0.5 * (up[:, None] == down[None, :])
     of_up, of_down = weights[:, scored.positive], weights[:, ~scored.positive]

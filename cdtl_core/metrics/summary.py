@@ -1,4 +1,4 @@
-"""The usual figures of a classifier over images at one threshold, and over all."""
+"""Common figures of a binary classifier: rates at threshold 0.5, log-loss, calibration error."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:
-    """Further figures at threshold 0.5 and over all thresholds; 0/0 is NaN.
+    """Return figures at threshold 0.5 and over all thresholds; 0/0 is NaN.
 
     Source: eqs. (11)-(15), Inbaraj et al. 2025.
     """
@@ -35,13 +35,18 @@ def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str,
 
 
 def log_losses(positive: npt.NDArray[np.bool_], probability: Floats) -> Floats:
-    """Log-loss of each image, N; probabilities are kept with nine digits, so none is taken for 0 or 1."""
+    """Return the log-loss of each image, N; probabilities are rounded to nine digits, so none is exactly 0 or 1."""
     said = np.where(positive, probability, 1 - probability)
     return np.asarray(-np.log(np.clip(said, 1e-9, 1.0)), np.float64)
 
 
 def expected_calibration_error(positive: npt.NDArray[np.bool_], probability: Floats, bins: int = 10) -> float:
-    """Mean gap between probability and frequency over equally wide bins, weighted by their images.
+    """Return the mean gap between probability and frequency over equally wide bins, weighted by their images.
+
+    Args:
+        positive: Truth per image, N.
+        probability: Of the positive class, N.
+        bins: Number of bins.
 
     Source: Guo et al. 2017, eq. (3). Differs: probability of the positive class, not of the predicted one.
     """

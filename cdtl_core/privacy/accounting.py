@@ -1,4 +1,4 @@
-"""What steps of DP-SGD cost, and how much noise a run needs: Opacus's accountants over a whole history.
+"""Privacy accounting: the cost of DP-SGD steps, and the noise that a run needs, by Opacus's accountants.
 
 Sources: Mironov, Talwar, Zhang 2019 (RDP of the sampled Gaussian mechanism); Gopi, Lee, Wutschitz 2021 (PRV).
 """
@@ -27,9 +27,9 @@ class Steps:
     """Equal steps of DP-SGD.
 
     Attributes:
-        noise_multiplier: Standard deviation of the noise on a summed gradient, over the clipping norm; sigma.
-        sample_rate: Chance of each patient to be in a step's batch; q.
-        steps: How many.
+        noise_multiplier: Standard deviation of the noise on a summed gradient, divided by the clipping norm; sigma.
+        sample_rate: Probability of each patient to be in a step's batch; q.
+        steps: Number of steps.
     """
 
     noise_multiplier: float
@@ -38,7 +38,7 @@ class Steps:
 
 
 def epsilon(history: Sequence[Steps], target_delta: float) -> float:
-    """Epsilon of a history at `target_delta`, by Renyi DP: an upper bound, the one that budgets are held against."""
+    """Return epsilon of a history at `target_delta`, by Renyi DP: an upper bound, the one that budgets use."""
     from opacus.accountants import RDPAccountant
     from opacus.accountants.analysis.rdp import get_privacy_spent
 
@@ -52,9 +52,9 @@ def epsilon(history: Sequence[Steps], target_delta: float) -> float:
 
 
 def epsilon_prv(history: Sequence[Steps], target_delta: float) -> float:
-    """The same by privacy loss variables: tighter, also an upper bound (within 0.01).
+    """Return epsilon by privacy loss variables: tighter, also an upper bound (within 0.01).
 
-    Above an epsilon of 100, which promises nothing and whose grid may not fit into memory, it is that of `epsilon`.
+    Above an epsilon of 100, which promises nothing and whose grid may not fit into memory, it returns `epsilon`.
     """
     from opacus.accountants import PRVAccountant
 
@@ -63,14 +63,21 @@ def epsilon_prv(history: Sequence[Steps], target_delta: float) -> float:
         return bound
     accountant = PRVAccountant()
     accountant.history = [(row.noise_multiplier, row.sample_rate, row.steps) for row in merged(history)]
-    with _quiet(), np.errstate(divide="ignore"):  # the whole cohort in each batch: log(1 - q) is -inf, as it should be
+    with _quiet(), np.errstate(divide="ignore"):  # the whole cohort in each batch: log(1 - q) is correctly -inf
         return float(accountant.get_epsilon(delta=target_delta))
 
 
 def plan_noise(
     history: Sequence[Steps], *, target_epsilon: float, target_delta: float, sample_rate: float, steps: int
 ) -> float:
-    """The least noise multiplier with which `steps` more steps keep the whole history within the target.
+    """Return the lowest noise multiplier with which `steps` more steps keep the whole history within the target.
+
+    Args:
+        history: Steps already taken.
+        target_epsilon: Largest epsilon of history and new steps together.
+        target_delta: Delta of that epsilon.
+        sample_rate: Probability of each patient to be in a step, in (0, 1].
+        steps: Number of new steps.
 
     Raises:
         PrivacyError: Nothing, or next to nothing, of the target is left.
@@ -95,7 +102,14 @@ def plan_noise(
 
 
 def affordable_steps(history: Sequence[Steps], wanted: Steps, *, target_epsilon: float, target_delta: float) -> int:
-    """How many of the wanted steps the target allows after this history."""
+    """Return how many of the wanted steps the target allows after this history.
+
+    Args:
+        history: Steps already taken.
+        wanted: The steps to take.
+        target_epsilon: Largest epsilon of both together.
+        target_delta: Delta of that epsilon.
+    """
     limit = target_epsilon * (1 + _ROUNDING)
 
     def fits(count: int) -> bool:
@@ -105,7 +119,7 @@ def affordable_steps(history: Sequence[Steps], wanted: Steps, *, target_epsilon:
 
 
 def merged(history: Sequence[Steps]) -> tuple[Steps, ...]:
-    """The same steps with equal ones joined, wherever they stand: what they cost does not depend on their order."""
+    """Join equal steps, independent of their order, which does not change their cost."""
     counts: dict[tuple[float, float], int] = {}
     for one in history:
         kind = (one.noise_multiplier, one.sample_rate)
@@ -115,7 +129,7 @@ def merged(history: Sequence[Steps]) -> tuple[Steps, ...]:
 
 @lru_cache(maxsize=4096)
 def _renyi(noise_multiplier: float, sample_rate: float) -> npt.NDArray[np.float64]:
-    """What one step costs at each of Opacus's orders; the costs of steps add up."""
+    """Return the cost of one step at each of Opacus's orders; the costs of steps add up."""
     from opacus.accountants import RDPAccountant
     from opacus.accountants.analysis.rdp import compute_rdp
 
@@ -126,7 +140,7 @@ def _renyi(noise_multiplier: float, sample_rate: float) -> npt.NDArray[np.float6
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Opacus's hint that other orders might be tighter: the bound holds all the same."""
+    """Suppress Opacus's hint that other orders might be tighter, since the bound holds anyway."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Optimal order is the .* alpha")
         yield
@@ -137,7 +151,7 @@ def _first(wanted: Steps, count: int) -> Steps:
 
 
 def _last_true(holds: Callable[[int], bool], most: int) -> int:
-    """The greatest count up to `most` for which `holds`, given that it holds up to there and not beyond."""
+    """Return the largest count up to `most` for which `holds`, if it holds up to there and not beyond."""
     low, high = 0, most + 1
     while high - low > 1:
         middle = (low + high) // 2

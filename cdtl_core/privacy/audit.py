@@ -1,7 +1,7 @@
-"""What a one-run audit certifies: a lower bound on epsilon from guesses at which canaries were trained on.
+"""One-run privacy audit: a lower bound on epsilon from guesses about which canaries were trained on.
 
-Each of m canaries is in or out by a fair coin. Under (epsilon, delta)-DP an adversary who sees all messages guesses so
-many coins right with so little chance; more right guesses refute that epsilon. It refutes, it never proves.
+Each of m canaries is in or out by a fair coin. Under (epsilon, delta)-DP an adversary who sees all messages has little
+chance to guess many coins right, so many right guesses refute that epsilon. An audit refutes; it never proves.
 
 Source: Steinke, Nasr, Jagielski 2023, theorem 5.2 and appendix D.
 """
@@ -23,17 +23,17 @@ _MOST, _HALVINGS = 50.0, 60
 
 
 def num_guesses(canaries: int) -> int:
-    """How many canaries are guessed, fixed before anything is trained: a fifth, at least 100, at most all."""
+    """Return the number of guesses, fixed before training: a fifth of the canaries, at least 100, at most all."""
     return min(canaries, max(_FEWEST_GUESSES, canaries // _SHARE_GUESSED))
 
 
 def correct_guesses(scores: Floats, present: Bools, guesses: int) -> int:
-    """How many guesses are right: the top half of them is guessed in, the bottom half out, none in between.
+    """Return the number of right guesses: the top half of the guesses is "in", the bottom half "out".
 
     Args:
-        scores: The higher the likelier in, M.
+        scores: Higher means more likely in, M.
         present: Whether the coin put a canary in, M.
-        guesses: As fixed beforehand.
+        guesses: Number of guesses, fixed beforehand.
     """
     order = np.argsort(scores, kind="stable")
     out, into = order[: guesses // 2], order[len(order) - (guesses - guesses // 2) :]
@@ -41,18 +41,34 @@ def correct_guesses(scores: Floats, present: Bools, guesses: int) -> int:
 
 
 def p_value(epsilon: float, *, canaries: int, guesses: int, correct: int, delta: float) -> float:
-    """Greatest chance of at least `correct` right guesses under (epsilon, delta)-DP."""
+    """Return the largest probability of at least `correct` right guesses under (epsilon, delta)-DP.
+
+    Args:
+        epsilon: The claim.
+        canaries: Number of canaries.
+        guesses: Number of guesses.
+        correct: Number of right guesses.
+        delta: The claim's delta.
+    """
     right = expit(epsilon)  # of randomized response
     chance = float(binom.sf(correct - 1, guesses, right))
     if not correct:
         return 1.0
-    short = np.arange(1, correct + 1)  # by how much a binomial count falls short of `correct`
+    short = np.arange(1, correct + 1)  # distance of a binomial count below `correct`
     falls = np.cumsum(binom.pmf(correct - short, guesses, right)) / short
     return min(1.0, chance + 2 * canaries * delta * float(falls.max()))
 
 
 def lower_bound(*, canaries: int, guesses: int, correct: int, delta: float, confidence: float = CONFIDENCE) -> float:
-    """The greatest epsilon that the guesses refute at this delta and confidence; 0 if they refute none."""
+    """Return the largest epsilon that the guesses refute; 0 if they refute none.
+
+    Args:
+        canaries: Number of canaries.
+        guesses: Number of guesses.
+        correct: Number of right guesses.
+        delta: Delta of the refuted epsilon.
+        confidence: In (0, 1).
+    """
 
     def refuted(epsilon: float) -> bool:
         return p_value(epsilon, canaries=canaries, guesses=guesses, correct=correct, delta=delta) < 1 - confidence

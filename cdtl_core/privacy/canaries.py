@@ -1,4 +1,4 @@
-"""Canary patients of several images no patient has, and how strongly a release speaks for each of them."""
+"""Canary patients with features that no real patient has, and scores for their presence in a release."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Canaries:
     """M canaries, present or not.
 
     Attributes:
-        features: M I D: I images of each around a direction of her own, several times as long as a patient's.
+        features: M I D: I images of each, around a separate direction, several times as long as a patient's features.
         labels: M, random.
         present: M, fair coins.
     """
@@ -33,11 +33,17 @@ class Canaries:
 
 
 def draw_canaries(features: Features, count: int, num_classes: int, rng: np.random.Generator) -> Canaries:
-    """Canaries beside the images of features N V D: at right angles to them and to each other where D has the room.
+    """Draw canaries for a cohort with features N V D.
 
-    So are the means of each one's images, which differ by a third of their length.
+    They are orthogonal to the cohort's features and to each other if D is large enough. The means of each canary's
+    images are orthogonal too and differ in length by a third. They are several times as long as an image's features, so
+    that a missing clip is visible.
 
-    Several times as long as an image's features, so that a clip that is missing shows.
+    Args:
+        features: Features of the cohort, N V D.
+        count: M.
+        num_classes: K.
+        rng: The only source of randomness.
     """
     plain = features[:, 0].astype(np.float64)
     draws = rng.standard_normal((count, plain.shape[1]))
@@ -52,12 +58,12 @@ def draw_canaries(features: Features, count: int, num_classes: int, rng: np.rand
 
 
 def gradient_rows(features: Floats, labels: Ints, num_classes: int, max_grad_norm: float) -> Floats:
-    """Clipped gradients of a head that knows nothing yet: features B D to B KD, of its weights alone.
+    """Return clipped gradients of an untrained head with respect to its weights: features B D to B KD.
 
-    The bias counts in the clip; it is left out because all share it, so it tells nobody apart.
+    The bias counts in the clip. It is left out of the rows because all patients share it, so it identifies none.
 
     Args:
-        features: As the head gets them.
+        features: Input of the head.
         labels: B.
         num_classes: K.
         max_grad_norm: C.
@@ -69,22 +75,22 @@ def gradient_rows(features: Floats, labels: Ints, num_classes: int, max_grad_nor
 
 
 def clipped(rows: Floats, longest: float) -> Floats:
-    """Rows N P, none longer than `longest`."""
+    """Return rows N P, none longer than `longest`."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     found: Floats = rows * np.minimum(1, longest / np.maximum(lengths, 1e-12))
     return found
 
 
 def alignment(release: Floats, rows: Floats, canaries: int, noise: float) -> Floats:
-    """Log-likelihood ratio of in to out of each canary, up to a constant: the best linear score of a noisy sum.
+    """Return each canary's log-likelihood ratio of in to out, up to a constant: the best linear score of a noisy sum.
 
     Args:
         release: A noisy sum of rows, P.
-        rows: What each patient adds to it, N P; the last `canaries` are in by a fair coin, the others always.
+        rows: Contribution of each patient, N P; the last `canaries` are in by a fair coin, the others always.
         canaries: M.
-        noise: Standard deviation of the noise, as claimed.
+        noise: Claimed standard deviation of the noise.
 
-    Source: Fisher's linear discriminant. Differs: how much a patient adds is left open, by a wide variance.
+    Source: Fisher's linear discriminant. Differs: the size of a contribution is left open by a wide variance.
     """
     mean, variance = np.ones(len(rows)), np.full(len(rows), _LEFT_OPEN)
     mean[-canaries:], variance[-canaries:] = 0.5, 0.25
@@ -94,7 +100,13 @@ def alignment(release: Floats, rows: Floats, canaries: int, noise: float) -> Flo
 
 
 def step_weights(steps: int, momentum: float, ema: float) -> Floats:
-    """How much the gradient of each step of a round moves the weights that leave, in learning rates, T."""
+    """Return how much the gradient of each step of a round changes the released weights, in learning rates, T.
+
+    Args:
+        steps: T.
+        momentum: Of the optimizer, in [0, 1).
+        ema: Decay of the running mean of the weights; 0: none.
+    """
     velocity = weights = average = np.zeros(steps)
     for step in np.eye(steps):
         velocity = momentum * velocity + step

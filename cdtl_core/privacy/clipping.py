@@ -1,4 +1,4 @@
-"""Opacus's clipping of each patient's gradient, and what is refused because it would not bound her share by C.
+"""Opacus's per-patient gradient clipping, and the checks that refuse networks for which it gives no bound.
 
 Source: Li et al. 2022, ghost clipping; Lee and Kifer 2021 for layers it has no formula for.
 """
@@ -22,28 +22,29 @@ _SAMPLES, _TOLERANCE = 3, 1e-6
 
 
 class Clipping(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
-    """Opacus's hooks, given tensors in the default layout, whose strides it takes for granted.
+    """Opacus's hooks with tensors in the default memory layout, which Opacus assumes.
 
-    In channels-last layout the lengths it found of a convolution's gradients were wrong, and so was the clip.
+    In channels-last layout its lengths of a convolution's gradients were wrong, and so was the clip.
     """
 
     def rearrange_grad_samples(self, **given: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Inputs of a layer, and what comes back to its output."""
+        """Collect the inputs of a layer and the gradients of its output."""
         inputs, back = super().rearrange_grad_samples(**given)
         return [_plain(one) for one in inputs], _plain(back)
 
 
 def check_private(model: nn.Module) -> None:
-    """Refuse a model whose training would mix patients, or whose gradients cannot be had one by one.
+    """Refuse a model whose training would mix patients, or that has no per-patient gradients.
 
     Raises:
-        PrivacyError: The sentence names the module and the way out.
+        PrivacyError: The sentence names the module and what to do.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and (module.track_running_stats or module.training):
             raise PrivacyError(
-                f"'{name}' ({type(module).__name__}) takes statistics over all patients of a batch, frozen weights or "
-                "not: build the classifier with frozen_norms=True, or choose a backbone with 2-d batch norms."
+                f"'{name}' ({type(module).__name__}) computes statistics over all patients of a batch, even with "
+                "frozen weights: build the classifier with frozen_norms=True, or choose a backbone with 2-d batch "
+                "norms."
             )
     modes = {module: module.training for module in model.modules()}
     errors = ModuleValidator.validate(model.train(), strict=False)  # it refuses any other mode
@@ -54,14 +55,14 @@ def check_private(model: nn.Module) -> None:
 
 
 def check_lengths(wrapped: Clipping, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-    """Refuse a network for which Opacus finds other lengths of gradients than autograd: the clip would not hold.
+    """Refuse a network for which Opacus and autograd disagree on gradient lengths: the clip would not hold.
 
-    Looks at random inputs and weights, at no patient.
+    The check uses random inputs and weights, no patient.
 
     Args:
-        wrapped: The module; it is left as it was.
-        inputs: Of a batch, B ...; only their shape counts.
-        labels: Of the same, B M or B; likewise.
+        wrapped: The module; it is left unchanged.
+        inputs: A batch, B ...; only its shape counts.
+        labels: Labels of the batch, B M or B; only their shape counts.
 
     Raises:
         PrivacyError: They differ.
@@ -69,7 +70,7 @@ def check_lengths(wrapped: Clipping, inputs: torch.Tensor, labels: torch.Tensor)
     parameters = wrapped.trainable_parameters
     kept, rng = [p.detach().clone() for p in parameters], torch.Generator().manual_seed(0)
     for p in parameters:
-        if not p.any():  # as a head at its start, which would hide the layers before it
+        if not p.any():  # for example a head at its start, which would hide the layers before it
             p.data.copy_(0.1 * torch.randn(p.shape, generator=rng))
     samples = torch.randn(_SAMPLES, *inputs.shape[1:], generator=rng).to(parameters[0])
     wanted = torch.zeros(_SAMPLES, *labels.shape[1:], dtype=torch.int64, device=samples.device)
@@ -85,23 +86,23 @@ def check_lengths(wrapped: Clipping, inputs: torch.Tensor, labels: torch.Tensor)
         p.grad = None
     if not torch.allclose(found, true, rtol=_TOLERANCE):
         raise PrivacyError(
-            "Opacus does not find the true lengths of this network's gradients, so no patient's would be clipped: "
-            "choose another model.backbone, or train less of it (dp.stages)."
+            "Opacus computes wrong gradient lengths for this network, so clipping would not bound a patient's "
+            "influence: choose another model.backbone, or train less of it (dp.stages)."
         )
 
 
 def loss_by_patient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over each patient's images: logits B M K or B K to B."""
+    """Return the mean cross-entropy over each patient's images: logits B M K or B K to B."""
     losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
     return losses.view(len(labels), -1).mean(dim=1)
 
 
 @contextmanager
 def clipping(module: nn.Module, max_grad_norm: float) -> Iterator[Clipping]:
-    """Opacus's hooks on a module for the block; it is left as it was.
+    """Install Opacus's hooks on a module for the block; afterwards the module is unchanged.
 
     Raises:
-        PrivacyError: A layer that is trained has no gradient per sample.
+        PrivacyError: A trained layer has no gradient per sample.
     """
     try:
         wrapped = Clipping(module, max_grad_norm=max_grad_norm, loss_reduction="sum")
@@ -125,12 +126,12 @@ def clipping(module: nn.Module, max_grad_norm: float) -> Iterator[Clipping]:
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy: `contiguous` would return an image of one pixel with the strides of another layout."""
+    """Copy a tensor; `contiguous` would give an image of one pixel the strides of another layout."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _no_samples(error: Exception) -> PrivacyError:
     return PrivacyError(
-        f"Opacus cannot take this network's gradients patient by patient ({str(error).splitlines()[0][:120]}): "
+        f"Opacus cannot compute this network's gradients per patient ({str(error).splitlines()[0][:120]}): "
         "choose another model.backbone, or train less of it (dp.stages)."
     )

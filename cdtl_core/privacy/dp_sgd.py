@@ -1,4 +1,4 @@
-"""DP-SGD with Opacus: a patient's gradient is clipped, noise is added, and only what that updated may leave.
+"""DP-SGD with Opacus: each patient's gradient is clipped, noise is added, and only the result may leave the site.
 
 Steps are plain SGD on the noised gradient. With zero noise and no clip they are plain SGD on the patients' mean loss,
 which is what a site exempt from privacy takes on the same part of the network.
@@ -31,9 +31,9 @@ class Examples:
     """Training images by patient.
 
     Args:
-        identities: Of each image's patient, N: her own number, which no other patient's presence changes.
+        identities: Number of each image's patient, N, independent of the presence of other patients.
         labels: N.
-        inputs: Of the module.
+        inputs: Inputs of the module.
     """
 
     def __init__(self, identities: Ints, labels: Ints, inputs: PatientInputs) -> None:
@@ -44,7 +44,14 @@ class Examples:
         self._labels, self._inputs = labels, inputs
 
     def of(self, patients: Ints, multiplicity: int, step: int, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs B M ... and labels B M: M images of each patient, in turn from a random one; for M = 1 B ... and B."""
+        """Return inputs B M ... and labels B M: M images of each patient in turn; for M = 1 B ... and B.
+
+        Args:
+            patients: B.
+            multiplicity: M.
+            step: Number of the step.
+            draws: Draws of the training.
+        """
         counts, identities = self._counts[patients][:, None], self.identities[patients]
         turns = (below(draws, "image", step, identities, counts) + np.arange(multiplicity)) % counts
         rows = self._order[self._first[patients][:, None] + turns]
@@ -53,7 +60,7 @@ class Examples:
 
 
 class _KernelNoise(DPOptimizerFastGradientClipping):  # type: ignore[misc]
-    """Opacus's optimizer for gradients that are clipped already; the noise is the kernel's."""
+    """Opacus's optimizer for gradients that are already clipped, with noise from the kernel."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, mechanism: Mechanism, entropy: Entropy) -> None:
         super().__init__(
@@ -66,7 +73,7 @@ class _KernelNoise(DPOptimizerFastGradientClipping):  # type: ignore[misc]
         self._entropy = entropy
 
     def add_noise(self) -> None:
-        """Noise on each summed gradient, once."""
+        """Add noise to each summed gradient, once."""
         std = self.noise_multiplier * self.max_grad_norm if self.noise_multiplier else 0.0
         for p in self.params:
             noised = p.summed_grad.double() + gaussian(p.summed_grad, std, self._entropy)
@@ -87,24 +94,24 @@ def fit_private(
     device: torch.device,
     entropy: Entropy = kernel_entropy,
 ) -> tuple[str, ...]:
-    """Train those parameters of `model` that want a gradient, in place; returns their names: what privacy paid for.
+    """Train the parameters of `model` that require a gradient, in place; return their names, which may leave the site.
 
     Args:
-        model: Whose parameters are trained; `set_training` has chosen them.
-        module: What is run: the model itself, on one image of each patient (a multiplicity of 1), or the end of it
-            that turns features into logits.
+        model: The model; `set_training` has chosen the parameters.
+        module: The module that runs: the model itself, on one image per patient (a multiplicity of 1), or the layers
+            that turn features into logits.
         examples: Training images by patient.
         config: Multiplicity and momentum.
         mechanism: Noise, rate and clip.
-        steps: As reserved in the ledger, or fewer.
-        lr: Of plain SGD.
+        steps: Number of steps, at most those reserved in the ledger.
+        lr: Learning rate of plain SGD.
         ema: Decay of a running mean of the weights, which costs no privacy; 0: the last weights.
-        draws: Who is in a step, her images and her dropout; NOT the noise.
-        device: Where to compute, in float64; Apple's GPUs lack that.
-        entropy: Where noise comes from.
+        draws: Poisson sample, images and dropout, but NOT the noise.
+        device: Where to compute, in float64, which Apple's GPUs lack.
+        entropy: Source of the noise.
 
     Raises:
-        PrivacyError: A part of the model would mix patients, or Opacus cannot take its gradients one by one.
+        PrivacyError: A part of the model would mix patients, or Opacus cannot compute its gradients per patient.
     """
     check_private(model)
     _still(model.backbone)
@@ -140,15 +147,15 @@ def private_mean(
     draws: Draws,
     entropy: Entropy = kernel_entropy,
 ) -> torch.Tensor:
-    """The mean over patients of each one's mean vector, with noise; it costs what a step of the same mechanism costs.
+    """Return the noisy mean over patients of each patient's mean vector; it costs as much privacy as one more step.
 
     Args:
         values: N D; a patient's mean is clipped to `mechanism.max_grad_norm`.
-        identities: Of each row's patient, N.
-        mechanism: Of the step.
+        identities: Patient of each row, N.
+        mechanism: Noise, rate and clip.
         step: Number of this mean, for the draws.
-        draws: Who is in it.
-        entropy: Where noise comes from.
+        draws: Poisson sample.
+        entropy: Source of the noise.
     """
     known, which, counts = np.unique(identities, return_inverse=True, return_counts=True)
     means = np.zeros((len(counts), values.shape[1]))
@@ -162,14 +169,22 @@ def private_mean(
 
 
 def _still(backbone: nn.Module) -> None:
-    """No dropout or skipped layers inside the backbone: their draws would be one sequence for a whole batch."""
+    """Switch off dropout and skipped layers inside the backbone, which draw one sequence for a whole batch."""
     for module in backbone.modules():
         if next(module.parameters(), None) is None:
             module.eval()
 
 
 def _masks(model: Classifier, labels: torch.Tensor, step: int, identities: Ints, draws: Draws) -> torch.Tensor | None:
-    """Dropout of the features of labels B M or B; None without dropout."""
+    """Return dropout masks for features of labels B M or B; None without dropout.
+
+    Args:
+        model: The model.
+        labels: B M or B.
+        step: Number of the step.
+        identities: B.
+        draws: Draws of the training.
+    """
     if not model.dropout.p:
         return None
     shape = (*labels.shape[1:], model.head.in_features)
@@ -178,10 +193,10 @@ def _masks(model: Classifier, labels: torch.Tensor, step: int, identities: Ints,
 
 @contextmanager
 def _only_own_draws(model: Classifier, masks: torch.Tensor | None, device: torch.device) -> Iterator[None]:
-    """Dropout with these masks inside the block.
+    """Use dropout with these masks inside the block.
 
     Raises:
-        PrivacyError: A layer drew from torch's own generator, so from one sequence for all patients.
+        PrivacyError: A layer drew from torch's own generator, which is one sequence for all patients.
     """
     before, model.dropout.masks = _generators(device), masks
     try:
@@ -191,7 +206,7 @@ def _only_own_draws(model: Classifier, masks: torch.Tensor | None, device: torch
         if any(not one.equal(other) for one, other in zip(before, _generators(device), strict=True)):
             raise PrivacyError(
                 f"a layer of {model.name} draws random numbers for a whole batch, so one patient's presence would "
-                "change what others are given: choose another model.backbone, or train less of it (dp.stages)."
+                "change the draws of others: choose another model.backbone, or train less of it (dp.stages)."
             )
 
 
@@ -204,10 +219,10 @@ def _generators(device: torch.device) -> list[torch.Tensor]:
 
 @contextmanager
 def _double(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """A module in float64 for the block, float32 after it.
+    """Convert a module to float64 for the block, and back to float32.
 
-    In float32 the same image's gradient differs with the size of the batch it is in (0.2 % of C in a deep network),
-    and lengths of gradients that nearly cancel are wrong: both would let a patient move the sum by more than C.
+    In float32 an image's gradient depends on the size of its batch (0.2 % of C in a deep network), and lengths of
+    gradients that nearly cancel are wrong. Both would let a patient change the sum by more than C.
     """
     module.to(device, torch.float64)
     try:
@@ -222,7 +237,7 @@ def _step(
     batch: tuple[torch.Tensor, torch.Tensor],
     device: torch.device,
 ) -> None:
-    """Two passes back: the first finds the length of each patient's gradient, the second adds them up, clipped."""
+    """Run two backward passes: the first computes each patient's gradient length, the second their clipped sum."""
     inputs, labels = batch[0].to(optimizer.params[0]), batch[1]
     optimizer.zero_grad(set_to_none=True)
     if len(labels):
@@ -234,6 +249,6 @@ def _step(
         (factors * losses).sum().backward()
         wrapped.enable_hooks()
     else:
-        for p in optimizer.params:  # no patient was drawn: a step of noise alone
+        for p in optimizer.params:  # no patient was drawn: the step is noise only
             p.grad = torch.zeros_like(p)
     optimizer.step()

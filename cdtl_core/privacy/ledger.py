@@ -1,8 +1,8 @@
-"""A site's privacy ledger: all steps its patients' images took part in, over every round, run and restart.
+"""A site's privacy ledger: all steps on its patients' images, over every round, run and restart.
 
-One file of JSON lines, appended and flushed to the disk, each line with the hash of all before it. Steps are reserved
-BEFORE they are trained; a reservation that no commitment follows counts in full. Beside it ``head.json`` says how long
-the ledger was, so that a copy of an earlier day is noticed.
+It is one file of JSON lines, appended and synced to the disk; each line carries the hash of all lines before it. Steps
+are reserved BEFORE training; a reservation without a commitment counts in full. ``head.json`` in the same folder holds
+the length of the ledger, so that an old copy is detected.
 """
 
 import json
@@ -35,14 +35,17 @@ __all__ = ["Budget", "Opening", "Plan", "PrivacyLedger", "Reservation", "commit"
 __all__ += ["ledger_exists", "note_unprotected", "reserve"]
 
 _WORTHLESS = 4.0
-"""Beside the noise of a ledger with nothing spent: with so much more an update would only harm the others."""
+"""Largest noise, as a multiple of the noise of an empty ledger; with more, an update would only harm the others."""
 
 _FILE, _HEAD = "ledger.jsonl", "head.json"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may spend at a site: epsilon at delta over the WHOLE ledger; `steps` of rate q over all its rounds."""
+    """What a run may spend at a site: epsilon at delta over the WHOLE ledger.
+
+    `steps` of rate q are the steps over all rounds of the run.
+    """
 
     target_epsilon: float
     target_delta: float
@@ -59,33 +62,33 @@ class PrivacyLedger:
 
     @property
     def opening(self) -> Opening:
-        """Its first line."""
+        """The first line."""
         first = self.entries[0]
         assert isinstance(first, Opening)  # noqa: S101 - read_ledger has made sure
         return first
 
     @property
     def reservations(self) -> tuple[Reservation, ...]:
-        """All of them, in order; the n-th has number n - 1."""
+        """All reservations, in order; the n-th has number n - 1."""
         return tuple(entry for entry in self.entries if isinstance(entry, Reservation))
 
     @property
     def history(self) -> tuple[Steps, ...]:
-        """All steps that count: committed ones, and those reserved without a word on how it ended.
+        """All steps that count: committed ones, and reserved ones without a commitment.
 
-        Without those of an earlier mechanism: their noise bounds nothing, so there is no number to add.
+        Steps of an earlier mechanism are excluded: their noise gives no bound, so there is no number to add.
         """
         steps = [(one, self.taken.get(one.number, one.steps)) for one in self.reservations if not one.faulty]
         return merged([Steps(one.noise_multiplier, one.sample_rate, count) for one, count in steps])
 
     @property
     def taken(self) -> dict[int, int]:
-        """Steps committed, by the number of their reservation."""
+        """Committed steps, by the number of their reservation."""
         return {entry.number: entry.steps for entry in self.entries if isinstance(entry, Commitment)}
 
     @property
     def faulty(self) -> tuple[Reservation, ...]:
-        """Reservations of an earlier mechanism of which steps were taken, or may have been."""
+        """Reservations of an earlier mechanism whose steps were taken, or may have been."""
         return tuple(one for one in self.reservations if one.faulty and self.taken.get(one.number, one.steps))
 
     @property
@@ -94,17 +97,17 @@ class PrivacyLedger:
         return tuple(entry.run for entry in self.entries if isinstance(entry, Unprotected))
 
     def plan_of(self, run: str) -> Plan | None:
-        """The newest plan of a run."""
+        """Return the newest plan of a run."""
         plans = [entry for entry in self.entries if isinstance(entry, Plan) and entry.run == run]
         return plans[-1] if plans else None
 
     def epsilon(self, target_delta: float) -> float:
-        """Spent so far, by the RDP accountant."""
+        """Return the epsilon spent so far, by the RDP accountant."""
         return epsilon(self.history, target_delta)
 
 
 def ledger_exists(folder: Path) -> bool:
-    """Whether this site has, or had, a ledger; a first line that a crash tore was none."""
+    """Whether this site has, or had, a ledger; a first line torn by a crash does not count."""
     path = folder / _FILE
     return (folder / _HEAD).exists() or (path.exists() and b"\n" in path.read_bytes())
 
@@ -117,21 +120,21 @@ def open_ledger(
     published: Mapping[str, int] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> PrivacyLedger:
-    """The ledger in `folder`; a site that never had one gets its first line written.
+    """Return the ledger in `folder`; the first call writes its first line.
 
     Args:
-        folder: Of the ledger.
-        site: Its name.
-        num_patients: Training patients as published, rounded; kept by a new ledger and never looked at again.
-        published: Other numbers to keep likewise.
+        folder: Folder of the ledger.
+        site: The site's name.
+        num_patients: Training patients as published, rounded; stored in a new ledger and constant from then on.
+        published: Other published numbers, stored in the same way.
         clock: Seconds since 1970.
 
     Raises:
-        PrivacyError: The ledger is missing where there was one, damaged, or shorter than it was.
+        PrivacyError: The ledger is missing although it existed, damaged, or shorter than it was.
     """
     with locked(folder, wait=True):
         if not ledger_exists(folder):
-            replace_bytes(folder / _FILE, b"")  # of a first line that a crash tore
+            replace_bytes(folder / _FILE, b"")  # left by a first line that a crash tore
             number, facts = secrets.token_hex(16), published or {}
             new = Opening(
                 at=clock(), mechanism=MECHANISM, ledger=number, site=site, num_patients=num_patients, published=facts
@@ -141,7 +144,7 @@ def open_ledger(
 
 
 def read_ledger(folder: Path) -> PrivacyLedger:
-    """Read and check a ledger; a last line torn by a crash is left out, since nothing was trained on its word.
+    """Read and check a ledger; a last line torn by a crash is ignored, since no training followed it.
 
     Raises:
         PrivacyError: It is missing, damaged, or shorter than it was.
@@ -164,18 +167,26 @@ def read_ledger(folder: Path) -> PrivacyLedger:
             raise _refusal(path, f"is damaged in line {number}")
         entries.append(entry)
     if known is None and len(entries) > 1 and not (folder / _HEAD).exists():
-        raise _refusal(path, f"has {len(entries)} lines and no {_HEAD} beside it")
+        raise _refusal(path, f"has {len(entries)} lines and no {_HEAD} in its folder")
     if len(entries) < (known or 1):
-        raise _refusal(path, f"has {len(entries)} lines and had {known or 1}")
+        raise _refusal(path, f"has {len(entries)} lines but had {known or 1}")
     return PrivacyLedger(tuple(entries), head)
 
 
 def reserve(
     folder: Path, *, run: str, round: int, steps: int, budget: Budget, clock: Callable[[], float] = time.time
 ) -> Reservation | None:
-    """Reserve a round's steps, fewer if the budget allows no more; None if it allows none: the site sends nothing more.
+    """Reserve a round's steps, or fewer if the budget allows no more; None: the site sends nothing more.
 
-    The noise is planned with a run's first reservation, for all its steps, given all that was spent before.
+    The noise is planned with a run's first reservation, for all its steps, given everything that was spent before.
+
+    Args:
+        folder: Folder of the ledger.
+        run: Name and method of the run.
+        round: Number of the round.
+        steps: Steps of the round.
+        budget: What the run may spend.
+        clock: Seconds since 1970.
 
     Raises:
         PrivacyError: The ledger is missing, damaged, or shorter than it was.
@@ -200,10 +211,16 @@ def reserve(
 
 
 def commit(folder: Path, reservation: Reservation, steps: int, *, clock: Callable[[], float] = time.time) -> None:
-    """Say how many of the reserved steps were taken.
+    """Record how many of the reserved steps were taken.
+
+    Args:
+        folder: Folder of the ledger.
+        reservation: The reservation.
+        steps: Steps taken.
+        clock: Seconds since 1970.
 
     Raises:
-        PrivacyError: More than were reserved, it is said twice, or the ledger is missing or damaged.
+        PrivacyError: More than were reserved, a second commitment, or the ledger is missing or damaged.
     """
     with locked(folder, wait=True):
         ledger = _mended(folder)
@@ -214,7 +231,12 @@ def commit(folder: Path, reservation: Reservation, steps: int, *, clock: Callabl
 
 
 def note_unprotected(folder: Path, runs: Iterable[str], *, clock: Callable[[], float] = time.time) -> PrivacyLedger:
-    """Write down runs without privacy that the ledger does not name yet.
+    """Record runs without privacy that the ledger does not name yet.
+
+    Args:
+        folder: Folder of the ledger.
+        runs: Names of the runs.
+        clock: Seconds since 1970.
 
     Raises:
         PrivacyError: The ledger is missing, damaged, or shorter than it was.
@@ -248,7 +270,7 @@ def _budget_of(plan: Plan) -> Budget:
 
 
 def _mended(folder: Path) -> PrivacyLedger:
-    """The ledger as a crash may have left it, made ready for the next line: no torn one, its length noted."""
+    """Repair a ledger after a crash, ready for the next line: no torn line, its length noted."""
     ledger, path = read_ledger(folder), folder / _FILE
     whole = path.read_bytes().rfind(b"\n") + 1
     if whole != path.stat().st_size:
@@ -272,8 +294,8 @@ def _append(folder: Path, ledger: PrivacyLedger, entry: Entry) -> PrivacyLedger:
         append_line(folder / _FILE, _line(value, head))
     except CheckpointError:
         raise PrivacyError(
-            f"the privacy ledger {folder / _FILE} cannot be written, so nothing may be trained: free space, or mend "
-            "its rights."
+            f"the privacy ledger {folder / _FILE} cannot be written, so nothing may be trained: free disk space, or "
+            "fix its permissions."
         ) from None
     entries = (*ledger.entries, entry)
     replace_json(folder / _HEAD, {"lines": len(entries)})
@@ -285,7 +307,7 @@ def _line(value: object, head: str) -> str:
 
 
 def _known_length(folder: Path) -> int | None:
-    """How many lines the ledger had at least; None before its first was followed by anything."""
+    """Return the smallest known length of the ledger; None before a second line exists."""
     path = folder / _HEAD
     try:
         return int(parse_json(path.read_bytes())["lines"])
@@ -297,5 +319,5 @@ def _known_length(folder: Path) -> int | None:
 
 def _refusal(path: Path, what: str) -> PrivacyError:
     return PrivacyError(
-        f"the privacy ledger {path} {what}, so nobody can say what is spent: restore the newest copy of its folder."
+        f"the privacy ledger {path} {what}, so the spent epsilon is unknown: restore the newest copy of its folder."
     )

@@ -1,4 +1,4 @@
-"""The lines of a privacy ledger."""
+"""The kinds of lines in a privacy ledger."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 __all__ = ["ENTRY", "MECHANISM", "Commitment", "Entry", "Opening", "Plan", "Reservation", "Unprotected"]
 
 MECHANISM = 2
-"""Of the steps that this version takes.
+"""Version of the mechanism whose steps this version takes.
 
-1 drew images, views and dropout of all patients from one sequence, and clipped by wrong lengths in trained stages: one
-patient could move a step's sum by many times the clip, so no epsilon follows from its noise.
+Mechanism 1 drew images, views and dropout of all patients from one sequence, and clipped by wrong lengths in trained
+stages: one patient could change a step's sum by many times the clip, so its noise gives no epsilon.
 """
 
 
 class _Entry(BaseModel):
-    """Attributes: `at`, seconds since 1970; `mechanism`, of the version that wrote the line; without it the first."""
+    """Attributes: `at`, seconds since 1970; `mechanism`, the version of the mechanism; without it the first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     at: float
@@ -24,13 +24,13 @@ class _Entry(BaseModel):
 
 
 class Opening(_Entry):
-    """The first line: the ledger's own number, and what this site treats as public since then.
+    """The first line: the ledger's number, and the numbers that this site treats as public from then on.
 
     Attributes:
         ledger: Thirty-two random hex digits.
-        site: Its name.
+        site: The site's name.
         num_patients: Training patients, rounded.
-        published: Other numbers of the cohort that were published.
+        published: Other published numbers of the cohort.
     """
 
     kind: Literal["opening"] = "opening"
@@ -41,7 +41,7 @@ class Opening(_Entry):
 
 
 class Plan(_Entry):
-    """How a run means to spend: its noise is planned once for all its rounds."""
+    """A run's spending plan: the noise is planned once for all its rounds."""
 
     kind: Literal["plan"] = "plan"
     run: str
@@ -53,7 +53,7 @@ class Plan(_Entry):
 
 
 class Reservation(_Entry):
-    """Steps about to be taken."""
+    """Steps that are about to be taken."""
 
     kind: Literal["reservation"] = "reservation"
     number: int
@@ -65,12 +65,12 @@ class Reservation(_Entry):
 
     @property
     def faulty(self) -> bool:
-        """Whether the steps were taken by a mechanism whose noise bounds nothing."""
+        """Whether the steps were taken by a mechanism whose noise gives no bound."""
         return self.mechanism < MECHANISM
 
 
 class Commitment(_Entry):
-    """How many of a reservation's steps were taken."""
+    """Number of steps taken of a reservation."""
 
     kind: Literal["commitment"] = "commitment"
     number: int
@@ -87,4 +87,4 @@ class Unprotected(_Entry):
 Entry = Opening | Plan | Reservation | Commitment | Unprotected
 
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
-"""Reads a line."""
+"""Parses a line."""

@@ -1,4 +1,4 @@
-"""Membership inference by loss: can those a model was trained on be told from those it was not, by their log-loss?"""
+"""Membership inference by loss: whether log-loss separates patients trained on from others."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -19,11 +19,11 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Membership:
-    """How well a loss attack does; 0.5 and `FALSE_ALARMS` are chance.
+    """Result of a loss attack; 0.5 and `FALSE_ALARMS` are chance.
 
     Attributes:
-        members: Patients trained on.
-        others: Patients of the same site not trained on.
+        members: Number of patients trained on.
+        others: Number of patients of the same site not trained on.
         auroc: With its interval.
         tpr: Share of members found at `FALSE_ALARMS`, with its interval.
     """
@@ -34,7 +34,7 @@ class Membership:
     tpr: Interval
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; an end that no interval has is None."""
+        """Return the result for JSON; a missing end of an interval is None."""
         found: dict[str, Any] = {"members": self.members, "others": self.others}
         for name, value in (("auroc", self.auroc), ("tpr", self.tpr)):
             found[name] = {key: number if math.isfinite(number) else None for key, number in asdict(value).items()}
@@ -42,12 +42,12 @@ class Membership:
 
 
 def membership(members: Floats, others: Floats, *, seed: int) -> Membership:
-    """The attack's figures from one log-loss per patient: a low one says member.
+    """Return the attack's result from one log-loss per patient; a low loss suggests a member.
 
     Args:
-        members: Of patients trained on.
-        others: Of patients not trained on.
-        seed: Of the bootstrap over patients.
+        members: Losses of patients trained on.
+        others: Losses of patients not trained on.
+        seed: Seed of the bootstrap over patients.
     """
     inside = np.repeat([True, False], [len(members), len(others)])
     scores = -np.concatenate([members, others])
@@ -60,7 +60,7 @@ def membership(members: Floats, others: Floats, *, seed: int) -> Membership:
 
 
 def true_positive_rate(members: Floats, others: Floats) -> float:
-    """Share of members whose loss is below that of all but `FALSE_ALARMS` of the others; ties count as others."""
+    """Return the share of members with a loss below all but `FALSE_ALARMS` of the others; ties count as others."""
     allowed = int(FALSE_ALARMS * len(others))
     return float(np.mean(members < np.sort(others)[allowed]))
 

@@ -1,4 +1,4 @@
-"""Training the small part of a network that a private run trains, at private and exempt sites alike."""
+"""Trains the small part of a network that a private run trains, at private and exempt sites."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,26 +34,27 @@ def fit_part(
     draws: Draws | None = None,
     entropy: Entropy = kernel_entropy,
 ) -> tuple[str, ...]:
-    """Train head, adapter and the last `dp.stages` in place; returns the names of what the steps updated.
+    """Train head, adapter and the last `dp.stages` in place; return the names of the updated tensors.
 
-    Where the whole backbone is frozen, its features are computed once for each image and view.
+    If the whole backbone is frozen, its features are computed once for each image and view.
 
     Args:
-        model: Changed in place; also its centre, if it has not been computed yet.
+        model: Changed in place, including its centre if it has not been computed yet.
         fold: The training images.
-        config: Of the run.
+        config: The run's settings.
         grant: Noise and steps, as reserved.
-        centred: Whether the model's centre is the site's own already.
+        centred: Whether the model's centre is already the site's own.
         epoch: The round, from 0, for the learning rate.
         device: Where to compute.
-        cache: Folder to keep features in.
-        features: Of the fold's images as `feature_views` gives them, if they are at hand.
-        draws: Each patient's own random numbers: whether she is in a step, images, views, augmentations, dropout. If
-            not given, those of a new secret of `entropy`, which is known to this call alone.
-        entropy: Where secret and noise come from.
+        cache: Folder for features.
+        features: Features of the fold as `feature_views` gives them, if available.
+        draws: Each patient's own random numbers: Poisson sample, images, views, augmentations, dropout. By default
+            keyed
+            by a new secret from `entropy`, which only this call knows.
+        entropy: Source of secret and noise.
 
     Raises:
-        PrivacyError: The network cannot be trained patient by patient.
+        PrivacyError: The network has no per-patient gradients.
     """
     frozen = config.dp.stages == 0
     draws = draws or keyed_draws(entropy(SECRET_BYTES))
@@ -87,17 +88,25 @@ def fit_part(
 def set_centre(
     model: Classifier, fold: Fold, config: RunConfig, *, device: torch.device, cache: Path | None = None
 ) -> None:
-    """The mean of the site's features as they are, for a run without privacy."""
+    """Set the centre to the mean of the site's features, for a run without privacy.
+
+    Args:
+        model: Changed in place.
+        fold: The training images.
+        config: The run's settings.
+        device: Where to compute.
+        cache: Folder for features.
+    """
     if fold.holds_features:
         plain = cast(Features, fold.pixels[fold.rows])
     else:
         plain = feature_views(model, fold, views=0, change=config.train.augment, seed=0, device=device, cache=cache)
-    everyone = keyed_draws(bytes(SECRET_BYTES))  # without noise all are in
+    everyone = keyed_draws(bytes(SECRET_BYTES))  # without noise every patient is in
     _centre(model, plain, fold, without_noise(fold.num_patients), 1, everyone, kernel_entropy)
 
 
 def _features(model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None) -> Features:
-    """N V D; the plain image alone where the steps see images themselves."""
+    """Return features N V D; only the plain image if the steps use images themselves."""
     views = config.dp.views if config.dp.stages == 0 else 0
     change, seed = config.train.augment, config.seed
     return feature_views(model, fold, views=views, change=change, seed=seed, device=device, cache=cache)
@@ -112,7 +121,7 @@ def _centre(
     draws: Draws,
     entropy: Entropy,
 ) -> None:
-    """The site's own mean of plain features, as private as so many steps; P parts of unit length have sqrt(P)."""
+    """Return the noisy mean of the site's plain features; P parts of unit length have a total length of sqrt(P)."""
     longest = replace(mechanism, max_grad_norm=model.feature_length)
     plain = features[:, 0].astype(np.float32)
     means = [

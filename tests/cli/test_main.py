@@ -91,7 +91,7 @@ def test_json_is_the_report(cdtl: Cdtl, tmp_path: Path) -> None:
         (("simulate", "studies/demo.toml"), 3, "does not exist"),
         (("simulate", "tiny.toml", "--out", "tiny.toml"), 6, "is a file"),
         (("simulate", "--resume", "nowhere"), 6, "holds no run"),
-        (("predict", "nowhere", "x.png"), 5, "no model folder"),
+        (("predict", "nowhere", "x.png"), 5, "not a model folder"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_the_familys_code(

@@ -20,4 +20,4 @@ def test_a_rehearsal_says_what_the_own_model_takes(tmp_path: Path, capsys: pytes
     assert 0 < found["own_disk_bytes"] < found["disk_bytes"]
     assert found["disk_bytes"] > 3 * 13e6  # own, joint and both networks of the pool, of 3.4 million parameters each
     print_checks({"checks": [], "rehearsal": found})
-    assert "train its own model beside the joint one" in capsys.readouterr().out
+    assert "train its own model in addition to the joint one" in capsys.readouterr().out

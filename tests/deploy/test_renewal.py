@@ -283,7 +283,7 @@ def test_the_desks_renew_with_one_command_each(cdtl: Cdtl, site: Path, tmp_path:
     assert "north has a new key; its former one is good beside it until" in done.out
     status = json.loads(cdtl("server", "status", "office", "--json").out)
     assert status["notices"] == []
-    assert "holds the new authority and the one before" in cdtl("server", "renew", "office", "--new-authority").out
+    assert "holds the new and the previous authority" in cdtl("server", "renew", "office", "--new-authority").out
     assert "at once" in cdtl("server", "renew", "office").out
 
 

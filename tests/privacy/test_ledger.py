@@ -243,7 +243,7 @@ def test_a_full_disk_is_one_sentence_and_tears_nothing(folder: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, hard))
     try:
-        with pytest.raises(PrivacyError, match=r"cannot be written.*: free space"):
+        with pytest.raises(PrivacyError, match=r"cannot be written.*: free disk space"):
             reserve(folder, run="study", round=2, steps=2, budget=FAST)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

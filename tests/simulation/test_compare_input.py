@@ -61,6 +61,6 @@ def test_resuming_takes_no_new_settings(cdtl: Cdtl) -> None:
         ("--target", "alba"),
     ):
         found, _, error = cdtl("compare", "--resume", "a", *own)
-        assert (found, "leave out all but" in error) == (2, True), error
+        assert (found, "remove all options but" in error) == (2, True), error
     found, _, error = cdtl("compare", "--resume", "nowhere")
     assert (found, "holds no study" in error) == (6, True)
