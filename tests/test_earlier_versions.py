@@ -88,4 +88,4 @@ def test_a_run_folder_of_an_earlier_version_is_left_to_that_version(
     done = cdtl("report", out / "sites" / "alba")
     assert done.code > 0
     assert "the run tiny in" in done.err
-    assert "played with another version of cdtl" in done.err
+    assert "made with another version of cdtl" in done.err

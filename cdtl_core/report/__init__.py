@@ -1,1 +1,1 @@
-"""What a person reads: pages and charts made from results."""
+"""Pages and charts made from results."""

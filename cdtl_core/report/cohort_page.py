@@ -1,4 +1,4 @@
-"""The cohort check as one HTML page: counts, findings, and the images that a person must look at."""
+"""The cohort check as one HTML page: counts, findings, and the images to look at."""
 
 import base64
 import io
@@ -48,11 +48,11 @@ class _Section:
 
 
 def cohort_html(check: CohortCheck, *, root: Path, title: str = "Cohort check") -> str:
-    """The page, self-contained: no script, nothing fetched; it shows patients' images and stays at the site.
+    """Return the page, self-contained and without scripts; it shows patients' images and stays at the site.
 
     Args:
-        check: What was found.
-        root: Folder that file names are shown relative to.
+        check: The findings.
+        root: Folder that file names are relative to.
         title: Heading, e.g. the site's name.
     """
     sections = _sections(check, root)
@@ -80,7 +80,7 @@ def _number(check: CohortCheck, severity: str) -> int:
 
 
 def _sections(check: CohortCheck, root: Path) -> list[_Section]:
-    """One section per rule, in the order of the findings: errors, warnings, waived."""
+    """Return one section per rule, in the order of the findings: errors, warnings, waived."""
     groups: dict[str, list[Finding]] = {}
     for finding in check.findings:
         groups.setdefault(finding.rule, []).append(finding)

@@ -1,4 +1,4 @@
-"""The report of a run between hospitals, from what the coordinator knows: no image, no score, nothing of a patient."""
+"""The coordinator's report of a run, from the facts it has: no image, no score, nothing about single patients."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,13 +25,13 @@ from cdtl_core.results.rounds import Journal, read_journal
 __all__ = ["coordinator_page", "newest_run"]
 
 _AT_SITES = (
-    "Scores of patients never leave a site, so this is shown in each site's own report alone: cdtl report DIR there."
+    "Scores of patients never leave a site, so only each site's own report shows this: run cdtl report DIR there."
 )
-_TIMED = "Seconds are from the question to a site's answer, waiting included."
+_TIMED = "Seconds are from the request to a site's answer, including waiting."
 
 
 def newest_run(folder: Path, name: str = "") -> Path:
-    """A coordinator's run by name, else the one that was asked for last.
+    """Return a coordinator's run by name, or else its newest run.
 
     Raises:
         ConfigError: There is none.
@@ -42,12 +42,12 @@ def newest_run(folder: Path, name: str = "") -> Path:
         return folder / "runs" / name
     found = list(run_folders(folder))
     if not found:
-        raise ConfigError(f"{folder} has played no run yet: start one with cdtl server run.")
+        raise ConfigError(f"{folder} has no run yet: start one with cdtl server run.")
     return found[-1]
 
 
 def coordinator_page(run: Path, *, live: bool = False) -> Page:
-    """Put the report of a coordinator's run folder together.
+    """Build the report of a coordinator's run folder.
 
     Raises:
         CdtlError: A file of it is missing or damaged.
@@ -57,7 +57,7 @@ def coordinator_page(run: Path, *, live: bool = False) -> Page:
     journals, contracts = read_journal(run / "rounds.jsonl"), _contracts(run.parent.parent, request.sites)
     journal = journals[-1] if journals else None
     state = load_run_state(run)
-    status = state.status if state else "not asked for"
+    status = state.status if state else "not requested"
     return Page(
         title=f"{config.name}: the coordinator's report",
         about=f"{method_name(config.method)}, {config.federation.rounds} rounds, {len(request.sites)} sites; {status}.",
@@ -71,10 +71,10 @@ def coordinator_page(run: Path, *, live: bool = False) -> Page:
             _egress(request, journals),
             sections.absence(journals),
             _cohorts(contracts),
-            Section("examples", [], "Images never leave a site: its own report shows some, this one none."),
+            Section("examples", [], "Images never leave a site: only the site's own report shows some."),
             Section("run", run_blocks(config, _facts(request, status, state.reason if state else ""))),
         ),
-        keep="This page holds what the coordinator was told: no image, no score, nothing of single patients.",
+        keep="This page holds the facts that the coordinator has: no image, no score, nothing about single patients.",
         live=live and status not in ENDED,
     )
 
@@ -96,7 +96,7 @@ def _summary(
             sentence, more = _told(ends[site], method)
         items.append(open_headline(site, about, sentence, more))
     note = Note(
-        "Whether a site gained over training alone is known to the site: the comparison is paired by patient, and "
+        "Only the site knows whether it gained over local training: the comparison is paired by patient, and "
         "patients' scores stay there."
     )
     return Section("summary", [Headlines(items), note])
@@ -104,12 +104,12 @@ def _summary(
 
 def _told(end: Mapping[str, Any], method: str) -> tuple[str, list[str]]:
     if end.get("test_auroc") is None:
-        return "It has its model; it trains with differential privacy and tells no figure of it.", []
+        return "It has its model. It trains with differential privacy and sends no figure about it.", []
     found = Estimate(value=end["test_auroc"], low=end.get("test_auroc_low"), high=end.get("test_auroc_high"))
-    chosen = end.get("chosen") or "not told"
+    chosen = end.get("chosen") or "not sent"
     words = {
         "pool": "the pool of its own and the joint model",
-        "own": "its own, trained alone",
+        "own": "its own, trained locally",
         "joint": "the joint one",
     }
     more = [f"Model used: {words.get(chosen, chosen)}."] if method == "cdtl" else []
@@ -133,7 +133,7 @@ def _privacy(config: RunConfig, journal: Journal | None) -> Section:
 
 
 def _egress(request: ApprovalRequest, journals: Sequence[Journal]) -> Section:
-    blocks: list[Block] = [egress_table(request.egress, "What the sites approved, and no more")]
+    blocks: list[Block] = [egress_table(request.egress, "The egress list that the sites approved")]
     table = crossed(journals)
     blocks += [table] if table else []
     lead = (

@@ -15,7 +15,7 @@ __all__ = ["logged_lines", "logged_traffic"]
 
 
 def logged_traffic(home: Path) -> list[Block]:
-    """Replies by run and verdict, requests by kind, and what was refused; nothing without a log."""
+    """Return replies by run and verdict, requests by kind, and refusals; empty without a log."""
     lines = logged_lines(home)
     if not lines:
         return []
@@ -44,12 +44,12 @@ def logged_traffic(home: Path) -> list[Block]:
     if went:
         blocks.append(Table("All requests to the coordinator", ("request", "count", "bytes"), went))
     total = bytes_text(sum(amounts.values()))
-    blocks.append(Note(f"In all {total} left in the bodies of requests. The filter refused {refused} of them."))
+    blocks.append(Note(f"In all {total} left in the bodies of requests. Requests that the filter refused: {refused}."))
     return blocks
 
 
 def logged_lines(home: Path) -> list[dict[str, Any]]:
-    """All lines that are kept, the oldest first; a damaged line is left out."""
+    """Return all stored lines, the oldest first; damaged lines are left out."""
     return list(_lines(home))
 
 

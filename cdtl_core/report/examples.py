@@ -1,4 +1,4 @@
-"""A strip of a site's own test images with Grad-CAM; for that site's report alone, since it shows patients."""
+"""Example test images of a site with Grad-CAM, only for that site's report, since they show patients."""
 
 import base64
 import io
@@ -29,8 +29,8 @@ __all__ = ["examples"]
 
 _EACH = 2  # pictures of each of the four kinds
 _SIDE = 224
-_NO_MODEL = "No model has been kept at this site yet."
-_KINDS = ("rightly called", "missed", "wrongly called", "rightly called not")
+_NO_MODEL = "This site has no model yet."
+_KINDS = ("rightly called", "missed", "wrongly called", "correctly not called")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Choice:
 
 
 def examples(one: Material) -> Section:
-    """Images that the operating point calls rightly and wrongly, the clearest of each, and where the model looked."""
+    """Return images classified correctly and wrongly, the clearest of each, with Grad-CAM maps."""
     card, main = one.card, one.main
     if main is None or card is None or main not in one.cards:
         return Section("examples", [], _NO_MODEL)
@@ -55,8 +55,8 @@ def examples(one: Material) -> Section:
     told = operation_of(test, one.val.get(main))
     pictures = _pictures(one, fold, test, told, card.positive)
     lead = (
-        "Left the image as the network sees it, right what speaks for the positive label (Grad-CAM): bright where it "
-        "looked. A map shows where, not why, and no map makes a decision right. "
+        "Left: the image as the network sees it. Right: Grad-CAM for the positive label, bright where the network "
+        "found evidence. A map shows where, not why, and does not show that a decision is right. "
     )
     lead += "Synthetic images." if card.cohort.synthetic else "These are patients' images: this page stays at the site."
     return Section("examples", [Gallery(pictures)], lead=lead)
@@ -86,7 +86,7 @@ def _pictures(one: Material, fold: Fold, test: Scores, told: Operation, positive
 
 
 def _chosen(test: Scores, threshold: float) -> list[_Choice]:
-    """The clearest of each kind, each patient once."""
+    """Return the clearest images of each kind, each patient once."""
     called, found, seen = test.probability >= threshold, [], set[int]()
     kinds = (
         called & test.positive,
@@ -106,7 +106,7 @@ def _chosen(test: Scores, threshold: float) -> list[_Choice]:
 
 
 def _where(heat: npt.NDArray[np.float32]) -> str:
-    """In which ninth of the image the map is strongest, in words."""
+    """Describe in words in which ninth of the image the map is strongest."""
     rows, columns = (np.array_split(np.arange(size), 3) for size in heat.shape)
     means = np.array([[heat[np.ix_(row, column)].mean() for column in columns] for row in rows])
     row, column = (int(place) for place in np.unravel_index(means.argmax(), means.shape))
@@ -115,7 +115,7 @@ def _where(heat: npt.NDArray[np.float32]) -> str:
 
 
 def _data_url(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32] | None) -> str:
-    """Image and overlay beside each other, as a JPEG in a data URL."""
+    """Return image and overlay side by side, as a JPEG in a data URL."""
     plain_image = np.repeat(pixels, 3, axis=0) if pixels.shape[0] == 1 else pixels
     base = plain_image.transpose(1, 2, 0).astype(np.float64)
     panels: Sequence[npt.NDArray[np.float64]] = [base]

@@ -1,4 +1,4 @@
-"""Which report a folder is for: a simulation's run, a coordinator, its run, or a site."""
+"""Finds the report that belongs to a folder: of a simulation, a coordinator, its run, or a site."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ __all__ = ["is_coordinators", "page_of", "page_without_patients", "report_path"]
 
 
 def page_of(folder: Path, *, site: str = "", run: str = "") -> Page:
-    """The report of a folder.
+    """Return the report of a folder.
 
     Args:
-        folder: Of a run, a coordinator or a site.
-        site: Of a simulation, whose own report is wanted.
-        run: Of a coordinator or a site, which run; the newest if empty.
+        folder: Folder of a run, a coordinator or a site.
+        site: Site of a simulation whose own report is wanted.
+        run: Run of a coordinator or a site; empty: the newest.
 
     Raises:
         ConfigError: The folder is none of these, or has no such site or run.
@@ -23,7 +23,7 @@ def page_of(folder: Path, *, site: str = "", run: str = "") -> Page:
     """
     if not site and not (folder / SITE_FILE).exists():
         return page_without_patients(folder, run=run)
-    from cdtl_core.report.site import site_page  # what a page does not need is not loaded
+    from cdtl_core.report.site import site_page  # imported here: load only what a page needs
 
     if (folder / SITE_FILE).exists():
         if site:
@@ -37,7 +37,12 @@ def page_of(folder: Path, *, site: str = "", run: str = "") -> Page:
 
 
 def page_without_patients(folder: Path, *, run: str = "", live: bool = False) -> Page:
-    """The report of a simulation or of a coordinator's run, which shows no image.
+    """Return the report of a simulation or of a coordinator's run, which shows no image.
+
+    Args:
+        folder: Folder of a run or a coordinator.
+        run: Run of a coordinator; empty: the newest.
+        live: Whether the page is served during the run.
 
     Raises:
         ConfigError: The folder is neither.
@@ -62,7 +67,13 @@ def is_coordinators(folder: Path) -> bool:
 
 
 def report_path(folder: Path, *, site: str = "", run: str = "") -> Path:
-    """Where a report is written unless a person says where: beside what it tells of."""
+    """Return the default path of a report, in the folder that it is about.
+
+    Args:
+        folder: Folder of a run, a coordinator or a site.
+        site: Site of a simulation.
+        run: Run of a coordinator or a site.
+    """
     if site:
         return folder / "sites" / site / "report.html"
     if is_coordinators(folder):

@@ -1,4 +1,4 @@
-"""A site's result as sentences: what it gained over training alone, how sure that is, and which model it uses."""
+"""A site's result in sentences: its gain over local training, the uncertainty, and the model it uses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -13,8 +13,8 @@ from cdtl_core.results.report import Estimate, MethodResult, ModelChoice
 __all__ = ["SEED_NOTE", "gain_forest", "headline_of", "open_headline", "selection_sentence"]
 
 SEED_NOTE = (
-    "Intervals are 95 % percentile intervals of a paired bootstrap over test patients. They cover which patients were "
-    "tested, not the seed: this is one run, and a claim of gain needs several (cdtl compare)."
+    "Intervals are 95 % percentile intervals of a paired bootstrap over test patients. They cover the choice of "
+    "patients but not the seed: this is one run, and a claim of gain needs several (cdtl compare)."
 )
 _PAIRS = "of 100 pairs of a positive and a negative test image"
 
@@ -30,7 +30,18 @@ def headline_of(
     selection: ModelChoice | None,
     test_patients: int,
 ) -> Headline:
-    """The sentence of a site whose run has ended."""
+    """Return the sentences of a site whose run has ended.
+
+    Args:
+        site: The site's name.
+        about: A line about the site.
+        main: The main method.
+        results: Results by method.
+        gain: ``<method>-alone`` to the paired difference of AUROC.
+        log_loss_change: ``<method>-alone`` to the paired difference of log-loss.
+        selection: The choice of the model, if known.
+        test_patients: Number of test patients.
+    """
     name, difference = method_name(main), gain.get(f"{main}-alone")
     more = [
         *([selection_sentence(selection)] if selection else []),
@@ -40,20 +51,26 @@ def headline_of(
     ]
     if difference is None or difference.value is None:
         told = estimate_text(results[main].auroc) if main in results else "unknown"
-        why = "there is no model trained alone to compare with"
+        why = "there is no local model to compare with"
         return Headline(site, about, "open", f"AUROC of {name} on test patients: {told}; {why}.", more)
     if selection is not None and selection.chosen == "own":
-        used = "its validation patients spoke against the pooled model, so the site uses the one it trained alone"
+        used = "its validation patients were predicted worse by the pooled model, so the site uses its own model"
         return Headline(site, about, "none", f"No evidence of gain: {used}.", more)
     tone, sentence = _verdict(name, difference, test_patients)
     return Headline(site, about, tone, sentence, more)
 
 
 def _verdict(name: str, difference: Estimate, test_patients: int) -> tuple[Literal["gain", "none", "loss"], str]:
-    """Whether a method gains over training alone, in pairs of images ranked rightly: what AUROC counts."""
+    """Say whether a method gains over local training, in pairs of images as AUROC counts them.
+
+    Args:
+        name: Name of the method.
+        difference: Paired difference of AUROC.
+        test_patients: Number of test patients.
+    """
     value, low, high = difference.value or 0.0, difference.low, difference.high
     more = "more" if value >= 0 else "fewer"
-    amount = f"{_PAIRS}, {name} ranks {abs(100 * value):.1f} {more} in the right order than the model trained alone"
+    amount = f"{_PAIRS}, {name} ranks {abs(100 * value):.1f} {more} in the right order than local training"
     if low is None or high is None:
         few = f"only {test_patients} test patients allow no interval, so this figure is an anecdote"
         return "none", f"No evidence of gain: {amount}, but {few}."
@@ -74,10 +91,10 @@ def _auroc_sentence(main: str, results: Mapping[str, MethodResult], gain: Estima
 
 
 def _log_loss_sentence(change: Estimate | None) -> list[str]:
-    """Whether probabilities got better or worse, in words."""
+    """Say whether probabilities got better or worse."""
     if change is None or change.value is None:
         return []
-    text = f"Log-loss less that of training alone (below 0 is better): {estimate_text(change, sign=True)}"
+    text = f"Log-loss minus that of local training (below 0 is better): {estimate_text(change, sign=True)}"
     if change.low is None or change.high is None:
         return [f"{text}; too few test patients to say how sure that is."]
     if change.high < 0:
@@ -88,16 +105,23 @@ def _log_loss_sentence(change: Estimate | None) -> list[str]:
 def _donors_sentence(selection: ModelChoice | None) -> list[str]:
     if selection is None or not selection.donor_shares:
         return []
-    return [f"Share of the other sites, the own model being 1: {donors_sentence(selection.donor_shares)}."]
+    return [f"Share of the other sites, relative to the own model (1): {donors_sentence(selection.donor_shares)}."]
 
 
 def open_headline(site: str, about: str, sentence: str, more: Sequence[str] = ()) -> Headline:
-    """The sentence of a site of which no result is known here."""
+    """Return the sentence of a site whose result is not known here.
+
+    Args:
+        site: The site's name.
+        about: A line about the site.
+        sentence: What is known.
+        more: Further sentences.
+    """
     return Headline(site, about, "open", sentence, more)
 
 
 def selection_sentence(choice: ModelChoice) -> str:
-    """Which model the site uses, and how its own and the joint model were pooled."""
+    """Describe which model the site uses, and how its own and the joint model were pooled."""
     losses = ", ".join(f"{name} {plain(loss, 4)}" for name, loss in choice.validation_log_loss.items())
     told = f"validation log-loss: {losses}" if losses else "no validation patients"
     if choice.share is None:
@@ -115,7 +139,7 @@ def selection_sentence(choice: ModelChoice) -> str:
 
 
 def _networks(choice: ModelChoice) -> str:
-    """What a prediction runs, where that is not one network as everywhere."""
+    """Describe the networks of a prediction, if there are two or a choice was made."""
     if not choice.networks_log_loss:
         return ", as two networks side by side" if choice.networks == 2 else ""
     one, two = (plain(choice.networks_log_loss[name], 4) for name in ("one", "two"))
@@ -125,7 +149,7 @@ def _networks(choice: ModelChoice) -> str:
 
 
 def gain_forest(sites: Mapping[str, Mapping[str, Estimate]]) -> Forest | None:
-    """All sites' differences to training alone, one row per site and method; None if none is known."""
+    """Return all sites' differences to local training, one row per site and method; None if there are none."""
     rows = [
         Row(
             f"{site}, {method_name(key.removesuffix('-alone'))}",
@@ -142,7 +166,7 @@ def gain_forest(sites: Mapping[str, Mapping[str, Estimate]]) -> Forest | None:
     if not ends:
         return None
     ticks = ticks_of(min(*ends, 0.0), max(*ends, 0.0))
-    axis = Axis("AUROC less that of training alone", ticks[0][0], ticks[-1][0], ticks)
+    axis = Axis("AUROC minus that of local training", ticks[0][0], ticks[-1][0], ticks)
     return Forest(
-        "Gain over training alone", "Where an interval crosses the line at 0 there is no evidence.", axis, rows
+        "Gain over local training", "Where an interval crosses the line at 0 there is no evidence.", axis, rows
     )

@@ -1,4 +1,4 @@
-"""A run's page while it goes on: served, opened, and written once the run has ended."""
+"""The page of a run in progress: served, opened in a browser, and written at the end."""
 
 import threading
 import time
@@ -18,7 +18,13 @@ _PATIENCE_S = 12.0
 
 
 def server_of(folder: Path, *, host: str = "127.0.0.1", port: int = 0, run: str = "") -> PageServer:
-    """A server of the page of a simulation, a coordinator (its newest run) or a coordinator's run.
+    """Return a server for the page of a simulation, a coordinator (its newest run) or a coordinator's run.
+
+    Args:
+        folder: Folder of a run or a coordinator.
+        host: Address to listen on.
+        port: Port; 0: any.
+        run: Run of a coordinator; empty: the newest.
 
     Raises:
         ConfigError: The address cannot be listened on.
@@ -33,7 +39,7 @@ def server_of(folder: Path, *, host: str = "127.0.0.1", port: int = 0, run: str 
 
 @contextmanager
 def open_page(folder: Path, *, browser: bool = True) -> Iterator[str]:
-    """Serve a simulation's page while the block runs it; then keep serving until the last state was fetched once.
+    """Serve a simulation's page while the block runs; then serve until the last state was fetched once.
 
     Yields:
         Where the page is.
@@ -54,7 +60,13 @@ def open_page(folder: Path, *, browser: bool = True) -> Iterator[str]:
 
 
 def _open(folder: Path, url: str, done: threading.Event) -> None:
-    """Open the browser once there is something to show."""
+    """Open the browser once there is a page.
+
+    Args:
+        folder: Folder of the run.
+        url: Address of the page.
+        done: Set when the run has ended.
+    """
     while not done.wait(0.2):
         if (folder / "config.toml").exists() and (folder / "sites").is_dir():
             webbrowser.open(url)
@@ -62,7 +74,7 @@ def _open(folder: Path, url: str, done: threading.Event) -> None:
 
 
 def _told_of(folder: Path, run: str) -> Path:
-    """The folder whose files change."""
+    """Return the folder whose files change."""
     if not (folder / "server.toml").exists():
         return folder
     from cdtl_core.report.coordinator import newest_run

@@ -1,4 +1,4 @@
-"""The report as a page: sections of blocks, rendered into one HTML file that fetches nothing."""
+"""The report as a page: sections of blocks, rendered into one HTML file that loads nothing."""
 
 import base64
 import hashlib
@@ -29,14 +29,14 @@ SECTIONS = {
     "examples": "Example images",
     "run": "The run",
 }
-"""Every report has all of them, in this order: id to title."""
+"""All sections of a report in this order, id to title."""
 
 _FOLDER = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A site's result in a sentence; `tone` and `mark` say the same as the words do."""
+    """A site's result in a sentence; `tone` and `mark` repeat its meaning."""
 
     site: str
     about: str
@@ -55,7 +55,7 @@ class Headlines:
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph; a `strong` one is set apart."""
+    """A paragraph; a `strong` one is highlighted."""
 
     text: str
     strong: bool = False
@@ -64,7 +64,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Grid:
-    """Figures beside each other under a heading, as many as the width allows."""
+    """Figures side by side under a heading, as many as the width allows."""
 
     items: Sequence[Figure]
     heading: str = ""
@@ -74,7 +74,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks that are shown on demand."""
+    """Blocks that are hidden until opened."""
 
     summary: str
     blocks: Sequence["Block"]
@@ -86,7 +86,7 @@ Block = Headlines | Note | Grid | Fold | Figure | Presence
 
 @dataclass(frozen=True)
 class Section:
-    """One of `SECTIONS`; without blocks, `why` says in a sentence what is missing."""
+    """One of `SECTIONS`; an empty one says in `why` what is missing."""
 
     id: str
     blocks: Sequence[Block]
@@ -103,8 +103,8 @@ class Page:
         about: A line below it.
         warning: What a reader must know first, or empty.
         sections: All of `SECTIONS`.
-        keep: Where the page may go, in a sentence.
-        live: Whether it is served while the run goes on, and looks for a newer one.
+        keep: Where the page may be shared, in a sentence.
+        live: Whether it is served during the run and reloads itself.
     """
 
     title: str
@@ -116,7 +116,7 @@ class Page:
 
 
 def headlines_of(page: Page) -> list[str]:
-    """Each site's result in its sentences, for a terminal."""
+    """Return each site's sentences, for a terminal."""
     found = [block for section in page.sections for block in section.blocks if isinstance(block, Headlines)]
     return [
         "\n  ".join([f"{item.site}: {item.sentence}", *item.more, ""]).rstrip() for one in found for item in one.items
@@ -124,7 +124,7 @@ def headlines_of(page: Page) -> list[str]:
 
 
 def page_html(page: Page) -> str:
-    """The page, self-contained; a script is in it only while it is live, and asks its own origin alone."""
+    """Return the self-contained page; only a live page has a script, which connects only to its own server."""
     style = _read("report.css")
     script = _read("report.js") if page.live else ""
     environment = page_environment(_FOLDER)
@@ -135,7 +135,7 @@ def page_html(page: Page) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """What a browser may do with the page: show it, and nothing that is not written in it."""
+    """Return the content security policy: show the page, and nothing that is not in it."""
     ask = f"script-src {_hash(script)}; connect-src 'self'; " if script else ""
     return f"default-src 'none'; img-src data:; style-src {_hash(style)}; {ask}base-uri 'none'; form-action 'none'"
 
@@ -145,5 +145,5 @@ def _hash(text: str) -> str:
 
 
 def _read(name: str) -> str:
-    """A file that goes into the page as it is; without its comments."""
+    """Return a file that becomes part of the page, without its comments."""
     return re.sub(r"/\*.*?\*/\n?", "", (_FOLDER / name).read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""The sections that are records rather than figures: privacy, egress, cohorts, what ran."""
+"""The report's records: privacy, egress, cohorts, and the run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,13 +13,13 @@ from cdtl_core.results.spent import Spent
 __all__ = ["NO_PRIVACY", "cohort_tables", "crossed", "ledger_tables", "section_of", "settings_table"]
 
 NO_PRIVACY = (
-    "Trained WITHOUT differential privacy (dp.enabled = false): the updates can give away something of single "
+    "Trained WITHOUT differential privacy (dp.enabled = false): the updates can disclose information about single "
     "patients, and the coordinator sees each site's."
 )
 
 
 def ledger_tables(ledgers: Sequence[Spent], names: Sequence[str]) -> list[Block]:
-    """A site's ledgers: what was spent in all, and by each run; `names` call each ledger."""
+    """Return a site's ledgers: the total spent, and by run; `names` names each ledger."""
     blocks: list[Block] = []
     rows = []
     for name, one in zip(names, ledgers, strict=True):
@@ -46,7 +46,7 @@ def ledger_tables(ledgers: Sequence[Spent], names: Sequence[str]) -> list[Block]
 
 
 def cohort_tables(cards: Mapping[str, ModelCard]) -> list[Block]:
-    """A data card of each cohort: counts and how it was read; nothing of single patients."""
+    """Return a data card of each cohort: counts and settings, nothing about single patients."""
     sheets: list[Figure] = []
     for site, card in cards.items():
         cohort = card.cohort
@@ -81,7 +81,7 @@ def _cohort_words(card: ModelCard) -> str:
 
 
 def crossed(journals: Sequence[Journal]) -> Table | None:
-    """What crossed in all for each site and method, as the coordinator counted it."""
+    """Return the bytes in each direction for each site and method, as the coordinator counted them."""
     rows = []
     for journal in journals:
         for site in journal.sites:
@@ -93,12 +93,12 @@ def crossed(journals: Sequence[Journal]) -> Table | None:
             initial_weights = sum(one.get("initial_weights_bytes") or 0 for one in whole)
             cells = (bytes_text(sent), bytes_text(received - initial_weights), bytes_text(initial_weights))
             rows.append((site, method_name(journal.method), str(len(figures)), *cells))
-    headers = ("site", "method", "rounds", "sent", "received", "initial_weights received")
+    headers = ("site", "method", "rounds", "sent", "received", "initial weights received")
     return Table("Bytes of messages, all rounds and the end", headers, rows, numbers=2) if rows else None
 
 
 def settings_table(changed: Mapping[str, object]) -> Table:
-    """Settings that differ from the defaults."""
+    """Return the settings that differ from the defaults."""
     rows = [
         (key, plain(value, 6).rstrip("0").rstrip(".") if isinstance(value, float) else str(value))
         for key, value in changed.items()
@@ -107,5 +107,12 @@ def settings_table(changed: Mapping[str, object]) -> Table:
 
 
 def section_of(id: str, blocks: Sequence[Block], why: str, lead: str = "") -> Section:
-    """A section, or why it is empty."""
+    """Return a section with blocks, or the reason why it is empty.
+
+    Args:
+        id: Its id.
+        blocks: Its blocks.
+        why: Reason for an empty section.
+        lead: A sentence before the blocks.
+    """
     return Section(id, blocks, "" if blocks else why, lead if blocks else "")

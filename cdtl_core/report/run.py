@@ -1,4 +1,4 @@
-"""The report of a whole simulation: one machine may read what all its sites kept; no image is shown."""
+"""The report of a whole simulation, from the files of all its sites; it shows no image."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _TIMED = "Seconds are each site's own work."
 
 
 def run_page(folder: Path, *, live: bool = False) -> Page:
-    """Put the report of a run directory together; what has not ended yet is left out, with a sentence.
+    """Build the report of a run directory; unfinished parts are replaced by a sentence.
 
     Raises:
         CdtlError: A file of the run is missing or damaged.
@@ -37,9 +37,9 @@ def run_page(folder: Path, *, live: bool = False) -> Page:
     waiting = _how_far(config, journals)
     synthetic = [site.site for site in config.sites if site.data.phantom is not None]
     journal = journal_of(journals, main)
-    no_blend = "Nothing crossed: the run holds no method that shares." if main == "alone" else waiting
+    no_blend = "Nothing was shared: the run has no method that shares." if main == "alone" else waiting
     return Page(
-        title=f"{run.name}: what the run gave each site",
+        title=f"{run.name}: results of each site",
         about=f"Simulation, seed {run.seed}, {run.federation.rounds} rounds, "
         f"{', '.join(method_name(method) for method in config.methods)}, {len(config.sites)} sites.",
         warning=SYNTHETIC if synthetic else "",
@@ -57,7 +57,7 @@ def run_page(folder: Path, *, live: bool = False) -> Page:
             Section("examples", [], _no_images(folder)),
             Section("run", run_blocks(played, _facts(folder, config))),
         ),
-        keep="This page holds counts and figures of whole cohorts, no image and nothing of single patients.",
+        keep="This page holds counts and figures of whole cohorts, no image and nothing about single patients.",
         live=live and not (folder / "report.json").exists(),
     )
 
@@ -73,7 +73,7 @@ def _how_far(config: SimulationConfig, journals: Sequence[Journal]) -> str:
 
 
 def _own_times(journal: Journal, homes: dict[str, Path], run: str) -> Journal:
-    """The same rounds with each site's own seconds: in one process sites take turns, and the server sees the sum."""
+    """Return the rounds with each site's own seconds: in one process sites take turns, and the server sees the sum."""
     own = {
         site: read_diary(home / "rounds" / f"{run}-{journal.method}.jsonl", "", site) for site, home in homes.items()
     }
@@ -98,7 +98,7 @@ def _privacy(config: SimulationConfig, folder: Path) -> Section:
             continue
         ledgers = spent_of_site(folder / "sites" / site.site)
         blocks += ledger_tables(ledgers, [f"{site.site}, {Path(one.folder).name}" for one in ledgers])
-    lead = "Each method of a simulation is a world of its own and has its own ledger; between hospitals one counts all."
+    lead = "Each method of a simulation has its own ledger. Between hospitals one ledger counts all runs."
     return section_of("privacy", blocks, "No step with differential privacy was taken yet.", lead)
 
 
@@ -121,7 +121,7 @@ def _cohorts(found: Sequence[Material]) -> Section:
 
 
 def _no_images(folder: Path) -> str:
-    return f"Images are shown in a site's own report alone: cdtl report {folder.name} --site NAME."
+    return f"Only a site's own report shows images: cdtl report {folder.name} --site NAME."
 
 
 def _facts(folder: Path, config: SimulationConfig) -> dict[str, object]:

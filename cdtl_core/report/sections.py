@@ -1,4 +1,4 @@
-"""The sections that scores, rounds and matrices fill; a section without material says why in a sentence."""
+"""Report sections of scores, rounds and matrices; a section without data gives the reason in a sentence."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,7 @@ __all__ = ["absence", "blend", "calibration", "discrimination", "donors", "opera
 
 
 def summary(found: Sequence[Material], unfinished: str) -> Section:
-    """A sentence per site; `unfinished` is said of a site without a model yet."""
+    """Return a sentence per site; `unfinished` is the sentence for a site without a model."""
     items = []
     for one in found:
         if one.main is None:
@@ -50,7 +50,13 @@ def summary(found: Sequence[Material], unfinished: str) -> Section:
 
 
 def discrimination(found: Sequence[Material], seed: int, why: str) -> Section:
-    """ROC and precision-recall."""
+    """Return ROC and precision-recall.
+
+    Args:
+        found: Results of the sites.
+        seed: Seed of the bootstrap.
+        why: Reason for an empty section.
+    """
     ended = [(one, one.main) for one in found if one.main]
     roc = [roc_chart(one.site, one.test, main, seed) for one, main in ended]
     precise = [pr_chart(one.site, one.test, main, seed) for one, main in ended]
@@ -63,7 +69,7 @@ def discrimination(found: Sequence[Material], seed: int, why: str) -> Section:
 
 
 def calibration(found: Sequence[Material], why: str) -> Section:
-    """Reliability diagrams."""
+    """Return reliability diagrams."""
     ended = [(one, one.main) for one in found if one.main]
     charts = [reliability_chart(one.site, one.test[main], method_style(main)) for one, main in ended]
     raw = [one.site for one, main in ended if not one.test[main].is_calibrated]
@@ -79,7 +85,7 @@ def calibration(found: Sequence[Material], why: str) -> Section:
 
 
 def operating(found: Sequence[Material], why: str) -> Section:
-    """Confusion matrices and histograms."""
+    """Return confusion matrices and histograms."""
     blocks: list[Block] = []
     for one in found:
         if not one.main:
@@ -100,12 +106,21 @@ def operating(found: Sequence[Material], why: str) -> Section:
             table,
         ]
         blocks.append(Grid(items, heading))
-    lead = "What is at least as probable as the threshold is called positive. Intervals are Wilson's, over patients."
+    lead = (
+        "Images with a probability of the threshold or more are predicted positive. Intervals are Wilson's, "
+        "over patients."
+    )
     return Section("operating", blocks, "" if blocks else why, lead if blocks else "")
 
 
 def rounds(journals: Sequence[Journal], main: str | None, timed: str) -> Section:
-    """Loss, AUROC, time, bytes by round and site; other methods on demand; `timed` says what is timed."""
+    """Return loss, AUROC, time and bytes by round and site; other methods are hidden until opened.
+
+    Args:
+        journals: Rounds by method.
+        main: The main method.
+        timed: Says what the seconds measure.
+    """
     drawn: dict[str, list[Chart]] = {one.method: round_charts(one, one.sites) for one in journals if one.rounds}
     if not drawn:
         return Section("rounds", [], "No round has ended yet.")
@@ -114,12 +129,12 @@ def rounds(journals: Sequence[Journal], main: str | None, timed: str) -> Section
     blocks += [Fold(f"{method_name(m)}: the same", [Grid(charts)]) for m, charts in drawn.items() if m != first]
     lead = f"Loss and AUROC are those of the weights a site received, on its validation patients. {timed}"
     if any("val_loss" not in told for journal in journals for one in journal.rounds for told in one.sites.values()):
-        lead += " A site with differential privacy tells no loss and no AUROC."
+        lead += " A site with differential privacy sends no loss and no AUROC."
     return Section("rounds", blocks, lead=lead)
 
 
 def donors(found: Sequence[Material], why: str) -> list[Block]:
-    """The share of each donor at one site, or the transfer matrix of several; `why` is said where it is not known."""
+    """Return the share of each donor at one site, or the transfer matrix of several; `why` if they are not known."""
     told = {one.site: one.selection.donor_shares for one in found if one.selection is not None}
     if not told:
         return []
@@ -128,9 +143,10 @@ def donors(found: Sequence[Material], why: str) -> list[Block]:
     if figure is None:
         return [Note(why)]
     lead = (
-        "How much weight the site's training patients ask for, for the own models of the other sites of each modality. "
-        "Each of these models was trained without this site's patients, and the site's own model is judged on patients "
-        "that it was not trained on. It describes: the model in use has one share for all other sites together."
+        "The weight that fits the site's training patients best, for the own models of the other sites of each "
+        "modality. Each of these models was trained without this site's patients, and the site's own model is judged "
+        "on patients that it was not trained on. It describes: the model in use has one share for all other sites "
+        "together."
     )
     return [Note(lead), Grid([figure], wide=True)]
 
@@ -141,7 +157,14 @@ def blend(
     why: str,
     donors: Sequence[Block] = (),
 ) -> Section:
-    """Shares of donors, blend matrices by round, and the transfer of the whole run."""
+    """Return shares of donors, blend matrices by round, and the transfer over the whole run.
+
+    Args:
+        journal: Rounds of the main method.
+        transfer: Groups and matrix over the whole run.
+        why: Reason for an empty section.
+        donors: Blocks with the donors' shares.
+    """
     if journal is None or not journal.rounds or not journal.rounds[-1].groups:
         return Section("blend", donors, "" if donors else why)
     last = journal.rounds[-1]
@@ -154,15 +177,15 @@ def blend(
     if transfer is not None:
         groups, shares = transfer
         own = ", ".join(f"{group} {plain(shares[place][place], 2)}" for place, group in enumerate(groups))
-        says = f"Own share: {own}. With equal offsets in every round; 1 would be: nothing crossed."
+        says = f"Own share: {own}. With equal offsets in every round; 1 means that nothing was shared."
         blocks.append(Grid([matrix_heat("Transfer over the whole run", says, groups, shares, "ends with, of")]))
     blocks.append(Grid(heats, "Blend matrix by round"))
-    note = Note(f"{method_name(journal.method)}, the rounds: each row is a modality and what it took; rows sum to 1.")
+    note = Note(f"{method_name(journal.method)}, the rounds: each row is a modality and its shares; rows sum to 1.")
     return Section("blend", [*donors, note, *blocks])
 
 
 def absence(journals: Sequence[Journal]) -> Section:
-    """Who was there in which round."""
+    """Return each site's presence by round."""
     known = [one for one in journals if one.rounds]
     if not known:
         return Section("absence", [], "No round has ended yet.")
@@ -175,7 +198,7 @@ def _known(charts: Sequence[Chart | None]) -> list[Chart]:
 
 
 def _candidates(found: Sequence[Material]) -> Table | None:
-    """Log-loss and calibration error of the own, the joint and the pooled model of each site."""
+    """Return log-loss and calibration error of each site's own, joint and pooled model."""
     rows = []
     for one in found:
         choice = one.selection
@@ -192,7 +215,7 @@ def _candidates(found: Sequence[Material]) -> Table | None:
 
 
 def _figures(found: Sequence[Material]) -> Fold:
-    """All figures of all methods, as a table."""
+    """Return all figures of all methods, as a table."""
     names = ("auprc", "accuracy", "majority_rate", "balanced_accuracy", "f1", "log_loss", "brier", "ece")
     rows = [
         (one.site, method_name(method), estimate_text(result.auroc), *(plain(_of(result.metrics, n)) for n in names))

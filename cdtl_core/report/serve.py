@@ -1,4 +1,4 @@
-"""One page over HTTP, made anew when what it tells of has changed; nothing else of the folder is reachable."""
+"""An HTTP server for one page, which is rebuilt after changes; no other file of the folder is reachable."""
 
 import hashlib
 import socket
@@ -34,7 +34,7 @@ _LIMIT_S = 10.0
 
 @dataclass
 class _Kept:
-    """The page as it was last made, and of what."""
+    """The last page with its stamp."""
 
     stamp: object = None
     content: bytes = b""
@@ -43,9 +43,9 @@ class _Kept:
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves what `make` returns at ``/``; it is called again only when `stamp` says something else.
+    """Serve the result of `make` at ``/``; it is called again when `stamp` changes.
 
-    A loopback server answers only to loopback names, so that no other site's page can read it through a browser.
+    A loopback server answers only to loopback names, so that no other web site can read it through a browser.
     """
 
     daemon_threads = True
@@ -64,12 +64,12 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Address of the page."""
         host = str(self.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}/"
 
     def page(self) -> tuple[bytes, str]:
-        """The page and its tag.
+        """Return the page and its tag.
 
         Raises:
             CdtlError: A file of the run is missing or damaged.
@@ -107,13 +107,13 @@ def is_loopback(host: str) -> bool:
 
 
 def stamp_of(folder: Path) -> object:
-    """What changes when a round ends, a method ends, or the run does."""
+    """Return a value that changes when a round, a method or the run ends."""
     names = ("rounds.jsonl", "report.json", "run.json", "outcome.json")
     return tuple((name, found.st_mtime_ns, found.st_size) for name in names if (found := _stat(folder / name)))
 
 
 def _name(host: str) -> str:
-    """Of a Host header, without its port."""
+    """Return the name in a Host header, without its port."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -133,26 +133,26 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _LIMIT_S
 
     def do_GET(self) -> None:
-        """The page, or 404 for whatever else."""
+        """Send the page, or 404 for any other path."""
         self._answer(with_body=True)
 
     def do_HEAD(self) -> None:
-        """The page's headers."""
+        """Send the page's headers."""
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
         if self.server.loopback and not is_loopback(_name(self.headers.get("Host", ""))):
-            self._plain(421, "This page is for this machine alone.")
+            self._plain(421, "This page is for this machine only.")
             return
         if self.path.partition("?")[0] != "/":
-            self._plain(404, "There is one page here: /")
+            self._plain(404, "The only page here is /")
             return
         try:
             content, tag = self.server.page()
         except CdtlError as error:
             self._plain(503, str(error), {"Refresh": "5"})
             return
-        except Exception:  # a file that is being written, in a way we did not think of
+        except Exception:  # for example a file that is being written
             _log.exception("the page could not be made")
             self._plain(500, "The page cannot be made now.")
             return
@@ -178,5 +178,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are no news."""
+        """Suppress the log of requests."""
         _log.debug(format, *args)

@@ -1,4 +1,4 @@
-"""What the reports of runs, coordinators and sites say alike."""
+"""Common parts of the reports of runs, coordinators and sites."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ _TYPES = {"query.describe": "introduction, once", "train": "each round", "evalua
 
 
 def transfer(journal: Journal | None) -> tuple[Sequence[str], Sequence[Sequence[float]]] | None:
-    """Groups and shares over all rounds that were played; None where the groups changed on the way."""
+    """Return groups and shares over all rounds; None if the groups changed during the run."""
     if journal is None or not journal.rounds:
         return None
     groups = list(journal.rounds[-1].groups)
@@ -33,7 +33,7 @@ def transfer(journal: Journal | None) -> tuple[Sequence[str], Sequence[Sequence[
 
 
 def why_no_shares(config: RunConfig | None) -> str:
-    """Why a site has no share of each donor, which goes by the run's settings unless patients are too few."""
+    """Return why a site has no share of each donor, by the run's settings or else for lack of patients."""
     from cdtl_core.training.inputs import trains_only_heads
 
     if config is None or config.method != "cdtl" or config.pool.share == "equal":
@@ -50,12 +50,12 @@ def why_no_shares(config: RunConfig | None) -> str:
 
 
 def journal_of(journals: Sequence[Journal], method: str | None) -> Journal | None:
-    """Of a method."""
+    """Return the journal of a method."""
     return next((one for one in journals if one.method == method), None)
 
 
 def egress_table(manifest: EgressManifest, caption: str) -> Table:
-    """All that may leave a site, as its list says."""
+    """Return everything that may leave a site, by its egress list."""
     rows = []
     for kind, rule in manifest.replies.items():
         when = _TYPES.get(kind, kind)
@@ -70,12 +70,12 @@ def egress_table(manifest: EgressManifest, caption: str) -> Table:
 
 
 def _with_ranges(rules: Mapping[str, object]) -> str:
-    """Names, each with its range or its one value."""
+    """Return names, each with its range or its only value."""
     return ", ".join(f"{name} ({rule})" if str(rule) else name for name, rule in rules.items())
 
 
 def changed_settings(config: RunConfig) -> Mapping[str, object]:
-    """What differs from the defaults."""
+    """Return the settings that differ from the defaults."""
     defaults = flatten(RunConfig())
     return {key: value for key, value in flatten(config).items() if value != defaults[key]}
 
@@ -85,7 +85,13 @@ def run_blocks(
     facts: Mapping[str, Any],
     settings: str = "All settings are in config.toml, a valid input that gives the same run again.",
 ) -> list[Block]:
-    """What ran, as a table, and the settings; `settings` says where all of them are."""
+    """Return a table of the run, and its settings.
+
+    Args:
+        config: Settings of the run.
+        facts: Rows of the table.
+        settings: Says where all settings are.
+    """
     rows = [(name, str(value)) for name, value in {"cdtl here": __version__, **facts}.items()]
     return [
         Table("The run", ("", ""), rows, numbers=9),

@@ -1,4 +1,4 @@
-"""A site's own report, from its folder: the only one that shows images. In a simulation the run adds who was there."""
+"""A site's own report, from its folder: the only one with images. In a simulation it includes the run's presence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,15 +27,15 @@ __all__ = ["site_page"]
 
 _TIMED = "Seconds are this site's own work."
 _NO_MODEL = "No run has left a model at this site yet."
-_SETTINGS = "All settings are in model_card.json beside the model."
+_SETTINGS = "All settings are in model_card.json in the model's folder."
 _NO_MATRIX = (
-    "Between hospitals a site is not told the matrices of the rounds: the coordinator's report shows them. The "
+    "Between hospitals a site does not get the matrices of the rounds; the coordinator's report shows them. The "
     "settings they follow from are at the end of this page."
 )
 
 
 def site_page(home: Path, *, run: str = "") -> Page:
-    """Put a site's report together for a run, by default the newest that left a model.
+    """Build a site's report for a run, by default the newest that left a model.
 
     Raises:
         ConfigError: `home` holds no site, or no run of this name.
@@ -77,10 +77,15 @@ def site_page(home: Path, *, run: str = "") -> Page:
 
 
 def _settings(found: Material, run: str, home: Path) -> RunConfig:
-    """The settings of the run, as the model card has them.
+    """Return the run's settings from the model card.
+
+    Args:
+        found: The site's results.
+        run: Name of the run.
+        home: The site's folder.
 
     Raises:
-        ConfigError: The run was played with another version of cdtl, whose settings were others.
+        ConfigError: The run was made with another version of cdtl, whose settings differ.
     """
     assert found.card is not None  # noqa: S101
     try:
@@ -88,13 +93,13 @@ def _settings(found: Material, run: str, home: Path) -> RunConfig:
     except ConfigError as error:
         version = found.card.versions.get("cdtl", "unknown")
         raise ConfigError(
-            f"the run {run} in {home} was played with another version of cdtl ({version}), and its report needs that "
+            f"the run {run} in {home} was made with another version of cdtl ({version}), and its report needs that "
             f"version: name a newer run with --run ({error})"
         ) from None
 
 
 def _seed(home: Path, name: str) -> int:
-    """Of the run, for the same intervals as elsewhere."""
+    """Return the run's seed, for the same intervals as elsewhere."""
     from cdtl_core.results.card import load_card
 
     cards = (load_card(path.parent) for path in sorted((home / "models").glob(f"{name}-*/model_card.json")))
@@ -104,17 +109,17 @@ def _seed(home: Path, name: str) -> int:
 def _played(found: Material) -> str:
     if not found.test:
         return "no run has ended"
-    return f"methods played: {', '.join(method_name(method) for method in found.test)}"
+    return f"methods: {', '.join(method_name(method) for method in found.test)}"
 
 
 def _run_folder(home: Path) -> Path | None:
-    """Of the simulation that this site is part of; None between hospitals."""
+    """Return the simulation that this site is part of; None between hospitals."""
     folder = home.parent.parent
     return folder if home.parent.name == "sites" and (folder / "config.toml").exists() else None
 
 
 def _journals(home: Path, found: Material) -> list[Journal]:
-    """The rounds with what concerns this site alone."""
+    """Return the rounds with only this site's facts."""
     folder, site = _run_folder(home), found.site
     if folder is None:
         return []
@@ -142,13 +147,13 @@ def _blend(found: Material, journals: Sequence[Journal], config: RunConfig | Non
     donors = sections.donors([found], why_no_shares(config))
     if journals:
         journal = journal_of(journals, found.main)
-        return sections.blend(journal, transfer(journal), "Nothing crossed.", donors)
+        return sections.blend(journal, transfer(journal), "Nothing was shared.", donors)
     card = found.card
     if card is None or card.blend.transfer is None or card.blend.groups is None:
         return Section("blend", [*donors, Note(_NO_MATRIX)] if card else [], _NO_MODEL)
     if told := shares_sentence(card.blend.groups, card.blend.transfer):
         return Section("blend", [*donors, Note(told)])
-    says = f"Retention of {card.modality}: {plain(card.blend.retention, 2)} (1: nothing crossed)."
+    says = f"Retention of {card.modality}: {plain(card.blend.retention, 2)} (1: nothing was shared)."
     heat = matrix_heat("Transfer over the whole run", says, card.blend.groups, card.blend.transfer, "ends with, of")
     return Section("blend", [*donors, Grid([heat])])
 
@@ -173,7 +178,8 @@ def _audit(home: Path) -> list[Block]:
     return [
         Note(
             f"Audit of the mechanism at this site: epsilon {told['bound']:.2f} certified against a claim of "
-            f"{told['claim']:.2f} with {told['canaries']} canaries: {verdict}. An audit refutes, it never proves."
+            f"{told['claim']:.2f} with {told['canaries']} canaries: {verdict}. An audit can refute a claim, but not "
+            "prove it."
         )
     ]
 
@@ -186,7 +192,7 @@ def _egress(home: Path, own: SiteConfig, config: RunConfig | None, found: Materi
     blocks += logged_traffic(home)
     if config is not None and not blocks:
         blocks.append(egress_table(_list_of(own, config), f"What a message may hold, {method_name(config.method)}"))
-        blocks.append(Note("In a simulation no filter stands between the sites; the list follows from the settings."))
+        blocks.append(Note("A simulation has no egress filter between the sites; the list follows from the settings."))
     if table := crossed(list(found.diaries.values())):
         blocks.append(table)
     return section_of("egress", blocks, "Nothing has left this site, and no run is approved.")
@@ -204,7 +210,9 @@ def _absence(found: Material, journals: Sequence[Journal]) -> Section:
     ended = {method: Ending({found.site: {}}, {}) for method in found.cards}
     diaries = [replace(diary, ending=ended.get(method)) for method, diary in found.diaries.items()]
     section = sections.absence(diaries)
-    note = Note("These are the rounds that this site trained; who else was absent is in the coordinator's report.")
+    note = Note(
+        "These are the rounds that this site trained; the coordinator's report shows the presence of other sites."
+    )
     return Section("absence", [*section.blocks, note] if section.blocks else [], section.why, section.lead)
 
 
@@ -215,7 +223,7 @@ def _facts(found: Material, names: Sequence[str]) -> dict[str, object]:
     return {
         "cdtl of the run": card.versions.get("cdtl", "unknown"),
         "initial_weights": f"{card.initial_weights.weights}, {card.initial_weights.sha256[:16]} ...",
-        "code bundle approved": card.bundle_sha256 or "none: a simulation, or not told",
+        "code bundle approved": card.bundle_sha256 or "none: a simulation, or unknown",
         "weights of the model": card.weights_sha256,
         "runs at this site": ", ".join(names),
     }

@@ -1,6 +1,6 @@
-"""Rounds for who watches them elsewhere: TensorBoard's event files in the run directory, and MLflow.
+"""Rounds in other tools: TensorBoard event files in the run directory, and MLflow.
 
-Both are told only what ``rounds.jsonl`` holds, by a thread that reads it as it grows.
+A thread reads ``rounds.jsonl`` as it grows; the tools get nothing else.
 """
 
 import os
@@ -31,16 +31,22 @@ _log = get_logger("cdtl.page")
 
 
 class Sink(Protocol):
-    """Who is told of rounds."""
+    """A tool that receives rounds."""
 
     def add_round(self, method: str, one: Round) -> None:
-        """A round has ended."""
+        """Receive an ended round."""
 
     def add_ending(self, method: str, ending: Ending, number: int) -> None:
-        """A method has ended."""
+        """Receive the end of a method.
+
+        Args:
+            method: The method.
+            ending: Figures of the end.
+            number: Number of rounds.
+        """
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Finish writing."""
 
 
 def has_tensorboard() -> bool:
@@ -49,26 +55,26 @@ def has_tensorboard() -> bool:
 
 
 class TensorBoardSink:
-    """``DIR/tensorboard/<method>/<site>``; what an earlier start wrote there is written anew."""
+    """Write ``DIR/tensorboard/<method>/<site>``; files of an earlier start are replaced."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "tensorboard"
         self._writers: dict[tuple[str, str], Any] = {}
 
     def add_round(self, method: str, one: Round) -> None:
-        """One point a figure."""
+        """Write one point per figure."""
         for site, figures in one.sites.items():
             for name, value in _named(figures).items():
                 self._writer(method, site).add_scalar(name, value, one.number)
 
     def add_ending(self, method: str, ending: Ending, number: int) -> None:
-        """The figure on test patients."""
+        """Write the figure on test patients."""
         for site, end in ending.sites.items():
             if end.get("test_auroc") is not None:
                 self._writer(method, site).add_scalar("auroc/test", end["test_auroc"], number)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the files."""
         for writer in self._writers.values():
             writer.close()
 
@@ -85,7 +91,7 @@ class TensorBoardSink:
 
 
 class MlflowSink:
-    """One MLflow run a method, at a tracking server or a folder; settings as parameters, figures as metrics."""
+    """Write one MLflow run per method, to a tracking server or a folder: settings as parameters, figures as metrics."""
 
     def __init__(self, uri: str, experiment: str, settings: Mapping[str, object]) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -99,20 +105,20 @@ class MlflowSink:
         self._settings, self._runs = dict(settings), dict[str, str]()
 
     def add_round(self, method: str, one: Round) -> None:
-        """One metric a site and figure."""
+        """Write one metric per site and figure."""
         for site, figures in one.sites.items():
             for name, value in _named(figures).items():
                 self._client.log_metric(self._run(method), f"{site}/{name}", value, step=one.number)
 
     def add_ending(self, method: str, ending: Ending, number: int) -> None:
-        """The figure on test patients."""
+        """Write the figure on test patients."""
         for site, end in ending.sites.items():
             if end.get("test_auroc") is not None:
                 self._client.log_metric(self._run(method), f"{site}/auroc/test", end["test_auroc"], step=number)
         self._client.set_terminated(self._run(method))
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no data is buffered."""
 
     def _run(self, method: str) -> str:
         if method not in self._runs:
@@ -125,7 +131,7 @@ class MlflowSink:
 
 @contextmanager
 def following(folder: Path, sinks: Sequence[Sink]) -> Iterator[None]:
-    """Tell the sinks of each round of the run in `folder` while the block runs; a sink that fails is left out."""
+    """Send each round of the run in `folder` to the sinks while the block runs; a failing sink is dropped."""
     if not sinks:
         yield
         return
@@ -150,7 +156,13 @@ def following(folder: Path, sinks: Sequence[Sink]) -> Iterator[None]:
 
 
 def tell(journals: Sequence[Journal], sinks: list[Sink], told: set[tuple[str, int]]) -> None:
-    """Tell of what was not told yet; `told` is added to, a sink that fails is taken out."""
+    """Send the rounds that are new.
+
+    Args:
+        journals: Rounds by method.
+        sinks: The tools; one that fails is removed.
+        told: What was sent; updated.
+    """
     for journal in journals:
         for one in journal.rounds:
             if (journal.method, one.number) not in told:
@@ -166,8 +178,8 @@ def _each(sinks: list[Sink], act: Any) -> None:
     for sink in list(sinks):
         try:
             act(sink)
-        except Exception as error:  # another program's library must not end a run
-            _log.warning("%s is told no more: %s", type(sink).__name__, error)
+        except Exception as error:  # an error of another program's library must not end a run
+            _log.warning("%s gets no further rounds: %s", type(sink).__name__, error)
             sinks.remove(sink)
 
 

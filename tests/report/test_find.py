@@ -95,13 +95,13 @@ def test_the_headline_says_what_report_json_says(finished: Path) -> None:
     assert wanted in text.split("como")[0]
     assert como["gain"]["cdtl-alone"]["low"] is None
     kept = como["selection"]["chosen"] == "own"
-    assert ("the site uses the one it trained alone" if kept else "allow no interval") in text
+    assert ("the site uses its own model" if kept else "allow no interval") in text
     assert f"Model used: {'the own one' if alba['selection']['chosen'] == 'own' else 'the pool'}" in text
 
 
 def test_the_operating_point_is_chosen_on_validation_patients(finished: Path) -> None:
     text = says(page_of(finished), "operating")
-    assert re.search(r"chosen on 7 validation patients .* never on test", text)
+    assert re.search(r"chosen on 7 validation patients .* not on test patients", text)
 
 
 def test_a_sites_own_report_shows_images_and_is_told_to_stay(finished: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_hospitals_own_report_knows_its_approvals_and_what_its_filter_wrote(ho
     assert "img" in reader.tags
     assert "Approved for study" in says(page, "egress")
     assert "4.3 kB left in bodies of requests" in says(page, "egress")
-    assert "Between hospitals a site is not told the matrices" in says(page, "blend")
+    assert "Between hospitals a site does not get the matrices" in says(page, "blend")
     bundle = json.loads((hospitals.run / "request.json").read_text())["bundle_sha256"]
     assert bundle in says(page, "run")
     assert "como" not in "".join(says(page, id) for id in SECTIONS if id != "run")  # settings name who takes part
@@ -195,7 +195,7 @@ def test_a_private_run_shows_its_ledger_and_whose_figures_nobody_told(private: P
     spent = json.loads((private / "report.json").read_text())["sites"][0]["privacy"]["cdtl"]
     assert f"{spent['epsilon_rdp']:.3f}" in text
     assert "como: without differential privacy" in text
-    assert "tells no loss" in says(page, "rounds") or "como" in says(page, "rounds")
+    assert "sends no loss" in says(page, "rounds") or "como" in says(page, "rounds")
     own = page_of(private, site="alba")
     read(own)
     assert f"{spent['epsilon_rdp']:.3f}" in says(own, "privacy")

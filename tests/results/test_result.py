@@ -87,14 +87,14 @@ def sentence(gain: Estimate, log_loss: Estimate | None = None, **changes: object
 def test_a_gain_is_told_in_pairs_of_images() -> None:
     told, _ = sentence(estimate(0.063, 0.037, 0.091))
     assert told == (
-        "Gain: of 100 pairs of a positive and a negative test image, CDTL ranks 6.3 more in the right order than the "
-        "model trained alone (95 % interval +3.7 to +9.1, 60 test patients)."
+        "Gain: of 100 pairs of a positive and a negative test image, CDTL ranks 6.3 more in the right order than "
+        "local training (95 % interval +3.7 to +9.1, 60 test patients)."
     )
     assert sentence(estimate(-0.05, -0.09, -0.01))[0].startswith("Loss: of 100 pairs")
     assert "5.0 fewer" in sentence(estimate(-0.05, -0.09, -0.01))[0]
     assert "it contains 0" in sentence(estimate(0.01, -0.09, 0.1))[0]
     assert "anecdote" in sentence(estimate(0.2))[0]
-    assert "spoke against" in sentence(estimate(0.2, 0.1, 0.3), chosen="own")[0]
+    assert "predicted worse" in sentence(estimate(0.2, 0.1, 0.3), chosen="own")[0]
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Charts as values, drawn as SVG in pages and as PNG for studies."""
+"""Charts as values, drawn as SVG in pages."""

@@ -1,4 +1,4 @@
-"""What crossed between modalities: blend matrices by round, the transfer of a run, and each donor's share at a site."""
+"""Figures of the blend: matrices by round, transfer over the whole run, and each donor's share at a site."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,13 +16,21 @@ _MOST = 8
 
 
 def matrix_heat(title: str, says: str, groups: Sequence[str], matrix: Sequence[Sequence[float]], corner: str) -> Heat:
-    """A matrix of shares with the rows and columns of the groups."""
+    """Return a matrix of shares with the groups as rows and columns.
+
+    Args:
+        title: Title.
+        says: The figure in one sentence.
+        groups: Names of the groups, K.
+        matrix: Shares, K K.
+        corner: Header of the row names.
+    """
     texts = [[plain(value, 2) for value in row] for row in matrix]
     return Heat(title, says, groups, groups, matrix, texts, corner=corner)
 
 
 def blend_heats(rounds: Sequence[Round]) -> list[Heat]:
-    """A heat of each matrix that differs from the one before it, at most eight; equal neighbours share one."""
+    """Return each matrix that differs from the previous one, at most eight; equal neighbours share one."""
     runs: list[tuple[int, int, Round]] = []
     for one in rounds:
         if runs and _same(runs[-1][2], one):
@@ -40,7 +48,7 @@ def blend_heats(rounds: Sequence[Round]) -> list[Heat]:
 
 
 def shares_sentence(groups: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
-    """What each modality is worth in the joint model, where all receive the same one; empty where they do not."""
+    """Describe each modality's share of the joint model if all receive the same one; empty otherwise."""
     if not matrix or any(list(row) != list(matrix[0]) for row in matrix):
         return ""
     told = ", ".join(f"{group} {plain(share, 2)}" for group, share in zip(groups, matrix[0], strict=True))
@@ -48,13 +56,13 @@ def shares_sentence(groups: Sequence[str], matrix: Sequence[Sequence[float]]) ->
 
 
 def donors_sentence(shares: DonorShares) -> str:
-    """``ultrasound sites: 0.6 (0.3 to 0.9)``, the largest share first."""
+    """Return ``ultrasound sites: 0.6 (0.3 to 0.9)``, the largest share first."""
     ordered = sorted(shares.items(), key=lambda item: -(item[1].value or 0.0))
     return "; ".join(f"{modality} sites: {estimate_text(share, digits=1)}" for modality, share in ordered)
 
 
 def donor_forest(site: str, shares: DonorShares) -> Forest | None:
-    """The shares of a site's donors, one row each; None without any."""
+    """Return the shares of a site's donors, one row each; None without any."""
     ends = [end for one in shares.values() for end in (one.value, one.low, one.high) if end is not None]
     if not ends:
         return None
@@ -69,7 +77,7 @@ def donor_forest(site: str, shares: DonorShares) -> Forest | None:
 
 
 def donor_heat(sites: Mapping[str, DonorShares]) -> Heat | None:
-    """The transfer matrix: a row for each receiver, a column for each donor modality; None if no site has shares."""
+    """Return the transfer matrix, receivers by donor modalities; None if no site has shares."""
     told = {site: shares for site, shares in sites.items() if shares}
     modalities = sorted({modality for shares in told.values() for modality in shares})
     if not told:
@@ -79,7 +87,7 @@ def donor_heat(sites: Mapping[str, DonorShares]) -> Heat | None:
     says = "Shares relative to the site's own model, which is 1, with 95 % intervals over the site's training patients."
     largest = max(1.0, *(value or 0.0 for row in values for value in row))
     return Heat(
-        "Transfer matrix", says, list(told), modalities, values, texts, corner="receiver, takes from", scale=largest
+        "Transfer matrix", says, list(told), modalities, values, texts, corner="receiver, receives from", scale=largest
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures of the report as values: what is drawn, and the same as a table for who cannot see it."""
+"""Figures of the report as values: the drawing, and the same data as a table for screen readers."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Shape = Literal["line", "points", "both", "steps"]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under headers; columns from `numbers` on are figures and stand to the right."""
+    """Rows of text under headers; columns from `numbers` on are figures and aligned to the right."""
 
     caption: str
     headers: Sequence[str]
@@ -33,7 +33,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows, its ends, and where it is marked with what."""
+    """An axis: its label, its ends and its ticks."""
 
     label: str
     low: float
@@ -41,14 +41,14 @@ class Axis:
     ticks: Sequence[tuple[float, str]]
 
     def share(self, value: float) -> float:
-        """Where a value lies between the ends, 0 to 1; what lies beyond is put at the end."""
+        """Return the position of a value between the ends, clipped to 0 to 1."""
         span = self.high - self.low
         return min(1.0, max(0.0, (value - self.low) / span)) if span else 0.5
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: `style` picks colour, dash and mark together, so that no two differ in colour alone.
+    """One line; `style` sets colour, dash and mark together, so that no two lines differ only in colour.
 
     Attributes:
         band: Low and high at `band_x`, drawn as an area; or, with `shape` points, one bar per point.
@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A column from `low` to `high` on the horizontal axis; negative heights hang down."""
+    """A column from `low` to `high` on the horizontal axis; negative heights point down."""
 
     low: float
     high: float
@@ -75,7 +75,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Rule:
-    """A straight line that is no data: a diagonal, a threshold, the zero."""
+    """A straight reference line: a diagonal, a threshold, zero."""
 
     start: tuple[float, float]
     end: tuple[float, float]
@@ -84,7 +84,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines or bars on two axes; `says` is the figure in a sentence, `legend` names bars' styles."""
+    """Lines or bars on two axes; `says` is the figure in a sentence, `legend` names the styles of bars."""
 
     title: str
     says: str
@@ -100,7 +100,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Row:
-    """One estimate of a forest: null where there is nothing to draw."""
+    """One estimate of a forest plot; None if there is nothing to draw."""
 
     label: str
     value: float | None
@@ -112,7 +112,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Forest:
-    """Estimates below each other on one axis, with the zero marked."""
+    """Estimates below each other on one axis, with zero marked."""
 
     title: str
     says: str
@@ -123,7 +123,7 @@ class Forest:
 
 @dataclass(frozen=True)
 class Heat:
-    """A matrix with its numbers as a table; `scale` is what counts as full colour."""
+    """A matrix with its numbers as a table; `scale` is the value with full colour."""
 
     title: str
     says: str
@@ -136,14 +136,14 @@ class Heat:
     kind: ClassVar[str] = "heat"
 
     def level(self, row: int, column: int) -> int:
-        """Of the cell's colour, 0 to 10."""
+        """Return the level of the cell's colour, 0 to 10."""
         value = self.values[row][column]
         return 0 if value is None else round(10 * min(1.0, max(0.0, value / self.scale)))
 
 
 @dataclass(frozen=True)
 class PresenceRow:
-    """How a site stood in each round, as keys that the page draws and as words, and at the end."""
+    """A site's presence in each round and at the end, as keys for the page and as words."""
 
     site: str
     kinds: Sequence[str]
@@ -153,7 +153,7 @@ class PresenceRow:
 
 @dataclass(frozen=True)
 class Presence:
-    """Who was there when; `says` in a sentence."""
+    """Presence of all sites by round; `says` in a sentence."""
 
     says: str
     rows: Sequence[PresenceRow]
@@ -162,7 +162,7 @@ class Presence:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with its caption and what it shows in words; `source` is a data URL."""
+    """An image with a caption and a description; `source` is a data URL."""
 
     source: str
     words: str
@@ -171,18 +171,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures beside each other."""
+    """Pictures in a row."""
 
     pictures: Sequence[Picture] = field(default_factory=tuple)
     kind: ClassVar[str] = "gallery"
 
 
 Figure = Chart | Forest | Heat | Table | Sheet | Gallery
-"""What stands in a grid."""
+"""Figures that a grid can hold."""
 
 
 def axis_of(label: str, values: Sequence[float], *, floor: float | None = None) -> Axis:
-    """An axis that holds all values, with round ends; `floor` is an end that is always shown."""
+    """Return an axis that contains all values, with round ends.
+
+    Args:
+        label: Label of the axis.
+        values: The values.
+        floor: A value that is always visible.
+    """
     found = [value for value in values if math.isfinite(value)]
     found += [floor] if floor is not None else []
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
@@ -193,7 +199,15 @@ def axis_of(label: str, values: Sequence[float], *, floor: float | None = None) 
 
 
 def ticks_of(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
-    """Round numbers that cover low to high, at most about `most`; where both are one number, half a unit about it."""
+    """Return about `most` round tick values that cover low to high.
+
+    If both are equal, the ticks cover half a unit around them.
+
+    Args:
+        low: Lowest value.
+        high: Highest value.
+        most: Largest number of ticks, approximately.
+    """
     if low == high:
         low, high = low - 0.5, high + 0.5
     raw = (high - low) / (most - 1)

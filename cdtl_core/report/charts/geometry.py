@@ -1,4 +1,4 @@
-"""Where a chart's lines, marks and texts lie in its picture: plain numbers and SVG path strings, no markup."""
+"""Positions of a chart's lines, marks and texts: numbers and SVG path strings, no markup."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _MARKS = 4
 
 @dataclass(frozen=True)
 class DrawnLine:
-    """One line's paths; empty where it has none."""
+    """The paths of one line; empty if it has none."""
 
     style: int
     path: str
@@ -26,7 +26,7 @@ class DrawnLine:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A chart in its picture of `width` x `height`; ticks are (position, text)."""
+    """A laid-out chart of `width` x `height`; ticks are (position, text)."""
 
     width: int
     height: int
@@ -43,7 +43,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class DrawnRow:
-    """One estimate of a forest; `whisker` is empty without an interval."""
+    """One estimate of a forest plot; `whisker` is empty without an interval."""
 
     y: float
     label: str
@@ -79,7 +79,7 @@ def draw_chart(chart: Chart) -> Drawn:
 
 
 def draw_forest(forest: Forest) -> tuple[int, Sequence[tuple[float, str]], float, Sequence[DrawnRow]]:
-    """Height of the picture, ticks, where the zero is, and the rows."""
+    """Return the picture's height, the ticks, the position of zero, and the rows."""
     left, right = 26.0, WIDTH - 26.0
 
     def across(value: float) -> float:
@@ -98,7 +98,14 @@ def draw_forest(forest: Forest) -> tuple[int, Sequence[tuple[float, str]], float
 
 
 def mark(x: float, y: float, style: int, size: float = 4.5) -> str:
-    """A mark's outline: circle, square, diamond or triangle by style."""
+    """Return the outline of a mark: circle, square, diamond or triangle, depending on the style.
+
+    Args:
+        x: Centre.
+        y: Centre.
+        style: Number of the style.
+        size: Half its width.
+    """
     kind, s = style % _MARKS, size
     if kind == 0:
         return f"M{x - s:.1f} {y:.1f}a{s} {s} 0 1 0 {2 * s} 0a{s} {s} 0 1 0 {-2 * s} 0z"
@@ -136,7 +143,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _steps(points: Sequence[tuple[float, float]]) -> str:
-    """First up or down, then across: between two points a precision is that of the second."""
+    """Draw steps, first vertical, then horizontal: between two points the precision is that of the second."""
     if not points:
         return ""
     (x, y), rest = points[0], points[1:]

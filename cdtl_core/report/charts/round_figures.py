@@ -1,4 +1,4 @@
-"""What rounds look like: loss, AUROC, time and bytes per site, and who was there."""
+"""Figures of the rounds: loss, AUROC, time and bytes per site, and presence."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,7 +20,7 @@ _WORDS = {
 
 
 def round_charts(journal: Journal, sites: Sequence[str]) -> list[Chart]:
-    """Six charts, those whose figures nobody told left out: with differential privacy a site tells none."""
+    """Return six charts without those that have no data; sites with differential privacy send no such figures."""
     kinds: tuple[tuple[str, str, str, Callable[[float | None], str], float], ...] = (
         ("Validation loss", "val_loss", "log-loss of what was received", plain, 1.0),
         ("Validation AUROC", "val_auroc", "AUROC of what was received", plain, 1.0),
@@ -34,7 +34,7 @@ def round_charts(journal: Journal, sites: Sequence[str]) -> list[Chart]:
 
 
 def presence_of(one: Round, site: str) -> str:
-    """How a site stood in a round, a key of the words."""
+    """Return a site's presence in a round, as a key of the words."""
     for kind, names in (("refused", one.refused), ("absent", one.absent), ("spent", one.spent), ("part", one.sites)):
         if site in names:
             return kind
@@ -42,7 +42,7 @@ def presence_of(one: Round, site: str) -> str:
 
 
 def presence(journal: Journal) -> Presence:
-    """Who was there in which round, and why not."""
+    """Return each site's presence by round, with reasons for absences."""
     rows, away = [], 0
     missing = journal.ending.missing if journal.ending else {}
     for site in journal.sites:
@@ -57,7 +57,7 @@ def presence(journal: Journal) -> Presence:
 
 
 def _runs(cells: Sequence[str], rounds: Sequence[Round]) -> str:
-    """``rounds 1 to 4: took part; 5: ...``: equal neighbours together."""
+    """Join equal neighbours: ``rounds 1 to 4: took part; 5: ...``."""
     parts: list[tuple[int, int, str]] = []
     for cell, one in zip(cells, rounds, strict=True):
         if parts and parts[-1][2] == cell:

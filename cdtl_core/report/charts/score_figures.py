@@ -1,4 +1,4 @@
-"""What scores look like: ROC, precision-recall, reliability, confusion at the operating point, histograms."""
+"""Figures of scores: ROC, precision-recall, reliability, confusion matrix and histograms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,14 @@ _TENTHS = np.linspace(0.0, 1.0, 21)
 
 
 def roc_chart(site: str, found: Mapping[str, Scores], main: str, seed: int) -> Chart | None:
-    """Sensitivity over 1 - specificity of each method's test scores, with a band for the main one."""
+    """Return sensitivity over 1 - specificity of each method's test scores, with a band for the main one.
+
+    Args:
+        site: The site's name.
+        found: Scores by method.
+        main: The main method.
+        seed: Seed of the bootstrap.
+    """
     x, y = Axis("1 − specificity", 0, 1, _UNIT), Axis("sensitivity", 0, 1, _UNIT)
     chance = (Rule((0, 0), (1, 1), "chance"),)
     curves = {method: roc(one.positive, one.used, one.patients, seed=seed) for method, one in found.items()}
@@ -30,7 +37,14 @@ def roc_chart(site: str, found: Mapping[str, Scores], main: str, seed: int) -> C
 
 
 def pr_chart(site: str, found: Mapping[str, Scores], main: str, seed: int) -> Chart | None:
-    """Precision over sensitivity, likewise; the straight line is the share of positives: chance."""
+    """Return precision over sensitivity; the straight line is chance, the share of positives.
+
+    Args:
+        site: The site's name.
+        found: Scores by method.
+        main: The main method.
+        seed: Seed of the bootstrap.
+    """
     x, y = Axis("sensitivity (recall)", 0, 1, _UNIT), Axis("precision", 0, 1, _UNIT)
     share = float(found[main].positive.mean())
     chance = (Rule((0, share), (1, share), "chance"),)
@@ -43,7 +57,13 @@ def pr_chart(site: str, found: Mapping[str, Scores], main: str, seed: int) -> Ch
 
 
 def reliability_chart(site: str, scores: Scores, style: int) -> Chart:
-    """What share is positive where the model says so much, against what it says; the diagonal is perfect."""
+    """Return the share of positives over the predicted probability; the diagonal is perfect calibration.
+
+    Args:
+        site: The site's name.
+        scores: Test scores.
+        style: Number of the line style.
+    """
     bins = reliability(scores.positive, scores.probability, scores.patients)
     kind = "calibrated" if scores.is_calibrated else "raw, not calibrated"
     line = Line(
@@ -69,7 +89,7 @@ def reliability_chart(site: str, scores: Scores, style: int) -> Chart:
     return Chart(
         f"Reliability of {site}",
         f"{kind.capitalize()} probabilities; expected calibration error {plain(error)} over {count} images.",
-        Axis("probability that the model says", 0, 1, _UNIT),
+        Axis("predicted probability", 0, 1, _UNIT),
         Axis("share that is positive", 0, 1, _UNIT),
         Table(
             f"Reliability of {site}", ("tenth", "mean probability", "share positive (95 %)", "images", "patients"), rows
@@ -81,17 +101,20 @@ def reliability_chart(site: str, scores: Scores, style: int) -> Chart:
 
 @dataclass(frozen=True)
 class Operation:
-    """Where scores become decisions at a site; `why` says how the threshold came to be."""
+    """The operating point of a site; `why` says how the threshold was chosen."""
 
     confusion: Confusion
     why: str
 
 
 def operation_of(test: Scores, val: Scores | None) -> Operation:
-    """The operating point, chosen on validation patients alone; 0.5 where they allow no choice."""
+    """Return the operating point, chosen on validation patients only; 0.5 if they allow no choice."""
     threshold = choose_threshold(val.positive, val.probability) if val is not None else None
     if threshold is not None and val is not None:
-        why = f"chosen on {val.num_patients} validation patients (largest sensitivity + specificity), never on test"
+        why = (
+            f"chosen on {val.num_patients} validation patients (largest sensitivity + specificity), not on test "
+            "patients"
+        )
     else:
         missing = "no validation scores were kept" if val is None else "the validation patients lack a class"
         threshold, why = 0.5, f"one half, since {missing}"
@@ -99,7 +122,13 @@ def operation_of(test: Scores, val: Scores | None) -> Operation:
 
 
 def confusion_heat(site: str, found: Operation, positive: str) -> Heat:
-    """The four counts as a table with the share of each truth."""
+    """Return the confusion matrix with the share of each truth.
+
+    Args:
+        site: The site's name.
+        found: Counts.
+        positive: Name of the positive label.
+    """
     c = found.confusion
     counts = ((c.hits, c.misses), (c.alarms, c.rejects))
     wholes = (c.hits + c.misses, c.alarms + c.rejects)
@@ -121,7 +150,14 @@ def confusion_heat(site: str, found: Operation, positive: str) -> Heat:
 
 
 def histogram(site: str, scores: Scores, positive: str, threshold: float) -> Chart:
-    """How many test images got which probability: positive ones upwards, the others downwards."""
+    """Return how many test images have which probability: positive images upwards, the others downwards.
+
+    Args:
+        site: The site's name.
+        scores: Test scores.
+        positive: Name of the positive label.
+        threshold: The operating point.
+    """
     up, down = (np.histogram(scores.probability[mask], _TENTHS)[0] for mask in (scores.positive, ~scores.positive))
     most = int(max(up.max(), down.max(), 1))
     edges = list(pairwise(_TENTHS))
@@ -187,7 +223,7 @@ def _header(method: str, main: str, has_band: bool) -> str:
 
 
 def _rows(curves: Mapping[str, Curve], main: str) -> list[tuple[str, ...]]:
-    """Every tenth of the horizontal axis."""
+    """Return every tenth of the horizontal axis."""
     rows = []
     for place in range(0, 51, 5):
         cells = []
