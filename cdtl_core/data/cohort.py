@@ -37,7 +37,7 @@ class Fold:
     rows: Ints
     labels: Ints
     patients: Ints
-    identities: Ints = field(default=None)  # never None after __post_init__
+    identities: Ints = field(default=None)  # type: ignore[arg-type]  # never None after __post_init__
 
     def __post_init__(self) -> None:
         if self.identities is None:

@@ -1,1 +1,1 @@
-"""Whole federations on one machine: simulate, compare, and the methods they compare."""
+"""Whole federations on one machine: simulate, compare, and the methods to compare."""

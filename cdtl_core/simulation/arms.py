@@ -1,4 +1,4 @@
-"""What a comparison plays: methods, and the controls of a method, whose donors know nothing."""
+"""The arms of a comparison: methods, and controls of a method whose donors carry no knowledge."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ _BY_ITSELF = (ALONE, "alone_ridge", "own_twice")
 _CONTROLS = ("own_twice", "cdtl_from_initial_weights")
 Control = Literal["", "shuffled", "initial", "phantom"]
 
-# Three values for each strength, a power of ten apart where it is one of a penalty.
+# three values for each strength; those of a penalty are a power of ten apart
 _OWN: Mapping[str, Method[Any]] = {
     "alone_ridge": tuned(alone_ridge, (0.01, 0.1, 1.0)),
     "fedprox": tuned(fedprox, (0.01, 0.1, 1.0)),
@@ -39,7 +39,7 @@ _OWN: Mapping[str, Method[Any]] = {
     "ensemble": ensemble(),
     "own_twice": own_twice(),
 }
-"""Methods that a comparison plays in its own way, or that a comparison alone has."""
+"""Methods that a comparison trains in a special way, or that exist only in a comparison."""
 
 _INITIAL_WEIGHTS: Mapping[str, Callable[[], Method[Any]]] = {
     "cdtl_fixed": lambda: cdtl_from_initial_weights("fixed"),
@@ -51,12 +51,12 @@ _INITIAL_WEIGHTS: Mapping[str, Callable[[], Method[Any]]] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A method and what its donors are.
+    """A method and the kind of its donors.
 
     Attributes:
-        name: As a person writes it: ``cdtl``, or ``cdtl:shuffled`` for a control.
-        method: What is played.
-        control: Empty: donors are as they are.
+        name: As on the command line: ``cdtl``, or ``cdtl:shuffled`` for a control.
+        method: The method.
+        control: Empty: the donors are unchanged.
     """
 
     name: str
@@ -65,26 +65,26 @@ class Arm:
 
     @property
     def takes_donors(self) -> bool:
-        """Whether other sites change anything."""
+        """Whether other sites change the result."""
         return self.name not in _BY_ITSELF
 
     def play(self, federation: Federation, *, seed: int, folder: Path) -> Model:
-        """The model of the one receiver.
+        """Return the model of the only receiver.
 
         Args:
-            federation: The receiver, as the cell has it, and its donors.
-            seed: Of the labels that are dealt.
-            folder: Where synthetic donors are kept; they are the same for every seed.
+            federation: The receiver, as the cell defines it, and its donors.
+            seed: Seed of shuffled labels.
+            folder: Folder for synthetic donors, which are the same for every seed.
 
         Raises:
-            CdtlError: A setting, the data or the training fails; the sentence says which.
+            CdtlError: A setting, the data or the training fails; the sentence gives the reason.
         """
         (receiver,) = federation.receivers
         if not self.takes_donors:
             federation = federation.only([receiver])
         donors = [name for name in federation.sites if name != receiver]
         if self.control == "initial":
-            # Sites that do not move would make the receiver's update too long beside theirs.
+            # donors that do not move would make the receiver's update too long in comparison
             federation = replace(federation.under({"aggregate": {"norm_bound": 0.0}}), still=frozenset(donors))
         else:
             sites = self._sites(list(federation.sites.values()), donors, seed, folder)
@@ -100,7 +100,7 @@ class Arm:
 
 
 def arm_of(name: str) -> Arm:
-    """The arm called `name`: a method, or a method with a control's name behind a colon.
+    """Return the arm called `name`: a method, or METHOD:CONTROL.
 
     Raises:
         ConfigError: There is no such method or control.
@@ -120,11 +120,11 @@ def arm_of(name: str) -> Arm:
 
 
 def is_control(name: str) -> bool:
-    """Whether an arm's donors know nothing, so that nothing is claimed for it."""
+    """Whether an arm's donors carry no knowledge, so that no gain is claimed for it."""
     return ":" in name or name in _CONTROLS
 
 
 def control_of(name: str, played: Collection[str]) -> str | None:
-    """The control that a method must beat before a gain is claimed, its own with shuffled labels; None: not played."""
+    """Return the control that a method must beat before a gain is claimed: its own with shuffled labels."""
     own = f"{name}:shuffled"
     return own if own in played else None

@@ -1,4 +1,4 @@
-"""One cell of a comparison: all methods on one receiver's patients, and the test scores that they leave as a file."""
+"""One cell of a comparison: all methods on one receiver's patients, with the test scores as a file."""
 
 import functools
 import time
@@ -36,7 +36,7 @@ CACHE = "cache"
 
 @dataclass(frozen=True)
 class _Open:
-    """All sites, the weights that they start from, and what they have answered in this process."""
+    """All sites, their initial weights, and their earlier answers in this process."""
 
     sites: Sequence[Site]
     initial_weights: Weights
@@ -44,7 +44,7 @@ class _Open:
 
 
 def play_cell(out: Path, cell: Cell) -> None:
-    """Play a cell of the study in `out` and write its scores, whole or not at all.
+    """Train and score one cell of the study in `out` and write its scores atomically.
 
     Raises:
         CdtlError: The data, a setting or the training fails; the sentence says which.
@@ -63,7 +63,7 @@ def play_cell(out: Path, cell: Cell) -> None:
 
 
 def cut_of(sites: Sequence[Site], study: Study, cell: Cell) -> Site:
-    """The receiver with the cell's fold as its test patients and the cell's number of training patients.
+    """Return the receiver with the cell's fold as its test patients and the cell's number of training patients.
 
     Raises:
         DataError: It has too few patients.
@@ -73,25 +73,31 @@ def cut_of(sites: Sequence[Site], study: Study, cell: Cell) -> Site:
 
 
 def party_of(sites: Sequence[Site], receiver: Site, donors: Donors) -> list[Site]:
-    """The receiver and its donors, which are as they are."""
+    """Return the receiver and its unchanged donors.
+
+    Args:
+        sites: All sites.
+        receiver: Name of the receiver.
+        donors: The set of donors.
+    """
     others = [site for site in sites if site.name != receiver.name]
     return [receiver, *(site for site in others if donors == "all" or site.modality != receiver.modality)]
 
 
 def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
-    """All sites with their images, decoded once; what frozen stages say of an image is kept for all cells together."""
+    """Open all sites with their images, decoded once, and a feature cache that all cells share."""
     return [replace(open_site(out / "sites" / own.site, config.run), cache=out / CACHE) for own in config.sites]
 
 
 def prepare_features(out: Path, name: str) -> None:
-    """Compute and keep the features of a site's images, where heads alone are trained."""
+    """Compute and store the features of a site's images, if only heads are trained."""
     config, _ = _settings(out.resolve())
     initial_weights = _initial_weights(config.run.model_dump_json())
     on_features(next(site for site in open_sites(config, out) if site.name == name), initial_weights)
 
 
 def scores_of(site: Site, model: Model) -> dict[str, Any]:
-    """Each test image by its place among the site's, its patient's number, its label, its probabilities."""
+    """Return each test image by its index at the site, with patient number, label and probabilities."""
     test, train = site.cohort.folds["test"], site.cohort.folds["train"]
     return {
         "training_patients": train.num_patients,
@@ -104,7 +110,7 @@ def scores_of(site: Site, model: Model) -> dict[str, Any]:
 
 
 def _scores(out: Path, run: RunConfig, study: Study, cell: Cell, donors: Donors, arm: Arm) -> dict[str, Any] | None:
-    """Of the receiver's test images; None where an arm that takes donors has none."""
+    """Return the scores of the receiver's test images; None for an arm that needs donors and has none."""
     opened = _opened(out, arm.control == "phantom", run.model_dump_json())
     receiver = cut_of(opened.sites, study, cell)
     membership = party_of(opened.sites, receiver, donors)
@@ -116,7 +122,7 @@ def _scores(out: Path, run: RunConfig, study: Study, cell: Cell, donors: Donors,
 
 @functools.lru_cache(maxsize=2)
 def _opened(out: Path, with_images: bool, run: str) -> _Open:
-    """All sites of a run; on features where heads alone are trained."""
+    """Open all sites of a run; on features if only heads are trained."""
     config, _ = _settings(out)
     initial_weights, sites = _initial_weights(run), open_sites(config, out)
     if with_images or not trains_only_heads(config.run):

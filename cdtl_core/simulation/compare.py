@@ -1,4 +1,4 @@
-"""A comparison from configuration to result: prepare the sites, play every cell, put the scores together."""
+"""Runs a comparison: prepares the sites, runs every cell, combines the scores."""
 
 import hashlib
 import json
@@ -42,10 +42,15 @@ _LEFT_OUT = "left_out.json"
 
 
 def compare(config: SimulationConfig, study: Study, out: Path, *, jobs: int) -> Comparison:
-    """Play every cell of `study` and write the study's folder `out`.
+    """Run every cell of `study` and write the study's folder `out`.
 
-    All images are read, and every cut of the receivers is tried, before anything is trained; if that fails nothing is
-    left behind.
+    All images are read and every cut of the receivers is tried before training. If that fails, nothing is left behind.
+
+    Args:
+        config: The federation.
+        study: What is compared.
+        out: Folder of the study.
+        jobs: Number of processes.
 
     Raises:
         CheckpointError: `out` is not empty.
@@ -67,7 +72,7 @@ def compare(config: SimulationConfig, study: Study, out: Path, *, jobs: int) -> 
 
 
 def resume_comparison(out: Path, *, jobs: int) -> Comparison:
-    """Go on with the study in `out`, whose finished cells stay; a finished study is reported again.
+    """Continue the study in `out` with its finished cells; a finished study is reported again.
 
     Raises:
         CheckpointError: `out` holds no study, one of another version, or a site's patients have changed since it began.
@@ -83,9 +88,9 @@ def resume_comparison(out: Path, *, jobs: int) -> Comparison:
 
 
 def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:
-    """Decode every site's images, and check which cut of which receiver can be played.
+    """Decode every site's images, and check which cut of which receiver is possible.
 
-    Doing it again changes nothing, so a study that was killed in it can be resumed.
+    Repeating it changes nothing, so a study that was killed here can be resumed.
     """
     build_initial_weights(config.run.model, config.run.seed, config.run.image.size)
     for own in config.sites:
@@ -99,7 +104,7 @@ def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:
 
 
 def _left_out(sites: Sequence[Site], study: Study) -> Iterator[LeftOut]:
-    """Receivers that cannot be cut to a size in each draw and fold, or that have no donors in a set."""
+    """Return receivers without enough patients for a size in some draw and fold, or without donors in a set."""
     takes_donors = any(arm_of(name).takes_donors for name in study.methods)
     for target in study.targets:
         receiver = next(site for site in sites if site.name == target)
@@ -115,7 +120,7 @@ def _left_out(sites: Sequence[Site], study: Study) -> Iterator[LeftOut]:
 
 
 def _refuse_nothing(study: Study, left_out: Sequence[LeftOut]) -> None:
-    """Raise where nothing is left to compare."""
+    """Raise an error if nothing is left to compare."""
     parts = sum(1 if one.donors else len(study.donors) for one in left_out)
     if parts == len(study.targets) * len(study.patients) * len(study.donors):
         raise ConfigError(left_out[0].why) if left_out[0].donors else DataError(left_out[0].why)
@@ -131,7 +136,7 @@ def _why_not(sites: Sequence[Site], study: Study, cells: Sequence[Cell]) -> str 
 
 
 def check_patients(sites: Sequence[Site], out: Path) -> None:
-    """Cells name images by their places: those of a study must not change while it is under way.
+    """Check that a site's patients have not changed, since cells name images by their index.
 
     Raises:
         CheckpointError: A site's patients have changed since the study in `out` began.
@@ -176,7 +181,7 @@ def _play(config: SimulationConfig, study: Study, out: Path, jobs: int) -> Compa
 
 
 def _compute_features(config: SimulationConfig, out: Path, jobs: int) -> None:
-    """A site at a time in each process, before all of them want all."""
+    """Compute features, one site per process, before all processes need all of them."""
     names = [own.site for own in config.sites]
     with closing(work_through(names, partial(prepare_features, out), jobs=jobs)) as computed:
         for name in computed:

@@ -1,4 +1,4 @@
-"""Processes that work through a list of tasks, one torch thread each, and end with the process that started them."""
+"""Worker processes for a list of tasks, one torch thread each, that end with the process that started them."""
 
 import multiprocessing
 import os
@@ -21,18 +21,18 @@ Task = TypeVar("Task")
 
 
 def work_through(tasks: Sequence[Task], work: Callable[[Task], None], *, jobs: int) -> Generator[Task]:
-    """Do `work` on every task; yields each task when it is done, in the order in which they end.
+    """Run `work` on every task; yield each task when it is done, in the order of their ends.
 
-    With one job the work is done in this process. Otherwise each of `jobs` processes, spawned, takes the next task
-    whenever it is free; all of them have ended when this generator has, and they end at once if this process is killed.
+    With one job the work runs in this process. Otherwise each of `jobs` spawned processes takes the next task when it
+    is free. All processes have ended when this generator has, and they end at once if this process is killed.
 
     Args:
-        tasks: What to do; they and `work` travel between processes.
+        tasks: The tasks; they and `work` are sent to the processes.
         work: A function of a module.
-        jobs: How many processes.
+        jobs: Number of processes.
 
     Raises:
-        CdtlError: Of `work`, or a process ended before its task; tasks under way are given up.
+        CdtlError: An error of `work`, or a process ended before its task; unfinished tasks are given up.
     """
     if jobs == 1 or len(tasks) < 2:
         for task in tasks:
@@ -80,14 +80,14 @@ def _give(connection: Connection, left: list[Task]) -> Task:
 
 
 def _hear(connection: Connection, process: SpawnProcess) -> None:
-    """What a process says of its task: nothing, or the error it ended with."""
+    """Receive the end of a task; raises the error it ended with."""
     try:
         error = connection.recv()
     except EOFError:
         process.join(timeout=10)
         raise CdtlError(
-            f"a process of the study ended with exit code {process.exitcode}: free memory or lower --jobs, then go on "
-            "with --resume."
+            f"a process of the study ended with exit code {process.exitcode}: free memory or lower --jobs, then "
+            "continue with --resume."
         ) from None
     if error is not None:
         raise error
@@ -95,7 +95,7 @@ def _hear(connection: Connection, process: SpawnProcess) -> None:
 
 def _serve(connection: Connection, work: Callable[[Task], None]) -> None:
     """Work until the other process closes the pipe, or ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process hears it too, and ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process gets it too, and ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     while True:

@@ -1,4 +1,4 @@
-"""Learning curves of a comparison: AUROC over training patients, a panel per receiver and set of donors, as images."""
+"""Learning curves of a comparison: AUROC over training patients, one panel per receiver and set of donors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +33,9 @@ def save_curves(out: Path, comparison: Comparison) -> None:
 
 
 def draw_curves(comparison: Comparison) -> "Figure":
-    """The figure: lines with 95 % intervals as bands (bars where there is one size), each named at its end.
+    """Return the figure: lines with 95 % intervals as bands (bars if there is one size), each named at its end.
 
-    Colours are those of Okabe and Ito, which colour-blind readers tell apart; controls are dashed.
+    The colours are those of Okabe and Ito, which colour-blind readers can distinguish; controls are dashed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def draw_curves(comparison: Comparison) -> "Figure":
     }
     for key, panel in panels.items():
         _draw_panel(panel, _points(comparison, *key), comparison.methods)
-    for key, panel in panels.items():  # now that the common scale is known
+    for key, panel in panels.items():  # after the common scale is known
         if len(points := _points(comparison, *key)) > 1:
             _label(panel, points[-1], comparison.methods)
     for line in grid:
@@ -63,9 +63,9 @@ def draw_curves(comparison: Comparison) -> "Figure":
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Places for labels at these heights, in the same order, at least `gap` apart, moved as little as that takes."""
+    """Return positions in the same order, at least `gap` apart, as close as possible to these heights."""
     order = np.argsort(heights, kind="stable")
-    blocks: list[list[float]] = []  # of sum of (height - rank * gap), members
+    blocks: list[list[float]] = []  # each with the sum of (height - rank * gap) and its members
     for rank, index in enumerate(order):
         blocks.append([heights[index] - rank * gap, 1])
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
@@ -105,7 +105,7 @@ def _draw_panel(panel: "Axes", points: Sequence[Point], methods: Sequence[str]) 
 
 
 def _draw_bars(panel: "Axes", point: Point, methods: Sequence[str]) -> None:
-    """Where there is one size: each method at its own place, named below."""
+    """Draw one size: each method in a separate column, named below."""
     for place, method in enumerate(methods):
         colour, _ = _look(method, methods)
         value, low, high = _figures([point.results[method]])
@@ -144,7 +144,7 @@ def _label(panel: "Axes", last: Point, methods: Sequence[str]) -> None:
 
 
 def _look(method: str, methods: Sequence[str]) -> tuple[str, Any]:
-    """Colour and dashes: alone is black, a control has dashes, and colours that come again other ones."""
+    """Return colour and dashes: local training is black, a control is dashed, repeated colours get other dashes."""
     if method == "alone":
         return _ALONE, _DASHES[0]
     place = [name for name in methods if name != "alone"].index(method)

@@ -1,4 +1,4 @@
-"""Repeated folds of a site's patients, and the scarce site: the same images with fewer patients to learn from."""
+"""Repeated folds of a site's patients, and the scarce site: the same test patients with fewer training patients."""
 
 import zlib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Deal:
-    """A site's patients in one fold, each split in an order of which every beginning is stratified."""
+    """A site's patients in one fold; each split is in an order whose every prefix is stratified."""
 
     train: Ints
     val: Ints
@@ -27,10 +27,18 @@ class Deal:
 
 
 def scarce_site(site: Site, *, seed: int, fold: int, folds: int, patients: int | None) -> Site:
-    """The site with one fold's patients as its test split, and `patients` of the others to train on (None: all).
+    """Return the site with one fold's patients as its test split, and `patients` of the others for training.
 
-    Fewer patients are a beginning of more of the same seed and fold. The validation patients are cut in the same
-    proportion, since a site with little to train on has little to validate with; they are never training patients.
+    Fewer patients are a prefix of more patients with the same seed and fold. Validation patients are reduced in the
+    same proportion, since a site with little training data has little validation data; they are never training
+    patients.
+
+    Args:
+        site: The site.
+        seed: Seed of the folds.
+        fold: Index of the fold, from 0.
+        folds: Number of folds.
+        patients: Number of training patients; None: all.
 
     Raises:
         DataError: There are too few patients, or a class has none in a split.
@@ -40,8 +48,8 @@ def scarce_site(site: Site, *, seed: int, fold: int, folds: int, patients: int |
     count = len(deal.train) if patients is None else patients
     if count > len(deal.train):
         raise DataError(
-            f"site {site.name} has {len(deal.train)} patients to train on in fold {fold} of {folds}, {count} are "
-            "asked: ask for fewer."
+            f"site {site.name} has {len(deal.train)} training patients in fold {fold} of {folds}, and {count} are "
+            "requested: request fewer."
         )
     val = _beginning(whole, deal.val, -(-count * len(deal.val) // max(len(deal.train), 1)))
     chosen = {"train": deal.train[:count], "val": val, "test": deal.test}
@@ -51,22 +59,29 @@ def scarce_site(site: Site, *, seed: int, fold: int, folds: int, patients: int |
 
 
 def most_patients(site: Site, *, seed: int, fold: int, folds: int) -> int:
-    """How many patients there are to train on."""
+    """Return the largest number of training patients.
+
+    Args:
+        site: The site.
+        seed: Seed of the folds.
+        fold: Index of the fold, from 0.
+        folds: Number of folds.
+    """
     whole = whole_fold(site.cohort)
     return len(deal_patients(whole, folds=folds, fold=fold, val=site.config.split.val, rng=_rng(site, seed)).train)
 
 
 def deal_patients(whole: Fold, *, folds: int, fold: int, val: float, rng: np.random.Generator) -> Deal:
-    """Deal the patients of all images into one of `folds` test sets, and validation and training of the rest.
+    """Divide the patients of all images into one of `folds` test sets, and validation and training of the rest.
 
-    Each stratum (the set of labels of a patient's images) is shuffled and dealt in turn, so it is in every fold within
-    one patient of its share. Over all folds every patient is tested once.
+    Each stratum (the set of labels of a patient's images) is shuffled and dealt in turn, so that each fold has its
+    share of the stratum within one patient. Over all folds every patient is tested once.
 
     Args:
         whole: All images.
-        folds: How many test sets.
-        fold: Which of them, from 0.
-        val: Share of all patients kept for validation, at least one of each stratum that has another to train on.
+        folds: Number of test sets.
+        fold: Index of this test set, from 0.
+        val: Share of all patients for validation, at least one of each stratum that has another one for training.
         rng: In the same state for every fold.
     """
     parts: dict[str, list[Ints]] = {split: [] for split in SPLITS}
@@ -83,7 +98,7 @@ def deal_patients(whole: Fold, *, folds: int, fold: int, val: float, rng: np.ran
 
 
 def whole_fold(cohort: Cohort) -> Fold:
-    """All images of a cohort as one fold, in the order of its files."""
+    """Return all images of a cohort as one fold, in the order of its files."""
     folds = [cohort.folds[split] for split in SPLITS]
     rows = np.concatenate([fold.rows for fold in folds])
     order = np.argsort(rows)
@@ -92,7 +107,7 @@ def whole_fold(cohort: Cohort) -> Fold:
 
 
 def _strata(whole: Fold) -> list[Ints]:
-    """Patients by the set of their labels; strata in the order of these sets."""
+    """Group patients by the set of their labels; strata in the order of these sets."""
     labels: dict[int, set[int]] = {}
     for patient, label in zip(whole.patients.tolist(), whole.labels.tolist(), strict=True):
         labels.setdefault(patient, set()).add(label)
@@ -101,14 +116,14 @@ def _strata(whole: Fold) -> list[Ints]:
 
 
 def _interleaved(strata: Sequence[Ints]) -> Ints:
-    """All members, evenly spread: every beginning holds each stratum within one patient of its share."""
+    """Return all members, evenly spread: every prefix holds each stratum within one patient of its share."""
     places = np.concatenate([(np.arange(len(stratum)) + 0.5) / max(len(stratum), 1) for stratum in strata])
     everyone: Ints = np.concatenate(strata)[np.argsort(places, kind="stable")]
     return everyone
 
 
 def _beginning(whole: Fold, patients: Ints, count: int) -> Ints:
-    """The first `count` patients, or as many more as it takes to have every label that all of them have."""
+    """Return the first `count` patients, or the smallest larger number with every label that all of them have."""
     wanted = set(_of_patients(whole, patients).labels.tolist())
     while count < len(patients) and set(_of_patients(whole, patients[:count]).labels.tolist()) != wanted:
         count += 1
@@ -125,7 +140,7 @@ def _check_classes(name: str, cohort: Cohort, count: int) -> None:
         if absent:
             raise DataError(
                 f"with {count} training patients the class '{absent[0]}' of site {name} has no patient in the {split} "
-                "split: ask for more patients or fewer folds."
+                "split: use more patients or fewer folds."
             )
 
 

@@ -35,7 +35,13 @@ def sites_folder(out: Path) -> Path:
 
 
 def gather_report(config: SimulationConfig, out: Path, engine: str) -> Report:
-    """Read the finished run in `out`; also puts each site's final model into ``sites/<name>/``."""
+    """Build the report of the finished run in `out`; also copies each site's final model into ``sites/<name>/``.
+
+    Args:
+        config: The simulation.
+        out: Its run directory.
+        engine: The engine that ran it.
+    """
     lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
     return Report(
         cdtl_version=__version__,

@@ -1,8 +1,8 @@
-"""A bootstrap over receivers, then patients, then draws, for figures of several arms on the same patients.
+"""Bootstrap over receivers, then patients, then draws, for figures of several arms on the same patients.
 
 A receiver's patients are resampled once for all arms and draws, so differences are paired. A replicate picks receivers,
-for each of them one resample of its patients, and draws. Of S receivers it picks S - 1: with as many as there are, the
-interval of few receivers that differ would be too narrow (tests/simulation/test_hierarchy.py).
+for each of them one resample of its patients, and draws. Of S receivers it picks S - 1: with S, the interval for few
+receivers that differ would be too narrow (tests/simulation/test_hierarchy.py).
 
 Source: Davison and Hinkley 1997, section 3.8 (hierarchical data); Rao and Wu 1988 (one unit fewer).
 """
@@ -21,7 +21,7 @@ __all__ = ["Figure", "difference", "mean_difference", "p_value", "site_resamples
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 REPLICATES = 20_000
-"""So many that Holm's correction of some hundred comparisons can still end below 0.05."""
+"""Large enough that Holm's correction of some hundred comparisons can still end below 0.05."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Figure:
     Attributes:
         draws: In each draw, D.
         resampled: In each resample of the receiver's patients and each draw, R D.
-        num_patients: How many patients there are.
+        num_patients: Number of patients.
     """
 
     draws: Floats
@@ -39,7 +39,7 @@ class Figure:
     num_patients: int
 
     def less(self, other: "Figure") -> "Figure":
-        """The paired difference to another arm."""
+        """Return the paired difference to another arm."""
         return Figure(self.draws - other.draws, self.resampled - other.resampled, self.num_patients)
 
     @property
@@ -49,10 +49,10 @@ class Figure:
 
 
 def site_resamples(name: str, patients: Ints, resamples: int = RESAMPLES) -> Floats:
-    """How often each image counts in each resample of a site's patients, N R; the same for every arm.
+    """Return how often each image counts in each resample of a site's patients, N R; the same for every arm.
 
     Args:
-        name: Of the site: sites are resampled by themselves.
+        name: The site's name: sites are resampled independently.
         patients: Number of each image's patient, N.
         resamples: R.
     """
@@ -61,7 +61,7 @@ def site_resamples(name: str, patients: Ints, resamples: int = RESAMPLES) -> Flo
 
 
 def difference(found: Figure) -> Interval:
-    """One receiver's mean over draws, with the interval over its patients and then draws."""
+    """Return one receiver's mean over draws, with the interval over its patients and then draws."""
     rng = np.random.default_rng(zlib.crc32(b"draws"))
     picks = rng.integers(len(found.draws), size=found.resampled.shape)
     means = np.take_along_axis(found.resampled, picks, axis=1).mean(axis=1)
@@ -69,11 +69,11 @@ def difference(found: Figure) -> Interval:
 
 
 def mean_difference(found: Mapping[str, Figure], replicates: int = REPLICATES) -> tuple[Interval, float]:
-    """The mean over receivers with its 95 % interval, and the two-sided p value of no difference.
+    """Return the mean over receivers with its 95 % interval, and the two-sided p value of no difference.
 
     Args:
         found: Receiver to its figure, all with the same draws.
-        replicates: Of the bootstrap.
+        replicates: Number of replicates of the bootstrap.
     """
     means = _replicates(list(found.values()), replicates)
     value = float(np.mean([one.value for one in found.values()]))
@@ -82,7 +82,7 @@ def mean_difference(found: Mapping[str, Figure], replicates: int = REPLICATES) -
 
 
 def _replicates(found: Sequence[Figure], replicates: int) -> Floats:
-    """The mean difference in each replicate; NaN where a resample of patients lacks a class."""
+    """Return the mean difference in each replicate; NaN for a resample of patients without a class."""
     resampled = np.stack([one.resampled for one in found])  # S R D
     sites, resamples, draws = resampled.shape
     rng = np.random.default_rng([sites, zlib.crc32(b"receivers")])
@@ -96,7 +96,7 @@ def _replicates(found: Sequence[Figure], replicates: int) -> Floats:
 
 
 def p_value(means: Floats) -> float:
-    """Two-sided, from the share of replicates on the other side of 0; never 0."""
+    """Return the two-sided p value from the share of replicates on the other side of 0; never 0."""
     known = means[np.isfinite(means)]
     tail = min(np.sum(known <= 0), np.sum(known >= 0))
     return float(min(1.0, 2 * (tail + 1) / (len(known) + 1)))

@@ -1,6 +1,6 @@
-"""A Flower Grid in one process: the real ServerApp talks to the real ClientApp by function call.
+"""A Flower Grid in one process: the real ServerApp calls the real ClientApp directly.
 
-A message is handled when its reply is pulled, one at a time, so only one reply is alive at once; results are
+A message is handled when its reply is pulled, one at a time, so only one reply exists at a time. Results are
 deterministic, and nodes can be taken offline.
 """
 
@@ -33,25 +33,33 @@ class InProcessGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, 1
 
     def set_run(self, run: Run) -> None:
-        """There is one run, known from the start."""
+        """Do nothing: there is one run, known from the start."""
 
     @property
     def run(self) -> Run:
-        """The one run."""
+        """The only run."""
         return Run.create_empty(_RUN_ID)
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message to a node."""
+        """Make a message to a node.
+
+        Args:
+            content: Its content.
+            message_type: Flower's type.
+            dst_node_id: The node.
+            group_id: The round.
+            ttl: Seconds to live.
+        """
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Nodes that are online."""
+        """Return the ids of nodes that are online."""
         return [node for node in self._contexts if node not in self.offline]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """Nodes that are online, unnamed as in Flower's own simulation."""
+        """Return the nodes that are online, unnamed as in Flower's own simulation."""
         return [NodeInfo(node_id=node) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -74,7 +82,7 @@ class InProcessGrid(Grid):
         return []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """All replies of online nodes; `timeout` cannot pass, since handling is synchronous."""
+        """Return all replies of online nodes; `timeout` has no effect, since handling is synchronous."""
         del timeout
         waiting = list(self.push_messages(messages))
         replies: list[Message] = []
@@ -86,7 +94,14 @@ class InProcessGrid(Grid):
 def run_in_process(
     server: ServerApp, client: ClientApp, *, folder: Path, homes: Iterable[Path], settings: Mapping[str, object]
 ) -> None:
-    """Play one federation: the server's files go to `folder`, each site's into its home.
+    """Run one federation: the server's files go to `folder`, each site's into its home.
+
+    Args:
+        server: The ServerApp.
+        client: The ClientApp.
+        folder: The server's folder.
+        homes: The sites' folders.
+        settings: The run's flat settings.
 
     Raises:
         CdtlError: As the server raises it.

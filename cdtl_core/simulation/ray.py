@@ -1,8 +1,8 @@
-"""A federation through Flower's own simulation engine: `flwr run`, a SuperLink of our own, and Ray's worker processes.
+"""A federation through Flower's own simulation engine: `flwr run`, our own SuperLink, and Ray's worker processes.
 
-For federations that outgrow one process. Everything that Flower starts lives in one process group and one scratch
-folder; both are gone at the end, also when this process is killed: a keeper ends the group once our end of its pipe
-closes. Left in the run directory: what server and sites write, and ``ray.log``.
+It is for federations that need more than one process. Everything that Flower starts is in one process group and one
+scratch folder. Both are removed at the end, also if this process is killed: a keeper ends the group once our end of its
+pipe closes. The run directory keeps the files of server and sites, and ``ray.log``.
 """
 
 import math
@@ -37,7 +37,12 @@ _RAY = {
 
 
 def run_with_ray(run: RunConfig, out: Path, homes: Sequence[Path]) -> None:
-    """Play one federation: the server's files go to `out`, each site's into its home.
+    """Run one federation: the server's files go to `out`, each site's into its home.
+
+    Args:
+        run: The run's settings.
+        out: The server's folder.
+        homes: The sites' folders.
 
     Raises:
         FederationError: Flower can't start the run, or it fails; ``ray.log`` in `out` says why.
@@ -60,17 +65,19 @@ def run_with_ray(run: RunConfig, out: Path, homes: Sequence[Path]) -> None:
 
 
 def _sites_folder(homes: Sequence[Path]) -> Path:
-    """The folder that holds the homes and no other: Flower knows a site only as a number, counted in it by name."""
+    """Return the folder that holds exactly the homes: Flower knows a site only by its number in order of names."""
     folder, expected = homes[0].resolve().parent, sorted(home.resolve() for home in homes)
     found = sorted(path for path in folder.iterdir() if path.is_dir())
     if found != expected:
-        raise FederationError(f"{folder} holds {len(found)} folders for {len(homes)} sites: keep nothing else there.")
+        raise FederationError(
+            f"{folder} holds {len(found)} folders for {len(homes)} sites: move everything else out of it."
+        )
     return folder
 
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for all that Flower and Ray write; its name is short, since the names of Ray's sockets have a limit."""
+    """Make a folder for Flower and Ray; its path is short, since the paths of Ray's sockets have a limit."""
     parent = "/tmp" if len(tempfile.gettempdir()) > 20 else None  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="cdtl-", dir=parent, ignore_cleanup_errors=True) as name:
         for folder in ("empty", "flower"):
@@ -79,7 +86,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _stage(run: RunConfig, scratch: Path) -> tuple[Path, Path]:
-    """Write the settings, and copy what Flower bundles: the same from a checkout and from an installed wheel."""
+    """Write the settings, and copy Flower's bundle: the same from a checkout and from an installed wheel."""
     if run.model.weights not in {"imagenet", "random"}:
         weights = str(Path(run.model.weights).expanduser().resolve())
         run = run.model_copy(update={"model": run.model.model_copy(update={"weights": weights})})
@@ -89,7 +96,7 @@ def _stage(run: RunConfig, scratch: Path) -> tuple[Path, Path]:
 
 
 def _resources(sites: int) -> tuple[int, Mapping[str, object]]:
-    """Threads per site and what Ray is told: as many sites at a time as there are cores, GPUs in equal shares."""
+    """Return threads per site and Ray's settings: as many sites at a time as cores, GPUs in equal shares."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -108,7 +115,7 @@ def _resources(sites: int) -> tuple[int, Mapping[str, object]]:
 def _superlink(flower: Flower, home: Path, log: Path) -> Iterator[Flower]:
     """Run a SuperLink on a free loopback port with its executor, until the block ends or this process dies.
 
-    The executor is started here, since a SuperLink would start it in a session of its own, beyond our reach.
+    The executor is started here, since a SuperLink would start it in a separate session that we could not end.
     """
     port = free_port()
     address = f"127.0.0.1:{port}"
@@ -135,7 +142,7 @@ def _submit(flower: Flower, app: Path, settings: Path, resources: Mapping[str, o
 
 
 def _wait(flower: Flower, run_id: str, run: RunConfig, journal: Journal) -> str:
-    """The run's last status. Flower is asked rarely, as a question costs a second of a core; the journal is free."""
+    """Return the run's last status. Flower is asked rarely, since a question costs a second of a core."""
     began, silent = time.monotonic(), 0
     limit = _START_S + (run.federation.rounds + 2) * run.federation.round_timeout_s
     while (elapsed := time.monotonic() - began) < limit and silent < 3:

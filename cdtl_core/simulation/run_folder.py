@@ -1,4 +1,4 @@
-"""A run directory before anything runs: refused if used, and settings that mean the same wherever it is resumed."""
+"""Run directories: refuse a used one, and make settings independent of the working folder."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from cdtl_core.errors import CheckpointError
 __all__ = ["refuse_used", "with_absolute_paths"]
 
 _BEFORE = {".lock", ".config.toml.draft"}
-"""All that a run leaves that is killed before its settings stand: nothing to go on with."""
+"""Files of a run that was killed before its settings were written: there is nothing to continue."""
 
 
 def refuse_used(out: Path) -> None:
-    """Raise where a new run would write into what is there.
+    """Raise an error if a new run would write into existing files.
 
     Raises:
         CheckpointError: `out` is a file, or a folder that is not empty.
@@ -24,7 +24,7 @@ def refuse_used(out: Path) -> None:
 
 
 def with_absolute_paths(config: SimulationConfig) -> SimulationConfig:
-    """The same settings wherever they are resumed from."""
+    """Return the settings with absolute paths, for a resume from another folder."""
     model = config.run.model
     if model.weights not in {"imagenet", "random"}:
         model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().absolute())})

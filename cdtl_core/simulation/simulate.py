@@ -1,4 +1,4 @@
-"""A simulation from configuration to report: prepare the sites, play each method through Flower, gather the results."""
+"""Runs a simulation: prepares the sites, runs each method through Flower, collects the results."""
 
 import logging
 import shutil
@@ -35,7 +35,12 @@ Engine = Literal["in-process", "ray"]
 def simulate(config: SimulationConfig, out: Path, *, engine: Engine = "in-process") -> Report:
     """Run every method of `config` over its sites and write the run directory `out`.
 
-    All sites' images are read and split before anything is trained; if that fails nothing is left behind.
+    All images are read and split before training. If that fails, nothing is left behind.
+
+    Args:
+        config: The simulation.
+        out: The run directory.
+        engine: ``inprocess`` or ``ray``.
 
     Raises:
         CheckpointError: `out` is not empty.
@@ -56,7 +61,7 @@ def simulate(config: SimulationConfig, out: Path, *, engine: Engine = "in-proces
 
 
 def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
-    """Go on with the run in `out` from its last complete round; a finished run is reported again.
+    """Continue the run in `out` from its last complete round; a finished run is reported again.
 
     Raises:
         CheckpointError: `out` holds no run.
@@ -72,14 +77,14 @@ def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
 def _prepare(config: SimulationConfig, out: Path) -> None:
     """Write each site's folder and settings, decode its images, and check that every method can start.
 
-    Doing it again changes nothing, so a run that was killed in it can be resumed.
+    Repeating it changes nothing, so a run that was killed here can be resumed.
     """
     run, members = config.run, []
     initial_weights = build_initial_weights(run.model, run.seed, run.image.size)
     initial_weights_hash = weights_hash(initial_weights)
     for own in config.sites:
         home = sites_folder(out) / own.site
-        privacy = own.privacy.model_copy(update={"ledger": "run"})  # each method is a world of its own
+        privacy = own.privacy.model_copy(update={"ledger": "run"})  # each method counts its privacy separately
         alone = own.model_copy(update={"privacy": privacy})
         save_toml(home / SITE_FILE, alone.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
@@ -117,7 +122,7 @@ def _rounds_left(config: SimulationConfig, method: Method, out: Path) -> int:
 
 
 def _all_take_part(config: SimulationConfig, method: Method) -> RunConfig:
-    """In a simulation every site must answer every round, and sites wait for each other on one machine."""
+    """Return settings that require every site in every round, without time limits that matter on one machine."""
     run, count = config.of_method(method), len(config.sites)
     timeout = run.federation.round_timeout_s * count
     limits = {"round_timeout_s": timeout, "join_timeout_s": timeout}
@@ -147,7 +152,7 @@ def _play_method(run: RunConfig, out: Path, homes: Sequence[Path], engine: Engin
 
 @contextmanager
 def _site_log(out: Path) -> Iterator[list[logging.LogRecord]]:
-    """Keep what the sites log of their failures: in ``sites.log``, and for the sentence that a person sees."""
+    """Keep the sites' error logs: in ``sites.log``, and for the error message."""
     failures: list[logging.LogRecord] = []
     logger, handler = logging.getLogger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(site)s: %(message)s"))

@@ -1,4 +1,4 @@
-"""What a comparison is made of: the study that a person asked for, and its cells, each played by itself."""
+"""The study of a comparison and its cells, which run independently."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from cdtl_core.system.foreign import parse_json
 __all__ = ["Cell", "Study", "cells_of", "load_study", "only_sites", "study_of"]
 
 _SCHEMA = 2
-_RUN_STRIDE = 1_000_003  # more than anyone's number of seeds: no two runs share one
+_RUN_STRIDE = 1_000_003  # larger than any number of seeds, so that no two runs share a seed
 
 
 class Study(BaseModel):
@@ -23,7 +23,7 @@ class Study(BaseModel):
 
     Attributes:
         seeds: One per draw of folds and training patients.
-        targets: The receivers. In a cell one of them is made scarce, all other sites keep their patients.
+        targets: The receivers. In a cell one of them is reduced, all other sites keep their patients.
         runs: How often each fold is trained on the same patients; their scores are averaged.
     """
 
@@ -41,14 +41,14 @@ class Study(BaseModel):
 
 @dataclass(frozen=True)
 class Cell:
-    """One receiver's patients: all methods are played on them, with each set of donors.
+    """One receiver's patients: all methods are run on them, with each set of donors.
 
     Attributes:
         target: The receiver.
-        seed: Of the folds, of who is among the first patients, and of the first run's training.
-        fold: Which is tested.
-        patients: To train on.
-        run: Which training of the same patients, from 0.
+        seed: Seed of the folds, of the order of patients, and of the first run's training.
+        fold: Index of the tested fold.
+        patients: Number of training patients.
+        run: Index of the training on the same patients, from 0.
     """
 
     target: str
@@ -59,18 +59,18 @@ class Cell:
 
     @property
     def file(self) -> str:
-        """The name of its file."""
+        """Name of its file."""
         run = f"-run{self.run}" if self.run else ""
         return f"{self.target}-seed{self.seed}-fold{self.fold}-{self.patients}{run}.json"
 
     @property
     def training_seed(self) -> int:
-        """The seed of the training itself, another in every run."""
+        """Seed of the training itself, different in every run."""
         return self.seed + _RUN_STRIDE * self.run
 
     @property
     def count(self) -> int | None:
-        """The number of training patients; None: all."""
+        """Number of training patients; None: all."""
         return None if self.patients == "all" else self.patients
 
 
@@ -85,7 +85,17 @@ def study_of(
     folds: int,
     runs: int = 1,
 ) -> Study:
-    """The study that a command line asks for; without targets every site is one.
+    """Return the study that a command line describes; without targets every site is a target.
+
+    Args:
+        config: The federation.
+        methods: Arms.
+        seeds: Number of draws.
+        patients: Numbers of training patients, or ``all``.
+        targets: The receivers.
+        donors: Sets of donors.
+        folds: Number of folds.
+        runs: Trainings of the same patients.
 
     Raises:
         ConfigError: A method, control, site or set of donors is unknown or named twice, alone is missing, or a number
@@ -96,12 +106,12 @@ def study_of(
         raise ConfigError(f"folds is {folds}, seeds {seeds}, runs {runs}: give at least 2 folds, 1 seed and 1 run.")
     _check_sites("target", targets, config)
     if config.run.dp.enabled:
-        raise ConfigError("dp.enabled is true and a comparison plays without privacy: set dp.enabled = false.")
+        raise ConfigError("dp.enabled is true, but a comparison has no differential privacy: set dp.enabled = false.")
     sizes = [_size(text) for text in patients]
     given = (("methods", methods), ("patients", sizes), ("target", targets), ("donors", donors))
     for what, values in given:
         if len(set(values)) < len(values):
-            raise ConfigError(f"{what} names one twice ({', '.join(map(str, values))}): name each once.")
+            raise ConfigError(f"{what} has a repeated value ({', '.join(map(str, values))}): give each value once.")
     first = config.run.seed
     return Study(
         methods=tuple(methods),
@@ -123,13 +133,14 @@ def load_study(path: Path) -> Study:
     found = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or found.get("schema_version") != _SCHEMA:
         raise CheckpointError(
-            f"{path.parent} holds a study of another version of cdtl, whose cells mean something else: start a new one."
+            f"{path.parent} holds a study of another version of cdtl, whose cells have another meaning: start a new "
+            "study."
         )
     return Study.model_validate(found)
 
 
 def only_sites(config: SimulationConfig, names: Sequence[str]) -> SimulationConfig:
-    """The configuration with these sites alone, in its own order; with no names as it is.
+    """Return the configuration with only these sites, in its own order; without names it is unchanged.
 
     Raises:
         ConfigError: A name is no site of the configuration.
@@ -140,9 +151,9 @@ def only_sites(config: SimulationConfig, names: Sequence[str]) -> SimulationConf
 
 
 def cells_of(study: Study, left_out: Collection[LeftOut] = ()) -> Iterator[Cell]:
-    """All cells but those that are left out; whole draws first, so that a part of a study is a fair one.
+    """Return all cells that are not left out; whole draws first, so that a partial study is a fair sample.
 
-    Cells of one training seed follow each other: a process keeps what donors have learned with it.
+    Cells with the same training seed follow each other, so a process reuses the donors' results.
     """
     absent = {(one.target, one.patients) for one in left_out if one.donors is None}
     for seed in study.seeds:
@@ -158,14 +169,14 @@ def _check_sites(what: str, names: Sequence[str], config: SimulationConfig) -> N
     known = [site.site for site in config.sites]
     for name in names:
         if name not in known:
-            raise ConfigError(f"the {what} '{name}' is no site of the configuration: use {', '.join(known)}.")
+            raise ConfigError(f"the {what} '{name}' is not a site of the configuration: use {', '.join(known)}.")
 
 
 def _check_methods(methods: Sequence[str]) -> None:
     for name in methods:
         arm_of(name)
     if ALONE not in methods:
-        raise ConfigError(f"methods are {', '.join(methods)}: add alone, which every other one is compared with.")
+        raise ConfigError(f"methods are {', '.join(methods)}: add alone, the reference of all other methods.")
 
 
 def _size(text: str) -> Size:

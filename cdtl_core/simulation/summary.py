@@ -1,4 +1,4 @@
-"""Means over receivers: what is compared, corrected and claimed in a study."""
+"""Means over receivers: the comparisons, corrections and claims of a study."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ _FEDBN, _CDTL = "fedbn", "cdtl"
 
 
 def rows_of(study: Study, blocks: Mapping[tuple[Donors, Size], Block]) -> tuple[tuple[Row, ...], int]:
-    """A row per set of donors, size and method; and how many comparisons Holm's correction is over.
+    """Return a row per set of donors, size and method, and the number of comparisons in Holm's correction.
 
-    The family are all differences of methods to alone, to FedBN and to their own control. Controls are no part of it:
-    nothing is claimed for them.
+    The family consists of all differences of methods to alone, to FedBN and to their own control. Controls are not
+    included, since nothing is claimed for them.
     """
     found = {
         (donors, size, method, against): _difference(blocks[donors, size], method, against)
@@ -43,7 +43,7 @@ def rows_of(study: Study, blocks: Mapping[tuple[Donors, Size], Block]) -> tuple[
 
 
 def outcomes_of(study: Study, blocks: Mapping[tuple[Donors, Size], Block]) -> Outcomes | None:
-    """The outcomes of docs/protocol.md; None where `cdtl` or `fedbn` was not played."""
+    """Return the outcomes of docs/protocol.md; None if `cdtl` or `fedbn` was not run."""
     if not {_CDTL, _FEDBN} <= set(study.methods) or not blocks:
         return None
     first = min((size for _, size in blocks), key=study.patients.index)
@@ -60,7 +60,7 @@ def outcomes_of(study: Study, blocks: Mapping[tuple[Donors, Size], Block]) -> Ou
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """P values corrected for all of them that are known, in the same order.
+    """Return p values corrected for all that are known, in the same order.
 
     Source: Holm 1979.
     """
@@ -82,7 +82,7 @@ def _order(study: Study, blocks: Mapping[tuple[Donors, Size], Block]) -> Iterato
 
 
 def _against(study: Study, method: str) -> list[str]:
-    """What a method is compared with: alone, FedBN, and the control of its own."""
+    """Return the references of a method: alone, FedBN, and its own control."""
     if method == ALONE:
         return []
     names = (ALONE, _FEDBN, control_of(method, study.methods))
@@ -102,7 +102,7 @@ def _tested(found: Mapping[str, Figure]) -> Difference:
 
 
 def _mean_of(figures: Sequence[Figure]) -> Figure:
-    """The mean of figures of the same patients and draws, such as over sets of donors."""
+    """Return the mean of figures with the same patients and draws, for example over sets of donors."""
     draws = np.mean([one.draws for one in figures], axis=0)
     return Figure(draws, np.mean([one.resampled for one in figures], axis=0), figures[0].num_patients)
 

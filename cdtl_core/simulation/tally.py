@@ -1,4 +1,4 @@
-"""From the cells of a study to its result: out-of-fold scores per draw, figures per receiver, means over receivers."""
+"""Results of a study from its cells: out-of-fold scores per draw, figures per receiver, means over receivers."""
 
 import json
 import math
@@ -26,19 +26,19 @@ __all__ = ["OutOfFold", "join_folds", "mean_of", "tally"]
 
 Floats = npt.NDArray[np.float64]
 _Read = Mapping[tuple[int, int, int], Mapping[str, Any]]
-"""Seed, run and fold to what a cell wrote."""
+"""Seed, run and fold to the contents of a cell's file."""
 _KEPT = ("auprc", "brier", "accuracy", "balanced_accuracy", "majority_rate")
 _BINS = 10
 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """A receiver's images, each scored by the model that never saw its patient, in the order of the site's files.
+    """A receiver's images in the order of its files, each scored by a model that did not train on its patient.
 
     Attributes:
         labels: Class index per image, N.
         patients: Number of each image's patient, N.
-        folds: In which fold it was tested, N.
+        folds: Index of the fold that tested it, N.
         probabilities: N K.
         positive: Index of the positive class.
         training_patients: Mean over folds.
@@ -63,7 +63,7 @@ class OutOfFold:
 
     @property
     def ranks(self) -> Floats:
-        """Mean rank of each image within its fold, in (0, 1): models of different folds have different scales."""
+        """Mean rank of each image within its fold, in (0, 1), since models of different folds have different scales."""
         found = np.empty(len(self.labels))
         for fold in np.unique(self.folds):
             members = self.folds == fold
@@ -74,7 +74,7 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class _Figures:
-    """All that is told of one arm at one receiver."""
+    """All figures of one arm at one receiver."""
 
     draws: Sequence[OutOfFold]
     auroc: Figure
@@ -83,7 +83,14 @@ class _Figures:
 
 
 def tally(config: SimulationConfig, study: Study, left_out: Sequence[LeftOut], out: Path) -> Comparison:
-    """The result of a study of which all cells are played."""
+    """Return the result of a study whose cells are all finished.
+
+    Args:
+        config: The federation.
+        study: What was compared.
+        left_out: Cells that are not possible.
+        out: Folder of the study.
+    """
     blocks, points = dict[tuple[Donors, Size], Block](), list[Point]()
     for site in config.sites:
         for donors, size in _parts(study, left_out, site):
@@ -113,7 +120,7 @@ def tally(config: SimulationConfig, study: Study, left_out: Sequence[LeftOut], o
 
 
 def join_folds(found: Sequence[Mapping[str, Any]]) -> OutOfFold:
-    """One draw's folds as one; each is what a cell wrote of a receiver."""
+    """Join the folds of one draw; each is the contents of a cell's file for a receiver."""
     order = np.argsort(np.concatenate([fold["images"] for fold in found]))
     labels, patients, probabilities = (
         np.concatenate([fold[name] for fold in found])[order] for name in ("labels", "patients", "probabilities")
@@ -124,14 +131,14 @@ def join_folds(found: Sequence[Mapping[str, Any]]) -> OutOfFold:
 
 
 def mean_of(plays: Sequence[OutOfFold]) -> OutOfFold:
-    """The same images with the mean of their probabilities, such as over the runs of one draw."""
+    """Return the same images with the mean of their probabilities, for example over the runs of one draw."""
     mean = np.mean([play.probabilities for play in plays], axis=0)
     training = float(np.mean([play.training_patients for play in plays]))
     return replace(plays[0], probabilities=mean, training_patients=training)
 
 
 def _parts(study: Study, left_out: Sequence[LeftOut], site: SiteConfig) -> Iterator[tuple[Donors, Size]]:
-    """Sets of donors and sizes that a site receives in; none of a site that is no target."""
+    """Return the sets of donors and sizes of a receiver; none for a site that is not a target."""
     absent = {(one.patients, one.donors) for one in left_out if one.target == site.site}
     for donors in study.donors:
         for size in study.patients:
@@ -173,13 +180,13 @@ def _joined(study: Study, read: _Read, seed: int, run: int, donors: Donors, meth
 
 
 def _losses(draw: OutOfFold) -> Floats:
-    """Log-loss of each image, N; a probability of 0 counts as the least that a float tells from 0."""
+    """Return the log-loss of each image, N; a probability of 0 counts as the smallest float above 0."""
     own = draw.probabilities[np.arange(len(draw.labels)), draw.labels]
     return np.asarray(-np.log(np.maximum(own, np.finfo(np.float64).tiny)), np.float64)
 
 
 def _gaps(draw: OutOfFold) -> Floats:
-    """Probability less truth of each image, in its bin and 0 in others: bins N."""
+    """Return probability minus truth of each image, in its bin and 0 in others: bins N."""
     index = np.minimum((draw.score * _BINS).astype(np.int64), _BINS - 1)
     found = np.zeros((_BINS, len(index)))
     found[index, np.arange(len(index))] = draw.score - draw.truth

@@ -1,1 +1,1 @@
-"""The privacy audit: train on canaries with the shipped mechanism and guess which were in."""
+"""The privacy audit: train on canaries with the shipped mechanism and guess which were included."""

@@ -1,7 +1,7 @@
-"""Training beside canaries, and the adversary who hears all that it releases.
+"""Training with canaries, and an adversary who sees everything that it releases.
 
-She hears more than a server does: each round's change of the head, and the centre of the features, which stays at the
-site. She knows every patient and every canary, but not which canaries are in.
+The adversary sees more than a server does: each round's change of the head, and the centre of the features, which stays
+at the site. She knows every patient and every canary, but not which canaries are included.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is audited: a site, the features N V D of its training images, and the weights all training starts from."""
+    """The audited site: features N V D of its training images, and the weights from which every training starts."""
 
     site: Site
     features: Features
@@ -45,7 +45,7 @@ class Subject:
 
 
 def open_subject(site: Site, cache: Path | None = None) -> Subject:
-    """A site's features under its run's settings.
+    """Return a site's features under its run's settings.
 
     Raises:
         ConfigError: The run trains a part of the backbone.
@@ -53,7 +53,7 @@ def open_subject(site: Site, cache: Path | None = None) -> Subject:
     config = site.config
     if config.dp.stages:
         raise ConfigError(
-            f"dp.stages is {config.dp.stages}, and canaries are features of a frozen backbone: audit with dp.stages 0."
+            f"dp.stages is {config.dp.stages}, but canaries need a frozen backbone: audit with dp.stages 0."
         )
     initial_weights = build_initial_weights(config.model, config.seed, config.image.size)
     load_into(site.model, initial_weights)
@@ -65,11 +65,11 @@ def open_subject(site: Site, cache: Path | None = None) -> Subject:
 
 
 def train(subject: Subject, canaries: Canaries, turns: Iterable[Turn]) -> Iterator[tuple[Turn, Floats]]:
-    """Train the site's model on its patients and the canaries that are in; gives each round's change of the head.
+    """Train the site's model on its patients and the included canaries; yield each round's change of the head.
 
     Args:
         subject: The site; its model is overwritten.
-        canaries: Beside its patients.
+        canaries: Added to its patients.
         turns: The rounds.
 
     Yields:
@@ -90,12 +90,12 @@ def train(subject: Subject, canaries: Canaries, turns: Iterable[Turn]) -> Iterat
 
 
 def guess_scores(subject: Subject, canaries: Canaries, heard: Iterable[tuple[Turn, Floats]]) -> Floats:
-    """How likely each canary is in, M: log-likelihood ratios of the centre and of the head's changes, added.
+    """Score how likely each canary is included, M: the sum of all log-likelihood ratios.
 
     Args:
         subject: The site; its model is read for the centre.
         canaries: M.
-        heard: What `train` gives.
+        heard: The output of `train`.
     """
     views, invented = subject.features.astype(np.float64), canaries.features.mean(axis=1)
     known = np.concatenate([_by_patient(subject.fold, views[:, 0]), invented])
@@ -121,7 +121,7 @@ def guess_scores(subject: Subject, canaries: Canaries, heard: Iterable[tuple[Tur
 
 
 def _total(trained: Sequence[tuple[Turn, Floats]], config: RunConfig) -> tuple[Floats, float, float]:
-    """The noisy sum of gradients that the head's changes add up to, how often a patient is in it, and its noise."""
+    """Return the noisy sum of gradients behind the head's changes, how often a patient is in it, and its noise."""
     release, weight, variance = np.zeros_like(trained[0][1]), 0.0, 0.0
     for turn, change in trained:
         claimed = turn.claimed
@@ -140,19 +140,19 @@ def _centre_scores(mean: Floats, known: Floats, turn: Turn, levels: int, count: 
 
 
 def _joined(subject: Subject, canaries: Canaries) -> tuple[Fold, Features]:
-    """The site's images and those of the canaries that are in."""
+    """Return the site's images and those of the included canaries."""
     fold, here = subject.fold, canaries.present
     images = canaries.features[here].reshape(-1, 1, canaries.features.shape[2])
     each = canaries.features.shape[1]
     views = np.repeat(images, subject.features.shape[1], axis=1).astype(np.float16)
     patients = np.concatenate([fold.patients, fold.patients.max() + 1 + np.repeat(np.arange(here.sum()), each)])
-    rows = np.concatenate([fold.rows, np.zeros(len(images), np.int64)])  # no pixels are looked at
+    rows = np.concatenate([fold.rows, np.zeros(len(images), np.int64)])  # pixels are not used
     labels = np.concatenate([fold.labels, np.repeat(canaries.labels[here], each)])
     return Fold(fold.pixels, rows, labels, patients), np.concatenate([subject.features, views])
 
 
 def _by_patient(fold: Fold, values: Floats) -> Floats:
-    """The mean of each patient's rows, in the order of their numbers."""
+    """Return the mean of each patient's rows, in the order of their numbers."""
     _, which, counts = np.unique(fold.patients, return_inverse=True, return_counts=True)
     means = np.zeros((len(counts), values.shape[1]))
     np.add.at(means, which, values / counts[which, None])
@@ -160,11 +160,11 @@ def _by_patient(fold: Fold, values: Floats) -> Floats:
 
 
 def zeros_of(model: nn.Module) -> Weights:
-    """Head and centre as every training starts."""
+    """Return head and centre as at the start of every training."""
     state = model.state_dict()
     return {name: torch.zeros_like(state[name]) for name in state if name.startswith(("head.", "centre."))}
 
 
 def head_of(model: nn.Module) -> Floats:
-    """The head's weights, KD."""
+    """Return the head's weights, KD."""
     return model.get_parameter("head.weight").detach().double().cpu().numpy().reshape(-1)

@@ -1,6 +1,6 @@
 """Rounds as a ledger grants them, and the four ways in which an audit breaks them on purpose.
 
-Each is broken by what the mechanism is given; the mechanism itself has no switch for it.
+Each fault changes the input of the mechanism; the mechanism itself has no switch for it.
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ _UNBOUNDED = 1e6
 
 
 class Fault(StrEnum):
-    """What is broken.
+    """The broken part.
 
-    No noise; gradients not clipped, under the same noise; a new ledger in every round; draws of all patients from one
-    sequence whose seed is known, as in earlier versions.
+    No noise; gradients not clipped, with the same noise; a new ledger in every round; draws of all patients from one
+    sequence with a known seed, as in earlier versions.
     """
 
     NONE = "none"
@@ -36,12 +36,12 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Turn:
-    """A round: the mechanism as the ledger has it, and what training is given, which differs where it is broken.
+    """A round: the mechanism in the ledger, and the one that training uses, which differs if it is broken.
 
     Attributes:
-        centres: Whether it finds the centre of the features; else it trains.
+        centres: Whether it computes the centre of the features; else it trains.
         epoch: From 0, counted over turns that train.
-        draws: Each patient's random numbers; None: her own, as they should be.
+        draws: Each patient's random numbers; None: her own, as intended.
     """
 
     claimed: Mechanism
@@ -52,13 +52,20 @@ class Turn:
 
 
 class OneSequence:
-    """Draws of all patients from one sequence: without one patient, all behind her are given others."""
+    """Draws of all patients from one sequence: without one patient, all later patients get other draws."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def __call__(self, purpose: str, step: int, identities: Ints, count: int) -> Bytes:
-        """Bytes B x count, by a patient's place in the cohort."""
+        """Return bytes B x count, by a patient's position in the cohort.
+
+        Args:
+            purpose: Distinguishes different uses in one step.
+            step: Number of the step.
+            identities: B patients.
+            count: Bytes per patient.
+        """
         rng = np.random.default_rng([self._seed, step, *purpose.encode()])
         return rng.integers(0, 256, (len(identities), count), np.uint8)
 
@@ -66,16 +73,16 @@ class OneSequence:
 def granted(
     config: RunConfig, num_patients: int, folder: Path, broken: Fault, *, centres: bool = True
 ) -> Iterator[Turn]:
-    """Reserve each round in the ledger, hand it out, and commit it when the next one is asked for.
+    """Reserve each round in the ledger, yield it, and commit it when the next one is requested.
 
-    The steps for the centre have a round of their own.
+    The steps for the centre have a separate round.
 
     Args:
-        config: Of the run.
+        config: The run's settings.
         num_patients: As published.
-        folder: For the ledger, or for one of each round.
+        folder: For the ledger, or for one per round.
         broken: What to break.
-        centres: Whether a centre is found, if the run has one.
+        centres: Whether to compute a centre, if the run has one.
     """
     centring = [config.dp.centre_steps] if config.model.levels and centres else []
     rounds = centring + [config.train.steps] * config.federation.rounds

@@ -1,7 +1,7 @@
-"""One private step, released again and again: is one patient in the cohort, or not?
+"""Releases one private step many times, with and without one patient, and guesses which is which.
 
-The patient and all others have several images, so what each is given is random. The adversary knows every image; where
-the draws of all come from one sequence that she knows, the patient's absence shows in what all others are given.
+All patients have several images, so the images in a step are random. The adversary knows every image. If all draws come
+from one sequence that she knows, the patient's absence is visible in the draws of all others.
 """
 
 from dataclasses import dataclass, replace
@@ -28,20 +28,20 @@ __all__ = ["STEP_CLAIM", "Distinction", "distinguish"]
 Floats = npt.NDArray[np.float64]
 
 STEP_CLAIM = 1.0
-"""Epsilon of the one step: a hundred repeats, all guessed right, certify no more than 3."""
+"""Epsilon of the single step: a hundred repeats, all guessed right, certify at most 3."""
 _PATIENTS, _IMAGES = 300, (3, 6)
 
 
 @dataclass(frozen=True)
 class Distinction:
-    """What the repeats showed.
+    """Result of the repeats.
 
     Attributes:
         claim: Epsilon of one step at `delta`, as a ledger counts it.
         bound: Epsilon that the guesses certify, at 95 %.
         repeats: Releases with the patient, and as many without.
-        found: Of those with her, guessed in.
-        alarms: Of those without her, guessed in.
+        found: Releases with her that were guessed as such.
+        alarms: Releases without her that were guessed as with her.
     """
 
     claim: float
@@ -62,11 +62,11 @@ def distinguish(
     """Release one step with and without a patient, `repeats` times each, and guess which is which.
 
     Args:
-        subject: Its settings and network; its patients are not looked at.
-        repeats: Of each.
-        seed: Of the invented patients; noise comes from the kernel.
+        subject: Its settings and network; its patients are not used.
+        repeats: Number of releases of each kind.
+        seed: Seed of the synthetic patients; noise comes from the kernel.
         broken: What to break on purpose.
-        draws: In place of each release's own, which a new secret feeds: what if the adversary knew the secret?
+        draws: Replaces the draws of each release, to model an adversary who knows their secret.
     """
     config = _one_step(subject.site.config)
     with TemporaryDirectory() as folder:
@@ -89,7 +89,14 @@ def distinguish(
 
 
 def _certified(found: int, alarms: int, repeats: int, delta: float) -> float:
-    """Epsilon that no mechanism of a smaller one shows but once in twenty times (Clopper, Pearson 1934)."""
+    """Return the largest epsilon that the guesses refute at 95 % confidence (Clopper, Pearson 1934).
+
+    Args:
+        found: Releases with the patient that were guessed as such.
+        alarms: Releases without her that were guessed as with her.
+        repeats: Releases of each kind.
+        delta: Of that epsilon.
+    """
     risk = (1 - CONFIDENCE) / 2
     sure = float(beta.ppf(risk, found, repeats - found + 1)) if found else 0.0
     most = float(beta.ppf(1 - risk, alarms + 1, repeats - alarms)) if alarms < repeats else 1.0
@@ -97,7 +104,7 @@ def _certified(found: int, alarms: int, repeats: int, delta: float) -> float:
 
 
 def _one_step(config: RunConfig) -> RunConfig:
-    """The run's settings with one step of all its training, planned for the claim."""
+    """Return the run's settings with one step in total, planned for the claim."""
     dp = config.dp.model_copy(update={"target_epsilon": STEP_CLAIM, "momentum": 0.0})
     train = config.train.model_copy(update={"steps": 1, "ema": 0.0})
     federation = config.federation.model_copy(update={"rounds": 1})
@@ -105,7 +112,7 @@ def _one_step(config: RunConfig) -> RunConfig:
 
 
 def _cohort(subject: Subject, rng: np.random.Generator) -> tuple[Fold, Features]:
-    """Patients of three to six images in directions of their own."""
+    """Return patients of three to six images, each in a separate direction."""
     counts = rng.integers(_IMAGES[0], _IMAGES[1] + 1, size=_PATIENTS)
     patients = np.repeat(np.arange(_PATIENTS), counts)
     views, width = subject.features.shape[1:]
@@ -124,7 +131,7 @@ def _without_first(fold: Fold, features: Features) -> tuple[Fold, Features]:
 def _release(
     subject: Subject, config: RunConfig, cohort: tuple[Fold, Features], grant: Grant, draws: Draws | None
 ) -> Floats:
-    """The step's change of the head."""
+    """Return the step's change of the head."""
     model = subject.site.model
     load_into(model, {**subject.initial_weights, **zeros_of(model)})
     fold, features = cohort

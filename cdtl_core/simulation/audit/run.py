@@ -1,6 +1,6 @@
-"""The privacy audit: train once on canaries with the mechanism that really runs, and guess which of them were in.
+"""The privacy audit: train once on canaries with the real mechanism, and guess which of them were included.
 
-Nothing is sent, and no ledger, memory or model of a site is written: the ledger lies in a folder that is thrown away.
+Nothing is sent, and no ledger, memory or model of a site is written: the ledger is in a temporary folder.
 """
 
 from collections import deque
@@ -38,16 +38,16 @@ _PHANTOMS, _REPEATS = 250, 100
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """Result of an audit.
 
     Attributes:
         broken: What was broken on purpose.
         claim: Epsilon at `delta`, as the ledger counts it.
         bound: Epsilon that the guesses certify, at `confidence`.
         canaries: M.
-        guesses: As fixed beforehand.
-        correct: Guesses that were right.
-        step: What releases of one step show, with a patient and without her.
+        guesses: Number of guesses, fixed beforehand.
+        correct: Number of right guesses.
+        step: Result for releases of one step with and without a patient.
     """
 
     broken: Fault
@@ -67,30 +67,30 @@ class Audit:
 
     @property
     def ceiling(self) -> float:
-        """What the guesses would certify if all were right."""
+        """The bound if all guesses were right."""
         return lower_bound(canaries=self.canaries, guesses=self.guesses, correct=self.guesses, delta=self.delta)
 
     @property
     def as_expected(self) -> bool:
-        """Whether it refutes what is broken and lets pass what is whole."""
+        """Whether it refutes a broken mechanism and does not refute the intact one."""
         return self.refuted == (self.broken is not Fault.NONE)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result for JSON."""
         return {**asdict(self), "broken": self.broken.value, "refuted": self.refuted, "as_expected": self.as_expected}
 
 
 def audit(subject: Subject, *, canaries: int, seed: int, broken: Fault = Fault.NONE) -> Audit:
-    """Train once with canaries, each in or out by a coin, and guess the coins from all that training released.
+    """Train once with canaries, each included or not by a coin, and guess the coins from everything that is released.
 
     Args:
-        subject: Its patients are trained on beside the canaries.
+        subject: The site; training uses its patients and the canaries.
         canaries: M.
-        seed: Of coins and canaries; noise and each patient's draws come from the kernel.
+        seed: Seed for canary selection. Noise and each patient's draws come from the kernel.
         broken: What to break on purpose.
 
     Raises:
-        PrivacyError: The run's terms promise nothing for so many patients.
+        PrivacyError: The run's terms give no protection for this number of patients.
     """
     rng = np.random.default_rng([seed, canaries])
     config = subject.site.config
@@ -111,12 +111,12 @@ def audit(subject: Subject, *, canaries: int, seed: int, broken: Fault = Fault.N
 
 
 def audit_membership(subject: Subject, *, seed: int, private: bool) -> Membership:
-    """Train without canaries, then tell training patients from the site's other patients by their log-loss.
+    """Train without canaries, then distinguish training patients from other patients of the site by their log-loss.
 
     Args:
         subject: The site.
-        seed: Of the bootstrap.
-        private: With noise and clip as the run has them; else the same part with neither.
+        seed: Seed of the bootstrap.
+        private: With the run's noise and clip; else the same part of the network with neither.
     """
     config, rng = subject.site.config, np.random.default_rng(seed)
     nobody = draw_canaries(subject.features, 0, 2, rng)
@@ -130,22 +130,22 @@ def audit_membership(subject: Subject, *, seed: int, private: bool) -> Membershi
 
 
 def audited_terms(config: RunConfig, epsilon: float | None) -> RunConfig:
-    """The run with privacy in force, and with another target where one is given.
+    """Return the run with privacy enabled, and with another target if one is given.
 
     Raises:
         ConfigError: The target is not above 0.
     """
     if epsilon is not None and not 0 < epsilon < float("inf"):
-        raise ConfigError(f"epsilon {epsilon} is no claim that can be audited: give a number above 0.")
+        raise ConfigError(f"epsilon {epsilon} is not a claim that can be audited: give a number above 0.")
     dp = config.dp.model_copy(update={"enabled": True, "target_epsilon": epsilon or config.dp.target_epsilon})
     return config.model_copy(update={"dp": dp})
 
 
 def phantom_config() -> RunConfig:
-    """The run that is audited where nobody gives another.
+    """Return the default run for an audit.
 
-    The clip is short and every patient is in each step, so that each canary speaks as loudly as the claim allows;
-    rounds are many, so that an accountant that restarts forgets most of what is spent.
+    The clip is short and every patient is in each step, so that each canary has the largest influence that the claim
+    allows. There are many rounds, so that an accountant that restarts in each round forgets most of the spending.
     """
     return RunConfig.model_validate(
         {
@@ -163,7 +163,7 @@ def phantom_config() -> RunConfig:
 
 
 def phantom_site(home: Path, config: RunConfig) -> Site:
-    """A site of synthetic patients in a folder."""
+    """Make a site of synthetic patients in a folder."""
     own = SiteConfig.model_validate(
         {"site": "phantom", "modality": "ultrasound", "data": {"phantom": {"patients": _PHANTOMS}}}
     )
@@ -176,7 +176,7 @@ def _published(patients: int) -> int:
 
 
 def _exempt(config: RunConfig, patients: int) -> list[Turn]:
-    """The same rounds as a site without privacy trains them."""
+    """Return the same rounds as a site without privacy trains them."""
     plain = without_noise(patients)
     centring = [Turn(plain, Grant(plain, config.dp.centre_steps), True, -1)] if config.model.levels else []
     grant = Grant(plain, config.train.steps)
@@ -185,7 +185,7 @@ def _exempt(config: RunConfig, patients: int) -> list[Turn]:
 
 
 def _losses(site: Site, names: tuple[Split, ...]) -> Floats:
-    """One log-loss per patient of these folds."""
+    """Return one log-loss per patient of these folds."""
     found = []
     for name in names:
         fold = site.cohort.folds[name]

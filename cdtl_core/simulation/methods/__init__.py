@@ -1,1 +1,1 @@
-"""Federated methods to compare, one paper a file, all through the same sites, seeds, steps, data and evaluation."""
+"""Federated methods to compare, one paper per file, with the same sites, seeds, steps, data and evaluation."""

@@ -1,4 +1,4 @@
-"""Each site by itself: what a federation must be worth more than."""
+"""Local training: each site trains on its own images; the reference for every gain."""
 
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.track import Track, advance, begin, coordinated, deployed, received
@@ -10,18 +10,18 @@ _OWN = {"method": "alone"}
 
 
 def alone() -> Method[Track]:
-    """Every site is its own group; nothing crosses, nothing is sent but to itself.
+    """Return local training: every site is its own group, and nothing is shared.
 
-    Differs: between rounds a site's weights pass the grid of float16 that all methods exchange on.
+    Differs: between rounds a site's weights are rounded to float16 as in all methods.
     """
     return coordinated(_OWN)
 
 
 def alone_ridge(strength: float) -> Method[Track]:
-    """`alone` with ``strength / 2 ||w - w0||^2`` in its loss; a head starts at zero, so for a head it is ridge.
+    """Return `alone` with ``strength / 2 ||w - w0||^2`` in its loss; for a head, which starts at zero, this is ridge.
 
     Args:
-        strength: 0 is training alone.
+        strength: 0 is local training.
     """
 
     def round(federation: Federation, track: Track) -> Track:

@@ -25,7 +25,7 @@ _GLOBAL = {"method": "fedbn"}
 
 @dataclass(frozen=True)
 class Apfl:
-    """The global model's run, the personal models', and each site's share alpha of its own."""
+    """The global model's run, the personal models', and each site's own share alpha."""
 
     shared: Track
     personal: Track
@@ -33,15 +33,15 @@ class Apfl:
 
 
 def apfl(alpha: float = 0.5, rate: float = 0.1) -> Method[Apfl]:
-    """Trains w as FedBN does, and v through the mixture ``alpha v + (1 - alpha) w``; alpha follows its own gradient.
+    """Return APFL: w trains as in FedBN, v through the mixture ``alpha v + (1 - alpha) w``; alpha follows its gradient.
 
     Args:
         alpha: Every site's share at the start.
-        rate: Of alpha's step at the start of each round; 0 leaves it where it is.
+        rate: Learning rate of alpha, once at the start of each round; 0: constant.
 
-    Source: Deng et al. 2020 (APFL), algorithm 1 with adaptive alpha. Differs: v trains against the w that the site
-    received, which stands still within a round, and with it alpha's gradient is taken, once a round over one batch
-    without dropout; norms are v's own and not mixed; a site takes its steps twice a round, once for each model.
+    Source: Deng et al. 2020 (APFL), algorithm 1 with adaptive alpha. Differs: v trains against the received w, which is
+    constant within a round, and alpha's gradient uses it once a round over one batch without dropout; norms belong to v
+    and are not mixed; a site takes its steps twice a round, once for each model.
     """
 
     def start(federation: Federation) -> Apfl:
@@ -62,7 +62,13 @@ def apfl(alpha: float = 0.5, rate: float = 0.1) -> Method[Apfl]:
 def slope_of(
     loss: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], alpha: float, own: Weights, other: Weights
 ) -> float:
-    """The derivative of the mixture's loss by alpha, ``<own - other, grad loss(alpha own + (1 - alpha) other)>``.
+    """Return the derivative of the mixture's loss, ``<own - other, grad loss(alpha own + (1 - alpha) other)>``.
+
+    Args:
+        loss: The loss as a function of the weights.
+        alpha: Share of `own`.
+        own: Tensor name to the own tensor.
+        other: Tensor name to the other tensor.
 
     Source: Deng et al. 2020 (APFL), the gradient of the mixed loss by alpha.
     """
@@ -72,7 +78,13 @@ def slope_of(
 
 
 def step_share(alpha: float, slope: float, rate: float) -> float:
-    """One step against the slope, kept in [0, 1]."""
+    """Take one step along the negative slope, clipped to [0, 1].
+
+    Args:
+        alpha: The share.
+        slope: Its gradient.
+        rate: Learning rate.
+    """
     return float(np.clip(alpha - rate * slope, 0.0, 1.0))
 
 
@@ -86,9 +98,9 @@ def _next_share(federation: Federation, state: Apfl, site: str, rate: float) -> 
 def _loss_at(
     federation: Federation, state: Apfl, site: str, own: Weights
 ) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
-    """The loss of one batch of the site's training images by the weights, with the personal model's norms."""
+    """Return the loss of one batch of the site's training images for given weights, with the personal model's norms."""
     here, config = federation.sites[site], federation.config
-    received(personal_of(federation), state.personal, site)  # puts the personal norms into the model
+    received(personal_of(federation), state.personal, site)  # loads the personal norms into the model
     load_into(here.model, own)
     here.model.to(here.device).eval()
     fold = here.cohort.folds["train"]

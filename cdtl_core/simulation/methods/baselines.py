@@ -1,4 +1,4 @@
-"""What a receiver can do without CDTL: take the donors' model, tune the joint one, or keep both side by side."""
+"""Baselines of a receiver without CDTL: the donors' model, the tuned joint model, or an ensemble."""
 
 from dataclasses import dataclass, replace
 
@@ -18,12 +18,14 @@ _SHARED = {"method": "fedbn"}
 
 
 def fedbn_tuned() -> Method[Track]:
-    """FedBN whose receiver trains the joint model for one more round, which it keeps to itself."""
+    """Return FedBN whose receiver trains the joint model for one more round and does not share it."""
 
     def model_of(federation: Federation, track: Track, site: str) -> Weights:
         shared = federation.under(_SHARED)
         here, order = shared.sites[site], order_of(shared, track, site)
-        run_round(here, federation.initial_weights, track.memories[site], order)  # its model now holds what it trained
+        run_round(
+            here, federation.initial_weights, track.memories[site], order
+        )  # its model now holds the result of the training
         return with_fresh_norms(here)
 
     return replace(fedbn(), model_of=model_of)
@@ -38,7 +40,7 @@ class Both:
 
 
 def ensemble() -> Method[Both]:
-    """The mean of the probabilities of `alone` and `fedavg`; each takes its steps, a site thus twice as many."""
+    """Return the mean of the probabilities of `alone` and `fedavg`; a site takes twice as many steps."""
     one, two = alone(), fedavg()
 
     def start(federation: Federation) -> Both:
@@ -55,9 +57,9 @@ def ensemble() -> Method[Both]:
 
 
 def donors_only() -> Method[Track]:
-    """FedBN over all sites but the receivers, evaluated at a receiver with the statistics of its own images.
+    """Return FedBN over all sites except the receivers, evaluated at a receiver with its own norm statistics.
 
-    The receiver trains nothing: what it adds is the centre of its features, or the running statistics of its norms.
+    The receiver trains nothing. It only computes the centre of its features, or the running statistics of its norms.
     """
     inner = fedbn()
 
@@ -85,7 +87,7 @@ def _others(federation: Federation) -> Federation:
 
 
 def _offset(others: Federation, track: Track) -> Weights:
-    """Of all sites: under FedBN each modality holds the same. A single site's head is not shared: it keeps it."""
+    """Return an offset of the sites: under FedBN every modality has the same. A single site's head is not shared."""
     offset = next(iter(track.server.offsets.values()))
     if len(others.sites) > 1:
         return offset

@@ -1,4 +1,4 @@
-"""Blending across modalities in every round: each modality has a model, and a matrix lets some of each into others."""
+"""Blending across modalities in every round: each modality has a model, and a matrix mixes them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ Policy = Literal["fixed", "retention", "annealed", "scarce"]
 
 
 def blended(policy: Policy | None = None) -> Method[Track]:
-    """A blend matrix in every round, as the product did it before it pooled; `model_of` is the blended model.
+    """Return blending in every round, as the product did before it pooled; `model_of` is the blended model.
 
     Args:
         policy: Of the blend; None leaves the configuration's.
@@ -26,12 +26,12 @@ def blended(policy: Policy | None = None) -> Method[Track]:
 
 
 def settings_of(policy: Policy | None) -> dict[str, Any]:
-    """What a run of CDTL with this policy changes in a configuration."""
+    """Return the settings that a run of CDTL with this policy changes."""
     return {"method": "cdtl", "blend": {"policy": policy} if policy else {}}
 
 
 def unblended_round(federation: Federation, track: Track) -> Track:
-    """A round of CDTL up to its blend: each modality's mean applied, nothing crossed; for blends of another making."""
+    """Run a round of CDTL up to its blend: each modality's mean is applied, for methods with another blend."""
     memories, updates = train_sites(federation, track)
     nothing: dict[str, tuple[str, ...]] = dict.fromkeys(track.server.offsets, ())
     server, _ = step(track.server, updates, federation.under({"blend": {"donors": nothing, "policy": "fixed"}}).config)
@@ -39,5 +39,5 @@ def unblended_round(federation: Federation, track: Track) -> Track:
 
 
 def crossed(track: Track, offsets: Mapping[str, Weights]) -> Track:
-    """The same with offsets that a blend has made of its own, on the grid of float16."""
+    """Return the state with blended offsets, rounded to float16."""
     return replace(track, server=replace(track.server, offsets={group: to_half(d) for group, d in offsets.items()}))

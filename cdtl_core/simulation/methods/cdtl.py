@@ -1,4 +1,4 @@
-"""CDTL: each site trains its own and the joint model, and pools both at the end in the share that evidence sets."""
+"""CDTL: each site trains its own and the joint model, and pools both at the end with a share set by evidence."""
 
 from dataclasses import dataclass
 
@@ -17,17 +17,17 @@ _JOINT = {"method": "cdtl"}
 
 @dataclass(frozen=True)
 class Pair:
-    """The run that gives the joint model, and the one in which each site trains by itself."""
+    """The run of the joint model, and the run in which each site trains its own model."""
 
     joint: Track
     own: Track
 
 
 def cdtl(*, equal: bool = False) -> Method[Pair]:
-    """The product's method: joint model and own model, pooled at the receiver.
+    """Return the product's method: joint model and own model, pooled at the receiver.
 
     Args:
-        equal: Whether the share is 1 whatever the evidence says.
+        equal: Whether the share is always 1, regardless of the evidence.
 
     Source: eq. (10), Inbaraj et al. 2025, applied once at the receiver at unit spread.
     """
@@ -52,13 +52,19 @@ def cdtl(*, equal: bool = False) -> Method[Pair]:
 
 
 def _own_part(federation: Federation) -> Federation:
-    """Sites by themselves: all where heads of the others are evidence, else the receivers."""
+    """Return local training of all sites if other sites' heads are evidence, else of the receivers."""
     everyone = trains_only_heads(federation.config)
     return (federation if everyone else federation.only(federation.receivers)).under({"method": "alone"})
 
 
 def mean_of_other_heads(federation: Federation, own: Track, site: str) -> Weights | None:
-    """The own heads of the other sites with this site's labels, weighted by patients; None if there is none."""
+    """Return the mean of other sites' own heads with the same labels, weighted by patients; None if there is none.
+
+    Args:
+        federation: The federation.
+        own: The run of local training.
+        site: The receiver.
+    """
     heads = {name: own_head(federation.sites[name], OwnModel(memory=memory)) for name, memory in own.memories.items()}
     counts = {member.site: member.num_patients for member in own.server.members}
     alike = [name for name in heads if heads[name].keys() == heads[site].keys()]

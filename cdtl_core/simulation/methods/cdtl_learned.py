@@ -1,4 +1,4 @@
-"""CDTL whose donors are found by evidence: who helps whom is measured, not assumed."""
+"""CDTL with donors chosen by evidence: the benefit of each donor is measured, not assumed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _PROBE = 0.5
 
 @dataclass(frozen=True)
 class Learned:
-    """The run, what each round's evidence was, and the matrices that blended: `transfer_of` them says who gave whom.
+    """The run, each round's evidence, and the blend matrices; `transfer_of` them gives the transfer.
 
     Rows and columns are the modalities in the order of `track.server.offsets`.
     """
@@ -37,9 +37,9 @@ class Learned:
 
 
 def cdtl_learned(evidence: Evidence | None = None) -> Method[Learned]:
-    """CDTL with annealed own shares and donors in proportion to the mean of all evidence so far, where it is positive.
+    """Return CDTL with annealed own shares, and donors in proportion to the mean of all positive evidence so far.
 
-    A modality that nobody helps takes from nobody. `blend.donors` limits whom the evidence may choose.
+    A modality without useful donors receives nothing. `blend.donors` limits the choice.
 
     Args:
         evidence: K K from the states before and after a round's training; None takes `validation_gains`.
@@ -66,10 +66,10 @@ def cdtl_learned(evidence: Evidence | None = None) -> Method[Learned]:
 
 
 def validation_gains(federation: Federation, _before: Track, after: Track) -> Matrix:
-    """How much each donor lowers the log-loss of each modality's validation patients, in nats, mixed in half.
+    """Return how much each donor, mixed in half, lowers the log-loss of each modality's validation patients, in nats.
 
-    Each site tries the models with its own norms and answers one number per donor; a modality's sites weigh by their
-    validation patients. This is what a site would have to tell of those patients: nothing of it under privacy.
+    Each site tests the models with its own norms and returns one number per donor; a modality's sites are weighted by
+    their validation patients. A real site would have to send these numbers, which privacy forbids.
     """
     groups = list(after.server.offsets)
     gains, weights = np.zeros((len(groups), len(groups))), np.zeros(len(groups))
@@ -84,7 +84,7 @@ def validation_gains(federation: Federation, _before: Track, after: Track) -> Ma
 
 
 def update_cosines(_federation: Federation, before: Track, after: Track) -> Matrix:
-    """Cosine K K between what the modalities' models learned in the round: the server sees it without asking."""
+    """Return the cosines K K between the modalities' updates in the round, which the server can compute itself."""
     names = _compared(list(after.server.offsets.values()))
     moved = [_flat(before.server.offsets[group], offset, names) for group, offset in after.server.offsets.items()]
     unit = [step / max(float(np.linalg.norm(step)), np.finfo(np.float64).tiny) for step in moved]
@@ -92,16 +92,22 @@ def update_cosines(_federation: Federation, before: Track, after: Track) -> Matr
 
 
 def rows_of(evidence: Matrix) -> Matrix:
-    """Donors' shares r K K, rows sum to 1, in proportion to positive evidence; without any, a row is itself."""
+    """Return the donors' shares r K K in proportion to positive evidence; rows sum to 1."""
     positive = np.where(np.eye(len(evidence), dtype=bool), 0.0, np.maximum(evidence, 0.0))
     totals = positive.sum(axis=1, keepdims=True)
     return np.where(totals > 0, positive / np.where(totals > 0, totals, 1.0), np.eye(len(evidence)))
 
 
 def learned_matrix(rows: Matrix, config: RunConfig, *, round: int) -> Matrix:
-    """``A = a I + (1 - a) r``; a rises over the blending rounds from the least that swaps no models, or 1/K, to 1.
+    """Return ``A = a I + (1 - a) r``; a rises over the blending rounds from its minimum to 1.
 
-    With uniform donors it is the matrix of the policy ``annealed``.
+    The minimum is the lowest own share without swapped models, or 1/K. With uniform donors it is the matrix of the
+    policy ``annealed``.
+
+    Args:
+        rows: Donors' shares, K K.
+        config: The run's settings.
+        round: Number of the round.
     """
     count, settings, rounds = len(rows), config.blend, config.federation.rounds
     blending = rounds - settings.warmup - settings.settle
@@ -122,7 +128,15 @@ def _allowed(config: RunConfig, groups: list[str]) -> npt.NDArray[np.bool_]:
 
 
 def _loss_with(federation: Federation, track: Track, name: str, own: str, donor: str) -> float:
-    """Mean log-loss of a site's validation patients with half of a donor in its modality's model; itself: without."""
+    """Return the mean log-loss of a site's validation patients with half of a donor mixed into its modality's model.
+
+    Args:
+        federation: The federation.
+        track: The run.
+        name: The site.
+        own: Its modality.
+        donor: The donor modality; `own` itself: no mixture.
+    """
     offsets, site = track.server.offsets, federation.sites[name]
     half = np.array([[_PROBE, 1 - _PROBE], [0.0, 1.0]])
     offset = offsets[own] if donor == own else blend({own: offsets[own], donor: offsets[donor]}, half)[own]
@@ -135,13 +149,13 @@ def _loss_with(federation: Federation, track: Track, name: str, own: str, donor:
 
 
 def _compared(offsets: Sequence[Weights]) -> list[str]:
-    """What all groups have learned: backbones; where heads alone are trained these, if all are for one label map."""
+    """Return the names that all groups share: backbones, or heads if only these are trained and labels are the same."""
     first = offsets[0]
     names = [name for name in first if all(name in one and one[name].shape == first[name].shape for one in offsets)]
     return [name for name in names if not name.startswith("head.")] or names
 
 
 def _flat(before: Weights, after: Weights, names: Sequence[str]) -> npt.NDArray[np.float64]:
-    """The difference of these tensors as one vector; without any there is none, and no cosine but 0."""
+    """Return the difference of these tensors as one vector; empty without any, with cosine 0."""
     moved = [after[name].double() - before[name].double() if name in before else after[name].double() for name in names]
     return np.concatenate([value.flatten().numpy() for value in moved]) if moved else np.zeros(1)

@@ -1,4 +1,4 @@
-"""Ditto: a personal model beside the global one, held to it."""
+"""Ditto: a personal model next to the global one, regularised towards it."""
 
 from dataclasses import dataclass
 
@@ -21,10 +21,10 @@ class Ditto:
 
 
 def ditto(strength: float = 0.1) -> Method[Ditto]:
-    """The global model is FedBN's; each site's personal one adds ``strength / 2 ||v - w||^2`` with the w it received.
+    """Return Ditto: the global model is FedBN's; a personal one adds ``strength / 2 ||v - w||^2`` with the received w.
 
     Args:
-        strength: lambda; 0 is training alone to the last bit.
+        strength: lambda; 0 is local training, bit for bit.
 
     Source: Li et al. 2021 (Ditto), algorithm 1. Differs: norms are each model's own; a site takes its steps twice a
     round, once for each model, and only the personal one's are compared.
@@ -45,5 +45,5 @@ def ditto(strength: float = 0.1) -> Method[Ditto]:
 
 
 def personal_of(federation: Federation) -> Federation:
-    """The receivers, each by itself: a personal model of another site is not used."""
+    """Return the receivers without the other sites, whose personal models are not used."""
     return federation.only(federation.receivers).under({"method": "alone"})

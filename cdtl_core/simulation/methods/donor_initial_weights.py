@@ -1,7 +1,6 @@
-"""The control that only regularises: in CDTL's cross term every donor is initial_weights.
+"""Control that only regularises: every donor in CDTL's cross term holds the initial weights.
 
-What beats training alone with this control in place owes it to the pull towards the initial weights, not to another
-modality.
+A gain over local training with this control is due to the attraction to the initial weights, not to another modality.
 """
 
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ __all__ = ["blend_with_initial_weights", "cdtl_from_initial_weights"]
 
 
 def cdtl_from_initial_weights(policy: Policy | None = None) -> Method[Track]:
-    """Blending with the same matrices, but every donor's offset is zero.
+    """Return blending with the same matrices, but with zero offsets of every donor.
 
     Differs: from CDTL also in that a mean is rounded to float16 before it is blended.
     """
@@ -37,6 +36,12 @@ def cdtl_from_initial_weights(policy: Policy | None = None) -> Method[Track]:
 def blend_with_initial_weights(
     offsets: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none"
 ) -> dict[str, Weights]:
-    """`blend` in which each row's donors hold what they hold, at the initial weights: offset zero."""
+    """Return `blend` in which each row's donors keep their place but have offset zero.
+
+    Args:
+        offsets: Offsets by group.
+        matrix: Blend matrix, K K.
+        depth: Depth of the blend.
+    """
     nothing = {group: {name: torch.zeros_like(v) for name, v in offset.items()} for group, offset in offsets.items()}
     return {group: blend({**nothing, group: offset}, matrix, depth=depth)[group] for group, offset in offsets.items()}

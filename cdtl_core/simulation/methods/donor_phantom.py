@@ -1,6 +1,7 @@
-"""The control of relation: in the donors' place, synthetic images of a modality that the federation does not have.
+"""Control of relatedness: donors are replaced by synthetic images of a modality that the federation does not have.
 
-Against real images only: phantoms of all modalities share their outlines, so to a phantom receiver they are related.
+Useful only against real images: phantoms of all modalities share their outlines, so they are related to a phantom
+receiver.
 """
 
 from collections.abc import Collection, Iterable
@@ -18,15 +19,15 @@ __all__ = ["with_phantom_donors"]
 
 
 def with_phantom_donors(sites: Iterable[Site], donors: Collection[str], *, folder: Path, seed: int) -> list[Site]:
-    """The same sites; those named hold as many synthetic patients, under their own names and modalities.
+    """Return the sites; the named ones hold the same number of synthetic patients under their own names.
 
-    The blend matrix and the order of random numbers are those of the run that this one is a control of.
+    The blend matrix and the order of random numbers stay the same as in the run with real donors.
 
     Args:
-        sites: Of the federation.
+        sites: The sites of the federation.
         donors: Names of those that are replaced.
-        folder: Where the synthetic images are kept and found again.
-        seed: Of the images.
+        folder: Folder for the synthetic images.
+        seed: Seed of the images.
 
     Raises:
         ConfigError: The federation has every modality that can be synthesised, or a donor has more than two labels.
@@ -35,7 +36,7 @@ def with_phantom_donors(sites: Iterable[Site], donors: Collection[str], *, folde
     present = {site.modality for site in everyone}
     absent = [modality for modality in MODALITIES if modality not in present]
     if not absent:
-        raise ConfigError("the federation has every modality that can be synthesised: name a control it can run.")
+        raise ConfigError("the federation has every modality that can be synthesised: use another control.")
     return [_phantom(site, absent[0], folder, seed) if site.name in donors else site for site in everyone]
 
 

@@ -1,7 +1,7 @@
-"""The control of knowledge: donors trained on labels that mean nothing.
+"""Control of knowledge: donors trained on shuffled labels.
 
-What a receiver gains from such donors as well, it gains from their images or their weights' statistics, not from what
-they know of the disease.
+A gain that such donors also give comes from their images or the statistics of their weights, not from knowledge about
+the disease.
 """
 
 import zlib
@@ -19,21 +19,26 @@ __all__ = ["donors_of", "shuffled_labels", "with_shuffled_donors"]
 
 
 def donors_of(federation: Federation, receiver: str) -> tuple[str, ...]:
-    """The sites of other modalities than the receiving site's."""
+    """Return the sites of other modalities than the receiver's."""
     own = federation.sites[receiver].modality
     return tuple(site.name for site in federation.sites.values() if site.modality != own)
 
 
 def with_shuffled_donors(sites: Iterable[Site], donors: Collection[str], *, seed: int) -> list[Site]:
-    """The same sites; the training labels of those named are dealt anew among their patients.
+    """Return the sites; the training labels of the named ones are shuffled among their patients.
 
-    Validation and test labels, and every other site, are untouched.
+    Validation and test labels, and every other site, are unchanged.
+
+    Args:
+        sites: The sites of the federation.
+        donors: Names of those that are shuffled.
+        seed: Seed of the shuffle.
     """
     return [_shuffled(site, seed) if site.name in donors else site for site in sites]
 
 
 def shuffled_labels(fold: Fold, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Each patient is given another's label, drawn without replacement, and all her images with her.
+    """Give each patient with all her images the label of another, drawn without replacement.
 
     A patient with images of several labels counts as the highest of them.
     """

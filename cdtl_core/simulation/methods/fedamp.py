@@ -1,4 +1,4 @@
-"""FedAMP: each site is pulled towards a mixture of all models in which like ones weigh more."""
+"""FedAMP: each site is attracted to a mixture of all models in which similar ones weigh more."""
 
 from collections.abc import Mapping
 
@@ -14,15 +14,15 @@ __all__ = ["attention", "distances", "fedamp"]
 
 
 def fedamp(pull: float = 1.0, others: float = 0.5, sigma: float | None = None) -> Method[Peers]:
-    """Cloud models ``u_i = sum_j xi_ij w_j``; each site trains its w_i with ``pull / 2 ||w_i - u_i||^2``.
+    """Return FedAMP: clouds ``u_i = sum_j xi_ij w_j``; each site trains its w_i with ``pull / 2 ||w_i - u_i||^2``.
 
     Args:
-        pull: lambda / alpha_k; 0 is training alone.
+        pull: lambda / alpha_k; 0 is local training.
         others: Share of the others in u_i if all models were equal.
-        sigma: Width of the attention; None takes the median of the squared distances between the models.
+        sigma: Width of the attention; None: the median of the squared distances between the models.
 
-    Source: Huang et al. 2021 (FedAMP), algorithm 1. Differs: sigma follows the models' distances, which depend on
-    the network; norms are local and count in no distance; training goes on from w_i with a round's steps.
+    Source: Huang et al. 2021 (FedAMP), algorithm 1. Differs: sigma follows the models' distances, which depend on the
+    network; norms are local and not part of the distance; training continues from w_i with a round's steps.
     """
 
     def round(federation: Federation, state: Peers) -> Peers:
@@ -41,15 +41,21 @@ def fedamp(pull: float = 1.0, others: float = 0.5, sigma: float | None = None) -
 
 
 def distances(models: Mapping[str, Weights]) -> Matrix:
-    """Squared distances S S between models, over the tensors that two hold."""
+    """Return squared distances S S between models, over their common tensors."""
     found = [[_distance(one, two) for two in models.values()] for one in models.values()]
     return np.array(found, np.float64)
 
 
 def attention(squared: Matrix, others: float, sigma: float | None) -> Matrix:
-    """The weights xi S S: ``xi_ij = alpha_k A'(||w_i - w_j||^2)`` with ``A(x) = 1 - exp(-x / sigma)``, rows sum to 1.
+    """Return the weights xi S S: ``xi_ij = alpha_k A'(||w_i - w_j||^2)``, ``A(x) = 1 - exp(-x / sigma)``, rows sum to
+    1.
 
-    alpha_k is such that the others together weigh `others` where all distances are 0, so no xi_ii is negative.
+    alpha_k is such that the others together weigh `others` if all distances are 0, so no xi_ii is negative.
+
+    Args:
+        squared: Squared distances, S S.
+        others: Share of the others for equal models.
+        sigma: Width.
 
     Source: Huang et al. 2021 (FedAMP), with the A of its experiments.
     """

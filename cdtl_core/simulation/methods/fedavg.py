@@ -1,4 +1,4 @@
-"""Plain FedAvg: every tensor is averaged over all sites, norms and their statistics too."""
+"""FedAvg: every tensor is averaged over all sites, including norms and their statistics."""
 
 from collections.abc import Mapping
 
@@ -15,9 +15,9 @@ _SHARED = {"method": "fedbn"}
 
 
 def fedavg() -> Method[Track]:
-    """FedBN whose norms, affine and running statistics, are averaged after each round as all else is.
+    """Return FedBN whose norms, affine parameters and running statistics, are also averaged after each round.
 
-    The one method that a site evaluates with norms that are not its own, since that is what it stands for.
+    It is the only method that a site evaluates with norms that are not its own, by definition.
 
     Source: McMahan et al. 2017, algorithm 1. Differs: every site takes part in every round with the same number of
     steps; sites weigh by patients.
@@ -40,7 +40,12 @@ def fedavg() -> Method[Track]:
 
 
 def share_norms(memories: Mapping[str, SiteMemory], weights: Mapping[str, int]) -> dict[str, SiteMemory]:
-    """The sites' memories with every norm's tensor the weighted mean over all sites; local heads stay."""
+    """Return the sites' memories with every norm tensor replaced by the weighted mean over all sites; local heads stay.
+
+    Args:
+        memories: Site to its memory.
+        weights: Site to its weight.
+    """
     total = sum(weights[site] for site in memories)
     means: Weights = {}
     for site, memory in memories.items():

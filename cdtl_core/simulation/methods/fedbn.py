@@ -1,4 +1,4 @@
-"""FedBN: all weights are averaged over all sites, norms stay at each."""
+"""FedBN: all weights are averaged over all sites, norms stay at each site."""
 
 from cdtl_core.simulation.methods.method import Method
 from cdtl_core.simulation.methods.track import Track, coordinated
@@ -7,7 +7,7 @@ __all__ = ["fedbn"]
 
 
 def fedbn() -> Method[Track]:
-    """The product's `fedbn`: patient-weighted means of all modalities, norms local.
+    """Return the product's `fedbn`: patient-weighted means of all modalities, local norms.
 
     Source: Li et al. 2021 (FedBN). Differs: sites weigh by patients; a head is shared among sites of one label map.
     """

@@ -1,4 +1,4 @@
-"""FedCross: as many models as sites go round; after each round every one takes a little from one other."""
+"""FedCross: as many models as sites circulate; after each round each model mixes with one other."""
 
 import zlib
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ Selection = Literal["lowest", "in_order"]
 
 
 def fedcross(alpha: float = 0.99, selection: Selection = "lowest") -> Method[Peers]:
-    """Middleware models trained by one site each round, crossed as ``alpha w_i + (1 - alpha) w_j``; their mean is used.
+    """Return FedCross: models trained by one site per round, mixed as ``alpha w_i + (1 - alpha) w_j``.
 
     Args:
-        alpha: A model's own share in a crossing, in [0.5, 1).
-        selection: Who is j: the model least similar by cosine, or each other one in turn.
+        alpha: A model's own share in a mixture, in [0.5, 1).
+        selection: Choice of j: the least similar model by cosine, or each other one in turn.
 
     Source: Hu et al. 2024 (FedCross), without its acceleration. Differs: as many middleware models as sites, all of
     which take part in each round; norms stay at the sites and are not in the mean; similarity is over the shared
@@ -49,13 +49,25 @@ def fedcross(alpha: float = 0.99, selection: Selection = "lowest") -> Method[Pee
 
 
 def dispatch(names: list[str], seed: int, round: int) -> dict[str, str]:
-    """Site to the middleware model (named as the sites are) that it trains after `round` rounds: a permutation."""
+    """Return which middleware model (named like the sites) each site trains after `round` rounds: a permutation.
+
+    Args:
+        names: The sites.
+        seed: Seed of the permutations.
+        round: Number of the round.
+    """
     rng = np.random.default_rng([seed, zlib.crc32(b"fedcross"), round])
     return dict(zip(names, rng.permutation(names).tolist(), strict=True))
 
 
 def cross_matrix(similarity: Matrix, alpha: float, selection: Selection, *, round: int) -> Matrix:
-    """One collaborator per row: ``A_ii = alpha``, ``A_ij = 1 - alpha``; with one model the identity.
+    """Return the mixing matrix, one partner per row: ``A_ii = alpha``, ``A_ij = 1 - alpha``; identity for one model.
+
+    Args:
+        similarity: S S.
+        alpha: A model's own share.
+        selection: Choice of the partner.
+        round: Number of the round.
 
     Source: Hu et al. 2024 (FedCross), cross-aggregation; in order, model i of K meets ``i + r mod (K - 1) + 1 mod K``.
     """
@@ -72,7 +84,7 @@ def cross_matrix(similarity: Matrix, alpha: float, selection: Selection, *, roun
 
 
 def cosines(models: Mapping[str, Weights]) -> Matrix:
-    """Cosine similarity S S between models, over the tensors that two hold."""
+    """Return the cosine similarity S S between models, over their common tensors."""
     return np.array([[_cosine(one, two) for two in models.values()] for one in models.values()], np.float64)
 
 

@@ -7,7 +7,7 @@ __all__ = ["fedper"]
 
 
 def fedper() -> Method[Track]:
-    """FedBN whose heads never leave their sites.
+    """Return FedBN whose heads stay at their sites.
 
     Source: Arivazhagan et al. 2019. Differs: norms are personal too, as everywhere here; one personal layer, the head.
     """

@@ -1,4 +1,4 @@
-"""FedProx: local training is held to the weights it received."""
+"""FedProx: local training is regularised towards the received weights."""
 
 from dataclasses import replace
 
@@ -13,13 +13,13 @@ _SHARED = {"method": "fedbn"}
 
 
 def fedprox(mu: float = 0.01) -> Method[Track]:
-    """FedBN with ``mu / 2 ||w - w_received||^2`` in every site's loss.
+    """Return FedBN with ``mu / 2 ||w - w_received||^2`` in every site's loss.
 
     Args:
-        mu: Strength; 0 is FedBN to the last bit.
+        mu: Strength; 0 is FedBN, bit for bit.
 
     Source: Li et al. 2020, algorithm 2. Differs: every site takes part in every round with the same number of steps;
-    norms are local and not held.
+    norms are local and not regularised.
     """
 
     def round(federation: Federation, track: Track) -> Track:

@@ -1,4 +1,4 @@
-"""The one loop that plays every method."""
+"""The loop that runs every method."""
 
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
@@ -20,29 +20,29 @@ def play(
     config: RunConfig,
     only: Collection[str] | None = None,
 ) -> dict[str, Model]:
-    """Play all rounds of a method; returns the classifier that each site ends with, by the site's name.
+    """Run all rounds of a method; return each site's final classifier by the site's name.
 
     Args:
-        method: What is played.
-        sites: Who takes part.
-        initial_weights: What all start from.
+        method: The method.
+        sites: All sites.
+        initial_weights: The common start.
         config: The run.
-        only: Sites whose classifiers are asked for; None: all.
+        only: Sites whose classifiers are wanted; None: all.
 
     Raises:
-        CdtlError: A setting, the data or the training fails; the sentence says which.
+        CdtlError: A setting, the data or the training fails; the sentence gives the reason.
     """
     return play_in(federation_of(sites, initial_weights, config, receivers=only), method)
 
 
 def play_in(federation: Federation, method: Method[Any]) -> dict[str, Model]:
-    """The same in a federation that is there already."""
+    """Run a method in an existing federation; see `play`."""
     state = last(states_of(method, federation))
     return {site: method.model_of(federation, state, site) for site in federation.receivers}
 
 
 def states_of(method: Method[State], federation: Federation) -> Iterator[State]:
-    """The state after each round, for those who look at a run on its way (or average over its rounds)."""
+    """Yield the state after each round."""
     state = method.start(federation)
     for _ in range(federation.config.federation.rounds):
         state = method.round(federation, state)
@@ -50,6 +50,6 @@ def states_of(method: Method[State], federation: Federation) -> Iterator[State]:
 
 
 def last(states: Iterable[State]) -> State:
-    """The last of at least one."""
+    """Return the last of at least one state."""
     *_, state = states
     return state

@@ -1,4 +1,4 @@
-"""What a method is: three functions over plain values. What it is given: a federation."""
+"""The interface of a method: three functions over plain values, and the federation they get."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,20 +31,20 @@ class Ensemble:
 
 
 Model = Weights | PooledModel | Ensemble
-"""What a site ends with: a classifier, two that are pooled, or several whose probabilities are averaged."""
+"""A site's final model: a classifier, two pooled ones, or several with averaged probabilities."""
 
 
 @dataclass(frozen=True)
 class Federation:
-    """What every method is given.
+    """The input of every method.
 
     Attributes:
         sites: By name, in the order of their names; each holds `config`.
-        initial_weights: What all start from.
-        config: The one truth about rounds, training and seed.
-        receivers: Sites whose models are asked for; a method need not train what only other sites would use.
+        initial_weights: The common start.
+        config: Rounds, training and seed.
+        receivers: Sites whose models are wanted; a method need not train what only other sites would use.
         still: Sites that stay at the initial weights, for a control.
-        kept: What sites have answered before, also to other methods.
+        kept: Earlier answers of sites, also to other methods.
     """
 
     sites: Mapping[str, Site]
@@ -63,7 +63,7 @@ class Federation:
         )
 
     def under(self, changes: Mapping[str, Any]) -> "Federation":
-        """The same federation with settings changed; a table in `changes` changes what it names and leaves the rest.
+        """Return the federation with other settings; a table in `changes` changes the named settings only.
 
         Raises:
             pydantic.ValidationError: A setting is unknown or out of range.
@@ -77,22 +77,23 @@ class Federation:
         return replace(self, sites=sites, config=config)
 
     def only(self, names: Collection[str]) -> "Federation":
-        """The same federation without the other sites."""
+        """Return the federation without the other sites."""
         return replace(self, sites={name: site for name, site in self.sites.items() if name in names})
 
     def with_site(self, site: Site) -> "Federation":
-        """The same federation with this site in the place of the one of its name."""
+        """Return the federation with this site in place of the one with its name."""
         return replace(self, sites={**self.sites, site.name: site})
 
 
 @dataclass(frozen=True)
 class Method(Generic[State]):
-    """A federated method as state in, state out; states are values, a site's model is only where they are computed.
+    """A federated method with explicit state; models are built only for computation.
 
     Attributes:
-        start: The state before the first round.
-        round: The state after one more round, in which every site takes `train.steps` steps.
-        model_of: The full classifier that a receiver would use now, with the site's own norms unless the method shares
+        start: Returns the state before the first round.
+        round: Returns the state after one more round, in which every site takes `train.steps` steps.
+        model_of: Returns the classifier that a receiver would use now, with the site's own norms unless the method
+            shares
             them.
     """
 
@@ -110,32 +111,40 @@ def federation_of(
     still: Collection[str] = (),
     kept: Kept | None = None,
 ) -> Federation:
-    """A federation of these sites under `config`.
+    """Build a federation of these sites under `config`.
 
     Args:
-        sites: Who takes part.
-        initial_weights: What all start from.
+        sites: All sites.
+        initial_weights: The common start.
         config: The run.
-        receivers: Sites whose models are asked for; None: all.
-        still: Sites that stay at initial_weights.
-        kept: What sites have answered before; None: nothing.
+        receivers: Sites whose models are wanted; None: all.
+        still: Sites that stay at the initial weights.
+        kept: Earlier answers of sites; None: none.
 
     Raises:
-        FederationError: No site, or two of one name.
-        ConfigError: The run asks for differential privacy, which no method here but the product's own has.
+        FederationError: No site, or two with one name.
+        ConfigError: The run asks for differential privacy, which only the product's own method has.
     """
     if config.dp.enabled:
-        raise ConfigError("methods are compared without differential privacy: set dp.enabled = false.")
+        raise ConfigError("a comparison has no differential privacy: set dp.enabled = false.")
     ordered = sorted(sites, key=lambda site: site.name)
     named = {site.name: replace(site, config=config) for site in ordered}
     if not ordered or len(named) != len(ordered):
-        raise FederationError(f"{len(ordered)} sites have {len(named)} names: give at least one, each its own name.")
+        raise FederationError(
+            f"{len(ordered)} sites have {len(named)} names: give at least one site, each with its own name."
+        )
     asked = tuple(name for name in named if receivers is None or name in receivers)
     return Federation(named, initial_weights, config, asked, frozenset(still), Kept() if kept is None else kept)
 
 
 def score_any(site: Site, model: Model, fold: Fold) -> npt.NDArray[np.float64]:
-    """Log-probabilities N K of a fold's images; an ensemble's probabilities are the means of its parts'."""
+    """Return log-probabilities N K of a fold's images; an ensemble averages the probabilities of its parts.
+
+    Args:
+        site: The site.
+        model: A classifier, pool or ensemble.
+        fold: The images.
+    """
     if isinstance(model, Ensemble):
         parts = [score_any(site, part, fold) for part in model.parts]
         return np.asarray(logsumexp(parts, axis=0) - np.log(len(parts)), np.float64)

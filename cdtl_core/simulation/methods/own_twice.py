@@ -1,4 +1,4 @@
-"""The control of averaging: two own models of different seed, pooled as `cdtl` pools its own and the joint one."""
+"""Control of averaging: two own models with different seeds, pooled as `cdtl` pools own and joint model."""
 
 from dataclasses import dataclass, replace
 
@@ -11,19 +11,19 @@ from cdtl_core.training.inputs import trains_only_heads
 __all__ = ["own_twice"]
 
 _OTHER = 500_009
-"""Added to the seed of the second model: no study has as many draws."""
+"""Added to the seed of the second model; larger than the number of draws of any study."""
 
 
 @dataclass(frozen=True)
 class Twice:
-    """Two runs of the receivers by themselves."""
+    """Two runs of local training of the receivers."""
 
     one: Track
     two: Track
 
 
 def own_twice() -> Method[Twice]:
-    """Own models of two seeds; the share follows from what both say out of fold, as far as `cdtl` has such evidence."""
+    """Return own models of two seeds; the share follows from their out-of-fold predictions, as in `cdtl`."""
 
     def start(federation: Federation) -> Twice:
         return Twice(*(begin(part) for part in _parts(federation)))

@@ -1,4 +1,4 @@
-"""One model per site at the server, mixed by a matrix over sites: what FedAMP and FedCross are made of."""
+"""One model per site at the server, mixed by a matrix over sites: the basis of FedAMP and FedCross."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ __all__ += ["weights_of"]
 
 @dataclass(frozen=True)
 class Peers:
-    """The server's models and what the sites keep.
+    """The server's models and the sites' local tensors.
 
     Attributes:
         round: 0 before training.
-        offsets: One model per site less the initial weights, on the grid of float16, by the names that travel.
+        offsets: One model per site minus the initial weights, rounded to float16, by shared names.
         memories: Norms, and heads that are not shared.
     """
 
@@ -33,14 +33,21 @@ class Peers:
 
 
 def begin_peers(federation: Federation) -> Peers:
-    """Before the first round."""
+    """Return the state before the first round."""
     return Peers(0, {site: {} for site in federation.sites}, dict.fromkeys(federation.sites, SiteMemory()))
 
 
 def train_peers(
     federation: Federation, state: Peers, received: Mapping[str, Weights], objective_of: ObjectiveOf = plain
 ) -> Peers:
-    """Every site trains the offset it received for one round; the state holds what it trained, under its own name."""
+    """Train every site for one round from the offset it received; return the trained offsets by site.
+
+    Args:
+        federation: The federation.
+        state: The state before the round.
+        received: Site to the offset it received.
+        objective_of: Site to its objective.
+    """
     offsets, memories = {}, {}
     for name, site in federation.sites.items():
         order, objective = _order(federation, state, name, received[name]), objective_of(name)
@@ -50,12 +57,19 @@ def train_peers(
 
 
 def mix_peers(offsets: Mapping[str, Weights], matrix: Matrix) -> dict[str, Weights]:
-    """Each site's row of the matrix over all models, on the grid; a head among those of its label map."""
+    """Mix all models by each site's row of the matrix, rounded to float16; heads only among equal label maps."""
     return {site: to_half(offset) for site, offset in blend(offsets, matrix).items()}
 
 
 def received_peer(federation: Federation, state: Peers, site: str, offset: Weights) -> Weights:
-    """Initial weights plus an offset, by the names in the site's model, over the tensors that leave the site."""
+    """Return initial weights plus an offset, by the names in the site's model, over the tensors that leave the site.
+
+    Args:
+        federation: The federation.
+        state: The state.
+        site: The site.
+        offset: The offset.
+    """
     here = federation.sites[site]
     order = _order(federation, state, site, offset)
     parts = load_round(here, federation.initial_weights, state.memories[site], order)
@@ -63,7 +77,7 @@ def received_peer(federation: Federation, state: Peers, site: str, offset: Weigh
 
 
 def weights_of(initial_weights: Weights, offset: Weights) -> Weights:
-    """A model's shared tensors by the names that travel, float64, for the server to compare; heads start at zero."""
+    """Return a model's shared tensors by shared names, float64, for comparisons; heads start at zero."""
     return {
         name: value.double() + initial_weights[name].double() if name in initial_weights else value.double()
         for name, value in offset.items()
@@ -71,13 +85,20 @@ def weights_of(initial_weights: Weights, offset: Weights) -> Weights:
 
 
 def deployed_peer(federation: Federation, state: Peers, site: str, offset: Weights) -> Weights:
-    """The classifier of an offset at a site, with its own norms."""
+    """Return the classifier of an offset at a site, with its own norms.
+
+    Args:
+        federation: The federation.
+        state: The state.
+        site: The site.
+        offset: The offset.
+    """
     order = _order(federation, state, site, offset)
     return candidate(federation.sites[site], federation.initial_weights, state.memories[site], order)
 
 
 def _order(federation: Federation, state: Peers, site: str, offset: Weights) -> RoundOrder:
-    """A head is shared as FedBN shares it."""
+    """Return a round's order, with the head shared as in FedBN."""
     shared = federation.under({"method": "fedbn"})
     server = start(shared.members, shared.config)
     member = next(member for member in server.members if member.site == site)

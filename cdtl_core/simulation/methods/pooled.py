@@ -1,4 +1,4 @@
-"""All sites' images in one place: the bound that privacy forbids."""
+"""Pooled data: all sites' images in one place, an upper bound that privacy forbids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ class Pooled:
 
 
 def pooled() -> Method[Pooled]:
-    """One network trained on all images with as many steps as all sites take together.
+    """Return one network trained on all images, with the same total number of steps as all sites.
 
-    At each site its norms' statistics are collected anew from the site's own training images, as everywhere here.
-    With one site it is training alone, to the last bit.
+    The statistics of its norms are computed at each site from the site's own training images, as in all methods. With
+    one site it is local training, bit for bit.
 
     Raises:
         ConfigError: The sites' labels differ.
@@ -51,14 +51,14 @@ def pooled() -> Method[Pooled]:
 
 
 def pool_sites(sites: Sequence[Site]) -> Site:
-    """One site that holds all images of `sites`, split as they are; its name and modality are theirs, joined by +.
+    """Return one site that holds all images of `sites`, with their splits; names and modalities are joined by +.
 
     Raises:
         ConfigError: Their labels differ.
     """
     labels = {site.cohort.labels for site in sites}
     if len(labels) > 1:
-        raise ConfigError(f"the sites have {len(labels)} label maps: pooled needs one, give all sites the same labels.")
+        raise ConfigError(f"the sites have {len(labels)} label maps: pooled needs one: give all sites the same labels.")
     folds = {split: pool_folds([site.cohort.folds[split] for site in sites], _offsets(sites)) for split in SPLITS}
     files = tuple(file for site in sites for file in site.cohort.files)
     cohort = Cohort(sites[0].cohort.labels, folds, files, max(site.cohort.bits for site in sites))
@@ -67,11 +67,11 @@ def pool_sites(sites: Sequence[Site]) -> Site:
 
 
 def pool_folds(folds: Sequence[Fold], offsets: Sequence[int]) -> Fold:
-    """One fold of all images, in order; gray becomes three equal channels where another fold has colour.
+    """Return one fold of all images, in order; gray becomes three equal channels if another fold has colour.
 
     Args:
-        folds: Of the same split at each site.
-        offsets: Added to each fold's patient numbers, so that no two sites share one.
+        folds: The same split of each site.
+        offsets: Added to each fold's patient numbers, so that two sites share none.
     """
     channels = max(fold.pixels.shape[1] for fold in folds)
     images = [fold.pixels[fold.rows] for fold in folds]

@@ -1,4 +1,4 @@
-"""All methods by name, with the settings that a comparison uses unless it says otherwise."""
+"""All methods by name, with the default settings of a comparison."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,11 +47,11 @@ METHODS: Mapping[str, Method[Any]] = {
 
 
 def method_of(name: str, also: Iterable[str] = ()) -> Method[Any]:
-    """The method called `name`.
+    """Return the method called `name`.
 
     Args:
-        name: Of a method.
-        also: Names that the caller knows beside these.
+        name: Name of a method.
+        also: Further names for the error message.
 
     Raises:
         ConfigError: No method has this name.

@@ -1,4 +1,4 @@
-"""A federation under way with the product's own server and sites: what methods are made of that need both."""
+"""A federation in progress with the product's own server and sites, the basis of most methods."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ ObjectiveOf = Callable[[str], Objective]
 
 @dataclass(frozen=True)
 class Track:
-    """A run of the coordinator: its state, and what each site keeps to itself."""
+    """A run of the coordinator: its state, and each site's local tensors."""
 
     server: CoordinatorState
     memories: Mapping[str, SiteMemory]
 
 
 def plain(_site: str) -> Objective:
-    """Every site minimises the cross-entropy."""
+    """Return the cross-entropy for every site."""
     return PLAIN
 
 
 def begin(federation: Federation) -> Track:
-    """Before the first round."""
+    """Return the state before the first round."""
     server = start(federation.members, federation.config)
     return Track(server, dict.fromkeys(federation.sites, SiteMemory()))
 
@@ -43,7 +43,13 @@ def begin(federation: Federation) -> Track:
 def train_sites(
     federation: Federation, track: Track, objective_of: ObjectiveOf = plain
 ) -> tuple[dict[str, SiteMemory], list[SiteUpdate]]:
-    """Every site's part of a round; `objective_of` is asked just before a site trains, and may use its model."""
+    """Run every site's part of a round; `objective_of` is called just before a site trains and may use its model.
+
+    Args:
+        federation: The federation.
+        track: The state before the round.
+        objective_of: Site to its objective.
+    """
     memories, updates = {}, []
     for member in track.server.members:
         site, order = federation.sites[member.site], order_for(track.server, member, federation.config)
@@ -56,7 +62,15 @@ def train_sites(
 def round_of(
     federation: Federation, site: Site, before: SiteMemory, order: RoundOrder, objective: Objective
 ) -> tuple[SiteMemory, SiteUpdate]:
-    """A site's part of a round; what it has answered before, without an objective of its own, is not played again."""
+    """Run a site's part of a round; the plain objective uses an earlier answer if there is one.
+
+    Args:
+        federation: The federation.
+        site: The site.
+        before: Its memory.
+        order: The coordinator's order.
+        objective: What is minimised.
+    """
     if site.name in federation.still:
         return stay(site, federation.initial_weights, before, order)
     if objective is PLAIN:
@@ -65,7 +79,14 @@ def round_of(
 
 
 def stay(site: Site, initial_weights: Weights, before: SiteMemory, order: RoundOrder) -> tuple[SiteMemory, SiteUpdate]:
-    """The round of a site that answers with the initial weights: its difference takes back all that has moved."""
+    """Return the round of a site that answers with the initial weights: its update reverses all earlier movement.
+
+    Args:
+        site: The site.
+        initial_weights: The common start.
+        before: Its memory.
+        order: The coordinator's order.
+    """
     parts = load_round(site, initial_weights, before, order)
     received = {head_name(name, site.cohort.labels): name for name in parts.shared}
     state = site.model.state_dict()
@@ -75,27 +96,45 @@ def stay(site: Site, initial_weights: Weights, before: SiteMemory, order: RoundO
 
 
 def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = plain) -> Track:
-    """One whole round: every site, then the server's step."""
+    """Run one whole round: every site, then the server's step.
+
+    Args:
+        federation: The federation.
+        track: The state before the round.
+        objective_of: Site to its objective.
+    """
     memories, updates = train_sites(federation, track, objective_of)
     server, _ = step(track.server, updates, federation.config)
     return Track(server, memories)
 
 
 def received(federation: Federation, track: Track, site: str) -> Weights:
-    """The trained tensors other than norms, by their names in the model, as the site would start the next round."""
+    """Return the trained tensors except norms, by their names in the model, as the site would start the next round.
+
+    Args:
+        federation: The federation.
+        track: The state.
+        site: The site.
+    """
     here = federation.sites[site]
     load_round(here, federation.initial_weights, track.memories[site], order_of(federation, track, site))
     return take(here.model, parts_of(here.model, freeze=frozen_stages(here.model, here.config), share_head=True).shared)
 
 
 def deployed(federation: Federation, track: Track, site: str) -> Weights:
-    """The classifier that the site would use now, with its own norms."""
+    """Return the classifier that the site would use now, with its own norms.
+
+    Args:
+        federation: The federation.
+        track: The state.
+        site: The site.
+    """
     order = order_of(federation, track, site)
     return candidate(federation.sites[site], federation.initial_weights, track.memories[site], order)
 
 
 def coordinated(changes: Mapping[str, Any]) -> Method[Track]:
-    """The product's own algorithm under changed settings."""
+    """Return the product's own algorithm with changed settings."""
     return Method(
         start=lambda federation: begin(federation.under(changes)),
         round=lambda federation, track: advance(federation.under(changes), track),
@@ -104,7 +143,7 @@ def coordinated(changes: Mapping[str, Any]) -> Method[Track]:
 
 
 def order_of(federation: Federation, track: Track, site: str) -> RoundOrder:
-    """What the server would ask of a site in the next round."""
+    """Return the server's order for a site in the next round."""
     return order_for(track.server, _member(track, site), federation.config)
 
 

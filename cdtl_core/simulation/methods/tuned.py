@@ -23,27 +23,29 @@ _FOLDS = 3
 
 @dataclass(frozen=True)
 class Tuned:
-    """The strength that was chosen, and the state of the method that has it."""
+    """The chosen strength, and the state of its method."""
 
     strength: float
     state: Any
 
 
 def tuned(make: Callable[[float], Method[Any]], values: Sequence[float]) -> Method[Tuned]:
-    """The method with the one of `values` whose models give held-out training patients the least log-loss.
+    """Return the method with the value of `values` that gives held-out training patients the lowest log-loss.
 
-    The receiver's training patients are dealt into three folds. For each value the whole federation is played without
-    each fold, then once more with all patients and the chosen value. No validation or test patient of the receiver
-    has a say in it.
+    The receiver's training patients are divided into three folds. For each value the whole federation is run without
+    each fold, then once more with all patients and the chosen value. Validation and test patients of the receiver are
+    not used.
 
     Args:
-        make: Gives the method of a strength.
-        values: To choose from; of equally good ones the first.
+        make: Returns the method for a strength.
+        values: The choices; the first of equally good ones is taken.
     """
 
     def start(federation: Federation) -> Tuned:
         if len(federation.receivers) != 1:
-            raise ConfigError(f"a strength is chosen for one receiver, and {len(federation.receivers)} are asked for.")
+            raise ConfigError(
+                f"a strength is chosen for one receiver, but {len(federation.receivers)} are given: use one."
+            )
         losses = [_loss(federation, make(value)) for value in values]
         strength = values[int(np.argmin(losses))]
         return Tuned(strength, make(strength).start(federation))
@@ -58,7 +60,7 @@ def tuned(make: Callable[[float], Method[Any]], values: Sequence[float]) -> Meth
 
 
 def inner_folds(site: Site) -> Iterator[tuple[Site, Fold]]:
-    """The site without some of its training patients, and these; every training patient is held out once."""
+    """Yield the site without some of its training patients, and these; every training patient is held out once."""
     train = site.cohort.folds["train"]
     rng = np.random.default_rng([site.config.seed, zlib.crc32(site.name.encode()), zlib.crc32(b"inner folds")])
     fold = deal(train.labels, train.patients, _FOLDS, rng)
@@ -70,7 +72,7 @@ def inner_folds(site: Site) -> Iterator[tuple[Site, Fold]]:
 
 
 def _loss(federation: Federation, method: Method[Any]) -> float:
-    """Mean log-loss over patients that the models did not train on; infinite without any."""
+    """Return the mean log-loss over patients that the models did not train on; infinite without any."""
     (receiver,) = federation.receivers
     losses: list[npt.NDArray[np.float64]] = []
     for site, held in inner_folds(federation.sites[receiver]):

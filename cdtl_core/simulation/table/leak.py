@@ -1,4 +1,4 @@
-"""The split that much of the literature uses, image by image: a patient's other images are among those to train on."""
+"""The split by image, common in the literature: other images of a test patient may be in training."""
 
 import zlib
 from dataclasses import replace
@@ -14,9 +14,14 @@ __all__ = ["leaked_share", "leaky_site"]
 
 
 def leaky_site(site: Site, *, seed: int, test_images: int) -> Site:
-    """The site with `test_images` of its images, drawn without a look at patients or labels, as its test split.
+    """Return the site with `test_images` random images as its test split, regardless of patients and labels.
 
-    Of the others `split.val` are kept for validation. What it tests is better than it is: LEAKY, for parity alone.
+    `split.val` of the others are for validation. Its results are too good: LEAKY, only for parity with the literature.
+
+    Args:
+        site: The site.
+        seed: Seed of the split.
+        test_images: Number of test images.
 
     Raises:
         DataError: The site has too few images.
@@ -33,6 +38,6 @@ def leaky_site(site: Site, *, seed: int, test_images: int) -> Site:
 
 
 def leaked_share(site: Site) -> float:
-    """Share of the test images of which the same patient has another one to train on."""
+    """Return the share of test images with another image of the same patient in training."""
     folds = site.cohort.folds
     return float(np.isin(folds["test"].patients, folds["train"].patients).mean())

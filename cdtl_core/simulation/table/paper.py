@@ -1,4 +1,4 @@
-"""A table of models over one site's images, split image by image and by patient: the paper's tables, honestly."""
+"""A table of models over one site's images, split by image and by patient, as in the paper's tables."""
 
 import shutil
 from contextlib import closing
@@ -33,10 +33,15 @@ TABLE_FILE = "table.json"
 
 
 def play_table(config: SimulationConfig, out: Path, *, jobs: int) -> ModelTable:
-    """Play every cell of the configuration's table and write the folder `out`.
+    """Run every cell of the configuration's table and write the folder `out`.
 
-    All images are read, every network is built and every split is tried before anything is trained; if that fails
-    nothing is left behind.
+    All images are read, every network is built and every split is tried before training. If that fails, nothing is left
+    behind.
+
+    Args:
+        config: The federation and its table.
+        out: Folder of the table.
+        jobs: Number of processes.
 
     Raises:
         CheckpointError: `out` is not empty.
@@ -58,7 +63,7 @@ def play_table(config: SimulationConfig, out: Path, *, jobs: int) -> ModelTable:
 
 
 def resume_table(out: Path, *, jobs: int) -> ModelTable:
-    """Go on with the table in `out`, whose finished cells stay; a finished one is reported again.
+    """Continue the table in `out` with its finished cells; a finished table is reported again.
 
     Raises:
         CheckpointError: `out` holds no table, or a site's patients have changed since it began.
@@ -73,7 +78,7 @@ def resume_table(out: Path, *, jobs: int) -> ModelTable:
 
 
 def only_rows(config: SimulationConfig, names: list[str]) -> SimulationConfig:
-    """The same table with some of its rows alone, in its own order.
+    """Return the table with only some of its rows, in its own order.
 
     Raises:
         ConfigError: A row is unknown.

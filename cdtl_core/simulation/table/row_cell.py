@@ -1,4 +1,4 @@
-"""One cell of a table of models: one row, one split, played and scored, and left as a file."""
+"""One cell of a table of models: one row on one split, trained and scored, with the scores as a file."""
 
 import functools
 import time
@@ -26,7 +26,7 @@ Split = Literal["leaky", "grouped"]
 
 @dataclass(frozen=True)
 class RowCell:
-    """One play: a row, how its images are split, the repeat, and the fold (0 in a leaky split)."""
+    """One training: a row, how its images are split, the repeat, and the fold (0 in a leaky split)."""
 
     row: str
     split: Split
@@ -35,45 +35,47 @@ class RowCell:
 
     @property
     def file(self) -> str:
-        """The name of its file."""
+        """Name of its file."""
         row = "".join(letter if letter.isalnum() else "_" for letter in self.row.lower())
         return f"{row}-{self.split}-repeat{self.repeat}-fold{self.fold}.json"
 
 
 def table_of(config: SimulationConfig) -> PaperConfig:
-    """The table that a configuration describes.
+    """Return the table that a configuration describes.
 
     Raises:
-        ConfigError: It describes none, or one that cannot be played.
+        ConfigError: It describes none, or an invalid one.
     """
     if config.paper is None:
         raise ConfigError("the configuration has no [paper] table: start from configs/paper.toml.")
     files = [cell.file for cell in cells_of_table(config.paper)]
     if len(set(files)) < len(files):
-        raise ConfigError("two rows of [paper] have nearly the same name: change more than a sign.")
+        raise ConfigError("two rows of [paper] have nearly the same name: make the names differ in letters or digits.")
     for row in config.paper.rows:
         method_of(row.method)
         if run_of_row(config, row).dp.enabled:
-            raise ConfigError(f"row '{row.row}' has dp.enabled and tables are made without: set dp.enabled = false.")
+            raise ConfigError(
+                f"row '{row.row}' has dp.enabled, but a table has no differential privacy: set dp.enabled = false."
+            )
     return config.paper
 
 
 def cells_of_row(row: RowConfig, split: Split) -> Iterator[RowCell]:
-    """A row's cells of one kind of split."""
+    """Return a row's cells for one kind of split."""
     for repeat in range(row.leaky if split == "leaky" else row.repeats):
         for fold in range(1 if split == "leaky" else row.folds):
             yield RowCell(row.row, split, repeat, fold)
 
 
 def cells_of_table(table: PaperConfig) -> Iterator[RowCell]:
-    """All cells, row by row."""
+    """Return all cells, row by row."""
     for row in table.rows:
         yield from cells_of_row(row, "leaky")
         yield from cells_of_row(row, "grouped")
 
 
 def run_of_row(config: SimulationConfig, row: RowConfig) -> RunConfig:
-    """The run's settings with the row's changes.
+    """Return the run's settings with the row's changes.
 
     Raises:
         ConfigError: A change is unknown or ill-typed.
@@ -82,7 +84,7 @@ def run_of_row(config: SimulationConfig, row: RowConfig) -> RunConfig:
 
 
 def play_row_cell(out: Path, cell: RowCell) -> None:
-    """Play a cell of the table in `out` and write its scores, whole or not at all.
+    """Train and score a cell of the table in `out` and write its scores atomically.
 
     Raises:
         CdtlError: The data, a setting or the training fails; the sentence says which.
@@ -101,7 +103,14 @@ def play_row_cell(out: Path, cell: RowCell) -> None:
 
 
 def row_sites(config: SimulationConfig, table: PaperConfig, row: RowConfig, cell: RowCell, out: Path) -> list[Site]:
-    """The target with the cell's split; beside it, for a method other than alone, the other sites as they are.
+    """Return the target with the cell's split, and for a method other than alone also the other, unchanged sites.
+
+    Args:
+        config: The federation.
+        table: The table.
+        row: The row.
+        cell: The cell.
+        out: Folder of the table.
 
     Raises:
         DataError: The target has too few patients or images.
@@ -120,7 +129,7 @@ def _cut(site: Site, table: PaperConfig, row: RowConfig, cell: RowCell) -> Site:
 
 
 def _scores(config: SimulationConfig, row: RowConfig, sites: list[Site], target: Site, cell: RowCell) -> dict[str, Any]:
-    """Test scores of the cell's model, whose seed is the run's and the repeat."""
+    """Return test scores of the cell's model; its seed is the run's plus the repeat."""
     run = run_of_row(config, row)
     run = run.model_copy(update={"seed": run.seed + cell.repeat})
     initial_weights = build_initial_weights(run.model, run.seed, run.image.size)

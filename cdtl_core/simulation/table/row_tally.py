@@ -1,4 +1,4 @@
-"""From the cells of a table of models to its result."""
+"""Results of a table of models from its cells."""
 
 import json
 import math
@@ -24,7 +24,7 @@ __all__ = ["tally_rows"]
 
 
 def tally_rows(config: SimulationConfig, out: Path) -> ModelTable:
-    """The result of a table of which all cells are played."""
+    """Return the result of a table whose cells are all finished."""
     table = table_of(config)
     site = next(site for site in config.sites if site.site == table.target)
     return ModelTable(
