@@ -41,7 +41,7 @@ def test_a_ledger_is_told_to_a_person(cdtl: Cdtl, home: Path) -> None:
         f"Run study: target 8 at delta 1e-05; left: epsilon {8 - spent:.3f}, or 24 steps of its noise.",
         f"rounds 1-3: 36 steps, noise {noise:.4f}, sample rate 1",
         "round 3: 12 steps reserved and never committed; all count",
-        f"by a factor of at most e^{spent:.2f}, but for a chance of 1e-05; what the same woman's images spend at other",
+        f"by a factor of at most e^{spent:.2f}, except with probability 1e-05; spending on the same patient's images",
     ):
         assert words in done.out, done.out
 
@@ -83,7 +83,7 @@ def test_a_site_that_never_trained_with_privacy_is_told_so(cdtl: Cdtl, tmp_path:
     (tmp_path / "new").mkdir()
     done = cdtl("privacy", "ledger", "new")
     assert done.code == 0
-    assert done.out == "No steps with differential privacy were ever taken here: new/privacy holds no ledger.\n"
+    assert done.out == "No steps with differential privacy have been taken here: new/privacy holds no ledger.\n"
     assert json.loads(cdtl("privacy", "ledger", "new", "--json").out) == {"ledgers": []}
     open_ledger(tmp_path / "new" / "privacy", site="new", num_patients=50)
     assert "Nothing is spent." in cdtl("privacy", "ledger", "new").out
@@ -109,7 +109,7 @@ def test_a_damaged_ledger_is_one_sentence_and_exit_code_8(
         (path if fault == "gone" else folder / "head.json").unlink()
     done = cdtl("privacy", "ledger", "alba")
     assert (done.code, done.out) == (8, "")
-    says = {"byte": "is damaged in line 3", "line": "has 3 lines and had 4", "gone": "cannot be read"}
+    says = {"byte": "is damaged in line 3", "line": "has 3 lines but had 4", "gone": "cannot be read"}
     assert says.get(fault, "no head.json") in done.err
     assert done.err.count("\n") == 1
     assert "restore the newest copy" in done.err

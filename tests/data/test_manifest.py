@@ -74,7 +74,7 @@ def test_rows_are_kept_by_pattern_list_or_bound(tmp_path: Path, where: dict[str,
         ("file,label,patient_id\n1,benign,p\n./1,benign,q\n", {}, DataError, "lists 1 twice"),
         ("file,label,patient_id\n", {}, DataError, "has no image left"),
         ("file,label,patient_id\n1,benign,p\n", {"age": "*"}, ConfigError, "names the column age"),
-        ("file,label,patient_id\n1,benign,p\n", {"label": ">=2"}, ConfigError, "no number"),
+        ("file,label,patient_id\n1,benign,p\n", {"label": ">=2"}, ConfigError, "needs numbers"),
     ],
 )
 def test_a_wrong_manifest_is_refused_in_one_sentence(

@@ -83,10 +83,10 @@ def test_the_site_works_out_its_own_egress_list(request_: ApprovalRequest, tiny:
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "altered bundle": (OTHER, {}, {}, "the bundle bbbbbbbbbbbb is not approved at this site"),
-    "other setting": (CODE, {"train.lr": 0.5}, {}, "train.lr = 0.0005, the run says 0.5"),
-    "other kind": (CODE, {"share.head": 1}, {}, "share.head = True, the run says 1"),
-    "further setting": (CODE, {"train.secret": 1}, {}, "train.secret = 'absent', the run says 1"),
-    "locked setting": (CODE, {}, {"train.steps": 1}, "this site fixes train.steps = 1 and the run says 2"),
+    "other setting": (CODE, {"train.lr": 0.5}, {}, "train.lr = 0.0005, the run has 0.5"),
+    "other kind": (CODE, {"share.head": 1}, {}, "share.head = True, the run has 1"),
+    "further setting": (CODE, {"train.secret": 1}, {}, "train.secret = 'absent', the run has 1"),
+    "locked setting": (CODE, {}, {"train.steps": 1}, "this site fixes train.steps = 1 and the run has 2"),
     "same": (CODE, {}, {}, ""),
     "float for int": (CODE, {"seed": 0.0, "federation.round_timeout_s": 3600}, {}, ""),
     "kept lock": (CODE, {}, {"train.steps": 2.0, "share.head": True}, ""),
@@ -106,11 +106,11 @@ def test_the_verdict(request_: ApprovalRequest, tmp_path: Path, case: str) -> No
 def test_a_run_that_lacks_a_setting_is_not_the_approved_one(request_: ApprovalRequest, tmp_path: Path) -> None:
     approve(tmp_path, request_, site_of())
     settings = {key: value for key, value in request_.settings.items() if key != "seed"}
-    assert "the run says 'absent'" in decide(tmp_path, CODE, settings, site_of()).reason
+    assert "the run has 'absent'" in decide(tmp_path, CODE, settings, site_of()).reason
 
 
 def test_a_site_does_not_approve_against_its_own_lock(request_: ApprovalRequest, tmp_path: Path) -> None:
-    with pytest.raises(PrivacyError, match=r"this site fixes train\.steps = 1 and the run says 2"):
+    with pytest.raises(PrivacyError, match=r"this site fixes train\.steps = 1 and the run has 2"):
         approve(tmp_path, request_, site_of(lock={"train": {"steps": 1}}))
     assert approvals(tmp_path) == {}
 
@@ -167,7 +167,7 @@ def test_a_refused_run_waits_for_the_operator(request_: ApprovalRequest, tmp_pat
     run = keep_pending(tmp_path, b"code", request_.settings, run_id=2**63, reason="nobody approved it")
     assert find(tmp_path, run.id[:6]) == run == find(tmp_path, run.bundle_sha256[:6])
     assert request_of(run).settings == request_.settings
-    with pytest.raises(ConfigError, match="names 0 pending runs"):
+    with pytest.raises(ConfigError, match="matches 0 pending runs"):
         find(tmp_path, "zz")
     approve(tmp_path, request_of(run), site_of())
     assert pending(tmp_path) == {}

@@ -82,7 +82,7 @@ def test_a_certificate_must_be_of_the_same_key_and_site_and_no_authority(enrol: 
     with pytest.raises(FederationError, match="does not match its public key"):
         load_enrolment(signed_anew(path, home))
     path = altered(made, path, certificate=certificate_pem(self_signed_client_certificate(load_key(home), "south")))
-    with pytest.raises(FederationError, match="of site north, the certificate of south"):
+    with pytest.raises(FederationError, match="for site north, but the certificate is for south"):
         load_enrolment(signed_anew(path, home))
     for text in ("no PEM", made.certificate + enrol("south").certificate):
         path = altered(made, path, certificate=text)

@@ -90,7 +90,7 @@ def test_messages_of_a_run_that_is_not_approved_never_reach_the_supernode(open_d
         assert node.take() is None
         assert error_of(desk.coordinator.reply(run, asked)) == NOT_APPROVED
     reasons = {entry.reason for entry in pending(desk.home).values()}
-    assert any("train.lr = 0.0005, the run says 0.5" in reason for reason in reasons)
+    assert any("train.lr = 0.0005, the run has 0.5" in reason for reason in reasons)
 
 
 def test_a_locked_setting_refuses_an_approved_run(open_desk: tuple[Desk, Node]) -> None:

@@ -166,7 +166,7 @@ def test_a_changed_byte_in_any_line_is_refused_and_the_line_named(written: Path,
     for place, byte in enumerate(whole):
         path.write_bytes(whole[:place] + bytes([byte ^ flip]) + whole[place + 1 :])
         last = place == len(whole) - 1
-        with pytest.raises(PrivacyError, match="has 5 lines and had 6" if last else f"damaged in line {line},"):
+        with pytest.raises(PrivacyError, match="has 5 lines but had 6" if last else f"damaged in line {line},"):
             read_ledger(written)
         line += byte == ord("\n")
     path.write_bytes(whole)

@@ -153,7 +153,7 @@ def test_a_hospitals_own_report_knows_its_approvals_and_what_its_filter_wrote(ho
     _, reader = read(page)
     assert "img" in reader.tags
     assert "Approved for study" in says(page, "egress")
-    assert "4.3 kB left in bodies of requests" in says(page, "egress")
+    assert "4.3 kB left in the bodies of requests" in says(page, "egress")
     assert "Between hospitals a site does not get the matrices" in says(page, "blend")
     bundle = json.loads((hospitals.run / "request.json").read_text())["bundle_sha256"]
     assert bundle in says(page, "run")

@@ -47,8 +47,7 @@ def distances(models: Mapping[str, Weights]) -> Matrix:
 
 
 def attention(squared: Matrix, others: float, sigma: float | None) -> Matrix:
-    """Return the weights xi S S: ``xi_ij = alpha_k A'(||w_i - w_j||^2)``, ``A(x) = 1 - exp(-x / sigma)``, rows sum to
-    1.
+    """Return xi S S: ``xi_ij = alpha_k A'(||w_i - w_j||^2)``, ``A(x) = 1 - exp(-x / sigma)``; rows sum to 1.
 
     alpha_k is such that the others together weigh `others` if all distances are 0, so no xi_ii is negative.
 
