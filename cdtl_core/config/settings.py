@@ -1,8 +1,10 @@
 """Settings on disk and on the wire: TOML files, ``--set key=value``, and the flat scalars of Flower's run config."""
 
 import json
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -263,6 +265,24 @@ def _sentence(error: ValidationError, source: str) -> CdtlError:
     first, more = error.errors()[0], error.error_count() - 1
     key = ".".join(str(part) for part in first["loc"] if part != "run") or "the configuration"
     got = "" if first["type"] in {"missing", "value_error"} else f", got {first['input']!r}"
-    what = "is unknown" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
     rest = f" ({more} more like it)" if more else ""
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{key} in {source} is unknown{got}{rest}{_did_you_mean(key)}")
+    what = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{key} in {source}: {what}{got}{rest}; correct the setting.")
+
+
+def _did_you_mean(key: str) -> str:
+    """The end of a sentence about an unknown setting: the setting most like it, if one is."""
+    own = re.sub(r"^sites\.[0-9]+\.", "", key)
+    near = get_close_matches(own, {*_keys(RunConfig), *_keys(SiteConfig)}, n=1, cutoff=0.75)
+    return f": did you mean {key.removesuffix(own)}{near[0]}?" if near else "; remove it."
+
+
+def _keys(kind: type[BaseModel], start: str = "") -> Iterator[str]:
+    """All settings and tables of a model, with dots."""
+    for name, field in kind.model_fields.items():
+        part = field.annotation
+        yield start + name
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            yield from _keys(part, f"{start}{name}.")

@@ -64,7 +64,10 @@ def test_any_setting_can_be_overridden(
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("train.lrr=1", r"train\.lrr .*is unknown"),
+        ("train.lrr=1", r"train\.lrr .*is unknown, got 1: did you mean train\.lr\?"),
+        ("trian.lr=1", r"trian .*is unknown.*: did you mean train\?"),
+        ("sites.north.modalty=x", r"did you mean sites\.0\.modality\?"),
+        ("wubble=1", r"wubble .*is unknown, got 1; remove it"),
         ("train.lr=fast", r"train\.lr .*got 'fast'"),
         ("train.lr=-1", r"train\.lr .*greater than 0"),
         ("train=5", "train"),
