@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 FILES := --dist loadfile --no-loadscope-reorder
 SHARED := -n logical --maxprocesses 4 $(FILES)  # a process for each core, whole files
 
-.PHONY: demo unit test coverage slow join attack faults fuzz soak audit evidence bench page lint lock sbom release .clean-tree images clean
+.PHONY: demo unit test coverage slow gpu join attack faults fuzz soak audit evidence bench page lint lock sbom release .clean-tree images clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -24,6 +24,11 @@ coverage: $(VENV)/.installed  ## which branches of cdtl_core the fast tests reac
 
 slow: $(VENV)/.installed  ## the slow tests
 	$(PYTEST) -m slow
+
+gpu: $(VENV)/.installed  ## on a CUDA device: results equal the CPU's, then what training reaches; figures in runs/gpu.json
+	@$(PYTEST) -m gpu -W default --junitxml=runs/gpu.xml tests/gpu; tests=$$?; \
+		$(BIN)/python -m simulations.bench.gpu --json runs/gpu.json --commit "$$(git describe --always --dirty)"; \
+		case $$? in 0 | 3) exit $$tests;; *) exit 1;; esac
 
 join: $(VENV)/.installed  ## a coordinator and three sites as real processes: kills, doors, approvals; prints the figures
 	$(PYTEST) -m slow tests/deploy tests/test_docs.py

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_va
 from cdtl_core.config.run import ModalityName, RunConfig, Settings, SiteName
 from cdtl_core.config.schema import FORMERLY_THETA0, Label, Sha256
 
-__all__ = ["ApprovalConfig", "BoxConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig", "SitePrivacy"]
+__all__ = ["ApprovalConfig", "BoxConfig", "ComputeConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig"]
+__all__ += ["SitePrivacy"]
 
 
 _PublicKey = Annotated[str, Field(pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{68}$")]
@@ -71,6 +72,21 @@ class ChecksConfig(Settings):
     """Rules of the cohort check that a site switches off, each with a reason; docs/checks.md lists the rules."""
 
     off: dict[str, Annotated[str, Field(min_length=3)]] = Field({})
+
+
+class ComputeConfig(Settings):
+    """How a site uses its GPU; on a CPU only `compile` counts.
+
+    `precision` ``auto`` trains and scores in mixed bfloat16 where the GPU has it, else in float32; features that are
+    kept are float32 always. With `deterministic` the same card and versions give the same bits each time, more slowly.
+    `compile` trains backbones through torch.compile. `memory_share` is the most of a GPU's memory that one process
+    takes, for sites that share a card.
+    """
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    deterministic: bool = False
+    compile: bool = False
+    memory_share: float = Field(1.0, gt=0, le=1)
 
 
 class PublishConfig(Settings):
@@ -150,6 +166,7 @@ Locks = Annotated[dict[str, bool | int | float | str], BeforeValidator(_flat), A
 class SiteConfig(Settings):
     """All settings of one hospital; none of them is sent.
 
+    `device` is ``auto``, ``cpu``, ``mps``, ``cuda:0`` or a GPU's UUID as ``nvidia-smi -L`` prints it.
     `room_mb` is the memory in megabytes for replies that wait for the coordinator; without room nothing is trained.
     `lock` names run settings that this site fixes, for example privacy terms: a run that says otherwise is refused,
     approved or not. With `require_separation` no approved code runs where nothing keeps it from the site's key and from
@@ -158,7 +175,8 @@ class SiteConfig(Settings):
 
     site: SiteName
     modality: ModalityName
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?|GPU-[0-9A-Fa-f-]{36})$")
+    compute: ComputeConfig = ComputeConfig()
     labels: tuple[Label, ...] | None = Field(None, min_length=2, max_length=64)
     data: DataConfig = DataConfig()
     checks: ChecksConfig = ChecksConfig()

@@ -31,9 +31,10 @@ class Augmentation:
     blur: float = 0.0
 
 
-def to_unit(batch: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Return a B C H W uint8 batch as float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(batch)).to(torch.float32).div_(255.0)
+def to_unit(batch: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
+    """Return a B C H W uint8 batch as float32 in [0, 1]; a tensor stays on its device."""
+    whole = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
+    return whole.to(torch.float32).div_(255.0)
 
 
 def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) -> torch.Tensor:
@@ -41,14 +42,17 @@ def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) ->
 
     With settings above 0 also gamma, inversion and smoothing.
 
+    The changes are drawn on the CPU and are the same on every device. Only the pixel noise is drawn on the images'
+    device.
+
     Args:
-        images: B C H W in [0, 1].
+        images: B C H W in [0, 1], on any device.
         change: The widest changes.
-        rng: The only source of randomness.
+        rng: The only source of randomness; of the CPU.
 
     Source: eq. (5), Inbaraj et al. 2025.
     """
-    count = images.shape[0]
+    count, device = images.shape[0], images.device
 
     def spread(width: float) -> torch.Tensor:
         return (torch.rand(count, generator=rng) * 2 - 1) * width
@@ -58,26 +62,37 @@ def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) ->
     shift = torch.stack([spread(2 * change.translate), spread(2 * change.translate)], dim=1)
     turn = torch.stack([angle.cos() * flip, -angle.sin(), angle.sin() * flip, angle.cos()], dim=1).view(count, 2, 2)
     matrix = torch.cat([turn * zoom.view(-1, 1, 1), shift.unsqueeze(2)], dim=2)
-    grid = affine_grid(matrix, list(images.shape), align_corners=False)
+    grid = affine_grid(matrix.to(device), list(images.shape), align_corners=False)
     moved = grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    contrast, brightness = (1 + spread(change.contrast)).view(-1, 1, 1, 1), spread(change.brightness).view(-1, 1, 1, 1)
+    light = torch.stack([1 + spread(change.contrast), spread(change.brightness)]).view(2, -1, 1, 1, 1).to(device)
     mean = moved.mean(dim=(1, 2, 3), keepdim=True)
-    moved = (moved - mean) * contrast + mean + brightness
-    noisy = moved.add_(torch.randn(moved.shape, generator=rng), alpha=change.noise).clamp_(0, 1)
+    moved = (moved - mean) * light[0] + mean + light[1]
+    noise = torch.randn(moved.shape, generator=_generator_on(device, rng), device=device)
+    noisy = moved.add_(noise, alpha=change.noise).clamp_(0, 1)
     return _rendered(noisy, change, rng)
 
 
 def _rendered(images: torch.Tensor, change: Augmentation, rng: torch.Generator) -> torch.Tensor:
     """Change gamma, inversion and smoothing; a change that is switched off draws no random number."""
-    each = (images.shape[0], 1, 1, 1)
+
+    def drawn() -> torch.Tensor:
+        return torch.rand((images.shape[0], 1, 1, 1), generator=rng).to(images.device)
+
     if change.gamma:
-        images = images.clamp_min(1e-4) ** torch.exp((torch.rand(each, generator=rng) * 2 - 1) * change.gamma)
+        images = images.clamp_min(1e-4) ** torch.exp((drawn() * 2 - 1) * change.gamma)
     if change.invert:
-        images = torch.where(torch.rand(each, generator=rng) < change.invert, 1 - images, images)
+        images = torch.where(drawn() < change.invert, 1 - images, images)
     if change.blur:
         smooth = avg_pool2d(images, _BLUR, stride=1, padding=_BLUR // 2, count_include_pad=False)
-        images = torch.where(torch.rand(each, generator=rng) < change.blur, smooth, images)
+        images = torch.where(drawn() < change.blur, smooth, images)
     return images
+
+
+def _generator_on(device: torch.device, rng: torch.Generator) -> torch.Generator:
+    """Return the generator itself on the CPU, and on another device one that it seeds."""
+    if device.type == "cpu":
+        return rng
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
@@ -93,5 +108,5 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     """
     if images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)
-    centre, spread = torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+    centre, spread = (torch.tensor(value, device=images.device).view(1, -1, 1, 1) for value in (mean, std))
     return (images - centre).div_(spread + 1e-6)

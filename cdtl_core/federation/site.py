@@ -21,6 +21,7 @@ from cdtl_core.models.model import Classifier, Parts, frozen_stages, parts_of
 from cdtl_core.models.weights import Weights, check_finite, check_shapes, load_into, take, to_half
 from cdtl_core.privacy.mechanism import Grant
 from cdtl_core.system.progress import report
+from cdtl_core.training.device import Where
 from cdtl_core.training.inputs import Entry, entry_of
 from cdtl_core.training.objective import PLAIN, Objective
 from cdtl_core.training.train import fit, refresh_norms, score
@@ -40,7 +41,7 @@ class Site:
         cohort: Its images, split.
         config: What the federation agreed on.
         model: A classifier that is overwritten at each use.
-        device: Where to compute.
+        device: Where it computes, and how.
         cache: Folder for what may be computed again.
     """
 
@@ -50,7 +51,7 @@ class Site:
     cohort: Cohort
     config: RunConfig
     model: Classifier
-    device: torch.device
+    device: Where
     cache: Path | None = None
 
     @property

@@ -32,6 +32,15 @@ class Clipping(GradSampleModuleFastGradientClipping):  # type: ignore[misc]
         inputs, back = super().rearrange_grad_samples(**given)
         return [_plain(one) for one in inputs], _plain(back)
 
+    def forget(self) -> None:
+        """Remove what an interrupted pass has left in the layers, for example after an out-of-memory error."""
+        for module in self.modules():
+            for name in ("activations", "max_batch_len"):
+                module.__dict__.pop(name, None)
+        for parameter in self.trainable_parameters:
+            parameter._forward_counter, parameter.grad_sample = 0, None
+            parameter.__dict__.pop("_current_grad_sample", None)
+
 
 def check_private(model: nn.Module) -> None:
     """Refuse a model whose training would mix patients, or that has no per-patient gradients.

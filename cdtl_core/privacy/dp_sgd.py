@@ -6,8 +6,9 @@ which is what a site exempt from privacy takes on the same part of the network.
 Sources: Abadi et al. 2016 (DP-SGD); De et al. 2022 (a gradient averaged over an image's augmentations, then clipped).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,13 @@ from torch import nn
 
 from cdtl_core.config import DpConfig
 from cdtl_core.errors import PrivacyError
-from cdtl_core.models.draws import Draws, below, dropout_masks, poisson
+from cdtl_core.models.draws import Draws, PatientDropout, below, dropout_masks, poisson
 from cdtl_core.models.model import Classifier
 from cdtl_core.models.noise import Entropy, gaussian, kernel_entropy
 from cdtl_core.privacy.clipping import Clipping, check_lengths, check_private, clipping, loss_by_patient
 from cdtl_core.privacy.mechanism import Mechanism
 from cdtl_core.training.inputs import Ints, PatientInputs
+from cdtl_core.training.parts import Parts
 
 __all__ = ["Examples", "fit_private", "private_mean"]
 
@@ -120,7 +122,7 @@ def fit_private(
     with _double(module, device), clipping(module, mechanism.max_grad_norm) as wrapped:
         sgd = torch.optim.SGD(trained.values(), lr=lr, momentum=config.momentum)
         optimizer = _KernelNoise(sgd, mechanism, entropy)
-        mean = {name: value.detach().clone() for name, value in trained.items()}
+        mean, parts = {name: value.detach().clone() for name, value in trained.items()}, Parts("a private step")
         for step in range(steps):
             patients = poisson(draws, "drawn", step, examples.identities, mechanism.sample_rate)
             batch = examples.of(patients, config.multiplicity, step, draws)
@@ -129,7 +131,7 @@ def fit_private(
                 with _only_own_draws(model, torch.ones_like(model.head.bias[:1]), device):
                     check_lengths(wrapped, *batch)
             with _only_own_draws(model, masks, device):
-                _step(wrapped, optimizer, batch, device)
+                _step(wrapped, optimizer, batch, model.dropout, parts)
             for name, value in trained.items():
                 mean[name].lerp_(value.detach(), 1 - ema)
         if ema and steps:
@@ -235,20 +237,57 @@ def _step(
     wrapped: Clipping,
     optimizer: _KernelNoise,
     batch: tuple[torch.Tensor, torch.Tensor],
-    device: torch.device,
+    dropout: PatientDropout,
+    parts: Parts,
 ) -> None:
-    """Run two backward passes: the first computes each patient's gradient length, the second their clipped sum."""
-    inputs, labels = batch[0].to(optimizer.params[0]), batch[1]
-    optimizer.zero_grad(set_to_none=True)
+    """Take one noised step on the sum of the patients' clipped gradients; without a patient the step is noise only."""
+    like = optimizer.params[0]
+    inputs, labels, masks = batch[0].to(like), batch[1].to(like.device), dropout.masks
     if len(labels):
-        losses = loss_by_patient(wrapped(inputs), labels.to(device))
+        sums = parts.run(len(labels), partial(_clipped_sums, wrapped, optimizer, inputs, labels, dropout, masks))
+    else:
+        sums = [torch.zeros_like(p) for p in optimizer.params]
+    optimizer.zero_grad(set_to_none=True)
+    for p, value in zip(optimizer.params, sums, strict=True):
+        p.grad = value
+    optimizer.step()
+
+
+def _clipped_sums(
+    wrapped: Clipping,
+    optimizer: _KernelNoise,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    dropout: PatientDropout,
+    masks: torch.Tensor | None,
+    cut: Sequence[slice],
+) -> list[torch.Tensor]:
+    """Return the sum of the patients' clipped gradients for each trained tensor; the cut does not change the sum.
+
+    Runs two backward passes: the first computes each patient's gradient length, the second their clipped sum.
+
+    Args:
+        wrapped: The module with Opacus's hooks.
+        optimizer: The optimizer of its trained tensors.
+        inputs: Inputs of the module, B ....
+        labels: Labels B or B M.
+        dropout: The dropout layer; it is given the masks of each part.
+        masks: Dropout masks of all patients, B ..., or None.
+        cut: The parts of the batch.
+    """
+    sums: list[torch.Tensor] = []
+    wrapped.forget()
+    wrapped.enable_hooks()
+    for part in cut:
+        dropout.masks = masks if masks is None else masks[part]
+        optimizer.zero_grad(set_to_none=True)
+        losses = loss_by_patient(wrapped(inputs[part]), labels[part])
         losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
         factors = wrapped.get_clipping_coef()
         optimizer.zero_grad(set_to_none=True)
         wrapped.disable_hooks()
         (factors * losses).sum().backward()
         wrapped.enable_hooks()
-    else:
-        for p in optimizer.params:  # no patient was drawn: the step is noise only
-            p.grad = torch.zeros_like(p)
-    optimizer.step()
+        found = [p.grad for p in optimizer.params]
+        sums = found if not sums else [total + value for total, value in zip(sums, found, strict=True)]
+    return sums

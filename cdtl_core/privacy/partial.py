@@ -14,6 +14,7 @@ from cdtl_core.models.model import Classifier, frozen_stages, set_training
 from cdtl_core.models.noise import Entropy, kernel_entropy
 from cdtl_core.privacy.dp_sgd import Examples, fit_private, private_mean
 from cdtl_core.privacy.mechanism import Grant, Mechanism, without_noise
+from cdtl_core.training.device import CPU, Where, hardware_of
 from cdtl_core.training.features import Features, feature_views
 from cdtl_core.training.inputs import patient_images, patient_views
 
@@ -28,7 +29,7 @@ def fit_part(
     *,
     centred: bool,
     epoch: int,
-    device: torch.device,
+    device: Where,
     cache: Path | None = None,
     features: Features | None = None,
     draws: Draws | None = None,
@@ -66,6 +67,7 @@ def fit_part(
         _centre(model, features, fold, grant.mechanism, spent, draws, entropy)
         steps -= spent
     set_training(model, freeze=frozen_stages(model, config))
+    place = hardware_of(device).device
     if frozen and features is not None:
         inputs = patient_views(features, draws)
     else:
@@ -80,14 +82,12 @@ def fit_part(
         lr=config.dp.lr / (1 + config.train.lr_decay * epoch),
         ema=config.train.ema,
         draws=draws,
-        device=torch.device("cpu") if device.type == "mps" else device,
+        device=CPU if frozen or place.type == "mps" else place,  # small matrices, and Apple's GPUs lack float64
         entropy=entropy,
     )
 
 
-def set_centre(
-    model: Classifier, fold: Fold, config: RunConfig, *, device: torch.device, cache: Path | None = None
-) -> None:
+def set_centre(model: Classifier, fold: Fold, config: RunConfig, *, device: Where, cache: Path | None = None) -> None:
     """Set the centre to the mean of the site's features, for a run without privacy.
 
     Args:
@@ -105,7 +105,7 @@ def set_centre(
     _centre(model, plain, fold, without_noise(fold.num_patients), 1, everyone, kernel_entropy)
 
 
-def _features(model: Classifier, fold: Fold, config: RunConfig, device: torch.device, cache: Path | None) -> Features:
+def _features(model: Classifier, fold: Fold, config: RunConfig, device: Where, cache: Path | None) -> Features:
     """Return features N V D; only the plain image if the steps use images themselves."""
     views = config.dp.views if config.dp.stages == 0 else 0
     change, seed = config.train.augment, config.seed

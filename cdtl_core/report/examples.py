@@ -20,10 +20,10 @@ from cdtl_core.results.material import Material
 from cdtl_core.results.numbers import plain
 from cdtl_core.results.scores import Scores
 from cdtl_core.site.home import open_site
+from cdtl_core.training.batches import on_device
 from cdtl_core.training.device import choose_device
 from cdtl_core.training.inputs import plain_inputs
 from cdtl_core.training.saliency import grad_cam
-from cdtl_core.training.train import on_device
 
 __all__ = ["examples"]
 

@@ -16,7 +16,7 @@ from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.stages import check_division
 from cdtl_core.system.durable import replace_json
 from cdtl_core.system.foreign import parse_json
-from cdtl_core.training.device import choose_device
+from cdtl_core.training.device import open_hardware
 
 __all__ = ["contract_of", "labels_of", "open_site"]
 
@@ -46,7 +46,7 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
         cohort=_cohort(home, own, config, labels),
         config=config,
         model=_classifier(config.model.model_dump_json(), len(labels), config.image.size, config.dp.enabled),
-        device=choose_device(own.device),
+        device=open_hardware(own.device, own.compute),
         cache=home / "cache" / "features",
     )
     if site.entry is not None and site.entry.stages is not None:

@@ -5,17 +5,20 @@
     CACHE/<key>/<name>.npy      up to 64 images: their names, and V ... values of each
 
 The key covers everything that the values depend on except the images, and an image is found by its content. Other
-folds, cohorts with new images, pooled cohorts and other processes all use the stored values. Each image is computed in
-a batch of its own views, so its values have the same bits in every process.
+folds, cohorts with new images, pooled cohorts and other processes all use the stored values. On a CPU each image is
+computed in a batch of its own views, so its values have the same bits in every process. A GPU computes several images
+at once; its values are stored under another key.
 """
 
-import functools
 import hashlib
 import os
 import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,9 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.models.weights import Weights, weights_hash
 from cdtl_core.system.progress import report
+from cdtl_core.system.threads import num_cores
+from cdtl_core.training.device import CPU
+from cdtl_core.training.parts import Parts
 from cdtl_core.training.views import Views, draw_views, image_ids
 
 __all__ = ["Compute", "Half", "Kept", "keep", "key_of"]
@@ -38,9 +44,13 @@ Kept = Callable[[int], Half]
 _IMAGES = 64
 _KEYS = 8
 _MOST = 0.8
+_VIEWS_AT_ONCE = 256
+"""Number that keeps a large GPU busy. If its memory is too small for them, they are computed in parts."""
 
 
-def keep(fold: Fold, views: Views, compute: Compute, *, key: str, cache: Path | None) -> Kept:
+def keep(
+    fold: Fold, views: Views, compute: Compute, *, key: str, cache: Path | None, device: torch.device = CPU
+) -> Kept:
     """Return the values of `compute` for the images of a fold; values that are not on disk are computed.
 
     Args:
@@ -49,6 +59,7 @@ def keep(fold: Fold, views: Views, compute: Compute, *, key: str, cache: Path | 
         compute: Must depend only on what `key` covers.
         key: Name of a folder in `cache`.
         cache: Folder for the values; None: they are computed at each call.
+        device: Where `compute` computes.
 
     Raises:
         CheckpointError: They would take most of the free disk space, or cannot be written.
@@ -60,25 +71,54 @@ def keep(fold: Fold, views: Views, compute: Compute, *, key: str, cache: Path | 
     row_of = {names[row]: row for row in fold.rows.tolist()}
     found = _found(folder)
     if not found.keys() >= row_of.keys():
-        _fill(folder, row_of, lambda name: _values(fold.pixels[row_of[name]], views, compute))
+        several = _together if device.type == "cuda" else _one_by_one
+        _fill(folder, row_of, lambda missing: several([fold.pixels[row_of[name]] for name in missing], views, compute))
         found = _found(folder)
     places = [found[names[row]] for row in fold.rows.tolist()]
     return places.__getitem__
 
 
-def key_of(weights: Weights, said: str) -> str:
-    """Return a folder's name from CPU tensors and everything else that the values depend on."""
-    return hashlib.sha256(f"{said}/{weights_hash(weights)}".encode()).hexdigest()[:32]
+def key_of(weights: Weights, said: str, device: torch.device = CPU) -> str:
+    """Return a folder's name from CPU tensors, the kind of device and everything else that the values depend on."""
+    place = "" if device.type == "cpu" else f"/{device.type}"
+    return hashlib.sha256(f"{said}{place}/{weights_hash(weights)}".encode()).hexdigest()[:32]
 
 
 def _values(image: npt.NDArray[np.uint8], views: Views, compute: Compute) -> Half:
-    values: Half = compute(draw_views(image, views)).to("cpu", torch.float16).numpy()
-    if not np.isfinite(values).all():
+    return _half(compute(draw_views(image, views)))
+
+
+def _one_by_one(images: Sequence[npt.NDArray[np.uint8]], views: Views, compute: Compute) -> Half:
+    """Return the values of images, N V ..., each image computed separately."""
+    return np.stack([_values(image, views, compute) for image in images])
+
+
+def _together(images: Sequence[npt.NDArray[np.uint8]], views: Views, compute: Compute) -> Half:
+    """Return the values of images, N V ..., several images at once; CPU threads draw the views of the next ones."""
+    pool_size, found = 1 + views.count, []
+    each, parts = max(1, _VIEWS_AT_ONCE // pool_size), Parts("a frozen network")
+    with ThreadPoolExecutor(num_cores()) as threads:
+        pools = threads.map(lambda image: draw_views(image, views), images)
+        while batch := list(islice(pools, each)):
+            colours = max(pool.shape[1] for pool in batch)
+            whole = torch.cat([pool.expand(-1, colours, -1, -1) for pool in batch])
+            found += parts.run(len(whole), partial(_in_parts, compute, whole))
+    values = np.concatenate(found)
+    return values.reshape(len(images), pool_size, *values.shape[1:])
+
+
+def _in_parts(compute: Compute, views: torch.Tensor, cut: Sequence[slice]) -> list[Half]:
+    return [_half(compute(views[part])) for part in cut]
+
+
+def _half(values: torch.Tensor) -> Half:
+    half: Half = values.to("cpu", torch.float16).numpy()
+    if not np.isfinite(half).all():
         raise ModelError("a frozen stage gives values that exceed float16's range: set train.views to 0.")
-    return values
+    return half
 
 
-def _fill(folder: Path, names: Iterable[str], values: Callable[[str], Half]) -> None:
+def _fill(folder: Path, names: Iterable[str], values: Callable[[Sequence[str]], Half]) -> None:
     """Compute missing values, one file at a time; each process uses its own order, so several share the work."""
     everyone = sorted(names)
     parts = [everyone[start : start + _IMAGES] for start in range(0, len(everyone), _IMAGES)]
@@ -88,10 +128,10 @@ def _fill(folder: Path, names: Iterable[str], values: Callable[[str], Half]) -> 
         left = sum(name not in found for name in everyone)
         missing = [name for name in part if name not in found]
         if missing:
-            first = values(missing[0])
+            first = values(missing[:1])
             _check_room(folder, first.nbytes, left)
             report(kept=len(everyone) - left, of=len(everyone), megabytes=round(first.nbytes * len(everyone) / 1e6, 1))
-            _write(folder, missing, np.stack([first, *(values(name) for name in missing[1:])]))
+            _write(folder, missing, np.concatenate([first, values(missing[1:])]) if len(missing) > 1 else first)
 
 
 def _check_room(folder: Path, each: int, images: int) -> None:
@@ -133,7 +173,7 @@ def _found(folder: Path) -> dict[str, Half]:
     return found
 
 
-@functools.lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def _mapped(path: Path) -> dict[str, Half]:
     file = np.load(path, mmap_mode="r", allow_pickle=False)
     values: Half = np.asarray(file["values"])

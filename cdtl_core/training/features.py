@@ -13,6 +13,7 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.data.transforms import normalise
 from cdtl_core.models.model import Classifier
 from cdtl_core.models.weights import take
+from cdtl_core.training.device import Where, computing, hardware_of, send
 from cdtl_core.training.feature_cache import Half, Kept, keep, key_of
 from cdtl_core.training.views import Views
 
@@ -28,7 +29,7 @@ def feature_views(
     views: int,
     change: AugmentConfig,
     seed: int,
-    device: torch.device,
+    device: Where,
     cache: Path | None = None,
 ) -> Features:
     """Return features N V D of a fold's images, in its order: the unchanged image first, then `views` changed ones.
@@ -49,13 +50,11 @@ def feature_views(
     return np.stack([kept(row) for row in range(fold.num_images)])
 
 
-def cached_features(
-    model: Classifier, fold: Fold, pool: Views, *, device: torch.device, cache: Path | None = None
-) -> Kept:
+def cached_features(model: Classifier, fold: Fold, pool: Views, *, device: Where, cache: Path | None = None) -> Kept:
     """Return a function from a row of the fold to its features V D, computed on demand.
 
     Args:
-        model: Its backbone must be frozen.
+        model: Its backbone must be frozen. Only the backbone is moved to the device.
         fold: The images.
         pool: The views.
         device: Where to compute.
@@ -65,16 +64,19 @@ def cached_features(
         CheckpointError, ModelError: As `keep`.
     """
     said = f"features/{model.name}/{model.levels}/{model.regions}/{pool}/{model.mean}/{model.std}"
+    hardware = hardware_of(device).exact
     names = [name for name, value in model.state_dict().items() if name.startswith("backbone.") and value.ndim]
 
     def compute(images: torch.Tensor) -> torch.Tensor:
-        model.to(device).backbone.eval()
+        model.backbone.to(hardware.device).eval()
         entry, model.entry = model.entry, 0
-        batch = normalise(images, model.mean, model.std).to(device, memory_format=torch.channels_last)
+        batch = normalise(send(images, hardware.device), model.mean, model.std)
+        batch = batch.to(hardware.device, memory_format=torch.channels_last)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), computing(hardware):
                 return model.features(batch)
         finally:
             model.entry = entry
 
-    return keep(fold, pool, compute, key=key_of(take(model, names), said), cache=cache)
+    key = key_of(take(model, names), said, hardware.device)
+    return keep(fold, pool, compute, key=key, cache=cache, device=hardware.device)

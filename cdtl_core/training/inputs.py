@@ -19,16 +19,17 @@ from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.models.draws import Draws, below
 from cdtl_core.models.model import Classifier
 from cdtl_core.models.stages import run_stages, stages_of
+from cdtl_core.training.device import CPU, computing, hardware_of, send
 from cdtl_core.training.feature_cache import Kept, keep, key_of
 from cdtl_core.training.features import Features, cached_features
 from cdtl_core.training.views import Views, one_channel
 
 __all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entering", "entry_of"]
-__all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "trains_only_heads"]
+__all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "runs_a_network", "trains_only_heads"]
 
 Ints = npt.NDArray[np.int64]
 Inputs = Callable[[Ints], torch.Tensor]
-"""From rows B of a fold to a module's input, B ..., on the CPU; may draw a changed view."""
+"""From rows B of a fold to a module's input, B ...; may draw a changed view. Images are on the requested device."""
 
 PatientInputs = Callable[[int, Ints, Ints], torch.Tensor]
 """From a step, identities of B patients and rows B M of their images to a module's input, B M ..., on the CPU."""
@@ -94,19 +95,25 @@ class Network(Protocol):
         """Move the network to a device."""
 
 
-def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None) -> Inputs:
+def runs_a_network(fold: Fold, entry: Entry | None) -> bool:
+    """Return whether the network itself computes the inputs during use, so that no other thread may make them."""
+    return entry is not None and entry.cache is None and not fold.holds_features
+
+
+def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None, device: torch.device = CPU) -> Inputs:
     """Return the unchanged images, normalised for the model, or the activations of their plain views.
 
     Args:
         model: The network.
         fold: The images.
         entry: Where inputs enter; None: images.
+        device: Where images are normalised; activations are on the CPU.
 
     Raises:
         CheckpointError, ModelError: As `keep`.
     """
     if entry is None:
-        return lambda rows: normalise(to_unit(fold.pixels[fold.rows[rows]]), model.mean, model.std)
+        return lambda rows: normalise(_images(fold, rows, device), model.mean, model.std)
     if fold.holds_features:
         return lambda rows: torch.from_numpy(fold.pixels[fold.rows[rows], 0].astype(np.float32))
     kept = _activations(cast(Classifier, model), fold, entry)
@@ -114,7 +121,12 @@ def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None) -> Inpu
 
 
 def changed_inputs(
-    model: Classifier, fold: Fold, change: AugmentConfig, rng: np.random.Generator, entry: Entry | None = None
+    model: Classifier,
+    fold: Fold,
+    change: AugmentConfig,
+    rng: np.random.Generator,
+    entry: Entry | None = None,
+    device: torch.device = CPU,
 ) -> Inputs:
     """Return images that are changed at each access, or activations of a random view from each image's pool.
 
@@ -124,6 +136,7 @@ def changed_inputs(
         change: The largest changes.
         rng: The only source of randomness.
         entry: Where inputs enter; None: images.
+        device: Where images are changed; activations are on the CPU.
 
     Raises:
         CheckpointError, ModelError: As `keep`.
@@ -136,10 +149,15 @@ def changed_inputs(
     images_rng = torch.Generator().manual_seed(int(rng.integers(2**62)))
 
     def inputs(rows: Ints) -> torch.Tensor:
-        images = augment(to_unit(fold.pixels[fold.rows[rows]]), changes, images_rng)
-        return normalise(images, model.mean, model.std)
+        return normalise(augment(_images(fold, rows, device), changes, images_rng), model.mean, model.std)
 
     return inputs
+
+
+def _images(fold: Fold, rows: Ints, device: torch.device) -> torch.Tensor:
+    """Return images B C H W in [0, 1] on a device; they are copied to it as bytes."""
+    chosen = fold.pixels[fold.rows[rows]]
+    return to_unit(chosen if device.type == "cpu" else send(torch.from_numpy(chosen), device))
 
 
 def _random_features(fold: Fold, rows: Ints, rng: np.random.Generator) -> torch.Tensor:
@@ -221,14 +239,17 @@ def _activations(model: Classifier, fold: Fold, entry: Entry) -> Kept:
     weights |= {name: value.detach().cpu() for name, value in model.backbone.named_parameters(recurse=False)}
     said = f"{model.name}/{stages}/{entry.views}/{model.mean}/{model.std}"
     device = next(model.backbone.parameters()).device
+    hardware = hardware_of(device).exact
 
     def compute(images: torch.Tensor) -> torch.Tensor:
         for _, module in frozen:
             module.eval()
-        batch = normalise(images, model.mean, model.std).to(device, memory_format=torch.channels_last)
-        return run_stages(model.backbone, stages, batch)
+        batch = normalise(send(images, device), model.mean, model.std).to(device, memory_format=torch.channels_last)
+        with computing(hardware):
+            return run_stages(model.backbone, stages, batch)
 
-    return keep(fold, entry.views, compute, key=key_of(weights, said), cache=entry.cache)
+    key = key_of(weights, said, device)
+    return keep(fold, entry.views, compute, key=key, cache=entry.cache, device=device)
 
 
 def _stacked(values: list[npt.NDArray[np.float16]]) -> torch.Tensor:

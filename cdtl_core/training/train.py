@@ -1,8 +1,9 @@
 """Trains a classifier for a number of steps, and scores images with it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -17,12 +18,14 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.models.model import Classifier, set_training
 from cdtl_core.models.weights import load_into
 from cdtl_core.system.progress import report
-from cdtl_core.training.device import autocast
-from cdtl_core.training.inputs import Entry, Network, changed_inputs, entering, plain_inputs
-from cdtl_core.training.linear_head import batch_rows, fit_linear_head, is_linear
+from cdtl_core.training.batches import plain_batches, training_batches
+from cdtl_core.training.device import CPU, Hardware, Where, autocast, compiled, computing, hardware_of, prepared
+from cdtl_core.training.inputs import Entry, Network, entering
+from cdtl_core.training.linear_head import fit_linear_head, is_linear
 from cdtl_core.training.objective import PLAIN, Objective
+from cdtl_core.training.parts import Parts
 
-__all__ = ["FitReport", "class_weights", "fit", "learning_rate", "on_device", "refresh_norms", "score"]
+__all__ = ["FitReport", "class_weights", "fit", "learning_rate", "refresh_norms", "score"]
 
 Floats = npt.NDArray[np.float64]
 _SCORE_BATCH = 64
@@ -43,7 +46,7 @@ def fit(
     *,
     epoch: int,
     rng: np.random.Generator,
-    device: torch.device,
+    device: Where,
     objective: Objective = PLAIN,
     entry: Entry | None = None,
 ) -> FitReport:
@@ -55,38 +58,42 @@ def fit(
         config: Steps, batch size, learning rate, augmentation.
         epoch: Position in the run for the learning rate: the round, counted from 0.
         rng: The only source of randomness (order, augmentation, dropout).
-        device: Where to compute.
+        device: Where to compute, and how. A batch that is too large for a GPU's memory is computed in parts whose
+            gradients are added up. The step equals that of the whole batch, except that batch norms use the
+            statistics of each part.
         objective: What is minimised.
         entry: Where inputs enter the network.
 
     Raises:
+        ConfigError: A GPU's memory is too small for two images.
         CheckpointError: The output of the frozen stages cannot be stored.
         ModelError: It exceeds float16's range.
 
     Source: eqs. (4)-(8), Inbaraj et al. 2025. Differs: cross-entropy also for two classes; AdamW.
     """
     set_training(model, freeze=config.freeze)
-    model.to(device)
+    hardware = _place(model, entry, device)
     averaged = _ema_of(model, config.ema)
-    weight = class_weights(fold.labels, model.head.out_features).to(device) if config.class_weighted else None
+    weight = class_weights(fold.labels, model.head.out_features).to(hardware.device) if config.class_weighted else None
     losses: list[torch.Tensor] = []
     if entry is not None and is_linear(model, entry, objective) and averaged is None:
-        with _seeded_dropout(rng, device):
+        with _seeded_dropout(rng, hardware.device):
             lr = learning_rate(config, epoch) * config.head_lr_factor
             found = fit_linear_head(
                 model, fold, config, lr=lr, weight=weight, rng=rng, entry=entry, objective=objective
             )
         return FitReport(float(np.mean(found)) if found else float("nan"), len(found))
-    optimizer = _optimizer(model, config, epoch)
-    with entering(model, entry), _seeded_dropout(rng, device):
-        batches = _training_batches(model, fold, config, rng, device, entry)
+    optimizer, parts = _optimizer(model, config, epoch), Parts("a training batch", least=2)
+
+    def loss_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return objective.loss(model, images, labels, weight)
+
+    with entering(model, entry), _seeded_dropout(rng, hardware.device), _settings(model, hardware, entry):
+        batches = training_batches(model, fold, config, rng, hardware, entry)
         for step, (images, labels) in enumerate(batches, start=1):
-            with autocast(device):
-                loss = objective.loss(model, images, labels, weight)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            gradients = partial(_gradients, optimizer, loss_of, hardware, images, labels, weight)
+            losses.append(parts.run(len(labels), gradients))
             optimizer.step()
-            losses.append(loss.detach())
             if averaged is not None:
                 averaged.update_parameters(model)
             report(step=step, steps=config.steps)
@@ -103,27 +110,27 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.lr / (1 + config.lr_decay * epoch)
 
 
-def score(model: Network, fold: Fold, *, device: torch.device, entry: Entry | None = None) -> Floats:
+def score(model: Network, fold: Fold, *, device: Where, entry: Entry | None = None) -> Floats:
     """Return log-probabilities N K of a fold's images, in its order.
 
     Args:
         model: The network.
         fold: The images.
-        device: Where to compute.
+        device: Where to compute, and how.
         entry: Where inputs enter the network.
     """
-    model.to(device)
+    hardware, parts = _place(model, entry, device), Parts("images to score")
     cast(nn.Module, model).eval()
-    inputs, rows = plain_inputs(model, fold, entry), np.arange(fold.num_images)
-    with torch.inference_mode(), autocast(device), entering(model, entry):
-        batches = (on_device(inputs(rows[at : at + _SCORE_BATCH]), device) for at in range(0, len(rows), _SCORE_BATCH))
-        parts = [model(images).float().log_softmax(dim=1).cpu() for images in batches]
-    return torch.cat(parts).numpy().astype(np.float64)
+    rows = np.split(np.arange(fold.num_images), range(_SCORE_BATCH, fold.num_images, _SCORE_BATCH))
+    with torch.inference_mode(), computing(hardware), entering(model, entry):
+        found = [
+            parts.run(len(images), partial(_log_probabilities, model, images))
+            for (images,) in plain_batches(model, fold, rows, hardware, entry)
+        ]
+    return torch.cat(found).cpu().numpy().astype(np.float64)
 
 
-def refresh_norms(
-    model: Classifier, fold: Fold, *, freeze: int, device: torch.device, entry: Entry | None = None
-) -> None:
+def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: Where, entry: Entry | None = None) -> None:
     """Recompute the running statistics of batch norms for the model's current weights, from the site's own images.
 
     A blended backbone's activations differ from those behind the site's statistics. Images come in shuffled batches of
@@ -140,17 +147,22 @@ def refresh_norms(
     if fold.num_images < 2:
         return
     set_training(model, freeze=freeze)
-    model.to(device)
+    hardware = _place(model, entry, device)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     momenta = [norm.momentum for norm in norms]
-    order, inputs = np.random.default_rng(0).permutation(fold.num_images), plain_inputs(model, fold, entry)
-    try:
+    order = np.random.default_rng(0).permutation(fold.num_images)
+
+    def collect(cut: Sequence[slice]) -> None:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a cumulative mean
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), autocast(device), entering(model, entry):
-            for rows in np.array_split(order, -(-fold.num_images // _SCORE_BATCH)):
-                model.features(on_device(inputs(rows), device))
+        batches = np.array_split(order, -(-fold.num_images // _SCORE_BATCH) * len(cut))
+        for (images,) in plain_batches(model, fold, batches, hardware, entry):
+            model.features(images)
+
+    try:
+        with torch.no_grad(), _forked(hardware.device), computing(hardware), entering(model, entry):
+            Parts("images for the norms", least=2).run(_SCORE_BATCH, collect)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -162,9 +174,70 @@ def class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> torch.Tens
     return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
 
 
-def on_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return inputs B ... on the network's device; B C H W in the layout of its weights."""
-    return batch.to(device, memory_format=torch.channels_last) if batch.ndim == 4 else batch.to(device)
+def _place(model: Network, entry: Entry | None, device: Where) -> Hardware:
+    """Move a network to its device, and return the hardware that its inputs need.
+
+    What follows stored features are small matrices. A CPU multiplies them faster than a GPU can be started, so with
+    stored features only the backbone, which computes them, is on the GPU.
+    """
+    hardware = hardware_of(device)
+    model.to(hardware.device)
+    if hardware.device.type == "cpu" or entry is None or entry.stages is not None:
+        return hardware
+    cast(Classifier, model).end().to(CPU)
+    return Hardware(CPU)
+
+
+@contextmanager
+def _settings(model: Classifier, hardware: Hardware, entry: Entry | None) -> Iterator[None]:
+    """Apply the training settings inside the block.
+
+    Only a backbone that runs from its first to its last layer is compiled: compiled code ignores hooks and skipped
+    stages.
+    """
+    whole = entry is None and not model.levels
+    with prepared(hardware), compiled(model.backbone, hardware.compile and whole):
+        yield
+
+
+def _gradients(
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    hardware: Hardware,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    weight: torch.Tensor | None,
+    cut: Sequence[slice],
+) -> torch.Tensor:
+    """Compute a batch's gradients as a sum over its parts, and return the batch's loss.
+
+    Args:
+        optimizer: Its parameters get the gradients.
+        loss_of: From images and labels to their mean loss, weighted by class.
+        hardware: The precision.
+        images: Inputs B ....
+        labels: Labels B.
+        weight: Class weights K, or None.
+        cut: The parts of the batch; each counts with the weight of its labels.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    shares: Sequence[torch.Tensor | float] = [1.0]
+    if len(cut) > 1:
+        each = torch.ones_like(labels, dtype=torch.float32) if weight is None else weight[labels]
+        shares = [each[part].sum() / each.sum() for part in cut]
+    losses = []
+    for part, share in zip(cut, shares, strict=True):
+        with autocast(hardware):
+            loss = loss_of(images[part], labels[part])
+        loss = loss if len(cut) == 1 else share * loss
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    return losses[0] if len(cut) == 1 else torch.stack(losses).sum()
+
+
+def _log_probabilities(model: Network, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
+    """Return log-probabilities B K of images B 3 H W, computed in parts."""
+    return torch.cat([model(images[part]).float().log_softmax(dim=1) for part in cut])
 
 
 def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> torch.optim.Optimizer:
@@ -188,7 +261,7 @@ def _ema_of(model: Classifier, decay: float) -> AveragedModel | None:
 def _seeded_dropout(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
     """Seed torch's global generator, which dropout uses, for the block, and restore it afterwards."""
     seed = int(rng.integers(2**62))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _forked(device):
         if device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # torch.manual_seed also queues a call for a GPU, and keeps it
         else:
@@ -196,15 +269,6 @@ def _seeded_dropout(rng: np.random.Generator, device: torch.device) -> Iterator[
         yield
 
 
-def _training_batches(
-    model: Classifier,
-    fold: Fold,
-    config: TrainConfig,
-    rng: np.random.Generator,
-    device: torch.device,
-    entry: Entry | None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield `config.steps` changed batches: consecutive shuffled passes over all images."""
-    inputs = changed_inputs(model, fold, config.augment, rng, entry)
-    for rows in batch_rows(fold.num_images, config, rng):
-        yield on_device(inputs(rows), device), torch.from_numpy(fold.labels[rows]).to(device)
+def _forked(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context that restores torch's global generators of the CPU and of a GPU."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -30,9 +30,7 @@ BASE = {**TINY_RUN, "model": {**TINY_RUN["model"], **MODEL}}
 
 def tiny(sites: int, **tables: Mapping[str, object]) -> SimulationConfig:
     """Sites of twelve phantoms each; tables of the run are laid over the tests' own."""
-    run = {
-        key: {**value, **tables.pop(key, {})} if isinstance(value, dict) else value for key, value in BASE.items()
-    }
+    run = {key: {**value, **tables.pop(key, {})} if isinstance(value, dict) else value for key, value in BASE.items()}
     made = [
         {"site": f"site{n:02d}", "modality": MODALITIES[n % 4], "data": {"phantom": {"patients": 12, "seed": n}}}
         for n in range(sites)

@@ -14,9 +14,11 @@ from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.simulation.methods.ditto import personal_of
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.track import Track, advance, begin, deployed, received
+from cdtl_core.training.batches import on_device
+from cdtl_core.training.device import hardware_of
 from cdtl_core.training.inputs import entering, plain_inputs
 from cdtl_core.training.objective import Mixture, mix_tensors
-from cdtl_core.training.train import class_weights, on_device
+from cdtl_core.training.train import class_weights
 
 __all__ = ["Apfl", "apfl", "slope_of", "step_share"]
 
@@ -100,18 +102,19 @@ def _loss_at(
 ) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
     """Return the loss of one batch of the site's training images for given weights, with the personal model's norms."""
     here, config = federation.sites[site], federation.config
+    device = hardware_of(here.device).device
     received(personal_of(federation), state.personal, site)  # loads the personal norms into the model
     load_into(here.model, own)
-    here.model.to(here.device).eval()
+    here.model.to(device).eval()
     fold = here.cohort.folds["train"]
     rng = np.random.default_rng([config.seed, zlib.crc32(site.encode()), state.shared.server.round, 1])
     rows = rng.choice(fold.num_images, size=min(config.train.batch_size, fold.num_images), replace=False)
-    images = on_device(plain_inputs(here.model, fold, here.entry)(rows), here.device)
-    labels = torch.from_numpy(fold.labels[rows]).to(here.device)
-    weight = class_weights(fold.labels, here.model.head.out_features).to(here.device)
+    images = on_device(plain_inputs(here.model, fold, here.entry)(rows), device)
+    labels = torch.from_numpy(fold.labels[rows]).to(device)
+    weight = class_weights(fold.labels, here.model.head.out_features).to(device)
 
     def loss(mixed: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        placed = {name: value.to(here.device) for name, value in mixed.items()}
+        placed = {name: value.to(device) for name, value in mixed.items()}
         with entering(here.model, here.entry):
             logits = functional_call(here.model, placed, (images,))
         return cross_entropy(logits, labels, weight if config.train.class_weighted else None)

@@ -1,0 +1,107 @@
+"""Makes batches of a fold on the device; for a GPU a thread makes the next ones while it computes."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from cdtl_core.config import TrainConfig
+from cdtl_core.data.cohort import Fold
+from cdtl_core.models.model import Classifier
+from cdtl_core.training.device import Hardware, send
+from cdtl_core.training.inputs import Entry, Network, changed_inputs, plain_inputs, runs_a_network
+from cdtl_core.training.linear_head import batch_rows
+from cdtl_core.training.parts import too_small
+
+__all__ = ["Batch", "ahead", "on_device", "plain_batches", "training_batches"]
+
+Batch = tuple[torch.Tensor, ...]
+"""Inputs B ... of a network, and their labels B if they are needed."""
+_Made = tuple[Batch, torch.cuda.Event]
+_AHEAD = 2
+"""Batches that wait on a GPU; one would do if all took the same time to make."""
+
+
+def training_batches(
+    model: Classifier,
+    fold: Fold,
+    config: TrainConfig,
+    rng: np.random.Generator,
+    hardware: Hardware,
+    entry: Entry | None,
+) -> Iterator[Batch]:
+    """Return `config.steps` changed batches with their labels: shuffled passes over all images.
+
+    Args:
+        model: The network.
+        fold: The training images.
+        config: Steps, batch size, augmentation.
+        rng: The only source of randomness.
+        hardware: Where the batches are used.
+        entry: Where inputs enter the network.
+    """
+    device = hardware.device
+    inputs = changed_inputs(model, fold, config.augment, rng, entry, device)
+    batches = (
+        (on_device(inputs(rows), device), send(torch.from_numpy(fold.labels[rows]), device))
+        for rows in batch_rows(fold.num_images, config, rng)
+    )
+    return batches if runs_a_network(fold, entry) else ahead(batches, hardware)
+
+
+def plain_batches(
+    model: Network, fold: Fold, batches: Sequence[np.ndarray], hardware: Hardware, entry: Entry | None
+) -> Iterator[Batch]:
+    """Return batches of unchanged images.
+
+    Args:
+        model: The network.
+        fold: The images.
+        batches: Rows of the fold, for each batch.
+        hardware: Where the batches are used.
+        entry: Where inputs enter the network.
+    """
+    inputs = plain_inputs(model, fold, entry, hardware.device)
+    found = ((on_device(inputs(rows), hardware.device),) for rows in batches)
+    return found if runs_a_network(fold, entry) else ahead(found, hardware)
+
+
+def on_device(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return inputs B ... on the network's device; B C H W in the layout of its weights."""
+    placed = send(batch, device) if batch.device.type == "cpu" else batch
+    return placed.to(device, memory_format=torch.channels_last) if batch.ndim == 4 else placed
+
+
+def ahead(batches: Iterator[Batch], hardware: Hardware) -> Iterator[Batch]:
+    """Yield the same batches in the same order; for a GPU a thread makes the next ones on its own stream.
+
+    Args:
+        batches: Must not run a network that the caller also runs.
+        hardware: Where the batches are made and used.
+    """
+    if not hardware.is_gpu:
+        yield from batches
+        return
+    stream = torch.cuda.Stream(hardware.device)  # type: ignore[no-untyped-call]
+    current = torch.cuda.current_stream(hardware.device)
+    stream.wait_stream(current)
+    with ThreadPoolExecutor(1, "batches") as thread:
+        ready: deque[Future[_Made | None]] = deque(thread.submit(_make, batches, stream) for _ in range(_AHEAD))
+        while (made := ready.popleft().result()) is not None:
+            ready.append(thread.submit(_make, batches, stream))
+            batch, done = made
+            current.wait_event(done)
+            for tensor in batch:
+                tensor.record_stream(current)  # its memory is reused only after the caller's work
+            yield batch
+
+
+def _make(batches: Iterator[Batch], stream: torch.cuda.Stream) -> _Made | None:
+    try:
+        with torch.cuda.stream(stream):
+            batch = next(batches, None)
+            return None if batch is None else (batch, stream.record_event())
+    except torch.OutOfMemoryError:
+        raise too_small("the images of the next batch") from None
