@@ -135,6 +135,19 @@ def _pages(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple
         yield from _pages(part, (*path, name))
 
 
+def test_every_argument_is_described_on_its_page() -> None:
+    pages = list(_pages(typer.main.get_command(app)))
+    bare = [(*path, one.name) for path in pages for one in _command(path).params if not getattr(one, "help", None)]
+    assert bare == []
+
+
+def _command(path: tuple[str, ...]) -> click.Command:
+    command = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]  # type: ignore[attr-defined]
+    return command
+
+
 def test_no_help_page_shows_a_backslash(capsys: pytest.CaptureFixture[str]) -> None:
     pages = list(_pages(typer.main.get_command(app)))
     assert len(pages) > 20
