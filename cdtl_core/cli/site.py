@@ -38,28 +38,37 @@ def init(
     ] = "",
     labels: Annotated[str, typer.Option(help="The labels that the federation predicts, separated by commas.")] = "",
     positive: Annotated[str, typer.Option(help="The positive label.")] = "",
+    map_: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="YOURS=THEIRS: a label of the images and the federation's word; repeat it."),
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="A label whose images are left out; repeat it.")] = None,
     phantom: Annotated[int, typer.Option(help="Number of synthetic patients instead of --data, for a trial.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.settings import SITE_FILE, load_site
-    from cdtl_core.deploy.enrolling import ENROLMENT_FILE, enrol_site, make_site
+    from cdtl_core.deploy.enrolling import ENROLMENT_FILE, check_labels, enrol_site, label_map_of, make_site
     from cdtl_core.deploy.keys import KEY_FILE
 
     asked = {"site": name, "modality": modality}
-    options = any((name, modality, data, patient_pattern, labels, phantom))
+    options = any((name, modality, data, patient_pattern, labels, map_, ignore, phantom))
     enrolled = (folder / SITE_FILE).exists() and (folder / KEY_FILE).exists()
     if enrolled and options:
         raise typer.BadParameter(f"{folder / SITE_FILE} exists: edit it, and run this command without options")
     if (
         options or not (folder / SITE_FILE).exists()
     ):  # an init that stopped at the images may be repeated with other options
-        make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, phantom))
+        label_map = label_map_of(map_ or [], ignore or [])
+        make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, label_map, phantom))
     own = load_site(folder / SITE_FILE)
-    _check_data(own, quiet=json_)
+    task = _task(labels or ",".join(own.labels or ()), positive)
+    found = _check_data(own, quiet=json_)
+    if not own.data.where:  # conditions may leave out whole labels
+        check_labels(found, own.data.label_map, task.task.labels)
     with showing_progress():
-        enrolment = enrol_site(folder, _task(labels or ",".join(own.labels or ()), positive))
+        enrolment = enrol_site(folder, task)
     if json_:
         told = {"site": own.site, "enrolment": str(folder / ENROLMENT_FILE), "fingerprint": enrolment.fingerprint}
         typer.echo(json.dumps(told, indent=1))
@@ -179,7 +188,13 @@ def unit(
 
 
 def _new_site(
-    folder: Path, asked: dict[str, str], data: Path | None, pattern: str, labels: str, phantom: int
+    folder: Path,
+    asked: dict[str, str],
+    data: Path | None,
+    pattern: str,
+    labels: str,
+    label_map: dict[str, str],
+    phantom: int,
 ) -> "SiteConfig":
     from cdtl_core.config.settings import site_of
     from cdtl_core.deploy.enrolling import place_data
@@ -191,16 +206,17 @@ def _new_site(
             f"a new site needs {', '.join(missing)}" if missing else "give --data or --phantom, not both"
         )
     tree: dict[str, object] = dict(asked)
-    tree["data"] = (
-        {"phantom": {"patients": phantom}} if data is None else place_data(folder, data, patient_pattern=pattern)
+    placed: dict[str, object] = (
+        {"phantom": {"patients": phantom}} if data is None else {**place_data(folder, data, patient_pattern=pattern)}
     )
+    tree["data"] = placed | ({"label_map": label_map} if label_map else {})
     if labels:
         tree["labels"] = [label for label in labels.split(",") if label]
     return site_of(tree, "the options")
 
 
-def _check_data(own: "SiteConfig", *, quiet: bool) -> None:
-    """Check the cohort, print the findings, and stop if there is an unwaived error."""
+def _check_data(own: "SiteConfig", *, quiet: bool) -> list[str]:
+    """Check the cohort, print the findings, stop if there is an unwaived error; return the labels of the images."""
     from cdtl_core.cli.findings import print_check
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.modalities import modality_of
@@ -208,7 +224,7 @@ def _check_data(own: "SiteConfig", *, quiet: bool) -> None:
     from cdtl_core.quality.check_source import check_source
 
     if own.data.phantom is not None:
-        return
+        return []
     source = own.data.root.expanduser() / (own.data.manifest or "")
     with showing_progress():
         result = check_source(
@@ -224,6 +240,7 @@ def _check_data(own: "SiteConfig", *, quiet: bool) -> None:
             "the images have errors: fix them, or switch a rule off in site.toml [checks] with a reason, "
             "and run cdtl site init again without options (or with others, for example --patient-pattern)."
         )
+    return [one.label for one in result.counts.classes]
 
 
 def _task(labels: str, positive: str) -> "RunConfig":

@@ -1,6 +1,8 @@
 """A site's folder: its settings, its key, and its enrolment file."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
 
 from cryptography import x509
@@ -12,12 +14,12 @@ from cdtl_core.data.source import rows_of_folders, write_manifest
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment, save_enrolment
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
-from cdtl_core.errors import CheckpointError, DataError
+from cdtl_core.errors import CheckpointError, ConfigError, DataError
 from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.site.home import contract_of, open_site
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["ENROLMENT_FILE", "enrol_site", "make_site", "place_data"]
+__all__ = ["ENROLMENT_FILE", "check_labels", "enrol_site", "label_map_of", "make_site", "place_data"]
 
 
 def make_site(home: Path, site: SiteConfig) -> None:
@@ -55,6 +57,45 @@ def place_data(home: Path, source: Path, *, patient_pattern: str = "") -> dict[s
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_manifest(home / "manifest.csv", rows_of_folders(source, patient_pattern=patient_pattern))
     return {"root": str(home.absolute()), "manifest": "manifest.csv"}
+
+
+def label_map_of(pairs: Sequence[str], ignored: Sequence[str]) -> dict[str, str]:
+    """Return `data.label_map` of the options ``--map YOURS=THEIRS`` and ``--ignore YOURS``.
+
+    Raises:
+        ConfigError: An option is malformed, or two of them are about the same label.
+    """
+    found: dict[str, str] = {}
+    for own, task in [*(pair.partition("=")[::2] for pair in pairs), *((label, "") for label in ignored)]:
+        if not own or (not task and own not in ignored):
+            raise ConfigError(f"--map '{own}' is not YOURS=THEIRS: write for example --map Benigno=benign.")
+        if own in found:
+            raise ConfigError(f"the label '{own}' is mapped twice: keep one --map or --ignore for it.")
+        found[own] = task
+    return found
+
+
+def check_labels(found: Sequence[str], label_map: Mapping[str, str], labels: Sequence[str]) -> None:
+    """Refuse labels of images that the federation does not know; the error holds the options to add.
+
+    Args:
+        found: Labels of the images.
+        label_map: Local label to task label; empty text: left out.
+        labels: The task's labels.
+
+    Raises:
+        ConfigError: A label is neither a task label nor mapped.
+    """
+    unknown = [one for one in found if one not in label_map and one not in labels]
+    if not unknown:
+        return
+    by_case = {label.lower(): label for label in labels}
+    near = {one: get_close_matches(one.lower(), by_case, n=1, cutoff=0.6) for one in unknown}
+    options = [f"--map '{one}={by_case[match[0]]}'" if match else f"--ignore '{one}'" for one, match in near.items()]
+    raise ConfigError(
+        f"the images have the labels {', '.join(found)}, the federation predicts {', '.join(labels)}. Give the command "
+        f"again with the word for each label, for example: {' '.join(options)}"
+    )
 
 
 def enrol_site(home: Path, config: RunConfig) -> Enrolment:

@@ -1,0 +1,59 @@
+"""A site's own words for the labels: `cdtl site init --map YOURS=THEIRS --ignore YOURS`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdtl_core.config.settings import load_site
+from cdtl_core.deploy.enrolling import check_labels, label_map_of
+from cdtl_core.errors import ConfigError
+from tests.conftest import Cdtl
+
+WORDS = ("benign", "malignant")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for label in ("Benigno", "Maligno", "normal"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for patient in range(12):
+            image = Image.fromarray(rng.integers(0, 255, (40, 40), dtype=np.uint8))
+            image.save(tmp_path / "images" / label / f"{label[0]}{patient:03}_1.png")
+    return tmp_path / "images"
+
+
+def test_the_error_prints_the_options_that_make_the_site(cdtl: Cdtl, tmp_path: Path, images: Path) -> None:
+    given = ["--name", "madrid", "--modality", "ultrasound", "--data", str(images), "--patient-pattern", r"^(\w\d+)"]
+    refused = cdtl("site", "init", "madrid", *given)
+    assert refused.code == 3
+    offered = refused.err.rpartition("for example: ")[2].replace("'", "").split()
+    assert offered == ["--map", "Benigno=benign", "--map", "Maligno=malignant", "--ignore", "normal"]
+    made = cdtl("site", "init", "madrid", *given, *offered)
+    assert made.code == 0, made.err
+    assert load_site(tmp_path / "madrid" / "site.toml").data.label_map == {
+        "Benigno": "benign", "Maligno": "malignant", "normal": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ignored", "says"),
+    [
+        (["Benigno"], [], "not YOURS=THEIRS"),
+        (["Benigno="], [], "not YOURS=THEIRS"),
+        (["=benign"], [], "not YOURS=THEIRS"),
+        (["a=benign", "a=malignant"], [], "mapped twice"),
+        (["a=benign"], ["a"], "mapped twice"),
+    ],
+)
+def test_options_that_say_nothing_or_two_things_are_refused(pairs: list[str], ignored: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        label_map_of(pairs, ignored)
+
+
+def test_labels_that_are_known_or_mapped_pass() -> None:
+    check_labels(["benign", "M"], {"M": "malignant"}, WORDS)
+    with pytest.raises(ConfigError, match="--map 'BENIGN=benign' --ignore '3'"):
+        check_labels(["BENIGN", "3"], {}, WORDS)
