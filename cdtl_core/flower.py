@@ -7,12 +7,15 @@ import ssl
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from cdtl_core.errors import FederationError
 from cdtl_core.system.shipped import bundle_root
@@ -22,6 +25,7 @@ __all__ = ["CONNECTION", "Flower", "await_health", "flower_environment", "stage_
 CONNECTION = "own"
 """The name under which Flower's programs find the SuperLink that is meant."""
 _COMMAND_S = 120.0
+_PROJECT = ("name", "version", "description", "license", "requires-python", "dependencies")
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -73,13 +77,19 @@ def flower_environment(own: Mapping[str, object]) -> dict[str, str]:
 
 
 def stage_app(app: Path) -> None:
-    """Copy what Flower bundles to `app`: the same files from a checkout and from an installed wheel."""
+    """Copy what Flower bundles to `app`: the same files from a checkout and from an installed wheel.
+
+    Of pyproject.toml only what Flower reads is copied: a setting of a linter is no part of what hospitals approve.
+    """
     root, core = bundle_root(), Path(sys.modules["cdtl_core"].__path__[0])
     unwanted = shutil.ignore_patterns("bundle", "__pycache__")
     for source in (root / "server", root / "client", core):
         shutil.copytree(source, app / source.name, ignore=unwanted)
-    for name in ("pyproject.toml", "LICENSE"):
-        shutil.copyfile(root / name, app / name)
+    shutil.copyfile(root / "LICENSE", app / "LICENSE")
+    whole = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    project = {name: whole["project"][name] for name in _PROJECT}
+    read = {"project": project, "tool": {"flwr": whole["tool"]["flwr"]}}
+    (app / "pyproject.toml").write_text(tomli_w.dumps(read), encoding="utf-8")
 
 
 def await_health(

@@ -12,7 +12,7 @@ _METHODS = "alone,fedbn,cdtl,cdtl:shuffled"
 
 def compare(
     config: Annotated[
-        Path | None, typer.Argument(help="A .toml file, or a shipped one: demo, breast, phantoms, scarce.")
+        Path | None, typer.Argument(help="A .toml file, or a shipped one: demo, tiny, breast, phantoms, scarce.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")
@@ -48,12 +48,11 @@ def compare(
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.comparison_table import print_comparison
     from cdtl_core.cli.run_folder import new_folder
-    from cdtl_core.config.settings import load_simulation
-    from cdtl_core.system.shipped import find_config
-    from cdtl_core.system.threads import num_cores
+    from cdtl_core.config.settings import load_config
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue (not both)")
+    counts = {"seeds": seeds, "folds": folds, "runs": runs}
     own = (set_, methods, seeds, patients, target, donors, sites, folds, runs, out)
     if resume is not None and any(value is not None for value in own):
         raise typer.BadParameter(
@@ -64,22 +63,20 @@ def compare(
 
     with showing_cells():
         if config is not None:
-            settings = only_sites(load_simulation(find_config(config), set_ or []), _listed(sites or ""))
+            settings = only_sites(load_config(config, set_ or ()), _listed(sites or ""))
             study = study_of(
                 settings,
                 methods=_listed(methods or _METHODS),
-                seeds=5 if seeds is None else seeds,
                 patients=_listed(patients or "all"),
                 targets=_listed(target or ""),
                 donors=_listed(donors or "all"),
-                folds=5 if folds is None else folds,
-                runs=1 if runs is None else runs,
+                **{name: value for name, value in counts.items() if value is not None},
             )
             folder = out or new_folder(Path("runs"), f"{settings.run.name}-compare")
-            result = room.compare(settings, study, folder, jobs=jobs or num_cores())
+            result = room.compare(settings, study, folder, jobs=jobs)
         else:
             folder = resume or Path()
-            result = room.resume_comparison(folder, jobs=jobs or num_cores())
+            result = room.resume_comparison(folder, jobs=jobs)
     if json_:
         typer.echo(result.model_dump_json(indent=1))
     else:

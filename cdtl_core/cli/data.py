@@ -74,14 +74,14 @@ def check(
     from cdtl_core.config.modalities import modality_of
     from cdtl_core.errors import DataError
     from cdtl_core.quality import as_dict
-    from cdtl_core.quality.check_source import check_source
+    from cdtl_core.quality.check_source import check_cohort
     from cdtl_core.report.cohort_page import cohort_html
     from cdtl_core.system.durable import replace_bytes
 
     declared, (off, label_map) = modality_of(modality), _site_settings(site)
     allowed = [label for label in labels.split(",") if label]
     with showing_progress():
-        result = check_source(source, modality=declared, labels=allowed, label_map=label_map, switched_off=off)
+        result = check_cohort(source, modality=declared, labels=allowed, label_map=label_map, switched_off=off)
     if html is not None:
         root = source if source.is_dir() else source.parent
         replace_bytes(html, cohort_html(result, root=root, title=f"Cohort check: {root.name}").encode())

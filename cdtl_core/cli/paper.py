@@ -27,8 +27,7 @@ def paper(
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.model_table import print_models
     from cdtl_core.cli.run_folder import new_folder
-    from cdtl_core.config.settings import load_simulation
-    from cdtl_core.system.shipped import find_config
+    from cdtl_core.config.settings import load_config
     from cdtl_core.system.threads import num_cores
 
     if (config is None) == (resume is None):
@@ -41,7 +40,7 @@ def paper(
 
     with showing_cells():
         if config is not None:
-            settings = load_simulation(find_config(config), set_ or [])
+            settings = load_config(config, set_ or ())
             if rows is not None:
                 settings = room.only_rows(settings, [part.strip() for part in rows.split(",")])
             folder = out or new_folder(Path("runs"), settings.run.name)

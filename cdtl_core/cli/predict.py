@@ -28,10 +28,10 @@ def predict(
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
 ) -> None:
     """Write the probability of each label for each IMAGE, calibrated or raw. Research use only."""
-    from cdtl_core.inference.predict import predict_images
+    from cdtl_core.inference.predict import predict as score_images
     from cdtl_core.system.durable import replace_bytes
 
-    table = predict_images(model, images, box or ())
+    table = score_images(model, images, box or ())
     if json_:
         text = _json(table, images)
         typer.echo(text) if out is None else replace_bytes(out, f"{text}\n".encode())

@@ -10,7 +10,8 @@ __all__ = ["simulate"]
 
 def simulate(
     config: Annotated[
-        Path | None, typer.Argument(help="A .toml file, or a shipped one: demo, breast, phantoms, private, scarce.")
+        Path | None,
+        typer.Argument(help="A .toml file, or a shipped one: demo, tiny, breast, phantoms, private, scarce."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")
@@ -32,14 +33,13 @@ def simulate(
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.cli.run_folder import new_folder
     from cdtl_core.cli.table import print_report
-    from cdtl_core.config.settings import load_simulation
-    from cdtl_core.system.shipped import find_config
+    from cdtl_core.config.settings import load_config
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue (not both)")
     if resume is not None and (set_ or out):
         raise typer.BadParameter("--resume continues with the run's own settings and folder: remove --set and --out")
-    settings = load_simulation(find_config(config), set_ or []) if config is not None else None
+    settings = load_config(config, set_ or ()) if config is not None else None
     from cdtl_core.cli.watching import watching
     from cdtl_core.simulation.simulate import resume_simulation
     from cdtl_core.simulation.simulate import simulate as start_simulation

@@ -221,13 +221,13 @@ def _check_data(own: "SiteConfig", *, quiet: bool) -> list[str]:
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.modalities import modality_of
     from cdtl_core.errors import DataError
-    from cdtl_core.quality.check_source import check_source
+    from cdtl_core.quality.check_source import check_cohort
 
     if own.data.phantom is not None:
         return []
     source = own.data.root.expanduser() / (own.data.manifest or "")
     with showing_progress():
-        result = check_source(
+        result = check_cohort(
             source,
             modality=modality_of(own.modality),
             label_map=own.data.label_map,

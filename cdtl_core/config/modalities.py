@@ -1,10 +1,11 @@
-"""The imaging modalities that a federation can hold; a new modality is one entry here."""
+"""The imaging modalities that a federation can hold; a new modality is one entry here, or `register_modality`."""
 
+import re
 from dataclasses import dataclass
 
 from cdtl_core.errors import ConfigError
 
-__all__ = ["MODALITIES", "Modality", "modality_of"]
+__all__ = ["MODALITIES", "Modality", "modality_of", "register_modality"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,29 @@ def modality_of(name: str) -> Modality:
     if name not in MODALITIES:
         raise ConfigError(f"modality '{name}' is unknown: use one of {', '.join(MODALITIES)}.")
     return MODALITIES[name]
+
+
+def register_modality(modality: Modality) -> None:
+    """Make a modality known to this process, for simulations and cohort checks.
+
+    Between hospitals a modality has to be in the code that they approve: add it to `MODALITIES` of your own version.
+
+    Args:
+        modality: Its name is lower case and at most 48 characters long; its DICOM codes belong to no other modality.
+
+    Raises:
+        ConfigError: The name is taken or malformed, or a DICOM code belongs to another modality.
+
+    Examples:
+        >>> from cdtl_core import Modality, register_modality
+        >>> register_modality(Modality("endoscopy", colour=True, dicom=()))
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", modality.name):
+        raise ConfigError(f"modality name {modality.name!r}: use a-z, 0-9, - and _, at most 48 characters.")
+    if modality.name in MODALITIES:
+        raise ConfigError(f"modality '{modality.name}' exists already: choose another name.")
+    owners = {code: known.name for known in MODALITIES.values() for code in known.dicom}
+    for code in modality.dicom:
+        if code in owners:
+            raise ConfigError(f"the DICOM code {code} belongs to {owners[code]}: leave it out of '{modality.name}'.")
+    MODALITIES[modality.name] = modality

@@ -1,5 +1,6 @@
 """Settings on disk and on the wire: TOML files, ``--set key=value``, and the flat scalars of Flower's run config."""
 
+import copy
 import json
 import re
 import tomllib
@@ -15,11 +16,13 @@ from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import parse_json
+from cdtl_core.system.shipped import find_config
 
 __all__ = [
     "SITE_FILE",
     "changed_run",
     "flatten",
+    "load_config",
     "load_run",
     "load_simulation",
     "load_site",
@@ -36,6 +39,30 @@ _RENAMED = "the same method under its common name (each site keeps its norms)"
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
+def load_config(source: str | Path | Mapping[str, Any], changes: Iterable[str] = ()) -> SimulationConfig:
+    """Settings of a simulation from a TOML file, from a configuration that cdtl ships, or from a dictionary.
+
+    Args:
+        source: The path of a .toml file, the name of a shipped configuration (``"demo"``), or the tree that such a file
+            holds.
+        changes: Settings to change, each as ``key=value`` with dots: ``"train.lr=0.001"``.
+
+    Returns:
+        The checked settings; those that are not given have their defaults.
+
+    Raises:
+        ConfigError: The file does not exist or is not TOML, or a setting is unknown or ill-typed.
+
+    Examples:
+        >>> from cdtl_core import load_config
+        >>> load_config("demo", ["federation.rounds=2"]).run.federation.rounds
+        2
+    """
+    if isinstance(source, Mapping):
+        return _simulation_of(copy.deepcopy(dict(source)), changes, "the settings")
+    return load_simulation(find_config(Path(source)), changes)
+
+
 def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConfig:
     """Read a simulation's TOML file; `overrides` are ``key=value`` with dots, values as in TOML or plain text.
 
@@ -44,13 +71,16 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    tree = read_toml(path)
+    return _simulation_of(read_toml(path), overrides, str(path))
+
+
+def _simulation_of(tree: dict[str, Any], overrides: Iterable[str], source: str) -> SimulationConfig:
     for override in overrides:
         _apply(tree, override)
     shared, sites = _typed(tree, "data", {}), _typed(tree, "sites", [])
     if "method" in tree:
         raise ConfigError(
-            f"method in {path} is not a setting of a simulation: list the methods to compare under methods."
+            f"method in {source} is not a setting of a simulation: list the methods to compare under methods."
         )
     methods, paper = tree.pop("methods", None), tree.pop("paper", None)
     document: dict[str, Any] = {"run": tree, "sites": [_with_shared(site, shared) for site in sites]}
@@ -58,7 +88,7 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
         document["paper"] = paper
     if methods is not None:
         document["methods"] = methods.split(",") if isinstance(methods, str) else methods
-    return _validated(SimulationConfig, document, str(path))
+    return _validated(SimulationConfig, document, source)
 
 
 def simulation_toml(config: SimulationConfig) -> dict[str, Any]:

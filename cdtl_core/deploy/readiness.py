@@ -21,7 +21,7 @@ from cdtl_core.deploy.reaching import check_coordinator
 from cdtl_core.deploy.separation import find_separation, noted_separation
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.contract import ENROLMENT_FILE
-from cdtl_core.quality.check_source import check_source
+from cdtl_core.quality.check_source import check_cohort
 from cdtl_core.results.spent import not_covered, spent_of_site
 from cdtl_core.site.home import open_site
 from cdtl_core.site.spending import check_one_ledger
@@ -112,7 +112,7 @@ def _images(home: Path, own: SiteConfig) -> Iterator[Finding]:
     else:
         source = own.data.root.expanduser() / (own.data.manifest or "")
         modality, names = modality_of(own.modality), own.data.label_map
-        check = check_source(source, modality=modality, label_map=names, switched_off=own.checks.off)
+        check = check_cohort(source, modality=modality, label_map=names, switched_off=own.checks.off)
         for finding in check.findings:
             if not finding.waived:
                 state: Literal["wrong", "warning"] = "wrong" if finding.severity == "error" else "warning"

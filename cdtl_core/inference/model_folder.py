@@ -175,16 +175,27 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
     replace_json(folder / NOTE_FILE, note.model_dump(mode="json"))
 
 
-def load_model(folder: Path, which: Which = "used") -> tuple[Classifier | PooledNetwork, ModelNote]:
+def load_model(folder: Path | str, which: Which = "used") -> tuple[Classifier | PooledNetwork, ModelNote]:
     """Read a model folder.
 
     Args:
-        folder: Folder of the model.
-        which: The model that the site uses, or one of the two that it was pooled from.
+        folder: A site's model, for example ``runs/demo/sites/north``.
+        which: ``"used"``, the model that the site uses, or ``"own"`` or ``"joint"``, the two that it was pooled from.
+
+    Returns:
+        The network (normalised images B 3 H W to logits B K) and the note that says what it is: labels, image size,
+        backbone, temperature.
 
     Raises:
         ModelError: A file is missing or damaged, or does not match model.json.
+
+    Examples:
+        >>> from cdtl_core import load_model
+        >>> network, note = load_model("runs/demo/sites/north")
+        >>> note.labels
+        ('benign', 'malignant')
     """
+    folder = Path(folder)
     note = read_note(folder / NOTE_FILE)
     if which != "used" and not note.others_sha256:
         raise ModelError(f"{folder} holds only one model, because its run did not pool: remove the option '{which}'.")

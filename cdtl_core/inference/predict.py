@@ -16,7 +16,7 @@ from cdtl_core.metrics.calibration import rescale
 from cdtl_core.training.device import choose_device
 from cdtl_core.training.train import score
 
-__all__ = ["Prediction", "predict_images"]
+__all__ = ["Prediction", "predict"]
 
 _BOX = "--box"
 
@@ -30,27 +30,36 @@ class Prediction:
     kind: str
 
 
-def predict_images(folder: Path, images: Sequence[Path], boxes: Sequence[str] = ()) -> Prediction:
-    """Score images with the model in `folder`.
+def predict(folder: Path | str, images: Sequence[Path | str], boxes: Sequence[str] = ()) -> Prediction:
+    """Probabilities that a trained model gives to images. Research use only, not a medical device.
 
     Args:
-        folder: Folder of the model.
-        images: Files.
+        folder: A model folder, for example ``runs/demo/sites/north``.
+        images: N files: PNG, JPEG, TIFF, BMP or DICOM.
         boxes: The lesion's box in each image, ``x,y,width,height`` in pixels, for a model of cut-out lesions.
+
+    Returns:
+        The model's labels K, a probability for each image and label, N K, and whether they are calibrated.
 
     Raises:
         ModelError: The folder holds no model.
         DataError: An image cannot be read, or the number of boxes is wrong.
+
+    Examples:
+        >>> from cdtl_core import predict
+        >>> predict("runs/demo/sites/north", ["lesion.png"]).probabilities.shape
+        (1, 2)
     """
     model, note = load_model(folder)
-    if len(boxes) != (len(images) if note.box else 0):
+    files = [Path(image) for image in images]
+    if len(boxes) != (len(files) if note.box else 0):
         wanted = f"give --box x,y,width,height for each of {len(images)} images" if note.box else "leave out --box"
         looked = "lesions cut out by their boxes" if note.box else "whole images"
         raise DataError(f"the model of {folder} uses {looked}, but {len(boxes)} boxes are given: {wanted}.")
-    whole = [read_image(path) for path in images]
+    whole = [read_image(path) for path in files]
     if note.box:
         asked = note.box.model_copy(update={"column": _BOX, "scale": None})
-        found = [square_of({_BOX: box}, asked, path.name) for box, path in zip(boxes, images, strict=True)]
+        found = [square_of({_BOX: box}, asked, path.name) for box, path in zip(boxes, files, strict=True)]
         whole = [cut(image, square) for image, square in zip(whole, found, strict=True)]
     squares = [fit_square(image, note.image_size) for image in whole]
     pixels = np.stack([_three_channels(square) for square in squares])

@@ -1,20 +1,68 @@
 """Common figures of a binary classifier: rates at threshold 0.5, log-loss, calibration error."""
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
+from cdtl_core.errors import ConfigError
 from cdtl_core.metrics.bands import average_precision
 
-__all__ = ["expected_calibration_error", "log_losses", "summarise"]
+__all__ = ["Metric", "expected_calibration_error", "log_losses", "register_metric", "registered_metrics", "summarise"]
 
 Floats = npt.NDArray[np.float64]
+Metric = Callable[[npt.NDArray[np.bool_], Floats], float]
+"""Truth N and probability of the positive class N, of a site's test images, to one figure; NaN where it has none."""
+
+_REGISTERED: dict[str, Metric] = {}
+_ELSEWHERE = ("auroc", "sensitivity_at_90_specificity")  # figures of this name that others compute
+
+
+def register_metric(name: str, metric: Metric) -> None:
+    """Add a figure to the metrics of every report and comparison that this process makes.
+
+    Args:
+        name: Its key in report.json and compare.json: lower case, digits and ``_``, at most 40 characters.
+        metric: Takes whether each test image is positive, bool N, and its probability, float64 N; returns a float.
+            NaN becomes null in the report.
+
+    Raises:
+        ConfigError: The name is taken or malformed.
+
+    Examples:
+        >>> from cdtl_core import register_metric
+        >>> register_metric("worst_positive", lambda positive, probability: float(probability[positive].min()))
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        raise ConfigError(f"metric name {name!r}: use a-z, 0-9 and _, at most 40 characters, a letter first.")
+    if name in {*_ELSEWHERE, *_usual(np.array([True]), np.array([0.5])), *_REGISTERED}:
+        raise ConfigError(f"metric '{name}' exists already: choose another name.")
+    _REGISTERED[name] = metric
+
+
+def registered_metrics() -> tuple[str, ...]:
+    """Names of the metrics of `register_metric`."""
+    return tuple(_REGISTERED)
 
 
 def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:
-    """Return figures at threshold 0.5 and over all thresholds; 0/0 is NaN.
+    """Return figures at threshold 0.5 and over all thresholds, and those of `register_metric`; 0/0 is NaN.
+
+    Args:
+        positive: Truth per image, N.
+        probability: Of the positive class, N.
+
+    Returns:
+        Figure by name.
 
     Source: eqs. (11)-(15), Inbaraj et al. 2025.
     """
+    added = {name: float(metric(positive, probability)) for name, metric in _REGISTERED.items()}
+    return {**_usual(positive, probability), **added}
+
+
+def _usual(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:
     said = probability >= 0.5
     hits, misses = np.sum(said & positive), np.sum(~said & positive)
     rejects, alarms = np.sum(~said & ~positive), np.sum(said & ~positive)

@@ -1,5 +1,7 @@
 """Feature extractors by name, and their initial weights."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from cdtl_core.errors import ModelError
+from cdtl_core.errors import ConfigError, ModelError
 from cdtl_core.models.lite0_levels import Lite0Levels
-from cdtl_core.models.own_nets import OWN
+from cdtl_core.models.own_nets import OWN, OwnNet
 
-__all__ = ["PRETRAINED_HERE", "Backbone", "build_backbone", "load_initial_weights"]
+__all__ = ["PRETRAINED_HERE", "Backbone", "build_backbone", "load_initial_weights", "register_backbone"]
 
 _LITE0 = "efficientnet_lite0"
 PRETRAINED_HERE = frozenset({_LITE0, "lite0_levels"})
 """Backbones whose ImageNet weights are installed with cdtl; others are downloaded."""
-_HALVES = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -42,6 +43,42 @@ class Backbone:
     std: tuple[float, ...]
 
 
+def register_backbone(
+    name: str,
+    build: Callable[[], nn.Module],
+    *,
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+) -> None:
+    """Make a network known to this process as ``model.backbone``.
+
+    Between hospitals a backbone has to be in the code that they approve: add it to `cdtl_core.models.own_nets` of your
+    own version.
+
+    Args:
+        name: Letters, digits, ``_``, ``.`` and ``-``, at most 96 characters.
+        build: Gives the network without its classifier, images B 3 H W to features B D, with random weights. Its
+            normalisation layers are torch's own, since these stay at each site; all other weights are shared.
+        mean: Per colour channel, taken off pixels in [0, 1].
+        std: Per colour channel, which the rest is divided by.
+
+    Raises:
+        ConfigError: The name is malformed, or a backbone of cdtl, timm or torchvision has it.
+
+    Examples:
+        >>> from torch import nn
+        >>> from cdtl_core import register_backbone
+        >>> def small_net() -> nn.Module:
+        ...     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> register_backbone("small_net", small_net)
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}", name):
+        raise ConfigError(f"backbone name {name!r}: use letters, digits, _, . and -, at most 96 characters.")
+    if name in OWN or timm.is_model(_timm_name(name)) or name in torchvision.models.list_models(torchvision.models):
+        raise ConfigError(f"backbone '{name}' exists already: choose another name.")
+    OWN[name] = OwnNet(build, mean, std)
+
+
 def build_backbone(name: str, image_size: int) -> Backbone:
     """Build a backbone with arbitrary weights.
 
@@ -53,8 +90,8 @@ def build_backbone(name: str, image_size: int) -> Backbone:
         ModelError: No library has a classifier of this name, or it cannot take images of this size.
     """
     if name in OWN:
-        module: Any = OWN[name]()
-        mean, std = _HALVES, _HALVES
+        module: Any = OWN[name].build()
+        mean, std = OWN[name].mean, OWN[name].std
     elif timm.is_model(_timm_name(name)):
         module = _timm_backbone(_timm_name(name), image_size)
         mean, std = tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"])

@@ -14,7 +14,7 @@ from cdtl_core.quality.cohort import Cohort, assemble
 from cdtl_core.quality.rule import Finding, Rule
 from cdtl_core.quality.sample import Entry
 
-__all__ = ["RULES", "ClassCount", "CohortCheck", "Counts", "as_dict", "check_cohort", "rules_table"]
+__all__ = ["RULES", "ClassCount", "CohortCheck", "Counts", "as_dict", "check_entries", "rules_table"]
 
 RULES: tuple[Rule, ...] = (
     *files.RULES,
@@ -78,7 +78,7 @@ class CohortCheck:
         return any(finding.severity == "error" and not finding.waived for finding in self.findings)
 
 
-def check_cohort(
+def check_entries(
     entries: Sequence[Entry],
     facts: Sequence[ImageFacts | Fault],
     *,

@@ -3,37 +3,49 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cdtl_core.config.modalities import Modality
+from cdtl_core.config.modalities import Modality, modality_of
 from cdtl_core.data.facts import examine_all
 from cdtl_core.data.source import rows_of
-from cdtl_core.quality import CohortCheck, Entry, check_cohort
+from cdtl_core.quality import CohortCheck, Entry, check_entries
 
-__all__ = ["check_source"]
+__all__ = ["check_cohort"]
 
 
-def check_source(
-    source: Path,
+def check_cohort(
+    source: Path | str,
     *,
-    modality: Modality,
+    modality: Modality | str,
     labels: Sequence[str] = (),
     label_map: Mapping[str, str] | None = None,
     switched_off: Mapping[str, str] | None = None,
 ) -> CohortCheck:
-    """Check a manifest, a folder with a manifest, or class folders.
+    """Check a manifest, a folder that holds one, or class folders. Every image is read once; nothing is written.
 
     Args:
-        source: Where the images are.
-        modality: The declared modality.
-        labels: Labels that may occur; empty: those that `label_map` names, or any.
-        label_map: Local label to task label; images whose label maps to an empty text are left out.
-        switched_off: Rule id to the reason.
+        source: A manifest.csv (file, label, patient_id), a folder that holds one, or ``FOLDER/<label>/<image>``.
+        modality: What the images are said to be, for example ``"ultrasound"``.
+        labels: Labels that may occur. Without them: those that `label_map` names, or any.
+        label_map: Local label to task label. Images whose label maps to ``""`` are left out.
+        switched_off: Rule to the reason why it does not apply here; its findings are kept and marked as waived.
+
+    Returns:
+        Counts and findings; `has_errors` says whether an error stands that is not waived.
 
     Raises:
         DataError: The source is none of these.
+        ConfigError: The modality is unknown, or `switched_off` names no rule or gives no reason.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from cdtl_core import check_cohort, write_phantoms
+        >>> manifest = write_phantoms(Path("images"), modality="ultrasound", num_patients=20, seed=0, size=64)
+        >>> check_cohort(manifest, modality="ultrasound").counts.patients
+        20
     """
+    declared = modality_of(modality) if isinstance(modality, str) else modality
     names = label_map or {}
-    entries = [Entry(row.file, row.label, row.patient, row.split) for row in rows_of(source)]
+    entries = [Entry(row.file, row.label, row.patient, row.split) for row in rows_of(Path(source))]
     entries = [entry for entry in entries if names.get(entry.label, entry.label)]
     allowed = list(labels) or [label for label, task in names.items() if task]
     facts = examine_all([entry.file for entry in entries])
-    return check_cohort(entries, facts, modality=modality, labels=allowed, switched_off=switched_off or {})
+    return check_entries(entries, facts, modality=declared, labels=allowed, switched_off=switched_off or {})

@@ -1,7 +1,8 @@
 """Report sections of scores, rounds and matrices; a section without data gives the reason in a sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from cdtl_core.metrics.summary import registered_metrics
 from cdtl_core.report.charts.blend_figures import blend_heats, donor_forest, donor_heat, matrix_heat, shares_sentence
 from cdtl_core.report.charts.figure import Chart, Figure, Table
 from cdtl_core.report.charts.round_figures import presence, round_charts
@@ -216,17 +217,14 @@ def _candidates(found: Sequence[Material]) -> Table | None:
 
 def _figures(found: Sequence[Material]) -> Fold:
     """Return all figures of all methods, as a table."""
-    names = ("auprc", "accuracy", "majority_rate", "balanced_accuracy", "f1", "log_loss", "brier", "ece")
+    added = registered_metrics()
+    names = ("auprc", "accuracy", "majority_rate", "balanced_accuracy", "f1", "log_loss", "brier", "ece", *added)
     rows = [
-        (one.site, method_name(method), estimate_text(result.auroc), *(plain(_of(result.metrics, n)) for n in names))
+        (one.site, method_name(method), estimate_text(result.auroc), *(plain(result.metrics.get(n)) for n in names))
         for one in found
         for method, result in one.results.items()
     ]
     titles = ("average precision", "accuracy", "majority rate", "balanced accuracy", "F1", "log-loss", "Brier", "ECE")
-    headers = ("site", "method", "AUROC (95 %)", *titles)
+    headers = ("site", "method", "AUROC (95 %)", *titles, *added)
     table = Table("Figures on test images; threshold 0.5 where one is needed", headers, rows, numbers=2)
     return Fold("All figures of all methods", [table])
-
-
-def _of(metrics: Mapping[str, float | None], name: str) -> float | None:
-    return metrics.get(name)

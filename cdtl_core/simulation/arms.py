@@ -1,5 +1,6 @@
 """The arms of a comparison: methods, and controls of a method whose donors carry no knowledge."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,10 @@ from cdtl_core.simulation.methods.fedprox import fedprox
 from cdtl_core.simulation.methods.loop import play_in
 from cdtl_core.simulation.methods.method import Federation, Method, Model
 from cdtl_core.simulation.methods.own_twice import own_twice
-from cdtl_core.simulation.methods.registry import method_of
+from cdtl_core.simulation.methods.registry import METHODS, method_of
 from cdtl_core.simulation.methods.tuned import tuned
 
-__all__ = ["ALONE", "Arm", "arm_of", "control_of", "is_control"]
+__all__ = ["ALONE", "Arm", "arm_of", "control_of", "is_control", "register_method"]
 
 ALONE = "alone"
 _BY_ITSELF = (ALONE, "alone_ridge", "own_twice")
@@ -97,6 +98,28 @@ class Arm:
         if self.control == "phantom":
             return with_phantom_donors(sites, donors, folder=folder, seed=0)
         return list(sites)
+
+
+def register_method(name: str, method: Method[Any]) -> None:
+    """Make a method known to this process, for comparisons.
+
+    Args:
+        name: As in ``study_of(config, methods=...)``: lower case, digits, ``_`` and ``-``, at most 48 characters.
+        method: What is played.
+
+    Raises:
+        ConfigError: The name is taken or malformed.
+
+    Examples:
+        >>> from cdtl_core import register_method
+        >>> from cdtl_core.simulation.methods import coordinated
+        >>> register_method("fedbn_median", coordinated({"method": "fedbn", "aggregate": {"robust": "median"}}))
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,47}", name):
+        raise ConfigError(f"method name {name!r}: use a-z, 0-9, _ and -, at most 48 characters, a letter first.")
+    if name in METHODS or name in _OWN or name in _CONTROLS:
+        raise ConfigError(f"method '{name}' exists already: choose another name.")
+    METHODS[name] = method
 
 
 def arm_of(name: str) -> Arm:

@@ -33,6 +33,7 @@ from cdtl_core.simulation.study import Cell, Study, cells_of, load_study
 from cdtl_core.simulation.tally import tally
 from cdtl_core.system.durable import locked, replace_json
 from cdtl_core.system.progress import report
+from cdtl_core.system.threads import num_cores
 from cdtl_core.training.inputs import trains_only_heads
 
 __all__ = ["check_patients", "compare", "resume_comparison"]
@@ -41,21 +42,34 @@ _COHORTS = "cohorts.json"
 _LEFT_OUT = "left_out.json"
 
 
-def compare(config: SimulationConfig, study: Study, out: Path, *, jobs: int) -> Comparison:
+def compare(config: SimulationConfig, study: Study, out: Path | str, *, jobs: int | None = None) -> Comparison:
     """Run every cell of `study` and write the study's folder `out`.
 
     All images are read and every cut of the receivers is tried before training. If that fails, nothing is left behind.
 
     Args:
-        config: The federation.
-        study: What is compared.
-        out: Folder of the study.
-        jobs: Number of processes.
+        config: The run and its sites.
+        study: Methods, receivers, folds and seeds, of `study_of`.
+        out: The study's folder, new or empty. docs/compare.md says what it holds afterwards.
+        jobs: Processes that play cells, each on one core; None: as many as there are cores. More than one is for
+            scripts: each process imports the script again, with the methods that it registers.
+
+    Returns:
+        What each method gains over training alone at each receiver, with intervals, as in ``out/compare.json``.
 
     Raises:
         CheckpointError: `out` is not empty.
         CdtlError: A site's data, a setting or the training fails; the sentence says which.
+
+    Examples:
+        >>> from cdtl_core import compare, load_config, study_of
+        >>> config = load_config("tiny")
+        >>> study = study_of(config, methods=("alone", "fedavg"), targets=["south"], seeds=1, folds=2)
+        >>> result = compare(config, study, "runs/study", jobs=1)
+        >>> [(point.target, list(point.results)) for point in result.points]
+        [('south', ['alone', 'fedavg'])]
     """
+    out = Path(out)
     refuse_used(out)
     config = with_absolute_paths(config)
     with locked(out):
@@ -68,15 +82,30 @@ def compare(config: SimulationConfig, study: Study, out: Path, *, jobs: int) -> 
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
-        return _play(config, study, out, jobs)
+        return _play(config, study, out, jobs or num_cores())
 
 
-def resume_comparison(out: Path, *, jobs: int) -> Comparison:
-    """Continue the study in `out` with its finished cells; a finished study is reported again.
+def resume_comparison(out: Path | str, *, jobs: int | None = None) -> Comparison:
+    """Continue the study in `out`, whose finished cells stay; a finished study is reported again.
+
+    Args:
+        out: The folder of an earlier `compare`.
+        jobs: As in `compare`.
+
+    Returns:
+        The result of the whole study.
 
     Raises:
         CheckpointError: `out` holds no study, one of another version, or a site's patients have changed since it began.
+
+    Examples:
+        >>> from cdtl_core import compare, load_config, resume_comparison, study_of
+        >>> config = load_config("tiny")
+        >>> study = study_of(config, methods=["alone"], targets=["south"], seeds=1, folds=2)
+        >>> compare(config, study, "runs/stopped", jobs=1) == resume_comparison("runs/stopped", jobs=1)
+        True
     """
+    out = Path(out)
     if not (out / STUDY_FILE).exists():
         raise CheckpointError(f"{out} holds no study ({STUDY_FILE} is missing): give the folder of an earlier --out.")
     study = load_study(out / STUDY_FILE)
@@ -84,7 +113,7 @@ def resume_comparison(out: Path, *, jobs: int) -> Comparison:
     with locked(out):
         if not (out / _LEFT_OUT).exists() or _cells_left(study, out):
             _prepare(config, study, out)
-        return _play(config, study, out, jobs)
+        return _play(config, study, out, jobs or num_cores())
 
 
 def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:

@@ -32,20 +32,30 @@ CONFIG_FILE = "config.toml"
 Engine = Literal["in-process", "ray"]
 
 
-def simulate(config: SimulationConfig, out: Path, *, engine: Engine = "in-process") -> Report:
+def simulate(config: SimulationConfig, out: Path | str, *, engine: Engine = "in-process") -> Report:
     """Run every method of `config` over its sites and write the run directory `out`.
 
     All images are read and split before training. If that fails, nothing is left behind.
 
     Args:
-        config: The simulation.
-        out: The run directory.
-        engine: ``inprocess`` or ``ray``.
+        config: The run, its sites and its methods, for example of `load_config`.
+        out: The run directory, new or empty. docs/report.md says what it holds afterwards.
+        engine: ``"ray"`` runs each site in a process of its own, by Flower's simulation engine.
+
+    Returns:
+        What each site gained, as in ``out/report.json``.
 
     Raises:
         CheckpointError: `out` is not empty.
         CdtlError: A site's data, a setting or the training fails; the sentence says which.
+
+    Examples:
+        >>> from cdtl_core import load_config, simulate
+        >>> report = simulate(load_config("tiny"), "runs/tiny")
+        >>> [site.modality for site in report.sites]
+        ['ultrasound', 'mammography']
     """
+    out = Path(out)
     refuse_used(out)
     config = with_absolute_paths(config)
     with locked(out):
@@ -60,12 +70,25 @@ def simulate(config: SimulationConfig, out: Path, *, engine: Engine = "in-proces
         return _play(config, out, engine)
 
 
-def resume_simulation(out: Path, *, engine: Engine = "in-process") -> Report:
+def resume_simulation(out: Path | str, *, engine: Engine = "in-process") -> Report:
     """Continue the run in `out` from its last complete round; a finished run is reported again.
+
+    Args:
+        out: The run directory of an earlier `simulate`.
+        engine: As in `simulate`; either engine gives the same bits.
+
+    Returns:
+        The report of the whole run.
 
     Raises:
         CheckpointError: `out` holds no run.
+
+    Examples:
+        >>> from cdtl_core import resume_simulation
+        >>> resume_simulation("runs/demo").rounds
+        2
     """
+    out = Path(out)
     if not (out / CONFIG_FILE).exists():
         raise CheckpointError(f"{out} holds no run ({CONFIG_FILE} is missing): give the folder of an earlier --out.")
     config = load_simulation(out / CONFIG_FILE)

@@ -77,29 +77,37 @@ class Cell:
 def study_of(
     config: SimulationConfig,
     *,
-    methods: Sequence[str],
-    seeds: int,
-    patients: Sequence[str],
-    targets: Sequence[str],
+    methods: Sequence[str] = ("alone", "fedbn", "cdtl", "cdtl:shuffled"),
+    seeds: int = 5,
+    patients: Sequence[str] = ("all",),
+    targets: Sequence[str] = (),
     donors: Sequence[str] = ("all",),
-    folds: int,
+    folds: int = 5,
     runs: int = 1,
 ) -> Study:
-    """Return the study that a command line describes; without targets every site is a target.
+    """The plan of a comparison over the sites of `config`.
 
     Args:
-        config: The federation.
-        methods: Arms.
-        seeds: Number of draws.
-        patients: Numbers of training patients, or ``all``.
-        targets: The receivers.
-        donors: Sets of donors.
-        folds: Number of folds.
-        runs: Trainings of the same patients.
+        config: The run and its sites.
+        methods: Methods, and controls such as ``cdtl:shuffled``; `alone` is among them.
+        seeds: Number of draws of folds and training patients.
+        patients: Numbers of the receiver's training patients, or ``all``.
+        targets: Receivers. Each is tested, and made scarce by itself; none: every site.
+        donors: Sets of donors: ``other`` (sites of other modalities), ``all`` (every other site).
+        folds: Folds of the receiver's patients.
+        runs: Trainings of the same patients; their scores are averaged.
+
+    Returns:
+        The plan that `compare` plays.
 
     Raises:
         ConfigError: A method, control, site or set of donors is unknown or named twice, alone is missing, or a number
             is too small.
+
+    Examples:
+        >>> from cdtl_core import load_config, study_of
+        >>> study_of(load_config("demo"), targets=["south"], patients=["10", "all"]).patients
+        (10, 'all')
     """
     _check_methods(methods)
     if folds < 2 or seeds < 1 or runs < 1:

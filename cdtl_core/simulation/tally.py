@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cdtl_core import __version__
 from cdtl_core.config import SimulationConfig, SiteConfig
 from cdtl_core.metrics.metrics import auroc, sensitivity_at, weighted_auroc
-from cdtl_core.metrics.summary import summarise
+from cdtl_core.metrics.summary import registered_metrics, summarise
 from cdtl_core.results.comparison import ArmResult, Comparison, Donors, LeftOut, Point, Size
 from cdtl_core.results.report import Estimate
 from cdtl_core.simulation.arms import ALONE, control_of
@@ -241,7 +241,7 @@ def _result(method: str, arms: Mapping[str, _Figures]) -> ArmResult:
 def _metrics(draw: OutOfFold) -> dict[str, float]:
     usual = summarise(draw.truth, draw.score)
     high = sensitivity_at(draw.truth, draw.score, specificity=0.9)
-    return {**{name: usual[name] for name in _KEPT}, "sensitivity_at_90_specificity": high}
+    return {**{name: usual[name] for name in (*_KEPT, *registered_metrics())}, "sensitivity_at_90_specificity": high}
 
 
 def _number(value: float) -> float | None:

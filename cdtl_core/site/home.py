@@ -21,14 +21,29 @@ from cdtl_core.training.device import open_hardware
 __all__ = ["contract_of", "labels_of", "open_site"]
 
 
-def open_site(home: Path, config: RunConfig) -> Site:
+def open_site(home: Path | str, config: RunConfig) -> Site:
     """Open a site's folder under the settings of a federation; opened once per process and settings.
+
+    Args:
+        home: The folder that holds the site's ``site.toml``. Its images are decoded and split by patient on the first
+            call; both are kept in the folder.
+        config: What the federation agreed on.
+
+    Returns:
+        The site, ready to train: ``site.cohort`` holds its images by split, ``site.model`` its network.
 
     Raises:
         ConfigError: `site.toml` is missing or wrong.
         DataError: The cohort cannot be used.
         ModelError: The backbone is unknown, or `train.views` is set and it cannot be run from its frozen stages on.
+
+    Examples:
+        >>> from cdtl_core import load_config, open_site
+        >>> site = open_site("runs/demo/sites/north", load_config("tiny").run)
+        >>> site.modality, site.cohort.num_patients
+        ('ultrasound', 16)
     """
+    home = Path(home)
     own = load_site(home / SITE_FILE)
     return _open(home.absolute(), own.model_dump_json(), config.model_dump_json())
 

@@ -1,16 +1,26 @@
-"""Locations of the apps' entry points and the shipped configurations, in a checkout or in the installed wheel."""
+"""Version, entry points of the apps and shipped configurations, in a checkout, an installed wheel or a bundle."""
 
+import tomllib
 from pathlib import Path
 
 from cdtl_core.errors import ConfigError
 
-__all__ = ["bundle_root", "find_config"]
+__all__ = ["bundle_root", "code_version", "find_config"]
 
 
 def bundle_root() -> Path:
     """Return the folder that holds ``server``, ``client``, ``configs`` and ``pyproject.toml``."""
     package = Path(__file__).resolve().parents[1]
     return next(root for root in (package.parent, package / "bundle") if (root / "server" / "app.py").exists())
+
+
+def code_version() -> str:
+    """The version of this code, from the pyproject.toml that travels with it.
+
+    The metadata of the installed wheel would not do: at a site the bundle's cdtl_core may be of another version.
+    """
+    text = (bundle_root() / "pyproject.toml").read_text(encoding="utf-8")
+    return str(tomllib.loads(text)["project"]["version"])
 
 
 def find_config(name: Path) -> Path:

@@ -15,7 +15,7 @@ from cdtl_core.federation.pool import Pool, Standard
 from cdtl_core.inference import export as exporting
 from cdtl_core.inference.export import TOLERANCE, export_onnx
 from cdtl_core.inference.model_folder import ModelNote, PoolNote, load_model
-from cdtl_core.inference.predict import predict_images
+from cdtl_core.inference.predict import predict
 from cdtl_core.models.model import build_classifier
 from cdtl_core.models.weights import save_weights
 from cdtl_core.system.durable import file_hash
@@ -51,10 +51,10 @@ def images(tmp_path: Path) -> tuple[Path, ...]:
 
 
 def test_predict_applies_the_temperature(folder: Path, images: tuple[Path, ...]) -> None:
-    calibrated = predict_images(folder, images)
+    calibrated = predict(folder, images)
     note = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(note | {"temperature": None}))
-    raw = predict_images(folder, images)
+    raw = predict(folder, images)
     assert (calibrated.kind, raw.kind) == ("calibrated", "raw")
     scaled = np.log(raw.probabilities) / 2.5
     expected = np.exp(scaled) / np.exp(scaled).sum(axis=1, keepdims=True)
@@ -65,18 +65,18 @@ def test_a_model_of_lesions_looks_at_the_box_and_wants_one_for_each_image(folder
     image = np.random.default_rng(1).integers(0, 255, (40, 60), np.uint8)
     Image.fromarray(image).save(tmp_path / "film.png")
     Image.fromarray(image[10:30, 20:40]).save(tmp_path / "lesion.png")
-    expected = predict_images(folder, [tmp_path / "lesion.png"])
+    expected = predict(folder, [tmp_path / "lesion.png"])
     with pytest.raises(DataError, match="leave out --box"):
-        predict_images(folder, [tmp_path / "lesion.png"], ["1,2,3,4"])
+        predict(folder, [tmp_path / "lesion.png"], ["1,2,3,4"])
     note = json.loads((folder / "model.json").read_text())
     box = {"column": "bbox", "scale": "scale", "margin": 2.0, "least_px": 1}
     (folder / "model.json").write_text(json.dumps(note | {"box": box}))
-    found = predict_images(folder, [tmp_path / "film.png"], ["25,15,10,6"])
+    found = predict(folder, [tmp_path / "film.png"], ["25,15,10,6"])
     assert found.probabilities.tolist() != expected.probabilities.tolist()  # the box's middle is at 30, 18
-    found = predict_images(folder, [tmp_path / "film.png"], ["25,15,10,10"])
+    found = predict(folder, [tmp_path / "film.png"], ["25,15,10,10"])
     assert found.probabilities.tolist() == expected.probabilities.tolist()
     with pytest.raises(DataError, match="for each of 1 images"):
-        predict_images(folder, [tmp_path / "film.png"])
+        predict(folder, [tmp_path / "film.png"])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -89,7 +89,7 @@ def test_onnx_says_what_predict_says_in_batches_of_any_size(folder: Path, images
     session = runtime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     pixels = exporting._read(images, 32)
     together = session.run(None, {"images": pixels})[0]
-    assert together == pytest.approx(predict_images(folder, images).probabilities, abs=1e-4)
+    assert together == pytest.approx(predict(folder, images).probabilities, abs=1e-4)
     told = session.get_modelmeta().custom_metadata_map
     assert json.loads(told["labels"]) == ["benign", "malignant"]
     assert told["use"] == "research only"
@@ -147,7 +147,7 @@ def test_two_pooled_networks_are_one_file_that_says_what_the_pool_says(
         with torch.inference_mode():
             logits.append(model.eval()((pixels - mean) / std).double().numpy())
     expected = np.exp(pool(*logits))
-    assert predict_images(home, images).probabilities == pytest.approx(expected, abs=1e-5)
+    assert predict(home, images).probabilities == pytest.approx(expected, abs=1e-5)
     pytest.importorskip("onnxscript")
     assert export_onnx(home, home / "model.onnx", images).largest_difference < TOLERANCE
     runtime = pytest.importorskip("onnxruntime")

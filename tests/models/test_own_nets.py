@@ -58,7 +58,7 @@ def test_features_and_parameters_are_those_counted_by_hand(net: Any, features: i
 @pytest.mark.parametrize("name", RANDOM)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     torch.manual_seed(0)
-    net = OWN[name]().train()
+    net = OWN[name].build().train()
     net(images(3, 32)).square().sum().backward()
     still = [key for key, one in net.named_parameters() if one.grad is None or not one.grad.abs().sum() > 0]
     assert still == []

@@ -9,7 +9,7 @@ from PIL import Image
 from cdtl_core.config.modalities import modality_of
 from cdtl_core.data.facts import examine_all
 from cdtl_core.data.synthetic.phantom import render_phantom
-from cdtl_core.quality import CohortCheck, Entry, check_cohort
+from cdtl_core.quality import CohortCheck, Entry, check_entries
 
 
 def write_cohort(folder: Path, *, modality: str = "mammography", patients: int = 60, size: int = 128) -> list[Entry]:
@@ -42,7 +42,7 @@ def look(
 ) -> CohortCheck:
     """Examine and check."""
     facts = examine_all([entry.file for entry in entries], workers=1)
-    return check_cohort(entries, facts, modality=modality_of(modality), labels=labels, switched_off=switched_off)
+    return check_entries(entries, facts, modality=modality_of(modality), labels=labels, switched_off=switched_off)
 
 
 def named(check: CohortCheck) -> dict[str, set[str]]:

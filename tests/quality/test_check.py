@@ -15,7 +15,7 @@ from cdtl_core.data.decode.picture import DicomTags
 from cdtl_core.data.facts import ImageFacts, examine_all
 from cdtl_core.data.synthetic.phantom import render_phantom
 from cdtl_core.errors import ConfigError, DataError
-from cdtl_core.quality import RULES, CohortCheck, Entry, as_dict, check_cohort, rules_table
+from cdtl_core.quality import RULES, CohortCheck, Entry, as_dict, check_entries, rules_table
 from cdtl_core.system.shipped import bundle_root
 from tests.quality.planted import look, named, write_cohort
 
@@ -234,7 +234,7 @@ def tagged(clean: list[Entry]) -> Callable[..., CohortCheck]:
     def check(**tags: object) -> CohortCheck:
         facts = [one for one in examine_all([entry.file for entry in clean]) if isinstance(one, ImageFacts)]
         facts = [replace(one, tags=replace(usual, **tags) if i < 2 else usual) for i, one in enumerate(facts)]
-        return check_cohort(clean, facts, modality=modality_of("mammography"))
+        return check_entries(clean, facts, modality=modality_of("mammography"))
 
     return check
 
@@ -271,7 +271,7 @@ def test_a_rule_switched_off_with_a_reason_is_listed_as_waived_and_stops_nothing
 
 def test_facts_of_other_entries_are_refused(clean: list[Entry]) -> None:
     with pytest.raises(DataError, match=r"2 images are listed and 1 were examined"):
-        check_cohort(clean[:2], examine_all([clean[0].file]), modality=modality_of("mammography"))
+        check_entries(clean[:2], examine_all([clean[0].file]), modality=modality_of("mammography"))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cdtl_core.config.modalities import modality_of
 from cdtl_core.data.facts import examine_all
-from cdtl_core.quality import CohortCheck, Entry, check_cohort
+from cdtl_core.quality import CohortCheck, Entry, check_entries
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def entries_of(manifest: Path) -> list[Entry]:
 
 
 def checked(entries: Sequence[Entry], modality: str) -> CohortCheck:
-    return check_cohort(entries, examine_all([entry.file for entry in entries]), modality=modality_of(modality))
+    return check_entries(entries, examine_all([entry.file for entry in entries]), modality=modality_of(modality))
 
 
 def found(check: CohortCheck, rule: str) -> set[str]:

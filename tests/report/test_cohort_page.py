@@ -10,7 +10,7 @@ from PIL import Image
 
 from cdtl_core.config.modalities import modality_of
 from cdtl_core.data.facts import examine_all
-from cdtl_core.quality import CohortCheck, Entry, check_cohort
+from cdtl_core.quality import CohortCheck, Entry, check_entries
 from cdtl_core.report.cohort_page import cohort_html
 
 NASTY = "<script>alert('x')</script>&\".png"
@@ -46,7 +46,7 @@ def check(tmp_path: Path) -> CohortCheck:
     (tmp_path / "copy.png").write_bytes((tmp_path / "0.png").read_bytes())
     (tmp_path / "cut.png").write_bytes((tmp_path / "1.png").read_bytes()[:500])
     facts = examine_all([entry.file for entry in entries])
-    return check_cohort(
+    return check_entries(
         entries, facts, modality=modality_of("mri"), labels=("benign",), switched_off={"few-patients": "<i>pilot</i>"}
     )
 
@@ -88,5 +88,5 @@ def test_every_rule_in_the_summary_links_to_its_section(check: CohortCheck, tmp_
 
 
 def test_a_cohort_without_findings_says_so(tmp_path: Path) -> None:
-    check = check_cohort([], [], modality=modality_of("mri"))
+    check = check_entries([], [], modality=modality_of("mri"))
     assert "nothing found" in cohort_html(check, root=tmp_path)

@@ -163,23 +163,33 @@ def write_phantoms(
     prevalence: float = 0.4,
     train: int | None = None,
 ) -> Path:
-    """Write synthetic patients as folder/images/*.png and folder/manifest.csv, and return the manifest's path.
+    """Write synthetic patients as ``folder/images/*.png`` and ``folder/manifest.csv``.
 
-    The manifest (file, label, patient_id; files relative to the folder; sorted by patient_id, a hash) is written last,
-    so a manifest means that the images are complete. The images of patient i do not depend on `num_patients`.
+    The manifest (file, label, patient_id; files relative to the folder; sorted by patient_id, a hash) is put in place
+    last, so its existence means the images are complete.
 
     Args:
         folder: Where to write.
-        modality: Name of the modality.
-        num_patients: Number of patients, at least 4.
-        seed: Seed of all images.
-        size: Side of the images in pixels.
+        modality: One that can be rendered: `MODALITIES`.
+        num_patients: At least 4. Patient i's images do not depend on it.
+        seed: Of all that is drawn.
+        size: Height and width of an image in pixels.
         prevalence: Share of malignant patients, in [0, 1].
-        train: If given, a column split assigns this number of patients to training, as many to validation, the rest to
-            test.
+        train: Adds a column split: the first `train` patients are for training, as many for validation, the others for
+            testing. None: no such column.
+
+    Returns:
+        The path of the manifest.
 
     Raises:
-        DataError: An unknown modality, fewer than 4 patients, or a prevalence outside [0, 1].
+        DataError: The modality cannot be rendered, there are fewer than 4 patients, or the prevalence is no share.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from cdtl_core import write_phantoms
+        >>> manifest = write_phantoms(Path("phantoms"), modality="mri", num_patients=4, seed=0, size=32)
+        >>> manifest.read_text().splitlines()[0]
+        'file,label,patient_id'
     """
     _check_modality(modality)
     if num_patients < MIN_PATIENTS:

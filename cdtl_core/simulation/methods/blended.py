@@ -1,15 +1,12 @@
 """Blending across modalities in every round: each modality has a model, and a matrix mixes them."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from cdtl_core.federation.round import step
-from cdtl_core.models.weights import Weights, to_half
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.track import Track, coordinated, train_sites
 
-__all__ = ["Policy", "blended", "crossed", "settings_of", "unblended_round"]
+__all__ = ["Policy", "blended", "settings_of", "unblended_round"]
 
 Policy = Literal["fixed", "retention", "annealed", "scarce"]
 
@@ -36,8 +33,3 @@ def unblended_round(federation: Federation, track: Track) -> Track:
     nothing: dict[str, tuple[str, ...]] = dict.fromkeys(track.server.offsets, ())
     server, _ = step(track.server, updates, federation.under({"blend": {"donors": nothing, "policy": "fixed"}}).config)
     return Track(server, memories)
-
-
-def crossed(track: Track, offsets: Mapping[str, Weights]) -> Track:
-    """Return the state with blended offsets, rounded to float16."""
-    return replace(track, server=replace(track.server, offsets={group: to_half(d) for group, d in offsets.items()}))

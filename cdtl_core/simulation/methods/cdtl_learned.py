@@ -13,9 +13,9 @@ from cdtl_core.federation.round import group_of, shares_head
 from cdtl_core.federation.site import RoundOrder
 from cdtl_core.metrics.metrics import log_loss_by_patient
 from cdtl_core.models.weights import Weights, load_into
-from cdtl_core.simulation.methods.blended import crossed, settings_of, unblended_round
+from cdtl_core.simulation.methods.blended import settings_of, unblended_round
 from cdtl_core.simulation.methods.method import Federation, Method
-from cdtl_core.simulation.methods.track import Track, begin, deployed
+from cdtl_core.simulation.methods.track import Track, begin, deployed, with_offsets
 from cdtl_core.training.train import score
 
 __all__ = ["Evidence", "Learned", "cdtl_learned", "learned_matrix", "rows_of", "update_cosines", "validation_gains"]
@@ -56,7 +56,7 @@ def cdtl_learned(evidence: Evidence | None = None) -> Method[Learned]:
         rows = rows_of(np.where(allowed, np.mean(found, axis=0), 0.0))
         matrix = learned_matrix(rows, under.config, round=after.server.round)
         offsets = blend(after.server.offsets, matrix, depth=under.config.blend.depth)
-        return Learned(crossed(after, offsets), found, (*state.matrices, matrix))
+        return Learned(with_offsets(after, offsets), found, (*state.matrices, matrix))
 
     return Method(
         start=lambda federation: Learned(begin(federation.under(settings))),

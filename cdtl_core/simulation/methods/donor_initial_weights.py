@@ -10,9 +10,9 @@ import torch
 from cdtl_core.federation.blend import Matrix, blend
 from cdtl_core.federation.round import round_matrices
 from cdtl_core.models.weights import Weights
-from cdtl_core.simulation.methods.blended import Policy, blended, crossed, settings_of, unblended_round
+from cdtl_core.simulation.methods.blended import Policy, blended, settings_of, unblended_round
 from cdtl_core.simulation.methods.method import Federation, Method
-from cdtl_core.simulation.methods.track import Track
+from cdtl_core.simulation.methods.track import Track, with_offsets
 
 __all__ = ["blend_with_initial_weights", "cdtl_from_initial_weights"]
 
@@ -28,7 +28,9 @@ def cdtl_from_initial_weights(policy: Policy | None = None) -> Method[Track]:
         under = federation.under(settings_of(policy))
         after = unblended_round(under, track)
         matrix = round_matrices(after.server, under.config)[after.server.round - 1]
-        return crossed(after, blend_with_initial_weights(after.server.offsets, matrix, depth=under.config.blend.depth))
+        return with_offsets(
+            after, blend_with_initial_weights(after.server.offsets, matrix, depth=under.config.blend.depth)
+        )
 
     return Method(method.start, round, method.model_of)
 

@@ -1,6 +1,6 @@
 """All methods by name, with the default settings of a comparison."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from cdtl_core.errors import ConfigError
@@ -22,7 +22,7 @@ from cdtl_core.simulation.methods.pooled import pooled
 
 __all__ = ["METHODS", "method_of"]
 
-METHODS: Mapping[str, Method[Any]] = {
+METHODS: dict[str, Method[Any]] = {
     "alone": alone(),
     "pooled": pooled(),
     "fedavg": fedavg(),

@@ -1,7 +1,7 @@
 """A federation in progress with the product's own server and sites, the basis of most methods."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from cdtl_core.federation.label_map import head_name
 from cdtl_core.federation.round import CoordinatorState, Member, order_for, start, step
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate, load_round, run_round
 from cdtl_core.models.model import frozen_stages, parts_of
-from cdtl_core.models.weights import Weights, take
+from cdtl_core.models.weights import Weights, take, to_half
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.training.objective import PLAIN, Objective
 
 __all__ = ["ObjectiveOf", "Track", "advance", "begin", "coordinated", "deployed", "plain", "received"]
-__all__ += ["order_of", "round_of", "train_sites"]
+__all__ += ["order_of", "round_of", "train_sites", "with_offsets"]
 
 ObjectiveOf = Callable[[str], Objective]
 
@@ -106,6 +106,11 @@ def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = pl
     memories, updates = train_sites(federation, track, objective_of)
     server, _ = step(track.server, updates, federation.config)
     return Track(server, memories)
+
+
+def with_offsets(track: Track, offsets: Mapping[str, Weights]) -> Track:
+    """The same run with other offsets at the server, by group of sites, rounded to float16 as they travel."""
+    return replace(track, server=replace(track.server, offsets={group: to_half(d) for group, d in offsets.items()}))
 
 
 def received(federation: Federation, track: Track, site: str) -> Weights:
