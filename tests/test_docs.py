@@ -20,6 +20,7 @@ import psutil
 import pytest
 import typer
 
+from cdtl_core import __version__
 from cdtl_core.cli.main import app
 from cdtl_core.config import ApprovalConfig, RunConfig, SiteConfig
 from cdtl_core.data.synthetic.phantom import write_phantoms
@@ -41,7 +42,7 @@ NOT_RUN = {
     "python3.11 -m venv cdtl-env": "an installation takes minutes; make images does it with the same commands",
     ". cdtl-env/bin/activate": "as above; the tests' own environment is active",
     "pip install --require-hashes -r requirements.lock": "as above",
-    "pip install --no-deps cdtl-0.1.0-py3-none-any.whl": "as above",
+    f"pip install --no-deps cdtl-{__version__}-py3-none-any.whl": "as above",
     "python cpu_torch.py lock requirements.lock > cpu.lock": "as above",
     "pip install --require-hashes --no-deps -r cpu.lock": "as above",
     "python cpu_torch.py strip cdtl-env/lib/python3.11/site-packages": "as above",

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from flwr.cli.build import build_fab_from_disk
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import cdtl_core
 from cdtl_core.deploy.bundle import build_bundle
 from cdtl_core.system.shipped import bundle_root
+from tests.closure import DATA, closure
 
 ROOT = bundle_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -34,6 +38,14 @@ def test_no_file_names_a_path_of_some_machine() -> None:
         if name != "tests/test_packaging.py" and not name.endswith(".png") and pattern.search((ROOT / name).read_text())
     ]
     assert named == []
+
+
+def test_the_version_stands_in_one_place_and_what_cannot_read_it_agrees() -> None:
+    version = PROJECT["project"]["version"]
+    assert cdtl_core.__version__ == version
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    newest = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert newest in {"Unreleased", version}
 
 
 def pinned(name: str) -> dict[str, Version]:
@@ -58,10 +70,9 @@ def test_the_lock_files_pin_every_dependency_by_hash_and_name_no_registry() -> N
     needed = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
     assert not_met(needed, pinned("requirements.lock")) == []
     assert len(pinned("requirements.lock")) > 100
-    assert (
-        not_met([*PROJECT["dependency-groups"]["tools"], *PROJECT["build-system"]["requires"]], pinned("tools.lock"))
-        == []
-    )
+    groups = PROJECT["dependency-groups"]
+    assert not_met([*groups["tools"], *PROJECT["build-system"]["requires"]], pinned("tools.lock")) == []
+    assert not_met(groups["docs"], pinned("docs.lock")) == []
 
 
 @pytest.mark.attack("what is released is what was tested", "another version in requirements.lock than in the tests")
@@ -81,31 +92,53 @@ def test_the_lock_file_holds_the_versions_that_the_tests_run_on(tries: Any) -> N
     )
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the wheel of this checkout is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", folder / "dist", ROOT], check=True, timeout=300)
+    wheel = next((folder / "dist").glob("*.whl"))
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", folder / "site", wheel], check=True)
+    return folder
+
+
+def run_installed(installed: Path, folder: Path, code: str, *arguments: str) -> str:
+    """What Python code prints in `folder` where the checkout cannot be imported."""
+    before = (
+        f"import sys; sys.path[:] = [{str(installed / 'site')!r}, *(p for p in sys.path if p != {str(ROOT)!r})]\n"
+        f"sys.argv = {['example', *arguments]!r}\n"
+    )
+    command = [sys.executable, "-P", "-c", before + code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.ci
-def test_an_installed_wheel_runs_without_the_checkout_and_adds_only_cdtl_core(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path / "dist", ROOT],
-        check=True,
-        timeout=300,
-    )
-    wheel = next((tmp_path / "dist").glob("*.whl"))
-    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"cdtl_core"}
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path / "site", wheel], check=True
-    )
-    settings = ["image.size=32", "model.backbone=test_efficientnet", "model.weights=random", "train.steps=1"]
-    settings += ["federation.rounds=3", "methods=cdtl"]
-    arguments = ["cdtl", "simulate", "demo", *(word for setting in settings for word in ("--set", setting))]
+def test_the_wheel_adds_only_cdtl_core_with_its_types_and_no_benchmarks(installed: Path) -> None:
+    names = zipfile.ZipFile(next((installed / "dist").glob("*.whl"))).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"cdtl_core"}
+    assert {"cdtl_core/py.typed", "cdtl_core/bundle/client/app.py", "cdtl_core/bundle/configs/demo.toml"} <= set(names)
+    assert not [name for name in names if "simulations" in name or "tests/" in name]
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_an_installed_wheel_is_a_library_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = (
-        f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]\n"
-        f"sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv = {arguments!r}\n"
-        "from cdtl_core.cli.main import main; main()"
+        "import time; began = time.process_time(); import cdtl_core; spent = time.process_time() - began\n"
+        "assert spent < 0.1 and 'torch' not in sys.modules and 'flwr' not in sys.modules, spent\n"
+        f"assert not cdtl_core.__file__.startswith({str(ROOT)!r}); print(cdtl_core.__version__)"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "SYNTHETIC" in done.stdout
+    assert run_installed(installed, tmp_path, code).strip() == PROJECT["project"]["version"]
+    quickstart = (ROOT / "examples" / "quickstart.py").read_text().replace('"patients": 60', '"patients": 30')
+    assert "the " in run_installed(installed, tmp_path, quickstart, str(tmp_path / "quick"))
+    small = ["image.size=32", "model.backbone=test_efficientnet", "model.weights=random", "train.steps=1"]
+    words = ["simulate", "demo", *(word for one in (*small, "federation.rounds=2") for word in ("--set", one))]
+    told = run_installed(installed, tmp_path, "from cdtl_core.cli.main import main; main()", *words)
+    assert "SYNTHETIC" in told
     assert (tmp_path / "runs" / "demo" / "sites" / "north" / "model.json").exists()
 
 
@@ -156,6 +189,35 @@ def test_a_release_is_of_a_commit_and_has_the_same_bytes_wherever_it_is_made(tmp
     assert "commit or remove first" in refused.stderr
 
 
+def files_of(bundle: bytes) -> set[str]:
+    with zipfile.ZipFile(io.BytesIO(bundle)) as found:
+        return set(found.namelist())
+
+
+def test_the_bundle_holds_the_import_closure_of_both_apps_and_nothing_else(tmp_path: Path) -> None:
+    found = files_of(build_bundle(tmp_path / "app")) - {"pyproject.toml", ".info/CONTENT"}
+    assert found == closure() | set(DATA), "python -m tests.closure writes fab-include"
+
+
+def test_only_what_sites_and_coordinators_run_changes_the_hash_that_hospitals_approve(tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    before = build_bundle(app)
+
+    def edited(name: str) -> bool:
+        path, text = app / name, (app / name).read_text()
+        path.write_text(f"{text}\n# edited\n")
+        differs = bytes(build_fab_from_disk(app)) != before
+        path.write_text(text)
+        return differs
+
+    assert not edited("cdtl_core/report/charts/figure.py")
+    assert not edited("cdtl_core/cli/main.py")
+    assert edited("cdtl_core/federation/round.py")
+    assert edited("cdtl_core/results/templates/card.md")
+    settings = tomllib.loads((app / "pyproject.toml").read_text())
+    assert (settings["project"]["version"], list(settings["tool"])) == (PROJECT["project"]["version"], ["flwr"])
+
+
 PLAY = """
 import sys
 from pathlib import Path
@@ -193,8 +255,6 @@ def test_the_bundle_that_sites_approve_plays_a_run_by_itself(tmp_path: Path) -> 
     bundle = build_bundle(tmp_path / "app")
     with zipfile.ZipFile(io.BytesIO(bundle)) as found:
         found.extractall(tmp_path / "bundle")
-        rooms = {"/".join(name.split("/")[:2]) for name in found.namelist()}
-    assert not {"cdtl_core/cli", "cdtl_core/deploy", "cdtl_core/report", "cdtl_core/simulation"} & rooms
     command = [sys.executable, "-P", "-c", PLAY, tmp_path / "bundle", ROOT, tmp_path / "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
