@@ -1,0 +1,80 @@
+"""What users copy: the quickstart, the notebook and the example of each guide run, each in a process of its own."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdtl_core.system.shipped import bundle_root
+
+ROOT = bundle_root()
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+PRINTS = {
+    "index": "Usage",
+    "modality": "north oct ",
+    "backbone": "small_net 10500 weights",
+    "method": "alone ",
+    "metric": "north alone ",
+}
+"""What the example of each guide prints."""
+
+
+def run(code: str, folder: Path, *arguments: str) -> str:
+    script = folder / "example.py"
+    script.write_text(code)
+    command = [sys.executable, "-W", "error::DeprecationWarning:__main__", script, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def small(code: str) -> str:
+    """The same with less of everything: what a test can afford."""
+    code = re.sub(r'(patients"?[:=] ?)\d+', r"\g<1>16", code).replace('"train": 10', '"train": 5')
+    code = code.replace('"rounds": 3', '"rounds": 1').replace('"steps": 24', '"steps": 4')
+    return re.sub(r'(size"?[:=] ?)64', r"\g<1>32", code)
+
+
+def test_the_quickstart_prints_what_each_site_gains_and_a_prediction(tmp_path: Path) -> None:
+    code = (ROOT / "examples" / "quickstart.py").read_text()
+    assert len([node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]) <= 30
+    *gains, prediction = run(small(code), tmp_path, "out").splitlines()
+    assert [re.sub(r"[+-]\d+\.\d", "+0.0", line) for line in gains] == [
+        f"{site}: +0.0 AUROC points over training alone"
+        for site in ("north (ultrasound)", "south (mammography)", "west (mri)")
+    ]
+    assert re.fullmatch(r"the (pool|own) model of south: malignant with \w+ probability 0\.\d\d", prediction)
+
+
+def test_the_notebook_is_plain_and_its_cells_run_in_order(tmp_path: Path) -> None:
+    book = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert (book["nbformat"], len(cells) > 3) == (4, True)
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells), "clear the outputs"
+    out = run(small("\n".join("".join(cell["source"]) for cell in cells)), tmp_path)
+    assert "AUROC" in out
+    assert "probability" in out
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
+def test_the_example_of_a_guide_runs_as_it_stands(page: Path, tmp_path: Path) -> None:
+    first, *more = blocks(page)
+    arguments = ("data", "check", "--help") if page.stem == "index" else ()
+    assert PRINTS[page.stem] in run(first, tmp_path, *arguments)
+    for block in more:  # continues the example: what it defines is used, its run is not played again
+        run(first.partition("if __name__")[0] + block, tmp_path)
+
+
+def test_every_kind_that_can_be_registered_has_a_guide() -> None:
+    assert {page.stem for page in GUIDES} == set(PRINTS)
+    assert all(f"({page.name})" in GUIDES[1].read_text() for page in GUIDES if page.stem != "index")
