@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 FILES := --dist loadfile --no-loadscope-reorder
 SHARED := -n logical --maxprocesses 4 $(FILES)  # a process for each core, whole files
 
-.PHONY: demo unit test coverage slow gpu join attack faults fuzz soak audit evidence bench page lint lock sbom release .clean-tree images clean
+.PHONY: demo unit test coverage slow gpu join attack faults fuzz soak audit evidence bench page lint docs lock sbom release .clean-tree images clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -74,16 +74,24 @@ lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
 	--no-header --no-annotate
-lock: $(VENV)/.installed  ## write requirements.lock and tools.lock: the installed versions, with the hashes of their wheels
+lock: $(VENV)/.installed  ## write requirements.lock, tools.lock and docs.lock: versions, with the hashes of their wheels
 	$(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable > $(VENV)/installed.txt
 	$(COMPILE) pyproject.toml --extra onnx --extra tensorboard --constraint $(VENV)/installed.txt -o requirements.lock >/dev/null
 	$(COMPILE) --group tools -o tools.lock >/dev/null
+	$(COMPILE) --group docs -o docs.lock >/dev/null
 
+# Environments of their own, each with what its lock file names.
 TOOLS := .tools
+DOCS := .docs
 $(TOOLS)/.installed: tools.lock
-	$(PYTHON) -m venv --clear $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tools.lock
+$(DOCS)/.installed: docs.lock
+$(TOOLS)/.installed $(DOCS)/.installed:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
+
+docs: $(DOCS)/.installed  ## build the docs site in runs/site; without warnings, and without network once it is installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 DIST ?= dist
 sbom: export PYTHONWARNINGS = ignore  # it warns that a lock file is a list, not a graph
@@ -121,4 +129,4 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(TOOLS) runs
+	rm -rf $(VENV) $(TOOLS) $(DOCS) runs
