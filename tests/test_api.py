@@ -78,6 +78,7 @@ def test_every_public_function_is_typed_and_documented_with_what_it_takes_return
         assert ">>> " in text, function.__name__
 
 
+@pytest.mark.integration
 def test_the_examples_of_the_public_names_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that holds a run and an image, as the examples of `load_model` and `predict` have it."""
     monkeypatch.chdir(tmp_path)
@@ -94,6 +95,7 @@ def test_the_examples_of_the_public_names_run_as_they_stand(tmp_path: Path, monk
     assert tried > 12
 
 
+@pytest.mark.integration
 def test_own_modality_backbone_method_and_metric_are_played_and_named_in_the_result(tmp_path: Path) -> None:
     class Net(nn.Sequential):
         def __init__(self) -> None:

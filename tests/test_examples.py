@@ -13,6 +13,7 @@ import pytest
 from cdtl_core.system.shipped import bundle_root
 
 ROOT = bundle_root()
+pytestmark = pytest.mark.integration
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 PRINTS = {
     "index": "Usage",
