@@ -104,7 +104,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if mark := item.get_closest_marker("attack"):
         counter = item.stash.get(_TRIES, None)
-        report.user_properties.append(("attack", [*mark.args, counter.count if counter else 1]))
+        report.user_properties.append(("attack", [*mark.args, counter.count if counter else 1]))  # type: ignore[attr-defined]
     return report
 
 

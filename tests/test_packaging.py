@@ -83,9 +83,9 @@ def test_the_lock_file_holds_the_versions_that_the_tests_run_on(tries: Any) -> N
     installed = {canonicalize_name(one.name): Version(one.version) for one in distributions()}
     tries.add(len(locked))
     differ = {
-        name: (str(version), str(installed.get(name)))
+        name: (str(version), str(installed.get(name)))  # type: ignore[call-overload]
         for name, version in locked.items()
-        if installed.get(name) != version
+        if installed.get(name) != version  # type: ignore[call-overload]
     }
     assert differ == {}, (
         "make lock writes the installed versions into the file; pip install -r requirements.lock the other way"
@@ -256,7 +256,7 @@ def test_the_bundle_that_sites_approve_plays_a_run_by_itself(tmp_path: Path) -> 
     with zipfile.ZipFile(io.BytesIO(bundle)) as found:
         found.extractall(tmp_path / "bundle")
     command = [sys.executable, "-P", "-c", PLAY, tmp_path / "bundle", ROOT, tmp_path / "out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)  # type: ignore[arg-type]
     assert done.returncode == 0, done.stdout + done.stderr
     for site in ("alba", "como"):
         assert (

@@ -61,6 +61,8 @@ def test_no_noise_ends_in_code_8_and_json_still_stands(audit: Cdtl) -> None:
     assert found["membership"]["private"]["members"] == 150
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_all_forms_end_in_code_8_where_one_is_not_noticed(audit: Cdtl) -> None:
     code, out, err = audit("--canaries", "100", "--all")  # a hundred canaries cannot refute a claim of 8
     assert code == 8

@@ -15,7 +15,7 @@ from cdtl_core.system.progress import listen
 
 
 def facts_of(file: Path, pixels: np.ndarray, **options: object) -> ImageFacts:
-    Image.fromarray(pixels).save(file, **options)
+    Image.fromarray(pixels).save(file, **options)  # type: ignore[arg-type]
     found = examine(file)
     assert isinstance(found, ImageFacts)
     return found

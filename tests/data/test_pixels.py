@@ -75,7 +75,7 @@ def test_images_are_decoded_once_and_again_only_when_a_file_changed(
 
     def counting(path: Path, frame: str) -> Picture:
         decoded.append(path)
-        return read_picture(path, frame)
+        return read_picture(path, frame)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pixels_module, "read_picture", counting)
     first = load_pixels(files, size=32, folder=tmp_path / "cache").array

@@ -192,11 +192,12 @@ class Border:
         self.run = self.start_run("study", ("north", "south"))
         self.open()
         for site in (self.north, self.south):
-            answer = site.post(
-                "activate-node", ActivateNodeRequest(public_key=self.key_of(site.name), heartbeat_interval=30)
+            answer = site.post(  # type: ignore[attr-defined]
+                "activate-node",
+                ActivateNodeRequest(public_key=self.key_of(site.name), heartbeat_interval=30),  # type: ignore[attr-defined]
             )
             assert answer.status_code == 200, answer.text
-            assert ActivateNodeResponse.FromString(answer.content).node_id == site.node
+            assert ActivateNodeResponse.FromString(answer.content).node_id == site.node  # type: ignore[attr-defined]
 
     def open(self) -> None:
         """A gateway that knows nothing but what is on disk; sites that connect to it."""

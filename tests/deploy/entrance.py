@@ -73,7 +73,7 @@ class SuperLink:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         files = {"ssl_certfile": home / "server.crt", "ssl_keyfile": home / "server.key"}
-        self.server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_config=None, ws="none", **files))
+        self.server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_config=None, ws="none", **files))  # type: ignore[arg-type]
 
     async def health(self, request: Request) -> Response:
         self.probes += 1

@@ -57,7 +57,7 @@ def test_approved_code_that_attacks_its_site_in_mid_training_gets_nothing(
     made.until(lambda: node_status(home)["running"], 240.0, "the node")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         facts = known(home, made, listener)
-        before = {path: path.read_bytes() for path in map(Path, facts["files"])}
+        before = {path: path.read_bytes() for path in map(Path, facts["files"])}  # type: ignore[call-overload]
         (run / "app" / "client" / "hostile_code.py").write_text(HOSTILE.read_text())
         made.alter(run, "client/app.py", CALL.format(facts=json.dumps(facts)))
         made.approve(run)

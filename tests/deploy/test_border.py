@@ -19,7 +19,7 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree, PushObjectResponse
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.inflatable.inflatable_utils import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import iterate_object_tree  # type: ignore[attr-defined]
 
 from tests.conftest import Tries
 from tests.deploy.border import BUNDLE, LIMIT, SIZE, Border, built, objects_of, update

@@ -209,7 +209,7 @@ def test_what_no_message_named_is_not_asked_for(open_desk: tuple[Desk, Node], tr
     }
     with desk.bare() as client:
         for name, request in requests.items():
-            assert client.post(f"/v1/fleet/{name}", content=request.SerializeToString()).status_code == 400
+            assert client.post(f"/v1/fleet/{name}", content=request.SerializeToString()).status_code == 400  # type: ignore[attr-defined]
             tries.add()
     sent = [name for name, _ in desk.coordinator.bodies[before:] if name in requests]
     assert sent == []

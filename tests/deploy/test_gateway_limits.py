@@ -98,7 +98,7 @@ def test_a_member_that_comes_too_often_is_asked_to_wait(coordinator: Coordinator
     coordinator.start(requests_per_minute_of_site=6)
     client = coordinator.client("north")
     asked = {"url": "/v1/fleet/pull-messages", "headers": coordinator.headers("north"), "content": pull()}
-    answers = [client.post(**asked) for _ in range(3)]
+    answers = [client.post(**asked) for _ in range(3)]  # type: ignore[arg-type]
     assert [answer.status_code for answer in answers] == [200, 200, 503]
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 10
     assert coordinator.refused("too many requests")["status"] == 503

@@ -1,5 +1,7 @@
 """Keys change while everything runs: of a site, of the server, of the authority; and what expires is said in time."""
 
+# mypy: disable-error-code=arg-type
+
 import json
 import logging
 import shutil

@@ -1,5 +1,7 @@
 """The gateway under strangers: how many connections, how often, and what they can take from members."""
 
+# mypy: disable-error-code=arg-type
+
 import asyncio
 import random
 import ssl

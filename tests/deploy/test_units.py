@@ -1,5 +1,7 @@
 """The systemd units of a site in two accounts."""
 
+# mypy: disable-error-code=arg-type
+
 import os
 import re
 import shutil

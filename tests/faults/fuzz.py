@@ -67,10 +67,10 @@ def _piece(data: bytes, rng: random.Random) -> bytes:
 _EDITS: tuple[_Edit, ...] = (
     lambda data, place, _: _put(data, place, len(data), b""),
     lambda data, place, rng: _put(data, place, place + 1, bytes([rng.randrange(256)])),
-    lambda data, place, rng: _put(data, place, place + 1, _flipped(data[place : place + 1], rng)),
+    lambda data, place, rng: _put(data, place, place + 1, _flipped(data[place : place + 1], rng)),  # type: ignore[arg-type]
     lambda data, place, rng: _put(data, place, place + rng.choice((1, 2, 9, 40)), b""),
     lambda data, place, rng: _put(data, place, place + rng.choice((0, 0, 1, 4)), rng.choice(_WORDS)),
-    lambda data, place, rng: _put(data, place, place, _piece(data, rng)),
+    lambda data, place, rng: _put(data, place, place, _piece(data, rng)),  # type: ignore[arg-type]
 )
 
 

@@ -50,7 +50,7 @@ def test_one_donor_has_the_share_of_the_pool():
     joint, patients = of_margin((2 * labels - 1) + rng.normal(size=60)), np.arange(60)
     standards = [standard_of(one, patients) for one in (own, joint)]
     unit = [one(scores) for one, scores in zip(standards, (own, joint), strict=True)]
-    pool = fit_pool(*standards, Evidence(*unit, labels, patients))
+    pool = fit_pool(*standards, Evidence(*unit, labels, patients))  # type: ignore[arg-type, call-arg]
     assert shares(own, {"ultrasound": joint}, labels)["ultrasound"].value == pool.share
 
 

@@ -142,7 +142,7 @@ def test_no_sequence_of_orders_gets_more_than_was_approved(tries: Any) -> None:
             assert used.run >= before
             got["answers"] += order.kind == "train"  # type: ignore[operator]
             if order.kind == "evaluate":
-                got["finals"].add((used.run, order.digest))  # type: ignore[union-attr]
+                got["finals"].add((used.run, order.digest))  # type: ignore[attr-defined, union-attr]
         assert used.run <= run.limits.runs
         assert got["answers"] <= run.limits.runs * rounds * MOST_ANSWERS  # type: ignore[operator]
         assert len(got["finals"]) <= run.limits.runs * run.limits.evaluations  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """One network between two: hand numbers, two networks that lie far apart, and what every reader of a model is told."""
 
+# mypy: disable-error-code=arg-type
+
 from dataclasses import replace
 from pathlib import Path
 

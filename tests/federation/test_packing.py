@@ -1,5 +1,7 @@
 """Packs of tensors: the same values with fewer objects, and nothing that is not one."""
 
+# mypy: disable-error-code=arg-type
+
 import json
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Pooling the own and the joint model: hand numbers, properties, and evidence that lies."""
 
+# mypy: disable-error-code=arg-type
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,7 +77,7 @@ def evidence_of(own, joint, labels):
     patients = np.arange(len(labels))
     standards = [standard_of(of_margin(margin), patients) for margin in (own, joint)]
     scores = [one(of_margin(margin)) for one, margin in zip(standards, (own, joint), strict=True)]
-    return fit_pool(*standards, Evidence(*scores, labels, patients))
+    return fit_pool(*standards, Evidence(*scores, labels, patients))  # type: ignore[call-arg]
 
 
 def informed(labels, strength, rng):
@@ -174,7 +176,7 @@ def test_where_the_truth_is_known_a_site_gains_or_loses_little(own, joint, patie
     gains = []
     for _ in range(40):
         scores = [value * labels + rng.normal(size=patients) for value in worth]
-        r = evidence_of(*scores, labels).share
+        r = evidence_of(*scores, labels).share  # type: ignore[call-arg]
         parts = 1 / spreads[0], r / spreads[1]
         told = parts[0] * worth[0] + parts[1] * worth[1]
         gains.append(100 * (norm.cdf(told / np.sqrt(2) / np.hypot(*parts)) - own))
@@ -188,7 +190,7 @@ def test_three_classes_are_pooled_too():
     patients = np.arange(300)
     standards = [standard_of(one, patients) for one in (own, joint)]
     scores = [one(values) for one, values in zip(standards, (own, joint), strict=True)]
-    pool = fit_pool(*standards, Evidence(*scores, labels, patients))
+    pool = fit_pool(*standards, Evidence(*scores, labels, patients))  # type: ignore[call-arg]
     right = [(values.argmax(axis=1) == labels).mean() for values in (own, joint, pool(own, joint))]
     assert pool.share > 1
     assert right[2] >= max(right) - 0.01

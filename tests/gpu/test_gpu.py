@@ -197,7 +197,7 @@ def test_heads_on_kept_features_are_trained_on_the_cpu_to_the_same_bits() -> Non
     one, two = (trained(where, config, network(dropout=0.2), fold=fold, entry=entry) for where in (MIXED, CPU))
     assert same_bits(one, two)
     scores = [score(model, fold, device=where, entry=entry) for model, where in ((one, MIXED), (two, CPU))]
-    assert np.array_equal(*scores)
+    assert np.array_equal(*scores)  # type: ignore[arg-type]
 
 
 def test_heads_on_features_of_the_gpu_are_the_cpus(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_batches_are_made_ahead_in_order_and_an_error_in_one_arrives() -> None:
         list(ahead(numbered(5), MIXED))
     first = ahead(numbered(-1), MIXED)
     next(first)
-    first.close()  # a training that ends early leaves no thread behind
+    first.close()  # type: ignore[attr-defined]  # a training that ends early leaves no thread behind
 
 
 SITE = """

@@ -90,6 +90,8 @@ def test_a_kill_between_reserve_and_commit_counts_in_full(folder: Path) -> None:
     assert read_ledger(folder).history == (Steps(noise, 0.16, 48),)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_processes_that_reserve_at_once_lose_nothing_and_never_disturb_a_reader(folder: Path) -> None:
     code = "while not Path('{go}').exists(): time.sleep(0.001)\n"
     code += "trained(Path(sys.argv[1]), range(1, 21), run=sys.argv[2], steps=1, budget=AMPLE)"

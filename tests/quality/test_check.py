@@ -233,7 +233,7 @@ def tagged(clean: list[Entry]) -> Callable[..., CohortCheck]:
 
     def check(**tags: object) -> CohortCheck:
         facts = [one for one in examine_all([entry.file for entry in clean]) if isinstance(one, ImageFacts)]
-        facts = [replace(one, tags=replace(usual, **tags) if i < 2 else usual) for i, one in enumerate(facts)]
+        facts = [replace(one, tags=replace(usual, **tags) if i < 2 else usual) for i, one in enumerate(facts)]  # type: ignore[arg-type]
         return check_entries(clean, facts, modality=modality_of("mammography"))
 
     return check

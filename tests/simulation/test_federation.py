@@ -153,7 +153,7 @@ def test_a_site_with_other_labels_keeps_its_head_and_takes_part(tiny: Tiny, tmp_
 
 def test_each_site_reports_a_share_per_donor_and_none_of_it_leaves(tiny: Tiny, tmp_path: Path) -> None:
     sites = [{**site, "data": {"phantom": {"patients": 40, "seed": seed}}} for seed, site in enumerate(TINY_SITES)]
-    heads = {"model": {"backbone": "test_resnet", "levels": [2, 3]}, "train": {"freeze": 3, "views": 1, "steps": 4}}
+    heads = {"model": {"levels": [2, 3]}, "train": {"freeze": 3, "views": 1, "steps": 4}}
     report = simulate(tiny(sites=sites, federation={"rounds": 1}, blend={"settle": 0}, **heads), tmp_path / "run")
     donors = {site.name: site.selection.donor_shares if site.selection else {} for site in report.sites}
     assert {site: set(shares) for site, shares in donors.items()} == {
@@ -216,12 +216,12 @@ def test_an_offline_site_stays_out_by_name_and_its_modality_keeps_its_weights(
     membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
     gather_sites(membership, {})
     nodes = membership.exchange.connected()
-    state, played = play_round(membership, begin(membership, None))
-    assert played.report.updated == ("alba", "bari", "como")
+    state, round = play_round(membership, begin(membership, None))
+    assert round.report.updated == ("alba", "bari", "como")
     grid.offline.add(nodes["como"])
-    after, played = play_round(membership, state)
-    assert played.report.updated == ("alba", "bari")
-    assert played.report.refused == {"como": "not connected"}
+    after, round = play_round(membership, state)
+    assert round.report.updated == ("alba", "bari")
+    assert round.report.refused == {"como": "not connected"}
     assert all(after.offsets["histology"][name].equal(value) for name, value in state.offsets["histology"].items())
     grid.offline.add(nodes["bari"])
     with pytest.raises(FederationError, match="1 of the 2 needed"):

@@ -57,7 +57,7 @@ def test_a_kill_while_images_are_prepared_can_be_resumed(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "round_matrices", dying)
-        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # a kill cleans nothing
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # type: ignore[attr-defined]  # a kill cleans nothing
         with pytest.raises(_Killed):
             simulate(tiny(), tmp_path / "cut")
     assert resume_simulation(tmp_path / "cut") == whole

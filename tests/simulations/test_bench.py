@@ -51,7 +51,7 @@ def test_arms_take_turns() -> None:
     [(2.0, "at most", "met"), (2.1, "at most", "missed"), (2.0, "at least", "met"), (1.9, "at least", "missed")],
 )
 def test_a_bar_bounds_from_its_side_and_counts_as_reached(value: float, sense: str, said: str) -> None:
-    assert verdict(replace(ROW, sense=sense), Measured(value, "")) == said
+    assert verdict(replace(ROW, sense=sense), Measured(value, "")) == said  # type: ignore[arg-type]
     assert verdict(ROW, Measured(None, "no such program")) == "not had"
 
 

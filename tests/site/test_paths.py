@@ -89,4 +89,4 @@ def test_a_name_that_leads_out_of_its_folder_is_no_path(tmp_path: Path, name: st
 def test_a_round_that_the_run_does_not_have_is_refused(tmp_path: Path, round: Any) -> None:
     with pytest.raises(CdtlError):
         session.train_round(order("0" * 64, round=round), home_of(tmp_path), RUN)
-    assert session.wire.decode_order(order("0" * 64, round=8), 8)[1] == "0" * 64
+    assert session.wire.decode_order(order("0" * 64, round=8), 8)[1] == "0" * 64  # type: ignore[attr-defined]

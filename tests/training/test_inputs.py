@@ -212,5 +212,5 @@ def test_features_of_frozen_levels_enter_in_the_place_of_images(tmp_path: Path) 
         moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
         assert moved == {"head.weight", "head.bias"}
         found.append(score(model, images, device=CPU, entry=entry))
-    assert np.array_equal(*found)
+    assert np.array_equal(*found)  # type: ignore[arg-type]
     np.testing.assert_allclose(found[0], score(model, images, device=CPU), rtol=1e-3, atol=5e-3)  # float16

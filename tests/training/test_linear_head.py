@@ -40,7 +40,7 @@ def test_it_takes_the_steps_that_autograd_and_torchs_adamw_take(
     rng = np.random.default_rng(0)
     whole = build_classifier(config, classes, 32)
     features = rng.normal(size=(30, 3, whole.head.in_features)).astype(np.float16)
-    fold = Fold(features, np.arange(30), rng.integers(classes, size=30), np.arange(30))
+    fold = Fold(features, np.arange(30), rng.integers(classes, size=30), np.arange(30))  # type: ignore[arg-type]
     found = []
     other = {
         "head.weight": torch.from_numpy(rng.normal(size=(classes, whole.head.in_features))).float(),

@@ -1,5 +1,7 @@
 """DICOM data sets made by hand: what each element of a header does to the picture."""
 
+# mypy: disable-error-code=arg-type
+
 import warnings
 import zlib
 from io import BytesIO

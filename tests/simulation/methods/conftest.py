@@ -11,11 +11,12 @@ from cdtl_core.config.settings import SITE_FILE, save_toml
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.methods.method import Federation, federation_of
 from cdtl_core.site.home import open_site
+from tests.stub import STUB
 
 RUN: dict[str, Any] = {
     "name": "tiny",
     "image": {"size": 32},
-    "model": {"backbone": "test_resnet", "weights": "random"},
+    "model": {"backbone": STUB, "weights": "random"},
     "train": {"steps": 2, "batch_size": 4, "lr": 0.005},
     "federation": {"rounds": 3},
     "blend": {"settle": 1},

@@ -24,10 +24,11 @@ from cdtl_core.simulation.methods.loop import last, play_in, states_of
 from cdtl_core.simulation.methods.method import Federation, federation_of, score_any
 from cdtl_core.simulation.methods.own_twice import own_twice
 from cdtl_core.simulation.methods.tuned import inner_folds, tuned
+from tests.stub import STUB
 
 Build = Callable[..., Federation]
 HEADS: dict[str, Any] = {
-    "model": {"backbone": "test_resnet", "weights": "random", "levels": [2, 3]},
+    "model": {"backbone": STUB, "weights": "random", "levels": [2, 3]},
     "train": {"freeze": 3, "views": 1, "steps": 2},
     "federation": {"rounds": 2},
     "blend": {"settle": 0},
@@ -69,7 +70,7 @@ def test_other_test_patients_change_no_score(heads: Federation, tmp_path: Path, 
     for federation in (fair, cut(heads, spoil=True)):
         model = arm_of(name).play(federation, seed=0, folder=tmp_path)
         found.append(scores(fair, model, fair.sites["alba"]))
-    assert np.array_equal(*found)
+    assert np.array_equal(*found)  # type: ignore[arg-type]
     assert np.ptp(found[0]) > 0
 
 
@@ -126,7 +127,7 @@ def test_an_ensemble_gives_the_mean_of_both_probabilities(heads: Federation, tmp
         play_in(federation, method)["alba"]
         for federation, method in ((heads.only(["alba"]), alone()), (heads, fedavg()))
     ]
-    mean = np.mean([np.exp(score_model(site, part, test)) for part in parts], axis=0)
+    mean = np.mean([np.exp(score_model(site, part, test)) for part in parts], axis=0)  # type: ignore[arg-type]
     assert np.exp(score_any(site, model, test)) == pytest.approx(mean)
 
 

@@ -1,5 +1,7 @@
 """CDTL: own and joint model pooled at the receiver, in the share that honest evidence sets."""
 
+# mypy: disable-error-code=arg-type
+
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +27,11 @@ from cdtl_core.simulation.methods.cdtl import cdtl, mean_of_other_heads
 from cdtl_core.simulation.methods.fedbn import fedbn
 from cdtl_core.simulation.methods.loop import last, play, states_of
 from cdtl_core.simulation.methods.method import Federation, federation_of
+from tests.stub import STUB
 
 Build = Callable[..., Federation]
 HEADS = {
-    "model": {"backbone": "test_resnet", "weights": "random", "levels": [2, 3]},
+    "model": {"backbone": STUB, "weights": "random", "levels": [2, 3]},
     "train": {"freeze": 3, "views": 1, "steps": 4},
     "blend": {"settle": 0},
 }

@@ -15,11 +15,12 @@ from cdtl_core.simulation.methods.loop import play, play_in
 from cdtl_core.simulation.methods.method import Federation, federation_of
 from cdtl_core.simulation.methods.registry import method_of
 from cdtl_core.system.progress import listen
+from tests.stub import STUB
 
 Build = Callable[..., Federation]
 METHODS = ("alone", "fedbn", "fedavg", "cdtl", "fedamp", "fedcross")
 HEADS: dict[str, Any] = {
-    "model": {"backbone": "test_resnet", "weights": "random", "levels": [2, 3]},
+    "model": {"backbone": STUB, "weights": "random", "levels": [2, 3]},
     "train": {"freeze": 3, "views": 1, "steps": 2},
     "blend": {"settle": 0},
 }
