@@ -59,7 +59,7 @@ def test_every_public_name_is_there_and_is_what_type_checkers_are_told() -> None
     assert {name: f"cdtl_core{place}" for name, place in cdtl._PLACES.items()} == told
     for name in cdtl.__all__:
         value = getattr(cdtl, name)
-        assert value is getattr(import_module(told[name]), name) if name in told else value is not None
+        assert value is getattr(import_module(told[name]), name) if name in told else value is not None  # type: ignore[arg-type]
     assert set(cdtl.__all__) <= set(dir(cdtl))
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         _ = cdtl.train  # type: ignore[attr-defined]
@@ -157,7 +157,7 @@ def test_a_name_is_registered_once() -> None:
     assert arm_of("mine").takes_donors
     for register in (cdtl.register_metric, cdtl.register_method):
         with pytest.raises(cdtl.ConfigError, match="exists already"):
-            register("mine", None)  # type: ignore[operator]
+            register("mine", None)  # type: ignore[arg-type, operator]
 
 
 def test_settings_come_from_a_dictionary_as_from_a_file_and_leave_it_alone() -> None:

@@ -30,7 +30,7 @@ def run(code: str, folder: Path, *arguments: str) -> str:
     script.write_text(code)
     command = [sys.executable, "-W", "error::DeprecationWarning:__main__", script, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)  # type: ignore[arg-type]
     assert done.returncode == 0, done.stderr
     return done.stdout
 
