@@ -119,7 +119,7 @@ def test_the_last_target_is_the_simulation_and_the_others_share_one_installation
 
 @pytest.mark.attack("every image is built from pinned bytes", "a base by tag, a wheel without hash, an extra index")
 def test_nothing_is_installed_that_is_not_pinned(tries: Any) -> None:
-    """No digest is given in our files: nobody can check it for the user, and an invented one would be worse."""
+    """No digest is given in our files: it cannot be checked for the user, and an invented one would be worse."""
     assert re.findall(r"^ARG (PYTHON_\S+)", DOCKERFILE, re.MULTILINE) == [
         "PYTHON_IMAGE=python:3.11-slim",
         "PYTHON_SHA256",

@@ -62,12 +62,12 @@ class ImageConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """Backbone name, where its first weights come from (`imagenet`, `random` or a .safetensors file), dropout.
+    """Backbone, source of its initial weights (`imagenet`, `random` or a .safetensors file), dropout.
 
-    `levels` are stages of the backbone (from 1, as `train.freeze` counts) whose pooled outputs together are the
-    features, each of unit length and the whole centred by the site's own mean; none: the backbone's own output. With
-    `regions` = ``centre`` each stage's output is pooled twice: over the image's central half and over the rest.
-    `adapter` is the width of a small residual layer between features and head (0: none).
+    `levels` lists stages of the backbone, counted from 1 as in `train.freeze`. Their pooled outputs form the features,
+    each scaled to unit length and all centred by the site's own mean. Without levels the features are the backbone's
+    own output. With `regions` = ``centre`` each stage's output is pooled twice: over the image's central half and over
+    the rest. `adapter` is the width of a small residual layer between features and head; 0: none.
     """
 
     backbone: str = Field("efficientnet_lite0", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$")
@@ -111,10 +111,10 @@ class TrainConfig(Settings):
 
     `steps` is the same at every site. `freeze` counts the early stages that keep the initial weights.
 
-    With `views` above 0 each image has a fixed pool of so many changed views and the plain one, drawn by `views_seed`
-    and not by the run's seed. A step takes one of them at random, and what the frozen stages say of it is computed
-    once and kept at the site as float16. With `views` 0 each step changes its images anew. Runs with `dp.enabled` have
-    `dp.views` in its place.
+    With `views` above 0 each image has a fixed pool of views: the unchanged image and this number of augmented ones,
+    drawn by `views_seed` and not by the run's seed. A step takes one of them at random. The output of the frozen stages
+    is computed once per view and stored in the feature cache as float16. With `views` 0 each step augments its images
+    again. Runs with `dp.enabled` use `dp.views` instead.
     """
 
     steps: int = Field(12, ge=0)
@@ -155,12 +155,12 @@ class SplitConfig(Settings):
 
 
 class FederationConfig(Settings):
-    """Rounds; who takes part; how many sites each round needs; how long to wait; how sites weigh in their modality.
+    """Number of rounds, the sites, how many must answer, how long to wait, and how sites are weighted.
 
-    `sites` names who may take part (none named: whoever is connected, for simulations). The run starts when all of
-    them have introduced themselves or `join_timeout_s` has passed; then, and in each round within `round_timeout_s`,
-    at least `min_sites` sites and `min_per_modality` of each modality must answer. `patient_cap` is the most patients
-    with which one site weighs (0: no cap).
+    `sites` lists the sites that may take part; an empty list admits all connected sites, for simulations. The run
+    starts when all of them have introduced themselves or `join_timeout_s` has passed. Then, and in each round within
+    `round_timeout_s`, at least `min_sites` sites and `min_per_modality` sites of each modality must answer.
+    `patient_cap` limits the number of patients by which one site is weighted; 0: no limit.
     """
 
     rounds: int = Field(8, ge=1, le=MAX_ROUNDS)
@@ -175,8 +175,8 @@ class FederationConfig(Settings):
 class BlendConfig(Settings):
     """How modalities blend, see `cdtl_core.federation.blend`.
 
-    `warmup` and `settle` rounds at the start and the end run without blending. `donors` names, per receiving
-    modality, those it takes from; a modality that is not named takes from all, one with an empty list from none.
+    `warmup` and `settle` rounds at the start and the end run without blending. `donors` lists the donors of each
+    receiving modality. A modality without an entry receives from all others, one with an empty list from none.
     """
 
     policy: Literal["size", "fixed", "retention", "annealed", "scarce"] = "size"
@@ -238,14 +238,13 @@ class ModelSelectionConfig(Settings):
 class DpConfig(Settings):
     """Differential privacy of each patient at each site, see docs/privacy.md.
 
-    With `enabled` the whole run trains a small part of the network, at private and exempt sites alike: the head, the
-    adapter of `model.adapter`, and the last `stages` of the backbone. `required` leaves out sites that are exempt.
-    `target_epsilon` at `target_delta` bounds all that a site has ever spent on its patients, this run included.
-    `max_grad_norm` clips a patient's gradient, which is the mean over `multiplicity` of her images, each in one of
-    1 + `views` views, or with `stages` above 0 that of one image, changed anew; `batch_patients`
-    is the expected number of patients in a step (0: all of them). Steps are plain SGD with `lr` and `momentum`;
-    `train.steps` and `train.lr_decay` apply, the rest of `train` that looks at data or labels does not. With
-    `model.levels`, a site's first round takes `centre_steps` more to find the centre of its features.
+    With `enabled` private and exempt sites train the same small part of the network: the head, the adapter of
+    `model.adapter`, and the last `stages` of the backbone. `required` excludes exempt sites. `target_epsilon` at
+    `target_delta` bounds everything that a site has ever spent on its patients, including this run. `max_grad_norm`
+    clips a patient's gradient. That gradient is the mean over `multiplicity` of her images, each in one of 1 + `views`
+    views; with `stages` above 0 it is the gradient of one augmented image. `batch_patients` is the expected number of
+    patients in a step; 0: all. Steps are plain SGD with `lr` and `momentum`. Of `train` only `steps` and `lr_decay`
+    apply. With `model.levels`, a site's first round takes `centre_steps` more to compute the centre of its features.
     """
 
     enabled: bool = False

@@ -25,13 +25,13 @@ def split_patients(
 ) -> dict[str, Split]:
     """Give each patient to one split; all images of a patient go together.
 
-    A manifest's own `split` column is kept where it is filled, then what a patient had `before`. Other patients are
+    The manifest's `split` column applies if it is filled, then the patient's split in `before`. Other patients are
     ranked within their stratum (the set of labels of their images) by a hash of seed and patient, so the order of rows
-    does not matter; beside patients of before, each goes where its stratum falls shortest of its share.
+    does not matter. Each goes to the split that is furthest below its share of the stratum.
 
     Args:
         cases: All images of the site.
-        before: The split of an earlier call, so that nobody moves when patients are added.
+        before: The split of an earlier call, so that no patient moves when others are added.
         test: Share of each stratum's patients for the test split, in (0, 1).
         val: Share for validation, in (0, 1).
         seed: Chooses among the equally good splits.

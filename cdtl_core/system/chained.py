@@ -5,12 +5,11 @@
     {"time": ..., "kind": ..., "seq": 1, "after": "", "hash": "5f..."}
     {"time": ..., "kind": ..., "seq": 2, "hash": "c0..."}
 
-`seq` counts the lines of the chain. `hash` is the SHA-256 of the hash before it and of the line itself. The first line
-of a file says in `after` which hash it continues. A head file, kept in another folder, holds number and hash of the
-last line and the number of the first line that rotation has left. `cdtl site log verify` and `cdtl server
-log verify` check all of it.
+`seq` counts the lines of the chain. `hash` is the SHA-256 of the previous hash and of the line itself. The first line
+of a file names the previous hash in `after`. A head file in another folder holds number and hash of the last line, and
+the number of the first line that still exists. `cdtl site log verify` and `cdtl server log verify` check all of it.
 
-Whoever controls the account that writes a log can write the whole log again. A head that was noted elsewhere shows it.
+An attacker with the account that writes a log can write the whole log again. A head that was noted elsewhere shows it.
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
     python -m simulations.bench.nanny OUT.json PSS_EVERY_S COMMAND ...
 
-Whoever is orphaned below this process becomes its child (Linux), so processes that detach, as Ray's do, are counted
+A process that is orphaned below this one becomes its child (Linux), so processes that detach, as Ray's do, are counted
 and ended too. The program's exit code is ours.
 """
 

@@ -111,7 +111,7 @@ def score(net: Net, images: Images, split: str) -> torch.Tensor:
 
 @torch.no_grad()
 def refresh(net: Net, images: Images) -> None:
-    """Running statistics of the norms anew, from all training images."""
+    """Recompute the running statistics of the norms from all training images."""
     net.train()
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:

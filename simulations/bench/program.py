@@ -47,7 +47,7 @@ def play(command: Sequence[str], *, memory: bool = False, timeout_s: float = 600
 
     Args:
         command: The program; ``{folder}`` in an argument stands for the folder, what it writes to ``{said}`` (JSON) is
-            what it says of itself.
+            its own report.
         memory: Whether to look at its memory, which takes some time of a processor.
         timeout_s: After which it is ended.
         env: Added to its environment.

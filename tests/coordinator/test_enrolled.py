@@ -1,4 +1,4 @@
-"""What a site says of itself, held against what it enrolled with."""
+"""A site's introduction is compared with its enrolment."""
 
 from pathlib import Path
 

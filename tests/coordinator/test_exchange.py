@@ -24,7 +24,7 @@ LOST, NOT_APPROVED = 5, 7
 
 
 class Clock:
-    """Time that passes only while somebody waits."""
+    """Time that passes only during a wait."""
 
     def __init__(self) -> None:
         self.now = 0.0

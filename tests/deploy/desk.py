@@ -193,7 +193,7 @@ class Desk:
         return [json.loads(line) for line in (self.home / "logs" / "egress.jsonl").read_text().splitlines()]
 
     def outcome(self, count: int = 1) -> None:
-        """Wait until the filter has delivered so many replies."""
+        """Wait until the filter has delivered this number of replies."""
         eventually(lambda: [line["kind"] for line in self.log()].count("outcome") >= count, "the filter's outcome")
 
 

@@ -32,7 +32,7 @@ async def _stranger(port: int, context: ssl.SSLContext, address: str, end: float
 
 
 async def flood(port: int, ca: str, seconds: float, connections: int = 256) -> Counter[str]:
-    """Answers by status, and faults by name, of so many connections at a time."""
+    """Answers by status, and faults by name, of many connections at a time."""
     context, seen, end = ssl.create_default_context(cafile=ca), Counter[str](), time.monotonic() + seconds
     addresses = [f"127.0.0.{2 + number // _OF_ADDRESS}" for number in range(connections)]
     tasks = [asyncio.create_task(_stranger(port, context, address, end, seen)) for address in addresses]

@@ -164,7 +164,7 @@ def test_a_file_that_was_edited_or_torn_approves_nothing(request_: ApprovalReque
 
 
 def test_a_refused_run_waits_for_the_operator(request_: ApprovalRequest, tmp_path: Path) -> None:
-    run = keep_pending(tmp_path, b"code", request_.settings, run_id=2**63, reason="nobody approved it")
+    run = keep_pending(tmp_path, b"code", request_.settings, run_id=2**63, reason="not approved")
     assert find(tmp_path, run.id[:6]) == run == find(tmp_path, run.bundle_sha256[:6])
     assert request_of(run).settings == request_.settings
     with pytest.raises(ConfigError, match="matches 0 pending runs"):

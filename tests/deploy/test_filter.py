@@ -146,7 +146,7 @@ def smuggled(manifest: EgressManifest) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.attack("No run time leaves a site", "read what a reply says of its time")
+@pytest.mark.attack("No run time leaves a site", "read the times in a reply")
 def test_no_reply_says_how_long_the_site_worked(open_desk: tuple[Desk, Node]) -> None:
     desk, node = open_desk
     sent = honest(desk.approve().egress)

@@ -129,12 +129,12 @@ def test_a_supernode_that_owes_a_reply_and_asks_for_more_is_ended_and_answered_f
             assert restarted.take() is None
 
 
-@pytest.mark.parametrize("fault", ["nobody there", "another authority"])
+@pytest.mark.parametrize("fault", ["no listener", "another authority"])
 def test_a_coordinator_out_of_reach_is_503_for_the_supernode_and_told_in_the_state(
     desk: Desk, tmp_path: Path, fault: str
 ) -> None:
     stranger = write_certificates(tmp_path / "stranger").ca
-    changed = {"upstream_port": free_port()} if fault == "nobody there" else {"ca": stranger}
+    changed = {"upstream_port": free_port()} if fault == "no listener" else {"ca": stranger}
     desk.config = desk.config.model_copy(update=changed)
     with desk.filter(), desk.bare() as client:
         asked = client.post("/v1/fleet/pull-messages", content=PullMessagesRequest().SerializeToString())

@@ -126,8 +126,8 @@ def test_without_a_superlink_sites_are_asked_to_try_again(coordinator: Coordinat
     admit(coordinator.home, enrolled("north"))
     coordinator.register()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        nobody = taken.getsockname()[1]
-    coordinator.start(upstream_port=nobody)
+        closed = taken.getsockname()[1]
+    coordinator.start(upstream_port=closed)
     coordinator.superlink.listener.close()
     answer = coordinator.ask("north")
     assert answer.status_code == 503

@@ -198,7 +198,7 @@ def test_root_does_not_start_what_belongs_to_another_account(cdtl: Cdtl, tmp_pat
 @pytest.mark.slow
 @pytest.mark.ci
 def test_where_the_loopback_ports_stay_open_the_log_the_status_and_doctor_say_so(tmp_path: Path) -> None:
-    """No namespace is to be had: the limit on them is set to zero, in a namespace of our own."""
+    """No namespace is available: their limit is zero, in a separate namespace."""
     commands = """
         echo 0 > /proc/sys/user/max_user_namespaces || exit 77
         {python} -m cdtl_core.cli.main server init one --name localhost --port {port} --host 127.0.0.1

@@ -121,7 +121,7 @@ def test_a_log_that_was_written_again_does_not_fit_its_head_or_a_noted_one(tmp_p
     files.head.unlink()
     log = written(files, 8)
     log.append({"kind": "reply", "bytes": 8, "why": "forged"})
-    assert not check_log(files).faults, "whoever rewrites the head too leaves no trace here"
+    assert not check_log(files).faults, "an attacker who also rewrites the head leaves no trace here"
     assert check_log(files, noted=noted).faults, "but the head that was noted elsewhere shows it"
     files.head.write_bytes(old_head)
     assert check_log(files).faults

@@ -62,7 +62,7 @@ def test_a_fresh_volume_with_lost_and_found_is_taken_and_anything_else_is_not(tm
     make_coordinator(volume, CONFIG)
     assert load_server(volume) == CONFIG
     (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "a.txt").write_text("dear")
+    (tmp_path / "letters" / "a.txt").write_text("hello")
     for folder in (volume, tmp_path / "letters", tmp_path / "letters" / "a.txt"):
         with pytest.raises(CheckpointError, match="is not empty"):
             make_coordinator(folder, CONFIG)

@@ -1,4 +1,4 @@
-"""How often somebody may come."""
+"""Rate limit per client."""
 
 from cdtl_core.deploy.rate import RateLimit
 

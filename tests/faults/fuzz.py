@@ -146,7 +146,7 @@ def precious(folder: Path) -> tuple[bytes, ...]:
 
 
 def run(executions: int, seed: int, folder: Path) -> Counter[str]:
-    """Damage and read; returns how often each came of it, by reader."""
+    """Damage and read files; return the counts of each outcome, by reader."""
     rng, table, found = random.Random(seed), decoders(folder), Counter[str]()
     words, outside = precious(folder), tree_of(folder / "outside")
     names, start_mb = list(table), peak_mb()

@@ -26,7 +26,7 @@ class Link:
         self._cut = True
         self._loop.call_soon_threadsafe(self._drop)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Let connections through again."""
         self._cut = False
 

@@ -168,7 +168,7 @@ def killed_until_done(config: SimulationConfig, out: Path, choose: random.Random
 
 
 def await_rounds(out: Path, pid: int, more: int) -> int | None:
-    """Wait until a child has begun so many rounds; its exit code if it was done before."""
+    """Wait until a child has begun this number of rounds; return its exit code if it ended before."""
     diary, pause = beside(out, "began"), threading.Event()
     start = size = diary.stat().st_size if diary.exists() else 0
     while size - start < more * len("cdtl 1\n"):

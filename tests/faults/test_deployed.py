@@ -135,7 +135,7 @@ def test_a_line_that_is_slow_and_then_cut_for_half_a_minute(tiny: Tiny, make: Ma
         deployment.in_round(run, 2)
         link.cut()
         threading.Event().wait(35.0)  # as long as the cut is to last
-        link.mend()
+        link.repair()
         assert deployment.ended(run, timeout_s=600.0) == "completed", deployment.story()
         assert link.carried > 100_000
         deployment.stop()

@@ -282,7 +282,7 @@ def test_no_decision_is_without_a_line(room: Room) -> None:
 @pytest.mark.attack(PROPERTY, "the k-th call of an egress filter's other files fails")
 def test_what_a_filter_keeps_beside_its_log_is_whole_or_absent(room: Room) -> None:
     def act(folder: Path, disk: Disk) -> None:
-        insisted(lambda: keep_pending(folder, b"code", {"name": "study"}, run_id=1, reason="nobody"), disk)
+        insisted(lambda: keep_pending(folder, b"code", {"name": "study"}, run_id=1, reason="none"), disk)
         insisted(lambda: Status(folder).write(force=True), disk)
         insisted(lambda: load_key(folder), disk)
 

@@ -14,7 +14,7 @@ def of_margin(margin):
 
 
 def site(patients, seed):
-    """Labels of a site's patients, what its own model says of them, and the generator."""
+    """Labels of a site's patients, the own model's predictions for them, and the generator."""
     rng = np.random.default_rng(seed)
     labels = np.arange(patients) % 2
     return labels, of_margin(0.7 * (2 * labels - 1) + rng.normal(size=patients)), rng

@@ -167,7 +167,7 @@ def test_the_share_is_the_minimum_of_the_penalised_loss(count):
 def test_where_the_truth_is_known_a_site_gains_or_loses_little(own, joint, patients, least):
     """Scores drawn from known distributions: points of AUROC over the own model, mean of 40 cohorts.
 
-    Row 1 is a site with donors below chance. The best that can be had is 0, 2.4, 15 and 15.
+    Row 1 is a site with donors below chance. The best possible result is 0, 2.4, 15 and 15.
     """
     rng = np.random.default_rng(0)
     labels = (np.arange(patients) % 5 < 2).astype(np.int64)

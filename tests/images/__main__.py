@@ -17,7 +17,7 @@ from tests.images.contents import contents, faults
 from tests.images.study import Study, steps
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = "192.0.2.1"  # an address that is nobody's (RFC 5737)
+OUTSIDE = "192.0.2.1"  # a documentation address (RFC 5737)
 MOST_BYTES = {
     "coordinator": 2_000_000_000,
     "site": 2_000_000_000,

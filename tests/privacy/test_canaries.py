@@ -1,4 +1,4 @@
-"""Canaries and what is heard of them, against plain SGD and by hand."""
+"""Canaries and their scores, against plain SGD and by hand."""
 
 import numpy as np
 import pytest

@@ -84,7 +84,7 @@ def test_the_clip_bounds_what_one_patient_can_move() -> None:
 
 
 def test_the_noise_has_the_size_that_the_accountant_assumes() -> None:
-    """Nobody is drawn, so a step is noise alone: sigma C / (q n) on every coordinate."""
+    """No patient is drawn, so a step is only noise: sigma C / (q n) on every coordinate."""
     model, labels = classifier(adapter=64), np.zeros(10, np.int64)
     before = model.adapter.down.weight.detach().clone()  # type: ignore[union-attr]
     fitted(model, features(10, model), labels, Mechanism(2.0, 1e-12, 0.5, 10**13), steps=1, lr=1.0)

@@ -48,7 +48,7 @@ class World:
         return read_ledger(self.folder).epsilon(DELTA)
 
     def truth(self) -> float:
-        """At most: whoever is at work may have taken all its steps."""
+        """At most: a running process may have taken all its steps."""
         return epsilon([*self.trained, *map(_steps, self.at_work)], DELTA)
 
     def reserve(self, run: str, steps: int, crash: str, share: float) -> None:
@@ -73,7 +73,7 @@ class World:
         self._crash(crash, share, before)
 
     def lose(self) -> None:
-        """All processes die; nobody knows how many of their steps they took."""
+        """All processes die; the number of their steps is unknown."""
         self.trained += map(_steps, self.at_work)
         self.at_work.clear()
 

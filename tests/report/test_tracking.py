@@ -1,4 +1,4 @@
-"""Event files and whoever else is told of rounds: what rounds.jsonl holds, once each, also when one of them fails."""
+"""Event files and other sinks get each round of rounds.jsonl once, also if one of them fails."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_one_that_fails_ends_neither_the_run_nor_the_others(finished: Path, capl
 def test_tensorboards_files_hold_the_journals_figures(finished: Path, tmp_path: Path) -> None:
     tensorboard = pytest.importorskip("tensorboardX")
     (tmp_path / "rounds.jsonl").write_bytes((finished / "rounds.jsonl").read_bytes())
-    for _ in range(2):  # the second time what the first one wrote is written anew
+    for _ in range(2):  # the second time the files of the first are replaced
         with following(tmp_path, [TensorBoardSink(tmp_path)]):
             pass
     (path,) = (tmp_path / "tensorboard" / "cdtl" / "alba").glob("events.*")

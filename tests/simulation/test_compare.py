@@ -64,7 +64,7 @@ def config(tmp_path: Path) -> None:
 
 
 def kill_midway(folder: Path, cells: int) -> None:
-    """Start the study as a command with two processes, kill it when some cells are done, see nobody left."""
+    """Start the study as a command with two processes, kill it after some cells, and see that no process is left."""
     command = [sys.executable, "-m", "cdtl_core.cli.main", "compare", "tiny.toml", *STUDY, "--out", "b", "--jobs", "2"]
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(

@@ -186,7 +186,7 @@ def test_the_report_says_for_each_site_what_it_was_and_gained(tiny: Tiny, played
 
 
 class _Clock:
-    """Time that passes only while somebody sleeps, so that a busy machine changes nothing."""
+    """Time that passes only during a sleep, so that a busy machine changes nothing."""
 
     def __init__(self) -> None:
         self._now = 0.0

@@ -1,4 +1,4 @@
-"""Tables of models: a whole one of synthetic images, gone on with after a loss, the leak, wrong input."""
+"""Tables of models: a whole one of synthetic images, continued after a loss, the leak, wrong input."""
 
 import json
 from collections.abc import Callable
@@ -166,7 +166,7 @@ def test_wrong_tables_are_refused(cdtl: Cdtl, tmp_path: Path) -> None:
         return code, error
 
     for old, new, says in (
-        ('target = "alba"', 'target = "nobody"', "is not a site"),
+        ('target = "alba"', 'target = "absent"', "is not a site"),
         ('row = "U-Net"', 'row = "plain cnn"', "distinct names"),
         ('row = "U-Net"', 'row = "Plain-CNN"', "nearly the same name"),
         ('method = "cdtl"', 'method = "magic"', "the method 'magic' is unknown"),

@@ -68,7 +68,7 @@ def start(config: Path, out: Path, engine: str) -> subprocess.Popen[bytes]:
 
 
 def started_for(out: Path) -> list[int]:
-    """Processes of a run: whoever has its folder in the environment, whatever has become of its parents."""
+    """Processes of a run: those with its folder in their environment, also after their parents ended."""
     mark, found = f"CDTL_RUN={out}".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

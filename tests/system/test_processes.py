@@ -1,4 +1,4 @@
-"""Programs that end together, whoever ends first."""
+"""Programs that end together, in any order."""
 
 import os
 import subprocess

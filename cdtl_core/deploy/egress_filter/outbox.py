@@ -82,7 +82,7 @@ class Outbox:
 
     @property
     def crowded(self) -> bool:
-        """Whether so many replies wait that no further message may be taken."""
+        """Whether too many replies wait to take another message."""
         return len(self._waiting) >= MOST_WAITING
 
     def full(self, num_bytes: int) -> str:

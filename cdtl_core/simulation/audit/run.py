@@ -119,12 +119,12 @@ def audit_membership(subject: Subject, *, seed: int, private: bool) -> Membershi
         private: With the run's noise and clip; else the same part of the network with neither.
     """
     config, rng = subject.site.config, np.random.default_rng(seed)
-    nobody = draw_canaries(subject.features, 0, 2, rng)
+    none = draw_canaries(subject.features, 0, 2, rng)
     count = subject.fold.num_patients
     with TemporaryDirectory() as folder:
         published = _published(count)
         turns = granted(config, published, Path(folder), Fault.NONE) if private else _exempt(config, count)
-        deque(train(subject, nobody, turns), maxlen=0)
+        deque(train(subject, none, turns), maxlen=0)
     members, others = _losses(subject.site, ("train",)), _losses(subject.site, ("val", "test"))
     return membership(members, others, seed=seed)
 
