@@ -24,6 +24,7 @@ from cdtl_core.simulation.run_folder import refuse_used, with_absolute_paths
 from cdtl_core.site.home import contract_of, open_site
 from cdtl_core.site.spending import is_private
 from cdtl_core.system.durable import locked
+from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.progress import report
 
 __all__ = ["CONFIG_FILE", "Engine", "resume_simulation", "simulate"]
@@ -177,7 +178,7 @@ def _play_method(run: RunConfig, out: Path, homes: Sequence[Path], engine: Engin
 def _site_log(out: Path) -> Iterator[list[logging.LogRecord]]:
     """Keep the sites' error logs: in ``sites.log``, and for the error message."""
     failures: list[logging.LogRecord] = []
-    logger, handler = logging.getLogger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
+    logger, handler = get_logger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(site)s: %(message)s"))
     handler.addFilter(lambda record: record.levelno < logging.ERROR or not failures.append(record))  # type: ignore[func-returns-value]
     logger.addHandler(handler)

@@ -123,7 +123,7 @@ def test_a_plan_is_told_to_a_person(cdtl: Cdtl) -> None:
         "steps             60 (5 rounds of 12)",
         "sample rate q     1, 200 patients expected in a step",
         "times the clip C = 1.5",
-        "Trained: head, 514 parameters",
+        "Trained: head, 66 parameters",
         "Workable: ",
         "head + adapter of 16",
         "head + last stage",

@@ -282,7 +282,7 @@ def test_the_desks_renew_with_one_command_each(cdtl: Cdtl, site: Path, tmp_path:
     assert "no telephone call" in cdtl("site", "renew", site).out
     done = cdtl("server", "admit", "office", site / RENEWAL_FILE, "--yes")
     assert done.code == 0
-    assert "north has a new key; its former one is good beside it until" in done.out
+    assert "north has a new key; its former key is also valid until" in done.out
     status = json.loads(cdtl("server", "status", "office", "--json").out)
     assert status["notices"] == []
     assert "holds the new and the previous authority" in cdtl("server", "renew", "office", "--new-authority").out

@@ -56,7 +56,7 @@ def test_there_is_one_page_and_nothing_else_of_the_folder(server: PageServer) ->
     assert "Python" not in headers["Server"]
     for path in ("/config.toml", "/sites/", "/../config.toml", "/rounds.jsonl", "/%2e%2e/"):
         status, _, text = ask(server, path)
-        assert (status, text) == (404, "There is one page here: /\n")
+        assert (status, text) == (404, "The only page here is /\n")
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert ask(server, method=method)[0] == 501
     status, headers, text = ask(server, method="HEAD")
