@@ -1,13 +1,13 @@
-"""What a training image costs: the whole network, half of it frozen, half of it frozen and run once (train.views).
+"""Cost of a training image: the whole network, half of it frozen, and half of it frozen with cached output.
 
     OMP_NUM_THREADS=1 python benchmarks/feature_cache.py [CONFIG --site NAME --set data.root=FOLDER] [--out FILE]
 
-EfficientNet-Lite0 at 128 px, batches of 24 as by default, one round of 12 steps of `fit` for each figure, arms in turn,
-median of `--repeats`, milliseconds of the processor, which others on the machine disturb least. An image is one of a
-batch: forward, backward, optimizer and what it takes to have the batch (changing images, reading activations) are in.
-Half of the network is `--freeze` of its stages, by default 5 of 9. The cache is filled before; what filling takes is
-said beside it, per image and view. Images are synthetic, or those that a site of CONFIG trains on. Exit code 1 if a
-ratio to the whole network is above its bar.
+EfficientNet-Lite0 at 128 px, batches of 24 as by default, one round of 12 steps of `fit` for each figure. The arms take
+turns; a figure is the median of `--repeats`, in milliseconds of the processor, which other processes disturb least. An
+image is one of a batch: forward, backward, optimizer and making the batch are included. Half of the network is
+`--freeze` of its stages, by default 5 of 9. The cache is filled before; the time for that is printed per image and
+view. Images are synthetic, or those that a site of CONFIG trains on. Exit code 1 if a ratio to the whole network is
+above its limit.
 """
 
 import argparse

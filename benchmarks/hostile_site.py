@@ -1,4 +1,4 @@
-"""What one hostile site of five does to the honest ones, with and without the defence, on SYNTHETIC phantoms.
+"""Effect of one hostile site among five on the honest ones, with and without the defence, on SYNTHETIC phantoms.
 
 ::
 

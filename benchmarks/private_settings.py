@@ -1,4 +1,4 @@
-"""Which setting loses least to privacy: one site (bus_bra), no federation, settings changed one at a time.
+"""Settings that lose least to privacy: one site (bus_bra), no federation, settings changed one at a time.
 
 ::
 
@@ -117,7 +117,7 @@ def network(config: ModelConfig) -> tuple[Classifier, dict[str, torch.Tensor]]:
 
 
 def heads(model: Classifier) -> dict[str, torch.Tensor]:
-    """What every training starts from at zero."""
+    """Return the tensors that are zero at the start of every training."""
     names = [name for name in model.state_dict() if name.startswith(("head.", "centre."))]
     return take(model, names)
 

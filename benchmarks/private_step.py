@@ -1,4 +1,4 @@
-"""What a step with differential privacy costs beside a plain step of the same part of the network, as a ratio.
+"""Cost of a step with differential privacy relative to a plain step on the same part of the network.
 
 ::
 
@@ -93,7 +93,7 @@ def inputs_of(model: Classifier, config: RunConfig) -> PatientInputs:
 
 
 def milliseconds(what: Callable[[], None], steps: int) -> float:
-    """Of one step."""
+    """Return the milliseconds of one step."""
     began = time.perf_counter()
     what()
     return 1000 * (time.perf_counter() - began) / steps

@@ -1,4 +1,4 @@
-"""What `flwr new` writes for PyTorch, less its data and training: stock FedAvg, train and evaluate in each round."""
+"""The app of `flwr new` for PyTorch without data and training: stock FedAvg, train and evaluate in each round."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a federation round costs beside the training: cdtl's deployed stack against Flower's quickstart app.
+"""Cost of a federation round without training: cdtl's deployed stack against Flower's quickstart app.
 
     OMP_NUM_THREADS=1 python benchmarks/round_cost.py [--rounds 6] [--repeats 2] [--out round_cost.json]
 
@@ -64,7 +64,7 @@ class Arm:
 
     @property
     def seconds(self) -> list[float]:
-        """Of all runs."""
+        """Return the seconds of all runs."""
         return [value for run in self.runs for value in run]
 
     @property

@@ -86,5 +86,5 @@ def error_of_code(exit_code: int) -> type[CdtlError]:
 
 def reply_error(kind: type[CdtlError]) -> tuple[int, str]:
     """Code and sentence with which an error of this kind leaves a site: all that a server is told."""
-    sentence = f"{kind.__name__}: the site could not go on; its own log says why."
+    sentence = f"{kind.__name__}: the site could not continue; its own log gives the reason."
     return ERROR_CODE_BASE + kind.exit_code, sentence

@@ -1,4 +1,4 @@
-"""How Flower's own programs are started and asked: quiet, from this Python, and never over a proxy to this machine."""
+"""Starts and queries Flower's own programs, with this Python and without a proxy to this machine."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from cdtl_core.system.shipped import bundle_root
 __all__ = ["CONNECTION", "Flower", "await_health", "flower_environment", "stage_app"]
 
 CONNECTION = "own"
-"""The name under which Flower's programs find the SuperLink that is meant."""
+"""Name under which Flower's programs find the SuperLink."""
 _COMMAND_S = 120.0
 _PROJECT = ("name", "version", "description", "license", "requires-python", "dependencies")
 _QUIET = {
@@ -36,14 +36,14 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Flower:
-    """How to speak to a SuperLink: `flwr`'s environment, an empty folder to call it from, and its process group."""
+    """Access to a SuperLink: `flwr`'s environment, an empty folder to call it from, and its process group."""
 
     env: Mapping[str, str]
     empty: Path
     group: int | None = None
 
     def ask(self, *arguments: str) -> str:
-        """What `flwr` prints, nothing if it hangs; its exit code means little, its JSON says whether it worked."""
+        """Return the output of `flwr`, empty if it hangs. Its exit code means little; its JSON reports success."""
         with suppress(subprocess.TimeoutExpired):
             done = subprocess.run(  # noqa: S603
                 ["flwr", *arguments],  # noqa: S607
@@ -54,22 +54,22 @@ class Flower:
         return ""
 
     def read(self, *arguments: str) -> dict[str, Any]:
-        """What `flwr` answers in JSON; nothing if it answers in another way."""
+        """Return the JSON answer of `flwr`; empty for any other output."""
         return _read(self.ask(*arguments, "--format", "json"))
 
     def submit(self, app: Path, settings: Path, *options: str) -> tuple[str, str]:
-        """Start a run of an app folder: its number, empty if Flower did not take it, and what Flower said."""
+        """Start a run of an app folder; return its number, empty if Flower refused it, and Flower's output."""
         answer = self.ask("run", str(app), CONNECTION, "--run-config", str(settings), *options, "--format", "json")
         return str(_read(answer).get("run-id") or ""), answer
 
     def status(self, run_id: str) -> str:
-        """A run's status with its details, e.g. ``finished:completed``; empty if the SuperLink does not answer."""
+        """Return a run's status with details, e.g. ``finished:completed``; empty if the SuperLink does not answer."""
         runs = self.read("list", CONNECTION, "--run-id", run_id).get("runs")
         return " ".join(filter(None, (runs[0]["status"], runs[0]["status-details"]))) if runs else ""
 
 
 def flower_environment(own: Mapping[str, object]) -> dict[str, str]:
-    """Our environment for Flower's programs: this Python's programs first, and no proxy for our own machine."""
+    """Return our environment for Flower's programs: this Python's programs first, and no proxy to our own machine."""
     before = os.environ.get
     path = os.pathsep.join([str(Path(sys.executable).parent), before("PATH", os.defpath)])
     direct = {name: f"127.0.0.1,localhost,{before(name, '')}" for name in ("NO_PROXY", "no_proxy")}
@@ -77,9 +77,9 @@ def flower_environment(own: Mapping[str, object]) -> dict[str, str]:
 
 
 def stage_app(app: Path) -> None:
-    """Copy what Flower bundles to `app`: the same files from a checkout and from an installed wheel.
+    """Copy Flower's bundle to `app`: the same files from a checkout and from an installed wheel.
 
-    Of pyproject.toml only what Flower reads is copied: a setting of a linter is no part of what hospitals approve.
+    Only the part of pyproject.toml that Flower reads is copied: settings of a linter are not part of an approval.
     """
     root, core = bundle_root(), Path(sys.modules["cdtl_core"].__path__[0])
     unwanted = shutil.ignore_patterns("bundle", "__pycache__")
@@ -96,6 +96,13 @@ def await_health(
     url: str, *, timeout_s: float, log: Path | str, ca: Path | None = None, alive: Callable[[], bool] = lambda: True
 ) -> None:
     """Wait until a server answers on ``URL/health``.
+
+    Args:
+        url: Address of the server.
+        timeout_s: Longest wait.
+        log: Its log, for the error.
+        ca: The authority of its certificate, if it uses TLS.
+        alive: Whether its process runs.
 
     Raises:
         FederationError: It ended, or did not answer in time.

@@ -1,4 +1,4 @@
-"""The cheapest backbone that the product takes: for tests of everything around a network, in this process only.
+"""A minimal backbone for tests of everything around a network, in this process only.
 
 A process that a test starts does not know it: there the cheapest is timm's ``test_efficientnet``.
 """

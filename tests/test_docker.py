@@ -1,4 +1,4 @@
-"""The containers, as far as they can be judged without an engine: what is copied, called, locked and mounted."""
+"""The containers, as far as they can be checked without an engine: copies, commands, locks and mounts."""
 
 import fnmatch
 import re

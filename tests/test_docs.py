@@ -1,4 +1,4 @@
-"""What the pages say can be done: every command of the two desks is run, as one story, with real processes."""
+"""The documents: every command of the two guides runs, in order, with real processes."""
 
 import csv
 import os

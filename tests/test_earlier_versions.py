@@ -1,4 +1,4 @@
-"""Files of earlier versions: each ends in a sentence that says what to write instead, none in a traceback."""
+"""Files of earlier versions: each gives a sentence that names the new form, none a traceback."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel and the Flower bundle; the containers are in test_docker.py."""
+"""The wheel and the Flower bundle; test_docker.py tests the containers."""
 
 import io
 import json

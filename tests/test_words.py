@@ -1,4 +1,4 @@
-"""Words that our texts avoid, since they are old-fashioned or our own, and the terms that replaced them."""
+"""Banned words: old-fashioned ones, and terms that have been replaced."""
 
 import re
 import subprocess

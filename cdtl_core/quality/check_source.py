@@ -19,7 +19,7 @@ def check_cohort(
     label_map: Mapping[str, str] | None = None,
     switched_off: Mapping[str, str] | None = None,
 ) -> CohortCheck:
-    """Check a manifest, a folder that holds one, or class folders. Every image is read once; nothing is written.
+    """Check a manifest, a folder that contains one, or class folders. Every image is read once; nothing is written.
 
     Args:
         source: A manifest.csv (file, label, patient_id), a folder that holds one, or ``FOLDER/<label>/<image>``.

@@ -1,4 +1,4 @@
-"""The report of a simulation, gathered from what the server and the sites wrote; one machine may read them all."""
+"""The report of a simulation, from the files of server and sites."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ __all__ = ["gather_report", "sites_folder"]
 
 
 def sites_folder(out: Path) -> Path:
-    """Where a run directory keeps its sites' folders."""
+    """Return the folder of the sites' folders in a run directory."""
     return out / "sites"
 
 
@@ -82,7 +82,14 @@ def _site_report(config: SimulationConfig, site: SiteConfig, out: Path, lines: S
 
 
 def _privacy(config: SimulationConfig, site: SiteConfig, home: Path, lines: Sequence[Any]) -> dict[str, Privacy]:
-    """What each method's ledger says."""
+    """Return what each method's ledger holds.
+
+    Args:
+        config: The simulation.
+        site: The site.
+        home: Its folder.
+        lines: Rounds by method.
+    """
     found: dict[str, Privacy] = {}
     for method in config.methods:
         key = f"{config.run.name}-{method}"
@@ -111,7 +118,7 @@ def _publish_model(home: Path, source: Path) -> None:
 
 
 def _realised_blend(folder: Path, lines: Sequence[Any]) -> None:
-    """Say in a site's card what the matrices of all rounds did, which a site between hospitals does not know."""
+    """Write the effect of all rounds' matrices into a site's card; a site between hospitals does not know it."""
     rounds, card = [line for line in lines if line["method"] == "cdtl" and "matrix" in line], load_card(folder)
     if card is None or not rounds:
         return
@@ -134,7 +141,7 @@ def _selection(home: Path, config: SimulationConfig, scores: Mapping[str, Scores
 
 
 def _bytes(lines: Sequence[Any], method: str, home: Path) -> Bytes:
-    """Mean over rounds, without the initial weights, which is received once in a site's life and counted apart."""
+    """Return the mean over rounds without the initial weights, which are received once and counted separately."""
     rounds = [
         line["sites"][home.name] for line in lines if line["method"] == method and home.name in line.get("sites", {})
     ]
@@ -147,7 +154,7 @@ def _bytes(lines: Sequence[Any], method: str, home: Path) -> Bytes:
 
 
 def _blend_summary(config: SimulationConfig, members: Sequence[Member]) -> dict[str, Any]:
-    """The blend's settings and what they leave of each modality's own offset at the end."""
+    """Return the blend's settings and each modality's retention at the end."""
     if "cdtl" not in config.methods:
         return {}
     run = config.of_method("cdtl")

@@ -1,4 +1,4 @@
-"""What cdtl costs, measured against the floor and the peers: ``python -m simulations.bench``, or ``make bench``.
+"""Benchmarks of cdtl against a lower bound and other frameworks: ``python -m simulations.bench``, or ``make bench``.
 
 Every row has a bar, is measured in runs that take turns with what it is compared to, and is printed with its value,
 met or missed; a missed one says what stops it. Values are ratios wherever a machine's speed would otherwise show.

@@ -73,7 +73,7 @@ def _measured(row: Row, session: Any, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _about() -> dict[str, object]:
-    """Where and on what a row was measured."""
+    """Return where and on what a row was measured."""
     asked = ["git", "-C", str(bundle_root()), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603

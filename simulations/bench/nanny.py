@@ -1,9 +1,9 @@
-"""Run a program and say what it and all that it started took: wall seconds, processor seconds, peak memory.
+"""Runs a program and measures it with all its children: wall seconds, processor seconds, peak memory.
 
     python -m simulations.bench.nanny OUT.json PSS_EVERY_S COMMAND ...
 
 A process that is orphaned below this one becomes its child (Linux), so processes that detach, as Ray's do, are counted
-and ended too. The program's exit code is ours.
+and ended too. It ends with the program's exit code.
 """
 
 import ctypes

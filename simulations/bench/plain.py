@@ -1,4 +1,4 @@
-"""The same network, images and steps as cdtl's in plain PyTorch: what the arms that are not cdtl have in common.
+"""The network, images and steps of cdtl in plain PyTorch, shared by the arms that are not cdtl.
 
 The draws are those of `cdtl_core.training.train`, in its order, so that the losses of a first round agree and the arms
 provably do the same work.
@@ -125,7 +125,7 @@ def refresh(net: Net, images: Images) -> None:
 
 
 def auroc_of(images: Images, log_probabilities: torch.Tensor) -> float:
-    """Of the test images."""
+    """Return the AUROC of the test images."""
     from cdtl_core.metrics.metrics import auroc
 
     return auroc(images.labels["test"] == 1, log_probabilities[:, 1].double().numpy())

@@ -22,7 +22,7 @@ _LAST_LINES = 15
 
 @dataclass(frozen=True)
 class Run:
-    """What a program and all that it started took.
+    """Resources that a program and its children took.
 
     Attributes:
         wall_s: From its start to its end.

@@ -15,7 +15,7 @@ Play = tuple[str, str]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a row gave.
+    """Result of a row.
 
     Attributes:
         value: In the row's unit; None where it could not be had, and `note` says why.

@@ -19,7 +19,7 @@ _LIKENESS = 1e-3
 
 @dataclass
 class Session:
-    """What the rows share.
+    """Data that the rows share.
 
     Attributes:
         folder: Scratch.

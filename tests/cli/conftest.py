@@ -1,4 +1,4 @@
-"""A federation of two tiny sites, `tiny.toml`, in the folder in which each test calls commands."""
+"""A federation of two tiny sites, `tiny.toml`, in the working folder of each test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`cdtl privacy audit` as a person meets it: the verdict, the JSON, exit code 8, and a site left as it was."""
+"""`cdtl privacy audit` on the command line: the verdict, the JSON, exit code 8, and an unchanged site."""
 
 import functools
 import hashlib

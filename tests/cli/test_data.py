@@ -1,4 +1,4 @@
-"""`cdtl data` as a hospital's engineer meets it."""
+"""`cdtl data` on the command line."""
 
 import json
 from pathlib import Path

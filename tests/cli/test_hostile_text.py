@@ -1,4 +1,4 @@
-"""Foreign text on every screen, log and page: it is shown as text and does nothing."""
+"""Hostile text on every screen, log and page is shown as text and has no effect."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: real processes, wrong input too."""
+"""The command line in real processes, including wrong input."""
 
 import csv
 import json

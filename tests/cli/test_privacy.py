@@ -1,4 +1,4 @@
-"""`cdtl privacy` as a data protection officer and an engineer meet it."""
+"""`cdtl privacy` on the command line."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The table that a person reads, from the report alone."""
+"""The result table, made from a report."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings: one truth, one way to write a key, one sentence when wrong."""
+"""Settings: one definition, one way to write a key, one sentence for a wrong value."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""Questions to sites that get lost, come back, come late or refuse: over the in-process grid, with real records."""
+"""Messages to sites that get lost, return, are late or are refused, over the in-process grid with real records."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

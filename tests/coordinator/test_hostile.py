@@ -1,4 +1,4 @@
-"""A site that sends what cannot be read or cannot be: the run goes on without it, and says so."""
+"""Replies that are unreadable or impossible: the run continues without the site and reports it."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The facts of one image: hand numbers, and a sentence for whatever cannot be decoded."""
+"""Facts of one image: hand numbers, and a sentence for every file that cannot be decoded."""
 
 import hashlib
 from pathlib import Path

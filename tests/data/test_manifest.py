@@ -1,4 +1,4 @@
-"""Manifests: what is read, kept, left out, refused."""
+"""Manifests: rows that are read, kept, left out and refused."""
 
 from pathlib import Path
 

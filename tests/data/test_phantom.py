@@ -1,4 +1,4 @@
-"""Synthetic images: the same seed gives the same bytes, and nothing but the outline tells the label."""
+"""Synthetic images: the same seed gives the same bytes, and only the outline depends on the label."""
 
 from collections import Counter
 from pathlib import Path

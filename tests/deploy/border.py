@@ -1,4 +1,4 @@
-"""Two admitted sites at a real gateway before Flower's own SuperLink, one of them ready to say anything."""
+"""Two admitted sites at a real gateway before Flower's own SuperLink; one of them is hostile."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""A coordinator and sites as real processes on loopback, for tests; every process is found again and ended.
+"""A coordinator and sites as real processes on loopback; every process is found and ended.
 
 Each service has a keeper, so that it ends also when the test run itself is killed.
 """

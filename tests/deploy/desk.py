@@ -1,4 +1,4 @@
-"""A site's egress filter between Flower's SuperNode and SuperLink, and what a test needs to play both."""
+"""A site's egress filter between Flower's SuperNode and SuperLink, with controls for tests."""
 
 # mypy: disable-error-code=arg-type
 

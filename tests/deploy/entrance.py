@@ -1,4 +1,4 @@
-"""A coordinator's gateway on real sockets with real TLS, a small server in the SuperLink's place."""
+"""A coordinator's gateway on real sockets with real TLS, with a small server instead of the SuperLink."""
 
 import asyncio
 import base64

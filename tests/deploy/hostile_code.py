@@ -1,4 +1,4 @@
-"""What hostile approved code tries in the node's place; standard library only, since it runs there.
+"""Attacks of hostile approved code in the node; standard library only, since it runs there.
 
 ``attack(FACTS)`` with the facts of the machine that the attacker could know; it returns what worked and what did not.
 What would harm the machine is tried only in another mount namespace than the test's own.

@@ -1,4 +1,4 @@
-"""A coordinator and a SuperNode on loopback, both Flower's own: the real SuperLink app behind mutual TLS."""
+"""Flower's own SuperLink app and SuperNode on loopback, behind mutual TLS."""
 
 import hashlib
 import socket

@@ -1,4 +1,4 @@
-"""The access log, and when sites were last seen."""
+"""The access log, and the times when sites were last seen."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Filter and node as two services, and hostile code that a site has approved: it trains, and reaches nothing else."""
+"""Filter and node as two services, with hostile approved code: it trains, and reaches nothing else."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A site's list of runs: what is on it runs, nothing else does, and a lock stands above it."""
+"""A site's list of runs: only listed runs start, and a lock overrides the list."""
 
 import json
 from collections.abc import Callable

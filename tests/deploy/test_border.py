@@ -1,4 +1,4 @@
-"""A site speaks only for itself: what an admitted site cannot do through the public port."""
+"""A site acts only for itself: attacks of an admitted site through the public port."""
 
 import math
 import random

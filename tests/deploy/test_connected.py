@@ -1,4 +1,4 @@
-"""Connected means that a message really went through a moment ago, on both screens."""
+"""Connected means that a message passed a moment ago, on both screens."""
 
 import time
 from pathlib import Path

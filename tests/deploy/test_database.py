@@ -1,4 +1,4 @@
-"""The SuperLink's database is lost, damaged or from another time: it is replaced, and the run ends with every model."""
+"""A lost, damaged or outdated SuperLink database is replaced, and the run ends with every model."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What approved code puts into a reply: values outside their ranges, free text and foreign facts stay at the site."""
+"""Hostile replies of approved code: values out of range, free text and other facts stay at the site."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A site's application: what holds, and what each forgery is told."""
+"""A site's application: valid ones pass, and each forgery gets its sentence."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The egress filter holds a coordinator to what the site approved: each attack is answered without the site's code."""
+"""The filter enforces the limits of an approval: each attack is answered without the site's code."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Parts of the filter alone: judging malformed replies, the inbox's bounds, the log's rotation."""
+"""Parts of the filter: the verdict on malformed replies, limits of the inbox, rotation of the log."""
 
 import asyncio
 import hashlib

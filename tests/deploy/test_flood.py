@@ -1,4 +1,4 @@
-"""256 strangers for a minute during a run of three sites, and a gateway that is frozen: real processes on loopback.
+"""256 strangers for a minute during a run of three sites, and a frozen gateway: real processes on loopback.
 
 The flood test plays the same run twice, once in peace and once under the flood, and compares the times. No other test
 runs beside it.

@@ -1,4 +1,4 @@
-"""The gateway end to end: who gets through it, as whom, to what."""
+"""The gateway end to end: who is admitted, with which identity, to which routes."""
 
 # mypy: disable-error-code=arg-type
 

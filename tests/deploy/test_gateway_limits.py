@@ -1,4 +1,4 @@
-"""The gateway against what is too large, too slow, too often, or no request at all."""
+"""The gateway against requests that are too large, too slow, too frequent or malformed."""
 
 import socket
 import ssl

@@ -1,4 +1,4 @@
-"""What an enrolled site really answers leaves it: its app's replies, judged as its filter judges them."""
+"""Real answers of an enrolled site pass its own filter."""
 
 from collections.abc import Callable
 from pathlib import Path

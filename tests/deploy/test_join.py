@@ -1,4 +1,4 @@
-"""Hospitals join for real: a coordinator and three sites as processes on loopback, over TLS, through both doors."""
+"""A coordinator and three sites as processes on loopback, over TLS, through gateway and filters."""
 
 import ssl
 import subprocess

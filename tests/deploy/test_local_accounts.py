@@ -1,4 +1,4 @@
-"""What another account of the coordinator's machine, and the code of a run, can reach: no port, no key."""
+"""Another account of the coordinator's machine, and the code of a run, reach no port and no key."""
 
 import os
 import ssl

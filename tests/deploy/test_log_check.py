@@ -1,4 +1,4 @@
-"""Chained logs: every edit is found, and nothing that rotation, a kill or a full disk does is taken for one."""
+"""Chained logs: every edit is found; rotation, a kill or a full disk is not mistaken for one."""
 
 import json
 import multiprocessing

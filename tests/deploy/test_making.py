@@ -1,4 +1,4 @@
-"""`cdtl server init` is killed at any moment and repeated, as Kubernetes repeats an init container."""
+"""`cdtl server init` is killed at any moment and repeated, as in a Kubernetes init container."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""How long the filter keeps a SuperNode's question open."""
+"""How long the filter keeps the SuperNode's question open."""
 
 from cdtl_core.deploy.egress_filter.patience import Patience
 

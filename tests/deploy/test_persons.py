@@ -1,4 +1,4 @@
-"""Approval by two people: each with a key of their own; what one person, or an edited file, cannot do."""
+"""Approval by two persons with separate keys, and attacks by one person or an edited file."""
 
 import json
 from collections.abc import Callable

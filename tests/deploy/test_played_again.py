@@ -1,4 +1,4 @@
-"""A deployed run is resumed after a kill -9, asked for its evaluation again, and played again from its first round."""
+"""A deployed run is resumed after a kill -9, evaluated again, and started again from its first round."""
 
 import shutil
 from collections.abc import Callable

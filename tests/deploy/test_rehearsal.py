@@ -1,4 +1,4 @@
-"""A rehearsal of two rounds: what it says a run costs is measured, the own model apart."""
+"""A rehearsal of two rounds: its cost figures are measured, with the own model listed separately."""
 
 from pathlib import Path
 

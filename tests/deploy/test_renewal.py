@@ -1,4 +1,4 @@
-"""Keys change while everything runs: of a site, of the server, of the authority; and what expires is said in time."""
+"""Key changes at run time: of a site, of the server, of the authority; and notices before expiry."""
 
 # mypy: disable-error-code=arg-type
 

@@ -1,4 +1,4 @@
-"""The node's sandbox attacked from inside: what approved code could try against keys, files, network and processes."""
+"""Attacks on the node's sandbox from inside: keys, files, network and processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What keeps approved code apart is found out, said, and demanded where the site demands it."""
+"""The separation of approved code is detected, reported, and required if the site asks for it."""
 
 import json
 import os

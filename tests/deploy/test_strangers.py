@@ -1,4 +1,4 @@
-"""The gateway under strangers: how many connections, how often, and what they can take from members."""
+"""The gateway under strangers: numbers and rates of connections, and their effect on members."""
 
 # mypy: disable-error-code=arg-type
 

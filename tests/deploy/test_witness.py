@@ -1,4 +1,4 @@
-"""The filter's copy of the privacy ledger: approved code that makes it forget sends nothing more."""
+"""The filter's copy of the privacy ledger: approved code that shortens the ledger sends nothing more."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The table of faults: every test of the rig adds to it; printed at the end, and kept as JSON if asked for."""
+"""The table of faults: every test of the rig adds to it; printed at the end, and saved as JSON on request."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every reader of what comes from elsewhere, as a function of bytes, with whole examples to damage."""
+"""Every reader of outside data as a function of bytes, with whole examples to damage."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A disk that fails at a chosen call: every write, fsync, rename, mkdir and unlink of cdtl's own code can be made to.
+"""A disk that fails at a chosen call: every write, fsync, rename, mkdir and unlink of cdtl's own code.
 
 The functions of Python that change files are replaced in this process by ones that count, and fail on demand. A call
 belongs to the frames of cdtl on its stack: `Call.place` names the innermost one, `Call.path` two. Calls that no

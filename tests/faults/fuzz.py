@@ -1,4 +1,4 @@
-"""Damaged input by the million: `python -m tests.faults.fuzz --executions 1000000`; `--atheris` lets coverage guide it.
+"""Damaged input by the million: `python -m tests.faults.fuzz --executions 1000000`; `--atheris`: coverage-guided.
 
 Every reader of `tests.faults.decoders` must give a value or one of cdtl's own errors, within seconds and in bounded
 memory. Ends with exit code 1 and the input if one does not.

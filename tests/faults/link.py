@@ -1,4 +1,4 @@
-"""A TCP line between a site and its coordinator that can be slow, be cut, and come back."""
+"""A TCP line between a site and its coordinator that can be slowed, cut and restored."""
 
 import asyncio
 import threading

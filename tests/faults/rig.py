@@ -1,4 +1,4 @@
-"""Runs in processes of their own that are killed, stopped and starved, and what came of them.
+"""Runs in separate processes that are killed, stopped and starved, and their results.
 
 A run is a child forked from this warm process, in which torch is imported and nothing was computed yet: a kill costs
 the time since the last round, not the start of Python.

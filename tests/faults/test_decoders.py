@@ -1,4 +1,4 @@
-"""Damaged input: a bounded part of `make fuzz`, by hypothesis and by the mutator, and what no reader may ever do."""
+"""Damaged input: a bounded part of `make fuzz`, by hypothesis and by the mutator."""
 
 import re
 from pathlib import Path

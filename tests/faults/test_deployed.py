@@ -1,4 +1,4 @@
-"""Random kills, stops, cuts and slow lines between real processes on loopback: the models are the undisturbed ones."""
+"""Random kills, stops, cuts and slow lines between real processes: the models equal undisturbed ones."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every write of a federation fails once: the run ends with a sentence or as it would have, and nothing is lost.
+"""Every write of a federation fails once: the run ends with a sentence or as usual, and nothing is lost.
 
 The calls are counted in an undisturbed run. Then the run is played again and again in a child; in each, another call
 fails with ENOSPC or EIO, once or from then on. With room again the run goes on and must end with the same bytes.

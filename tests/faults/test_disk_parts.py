@@ -1,4 +1,4 @@
-"""Each part that writes, on its own: the k-th call fails for every k, with both errors, once and from then on.
+"""Each part that writes: the k-th call fails for every k, with both errors, once and from then on.
 
 What a part did not say was done may be missing, and is done again; what it said was done is there.
 """

@@ -1,4 +1,4 @@
-"""Kill -9 and stop/continue of a whole federation in one process, at random moments, by the hundred."""
+"""Hundreds of kill -9 and stop/continue of a whole federation in one process, at random moments."""
 
 import os
 import random

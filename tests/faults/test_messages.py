@@ -1,4 +1,4 @@
-"""Replies that come twice, late or out of turn, clocks that jump, sites that came back older or with other code."""
+"""Replies that are repeated, late or out of order, clock jumps, and sites that return with old state or new code."""
 
 import random
 import shutil

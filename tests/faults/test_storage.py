@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, files that are damaged or torn, folders that two processes want."""
+"""Full and read-only disks, damaged and torn files, and folders used by two processes."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The blend matrix: its identities, its refusals, its retention."""
+"""The blend matrix: identities, refusals, retention."""
 
 import numpy as np
 import pytest

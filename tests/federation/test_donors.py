@@ -1,4 +1,4 @@
-"""The share of each donor: who knows something, who does not, and what one donor has in common with the pool."""
+"""The share of each donor: useful and useless donors, and a single donor compared with the pool."""
 
 import numpy as np
 import pytest

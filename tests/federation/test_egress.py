@@ -1,4 +1,4 @@
-"""The egress list is what real replies hold, and refuses everything else."""
+"""The egress list matches real replies, and refuses everything else."""
 
 from collections.abc import Callable
 from dataclasses import replace

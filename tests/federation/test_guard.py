@@ -1,4 +1,4 @@
-"""Hostile and broken sites: what is refused, what is remembered, and that honest rounds are what they were."""
+"""Hostile and broken sites: refusals, the record of them, and unchanged honest rounds."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is left of an approval: a resume goes on, everything else is a further run or is refused."""
+"""The rest of an approval: a resume is free, everything else is a further run or refused."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which model a site uses: the pool, unless enough patients say that it is worse."""
+"""Model selection: the pool, unless enough patients are predicted better by the own model."""
 
 import numpy as np
 import pytest

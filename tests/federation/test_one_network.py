@@ -1,4 +1,4 @@
-"""One network between two: hand numbers, two networks that lie far apart, and what every reader of a model is told."""
+"""One network between two: hand numbers, two distant networks, and what every reader of a model gets."""
 
 # mypy: disable-error-code=arg-type
 

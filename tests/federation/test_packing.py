@@ -1,4 +1,4 @@
-"""Packs of tensors: the same values with fewer objects, and nothing that is not one."""
+"""Packs of tensors: the same values in fewer objects; everything else is refused."""
 
 # mypy: disable-error-code=arg-type
 

@@ -1,4 +1,4 @@
-"""Pooling the own and the joint model: hand numbers, properties, and evidence that lies."""
+"""The pool of own and joint model: hand numbers, properties, and misleading evidence."""
 
 # mypy: disable-error-code=arg-type
 

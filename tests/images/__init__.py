@@ -1,1 +1,1 @@
-"""The containers for real: built on a fresh Debian, listed, attacked, and a study played in them (`make images`)."""
+"""The real containers: built on a fresh Debian, listed, attacked, and used for a study (`make images`)."""

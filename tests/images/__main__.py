@@ -1,4 +1,4 @@
-"""`make images`: build every target, say what is in it, attack it, play a study; exit code 1 if anything is wrong."""
+"""`make images`: build every target, list its contents, attack it, run a study; exit code 1 for any fault."""
 
 import argparse
 import json

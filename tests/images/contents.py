@@ -1,4 +1,4 @@
-"""What is in an image: packages, sizes, and what an attacker inside a container would look for."""
+"""The contents of an image: packages, sizes, and targets of an attacker inside a container."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The networks of a Compose file as Linux network namespaces: one per service, one that joins them by bridges.
+"""The networks of a Compose file as Linux network namespaces, one per service, joined by bridges.
 
 A bridge is what an `internal` network of Docker is, without Docker's own address on it: no host, no gateway, no DNS.
 """

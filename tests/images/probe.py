@@ -1,4 +1,4 @@
-"""What a process inside a container can do; this file is run there, with the addresses to try as arguments."""
+"""The abilities of a process inside a container; this file runs there, with addresses to try as arguments."""
 
 import errno
 import hashlib

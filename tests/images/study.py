@@ -1,4 +1,4 @@
-"""Plays docker/README.md with the Compose file's services under runc: from nothing to a finished run of three sites."""
+"""Runs docker/README.md with the Compose file's services under runc, from nothing to a finished run of three sites."""
 
 import hashlib
 import json

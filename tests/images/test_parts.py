@@ -1,4 +1,4 @@
-"""The parts of `make images` that need no image: configurations, real networks, an image's faults, torch for a CPU."""
+"""Parts of `make images` that need no image: configurations, real networks, faults, torch for a CPU."""
 
 import ctypes
 import importlib.util

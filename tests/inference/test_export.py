@@ -1,4 +1,4 @@
-"""ONNX says what torch says, calibrated; what cannot be written is a sentence."""
+"""ONNX gives torch's calibrated probabilities; a model that cannot be exported gives a sentence."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Backbones by name and their first weights."""
+"""Backbones by name and their initial weights."""
 
 from pathlib import Path
 

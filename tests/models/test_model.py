@@ -1,4 +1,4 @@
-"""The split of a classifier: by type, whatever the names."""
+"""The split of a classifier, by type and independent of names."""
 
 import pytest
 import torch

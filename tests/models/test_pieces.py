@@ -1,4 +1,4 @@
-"""Work in pieces: whatever the number of threads, the bits are those of the plain sum."""
+"""Work in pieces: with any number of threads, the bits are those of the plain sum."""
 
 from collections.abc import Iterator, Sequence
 

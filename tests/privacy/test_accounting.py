@@ -1,4 +1,4 @@
-"""What steps cost: against Opacus called directly, against the Gaussian mechanism's own formula, and as properties."""
+"""Accounting: against Opacus called directly, the Gaussian mechanism's formula, and as properties."""
 
 # mypy: disable-error-code=arg-type
 

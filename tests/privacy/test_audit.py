@@ -1,4 +1,4 @@
-"""The bound of a one-run audit: hand numbers, scipy as reference, properties; and that its confidence is kept."""
+"""The bound of a one-run audit: hand numbers, scipy as reference, properties, and its confidence."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""DP-SGD step by step: against plain SGD, its clip, its noise, what it refuses, and what it leaves behind."""
+"""DP-SGD step by step: against plain SGD, its clip, its noise, its refusals, and its side effects."""
 
 import copy
 

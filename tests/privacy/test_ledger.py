@@ -1,4 +1,4 @@
-"""The privacy ledger: what it counts, over restarts, kills and processes at once; what it refuses."""
+"""The privacy ledger: its sums over restarts, kills and parallel processes, and its refusals."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A ledger under any order of reservations, commitments, crashes and restarts: it never says less than the truth."""
+"""A ledger under any order of reservations, commitments, crashes and restarts never counts too little."""
 
 import tempfile
 from dataclasses import dataclass, field

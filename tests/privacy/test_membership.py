@@ -1,4 +1,4 @@
-"""The loss attack: by hand."""
+"""The loss attack against hand numbers."""
 
 import numpy as np
 import pytest

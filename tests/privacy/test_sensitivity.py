@@ -1,4 +1,4 @@
-"""The sensitivity of the summed gradient is C: one patient more or less moves it by no more, on every path.
+"""The sensitivity of the summed gradient is C: one patient changes it by at most C, on every path.
 
 Each pair is a random cohort and the same without one patient, through the real `fit_part`, one step, noise off.
 """

@@ -1,4 +1,4 @@
-"""The cohort check: each rule finds the fault that is planted and is silent without it."""
+"""The cohort check: each rule finds a planted fault and is silent without it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The cohort check on real images: known duplicates are found, planted faults too, and nothing else."""
+"""The cohort check on real images: known duplicates and planted faults are found, and nothing else."""
 
 import csv
 import shutil

@@ -1,4 +1,4 @@
-"""One tiny simulation, and one tiny run between hospitals as a coordinator and its sites have it on disk."""
+"""One tiny simulation, and one tiny run between hospitals as its folders on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path

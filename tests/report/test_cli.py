@@ -1,4 +1,4 @@
-"""Command line manners: JSON where a script reads, nothing coloured where none may be, one sentence on stderr."""
+"""Output of the command line: JSON for scripts, no colour where it is not allowed, one sentence on stderr."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The cohort page: complete in itself, and safe whatever the files are called."""
+"""The cohort page: self-contained, and safe with any file names."""
 
 import re
 from html.parser import HTMLParser

@@ -1,4 +1,4 @@
-"""The report of every kind of folder: all sections, nothing fetched, nothing of a patient where none may be."""
+"""The report of every kind of folder: all sections, no external resources, no patient data where forbidden."""
 
 import base64
 import json

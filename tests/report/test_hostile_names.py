@@ -1,4 +1,4 @@
-"""Names and reasons that other parties write reach a page as text, whatever they hold."""
+"""Names and reasons from other parties reach a page as text."""
 
 import json
 import shutil

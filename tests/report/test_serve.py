@@ -1,4 +1,4 @@
-"""The served page: one page, strict headers, this machine only, brought up to date when a round has ended."""
+"""The served page: one page, strict headers, this machine only, updated after each round."""
 
 import http.client
 import re

@@ -1,4 +1,4 @@
-"""A site's result: log-loss and calibration of each candidate by hand, and the sentences that a physician reads."""
+"""A site's result: log-loss and calibration of each candidate by hand, and the sentences for physicians."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The audit has power: the whole mechanism passes, each broken one fails."""
+"""The audit has power: the intact mechanism passes, each broken one fails."""
 
 from itertools import islice
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What may be claimed of a comparison, and the sums behind it, against hand numbers."""
+"""Claims of a comparison, and the sums behind them, against hand numbers."""
 
 from typing import Any
 

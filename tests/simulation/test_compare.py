@@ -1,4 +1,4 @@
-"""Comparisons: whole ones of synthetic images, kills in the middle, wrong input."""
+"""Whole comparisons on synthetic images: results, kills, wrong input."""
 
 import json
 import os

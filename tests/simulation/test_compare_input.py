@@ -1,4 +1,4 @@
-"""Wrong input to ``cdtl compare``: one sentence, and nothing is left behind."""
+"""Wrong input to ``cdtl compare`` gives one sentence and leaves nothing behind."""
 
 from pathlib import Path
 

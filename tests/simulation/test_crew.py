@@ -1,4 +1,4 @@
-"""Cells among processes: an error in one is told, and all end."""
+"""Worker processes: an error in one is reported, and all end."""
 
 import os
 import signal

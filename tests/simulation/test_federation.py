@@ -259,7 +259,7 @@ def test_a_site_that_fails_in_a_round_is_named_and_its_reason_stays_local(
     config = tiny()
     homes = sorted((played(config).copied(tmp_path / "run") / "sites").iterdir())
     (homes[2] / "site.toml").write_text('site = "como"\nmodality = "mri"\nsecret = "Mrs Rossi"\n')
-    with pytest.raises(FederationError, match="ConfigError: the site could not go on") as caught:
+    with pytest.raises(FederationError, match="ConfigError: the site could not continue") as caught:
         run_in_process(
             server_app,
             client_app,

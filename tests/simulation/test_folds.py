@@ -1,4 +1,4 @@
-"""Folds for a comparison: whose images are tested, and who is cut when a site is made scarce."""
+"""Folds of a comparison: test patients, and the reduction of training patients."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The bootstrap over receivers, patients and draws: hand numbers, and coverage where the truth is known."""
+"""The bootstrap over receivers, patients and draws: hand numbers, and coverage of a known truth."""
 
 import numpy as np
 import pytest

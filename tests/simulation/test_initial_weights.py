@@ -1,4 +1,4 @@
-"""The common start: pinned to the run, checked at the site, sent again when lost."""
+"""The initial weights: fixed for the run, checked at the site, sent again after a loss."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What really crosses: every message of a run, looked into."""
+"""The contents of every message of a run."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tables of models: a whole one of synthetic images, continued after a loss, the leak, wrong input."""
+"""Tables of models on synthetic images: a whole table, a resume, the leak, wrong input."""
 
 import json
 from collections.abc import Callable

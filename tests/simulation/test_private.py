@@ -1,4 +1,4 @@
-"""A federation with differential privacy: its real messages, its ledgers, its stop, and what a crash costs."""
+"""A federation with differential privacy: messages, ledgers, its stop, and the cost of a crash."""
 
 import shutil
 from collections.abc import Callable

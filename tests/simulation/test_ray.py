@@ -1,4 +1,4 @@
-"""Flower's own engine plays the same federation, to the last bit, and leaves no process behind."""
+"""Flower's own engine gives the same federation bit for bit, and leaves no process behind."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The approved code refuses by itself what the site has not approved, should the filter ever let it through."""
+"""The approved code itself refuses orders beyond the approval, in case the filter lets one pass."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A site's notes of its rounds: one line a round, also after a round was asked for again."""
+"""A site's notes of its rounds: one line per round, also if a round was repeated."""
 
 import json
 from pathlib import Path

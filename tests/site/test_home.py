@@ -1,4 +1,4 @@
-"""A site's folder opened: kept splits, contract, nothing that names a patient."""
+"""Opening a site's folder: stored splits, contract, and no patient names."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a site's process loads for each message, since each message starts one."""
+"""Modules that a site's process loads for each message, since each message starts a process."""
 
 import subprocess
 import sys

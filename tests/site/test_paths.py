@@ -1,4 +1,4 @@
-"""Messages whose fields are paths: nothing of the site is read, written or removed for them."""
+"""Messages with paths in their fields: no file of the site is read, written or removed."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The audit that a model card quotes: whole, absent, or damaged - which costs the card a line, not the run its end."""
+"""The audit in a model card: whole, absent or damaged; a fault removes a line of the card, not the run."""
 
 import json
 import logging

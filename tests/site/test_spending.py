@@ -1,4 +1,4 @@
-"""What a site says before it trains with privacy: steps that no number bounds, and runs without privacy."""
+"""Warnings of a site before private training: unbounded steps, and runs without privacy."""
 
 from pathlib import Path
 

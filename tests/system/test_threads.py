@@ -1,4 +1,4 @@
-"""OpenMP is told to sleep and how many threads to use before torch is there, in every process that cdtl starts."""
+"""OpenMP settings are made before torch is loaded, in every process that cdtl starts."""
 
 import os
 import subprocess

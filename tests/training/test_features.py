@@ -1,4 +1,4 @@
-"""Frozen features: what is kept is what would be computed, and the parts of a classifier that make them."""
+"""Frozen features: stored values equal computed ones, and the parts of a classifier that make them."""
 
 from pathlib import Path
 

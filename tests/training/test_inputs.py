@@ -1,4 +1,4 @@
-"""Frozen stages that are run once: a network entered behind them is the same network, and what is kept is kept well."""
+"""Cached frozen stages: a network entered behind them is the same network, and the cache is sound."""
 
 from dataclasses import replace
 from pathlib import Path

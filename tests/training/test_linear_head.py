@@ -1,4 +1,4 @@
-"""A head on kept features trained without a graph: the same steps as with one."""
+"""A head trained on cached features without autograd takes the same steps as with autograd."""
 
 from typing import Any
 

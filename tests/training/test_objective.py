@@ -1,4 +1,4 @@
-"""What training minimises, against hand numbers."""
+"""Training objectives against hand numbers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Grad-CAM: where the network looks is where the map is bright."""
+"""Grad-CAM: the map is bright where the network finds evidence."""
 
 import pytest
 import torch

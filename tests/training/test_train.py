@@ -1,4 +1,4 @@
-"""Fitting and scoring."""
+"""Training and scoring."""
 
 import numpy as np
 import pytest

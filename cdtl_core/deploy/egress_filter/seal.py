@@ -45,7 +45,7 @@ class Seal:
             )
 
     def verifications(self, bundle: bytes, clock: Callable[[], float] = time.time) -> dict[str, str]:
-        """What goes with an approved bundle: the signature over the time (8 bytes) and the bundle's SHA-256."""
+        """Return the signature of an approved bundle, over the time (8 bytes) and the bundle's SHA-256."""
         signed_at = int(clock())
         signature = self._key.sign(signed_at.to_bytes(8, "big") + hashlib.sha256(bundle).digest())
         text = base64.urlsafe_b64encode(signature).decode().rstrip("=")

@@ -1,8 +1,8 @@
-"""What a site has answered before: methods that ask it for the same are answered from memory.
+"""Cache of site rounds: methods that ask a site for the same round get the stored answer.
 
-A round of a site is a function of its images, its settings, what it kept and what it received. Methods share many of
-them: `alone` is the own part of `cdtl`, `fedbn` its joint part, and what a donor trains by itself depends on neither
-fold nor size of the receiver.
+A site's round is a function of its images, its settings, its local tensors and what it received. Methods share many of
+them: `alone` is the own part of `cdtl`, `fedbn` its joint part, and a donor's local training depends on neither fold
+nor size of the receiver.
 """
 
 from collections import OrderedDict
@@ -22,16 +22,16 @@ __all__ = ["Kept"]
 Value = TypeVar("Value")
 Answer = tuple[SiteMemory, SiteUpdate]
 _ROOM = 1 << 30
-"""Bytes: eight rounds of five fine-tuned networks, own and joint, take about half of it."""
+"""Bytes; eight rounds of five fine-tuned networks, own and joint, take about half of it."""
 _SERVERS = {"method", "blend"}
-"""Settings that no site reads in a round: what they change is in the order."""
+"""Settings that a site does not read in a round; their effect is in the order."""
 
 
 class Kept:
-    """Answers of sites, the least recently used of them forgotten first.
+    """Answers of sites; the least recently used ones are removed first.
 
     Args:
-        room: Most bytes of tensors to keep.
+        room: Largest number of bytes of tensors.
     """
 
     def __init__(self, room: int = _ROOM) -> None:
@@ -39,7 +39,14 @@ class Kept:
         self._found: OrderedDict[tuple[Any, ...], tuple[Any, int, Pixels]] = OrderedDict()
 
     def round(self, site: Site, initial_weights: Weights, memory: SiteMemory, order: RoundOrder) -> Answer:
-        """`run_round` with the plain objective. On a hit the site's network is left as it is."""
+        """Return `run_round` with the plain objective; on a hit the site's network is unchanged.
+
+        Args:
+            site: The site.
+            initial_weights: The common start.
+            memory: Its local tensors.
+            order: The coordinator's order.
+        """
         local = None if memory.local is None else weights_hash(memory.local)
         asked = (
             order.round,
@@ -52,7 +59,7 @@ class Kept:
         return self._once(site, ("round", *asked), lambda: run_round(site, initial_weights, memory, order))
 
     def out_of_fold(self, site: Site) -> npt.NDArray[np.float64]:
-        """`out_of_fold`: it depends on the site's training images and settings alone."""
+        """Return `out_of_fold`, which depends only on the site's training images and settings."""
         return self._once(site, ("out of fold",), lambda: out_of_fold(site))
 
     def _once(self, site: Site, asked: tuple[Any, ...], compute: Callable[[], Value]) -> Value:
@@ -65,7 +72,7 @@ class Kept:
 
     def _keep(self, key: tuple[Any, ...], value: object, site: Site) -> None:
         size = sum(_sizes(value))
-        # The images are held with the answer: no other array can have their place in memory, and so their key.
+        # the images are kept with the answer, so that no other array can get their address and thus their key
         self._found[key] = value, size, site.cohort.folds["train"].pixels
         self._used += size
         while self._used > self._room and len(self._found) > 1:
@@ -74,7 +81,7 @@ class Kept:
 
 
 def _identity(site: Site) -> tuple[Any, ...]:
-    """All of a site that its training and its evidence depend on; test patients are not among it."""
+    """Return everything that a site's training and evidence depend on, which excludes test patients."""
     folds = [site.cohort.folds[split] for split in ("train", "val")]
     arrays = [part.tobytes() for fold in folds for part in (fold.rows, fold.labels, fold.patients, fold.identities)]
     settings = site.config.model_dump_json(exclude=_SERVERS)

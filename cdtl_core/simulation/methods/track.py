@@ -109,7 +109,12 @@ def advance(federation: Federation, track: Track, objective_of: ObjectiveOf = pl
 
 
 def with_offsets(track: Track, offsets: Mapping[str, Weights]) -> Track:
-    """The same run with other offsets at the server, by group of sites, rounded to float16 as they travel."""
+    """Return the run with other offsets at the server.
+
+    Args:
+        track: The run.
+        offsets: By group of sites; rounded to float16 as in messages.
+    """
     return replace(track, server=replace(track.server, offsets={group: to_half(d) for group, d in offsets.items()}))
 
 

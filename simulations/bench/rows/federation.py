@@ -1,4 +1,4 @@
-"""What `cdtl simulate` costs over a plain PyTorch loop that takes the same steps on the same images."""
+"""Cost of `cdtl simulate` relative to a plain PyTorch loop with the same steps on the same images."""
 
 from itertools import pairwise
 

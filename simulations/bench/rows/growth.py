@@ -26,7 +26,7 @@ class _Size(NamedTuple):
 
 
 def slope_ratio(sizes: tuple[float, ...], seconds: tuple[float, ...]) -> float:
-    """How much steeper the last stretch is than the first: 1 is linear, a fixed cost of starting does not count."""
+    """Return how much steeper the last part is than the first: 1 is linear; a fixed start cost does not count."""
     first = (seconds[1] - seconds[0]) / (sizes[1] - sizes[0])
     last = (seconds[-1] - seconds[1]) / (sizes[-1] - sizes[1])
     return last / first

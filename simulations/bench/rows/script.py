@@ -15,7 +15,7 @@ __all__ = ["figures_of"]
 
 
 def figures_of(script: str, *arguments: object) -> dict[str, Any] | None:
-    """What a script writes to its ``--out``; None where there is no checkout.
+    """Return what a script writes to its ``--out``; None without a checkout.
 
     Its exit code only says whether a bar was met.
 

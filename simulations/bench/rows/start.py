@@ -1,4 +1,4 @@
-"""How soon the command line answers, and what importing the core brings in."""
+"""Start time of the command line, and modules that importing the core loads."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""DICOM files to pictures: pydicom's own test files, and its pipeline as reference."""
+"""DICOM files to pictures, with pydicom's test files and its pipeline as reference."""
 
 import warnings
 from pathlib import Path

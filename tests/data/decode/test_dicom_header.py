@@ -1,4 +1,4 @@
-"""DICOM data sets made by hand: what each element of a header does to the picture."""
+"""DICOM data sets made by hand: the effect of each header element on the picture."""
 
 # mypy: disable-error-code=arg-type
 

@@ -1,4 +1,4 @@
-"""Damaged files: whatever is cut or flipped, reading gives a picture or one sentence, soon, and the reader survives."""
+"""Damaged files: reading gives a picture or one sentence in limited time, and the reader survives."""
 
 import io
 import os

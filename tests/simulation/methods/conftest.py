@@ -1,4 +1,4 @@
-"""One tiny federation of synthetic images for all tests of methods: it is only ever read."""
+"""One tiny federation of synthetic images for all tests of methods; tests only read it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Plain FedAvg, which shares norms, and pooled, which shares images."""
+"""FedAvg, which shares norms, and pooled data, which shares images."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Arms that a comparison alone has: what each is made of, and that none learns from a test patient."""
+"""Arms that exist only in a comparison: their parts, and that none learns from a test patient."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""CDTL: own and joint model pooled at the receiver, in the share that honest evidence sets."""
+"""CDTL: own and joint model pooled at the receiver, with a share set by unbiased evidence."""
 
 # mypy: disable-error-code=arg-type
 

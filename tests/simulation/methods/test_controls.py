@@ -1,4 +1,4 @@
-"""The controls: donors that are the initial weights, learned from shuffled labels, or are synthetic and unrelated."""
+"""Controls: donors that are the initial weights, trained on shuffled labels, or synthetic and unrelated."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Methods that are the product's own algorithm under other settings: they equal the Flower run to the last bit."""
+"""Methods that are the product's own algorithm with other settings equal the Flower run bit for bit."""
 
 from collections.abc import Callable
 from dataclasses import replace

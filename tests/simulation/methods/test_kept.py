@@ -1,4 +1,4 @@
-"""Rounds that a site has played before are not played again, and change no bit."""
+"""Stored rounds of a site are reused and change no bit."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Donors found by evidence, for blends in every round."""
+"""Donors chosen by evidence, for blends in every round."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Ditto and APFL: a personal model beside the global one."""
+"""Ditto and APFL: a personal model next to the global one."""
 
 from collections.abc import Callable, Mapping
 

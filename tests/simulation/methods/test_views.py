@@ -1,4 +1,4 @@
-"""Frozen stages that are run once: every method plays as if they were run at each step."""
+"""Cached frozen stages: every method gives the same result as without the cache."""
 
 from collections.abc import Callable
 from dataclasses import replace
