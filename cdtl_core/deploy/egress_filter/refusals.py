@@ -12,7 +12,8 @@ _INVALID_FAB, _LOAD_FAILED, _CRASHED, _NODE_LOST = 7, 1, 8, 5  # flwr.common.con
 NOT_APPROVED = (_INVALID_FAB, "The site has not approved this run.")
 HELD_BACK = (
     ERROR_CODE_BASE + PrivacyError.exit_code,
-    "PrivacyError: the site's egress filter held back a reply that is not on its egress list; its own log gives the reason.",
+    "PrivacyError: the site's egress filter held back a reply that is not on its egress list; its own log gives the "
+    "reason.",
 )
 RESTARTED = (_NODE_LOST, "The site was restarted while it worked on this message: ask it again.")
 NO_ROOM = (_NODE_LOST, "The site has no room for another reply that waits for the coordinator: ask it again.")
