@@ -47,10 +47,13 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 def _lines(text: str) -> Iterator[str]:
     """An empty line before each list and table, and four spaces for each level of a list."""
-    fence, before = "", ""
+    fence, before, options = "", "", False
     for line in text.split("\n"):
         bare = line.lstrip()
-        if not fence:
+        options = bare.startswith(":::") or (options and line.startswith(" "))  # of mkdocstrings: as they are
+        if options:
+            before = line
+        elif not fence:
             level = round((len(line) - len(bare)) / 2.5)  # two spaces for a bullet, three for a number
             starts = bool(_ITEM.match(line)) and not _ITEM.match(before) and not before.startswith(" ")
             if (starts or (line.startswith("|") and not before.startswith("|"))) and before.strip():
