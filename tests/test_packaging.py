@@ -219,6 +219,7 @@ def test_only_what_sites_and_coordinators_run_changes_the_hash_that_hospitals_ap
 
 
 PLAY = """
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -232,8 +233,10 @@ from cdtl_core.config.settings import flatten
 from client.app import app as client_app
 from server.app import app as server_app
 
-sys.path.append(str(root))  # the grid that stands for Flower's is not in a bundle
-from cdtl_core.simulation.inprocess import run_in_process
+# The grid that stands for Flower's is not in a bundle: this one file comes from the checkout, and nothing else.
+spec = importlib.util.spec_from_file_location("inprocess", root / "cdtl_core" / "simulation" / "inprocess.py")
+inprocess = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(inprocess)
 
 homes = []
 for number, (site, modality) in enumerate({"alba": "ultrasound", "como": "histology"}.items()):
@@ -244,7 +247,7 @@ for number, (site, modality) in enumerate({"alba": "ultrasound", "como": "histol
 model = {"backbone": "test_efficientnet", "weights": "random"}
 settings = {"name": "tiny", "image": {"size": 32}, "model": model, "train": {"steps": 1, "batch_size": 4}}
 run = RunConfig.model_validate({**settings, "federation": {"rounds": 2, "min_sites": 2}, "blend": {"settle": 1}})
-run_in_process(server_app, client_app, folder=out, homes=homes, settings=flatten(run))
+inprocess.run_in_process(server_app, client_app, folder=out, homes=homes, settings=flatten(run))
 """
 
 
