@@ -18,6 +18,7 @@ from cdtl_core.config.settings import (
     unflatten,
 )
 from cdtl_core.errors import ConfigError
+from cdtl_core.results.report import Bytes
 from cdtl_core.simulation.simulate import resume_simulation, simulate
 
 SITES = """
@@ -61,6 +62,16 @@ def test_a_setting_that_never_was_is_unknown_and_no_earlier_versions(tmp_path: P
     path.write_text("gates = 1" + SITES)
     with pytest.raises(ConfigError, match=r"gates in .* is unknown"):
         load_simulation(path)
+
+
+def test_the_hash_of_the_initial_weights_is_read_under_its_former_name(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(f'limits.theta0_hash = "{"a" * 64}"')
+    assert load_run(tmp_path / "run.toml").limits.initial_weights_hash == "a" * 64
+    (tmp_path / "site.toml").write_text(
+        f'site = "north"\nmodality = "mri"\ndata.manifest = "m.csv"\npublish.theta0_hash = "{"b" * 64}"'
+    )
+    assert load_site(tmp_path / "site.toml").publish.initial_weights_hash == "b" * 64
+    assert Bytes.model_validate({"sent": 1, "received": 2, "theta0_received": 3}).initial_weights_received == 3
 
 
 def as_earlier(tree: dict[str, Any]) -> dict[str, Any]:

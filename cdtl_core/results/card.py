@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.errors import ModelError
 from cdtl_core.results.report import Counts, Estimate
@@ -137,7 +137,7 @@ class ModelCard(_Part):
     stays: bool = False
     validation_log_loss: dict[str, float]
     cohort: Cohort
-    initial_weights: Start
+    initial_weights: Start = Field(validation_alias=AliasChoices("initial_weights", "theta0"))  # theta0 before 0.2
     blend: Blend
     metrics: dict[str, Estimate]
     gain: dict[str, Estimate]

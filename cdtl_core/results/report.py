@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from cdtl_core.metrics.metrics import Interval
 from cdtl_core.system.durable import replace_json
@@ -86,7 +86,9 @@ class Bytes(_Part):
 
     sent: int
     received: int
-    initial_weights_received: int
+    initial_weights_received: int = Field(
+        validation_alias=AliasChoices("initial_weights_received", "theta0_received")  # before 0.2
+    )
 
 
 class Privacy(_Part):

@@ -1,9 +1,12 @@
 """The server's state on disk."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from cdtl_core.errors import CheckpointError
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
@@ -28,6 +31,24 @@ def test_what_is_loaded_equals_what_was_saved_also_in_the_order_of_tensors(tmp_p
     (kept, saved) = (one.heads["mri"] for one in (loaded, state(3)))
     assert (kept.patients, kept.sites) == (saved.patients, saved.sites)
     assert kept.total["head.L.bias"].equal(saved.total["head.L.bias"])
+
+
+def test_a_checkpoint_before_0_2_is_read_by_its_names(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(3))
+    folder = tmp_path / "round-0003"
+    tensors = {
+        name.replace("offset/", "drift/"): value for name, value in load_file(folder / "state.safetensors").items()
+    }
+    save_file(tensors, folder / "state.safetensors")
+    note = json.loads((folder / "state.json").read_text().replace("offset/", "drift/"))
+    note["theta0_hash"] = note.pop("initial_weights_hash")
+    note["sha256"] = hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()
+    (folder / "state.json").write_text(json.dumps(note))
+    loaded, faults = load_latest(tmp_path)
+    assert faults == []
+    assert loaded is not None
+    assert loaded.initial_weights_hash == "t"
+    assert loaded.offsets["mri"]["z"].equal(state(3).offsets["mri"]["z"])
 
 
 def test_two_rounds_are_kept(tmp_path: Path) -> None:

@@ -69,3 +69,10 @@ def test_a_malformed_contract_is_refused(change: dict[str, object], says: str) -
 @pytest.mark.parametrize(("count", "rounded"), [(0, 0), (4, 0), (5, 10), (14, 10), (15, 20), (1064, 1060)])
 def test_patients_are_published_in_tens(count: int, rounded: int) -> None:
     assert round_patients(count) == rounded
+
+
+def test_a_contract_before_0_2_is_read_by_its_names() -> None:
+    found = contract(initial_weights_hash=INITIAL_WEIGHTS)
+    earlier = found.model_dump(mode="json")
+    earlier["theta0_hash"] = earlier.pop("initial_weights_hash")
+    assert load_contract(json.dumps(earlier), "it") == found
