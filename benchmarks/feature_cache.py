@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from cdtl_core.config import RunConfig
-from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import load_simulation, save_toml
 from cdtl_core.data.cohort import Fold
 from cdtl_core.models.model import build_classifier, build_initial_weights
 from cdtl_core.models.weights import load_into

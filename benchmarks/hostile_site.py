@@ -23,11 +23,12 @@ import torch
 from cdtl_core.config import RunConfig
 from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import CdtlError
+from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.finish import candidate
-from cdtl_core.federation.guard import norm_of, running_median
-from cdtl_core.federation.label_map import label_hash
-from cdtl_core.federation.round import CoordinatorState, Member, final_orders, order_for, start, step
+from cdtl_core.federation.round import final_orders, step
+from cdtl_core.federation.screening import norm_of, running_median
 from cdtl_core.federation.site import Site, SiteMemory, SiteUpdate, run_round
+from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
 from cdtl_core.metrics.metrics import auroc
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import Weights, load_into

@@ -26,7 +26,8 @@ def approve(
 ) -> None:
     """Show a run's code hash, limits, egress list and privacy terms, and put the run on the site's list."""
     from cdtl_core.cli.desk import confirm, print_request
-    from cdtl_core.config.settings import SITE_FILE, load_site
+    from cdtl_core.config.folders import SITE_FILE
+    from cdtl_core.config.settings import load_site
     from cdtl_core.deploy.approvals import approve as approve_run
     from cdtl_core.deploy.approvals import lock_fault, missing_persons
     from cdtl_core.deploy.bundle import bundle_sha256

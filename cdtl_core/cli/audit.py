@@ -36,6 +36,7 @@ def audit(
     from tempfile import TemporaryDirectory
 
     from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.config.folders import SiteFolder
     from cdtl_core.system.durable import replace_json
 
     if all_ and broken != "none":
@@ -52,12 +53,13 @@ def audit(
         audits = [audit_form(subject, canaries=canaries, seed=seed, broken=form) for form in forms]
         attacks = [audit_membership(subject, seed=seed, private=private) for private in (True, False)]
     if keep and site_dir is not None:
-        replace_json(site_dir / "audit.json", audits[0].as_dict())
+        replace_json(SiteFolder(site_dir).audit, audits[0].as_dict())
     _print_json(audits, attacks) if json_ else _print(audits, attacks, in_table=all_)
     _judge(audits, expected=all_)
 
 
 def _subject(site_dir: Path | None, config: Path | None, epsilon: float | None, scratch: Path) -> "Subject":
+    from cdtl_core.config.folders import SiteFolder
     from cdtl_core.config.settings import load_run
     from cdtl_core.simulation.audit.canary_run import open_subject
     from cdtl_core.simulation.audit.run import audited_terms, phantom_config, phantom_site
@@ -68,7 +70,7 @@ def _subject(site_dir: Path | None, config: Path | None, epsilon: float | None, 
     run = audited_terms(run, epsilon)
     if site_dir is None:
         return open_subject(phantom_site(scratch, run))
-    return open_subject(open_site(site_dir, run), site_dir / "cache" / "features")
+    return open_subject(open_site(site_dir, run), SiteFolder(site_dir).features)
 
 
 def _judge(audits: "list[Audit]", *, expected: bool) -> None:

@@ -1,15 +1,17 @@
 """Progress of a run at its coordinator: missing sites, each round, and the end."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cdtl_core.errors import FederationError
 from cdtl_core.system.foreign import visible
+
+if TYPE_CHECKING:
+    from cdtl_core.federation.journal import Ending, Round
 
 __all__ = ["follow_run"]
 
@@ -23,14 +25,16 @@ def follow_run(folder: Path, run: Path) -> int:
     Raises:
         FederationError: The coordinator has ended before the run.
     """
+    from cdtl_core.config.folders import RunFolder
     from cdtl_core.deploy.runs import ENDED, load_run_state
     from cdtl_core.deploy.service import is_running
+    from cdtl_core.federation.journal import read_entries
     from cdtl_core.system.foreign import read_json
 
     printed, said = 0, ""
     while True:
         state = load_run_state(run)
-        lines = list(_lines(run))
+        lines = list(read_entries(RunFolder(run).journal))
         if len(lines) < printed:
             printed = 0
         for line in lines[printed:]:
@@ -39,7 +43,7 @@ def follow_run(folder: Path, run: Path) -> int:
         if state is not None and state.status in ENDED:
             typer.echo(f"Run {run.name}: {state.status}{'. ' + visible(state.reason, _MOST) if state.reason else ''}")
             return state.exit_code or (FederationError.exit_code if state.status != "completed" else 0)
-        progress = read_json(run / "progress.json")
+        progress = read_json(RunFolder(run).progress)
         if (text := _waiting(progress)) and text != said:
             typer.echo(text)
         said = text or said
@@ -48,39 +52,22 @@ def follow_run(folder: Path, run: Path) -> int:
         time.sleep(_LOOK_S)
 
 
-def _lines(run: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = (run / "rounds.jsonl").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return
-    for line in text.splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+def _text(one: "Round | Ending") -> str:
+    from cdtl_core.federation.journal import Ending
 
-
-def _text(line: Mapping[str, Any]) -> str:
-    if "finish" in line:
+    if isinstance(one, Ending):
         ends = [
             f"{visible(site)} {_number(end.get('test_auroc'))} ({visible(end['chosen'] or 'not told')})"
-            for site, end in line["finish"].items()
+            for site, end in one.sites.items()
         ]
-        lost = [f"{visible(site)} has no model: {visible(why)}" for site, why in line["missing"].items()]
-        return f"finished in {line['seconds']:.0f} s; test AUROC: {', '.join(ends)}" + "".join(
-            f"\n  {one}" for one in lost
-        )
-    sites = [f"{visible(site)} {_number(values.get('val_auroc'))}" for site, values in line["sites"].items()]
-    text = (
-        f"round {line['round']} in {line['seconds']:.0f} s; validation AUROC of what was received: {', '.join(sites)}"
-    )
-    for site, why in line["refused"].items():
-        text += f"\n  without {visible(site)}: {visible(why)}"
-    for site in line["absent"]:
-        text += f"\n  without {visible(site)}: not connected"
-    for site in line.get("joined", ()):
-        text += f"\n  {visible(site)} joined and takes part from the next round"
-    return text
+        lost = [f"\n  {visible(site)} has no model: {visible(why)}" for site, why in one.missing.items()]
+        return f"finished in {one.seconds or 0:.0f} s; test AUROC: {', '.join(ends)}{''.join(lost)}"
+    sites = [f"{visible(site)} {_number(values.get('val_auroc'))}" for site, values in one.sites.items()]
+    received = f"validation AUROC of what was received: {', '.join(sites)}"
+    more = [f"without {visible(site)}: {visible(why)}" for site, why in one.refused.items()]
+    more += [f"without {visible(site)}: not connected" for site in one.absent]
+    more += [f"{visible(site)} joined and takes part from the next round" for site in one.joined]
+    return "\n  ".join([f"round {one.number} in {one.seconds or 0:.0f} s; {received}", *more])
 
 
 def _waiting(progress: Mapping[str, Any]) -> str:

@@ -29,7 +29,8 @@ def verify_site(
     json_: Json = False,
 ) -> None:
     """Verify the logs of approvals and egress; exit code 6 if a line was altered, removed, added or moved."""
-    from cdtl_core.config.settings import SITE_FILE, load_site
+    from cdtl_core.config.folders import SITE_FILE
+    from cdtl_core.config.settings import load_site
     from cdtl_core.deploy.records import site_logs
 
     load_site(folder / SITE_FILE)

@@ -25,7 +25,7 @@ def card(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Pri
     """Print a model's card: description, performance and limits."""
     from cdtl_core.errors import ModelError
     from cdtl_core.results.card import load_card
-    from cdtl_core.results.card_text import card_markdown
+    from cdtl_core.results.text import card_markdown
 
     found = load_card(folder)
     if found is None:

@@ -23,15 +23,18 @@ def ledger(
 ) -> None:
     """Print what a site has spent of its patients' privacy, by run, and what is left; changes nothing."""
     from cdtl_core.cli.privacy_text import print_spent
-    from cdtl_core.results.rounds import unprotected_runs
+    from cdtl_core.config.folders import SiteFolder
+    from cdtl_core.federation.journal import unprotected_runs
     from cdtl_core.results.spent import spent_of_site
 
     found = spent_of_site(folder)
     if json_:
         typer.echo(json.dumps({"ledgers": [one.model_dump(mode="json") for one in found]}, indent=1))
     elif not found:
-        typer.echo(f"No steps with differential privacy have been taken here: {folder / 'privacy'} holds no ledger.")
-        if runs := unprotected_runs(folder):
+        typer.echo(
+            f"No steps with differential privacy have been taken here: {SiteFolder(folder).privacy} holds no ledger."
+        )
+        if runs := unprotected_runs(SiteFolder(folder)):
             typer.echo(f"This site sent updates without differential privacy in {', '.join(runs)}.")
     else:
         print_spent(found)

@@ -48,8 +48,9 @@ def init(
 ) -> None:
     """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
     from cdtl_core.cli.progress import showing_progress
-    from cdtl_core.config.settings import SITE_FILE, load_site
-    from cdtl_core.deploy.enrolling import ENROLMENT_FILE, check_labels, enrol_site, label_map_of, make_site
+    from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
+    from cdtl_core.config.settings import load_site
+    from cdtl_core.deploy.enrolling import check_labels, enrol_site, label_map_of, make_site
     from cdtl_core.deploy.keys import KEY_FILE
 
     asked = {"site": name, "modality": modality}

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from cdtl_core.config import SimulationConfig
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import flatten, load_simulation
 from cdtl_core.report.live import open_page
 from cdtl_core.report.tracking import MlflowSink, Sink, TensorBoardSink, following, has_tensorboard
@@ -30,7 +31,7 @@ def watching(folder: Path, settings: SimulationConfig | None, *, open_: bool, ml
     """
     more: list[Sink] = []
     if mlflow:
-        run = (settings or load_simulation(folder / "config.toml")).run
+        run = (settings or load_simulation(RunFolder(folder).config)).run
         more.append(MlflowSink(mlflow, run.name, flatten(run)))
     with ExitStack() as stack:
         stack.enter_context(writing_events(folder, more))

@@ -37,9 +37,12 @@ ModalityName = Annotated[str, AfterValidator(_known_modality)]
 
 
 class Settings(BaseModel):
-    """Base of all tables of settings: closed, frozen, and only finite numbers."""
+    """Base of all tables of settings: closed, frozen, and only finite numbers. Results may be cached by settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # pydantic's own fails on tables such as blend.donors, which are dicts
 
 
 class TaskConfig(Settings):
@@ -197,7 +200,7 @@ class BlendConfig(Settings):
 
 
 class AggregateConfig(Settings):
-    """How updates are screened and averaged within a modality, see `cdtl_core.federation.intake`.
+    """How updates are screened and averaged within a modality, see `cdtl_core.federation.screening`.
 
     `norm_bound` is the largest allowed update norm, as a multiple of the running median of the site's modality; 0
     disables the check. A site with `strikes` refused updates is quarantined: none of its updates counts any more, and

@@ -19,7 +19,6 @@ from cdtl_core.system.foreign import parse_json
 from cdtl_core.system.shipped import find_config
 
 __all__ = [
-    "SITE_FILE",
     "changed_run",
     "flatten",
     "load_config",
@@ -32,7 +31,6 @@ __all__ = [
     "unflatten",
 ]
 
-SITE_FILE = "site.toml"
 """The file with a hospital's settings, in its folder."""
 
 _RENAMED = "the same method under its common name (each site keeps its norms)"

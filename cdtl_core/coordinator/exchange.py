@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
+from cdtl_core.federation.journal import Traffic
 from cdtl_core.federation.wire import initial_weights_bytes, num_bytes
 from cdtl_core.system.foreign import get_logger, visible
 
@@ -38,21 +39,14 @@ class Reply:
         kind: Flower's message type.
         content: None if the site failed or did not answer in time.
         fault: A sentence, empty if `content` is there.
-        bytes_received: By the site: size of the message, the initial weights included.
-        initial_weights_bytes: Of these, the initial weights'.
-        bytes_sent: By the site: size of its reply.
-        seconds: From the last time it was asked to its answer; where sites take turns, as in a simulation, with the
-            others' work.
+        traffic: Sizes of message and reply, and how long the answer took.
     """
 
     site: str
     kind: str
     content: RecordDict | None
     fault: str
-    bytes_received: int
-    initial_weights_bytes: int
-    bytes_sent: int
-    seconds: float = 0.0
+    traffic: Traffic
 
 
 @dataclass
@@ -177,7 +171,7 @@ class Exchange:
     def _silence(self, asked: _Asked, timeout_s: float) -> Reply:
         fault = asked.lost or f"no answer within {timeout_s:.0f} s"
         _log.warning("no answer from %s: %s", asked.site, fault)
-        return Reply(asked.site, asked.kind, None, fault, *_sizes(asked), 0)
+        return Reply(asked.site, asked.kind, None, fault, _traffic(asked))
 
     def _send_again(self) -> None:
         here = self.connected()
@@ -211,9 +205,10 @@ def pause() -> None:
 
 def _reply(asked: _Asked, message: Message) -> Reply:
     if message.has_error():
-        return Reply(asked.site, asked.kind, None, _fault(message), *_sizes(asked), 0)
+        return Reply(asked.site, asked.kind, None, _fault(message), _traffic(asked))
     seconds = time.monotonic() - asked.sent_at
-    return Reply(asked.site, asked.kind, message.content, "", *_sizes(asked), num_bytes(message.content), seconds)
+    traffic = replace(_traffic(asked), bytes_sent=num_bytes(message.content), seconds=seconds)
+    return Reply(asked.site, asked.kind, message.content, "", traffic)
 
 
 def _fault(message: Message) -> str:
@@ -225,8 +220,6 @@ def _fault(message: Message) -> str:
     return visible(reason, _MOST_REASON) or f"error code {code}"
 
 
-def _sizes(asked: _Asked) -> tuple[int, int]:
-    """Bytes of the question and, of these, the initial weights'; none if it never went out."""
-    if not asked.tries:
-        return 0, 0
-    return num_bytes(asked.content), initial_weights_bytes(asked.content)
+def _traffic(asked: _Asked) -> Traffic:
+    """What the question took; nothing if it never went out."""
+    return Traffic(num_bytes(asked.content), initial_weights_bytes(asked.content)) if asked.tries else Traffic()

@@ -11,13 +11,12 @@ import torch
 from flwr.app import RecordDict
 
 from cdtl_core.config import RunConfig
-from cdtl_core.coordinator.enrolled import checked_number
+from cdtl_core.coordinator.admission import KnownLedgers, checked_number
 from cdtl_core.coordinator.exchange import PROVISIONAL, Exchange, Reply, pause
-from cdtl_core.coordinator.ledgers import KnownLedgers
 from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract, check_contract
-from cdtl_core.federation.round import Member
+from cdtl_core.federation.state import Member
 from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
 from cdtl_core.models.weights import Weights, weights_hash
 from cdtl_core.system.foreign import get_logger

@@ -1,5 +1,6 @@
 """A site's images, labels and patients, split and ready to train on."""
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from cdtl_core.config import BoxConfig
 from cdtl_core.data.frame import Frame
 from cdtl_core.data.manifest import Case
-from cdtl_core.data.pixels import Pixels, load_pixels
+from cdtl_core.data.pixels import Pixels, content_id, load_pixels
 from cdtl_core.data.split import SPLITS, Split
 
 __all__ = ["Cohort", "Fold", "build_cohort", "pixel_statistics"]
@@ -42,6 +43,11 @@ class Fold:
     def __post_init__(self) -> None:
         if self.identities is None:
             object.__setattr__(self, "identities", self.patients)
+
+    @functools.cached_property
+    def image_ids(self) -> tuple[str, ...]:
+        """Names of the images by their content, B. They are found once: the images must not change."""
+        return tuple(content_id(self.pixels[row]) for row in self.rows)
 
     def where(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Fold":
         """Return the fold with the chosen images only, by index or by mask."""

@@ -22,7 +22,7 @@ from cdtl_core.system.durable import file_hash, replace_json, unwritable
 from cdtl_core.system.progress import report
 from cdtl_core.system.threads import num_cores
 
-__all__ = ["INTAKE_VERSION", "PixelFile", "Pixels", "load_pixels"]
+__all__ = ["INTAKE_VERSION", "PixelFile", "Pixels", "content_id", "load_pixels", "one_channel"]
 
 INTAKE_VERSION = 2
 Pixels = npt.NDArray[np.uint8]
@@ -78,6 +78,17 @@ def load_pixels(
         replace_json(note, {"images": len(files), "size": size, "intake": INTAKE_VERSION, "bits": bits})
     found: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
     return PixelFile(found, int(json.loads(note.read_text(encoding="utf-8"))["bits"]))
+
+
+def one_channel(image: Pixels) -> Pixels:
+    """An image C H W; 1 H W of it where all its channels are equal."""
+    return image[:1] if (image == image[:1]).all() else image
+
+
+def content_id(image: Pixels) -> str:
+    """32 hex digits that name an image C H W by its content; a gray image has the name of its one channel."""
+    content = np.ascontiguousarray(one_channel(image))
+    return hashlib.sha256(repr(content.shape).encode() + content.tobytes()).hexdigest()[:32]
 
 
 def _key(files: Sequence[Path], settings: str, strict: bool) -> str:

@@ -18,7 +18,7 @@ _log = get_logger(__name__)
 _ERROR_BYTES = 64 * 1024
 _OBJECTS, _OBJECTS_PER_TENSOR, _BYTES_PER_OBJECT = 64, 4, 1024 * 1024
 _RUNS_KEPT = 8
-_HEAD = "head."  # prefix of `cdtl_core.federation.label_map.head_name`: the size depends on the site's labels
+_HEAD = "head."  # prefix of `cdtl_core.federation.contract.head_name`: the size depends on the site's labels
 
 
 @dataclass(frozen=True)

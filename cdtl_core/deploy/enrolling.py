@@ -9,17 +9,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.settings import SITE_FILE, save_toml
+from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
+from cdtl_core.config.settings import save_toml
 from cdtl_core.data.source import rows_of_folders, write_manifest
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment, save_enrolment
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
 from cdtl_core.errors import CheckpointError, ConfigError, DataError
-from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.site.home import contract_of, open_site
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["ENROLMENT_FILE", "check_labels", "enrol_site", "label_map_of", "make_site", "place_data"]
+__all__ = ["check_labels", "enrol_site", "label_map_of", "make_site", "place_data"]
 
 
 def make_site(home: Path, site: SiteConfig) -> None:

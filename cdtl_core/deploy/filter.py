@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
+from cdtl_core.config.folders import SiteFolder
 from cdtl_core.data.identity import load_key as load_patient_key
 from cdtl_core.deploy.certificates import loopback_certificate, save_credential
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress
@@ -65,13 +66,13 @@ def open_filter(home: Path, scratch: Path, address: CoordinatorAddress, link: Li
     link.folder.mkdir(exist_ok=True, mode=0o700)
     for name in (*NODE_FOLDERS, "node"):
         (home / name).mkdir(exist_ok=True, mode=0o700)
-    if not any((home / "splits").iterdir()):
+    if not any(SiteFolder(home).splits.iterdir()):
         load_patient_key(home)  # created here if it is missing, because the node cannot create it
     link.write(CERTIFICATE, (scratch / "loopback.crt").read_bytes())
     link.copy_from(home)
     config = FilterConfig(
         home=home,
-        settings=home / "site.toml",
+        settings=SiteFolder(home).settings,
         link=link.folder,
         link_mode=link.mode,
         certificate=scratch / "loopback.crt",

@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from cdtl_core.config.settings import SITE_FILE, load_site
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import load_site
 from cdtl_core.deploy.records import record_approval
 from cdtl_core.deploy.service import stop_service
 

@@ -17,14 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdtl_core.config.settings import SITE_FILE
+from cdtl_core.config.folders import APPROVED_FILE, AUDIT_FILE, ENROLMENT_FILE, SITE_FILE
 from cdtl_core.data.identity import KEY_FILE as PATIENT_KEY_FILE
 from cdtl_core.errors import ConfigError
-from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.system.durable import replace_bytes
 
 __all__ = [
-    "APPROVED_FILE",
     "CERTIFICATE",
     "COPIED",
     "LINK",
@@ -39,8 +37,7 @@ __all__ = [
 LINK = "link"
 """Name of the link in the site's folder, if filter and node are started separately."""
 SOCKET, CERTIFICATE, NODE_KEY, TRUSTED = "gate.sock", "gate.crt", "node.key", "trusted.yaml"
-APPROVED_FILE = "approved.json"
-COPIED = (SITE_FILE, PATIENT_KEY_FILE, ENROLMENT_FILE, "audit.json")
+COPIED = (SITE_FILE, PATIENT_KEY_FILE, ENROLMENT_FILE, AUDIT_FILE)
 """Files of the site's folder that the approved code reads."""
 NODE_FOLDERS = ("cache", "memory", "models", "privacy", "rounds", "splits", "initial_weights")
 """Folders of the site's folder that the approved code may write; it can write nowhere else."""

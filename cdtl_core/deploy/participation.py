@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from cdtl_core.config.settings import SITE_FILE, load_site
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import load_site
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress, load_address
 from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.expiry import DailyNotices, site_notices

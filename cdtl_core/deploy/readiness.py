@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
+from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
 from cdtl_core.config.modalities import modality_of
-from cdtl_core.config.settings import SITE_FILE, load_site
+from cdtl_core.config.settings import load_site
 from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.coordinator_address import load_address
 from cdtl_core.deploy.enrolment import load_enrolment
@@ -20,7 +21,6 @@ from cdtl_core.deploy.link import LINK
 from cdtl_core.deploy.reaching import check_coordinator
 from cdtl_core.deploy.separation import find_separation, noted_separation
 from cdtl_core.errors import CdtlError
-from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.quality.check_source import check_cohort
 from cdtl_core.results.spent import not_covered, spent_of_site
 from cdtl_core.site.home import open_site

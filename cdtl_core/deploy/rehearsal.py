@@ -1,15 +1,16 @@
 """Rehearsal: two rounds with the site's own images against a coordinator on this machine."""
 
-import json
 import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cdtl_core.config import ApprovalConfig, RunConfig, SiteConfig, TaskConfig
-from cdtl_core.config.settings import SITE_FILE, load_site, save_toml
+from cdtl_core.config.folders import SITE_FILE, RunFolder, SiteFolder
+from cdtl_core.config.settings import load_site, save_toml
 from cdtl_core.deploy.approvals import approve
 from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.enrolling import enrol_site
@@ -17,8 +18,8 @@ from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, prepare_run, queue_run
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import FederationError
+from cdtl_core.federation.journal import Journal, read_diary, read_journal
 from cdtl_core.flower import flower_environment
-from cdtl_core.results.rounds import read_diary
 from cdtl_core.system.processes import ProcessGroup, free_port
 
 __all__ = ["rehearse_rounds"]
@@ -62,11 +63,11 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
             site = [*command, "site", "start", str(shadow), "--server", f"localhost:{port}", "--ca", ca]
             group.start("site", site, scratch / "site.log")
             memory = _watch(group, run, scratch)
-            lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+            (journal,) = read_journal(RunFolder(run).journal)
             own_model = _of_own_model(shadow)  # before the last program removes the folder
         finally:
             group.stop(patience_s=20.0)
-        return _estimates([line for line in lines if "sites" in line], own.site, memory) | own_model
+        return _estimates(journal, own.site, memory) | own_model
 
 
 def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
@@ -77,8 +78,8 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
     free = {"lock": {}, "approval": ApprovalConfig(), "publish": any_start}  # a rehearsal needs no signature
     settings = own.model_copy(update={"data": data, **free})
     save_toml(shadow / SITE_FILE, settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
-    if (home / "cache").exists():
-        (shadow / "cache").symlink_to((home / "cache").absolute())
+    if (cache := SiteFolder(home).cache).exists():
+        SiteFolder(shadow).cache.symlink_to(cache.absolute())
 
 
 def _watch(group: ProcessGroup, run: Path, scratch: Path) -> int:
@@ -117,12 +118,12 @@ def _memory(pid: int) -> int:
     return total
 
 
-def _estimates(rounds: list[dict[str, Any]], site: str, memory: int) -> dict[str, Any]:
-    last = rounds[-1]["sites"][site]
-    first = rounds[0]["sites"][site]
+def _estimates(journal: Journal, site: str, memory: int) -> dict[str, Any]:
+    first: Mapping[str, Any] = journal.rounds[0].sites[site]
+    last: Mapping[str, Any] = journal.rounds[-1].sites[site]
     up, down = last["bytes_sent"], last["bytes_received"]
     return {
-        "seconds_per_round": rounds[-1]["seconds"],
+        "seconds_per_round": journal.rounds[-1].seconds,
         "peak_memory_bytes": memory,
         "bytes_up_per_round": up,
         "bytes_down_per_round": down,
@@ -133,7 +134,7 @@ def _estimates(rounds: list[dict[str, Any]], site: str, memory: int) -> dict[str
 
 def _of_own_model(shadow: Path) -> dict[str, Any]:
     """Return the cost of the site's own model in the last round, as the site recorded it."""
-    (diary,) = (shadow / "rounds").glob("*.jsonl")
+    ((_, diary),) = SiteFolder(shadow).diaries()
     last = read_diary(diary, "cdtl", shadow.name).rounds[-1]
     files = [path for name in ("memory", "models") for path in (shadow / name).rglob("*.safetensors")]
     return {

@@ -11,6 +11,7 @@ The change happens when no message waits for its reply. If it is killed, the nex
 import shutil
 from pathlib import Path
 
+from cdtl_core.config.folders import ENROLMENT_FILE
 from cdtl_core.deploy.certificates import self_signed_client_certificate
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress
 from cdtl_core.deploy.enrolment import load_enrolment, make_enrolment, save_enrolment
@@ -18,7 +19,6 @@ from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
 from cdtl_core.deploy.reaching import knows_key
 from cdtl_core.deploy.renewal import save_renewal
-from cdtl_core.federation.contract import ENROLMENT_FILE
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import get_logger
 

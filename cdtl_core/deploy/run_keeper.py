@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, run_folders, save_enrolled, save_run_state
 from cdtl_core.deploy.superlink import SuperLink
 from cdtl_core.errors import FederationError
@@ -28,7 +29,7 @@ class RunKeeper:
     def lost(self) -> None:
         """Handle a new SuperLink: the run in progress is gone and is started again."""
         for run, state in self._open_runs():
-            if state.status == "running" and not read_json(run / "outcome.json"):
+            if state.status == "running" and not read_json(RunFolder(run).outcome):
                 _log.info("%s: continues from round %d in a new Flower run", run.name, _last_round(run))
                 self._end_flower_run(state)
                 save_run_state(run, state.model_copy(update={"status": "queued", "flower_run": ""}))
@@ -40,7 +41,7 @@ class RunKeeper:
                 self._stop(run, state)
             elif state.status == "queued":
                 self._submit(run, state)
-            elif outcome := read_json(run / "outcome.json"):
+            elif outcome := read_json(RunFolder(run).outcome):
                 self._close(run, state, outcome["outcome"], outcome["reason"], outcome["exit_code"])
             elif _is_dead(run):
                 self._crashed(run, state, "its process has ended")
@@ -59,8 +60,8 @@ class RunKeeper:
             reason = f"it failed {_MOST_TRIES} times without a complete round: read {self._link.logs / 'run.log'}."
             self._close(run, state, "failed", reason, FederationError.exit_code)
             return
-        (run / "outcome.json").unlink(missing_ok=True)
-        (run / "progress.json").unlink(missing_ok=True)
+        for path in (RunFolder(run).outcome, RunFolder(run).progress):
+            path.unlink(missing_ok=True)
         save_enrolled(self._folder, run)
         number, answer = self._link.flower.submit(run / "app", run / "settings.toml")
         if not number:
@@ -79,7 +80,7 @@ class RunKeeper:
 
     def _crashed(self, run: Path, state: RunState, why: str) -> None:
         """Queue a run again that is over without an outcome, which means that it crashed."""
-        if read_json(run / "outcome.json"):
+        if read_json(RunFolder(run).outcome):
             return
         _log.warning("%s: %s", run.name, why)
         self._end_flower_run(state)
@@ -102,11 +103,11 @@ class RunKeeper:
 
 def _is_dead(run: Path) -> bool:
     """Whether the process of a run has started and ended."""
-    pid = read_json(run / "progress.json").get("pid")
+    pid = read_json(RunFolder(run).progress).get("pid")
     return pid is not None and not psutil.pid_exists(pid)
 
 
 def _last_round(run: Path) -> int:
     """Return the last round that has a checkpoint."""
-    folders = (run / "checkpoints").glob("*/round-*")
+    folders = RunFolder(run).checkpoints().glob("*/round-*")
     return max((int(path.name.removeprefix("round-")) for path in folders), default=0)

@@ -19,6 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import flatten, save_toml
 from cdtl_core.deploy.bundle import build_bundle, bundle_sha256
 from cdtl_core.deploy.members import members
@@ -84,7 +85,7 @@ def prepare_run(folder: Path, config: RunConfig) -> tuple[Path, ApprovalRequest,
             )
         return run, request, True
     replace_bytes(draft / "bundle.fab", bundle)
-    save_toml(draft / "config.toml", config.model_dump(mode="json"))
+    save_toml(RunFolder(draft).config, config.model_dump(mode="json"))
     save_toml(draft / "settings.toml", flatten(config))
     save_request(draft / "request.json", request)
     shutil.rmtree(run, ignore_errors=True)
@@ -96,8 +97,8 @@ def queue_run(run: Path) -> None:
     """Ask the coordinator's service to start or continue a run."""
     state = load_run_state(run)
     if state is None or state.status in ENDED:
-        for name in ("outcome.json", "stop"):
-            (run / name).unlink(missing_ok=True)
+        for path in (RunFolder(run).outcome, run / "stop"):
+            path.unlink(missing_ok=True)
         save_run_state(run, RunState(queued_at=time.time()))
 
 
@@ -143,7 +144,7 @@ def save_run_state(run: Path, state: RunState) -> None:
 def save_enrolled(folder: Path, run: Path) -> None:
     """Write the enrolment of the coordinator's sites for a run, which compares their introductions with it."""
     contracts = {member.site: member.enrolment.contract.model_dump(mode="json") for member in members(folder)}
-    replace_json(run / "enrolled.json", contracts)
+    replace_json(RunFolder(run).enrolled, contracts)
 
 
 def _with_sites(folder: Path, config: RunConfig) -> RunConfig:

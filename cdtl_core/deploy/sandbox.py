@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdtl_core.config import SiteConfig
+from cdtl_core.config.folders import APPROVED_FILE
 from cdtl_core.data.source import rows_of_manifest
-from cdtl_core.deploy.link import APPROVED_FILE, COPIED, NODE_FOLDERS
+from cdtl_core.deploy.link import COPIED, NODE_FOLDERS
 from cdtl_core.deploy.seccomp import program
 from cdtl_core.errors import ConfigError
 

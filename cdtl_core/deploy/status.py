@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.config import SiteConfig
-from cdtl_core.config.settings import SITE_FILE, load_site
+from cdtl_core.config.folders import RunFolder, SiteFolder
+from cdtl_core.config.settings import load_site
 from cdtl_core.deploy.approvals import Approval, approvals, missing_persons
 from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.egress_filter.status import read_status
@@ -68,7 +69,7 @@ def site_status(home: Path) -> dict[str, Any]:
     Raises:
         ConfigError: `home` holds no site.
     """
-    own, filter = load_site(home / SITE_FILE), read_status(home)
+    own, filter = load_site(SiteFolder(home).settings), read_status(home)
     pid = is_running(home)
     return {
         "running": bool(pid),
@@ -87,7 +88,7 @@ def site_status(home: Path) -> dict[str, Any]:
         **_approvals(home, own),
         "pending": sorted(pending(home)),
         "privacy": _privacy(home),
-        "models": sorted(path.name for path in (home / "models").glob("*") if (path / "model.json").exists()),
+        "models": [folder.name for folder in SiteFolder(home).models()],
     }
 
 
@@ -133,7 +134,7 @@ def _privacy(home: Path) -> str:
 
 def _run(path: Path) -> dict[str, Any]:
     state = load_run_state(path)
-    progress: Mapping[str, Any] = read_json(path / "progress.json")
+    progress: Mapping[str, Any] = read_json(RunFolder(path).progress)
     return {
         "name": path.name,
         "status": state.status if state else "not requested",

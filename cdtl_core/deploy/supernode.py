@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdtl_core.config.settings import SITE_FILE, load_site
-from cdtl_core.deploy.link import APPROVED_FILE, CERTIFICATE, COPIED, NODE_FOLDERS, NODE_KEY, SOCKET, TRUSTED
+from cdtl_core.config.folders import APPROVED_FILE, SITE_FILE
+from cdtl_core.config.settings import load_site
+from cdtl_core.deploy.link import CERTIFICATE, COPIED, NODE_FOLDERS, NODE_KEY, SOCKET, TRUSTED
 from cdtl_core.deploy.sandbox import Place, enclosed, readable_folders
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment

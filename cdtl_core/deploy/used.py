@@ -6,6 +6,7 @@ The file outlives a withdrawal: a run that is approved a second time has no more
 from collections.abc import Mapping
 from pathlib import Path
 
+from cdtl_core.config.folders import SiteFolder
 from cdtl_core.config.schema import Flat
 from cdtl_core.config.settings import unflatten
 from cdtl_core.federation.limits import Order, Used, admitted, answered, load_used, save_used
@@ -76,4 +77,4 @@ def used_text(home: Path, approval: str, settings: Flat) -> str:
 
 
 def _path(home: Path, approval: str) -> Path:
-    return home / "used" / f"{approval}.json"
+    return SiteFolder(home).used / f"{approval}.json"

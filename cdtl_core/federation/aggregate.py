@@ -1,19 +1,29 @@
-"""The mean of the sites' deltas within a modality, streamed: one reply at a time, one accumulator per modality.
+"""The mean of a group's updates: exact streaming sums, robust means, and updates that wait in a file.
 
 Deltas are float16, hence whole multiples of 2^-24, and weights are whole patients. In float64 the sum is exact as long
 as ``max |delta| * sum of weights < 2^29``, so the order in which replies arrive cannot change a bit of the result.
+
+A robust mean is one that a minority of hostile sites cannot move far. Every site weighs alike in it, since a number of
+patients can be a lie. It needs every update of a group at once, tensor by tensor, so these wait in a file.
 """
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from cdtl_core.errors import FederationError
 from cdtl_core.models.pieces import Piece, over_pieces, scratch, widened
 from cdtl_core.models.weights import Weights
+from cdtl_core.system.durable import unwritable
 
-__all__ = ["Mean", "check_shapes", "fold_in", "mean_of"]
+__all__ = ["FEWEST", "Mean", "check_shapes", "fold_in", "mean_of", "robust_mean", "spooled"]
+
+FEWEST = 4
+"""Sites of a modality below which no rule can outvote one of them."""
 
 
 @dataclass
@@ -29,7 +39,7 @@ def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
 
     Args:
         mean: What it is added to.
-        delta: Finite: see `guard.norm_of`.
+        delta: Finite; `screening.norm_of` checks that.
         weight: Patients.
 
     Raises:
@@ -66,5 +76,85 @@ def check_shapes(delta: Mapping[str, torch.Tensor], others: Mapping[str, torch.T
 
 
 def mean_of(mean: Mean) -> Weights:
-    """The patient-weighted mean delta, float64; the sum is used up."""
+    """The patient-weighted mean delta, float64; the sum is divided in place."""
     return {name: total.div_(mean.weights[name]) for name, total in mean.sums.items()}
+
+
+def robust_mean(deltas: Mapping[str, Weights], weights: Mapping[str, int], rule: str) -> Weights:
+    """The mean of a group's updates under a rule, float64; the patient-weighted mean of fewer than four updates.
+
+    Args:
+        deltas: Site to its update, finite, float16.
+        weights: Site to its patients, for tensors that fewer than four sites hold.
+        rule: ``trimmed`` (without the (S - 1) // 3 largest and smallest of each value), ``median`` (of each value) or
+            ``krum`` (the one update that is nearest to its neighbours).
+
+    Raises:
+        FederationError: Shapes differ.
+
+    Source: Yin et al. 2018, Byzantine-robust distributed learning; Blanchard et al. 2017, Machine learning with
+        adversaries.
+    """
+    plain = Mean()
+    for site in sorted(deltas):
+        fold_in(plain, deltas[site], weights[site])
+    mean = mean_of(plain)
+    if len(deltas) < FEWEST:
+        return mean
+    if rule == "krum":
+        chosen = deltas[_krum(deltas)]
+        return {**mean, **{name: value.to(torch.float64) for name, value in chosen.items()}}
+    return {name: _of_values(deltas, name, rule) if _holders(deltas, name) >= FEWEST else mean[name] for name in mean}
+
+
+def spooled(weights: Weights) -> Weights:
+    """The same CPU tensors, mapped from an unnamed temporary file that is removed with them.
+
+    Raises:
+        CheckpointError: The folder for temporary files (TMPDIR) is full or read-only.
+    """
+    sizes = [value.numel() * value.element_size() for value in weights.values()]
+    if not sum(sizes):
+        return weights
+    try:
+        with tempfile.TemporaryFile() as file:
+            for value in weights.values():
+                file.write(value.contiguous().numpy().data)
+            file.flush()
+            data = np.memmap(file, np.uint8, mode="c")
+    except OSError as error:
+        raise unwritable(Path(tempfile.gettempdir()), error) from None
+    ends = np.cumsum(sizes)
+    parts = [torch.from_numpy(data[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+    return {
+        name: part.view(value.dtype).reshape(value.shape)
+        for (name, value), part in zip(weights.items(), parts, strict=True)
+    }
+
+
+def _holders(deltas: Mapping[str, Weights], name: str) -> int:
+    return sum(name in delta for delta in deltas.values())
+
+
+def _of_values(deltas: Mapping[str, Weights], name: str, rule: str) -> torch.Tensor:
+    stack = torch.stack([deltas[site][name].to(torch.float64) for site in sorted(deltas) if name in deltas[site]])
+    ordered, count = stack.sort(dim=0).values, len(stack)
+    cut = (count - 1) // 3 if rule == "trimmed" else (count - 1) // 2
+    return ordered[cut : count - cut].mean(dim=0)
+
+
+def _krum(deltas: Mapping[str, Weights]) -> str:
+    """The site whose update has the smallest sum of squared distances to its S - f - 2 nearest, f = (S - 1) // 3."""
+    sites = sorted(deltas)
+    nearest = max(len(sites) - (len(sites) - 1) // 3 - 2, 1)
+    scores = {}
+    for site in sites:
+        distances = sorted(_distance(deltas[site], deltas[other]) for other in sites if other != site)
+        scores[site] = sum(distances[:nearest])
+    return min(sites, key=lambda site: (scores[site], site))
+
+
+def _distance(one: Weights, other: Weights) -> float:
+    """Squared, over the tensors that both hold."""
+    shared = [name for name in one if name in other]
+    return sum(float((one[n].to(torch.float64) - other[n].to(torch.float64)).square().sum()) for n in shared)

@@ -10,8 +10,7 @@ from typing import Any
 from safetensors.torch import save
 
 from cdtl_core.errors import CheckpointError, ModelError
-from cdtl_core.federation.guard import Record
-from cdtl_core.federation.round import CoordinatorState, HeadSum, Member
+from cdtl_core.federation.state import CoordinatorState, HeadSum, Member, Record
 from cdtl_core.models.weights import Weights, load_weights
 from cdtl_core.system.durable import file_hash, publish_folder, unwritable
 from cdtl_core.system.foreign import parse_json

@@ -1,5 +1,9 @@
-"""The modality contract: what a site publishes of its cohort when it enrols, and nothing else."""
+"""The modality contract: what a site publishes of its cohort when it enrols, and nothing else.
 
+Sites share a head only if their labels mean the same. So the tensors of a head carry a hash of the ordered labels.
+"""
+
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,17 +11,16 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.config import ModalityName, RunConfig
+from cdtl_core.config.folders import SiteFolder
 from cdtl_core.config.schema import FORMERLY_THETA0, MAX_PATIENTS, Label, Sha256, SiteName, first_fault
 from cdtl_core.data.pixels import INTAKE_VERSION
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.system.foreign import parse_json
 
-__all__ = ["ENROLMENT_FILE", "ModalityContract", "PixelStatistics", "check_contract", "enrolled_contract"]
-__all__ += ["load_contract", "most_patients", "round_patients"]
+__all__ = ["ModalityContract", "PixelStatistics", "check_contract", "enrolled_contract"]
+__all__ += ["head_name", "label_hash", "load_contract", "most_patients", "round_patients"]
 
 SCHEMA_VERSION = 1
-ENROLMENT_FILE = "enrolment.json"
-"""In a site's folder: what it handed to the coordinator, its contract among it."""
 _ROUNDED = 4
 
 
@@ -63,6 +66,16 @@ class ModalityContract(BaseModel):
     intake_version: int = Field(INTAKE_VERSION, ge=0, le=9999)
 
 
+def label_hash(labels: Sequence[str]) -> str:
+    """Eight hex digits that name an ordered set of labels."""
+    return hashlib.sha256("\n".join(labels).encode()).hexdigest()[:8]
+
+
+def head_name(name: str, labels: Sequence[str]) -> str:
+    """The name under which a tensor travels: ``head.weight`` becomes ``head.<label hash>.weight``."""
+    return f"head.{label_hash(labels)}.{name.removeprefix('head.')}" if name.startswith("head.") else name
+
+
 def round_patients(count: int) -> int:
     """A count to the nearest ten: enough to plan with, too coarse to follow one patient."""
     return int((count + 5) // 10 * 10)
@@ -79,7 +92,7 @@ def enrolled_contract(home: Path) -> ModalityContract | None:
     Raises:
         DataError: ``enrolment.json`` is damaged.
     """
-    path = home / ENROLMENT_FILE
+    path = SiteFolder(home).enrolment
     if not path.exists():
         return None
     try:

@@ -1,30 +1,26 @@
 """The egress list: every tensor, number and text that a site's replies may hold and its range, closed by default.
 
 It follows from the run's settings alone, so coordinator and site each work it out with their own code and compare.
-A reply may hold less than the list (the server decides in each round whether the head is shared), never more.
+A reply may hold less than the list (the coordinator decides in each round whether the head is shared), never more.
+Numbers have the names and ranges of `cdtl_core.config.schema`; `cdtl_core.federation.egress_check` applies the list.
 """
 
 import hashlib
 import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cdtl_core.config import RunConfig
 from cdtl_core.config.schema import Crossing, FinalNumbers, Hello, KeptNumbers, PrivateNumbers, UpdateNumbers
-from cdtl_core.errors import DataError
-from cdtl_core.federation.contract import load_contract, most_patients
-from cdtl_core.federation.label_map import head_name, label_hash
+from cdtl_core.federation.contract import head_name, label_hash
 from cdtl_core.system.foreign import visible
 
-__all__ = ["LIST_VERSION", "EgressManifest", "Number", "Outline", "Own", "ReplyRule", "Tensor", "Text", "check_outline"]
-__all__ += ["egress_hash", "egress_manifest", "limit_of", "own_fault", "sends_own_head"]
+__all__ = ["LIST_VERSION", "EgressManifest", "Number", "ReplyRule", "Tensor", "Text", "egress_hash", "egress_manifest"]
+__all__ += ["expected_shapes", "limit_of", "sends_own_head"]
 
 LIST_VERSION = 2
-_Rule = TypeVar("_Rule")
 _SLACK, _SLACK_PER_TENSOR = 64 * 1024, 1024  # Flower's encoding: names, headers, the tree of objects
 _Old = Literal["int", "float", "bool"]
 _KINDS = {"integer": "int", "number": "float", "boolean": "bool"}
@@ -100,32 +96,6 @@ class EgressManifest(_Record):
     replies: Mapping[str, ReplyRule]
 
 
-@dataclass(frozen=True)
-class Own:
-    """What a site's egress filter knows by itself of a reply, whatever the approved code says.
-
-    Attributes:
-        round: That the coordinator asked for; None where a reply names none.
-        contract: The JSON of the contract that the site enrolled with; empty if it has not enrolled.
-        ledger: The number of the site's privacy ledger; empty without one.
-        reservations: How often steps were reserved in it.
-    """
-
-    round: int | None = None
-    contract: str = ""
-    ledger: str = ""
-    reservations: int = 0
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A reply without its values of tensors: record to name to tensor, number or text."""
-
-    arrays: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
 def egress_manifest(
     config: RunConfig,
     *,
@@ -182,6 +152,27 @@ def sends_own_head(config: RunConfig) -> bool:
     return asked and trains_only_heads(config)
 
 
+def expected_shapes(
+    shared: Mapping[str, tuple[int, ...]], config: RunConfig, head_of: str
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that the coordinator expects in the update of a site.
+
+    They are the shared part of the backbone and, where heads are shared, the head of the site's label map. How many
+    labels another label map than the task's has is the site's to say: -1.
+
+    Args:
+        shared: Tensor of the task's network to its shape, of all that sites may share.
+        config: The run.
+        head_of: Hash of the site's labels.
+    """
+    backbone = {name: shape for name, shape in shared.items() if not name.startswith("head.")}
+    if not config.share.head:
+        return backbone
+    count = len(config.task.labels) if head_of == label_hash(config.task.labels) else -1
+    features = shared["head.weight"][1]
+    return {**backbone, f"head.{head_of}.weight": (count, features), f"head.{head_of}.bias": (count,)}
+
+
 def egress_hash(manifest: EgressManifest) -> str:
     """SHA-256 of a list, in hex: two lists are the same if and only if their hashes are."""
     return hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
@@ -193,37 +184,6 @@ def limit_of(manifest: EgressManifest, message_type: str) -> int:
     if rule is None:
         return 0
     return rule.total_bytes + _SLACK + _SLACK_PER_TENSOR * sum(len(record) for record in rule.arrays.values())
-
-
-def check_outline(manifest: EgressManifest, message_type: str, outline: Outline) -> str:
-    """Why a reply may not leave, naming the first thing that is not on the list; empty if it may."""
-    if manifest.schema_version != LIST_VERSION:
-        return "the run was approved with an earlier cdtl, whose list bounds no number: approve it again."
-    rule = manifest.replies.get(message_type)
-    if rule is None:
-        return f"a reply to messages of type {message_type!r} is not on the egress list: nothing of it leaves."
-    return next(_faults(manifest, rule, outline), "")
-
-
-def own_fault(own: Own, outline: Outline) -> str:
-    """Why a reply does not say of its site what the site itself knows; empty if it does, or says nothing of it."""
-    round = outline.metrics.get("metrics", {}).get("round")
-    if round is not None and round != own.round:
-        return f"the reply is of round {round} and round {own.round} was asked for: nothing of this reply leaves."
-    hello = outline.configs.get("site", {})
-    if "contract" in hello and not own.contract:
-        return "this site has no enrolment.json to hold its contract against: run cdtl site init."
-    if "contract" in hello and hello["contract"] != own.contract:
-        return "the contract is not the one in enrolment.json: nothing of this reply leaves."
-    if "num_patients" in hello and hello["num_patients"] > _most_of(own.contract):
-        return "the number of patients is above what the site enrolled with: nothing of this reply leaves."
-    if hello.get("ledger", own.ledger) != own.ledger or hello.get("reservations", 0) > own.reservations:
-        return "the privacy ledger in the reply is not the site's own: nothing of this reply leaves."
-    return ""
-
-
-def _most_of(contract: str) -> int:
-    return most_patients(load_contract(contract, "in enrolment.json")) if contract else 0
 
 
 def _rules(kind: type[Crossing]) -> dict[str, Number]:
@@ -269,62 +229,3 @@ def _half(shape: tuple[int, ...]) -> Tensor:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": shape})
     return Tensor(dtype="float16", shape=shape, bytes=header.tell() + 2 * int(np.prod(shape, dtype=np.int64)))
-
-
-def _faults(manifest: EgressManifest, rule: ReplyRule, outline: Outline) -> Iterator[str]:
-    for record, name, tensor, wanted in _pairs(outline.arrays, rule.arrays):
-        if tensor != wanted:
-            yield _sentence(
-                record, name, "tensor", f"{tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes", wanted
-            )
-    for record, name, value, number in _pairs(outline.metrics, rule.metrics):
-        if why := _value_fault(manifest, value, number):
-            yield _sentence(record, name, "number", why, number)
-    for record, name, value, entry in _pairs(outline.configs, rule.configs):
-        if why := _value_fault(manifest, value, entry):
-            yield _sentence(record, name, "value", why, entry)
-
-
-def _pairs(
-    found: Mapping[str, Mapping[str, Any]], allowed: Mapping[str, Mapping[str, _Rule]]
-) -> Iterator[tuple[str, str, Any, _Rule | None]]:
-    """Record, name, what is there and its rule, or None; a record that is empty or not listed counts as a thing."""
-    for record, content in found.items():
-        if record not in allowed:
-            yield record, next(iter(content), ""), next(iter(content.values()), _NOTHING), None
-        for name, value in content.items():
-            yield record, name, value, allowed.get(record, {}).get(name)
-
-
-_NOTHING = Tensor(dtype="none", shape=(), bytes=0)
-
-
-def _value_fault(manifest: EgressManifest, value: Any, entry: Number | Text | str | None) -> str:
-    if isinstance(entry, Number):
-        return entry.fault(value)
-    if not isinstance(entry, Text):
-        return "not listed"
-    if not isinstance(value, str) or len(value) > entry.max_length:
-        return "no text, or too long a one"
-    if entry.contract:
-        return _contract_fault(manifest, value)
-    matches = value == entry.exact if entry.exact is not None else re.fullmatch(entry.pattern or "", value)
-    return "" if matches else "another text"
-
-
-def _contract_fault(manifest: EgressManifest, text: str) -> str:
-    """A contract must be this site's and written the one way that cdtl writes it: no room for anything beside."""
-    try:
-        contract = load_contract(text, "in a reply")
-    except DataError:
-        return "no modality contract"
-    of_site = manifest.site in ("", contract.site) and manifest.modality in ("", contract.modality)
-    of_task = (contract.labels, contract.positive) == (manifest.labels, manifest.positive)
-    return "" if of_site and of_task and contract.model_dump_json() == text else "another site's or task's contract"
-
-
-def _sentence(record: str, name: str, what: str, got: str, wanted: object) -> str:
-    place = f"{record[:48]!r}.{name[:96]!r}"
-    if wanted is None:
-        return f"the {what} {place} is not on the egress list: nothing of this reply leaves."
-    return f"the {what} {place} is {got}, not as the egress list has it: nothing of this reply leaves."

@@ -1,6 +1,10 @@
-"""Many tensors as one array: Flower sends every tensor as two objects, and every object takes a request at each hop.
+"""Records as they travel: many tensors packed as one array, and a reply looked at from outside.
 
-A packed record holds one array of bytes; a record beside it, ``<key>.index``, names the tensors within, in order.
+Flower sends every tensor as two objects, and every object takes a request at each hop. So a packed record holds one
+array of bytes; a record beside it, ``<key>.index``, names the tensors within, in order.
+
+Flower's encodings leave room beside the values (NumPy headers, JSON, protobuf). So the values of a reply are written
+again, by `written_anew`, before it leaves a site.
 """
 
 import io
@@ -9,15 +13,29 @@ import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from cdtl_core.errors import PrivacyError
+from cdtl_core.federation.egress import Tensor
+from cdtl_core.federation.egress_check import Outline
 from cdtl_core.system.foreign import parse_json
 
-__all__ = ["arrays_of", "is_packed", "numbers_of", "pack", "packed", "unpacked"]
+__all__ = [
+    "arrays_of",
+    "is_packed",
+    "not_finite",
+    "numbers_of",
+    "outline",
+    "pack",
+    "packed",
+    "unpacked",
+    "written_anew",
+]
 
 Arrays = Mapping[str, np.ndarray]
 _PACKED, _INDEX, _TENSORS = "packed", ".index", "tensors"
 _TYPES = {"float16": 2, "float32": 4, "float64": 8}
+_EXPONENT = np.uint16(0x7C00)  # all bits of a float16's exponent, which only infinity and NaN have
 _HEADER = 1024  # bytes, of which a header of any plain shape takes 128
 
 
@@ -101,6 +119,44 @@ def packed(content: RecordDict, keys: Collection[str]) -> RecordDict:
     return dense
 
 
+def outline(content: RecordDict) -> Outline:
+    """Every record of a reply, tensors as they are declared."""
+    return Outline(
+        {
+            key: {name: _tensor(array) for name, array in record.items()}
+            for key, record in content.array_records.items()
+        },
+        {key: dict(record) for key, record in content.metric_records.items()},
+        {key: dict(record) for key, record in content.config_records.items()},
+    )
+
+
+def written_anew(content: RecordDict) -> RecordDict:
+    """The same values in records that this process wrote; check the outline before (for size) and after (for truth).
+
+    Raises:
+        PrivacyError: A tensor's bytes are no NumPy array.
+    """
+    copy = RecordDict()
+    for key, arrays in content.array_records.items():
+        copy[key] = ArrayRecord({name: _array(array) for name, array in arrays.items()})
+    for key, metrics in content.metric_records.items():
+        copy[key] = MetricRecord(dict(metrics))
+    for key, config in content.config_records.items():
+        copy[key] = ConfigRecord(dict(config))
+    return copy
+
+
+def not_finite(content: RecordDict) -> str:
+    """Which float16 tensor of a reply holds NaN or infinity, as a sentence; empty if none does."""
+    for key, arrays in content.array_records.items():
+        for name, array in arrays.items():
+            bits = numbers_of(array.data).view(np.uint16)
+            if np.any((bits & _EXPONENT) == _EXPONENT):
+                return f"the tensor {key!r}.{name!r} holds a value that is not finite: nothing of this reply leaves."
+    return ""
+
+
 def _joined(parts: Collection[np.ndarray]) -> Array:
     """One array of bytes, in one pass: `Array` of a numpy array copies it three times."""
     count = sum(part.size for part in parts)
@@ -119,3 +175,14 @@ def _size(dtype: object, shape: list[int]) -> int:
     if not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError("a shape of a pack is none")
     return _TYPES[str(dtype)] * math.prod(shape)
+
+
+def _tensor(array: Array) -> Tensor:
+    return Tensor(dtype=array.dtype, shape=array.shape, bytes=len(array.data))
+
+
+def _array(array: Array) -> Array:
+    try:
+        return Array(numbers_of(array.data))
+    except ValueError as error:
+        raise PrivacyError(f"a tensor of a reply is {error}: nothing of it leaves.") from None

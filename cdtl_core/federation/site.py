@@ -15,7 +15,7 @@ import torch
 from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Cohort
 from cdtl_core.errors import PrivacyError
-from cdtl_core.federation.label_map import head_name
+from cdtl_core.federation.contract import head_name
 from cdtl_core.metrics.metrics import auroc, log_loss_by_patient
 from cdtl_core.models.model import Classifier, Parts, frozen_stages, parts_of
 from cdtl_core.models.weights import Weights, check_finite, check_shapes, load_into, take, to_half

@@ -27,8 +27,8 @@ from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract, load_contract
 from cdtl_core.federation.model_selection import JOINT, OWN, POOL
 from cdtl_core.federation.packing import arrays_of, pack
-from cdtl_core.federation.round import HeadSum, Member
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.federation.state import HeadSum, Member
 from cdtl_core.models.weights import Weights, check_finite
 from cdtl_core.system.foreign import visible
 

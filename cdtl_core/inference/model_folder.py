@@ -130,8 +130,8 @@ class ModelNote(_Closed):
     others_sha256: dict[str, str] = {}
 
 
-def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = False) -> None:
-    """Write the weights, then model.json with their hashes.
+def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = False) -> ModelNote:
+    """Write the weights, then model.json with their hashes, which is returned.
 
     Args:
         folder: Folder of the model.
@@ -173,6 +173,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         others_sha256=others,
     )
     replace_json(folder / NOTE_FILE, note.model_dump(mode="json"))
+    return note
 
 
 def load_model(folder: Path | str, which: Which = "used") -> tuple[Classifier | PooledNetwork, ModelNote]:

@@ -21,7 +21,7 @@ class PooledNetwork(nn.Module):
     def __init__(self, own: Classifier, joint: Classifier, pool: Pool) -> None:
         super().__init__()
         self.own, self.joint = own, joint
-        self.mean, self.std, self.entry = own.mean, own.std, own.entry
+        self.mean, self.std = own.mean, own.std
         self._factors = [
             0.0 if standard.is_flat else pool.scale * share / standard.spread
             for standard, share in ((pool.own, 1.0), (pool.joint, pool.share))
@@ -43,7 +43,7 @@ class PooledNetwork(nn.Module):
         return self.own.backbone, self.joint.backbone
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits B K."""
+        """Return logits B K."""
         logits: torch.Tensor = self.bias
         for factor, network in zip(self._factors, self.networks, strict=True):
             found = network(images)

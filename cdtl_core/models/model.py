@@ -1,5 +1,6 @@
 """The classifier and its split into shared, local and frozen tensors, decided by the type of each module."""
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Classifier(nn.Module):
     The head starts at zero, so it is the same at every site without being sent, and the first steps do not distort the
     features. With `levels`, the features are the pooled outputs of those stages, each of unit length, centred;
     `feature_length` is their total length. `entry` says what the input is: None for features, 0 for images, and n for
-    the output of the first n stages.
+    the output of the first n stages; `behind` gives a network with another one.
 
     Source: eq. (8), Inbaraj et al. 2025 (dropout on the activations before the head).
     """
@@ -88,6 +89,12 @@ class Classifier(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits B K of normalised images B 3 H W."""
         return self.classify(self.features(images))
+
+    def behind(self, entry: int | None) -> "Classifier":
+        """Return this network as one that takes the output of its first `entry` stages; all tensors are shared."""
+        view = copy.copy(self)
+        view.entry = entry
+        return view
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features B D of normalised images B 3 H W, or of the stage output that `entry` names."""

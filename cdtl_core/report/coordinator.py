@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import load_run
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.request import ApprovalRequest, load_request
 from cdtl_core.deploy.runs import ENDED, load_run_state, run_folders
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.contract import ModalityContract
+from cdtl_core.federation.journal import Journal, read_journal
 from cdtl_core.report import sections
 from cdtl_core.report.charts.figure import Figure, Sheet, Table
 from cdtl_core.report.charts.styles import method_name
@@ -18,9 +20,8 @@ from cdtl_core.report.headline import open_headline
 from cdtl_core.report.page import Block, Grid, Headlines, Note, Page, Section
 from cdtl_core.report.records import NO_PRIVACY, crossed
 from cdtl_core.report.shared import egress_table, run_blocks, transfer
-from cdtl_core.results.numbers import estimate_text
 from cdtl_core.results.report import Estimate
-from cdtl_core.results.rounds import Journal, read_journal
+from cdtl_core.results.text import estimate_text
 
 __all__ = ["coordinator_page", "newest_run"]
 
@@ -53,8 +54,8 @@ def coordinator_page(run: Path, *, live: bool = False) -> Page:
         CdtlError: A file of it is missing or damaged.
     """
     run = run.absolute()
-    config, request = load_run(run / "config.toml"), load_request(run / "request.json")
-    journals, contracts = read_journal(run / "rounds.jsonl"), _contracts(run.parent.parent, request.sites)
+    config, request = load_run(RunFolder(run).config), load_request(run / "request.json")
+    journals, contracts = read_journal(RunFolder(run).journal), _contracts(run.parent.parent, request.sites)
     journal = journals[-1] if journals else None
     state = load_run_state(run)
     status = state.status if state else "not requested"

@@ -9,7 +9,7 @@ from typing import Any
 from cdtl_core.deploy.records import egress_files
 from cdtl_core.report.charts.figure import Table
 from cdtl_core.report.page import Block, Note
-from cdtl_core.results.numbers import bytes_text
+from cdtl_core.results.text import bytes_text
 
 __all__ = ["logged_lines", "logged_traffic"]
 

@@ -17,8 +17,8 @@ from cdtl_core.report.charts.figure import Gallery, Picture
 from cdtl_core.report.charts.score_figures import Operation, operation_of
 from cdtl_core.report.page import Section
 from cdtl_core.results.material import Material
-from cdtl_core.results.numbers import plain
 from cdtl_core.results.scores import Scores
+from cdtl_core.results.text import plain
 from cdtl_core.site.home import open_site
 from cdtl_core.training.batches import on_device
 from cdtl_core.training.device import choose_device

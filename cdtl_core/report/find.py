@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cdtl_core.config.settings import SITE_FILE
+from cdtl_core.config.folders import SITE_FILE, RunFolder
 from cdtl_core.errors import ConfigError
 from cdtl_core.report.page import Page
 
@@ -29,9 +29,9 @@ def page_of(folder: Path, *, site: str = "", run: str = "") -> Page:
         if site:
             raise ConfigError(f"{folder} is a site's own folder: leave out --site.")
         return site_page(folder, run=run)
-    home = folder / "sites" / site
+    home = RunFolder(folder).site(site).home
     if not (home / SITE_FILE).exists():
-        names = ", ".join(sorted(path.parent.name for path in (folder / "sites").glob(f"*/{SITE_FILE}")))
+        names = ", ".join(sorted(path.parent.name for path in RunFolder(folder).sites.glob(f"*/{SITE_FILE}")))
         raise ConfigError(f"{folder} holds no folder of a site {site}: it has {names or 'none'}.")
     return site_page(home, run=run)
 
@@ -52,7 +52,7 @@ def page_without_patients(folder: Path, *, run: str = "", live: bool = False) ->
         from cdtl_core.report.coordinator import coordinator_page, newest_run
 
         return coordinator_page(newest_run(folder, run) if is_coordinators(folder) else folder, live=live)
-    if (folder / "config.toml").exists() and (folder / "sites").is_dir():
+    if RunFolder(folder).holds_simulation():
         from cdtl_core.report.run import run_page
 
         return run_page(folder, live=live)
@@ -75,7 +75,7 @@ def report_path(folder: Path, *, site: str = "", run: str = "") -> Path:
         run: Run of a coordinator or a site.
     """
     if site:
-        return folder / "sites" / site / "report.html"
+        return RunFolder(folder).site(site).home / "report.html"
     if is_coordinators(folder):
         from cdtl_core.report.coordinator import newest_run
 

@@ -7,8 +7,8 @@ from cdtl_core.report.charts.blend_figures import donors_sentence
 from cdtl_core.report.charts.figure import Axis, Forest, Row, ticks_of
 from cdtl_core.report.charts.styles import method_name, method_style
 from cdtl_core.report.page import Headline
-from cdtl_core.results.numbers import estimate_text, plain, signed
 from cdtl_core.results.report import Estimate, MethodResult, ModelChoice
+from cdtl_core.results.text import estimate_text, plain, signed
 
 __all__ = ["SEED_NOTE", "gain_forest", "headline_of", "open_headline", "selection_sentence"]
 

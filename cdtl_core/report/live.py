@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.report.find import page_without_patients
 from cdtl_core.report.page import page_html
 from cdtl_core.report.serve import PageServer, serving, stamp_of
@@ -68,7 +69,7 @@ def _open(folder: Path, url: str, done: threading.Event) -> None:
         done: Set when the run has ended.
     """
     while not done.wait(0.2):
-        if (folder / "config.toml").exists() and (folder / "sites").is_dir():
+        if RunFolder(folder).holds_simulation():
             webbrowser.open(url)
             return
 

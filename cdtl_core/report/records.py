@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+from cdtl_core.federation.journal import Journal
 from cdtl_core.report.charts.figure import Figure, Sheet, Table
 from cdtl_core.report.charts.styles import method_name
 from cdtl_core.report.page import Block, Grid, Note, Section
 from cdtl_core.results.card import ModelCard
-from cdtl_core.results.numbers import bytes_text, percent, plain
-from cdtl_core.results.rounds import Journal
 from cdtl_core.results.spent import Spent
+from cdtl_core.results.text import bytes_text, percent, plain
 
 __all__ = ["NO_PRIVACY", "cohort_tables", "crossed", "ledger_tables", "section_of", "settings_table"]
 

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cdtl_core.config import SimulationConfig
+from cdtl_core.config.folders import RunFolder, SiteFolder, federation_key
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.federation.egress import egress_manifest
+from cdtl_core.federation.journal import Journal, read_diary, read_journal
 from cdtl_core.report import sections
 from cdtl_core.report.charts.styles import method_name
 from cdtl_core.report.page import Block, Note, Page, Section
 from cdtl_core.report.records import NO_PRIVACY, cohort_tables, crossed, ledger_tables, section_of
 from cdtl_core.report.shared import SYNTHETIC, egress_table, journal_of, run_blocks, transfer, why_no_shares
 from cdtl_core.results.material import Material, main_method, material_of
-from cdtl_core.results.rounds import Journal, read_diary, read_journal
 from cdtl_core.results.spent import spent_of_site
 
 __all__ = ["run_page"]
@@ -27,9 +28,9 @@ def run_page(folder: Path, *, live: bool = False) -> Page:
     Raises:
         CdtlError: A file of the run is missing or damaged.
     """
-    config = load_simulation(folder / "config.toml")
-    run, journals = config.run, read_journal(folder / "rounds.jsonl")
-    homes = {site.site: folder / "sites" / site.site for site in config.sites}
+    config = load_simulation(RunFolder(folder).config)
+    run, journals = config.run, read_journal(RunFolder(folder).journal)
+    homes = {site.site: RunFolder(folder).site(site.site).home for site in config.sites}
     found = [material_of(homes[site.site], site.site, site.modality, run.name, run.seed) for site in config.sites]
     main = main_method(list(config.methods))
     played = config.of_method(main or "alone")  # type: ignore[arg-type]
@@ -58,7 +59,7 @@ def run_page(folder: Path, *, live: bool = False) -> Page:
             Section("run", run_blocks(played, _facts(folder, config))),
         ),
         keep="This page holds counts and figures of whole cohorts, no image and nothing about single patients.",
-        live=live and not (folder / "report.json").exists(),
+        live=live and not RunFolder(folder).report.exists(),
     )
 
 
@@ -75,7 +76,8 @@ def _how_far(config: SimulationConfig, journals: Sequence[Journal]) -> str:
 def _own_times(journal: Journal, homes: dict[str, Path], run: str) -> Journal:
     """Return the rounds with each site's own seconds: in one process sites take turns, and the server sees the sum."""
     own = {
-        site: read_diary(home / "rounds" / f"{run}-{journal.method}.jsonl", "", site) for site, home in homes.items()
+        site: read_diary(SiteFolder(home).diary(federation_key(run, journal.method)), "", site)
+        for site, home in homes.items()
     }
     seconds = {(site, one.number): one.seconds for site, diary in own.items() for one in diary.rounds}
     rounds = []
@@ -96,7 +98,7 @@ def _privacy(config: SimulationConfig, folder: Path) -> Section:
         if site.privacy.exempt:
             blocks.append(Note(f"{site.site}: without differential privacy, the site is exempt."))
             continue
-        ledgers = spent_of_site(folder / "sites" / site.site)
+        ledgers = spent_of_site(RunFolder(folder).site(site.site).home)
         blocks += ledger_tables(ledgers, [f"{site.site}, {Path(one.folder).name}" for one in ledgers])
     lead = "Each method of a simulation has its own ledger. Between hospitals one ledger counts all runs."
     return section_of("privacy", blocks, "No step with differential privacy was taken yet.", lead)
@@ -125,7 +127,7 @@ def _no_images(folder: Path) -> str:
 
 
 def _facts(folder: Path, config: SimulationConfig) -> dict[str, object]:
-    report = folder / "report.json"
+    report = RunFolder(folder).report
     told = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     return {
         "name": config.run.name,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from cdtl_core.federation.journal import Journal
 from cdtl_core.metrics.summary import registered_metrics
 from cdtl_core.report.charts.blend_figures import blend_heats, donor_forest, donor_heat, matrix_heat, shares_sentence
 from cdtl_core.report.charts.figure import Chart, Figure, Table
@@ -18,9 +19,8 @@ from cdtl_core.report.charts.styles import method_name, method_style
 from cdtl_core.report.headline import SEED_NOTE, gain_forest, headline_of, open_headline
 from cdtl_core.report.page import Block, Fold, Grid, Headlines, Note, Section
 from cdtl_core.results.material import Material
-from cdtl_core.results.numbers import estimate_text, plain
 from cdtl_core.results.report import Estimate
-from cdtl_core.results.rounds import Journal
+from cdtl_core.results.text import estimate_text, plain
 
 __all__ = ["absence", "blend", "calibration", "discrimination", "donors", "operating", "rounds", "summary"]
 

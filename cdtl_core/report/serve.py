@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.system.foreign import get_logger
 
@@ -108,8 +109,9 @@ def is_loopback(host: str) -> bool:
 
 def stamp_of(folder: Path) -> object:
     """Return a value that changes when a round, a method or the run ends."""
-    names = ("rounds.jsonl", "report.json", "run.json", "outcome.json")
-    return tuple((name, found.st_mtime_ns, found.st_size) for name in names if (found := _stat(folder / name)))
+    run = RunFolder(folder)
+    paths = (run.journal, run.report, folder / "run.json", run.outcome)
+    return tuple((path.name, found.st_mtime_ns, found.st_size) for path in paths if (found := _stat(path)))
 
 
 def _name(host: str) -> str:

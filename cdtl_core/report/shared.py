@@ -10,11 +10,11 @@ from cdtl_core.config import RunConfig
 from cdtl_core.config.settings import flatten
 from cdtl_core.federation.blend import transfer_of
 from cdtl_core.federation.egress import EgressManifest
+from cdtl_core.federation.journal import Journal
 from cdtl_core.report.charts.figure import Table
 from cdtl_core.report.page import Block, Note
 from cdtl_core.report.records import settings_table
-from cdtl_core.results.numbers import bytes_text
-from cdtl_core.results.rounds import Journal
+from cdtl_core.results.text import bytes_text
 
 __all__ = ["SYNTHETIC", "changed_settings", "egress_table", "journal_of", "run_blocks", "transfer", "why_no_shares"]
 

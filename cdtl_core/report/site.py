@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.settings import SITE_FILE, load_site, unflatten
+from cdtl_core.config.folders import RunFolder, SiteFolder
+from cdtl_core.config.settings import load_site, unflatten
 from cdtl_core.deploy.approvals import approvals
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
+from cdtl_core.federation.journal import Ending, Journal, Round, read_journal
 from cdtl_core.report import sections
 from cdtl_core.report.charts.blend_figures import matrix_heat, shares_sentence
 from cdtl_core.report.charts.styles import method_name
@@ -19,9 +21,8 @@ from cdtl_core.report.page import Block, Grid, Note, Page, Section
 from cdtl_core.report.records import NO_PRIVACY, cohort_tables, crossed, ledger_tables, section_of
 from cdtl_core.report.shared import SYNTHETIC, egress_table, journal_of, run_blocks, transfer, why_no_shares
 from cdtl_core.results.material import Material, material_of, run_names
-from cdtl_core.results.numbers import plain
-from cdtl_core.results.rounds import Ending, Journal, Round, read_journal
 from cdtl_core.results.spent import spent_of_site
+from cdtl_core.results.text import plain
 
 __all__ = ["site_page"]
 
@@ -42,7 +43,7 @@ def site_page(home: Path, *, run: str = "") -> Page:
         CdtlError: A file is damaged.
     """
     home = home.absolute()
-    own, names = load_site(home / SITE_FILE), run_names(home)
+    own, names = load_site(SiteFolder(home).settings), run_names(home)
     if run and run not in names:
         raise ConfigError(f"no run {run} left a model in {home}: there are {', '.join(names) or 'none'}.")
     name = run or (names[-1] if names else "")
@@ -102,7 +103,7 @@ def _seed(home: Path, name: str) -> int:
     """Return the run's seed, for the same intervals as elsewhere."""
     from cdtl_core.results.card import load_card
 
-    cards = (load_card(path.parent) for path in sorted((home / "models").glob(f"{name}-*/model_card.json")))
+    cards = (load_card(folder) for folder in SiteFolder(home).models() if folder.name.startswith(f"{name}-"))
     return next((card.seed for card in cards if card), 0)
 
 
@@ -115,7 +116,7 @@ def _played(found: Material) -> str:
 def _run_folder(home: Path) -> Path | None:
     """Return the simulation that this site is part of; None between hospitals."""
     folder = home.parent.parent
-    return folder if home.parent.name == "sites" and (folder / "config.toml").exists() else None
+    return folder if home.parent.name == "sites" and RunFolder(folder).config.exists() else None
 
 
 def _journals(home: Path, found: Material) -> list[Journal]:
@@ -125,14 +126,13 @@ def _journals(home: Path, found: Material) -> list[Journal]:
         return []
     return [
         Journal(one.method, [_only(each, site) for each in one.rounds], one.ending)
-        for one in read_journal(folder / "rounds.jsonl")
+        for one in read_journal(RunFolder(folder).journal)
     ]
 
 
 def _only(one: Round, site: str) -> Round:
-    return Round(
-        number=one.number,
-        seconds=one.seconds,
+    return replace(
+        one,
         sites={site: one.sites[site]} if site in one.sites else {},
         spent=[name for name in one.spent if name == site],
         absent=[name for name in one.absent if name == site],
@@ -171,7 +171,7 @@ def _privacy(home: Path, own: SiteConfig, config: RunConfig | None) -> Section:
 def _audit(home: Path) -> list[Block]:
     from cdtl_core.system.foreign import read_json
 
-    told: Mapping[str, Any] = read_json(home / "audit.json")
+    told: Mapping[str, Any] = read_json(SiteFolder(home).audit)
     if not told:
         return []
     verdict = "REFUTED" if told["refuted"] else "not refuted"
@@ -207,7 +207,7 @@ def _list_of(own: SiteConfig, config: RunConfig) -> EgressManifest:
 def _absence(found: Material, journals: Sequence[Journal]) -> Section:
     if journals:
         return sections.absence(journals)
-    ended = {method: Ending({found.site: {}}, {}) for method in found.cards}
+    ended = {method: Ending(method, 0, None, {found.site: {}}) for method in found.cards}
     diaries = [replace(diary, ending=ended.get(method)) for method, diary in found.diaries.items()]
     section = sections.absence(diaries)
     note = Note(

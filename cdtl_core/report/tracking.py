@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.errors import ConfigError
-from cdtl_core.results.rounds import Ending, Journal, Round, read_journal
+from cdtl_core.federation.journal import Ending, Journal, Round, read_journal
 from cdtl_core.system.foreign import get_logger
 
 __all__ = ["MlflowSink", "Sink", "TensorBoardSink", "following", "has_tensorboard", "tell"]
@@ -139,7 +140,7 @@ def following(folder: Path, sinks: Sequence[Sink]) -> Iterator[None]:
 
     def follow() -> None:
         while not end.wait(_LOOK_S):
-            tell(read_journal(folder / "rounds.jsonl"), open_, told)
+            tell(read_journal(RunFolder(folder).journal), open_, told)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -147,7 +148,7 @@ def following(folder: Path, sinks: Sequence[Sink]) -> Iterator[None]:
         yield
         end.set()
         thread.join()
-        tell(read_journal(folder / "rounds.jsonl"), open_, told)
+        tell(read_journal(RunFolder(folder).journal), open_, told)
     finally:
         end.set()
         thread.join()

@@ -1,16 +1,18 @@
-"""What a site's folder holds of a run, gathered for its report: models, scores, cards, its own diary of rounds."""
+"""What a site's folder holds of a run: scores and their figures, model cards, the site's own diary of its rounds."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdtl_core.config.folders import SiteFolder, federation_key
 from cdtl_core.errors import CheckpointError
+from cdtl_core.federation.journal import Journal, read_diary
+from cdtl_core.inference.model_folder import NOTE_FILE
 from cdtl_core.metrics.metrics import auroc
 from cdtl_core.metrics.summary import expected_calibration_error
 from cdtl_core.results.card import ModelCard, load_card
 from cdtl_core.results.report import Estimate, MethodResult, ModelChoice
-from cdtl_core.results.rounds import Journal, read_diary
 from cdtl_core.results.scores import (
     VALIDATION_FILE,
     Scores,
@@ -24,7 +26,7 @@ from cdtl_core.results.scores import (
 
 __all__ = ["Material", "choice_of", "main_method", "material_of", "run_names"]
 
-_NOTE = "model.json"
+_METHODS = ("alone", "fedbn", "cdtl")
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,29 @@ def main_method(methods: list[str]) -> str | None:
     return (shared or methods or [None])[-1]  # type: ignore[list-item]
 
 
-def material_of(home: Path, site: str, modality: str, run: str, seed: int) -> Material:
+def material_of(
+    home: Path, site: str, modality: str, run: str, seed: int, methods: Sequence[str] = _METHODS
+) -> Material:
     """Read a site's folder for the run of this name.
+
+    Args:
+        home: The site's folder.
+        site: Its name.
+        modality: Of its images.
+        run: Name of the run.
+        seed: Of the bootstrap of intervals.
+        methods: In the order of the results; a method that left no model is absent.
 
     Raises:
         CheckpointError, ModelError: A file is damaged.
     """
-    folders = {method: home / "models" / f"{run}-{method}" for method in ("alone", "fedbn", "cdtl")}
+    place = SiteFolder(home)
+    folders = {method: place.model(federation_key(run, method)) for method in methods}
     test = {method: found for method, folder in folders.items() if (found := read_scores(folder))}
     val = {method: found for method, folder in folders.items() if (found := read_scores(folder, VALIDATION_FILE))}
     test, val = with_own_model(test), with_own_model(val)
     main = main_method(list(test))
-    diaries = {
-        method: read_diary(home / "rounds" / f"{run}-{method}.jsonl", method, site)
-        for method in folders
-        if (home / "rounds" / f"{run}-{method}.jsonl").exists()
-    }
+    diaries = {method: place.diary(federation_key(run, method)) for method in methods}
     return Material(
         site=site,
         modality=modality,
@@ -106,27 +115,27 @@ def material_of(home: Path, site: str, modality: str, run: str, seed: int) -> Ma
         log_loss_change=log_loss_changes(test, seed),
         selection=choice_of(folders[main], test[main], seed) if main in folders and main != "alone" else None,
         cards={method: card for method, folder in folders.items() if (card := load_card(folder))},
-        diaries=diaries,
+        diaries={method: read_diary(path, method, site) for method, path in diaries.items() if path.exists()},
     )
 
 
 def run_names(home: Path) -> list[str]:
     """Names of the runs that left a model at a site, the newest last."""
     found = []
-    for path in (home / "models").glob(f"*/{_NOTE}"):
+    for path in [folder / NOTE_FILE for folder in SiteFolder(home).models()]:
         try:
             name = json.loads(path.read_text(encoding="utf-8"))["federation"]
         except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): copy the model anew.") from None
+            raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): copy the model again.") from None
         found.append((path.stat().st_mtime, str(name)))
     return list(dict.fromkeys(name for _, name in sorted(found, reverse=True)))[::-1]
 
 
 def choice_of(folder: Path, test: Scores, seed: int) -> ModelChoice | None:
     """What a model folder's note says of the choice, and the candidates' figures on test images."""
-    if not (folder / _NOTE).exists():
+    if not (folder / NOTE_FILE).exists():
         return None
-    note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+    note = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
     pool = note.get("pool") or {}
     losses, changes = candidate_losses(test, seed)
     return ModelChoice(

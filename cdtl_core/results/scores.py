@@ -1,6 +1,11 @@
-"""The scores that a method left at a site, read back: ``scores.csv`` (test) and ``validation.csv``."""
+"""What the models of a run say of a site's test and validation images: ``scores.csv``, ``validation.csv``, and figures.
+
+A file has one row per image: its file name, its patient's number, its truth, and the probability of the positive label
+by each candidate, raw and, where the site could calibrate, calibrated. The files stay at the site.
+"""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,28 +14,33 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cdtl_core.data.split import Split
 from cdtl_core.errors import CheckpointError
+from cdtl_core.federation.finish import Outcome
+from cdtl_core.federation.site import Site
+from cdtl_core.inference.model_folder import NOTE_FILE
 from cdtl_core.metrics.bands import mean_interval
+from cdtl_core.metrics.calibration import rescale
 from cdtl_core.metrics.metrics import auroc_interval, paired_difference
 from cdtl_core.metrics.summary import log_losses, summarise
 from cdtl_core.results.report import Estimate, MethodResult
+from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import parse_json
 
-__all__ = ["CALIBRATED", "CALIBRATED_OTHER", "TEST_FILE", "VALIDATION_FILE", "Scores", "candidate_losses"]
-__all__ += ["gains", "log_loss_changes", "method_result", "read_scores", "with_own_model"]
+__all__ = ["TEST_FILE", "VALIDATION_FILE", "Scores", "candidate_losses", "gains", "log_loss_changes"]
+__all__ += ["method_result", "read_scores", "save_scores", "scores_of", "with_own_model"]
 
 TEST_FILE, VALIDATION_FILE = "scores.csv", "validation.csv"
-CALIBRATED = "p_calibrated"
+_CALIBRATED = "p_calibrated"
 """Column of the model that the site uses."""
-CALIBRATED_OTHER = "calibrated_"
+_CALIBRATED_OTHER = "calibrated_"
 """Start of the columns of the other candidates."""
-_NOTE = "model.json"
 _Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Probabilities of the positive label for one fold's images N.
+    """Probabilities of the positive label for one fold's images N, with the nine digits that the files hold.
 
     Attributes:
         images: File names.
@@ -78,22 +88,64 @@ class Scores:
         return len(np.unique(self.patients))
 
 
+def scores_of(site: Site, outcome: Outcome, split: Split) -> Scores:
+    """What the models that a run leaves say of the images of a split.
+
+    Args:
+        site: The hospital.
+        outcome: Of the run.
+        split: ``test`` or ``val``.
+    """
+    fold, found = site.cohort.folds[split], outcome.test if split == "test" else outcome.val
+    calibrated = {
+        name: rescale(found[name], temperature)
+        for name, temperature in outcome.temperatures.items()
+        if temperature is not None
+    }
+    return Scores(
+        images=tuple(site.cohort.files[row] for row in fold.rows),
+        positive=fold.labels == site.positive,
+        patients=fold.patients,
+        columns={f"p_{name}": _probability(values, site.positive) for name, values in found.items()},
+        chosen=outcome.selection.chosen,
+        calibrated={name: _probability(values, site.positive) for name, values in calibrated.items()},
+    )
+
+
+def save_scores(folder: Path, test: Scores, val: Scores) -> None:
+    """Write ``scores.csv`` and ``validation.csv`` into a model folder.
+
+    Raises:
+        CheckpointError: The disk is full or read-only.
+    """
+    for name, scores in ((TEST_FILE, test), (VALIDATION_FILE, val)):
+        names = {one: _CALIBRATED if one == scores.chosen else _CALIBRATED_OTHER + one for one in scores.calibrated}
+        columns = {**scores.columns, **{names[one]: values for one, values in scores.calibrated.items()}}
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["image", "patient", "positive", *columns])
+        for i, image in enumerate(scores.images):
+            figures = [f"{values[i]:.9g}" for values in columns.values()]
+            writer.writerow([image, scores.patients[i], int(scores.positive[i]), *figures])
+        replace_bytes(folder / name, text.getvalue().encode())
+
+
 def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
     """The scores in a model folder; None if it holds none, as folders of earlier versions lack `validation.csv`.
 
     Raises:
         CheckpointError: A file is damaged.
     """
-    if not (folder / name).exists() or not (folder / _NOTE).exists():
+    if not (folder / name).exists() or not (folder / NOTE_FILE).exists():
         return None
     try:
-        chosen = parse_json((folder / _NOTE).read_text(encoding="utf-8"))["chosen"]
+        chosen = parse_json((folder / NOTE_FILE).read_text(encoding="utf-8"))["chosen"]
         with open(folder / name, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        columns = [column for column in rows[0] if column.startswith("p_") and column != CALIBRATED]
-        calibrated = {chosen: CALIBRATED} if CALIBRATED in rows[0] else {}
+        columns = [column for column in rows[0] if column.startswith("p_") and column != _CALIBRATED]
+        calibrated = {chosen: _CALIBRATED} if _CALIBRATED in rows[0] else {}
         calibrated |= {
-            column.removeprefix(CALIBRATED_OTHER): column for column in rows[0] if column.startswith(CALIBRATED_OTHER)
+            column.removeprefix(_CALIBRATED_OTHER): column for column in rows[0] if column.startswith(_CALIBRATED_OTHER)
         }
         return Scores(
             images=tuple(row["image"] for row in rows),
@@ -178,6 +230,11 @@ def with_own_model(found: Mapping[str, Scores]) -> dict[str, Scores]:
     calibrated = {"own": other.calibrated["own"]} if "own" in other.calibrated else {}
     own = Scores(other.images, other.positive, other.patients, columns, "own", calibrated)
     return {"alone": own, **found}
+
+
+def _probability(scores: _Floats, positive: int) -> _Floats:
+    """Of the positive label, from log-probabilities N K; rounded, so that figures are those of the files."""
+    return np.array([float(f"{value:.9g}") for value in np.exp(scores[:, positive])])
 
 
 def _floats(rows: Sequence[Mapping[str, str]], column: str) -> _Floats:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from cdtl_core.config.folders import SiteFolder
 from cdtl_core.errors import ConfigError
+from cdtl_core.federation.journal import unprotected_runs
 from cdtl_core.privacy.accounting import Steps, affordable_steps, epsilon, epsilon_prv
 from cdtl_core.privacy.ledger import PrivacyLedger, ledger_exists, read_ledger
 from cdtl_core.privacy.ledger_entries import Plan, Reservation
-from cdtl_core.results.rounds import unprotected_runs
 
 __all__ = ["RoundSpent", "RunSpent", "Spent", "ledger_folders", "not_covered", "spent_of", "spent_of_site"]
 
@@ -108,7 +109,7 @@ def ledger_folders(home: Path) -> tuple[Path, ...]:
     """
     if not home.is_dir():
         raise ConfigError(f"{home} is no folder: give the site's, which holds its site.toml.")
-    whole = home / "privacy"
+    whole = SiteFolder(home).privacy
     if ledger_exists(whole):
         return (whole,)
     return tuple(sorted(path for path in whole.glob("*") if path.is_dir() and ledger_exists(path)))
@@ -121,7 +122,8 @@ def spent_of_site(home: Path) -> tuple[Spent, ...]:
         ConfigError: There is no such folder.
         PrivacyError: A ledger is missing where there was one, damaged, or shorter than it was.
     """
-    return tuple(spent_of(read_ledger(folder), folder, unprotected_runs(home)) for folder in ledger_folders(home))
+    unprotected = unprotected_runs(SiteFolder(home))
+    return tuple(spent_of(read_ledger(folder), folder, unprotected) for folder in ledger_folders(home))
 
 
 def spent_of(ledger: PrivacyLedger, folder: Path, unprotected: Iterable[str] = ()) -> Spent:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.federation.evidence import on_features
 from cdtl_core.federation.site import Site
@@ -86,7 +87,9 @@ def party_of(sites: Sequence[Site], receiver: Site, donors: Donors) -> list[Site
 
 def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
     """Open all sites with their images, decoded once, and a feature cache that all cells share."""
-    return [replace(open_site(out / "sites" / own.site, config.run), cache=out / CACHE) for own in config.sites]
+    return [
+        replace(open_site(RunFolder(out).site(own.site).home, config.run), cache=out / CACHE) for own in config.sites
+    ]
 
 
 def prepare_features(out: Path, name: str) -> None:

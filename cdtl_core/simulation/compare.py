@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml, simulation_toml
+from cdtl_core.config.folders import RunFolder
+from cdtl_core.config.settings import load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import CheckpointError, ConfigError, DataError
 from cdtl_core.federation.site import Site
 from cdtl_core.models.model import build_initial_weights
@@ -123,7 +124,7 @@ def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:
     """
     build_initial_weights(config.run.model, config.run.seed, config.run.image.size)
     for own in config.sites:
-        save_toml(out / "sites" / own.site / SITE_FILE, own.model_dump(mode="json", exclude_none=True))
+        save_toml(RunFolder(out).site(own.site).settings, own.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
     sites = open_sites(config, out)
     check_patients(sites, out)

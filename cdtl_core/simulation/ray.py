@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import flatten, save_toml
-from cdtl_core.coordinator.journal import Journal
 from cdtl_core.errors import FederationError
+from cdtl_core.federation.journal import JournalFile
 from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment, stage_app
 from cdtl_core.system.processes import ProcessGroup, free_port
 from cdtl_core.system.progress import report
@@ -58,7 +59,7 @@ def run_with_ray(run: RunConfig, out: Path, homes: Sequence[Path]) -> None:
         environment = flower_environment({**_RAY, **folders, "OMP_NUM_THREADS": threads})
         with _superlink(Flower(environment, scratch / "empty"), scratch / "flower", log) as flower:
             run_id = _submit(flower, app, settings, resources, log)
-            status = _wait(flower, run_id, run, Journal(out, run.method))
+            status = _wait(flower, run_id, run, JournalFile(RunFolder(out).journal, run.method))
             _write(log, flower.ask("log", run_id, CONNECTION, "--stream"))
     if not status.startswith("finished:completed"):
         raise FederationError(f"Flower's simulation of {run.method} ended as {status.rstrip('.')}: read {log}.")
@@ -141,7 +142,7 @@ def _submit(flower: Flower, app: Path, settings: Path, resources: Mapping[str, o
     return run_id
 
 
-def _wait(flower: Flower, run_id: str, run: RunConfig, journal: Journal) -> str:
+def _wait(flower: Flower, run_id: str, run: RunConfig, journal: JournalFile) -> str:
     """Return the run's last status. Flower is asked rarely, since a question costs a second of a core."""
     began, silent = time.monotonic(), 0
     limit = _START_S + (run.federation.rounds + 2) * run.federation.round_timeout_s
@@ -154,7 +155,7 @@ def _wait(flower: Flower, run_id: str, run: RunConfig, journal: Journal) -> str:
     return "lost: its SuperLink does not answer" if silent else f"unfinished after {limit:.0f} s"
 
 
-def _pause(journal: Journal, seconds: float) -> None:
+def _pause(journal: JournalFile, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(0.5)

@@ -7,29 +7,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from cdtl_core.config import Method, RunConfig, SimulationConfig
-from cdtl_core.config.settings import SITE_FILE, flatten, load_simulation, save_toml, simulation_toml
-from cdtl_core.coordinator.journal import Journal
+from cdtl_core.config.folders import RunFolder, federation_key
+from cdtl_core.config.settings import flatten, load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import CheckpointError, FederationError, error_of_code
+from cdtl_core.federation.blend import retention_of, transfer_of
 from cdtl_core.federation.checkpoint import load_latest
-from cdtl_core.federation.contract import check_contract
-from cdtl_core.federation.label_map import label_hash
-from cdtl_core.federation.round import Member, robust_notes, round_matrices, start
+from cdtl_core.federation.contract import check_contract, label_hash
+from cdtl_core.federation.journal import Journal, JournalFile, read_journal
+from cdtl_core.federation.round import robust_notes, round_matrices
+from cdtl_core.federation.state import Member, start
+from cdtl_core.inference.model_folder import MODEL_FILE, NOTE_FILE
 from cdtl_core.models.model import build_initial_weights, frozen_stages, parts_of
 from cdtl_core.models.weights import load_into, weights_hash
 from cdtl_core.privacy.mechanism import check_terms
+from cdtl_core.results.card import CARD_FILE, CARD_TEXT, load_card, save_card
 from cdtl_core.results.report import Report, save_report
-from cdtl_core.simulation.gather import gather_report, sites_folder
+from cdtl_core.simulation.gather import gather_report
 from cdtl_core.simulation.run_folder import refuse_used, with_absolute_paths
 from cdtl_core.site.home import contract_of, open_site
 from cdtl_core.site.spending import is_private
-from cdtl_core.system.durable import locked
+from cdtl_core.system.durable import locked, replace_bytes
 from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.progress import report
 
-__all__ = ["CONFIG_FILE", "Engine", "resume_simulation", "simulate"]
+__all__ = ["Engine", "resume_simulation", "simulate"]
 
-CONFIG_FILE = "config.toml"
 Engine = Literal["in-process", "ray"]
 
 
@@ -60,10 +65,10 @@ def simulate(config: SimulationConfig, out: Path | str, *, engine: Engine = "in-
     refuse_used(out)
     config = with_absolute_paths(config)
     with locked(out):
-        if (out / CONFIG_FILE).exists():
+        if RunFolder(out).config.exists():
             refuse_used(out)
         try:
-            save_toml(out / CONFIG_FILE, simulation_toml(config))
+            save_toml(RunFolder(out).config, simulation_toml(config))
             _prepare(config, out)
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
@@ -90,9 +95,9 @@ def resume_simulation(out: Path | str, *, engine: Engine = "in-process") -> Repo
         2
     """
     out = Path(out)
-    if not (out / CONFIG_FILE).exists():
-        raise CheckpointError(f"{out} holds no run ({CONFIG_FILE} is missing): give the folder of an earlier --out.")
-    config = load_simulation(out / CONFIG_FILE)
+    if not RunFolder(out).config.exists():
+        raise CheckpointError(f"{out} holds no run (config.toml is missing): give the folder of an earlier --out.")
+    config = load_simulation(RunFolder(out).config)
     with locked(out):
         _prepare(config, out)
         return _play(config, out, engine)
@@ -107,12 +112,12 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
     initial_weights = build_initial_weights(run.model, run.seed, run.image.size)
     initial_weights_hash = weights_hash(initial_weights)
     for own in config.sites:
-        home = sites_folder(out) / own.site
+        folder = RunFolder(out).site(own.site)
         privacy = own.privacy.model_copy(update={"ledger": "run"})  # each method counts its privacy separately
         alone = own.model_copy(update={"privacy": privacy})
-        save_toml(home / SITE_FILE, alone.model_dump(mode="json", exclude_none=True))
+        save_toml(folder.settings, alone.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
-        site = open_site(home, config.of_method(config.methods[0]))
+        site = open_site(folder.home, config.of_method(config.methods[0]))
         if is_private(own, run):
             check_terms(run.dp, site.cohort.folds["train"].num_patients)
             from cdtl_core.privacy.clipping import check_private
@@ -120,7 +125,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
             check_private(site.model)
         patients = site.cohort.folds["train"].num_patients
         members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
-        check_contract(contract_of(home, site), run, initial_weights_hash)
+        check_contract(contract_of(folder.home, site), run, initial_weights_hash)
         load_into(site.model, initial_weights)
         parts_of(site.model, freeze=frozen_stages(site.model, run), share_head=run.share.head)
     for method in config.methods:
@@ -130,18 +135,45 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
 
 
 def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:
-    homes = [sites_folder(out) / own.site for own in config.sites]
+    folder = RunFolder(out)
+    homes = [folder.site(own.site).home for own in config.sites]
     report(visits=sum(_rounds_left(config, method, out) for method in config.methods) * len(homes))
     for method in config.methods:
-        if not Journal(out, method).finished():
+        if not JournalFile(folder.journal, method).finished():
             _play_method(_all_take_part(config, method), out, homes, engine)
-    result = gather_report(config, out, engine)
-    save_report(out / "report.json", result)
+    _publish_models(config, folder)
+    result = gather_report(config, folder, engine)
+    save_report(folder.report, result)
     return result
 
 
+def _publish_models(config: SimulationConfig, folder: RunFolder) -> None:
+    """Put the model of the main method into ``sites/<name>/``, with a card that knows what the blend did."""
+    main = "cdtl" if "cdtl" in config.methods else config.methods[-1]
+    journal = next(journal for journal in read_journal(folder.journal) if journal.method == main)
+    for own in config.sites:
+        site = folder.site(own.site)
+        source = site.model(federation_key(config.run.name, main))
+        if main == "cdtl":
+            _add_realised_blend(source, journal)
+        for name in (MODEL_FILE, NOTE_FILE, CARD_FILE, CARD_TEXT):
+            replace_bytes(site.home / name, (source / name).read_bytes())
+
+
+def _add_realised_blend(model: Path, journal: Journal) -> None:
+    """Say in a site's card what the matrices of all rounds did, which a site between hospitals does not know."""
+    card = load_card(model)
+    if card is None or not journal.rounds:
+        return
+    matrices, groups = [np.array(one.matrix) for one in journal.rounds], tuple(journal.rounds[-1].groups)
+    kept = dict(zip(groups, retention_of(matrices), strict=True))[card.modality]
+    shares = tuple(tuple(round(float(share), 6) for share in row) for row in transfer_of(matrices))
+    told = {"groups": groups, "transfer": shares, "retention": round(kept, 6)}
+    save_card(model, card.model_copy(update={"blend": card.blend.model_copy(update=told)}))
+
+
 def _rounds_left(config: SimulationConfig, method: Method, out: Path) -> int:
-    state, _ = load_latest(out / "checkpoints" / method)
+    state, _ = load_latest(RunFolder(out).checkpoints(method))
     return config.run.federation.rounds - (state.round if state else 0)
 
 

@@ -4,7 +4,8 @@ import functools
 from pathlib import Path
 
 from cdtl_core.config import ModelConfig, RunConfig, SiteConfig
-from cdtl_core.config.settings import SITE_FILE, load_site
+from cdtl_core.config.folders import SiteFolder
+from cdtl_core.config.settings import load_site
 from cdtl_core.data.cohort import Cohort, build_cohort, pixel_statistics
 from cdtl_core.data.identity import KEY_FILE, load_key, pseudonym
 from cdtl_core.data.manifest import Case, read_manifest
@@ -44,13 +45,12 @@ def open_site(home: Path | str, config: RunConfig) -> Site:
         ('ultrasound', 16)
     """
     home = Path(home)
-    own = load_site(home / SITE_FILE)
-    return _open(home.absolute(), own.model_dump_json(), config.model_dump_json())
+    own = load_site(SiteFolder(home).settings)
+    return _open(home.absolute(), own, config)
 
 
 @functools.lru_cache(maxsize=128)
-def _open(home: Path, own_settings: str, settings: str) -> Site:
-    own, config = SiteConfig.model_validate_json(own_settings), RunConfig.model_validate_json(settings)
+def _open(home: Path, own: SiteConfig, config: RunConfig) -> Site:
     labels = labels_of(own, config)
     if config.task.positive not in labels:
         raise ConfigError(f"site {own.site} lacks the positive label '{config.task.positive}': add it to labels.")
@@ -60,9 +60,9 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
         positive=labels.index(config.task.positive),
         cohort=_cohort(home, own, config, labels),
         config=config,
-        model=_classifier(config.model.model_dump_json(), len(labels), config.image.size, config.dp.enabled),
+        model=_classifier(config.model, len(labels), config.image.size, config.dp.enabled),
         device=open_hardware(own.device, own.compute),
-        cache=home / "cache" / "features",
+        cache=SiteFolder(home).features,
     )
     if site.entry is not None and site.entry.stages is not None:
         check_division(site.model.backbone, site.entry.stages, config.image.size)
@@ -71,7 +71,7 @@ def _open(home: Path, own_settings: str, settings: str) -> Site:
 
 def contract_of(home: Path, site: Site) -> ModalityContract:
     """What the site publishes of its cohort."""
-    own, cohort = load_site(home / SITE_FILE), site.cohort
+    own, cohort = load_site(SiteFolder(home).settings), site.cohort
     statistics = None
     if own.publish.pixel_statistics:
         train = cohort.folds["train"]
@@ -99,7 +99,7 @@ def labels_of(own: SiteConfig, config: RunConfig) -> tuple[str, ...]:
 def _cohort(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> Cohort:
     cases = _cases(home, own, config, labels)
     split = _split(home, cases, config, labels)
-    data, size, cache = own.data, config.image.size, home / "cache"
+    data, size, cache = own.data, config.image.size, SiteFolder(home).cache
     return build_cohort(
         cases, split, labels=labels, size=size, cache=cache, frame=data.frame, strict=data.strict, box=data.box
     )
@@ -107,10 +107,11 @@ def _cohort(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, .
 
 def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple[str, ...]) -> dict[str, Split]:
     """The split, kept at the site by patient pseudonym, so that nobody moves when patients are added."""
-    if (home / "splits").exists() and not (home / KEY_FILE).exists():
+    splits = SiteFolder(home).splits
+    if splits.exists() and not (home / KEY_FILE).exists():
         raise DataError(f"{home / KEY_FILE} is gone while splits are kept: restore it, or remove the folder splits.")
     key, shares = load_key(home), config.split
-    path = home / "splits" / f"seed{config.seed}-test{shares.test}-val{shares.val}.json"
+    path = splits / f"seed{config.seed}-test{shares.test}-val{shares.val}.json"
     kept: dict[str, Split] = parse_json(path.read_text()) if path.exists() else {}
     names = {case.patient: pseudonym(key, case.patient) for case in cases}
     before = {patient: kept[name] for patient, name in names.items() if name in kept}
@@ -125,7 +126,7 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
     phantom = own.data.phantom
     if phantom is not None:
         few = f"-{phantom.train}" if phantom.train else ""
-        folder = home / "cache" / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}{few}"
+        folder = SiteFolder(home).cache / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}{few}"
         manifest = folder / "manifest.csv"
         if not manifest.exists():
             from cdtl_core.data.synthetic.phantom import write_phantoms
@@ -145,7 +146,6 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
 
 
 @functools.lru_cache(maxsize=4)
-def _classifier(model: str, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
+def _classifier(config: ModelConfig, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
     """One network per architecture and process: every use overwrites all of its weights."""
-    config = ModelConfig.model_validate_json(model)
     return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)

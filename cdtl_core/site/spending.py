@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.config.folders import SiteFolder
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.contract import round_patients
+from cdtl_core.federation.journal import unprotected_runs
 from cdtl_core.federation.site import Site
 from cdtl_core.privacy.ledger import (
     Budget,
@@ -18,7 +20,7 @@ from cdtl_core.privacy.ledger import (
     reserve,
 )
 from cdtl_core.privacy.mechanism import Grant, Mechanism, check_terms, without_noise
-from cdtl_core.results.rounds import unprotected_runs
+from cdtl_core.site.memory import was_private
 
 __all__ = [
     "Granted",
@@ -68,7 +70,8 @@ def check_one_ledger(own: SiteConfig) -> None:
 
 def ledger_folder(home: Path, own: SiteConfig, federation: str) -> Path:
     """Where a site's ledger is: one for all its runs, or one a run in simulations."""
-    return home / "privacy" / federation if own.privacy.ledger == "run" else home / "privacy"
+    folder = SiteFolder(home)
+    return folder.ledger(federation) if own.privacy.ledger == "run" else folder.privacy
 
 
 def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str) -> PrivacyLedger:
@@ -84,7 +87,7 @@ def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federa
     if own.publish.pixel_statistics:
         raise ConfigError("publish.pixel_statistics are no private numbers: switch them off to train with privacy.")
     folder = ledger_folder(home, own, federation)
-    if not ledger_exists(folder) and any((home / "memory" / federation).glob("update-*")):
+    if not ledger_exists(folder) and was_private(SiteFolder(home).memory(federation)):
         raise PrivacyError(
             f"this site has trained with privacy in {federation} and its ledger {folder} is gone: "
             "restore the newest copy of that folder."
@@ -98,7 +101,7 @@ def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federa
             "ledger says which), so no budget can be kept: let your data protection officer decide, and set "
             "privacy.accept_faulty_steps = true in site.toml to train on and count from now on."
         )
-    return note_unprotected(folder, unprotected_runs(home)) if own.privacy.ledger == "site" else ledger
+    return note_unprotected(folder, unprotected_runs(SiteFolder(home))) if own.privacy.ledger == "site" else ledger
 
 
 def reserve_round(

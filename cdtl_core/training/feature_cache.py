@@ -32,7 +32,7 @@ from cdtl_core.system.progress import report
 from cdtl_core.system.threads import num_cores
 from cdtl_core.training.device import CPU
 from cdtl_core.training.parts import Parts
-from cdtl_core.training.views import Views, draw_views, image_ids
+from cdtl_core.training.views import Views, draw_views
 
 __all__ = ["Compute", "Half", "Kept", "keep", "key_of"]
 
@@ -67,14 +67,14 @@ def keep(
     """
     if cache is None:
         return lambda row: _values(fold.pixels[fold.rows[row]], views, compute)
-    folder, names = _opened(cache / key), image_ids(fold.pixels)
-    row_of = {names[row]: row for row in fold.rows.tolist()}
+    folder, names = _opened(cache / key), fold.image_ids
+    row_of = dict(zip(names, fold.rows.tolist(), strict=True))
     found = _found(folder)
     if not found.keys() >= row_of.keys():
         several = _together if device.type == "cuda" else _one_by_one
         _fill(folder, row_of, lambda missing: several([fold.pixels[row_of[name]] for name in missing], views, compute))
         found = _found(folder)
-    places = [found[names[row]] for row in fold.rows.tolist()]
+    places = [found[name] for name in names]
     return places.__getitem__
 
 

@@ -69,14 +69,10 @@ def cached_features(model: Classifier, fold: Fold, pool: Views, *, device: Where
 
     def compute(images: torch.Tensor) -> torch.Tensor:
         model.backbone.to(hardware.device).eval()
-        entry, model.entry = model.entry, 0
         batch = normalise(send(images, hardware.device), model.mean, model.std)
         batch = batch.to(hardware.device, memory_format=torch.channels_last)
-        try:
-            with torch.inference_mode(), computing(hardware):
-                return model.features(batch)
-        finally:
-            model.entry = entry
+        with torch.inference_mode(), computing(hardware):
+            return model.features(batch)
 
     key = key_of(take(model, names), said, hardware.device)
     return keep(fold, pool, compute, key=key, cache=cache, device=hardware.device)

@@ -1,13 +1,12 @@
 """Inputs of a network for a fold: its images, or the output of the frozen stages for a fixed pool of views.
 
-Every `Inputs` is a function of rows. Where the network continues is set by `entering`, through `Classifier.entry`.
+Every `Inputs` is a function of rows. The network that continues from there is `entered(model, entry)`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import torch
 
 from cdtl_core.config import AugmentConfig, RunConfig
 from cdtl_core.data.cohort import Fold
+from cdtl_core.data.pixels import one_channel
 from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.models.draws import Draws, below
 from cdtl_core.models.model import Classifier
@@ -22,11 +22,12 @@ from cdtl_core.models.stages import run_stages, stages_of
 from cdtl_core.training.device import CPU, computing, hardware_of, send
 from cdtl_core.training.feature_cache import Kept, keep, key_of
 from cdtl_core.training.features import Features, cached_features
-from cdtl_core.training.views import Views, one_channel
+from cdtl_core.training.views import Views
 
-__all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entering", "entry_of"]
+__all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entered", "entry_of"]
 __all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "runs_a_network", "trains_only_heads"]
 
+_Network = TypeVar("_Network", bound="Network")
 Ints = npt.NDArray[np.int64]
 Inputs = Callable[[Ints], torch.Tensor]
 """From rows B of a fold to a module's input, B ...; may draw a changed view. Images are on the requested device."""
@@ -65,14 +66,9 @@ def entry_of(config: RunConfig, cache: Path | None) -> Entry | None:
     return Entry(None if frozen else train.freeze, Views(train.views, train.views_seed, train.augment), cache)
 
 
-@contextmanager
-def entering(model: "Network", entry: Entry | None) -> Iterator[None]:
-    """Inside the block the network takes the inputs of `entry`."""
-    model.entry = entry.stages if entry else 0
-    try:
-        yield
-    finally:
-        model.entry = 0
+def entered(model: _Network, entry: Entry | None) -> _Network:
+    """Return the network as one that takes the inputs of `entry`; it shares all tensors with `model`."""
+    return model if entry is None else cast(Any, model).behind(entry.stages)
 
 
 class Network(Protocol):
@@ -81,15 +77,13 @@ class Network(Protocol):
     Attributes:
         mean: Per-channel constants for the normalisation of images, in [0, 1].
         std: Likewise.
-        entry: See `Classifier`.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    entry: int | None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits B K."""
+        """Return logits B K."""
 
     def to(self, device: torch.device) -> Any:
         """Move the network to a device."""

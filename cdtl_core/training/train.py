@@ -20,7 +20,7 @@ from cdtl_core.models.weights import load_into
 from cdtl_core.system.progress import report
 from cdtl_core.training.batches import plain_batches, training_batches
 from cdtl_core.training.device import CPU, Hardware, Where, autocast, compiled, computing, hardware_of, prepared
-from cdtl_core.training.inputs import Entry, Network, entering
+from cdtl_core.training.inputs import Entry, Network, entered
 from cdtl_core.training.linear_head import fit_linear_head, is_linear
 from cdtl_core.training.objective import PLAIN, Objective
 from cdtl_core.training.parts import Parts
@@ -84,11 +84,12 @@ def fit(
             )
         return FitReport(float(np.mean(found)) if found else float("nan"), len(found))
     optimizer, parts = _optimizer(model, config, epoch), Parts("a training batch", least=2)
+    network = entered(model, entry)
 
     def loss_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return objective.loss(model, images, labels, weight)
+        return objective.loss(network, images, labels, weight)
 
-    with entering(model, entry), _seeded_dropout(rng, hardware.device), _settings(model, hardware, entry):
+    with _seeded_dropout(rng, hardware.device), _settings(model, hardware, entry):
         batches = training_batches(model, fold, config, rng, hardware, entry)
         for step, (images, labels) in enumerate(batches, start=1):
             gradients = partial(_gradients, optimizer, loss_of, hardware, images, labels, weight)
@@ -121,10 +122,11 @@ def score(model: Network, fold: Fold, *, device: Where, entry: Entry | None = No
     """
     hardware, parts = _place(model, entry, device), Parts("images to score")
     cast(nn.Module, model).eval()
+    network = entered(model, entry)
     rows = np.split(np.arange(fold.num_images), range(_SCORE_BATCH, fold.num_images, _SCORE_BATCH))
-    with torch.inference_mode(), computing(hardware), entering(model, entry):
+    with torch.inference_mode(), computing(hardware):
         found = [
-            parts.run(len(images), partial(_log_probabilities, model, images))
+            parts.run(len(images), partial(_log_probabilities, network, images))
             for (images,) in plain_batches(model, fold, rows, hardware, entry)
         ]
     return torch.cat(found).cpu().numpy().astype(np.float64)
@@ -148,6 +150,7 @@ def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: Where, 
         return
     set_training(model, freeze=freeze)
     hardware = _place(model, entry, device)
+    network = entered(model, entry)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     momenta = [norm.momentum for norm in norms]
     order = np.random.default_rng(0).permutation(fold.num_images)
@@ -158,10 +161,10 @@ def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: Where, 
             norm.momentum = None  # a cumulative mean
         batches = np.array_split(order, -(-fold.num_images // _SCORE_BATCH) * len(cut))
         for (images,) in plain_batches(model, fold, batches, hardware, entry):
-            model.features(images)
+            network.features(images)
 
     try:
-        with torch.no_grad(), _forked(hardware.device), computing(hardware), entering(model, entry):
+        with torch.no_grad(), _forked(hardware.device), computing(hardware):
             Parts("images for the norms", least=2).run(_SCORE_BATCH, collect)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -236,7 +239,7 @@ def _gradients(
 
 
 def _log_probabilities(model: Network, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
-    """Return log-probabilities B K of images B 3 H W, computed in parts."""
+    """Return log-probabilities B K of a batch, computed in parts."""
     return torch.cat([model(images[part]).float().log_softmax(dim=1) for part in cut])
 
 

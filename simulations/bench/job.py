@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import load_simulation, save_toml
 
 __all__ = ["JOBS", "Job", "prepare"]
 

@@ -3,8 +3,9 @@
 import torch
 
 from cdtl_core.config import RunConfig
-from cdtl_core.federation.round import CoordinatorState, Member, start, step
+from cdtl_core.federation.round import step
 from cdtl_core.federation.site import SiteUpdate
+from cdtl_core.federation.state import CoordinatorState, Member, start
 from cdtl_core.models.model import build_classifier, parts_of
 
 __all__ = ["federation_of"]

@@ -21,6 +21,7 @@ from cdtl_core.cli.screen import guarded_screen, open_console
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.deploy.request import ApprovalRequest, make_request
 from cdtl_core.federation.contract import ModalityContract
+from cdtl_core.federation.journal import Ending, Round
 from cdtl_core.quality import CohortCheck, Finding
 from cdtl_core.quality.check import ClassCount, Counts
 from cdtl_core.system.durable import replace_json
@@ -128,10 +129,10 @@ def _runs(text: str) -> dict[str, Any]:
 
 
 def print_run(text: str) -> None:
-    line = {"round": 1, "seconds": 1.0, "sites": {text: {"val_auroc": 0.5}}, "refused": {text: text}}
-    told = [follow._text({**line, "absent": [text], "joined": [text]})]
-    end = {"seconds": 1.0, "finish": {text: {"test_auroc": 0.5, "chosen": text}}, "missing": {text: text}}
-    told += [follow._text(end), follow._waiting({"waiting": {text: text}})]
+    sites = {text: {"val_auroc": 0.5}}
+    one = Round("cdtl", 1, 1.0, sites, absent=[text], refused={text: text}, joined=[text])
+    end = Ending("cdtl", 2, 1.0, {text: {"test_auroc": 0.5, "chosen": text}}, {text: text})
+    told = [follow._text(one), follow._text(end), follow._waiting({"waiting": {text: text}})]
     typer.echo("\n".join(told))
 
 

@@ -11,9 +11,9 @@ from cdtl_core.config import RunConfig, SimulationConfig
 from cdtl_core.config.settings import flatten
 from cdtl_core.coordinator.exchange import Exchange, Reply
 from cdtl_core.coordinator.membership import gather_sites, open_membership, quorum_fault
-from cdtl_core.coordinator.strategy import begin, finish_run, play_round
+from cdtl_core.coordinator.run import begin, finish_run, play_round
 from cdtl_core.errors import FederationError
-from cdtl_core.federation.round import Member
+from cdtl_core.federation.state import Member
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.site.app import app as client_app

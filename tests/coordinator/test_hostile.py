@@ -11,9 +11,9 @@ from cdtl_core.config import SimulationConfig
 from cdtl_core.config.settings import flatten
 from cdtl_core.coordinator.exchange import Exchange
 from cdtl_core.coordinator.membership import Membership, gather_sites, open_membership
-from cdtl_core.coordinator.strategy import begin, finish_run, play_round
+from cdtl_core.coordinator.run import begin, finish_run, play_round
 from cdtl_core.federation.packing import arrays_of, pack
-from cdtl_core.federation.round import CoordinatorState
+from cdtl_core.federation.state import CoordinatorState
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.site.app import app as client_app
@@ -69,7 +69,7 @@ def test_a_site_refused_twice_is_not_asked_again_and_has_its_model_at_the_end(
             assert why in played.report.refused["bari"]
             assert played.report.updated == ("alba", "como")
     assert played.report.refused["bari"].startswith("quarantined since round 2")
-    assert "bari" not in played.replies
+    assert "bari" not in played.traffic
     assert "bari is quarantined since round 2" in caplog.text
     assert sorted(finish_run(membership, state).finals) == ["alba", "bari", "como"]
 

@@ -14,9 +14,9 @@ from cdtl_core.deploy.egress_filter.asks import Ask
 from cdtl_core.deploy.egress_filter.judge import judge
 from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
-from cdtl_core.federation.contract import ModalityContract
-from cdtl_core.federation.egress import EgressManifest, Own, egress_manifest
-from cdtl_core.federation.label_map import label_hash
+from cdtl_core.federation.contract import ModalityContract, label_hash
+from cdtl_core.federation.egress import EgressManifest, egress_manifest
+from cdtl_core.federation.egress_check import Own
 from tests.conftest import Tries
 
 MODEL = {"backbone": "test_efficientnet", "weights": "random"}

@@ -25,7 +25,8 @@ from cdtl_core.deploy.egress_filter.status import Status
 from cdtl_core.deploy.egress_filter.upstream import Answer, Upstream
 from cdtl_core.deploy.link import NODE_KEY, TRUSTED, Link
 from cdtl_core.deploy.records import egress_files
-from cdtl_core.federation.egress import EgressManifest, Own, ReplyRule, Tensor
+from cdtl_core.federation.egress import EgressManifest, ReplyRule, Tensor
+from cdtl_core.federation.egress_check import Own
 
 LIST = EgressManifest(
     labels=("a", "b"),

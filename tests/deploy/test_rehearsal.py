@@ -6,7 +6,8 @@ import pytest
 
 from cdtl_core.cli.rehearsing import print_checks
 from cdtl_core.config import TaskConfig
-from cdtl_core.config.settings import SITE_FILE, load_site
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import load_site
 from cdtl_core.deploy.rehearsal import rehearse_rounds
 
 

@@ -13,10 +13,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import load_run, load_site, save_toml
-from cdtl_core.coordinator.enrolled import ENROLLED_FILE, enrolled_contracts
-from cdtl_core.coordinator.journal import Journal
-from cdtl_core.coordinator.ledgers import KnownLedgers
+from cdtl_core.coordinator.admission import KnownLedgers, enrolled_contracts
 from cdtl_core.data.manifest import read_manifest
 from cdtl_core.deploy.approvals import approvals
 from cdtl_core.deploy.egress_filter.judge import judge
@@ -29,15 +28,15 @@ from cdtl_core.errors import CdtlError
 from cdtl_core.federation import wire
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
 from cdtl_core.federation.contract import ModalityContract, load_contract
-from cdtl_core.federation.egress import Own, egress_manifest
-from cdtl_core.federation.guard import Record
-from cdtl_core.federation.round import CoordinatorState, HeadSum, Member
+from cdtl_core.federation.egress import egress_manifest
+from cdtl_core.federation.egress_check import Own
+from cdtl_core.federation.journal import JournalFile, read_diary, read_journal
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
+from cdtl_core.federation.state import CoordinatorState, HeadSum, Member, Record
 from cdtl_core.inference.model_folder import read_note
 from cdtl_core.models.weights import load_weights, save_weights, weights_hash
 from cdtl_core.privacy.ledger import open_ledger, read_ledger
 from cdtl_core.results.card import CARD_FILE, load_card
-from cdtl_core.results.rounds import read_diary, read_journal
 from cdtl_core.results.scores import TEST_FILE, read_scores
 from cdtl_core.site.session import describe_site, finish_run, train_round
 from cdtl_core.system.foreign import read_json
@@ -185,9 +184,9 @@ def _files(folder: Path) -> dict[str, Decoder]:
     known = Member("north", "mri", 24, "L", "a" * 32, 4)
     written: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
         "enrolled.json": (
-            ENROLLED_FILE,
+            "enrolled.json",
             _json({"north": CONTRACT.model_dump(mode="json")}),
-            _beside(enrolled_contracts),
+            lambda path: enrolled_contracts(RunFolder(path.parent)),
         ),
         "ledgers.json": ("ledgers.json", _json({"north": ["a" * 32, 3]}), lambda path: KnownLedgers(path).admit(known)),
         "progress.json": ("progress.json", _json({"pid": 12, "round": 3, "waiting": {"north": "at work"}}), read_json),
@@ -220,8 +219,11 @@ def _beside(read: Callable[[Path], object]) -> Callable[[Path], object]:
 
 
 def _rewound(path: Path) -> bool:
-    (path.parent / "rounds.jsonl").write_bytes(path.read_bytes())
-    return Journal(path.parent, "cdtl").finished()
+    copy = path.with_suffix(".rewound")
+    copy.write_bytes(path.read_bytes())
+    journal = JournalFile(copy, "cdtl")
+    journal.rewind(1)
+    return journal.finished()
 
 
 def _file(path: Path, seeds: list[bytes], read: Callable[[Path], object]) -> Decoder:

@@ -21,7 +21,7 @@ from cdtl_core.cli.main import DISK_FAULTS
 from cdtl_core.config import SimulationConfig
 from cdtl_core.errors import CdtlError, CheckpointError
 from cdtl_core.federation.checkpoint import load_latest
-from cdtl_core.simulation.simulate import CONFIG_FILE, resume_simulation, simulate
+from cdtl_core.simulation.simulate import resume_simulation, simulate
 from cdtl_core.system.durable import disk_fault
 from cdtl_core.system.progress import listen
 
@@ -105,7 +105,7 @@ def _run(config: SimulationConfig, out: Path) -> None:
             os.write(diary, f"{method[0]} {fields['round']}\n".encode())
 
     with listen(hear):
-        if (out / CONFIG_FILE).exists():
+        if (out / "config.toml").exists():
             resume_simulation(out)
         else:
             simulate(config, out)

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.coordinator.enrolled import enrolled_contracts
+from cdtl_core.config.folders import RunFolder
+from cdtl_core.coordinator.admission import enrolled_contracts
 from tests.deploy.deployment import MODEL, Deployment
 from tests.faults.link import Link
 from tests.faults.rig import Fault
@@ -53,7 +54,7 @@ def compare(line: Fault, deployment: Deployment, run: Path, whole: Path, tries: 
     line.tried += tries
     expected = [json.loads(text) for text in (whole / "rounds.jsonl").read_text().splitlines()]
     found = deployment.lines(run)
-    assert set(enrolled_contracts(run)) == set(deployment.homes)
+    assert set(enrolled_contracts(RunFolder(run))) == set(deployment.homes)
     assert [one["round"] for one in found] == [one["round"] for one in expected]
     said = {(a["round"], s): figures["val_loss"] for a in found for s, figures in a.get("sites", {}).items()}
     due = {(a["round"], s): figures["val_loss"] for a in expected for s, figures in a.get("sites", {}).items()}

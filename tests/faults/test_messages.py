@@ -13,7 +13,7 @@ from cdtl_core.config import SimulationConfig
 from cdtl_core.config.settings import flatten
 from cdtl_core.coordinator.exchange import Exchange
 from cdtl_core.coordinator.membership import gather_sites, open_membership
-from cdtl_core.coordinator.strategy import begin, play_round
+from cdtl_core.coordinator.run import begin, play_round
 from cdtl_core.federation.packing import pack
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid

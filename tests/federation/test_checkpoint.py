@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from cdtl_core.errors import CheckpointError
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
-from cdtl_core.federation.round import CoordinatorState, HeadSum, Member
+from cdtl_core.federation.state import CoordinatorState, HeadSum, Member
 
 
 def state(round: int) -> CoordinatorState:

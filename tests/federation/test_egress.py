@@ -12,19 +12,9 @@ from hypothesis import strategies as st
 
 from cdtl_core.config import Method, SimulationConfig
 from cdtl_core.errors import PrivacyError
-from cdtl_core.federation.egress import (
-    EgressManifest,
-    Number,
-    Outline,
-    ReplyRule,
-    Tensor,
-    Text,
-    check_outline,
-    egress_hash,
-    egress_manifest,
-)
-from cdtl_core.federation.outline import outline, written_anew
-from cdtl_core.federation.packing import unpacked
+from cdtl_core.federation.egress import EgressManifest, Number, ReplyRule, Tensor, Text, egress_hash, egress_manifest
+from cdtl_core.federation.egress_check import Outline, check_outline
+from cdtl_core.federation.packing import outline, unpacked, written_anew
 from tests.conftest import Played, Run
 
 Tiny = Callable[..., SimulationConfig]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.settings import SITE_FILE, save_toml
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import save_toml
 from cdtl_core.federation.evidence import PooledModel, pool_models, score_model
 from cdtl_core.federation.finish import finish
 from cdtl_core.federation.model_selection import POOL

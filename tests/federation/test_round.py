@@ -9,8 +9,9 @@ import torch
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.blend import retention, retention_of
-from cdtl_core.federation.round import CoordinatorState, Member, order_for, round_matrices, start, step
+from cdtl_core.federation.round import round_matrices, step
 from cdtl_core.federation.site import SiteUpdate
+from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
 
 MEMBERS = [
     Member("a", "ultrasound", 30, "L1"),

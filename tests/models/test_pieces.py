@@ -8,7 +8,7 @@ import torch
 
 from cdtl_core.federation.aggregate import Mean, fold_in
 from cdtl_core.federation.blend import blend
-from cdtl_core.federation.guard import digest_of, norm_of
+from cdtl_core.federation.screening import digest_of, norm_of
 from cdtl_core.models.pieces import PIECE, over_pieces, scratch, widened
 
 SIZES = [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5]

@@ -13,8 +13,8 @@ from cdtl_core.models.weights import load_weights
 from cdtl_core.report.headline import selection_sentence
 from cdtl_core.report.page import SECTIONS
 from cdtl_core.results.card import load_card
-from cdtl_core.results.card_text import card_markdown
 from cdtl_core.results.report import ModelChoice
+from cdtl_core.results.text import card_markdown
 from tests.conftest import Cdtl
 from tests.report.conftest import Hospitals
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cdtl_core.federation.journal import Ending, Round, read_journal
 from cdtl_core.report.tracking import MlflowSink, TensorBoardSink, following, tell
-from cdtl_core.results.rounds import Ending, Round, read_journal
 
 
 class Told:

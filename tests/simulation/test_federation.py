@@ -14,9 +14,10 @@ from cdtl_core.coordinator.app import app as server_app
 from cdtl_core.coordinator.exchange import Exchange
 from cdtl_core.errors import CheckpointError, ConfigError, DataError, FederationError, ModelError
 from cdtl_core.federation.checkpoint import load_latest
-from cdtl_core.federation.label_map import label_hash
-from cdtl_core.federation.round import CoordinatorState, Member, order_for, start, step
+from cdtl_core.federation.contract import label_hash
+from cdtl_core.federation.round import step
 from cdtl_core.federation.site import SiteMemory, run_round
+from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import load_weights
 from cdtl_core.simulation.inprocess import InProcessGrid, run_in_process
@@ -211,7 +212,7 @@ def test_an_offline_site_stays_out_by_name_and_its_modality_keeps_its_weights(
     )
     grid = InProcessGrid(client_app, homes, flatten(run))
     from cdtl_core.coordinator.membership import gather_sites, open_membership
-    from cdtl_core.coordinator.strategy import begin, play_round
+    from cdtl_core.coordinator.run import begin, play_round
 
     membership = open_membership(Exchange(grid), run, build_initial_weights(run.model, run.seed, run.image.size))
     gather_sites(membership, {})

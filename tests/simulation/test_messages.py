@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.federation.label_map import head_name
+from cdtl_core.federation.contract import head_name
 from cdtl_core.federation.packing import arrays_of
 from cdtl_core.models.model import parts_of
 from cdtl_core.site.home import open_site

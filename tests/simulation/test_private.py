@@ -9,13 +9,14 @@ from flwr.app import Message
 from opacus.accountants import RDPAccountant
 
 from cdtl_core.config import RunConfig, SimulationConfig
-from cdtl_core.config.settings import SITE_FILE, flatten, load_site, save_toml
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import flatten, load_site, save_toml
 from cdtl_core.coordinator.app import app as server_app
 from cdtl_core.errors import CdtlError, ConfigError, FederationError, PrivacyError
 from cdtl_core.federation.checkpoint import load_latest
-from cdtl_core.federation.egress import check_outline, egress_manifest
-from cdtl_core.federation.outline import outline
-from cdtl_core.federation.packing import arrays_of, unpacked
+from cdtl_core.federation.egress import egress_manifest
+from cdtl_core.federation.egress_check import check_outline
+from cdtl_core.federation.packing import arrays_of, outline, unpacked
 from cdtl_core.privacy.ledger import read_ledger
 from cdtl_core.simulation.inprocess import InProcessGrid, run_in_process
 from cdtl_core.simulation.simulate import resume_simulation, simulate

@@ -12,8 +12,8 @@ from tempfile import gettempdir
 import pytest
 
 from cdtl_core.config.settings import load_simulation
-from cdtl_core.coordinator.journal import Journal
 from cdtl_core.errors import FederationError
+from cdtl_core.federation.journal import JournalFile
 from cdtl_core.simulation.ray import LOG_FILE, run_with_ray
 
 pytestmark = [
@@ -96,7 +96,7 @@ def test_ray_and_one_process_agree_bit_for_bit(config: Path, tmp_path: Path) -> 
             assert (one / "sites" / site / name).read_bytes() == (ray / "sites" / site / name).read_bytes(), name
     last = "checkpoints/cdtl/round-0002/state.safetensors"
     assert (one / last).read_bytes() == (ray / last).read_bytes()
-    assert Journal(ray, "cdtl").finished()
+    assert JournalFile(ray / "rounds.jsonl", "cdtl").finished()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cdtl_core.config import RunConfig
-from cdtl_core.config.settings import SITE_FILE
+from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.deploy.enrolling import enrol_site
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation import wire

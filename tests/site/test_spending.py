@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.settings import SITE_FILE, save_toml
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import PrivacyError
 from cdtl_core.privacy.ledger import Budget, commit, read_ledger, reserve
 from cdtl_core.site.home import open_site

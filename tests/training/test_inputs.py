@@ -10,14 +10,15 @@ from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import AugmentConfig, ModelConfig, RunConfig, TrainConfig
 from cdtl_core.data.cohort import Fold
+from cdtl_core.data.pixels import content_id
 from cdtl_core.data.transforms import normalise, to_unit
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.models.model import Classifier, build_classifier, set_training
 from cdtl_core.models.stages import check_division, run_stages
 from cdtl_core.training.feature_cache import _check_room
-from cdtl_core.training.inputs import Entry, changed_inputs, entering, entry_of, plain_inputs
+from cdtl_core.training.inputs import Entry, changed_inputs, entered, entry_of, plain_inputs
 from cdtl_core.training.train import fit, refresh_norms, score
-from cdtl_core.training.views import Views, draw_views, image_ids
+from cdtl_core.training.views import Views, draw_views
 
 CPU = torch.device("cpu")
 VIEWS = Views(2, 0, AugmentConfig())
@@ -79,8 +80,7 @@ def test_gradients_are_those_of_the_whole_network_on_the_same_views(levels: tupl
         set_training(model, freeze=3)
         model.dropout.eval()
         model.zero_grad()
-        with entering(model, where):
-            cross_entropy(model(inputs), torch.from_numpy(images.labels[rows])).backward()
+        cross_entropy(entered(model, where)(inputs), torch.from_numpy(images.labels[rows])).backward()
         grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     for name, value in grads[0].items():
@@ -103,7 +103,8 @@ def test_a_view_depends_on_its_image_alone() -> None:
     assert draw_views(np.repeat(image, 3, axis=0), VIEWS).equal(pool)
     assert draw_views(colour, VIEWS).shape == (3, 3, 32, 32)
     assert not draw_views(image, replace(VIEWS, seed=1))[1].equal(pool[1])
-    assert image_ids(np.repeat(image[None], 3, axis=1)) == image_ids(image[None].copy())
+    assert content_id(np.repeat(image, 3, axis=0)) == content_id(image.copy())
+    assert fold().image_ids[-4] == content_id(image)  # the rows of this fold stand in reverse
 
 
 def test_each_image_is_computed_once_whatever_fold_or_cohort_it_is_in(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_backbone_that_cannot_be_entered_is_refused_and_stays_whole(backbone: 
     config = ModelConfig(backbone=backbone, weights="random")
     module = _Bridge() if backbone == "bridge" else build_classifier(config, 2, 96).backbone
     names = [name for name, _ in module.named_modules()]
-    with pytest.raises(ModelError, match=r"from behind its stage 1 on"):
+    with pytest.raises(ModelError, match=r"from the output of its stage 1"):
         check_division(module, 1, 96)
     assert [name for name, _ in module.named_modules()] == names
 

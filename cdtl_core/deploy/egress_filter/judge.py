@@ -17,9 +17,9 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from cdtl_core.deploy.egress_filter.asks import Ask
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.contract import enrolled_contract
-from cdtl_core.federation.egress import EgressManifest, Own, check_outline, limit_of, own_fault
-from cdtl_core.federation.outline import not_finite, outline, written_anew
-from cdtl_core.federation.packing import is_packed, packed, unpacked
+from cdtl_core.federation.egress import EgressManifest, limit_of
+from cdtl_core.federation.egress_check import Own, check_outline, own_fault
+from cdtl_core.federation.packing import is_packed, not_finite, outline, packed, unpacked, written_anew
 from cdtl_core.privacy.ledger import ledger_exists, read_ledger
 
 __all__ = ["Judged", "judge", "own_of"]

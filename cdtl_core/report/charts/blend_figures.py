@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from cdtl_core.federation.journal import Round
 from cdtl_core.report.charts.figure import Axis, Forest, Heat, Row, ticks_of
-from cdtl_core.results.numbers import estimate_text, plain
 from cdtl_core.results.report import Estimate
-from cdtl_core.results.rounds import Round
+from cdtl_core.results.text import estimate_text, plain
 
 __all__ = ["blend_heats", "donor_forest", "donor_heat", "donors_sentence", "matrix_heat", "shares_sentence"]
 

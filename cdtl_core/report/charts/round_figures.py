@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from cdtl_core.federation.journal import Journal, Round
 from cdtl_core.report.charts.figure import Axis, Chart, Line, Presence, PresenceRow, Table, axis_of
 from cdtl_core.report.charts.styles import method_name, site_style
-from cdtl_core.results.numbers import bytes_text, plain, seconds_text
-from cdtl_core.results.rounds import Journal, Round
+from cdtl_core.results.text import bytes_text, plain, seconds_text
 
 __all__ = ["presence", "presence_of", "round_charts"]
 

@@ -11,9 +11,9 @@ from cdtl_core.metrics.operating import Confusion, choose_threshold, confusion_a
 from cdtl_core.metrics.summary import expected_calibration_error
 from cdtl_core.report.charts.figure import Axis, Bar, Chart, Heat, Line, Rule, Shape, Table, ticks_of
 from cdtl_core.report.charts.styles import method_name, method_style
-from cdtl_core.results.numbers import estimate_text, percent, plain
 from cdtl_core.results.report import Estimate
 from cdtl_core.results.scores import Scores
+from cdtl_core.results.text import estimate_text, percent, plain
 
 __all__ = ["Operation", "confusion_heat", "histogram", "operation_of", "pr_chart", "reliability_chart", "roc_chart"]
 

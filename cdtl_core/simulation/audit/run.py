@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.settings import SITE_FILE, save_toml
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import save_toml
 from cdtl_core.data.split import Split
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.contract import round_patients

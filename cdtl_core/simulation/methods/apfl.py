@@ -16,7 +16,7 @@ from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.track import Track, advance, begin, deployed, received
 from cdtl_core.training.batches import on_device
 from cdtl_core.training.device import hardware_of
-from cdtl_core.training.inputs import entering, plain_inputs
+from cdtl_core.training.inputs import entered, plain_inputs
 from cdtl_core.training.objective import Mixture, mix_tensors
 from cdtl_core.training.train import class_weights
 
@@ -115,8 +115,7 @@ def _loss_at(
 
     def loss(mixed: Mapping[str, torch.Tensor]) -> torch.Tensor:
         placed = {name: value.to(device) for name, value in mixed.items()}
-        with entering(here.model, here.entry):
-            logits = functional_call(here.model, placed, (images,))
+        logits = functional_call(entered(here.model, here.entry), placed, (images,))
         return cross_entropy(logits, labels, weight if config.train.class_weighted else None)
 
     return loss

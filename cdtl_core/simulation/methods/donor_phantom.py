@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdtl_core.config import SiteConfig
-from cdtl_core.config.settings import SITE_FILE, save_toml
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import save_toml
 from cdtl_core.data.synthetic.phantom import MODALITIES
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site

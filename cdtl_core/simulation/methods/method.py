@@ -11,10 +11,10 @@ from scipy.special import logsumexp
 from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.evidence import PooledModel, score_model
-from cdtl_core.federation.label_map import label_hash
-from cdtl_core.federation.round import Member
 from cdtl_core.federation.site import Site
+from cdtl_core.federation.state import Member
 from cdtl_core.models.weights import Weights
 from cdtl_core.simulation.methods.kept import Kept
 

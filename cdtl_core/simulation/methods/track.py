@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from cdtl_core.federation.contract import head_name
 from cdtl_core.federation.finish import candidate
-from cdtl_core.federation.label_map import head_name
-from cdtl_core.federation.round import CoordinatorState, Member, order_for, start, step
+from cdtl_core.federation.round import step
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate, load_round, run_round
+from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
 from cdtl_core.models.model import frozen_stages, parts_of
 from cdtl_core.models.weights import Weights, take, to_half
 from cdtl_core.simulation.methods.method import Federation, Method

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from cdtl_core.config import PaperConfig, SimulationConfig
-from cdtl_core.config.settings import SITE_FILE, load_simulation, save_toml, simulation_toml
+from cdtl_core.config.folders import RunFolder
+from cdtl_core.config.settings import load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import CheckpointError, ConfigError
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.results.model_table import ModelTable, save_table
@@ -95,7 +96,7 @@ def only_rows(config: SimulationConfig, names: list[str]) -> SimulationConfig:
 def _prepare(config: SimulationConfig, out: Path) -> None:
     table = table_of(config)
     for own in config.sites:
-        save_toml(out / "sites" / own.site / SITE_FILE, own.model_dump(mode="json", exclude_none=True))
+        save_toml(RunFolder(out).site(own.site).settings, own.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
     check_patients(open_sites(config, out), out)
     for row in table.rows:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdtl_core.federation.journal import read_journal
 from cdtl_core.system.progress import listen
 from cdtl_core.system.threads import set_thread_defaults
 
@@ -37,10 +38,10 @@ def main() -> None:
         except SystemExit as ended:
             if ended.code:
                 raise
-    lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    first = read_journal(out / "rounds.jsonl")[0].rounds[0]
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     method = report["methods"][0]
-    losses = {site: values.get("train_loss") for site, values in lines[0]["sites"].items()}
+    losses = {site: values.get("train_loss") for site, values in first.sites.items()}
     words = {
         "starts": starts,
         "cpu": cpu,

@@ -16,10 +16,9 @@ from cdtl_core.config import RunConfig
 from cdtl_core.config.settings import flatten
 from cdtl_core.coordinator.app import app as server
 from cdtl_core.federation import wire
-from cdtl_core.federation.contract import ModalityContract
-from cdtl_core.federation.label_map import label_hash
-from cdtl_core.federation.round import Member
+from cdtl_core.federation.contract import ModalityContract, label_hash
 from cdtl_core.federation.site import SiteUpdate
+from cdtl_core.federation.state import Member
 from cdtl_core.models.model import build_classifier, parts_of
 from cdtl_core.simulation.inprocess import run_in_process
 

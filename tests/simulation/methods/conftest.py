@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.settings import SITE_FILE, save_toml
+from cdtl_core.config.folders import SITE_FILE
+from cdtl_core.config.settings import save_toml
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.methods.method import Federation, federation_of
 from cdtl_core.site.home import open_site

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cdtl_core.coordinator.enrolled import ENROLLED_FILE, checked_number, enrolled_contracts
+from cdtl_core.config.folders import RunFolder
+from cdtl_core.coordinator.admission import checked_number, enrolled_contracts
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.contract import ModalityContract
-from cdtl_core.federation.round import Member
+from cdtl_core.federation.state import Member
 from cdtl_core.system.durable import replace_json
 
 
@@ -49,10 +50,10 @@ def test_a_modality_other_than_enrolled_is_refused() -> None:
 
 
 def test_enrolments_are_read_back_and_a_damaged_file_is_said(tmp_path: Path) -> None:
-    assert enrolled_contracts(tmp_path) == {}
-    replace_json(tmp_path / ENROLLED_FILE, {"north": contract(120).model_dump(mode="json")})
-    assert enrolled_contracts(tmp_path) == {"north": contract(120)}
+    assert enrolled_contracts(RunFolder(tmp_path)) == {}
+    replace_json(tmp_path / "enrolled.json", {"north": contract(120).model_dump(mode="json")})
+    assert enrolled_contracts(RunFolder(tmp_path)) == {"north": contract(120)}
     for damage in ("{", "[]", '{"north": 3}'):
-        (tmp_path / ENROLLED_FILE).write_text(damage)
+        (tmp_path / "enrolled.json").write_text(damage)
         with pytest.raises(FederationError, match="cannot be read"):
-            enrolled_contracts(tmp_path)
+            enrolled_contracts(RunFolder(tmp_path))

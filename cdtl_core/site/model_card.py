@@ -4,13 +4,13 @@ import contextlib
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 
 from cdtl_core import __version__
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.settings import SITE_FILE, flatten, load_site
+from cdtl_core.config.folders import SiteFolder, federation_key
+from cdtl_core.config.settings import flatten, load_site
 from cdtl_core.federation.site import Site
 from cdtl_core.inference.model_folder import ModelNote
 from cdtl_core.metrics.bands import average_precision_interval, mean_interval
@@ -18,11 +18,22 @@ from cdtl_core.metrics.metrics import Interval, auroc_interval
 from cdtl_core.metrics.operating import choose_threshold, confusion_at
 from cdtl_core.metrics.summary import expected_calibration_error
 from cdtl_core.privacy.ledger import read_ledger
-from cdtl_core.results.card import Audited, Blend, Calibration, Cohort, ModelCard, Operating, Pooling, Promise, Start
-from cdtl_core.results.card_limits import INTENDED_USE, OUT_OF_SCOPE, known_limits
+from cdtl_core.results.card import (
+    INTENDED_USE,
+    OUT_OF_SCOPE,
+    Audited,
+    Blend,
+    Calibration,
+    Cohort,
+    ModelCard,
+    Operating,
+    Pooling,
+    Promise,
+    Start,
+    known_limits,
+)
 from cdtl_core.results.report import Counts, Estimate
-from cdtl_core.results.scores import TEST_FILE, VALIDATION_FILE, Scores, gains, read_scores
-from cdtl_core.site.memory import model_folder
+from cdtl_core.results.scores import Scores, gains
 from cdtl_core.site.spending import is_private, ledger_folder
 from cdtl_core.system.foreign import get_logger, parse_json
 
@@ -33,13 +44,21 @@ _PACKAGES = ("torch", "torchvision", "timm", "flwr", "numpy", "opacus")
 _UNKNOWN = Estimate(value=None, low=None, high=None)
 
 
-def card_of(home: Path, federation: str, site: Site, initial_weights_hash: str) -> ModelCard:
-    """Gather the card of the model in a site's model folder, from that folder and the site's own cohort."""
-    own, config, folder = load_site(home / SITE_FILE), site.config, model_folder(home, federation)
-    note = ModelNote.model_validate_json((folder / "model.json").read_bytes())
-    test, val = read_scores(folder, TEST_FILE), read_scores(folder, VALIDATION_FILE)
-    assert test is not None  # noqa: S101 - save_outcome has just written both
-    assert val is not None  # noqa: S101
+def card_of(
+    folder: SiteFolder, site: Site, note: ModelNote, test: Scores, val: Scores, initial_weights_hash: str
+) -> ModelCard:
+    """The card of the model that a run leaves.
+
+    Args:
+        folder: Of the site.
+        site: The hospital, under the settings of the run.
+        note: Of the model.
+        test: What the models say of test images.
+        val: Of validation images.
+        initial_weights_hash: SHA-256 of what every site started from.
+    """
+    own, config = load_site(folder.settings), site.config
+    federation = federation_key(config.name, config.method)
     gain, private = _gain(test, config.seed), is_private(own, config)
     auroc = auroc_interval(test.positive, test.used, test.patients, seed=config.seed)
     return ModelCard(
@@ -61,7 +80,7 @@ def card_of(home: Path, federation: str, site: Site, initial_weights_hash: str) 
         gain=gain,
         calibration=_calibration(note, test, val),
         operating_point=_operating(test, val),
-        privacy=_promise(home, own, config) if private else Promise(private=False),
+        privacy=_promise(folder, own, config) if private else Promise(private=False),
         limits=(
             *known_limits(
                 synthetic=own.data.phantom is not None,
@@ -71,11 +90,11 @@ def card_of(home: Path, federation: str, site: Site, initial_weights_hash: str) 
                 private=private,
                 gain=gain.get("used-alone"),
             ),
-            *(_not_covered(home, own, federation) if private else ()),
+            *(_not_covered(folder, own, federation) if private else ()),
         ),
         versions=_versions(),
         config=flatten(config),
-        bundle_sha256=_approved_bundle(home, flatten(config)),
+        bundle_sha256=_approved_bundle(folder, flatten(config)),
         weights_sha256=note.weights_sha256,
     )
 
@@ -129,18 +148,18 @@ def _operating(test: Scores, val: Scores) -> Operating:
     return Operating(**{name: Estimate.of(share.interval) for name, share in shares.items()}, **told)
 
 
-def _not_covered(home: Path, own: SiteConfig, federation: str) -> tuple[str, ...]:
+def _not_covered(folder: SiteFolder, own: SiteConfig, federation: str) -> tuple[str, ...]:
     from cdtl_core.results.spent import not_covered, spent_of
 
-    folder = ledger_folder(home, own, federation)
-    return not_covered(spent_of(read_ledger(folder), folder))
+    ledger = ledger_folder(folder.home, own, federation)
+    return not_covered(spent_of(read_ledger(ledger), ledger))
 
 
-def _promise(home: Path, own: SiteConfig, config: RunConfig) -> Promise:
+def _promise(folder: SiteFolder, own: SiteConfig, config: RunConfig) -> Promise:
     from cdtl_core.results.spent import spent_of  # the accountants take a while to load
 
-    folder = ledger_folder(home, own, f"{config.name}-{config.method}")
-    spent = spent_of(read_ledger(folder), folder)
+    ledger = ledger_folder(folder.home, own, federation_key(config.name, config.method))
+    spent = spent_of(read_ledger(ledger), ledger)
     target = min(config.dp.target_epsilon, own.privacy.target_epsilon or config.dp.target_epsilon)
     return Promise(
         private=True,
@@ -148,13 +167,13 @@ def _promise(home: Path, own: SiteConfig, config: RunConfig) -> Promise:
         target_delta=config.dp.target_delta,
         epsilon_rdp=spent.epsilon_rdp,
         epsilon_prv=spent.epsilon_prv,
-        audit=_audit(home),
+        audit=_audit(folder),
     )
 
 
-def _audit(home: Path) -> Audited | None:
+def _audit(folder: SiteFolder) -> Audited | None:
     """The last audit of this site's mechanism, which `cdtl privacy audit --keep` left."""
-    path = home / "audit.json"
+    path = folder.audit
     if not path.exists():
         return None
     try:
@@ -163,13 +182,13 @@ def _audit(home: Path) -> Audited | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         _log.warning(
             "%s cannot be read (%s) and the model card lacks it: run cdtl privacy audit --keep again",
-            path.name, type(error).__name__, extra={"site": home.name},
+            path.name, type(error).__name__, extra={"site": folder.home.name},
         )  # fmt: skip
         return None
 
 
 def _weights_name(config: RunConfig) -> str:
-    """No path: where the coordinator keeps a file is nobody's business."""
+    """No path: where the coordinator keeps a file stays with the coordinator."""
     if config.model.weights not in {"imagenet", "random"}:
         return "a file of the coordinator's"
     return f"{config.model.weights} weights of {config.model.backbone}"
@@ -198,11 +217,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _approved_bundle(home: Path, settings: Mapping[str, object]) -> str | None:
+def _approved_bundle(folder: SiteFolder, settings: Mapping[str, object]) -> str | None:
     """The hash of the code that the site's filter handed over for these settings; None in a simulation."""
     found = set()
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        for entry in parse_json((home / "approved.json").read_text(encoding="utf-8")):
+        for entry in parse_json(folder.approved.read_text(encoding="utf-8")):
             if entry["settings"] == dict(settings):
                 found.add(str(entry["bundle_sha256"]))
     return found.pop() if len(found) == 1 else None

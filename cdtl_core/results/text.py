@@ -1,10 +1,26 @@
-"""Figures as a person reads them."""
+"""Results as a person reads them: figures with their intervals, sizes, times, and the model card in Markdown."""
+
+import functools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Template
 
 from cdtl_core.results.report import Estimate
+from cdtl_core.system.templates import text_environment
 
-__all__ = ["bytes_text", "estimate_text", "percent", "plain", "seconds_text", "signed"]
+if TYPE_CHECKING:
+    from cdtl_core.results.card import ModelCard
+
+__all__ = ["bytes_text", "card_markdown", "estimate_text", "percent", "plain", "seconds_text", "signed"]
 
 _MINUS = "\u2212"
+_NAMES = {
+    "auroc": "AUROC",
+    "auprc": "average precision",
+    "brier": "Brier score (0 is best)",
+}
 
 
 def plain(value: float | None, digits: int = 3) -> str:
@@ -51,3 +67,23 @@ def seconds_text(seconds: float | None) -> str:
         return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
     minutes = int(seconds // 60)
     return f"{minutes} min {seconds % 60:.0f} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def card_markdown(card: "ModelCard") -> str:
+    """The card as Markdown; whatever a label is called, it makes no markup."""
+    return _template().render(card=card, names=_NAMES, splits=("train", "val", "test"))
+
+
+@functools.cache
+def _template() -> Template:
+    """Compiled once in a process: a simulation writes many cards."""
+    environment = text_environment(Path(__file__).parent / "templates")
+    environment.filters |= {"md": _escaped, "estimate": estimate_text, "percent": percent, "plain": plain}
+    return environment.get_template("card.md")
+
+
+def _escaped(value: Any) -> str:
+    """Text in which no character means anything to Markdown or HTML, on one line."""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|#~>])", r"\\\1", text)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
+from cdtl_core.federation.aggregate import robust_mean, spooled
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
-from cdtl_core.federation.guard import running_median
-from cdtl_core.federation.robust import robust_mean
-from cdtl_core.federation.round import CoordinatorState, Member, robust_notes, start, step, strike
+from cdtl_core.federation.round import close_round, robust_notes, step
+from cdtl_core.federation.screening import miss, open_screening, refuse, running_median, screen
 from cdtl_core.federation.site import SiteUpdate
-from cdtl_core.federation.spool import spooled
+from cdtl_core.federation.state import CoordinatorState, Member, start
 
 FIVE = [Member(site, "ultrasound", 10, "L") for site in "abcd"] + [Member("e", "mri", 10, "L")]
 
@@ -133,13 +133,20 @@ def test_a_site_refused_twice_is_quarantined_with_the_reason_and_stays_so_after_
     assert state.records["b"].quarantined == ""
 
 
-def test_what_cannot_be_read_counts_as_a_strike() -> None:
+def test_what_cannot_be_read_counts_as_a_strike_and_what_did_not_come_does_not() -> None:
     run = config()
-    state = strike(strike(start(FIVE, run), {"b": "it is noise."}, run), {"b": "it is noise.", "x": "?"}, run)
-    assert (state.records["b"].strikes, state.records["b"].quarantined) == (
-        2,
-        "quarantined since round 0: it is noise",
-    )
+    state = start(FIVE, run)
+    for _ in range(2):
+        screening = open_screening(state, run)
+        for site in "acd":
+            screen(screening, update(site, 1.0, state.round + 1))
+        refuse(screening, "b", "it is noise.")
+        miss(screening, "e", "not connected")
+        state, report = close_round(state, screening, run)
+        assert (report.updated, report.absent) == (("a", "c", "d"), ())
+        assert report.refused["e"] == "not connected"
+    assert (state.records["b"].strikes, state.records["e"].strikes) == (2, 0)
+    assert report.refused["b"] == state.records["b"].quarantined == "quarantined since round 2: it is noise"
 
 
 def test_a_resume_in_the_middle_judges_as_the_whole_run_did(tmp_path: Path) -> None:

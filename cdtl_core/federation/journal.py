@@ -1,0 +1,300 @@
+"""The journal of a run, ``rounds.jsonl``, and the diary that a site keeps of its own rounds: written and read here.
+
+A line is one round, or the end of a method, and is on the disk before the next round begins. A resumed run drops the
+lines after its checkpoint; a line torn by a kill is left out. A diary stays at the site.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdtl_core.config.folders import SiteFolder
+from cdtl_core.federation.round import RoundReport
+from cdtl_core.system.durable import append_line, replace_bytes
+from cdtl_core.system.foreign import parse_json
+
+__all__ = ["Diary", "Ending", "Journal", "JournalFile", "Round", "Traffic", "read_diary", "read_entries"]
+__all__ += ["read_journal", "unprotected_runs"]
+
+Figures = Mapping[str, float | None]
+_RENAMED = {"theta0_bytes": "initial_weights_bytes"}
+"""Names in lines that were written before 0.2."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What crossed for one site in one exchange of messages.
+
+    Attributes:
+        bytes_received: By the site: size of the message, the initial weights included.
+        initial_weights_bytes: Of these, the initial weights'.
+        bytes_sent: By the site: size of its reply.
+        seconds: From the last time it was asked to its answer; where sites take turns, as in a simulation, with the
+            others' work.
+    """
+
+    bytes_received: int = 0
+    initial_weights_bytes: int = 0
+    bytes_sent: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round as the journal tells it.
+
+    Attributes:
+        number: From 1.
+        seconds: It took; None where the line does not say.
+        sites: Site to its figures: metrics, bytes, seconds.
+        spent: Sites whose privacy budget is used up.
+        absent: Sites that did not answer.
+        refused: Site to why it has no update that counts.
+        joined: Sites that take part from the next round on.
+        matrix: The blend matrix; its rows are `groups`.
+    """
+
+    method: str
+    number: int
+    seconds: float | None
+    sites: Mapping[str, Figures]
+    spent: Sequence[str] = ()
+    absent: Sequence[str] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    joined: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    matrix: Sequence[Sequence[float]] = ()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a method ended: what each site said of its model, and why others have none."""
+
+    method: str
+    number: int
+    seconds: float | None
+    sites: Mapping[str, Mapping[str, Any]]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """One method's rounds, in order, and its end."""
+
+    method: str
+    rounds: Sequence[Round]
+    ending: Ending | None = None
+
+    @property
+    def sites(self) -> list[str]:
+        """All sites that a round names, in the order of their names."""
+        found: set[str] = set()
+        for one in self.rounds:
+            found |= {*one.sites, *one.spent, *one.absent, *one.refused, *one.joined}
+        return sorted(found)
+
+
+class JournalFile:
+    """The lines of one method in a run's journal; lines of other methods stay as they are.
+
+    Args:
+        path: Of ``rounds.jsonl``.
+        method: Whose lines are written.
+    """
+
+    def __init__(self, path: Path, method: str) -> None:
+        self._path, self._method = path, method
+
+    def rewind(self, round: int) -> None:
+        """Drop this method's lines after `round`, and a line that was torn by a kill."""
+        if self._path.exists():
+            kept = [line for line in _texts(self._path) if self._stays(line, round)]
+            replace_bytes(self._path, "".join(line + "\n" for line in kept).encode())
+
+    def add_round(
+        self, report: RoundReport, traffic: Mapping[str, Traffic], joined: Sequence[str], seconds: float
+    ) -> None:
+        """Write one round.
+
+        Args:
+            report: What it did.
+            traffic: Of each site that was asked.
+            joined: Sites that take part from the next round on.
+            seconds: It took.
+        """
+        sites = {site: {**values, **_sizes(traffic[site], values)} for site, values in report.metrics.items()}
+        self._add(
+            {
+                "round": report.round,
+                "sites": sites,
+                "spent": list(report.spent),
+                "absent": list(report.absent),
+                "refused": dict(report.refused),
+                "joined": list(joined),
+                "groups": list(report.groups),
+                "matrix": np.round(report.matrix, 12).tolist(),
+                "seconds": round(seconds, 3),
+            }
+        )
+
+    def add_ending(
+        self,
+        number: int,
+        finals: Mapping[str, tuple[Traffic, Mapping[str, float], str]],
+        missing: Mapping[str, str],
+        seconds: float,
+    ) -> None:
+        """Write the end of the method.
+
+        Args:
+            number: One more than the last round.
+            finals: Site to its traffic, the figures of its model, and which model it uses.
+            missing: Site to why it has no model.
+            seconds: The end took.
+        """
+        sites = {
+            site: {**figures, "chosen": chosen, **_sizes(traffic, figures)}
+            for site, (traffic, figures, chosen) in sorted(finals.items())
+        }
+        self._add({"round": number, "finish": sites, "missing": dict(missing), "seconds": round(seconds, 3)})
+
+    def finished(self) -> bool:
+        """Whether the method has ended: a line says so after every site has kept its model."""
+        return any(isinstance(one, Ending) and one.method == self._method for one in read_entries(self._path))
+
+    def _add(self, line: dict[str, Any]) -> None:
+        append_line(self._path, json.dumps(_plain({"method": self._method, **line})))
+
+    def _stays(self, line: str, round: int) -> bool:
+        value = _read(line)
+        return value is not None and (value.get("method") != self._method or value.get("round", 0) <= round)
+
+
+class Diary:
+    """A site's own notes of its rounds in one federation.
+
+    Args:
+        path: Of the file in the site's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def note(self, round: int, traffic: Traffic, figures: Mapping[str, float]) -> None:
+        """Write the line of a round; it replaces the lines of this round and of later ones.
+
+        Args:
+            round: From 1.
+            traffic: What crossed; its seconds are the site's own work.
+            figures: Of the round; no loss with differential privacy.
+        """
+        lines = _texts(self._path)
+        kept = [line for line in lines if _round_of(line) < round]
+        if kept != lines or not self._path.exists():
+            replace_bytes(self._path, "".join(line + "\n" for line in kept).encode())
+        sizes = {"seconds": traffic.seconds, "bytes_received": traffic.bytes_received, "bytes_sent": traffic.bytes_sent}
+        if traffic.initial_weights_bytes:
+            sizes["initial_weights_bytes"] = traffic.initial_weights_bytes
+        append_line(self._path, json.dumps(_plain({"round": round, **sizes, **figures})))
+
+    def last_round(self, *, before: int) -> int:
+        """The last round before `before` that the site noted; 0 without any."""
+        return max((int(number) for line in _texts(self._path) if (number := _round_of(line)) < before), default=0)
+
+
+def read_entries(path: Path) -> Iterator[Round | Ending]:
+    """Rounds and endings of a journal in the order of its lines; lines that are neither are left out."""
+    for line in _lines(path):
+        told = {"method": str(line.get("method", "")), "number": line["round"], "seconds": line.get("seconds")}
+        if isinstance(line.get("finish"), dict):
+            yield Ending(**told, sites=_figures(line["finish"]), missing=line.get("missing", {}))
+        elif isinstance(line.get("sites"), dict):
+            names = ("spent", "absent", "refused", "joined", "groups", "matrix")
+            yield Round(**told, sites=_figures(line["sites"]), **{name: line[name] for name in names if name in line})
+
+
+def read_journal(path: Path) -> list[Journal]:
+    """All methods of a run, in the order in which they were played; empty before the first round."""
+    entries = list(read_entries(path))
+    journals = []
+    for method in dict.fromkeys(one.method for one in entries):
+        rounds = [one for one in entries if isinstance(one, Round) and one.method == method]
+        endings = [one for one in entries if isinstance(one, Ending) and one.method == method]
+        journals.append(Journal(method, rounds, endings[-1] if endings else None))
+    return journals
+
+
+def read_diary(path: Path, method: str, site: str) -> Journal:
+    """What a site noted of its own rounds, as a journal of one site."""
+    rounds = []
+    for line in _lines(path):
+        figures = {name: value for name, value in line.items() if name != "round"}
+        rounds.append(Round(method, int(line["round"]), line.get("seconds"), _figures({site: figures})))
+    return Journal(method, rounds)
+
+
+def unprotected_runs(site: SiteFolder) -> tuple[str, ...]:
+    """Federations to which a site sent updates without differential privacy: only then its diary has a loss."""
+    return tuple(name for name, path in site.diaries() if any("val_loss" in line for line in _lines(path)))
+
+
+def _sizes(traffic: Traffic, figures: Mapping[str, float]) -> dict[str, int | float]:
+    """Bytes, and seconds until the answer; of a site that gives no figures of its patients no seconds are kept."""
+    sizes: dict[str, int | float] = {"bytes_received": traffic.bytes_received, "bytes_sent": traffic.bytes_sent}
+    if figures:
+        sizes["seconds"] = round(traffic.seconds, 3)
+    if traffic.initial_weights_bytes:
+        sizes["initial_weights_bytes"] = traffic.initial_weights_bytes
+    return sizes
+
+
+def _figures(sites: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures by site under the names of today."""
+    return {
+        site: {_RENAMED.get(name, name): value for name, value in found.items()} if isinstance(found, dict) else found
+        for site, found in sites.items()
+    }
+
+
+def _texts(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines that hold an object with a round."""
+    values = (_read(text) for text in _texts(path))
+    yield from (value for value in values if value is not None and isinstance(value.get("round"), int))
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    try:
+        value = parse_json(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _round_of(line: str) -> float:
+    """The round of a line; infinity for a torn line, which belongs to no round that stays."""
+    value = _read(line)
+    try:
+        return float(value["round"]) if value else math.inf
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return math.inf
+
+
+def _plain(value: Any) -> Any:
+    """NaN is no JSON: written as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

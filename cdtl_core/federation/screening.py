@@ -1,0 +1,269 @@
+"""Screening: each update of a round is judged as it comes, then added to its group's mean, or refused with a reason.
+
+One update at a time is in memory: it is dropped once it has been added. An update waits in a temporary file for the
+end of the round in three cases. Too few sites have a past to compare it with, as in the first round. Or it is too long
+for the past: then the norms of this round tell whether the site or the whole run has changed. Or `aggregate.robust` is
+set, whose rules need all updates of a group.
+
+A site that is refused `aggregate.strikes` times for what it sent is quarantined: none of its updates counts any more.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import torch
+
+from cdtl_core.config import AggregateConfig, RunConfig
+from cdtl_core.errors import FederationError
+from cdtl_core.federation.aggregate import Mean, check_shapes, fold_in, mean_of, robust_mean, spooled
+from cdtl_core.federation.site import SiteUpdate
+from cdtl_core.federation.state import CoordinatorState, Record, group_of, weight_of
+from cdtl_core.models.pieces import Piece, over_pieces, scratch
+from cdtl_core.models.weights import Weights, is_finite
+
+__all__ = ["Screening", "Seat", "close_screening", "digest_of", "miss", "norm_of", "open_screening", "refuse"]
+__all__ += ["running_median", "screen"]
+
+_OUT_OF_PLACE = "an update of an unknown site, of another round, or sent twice"
+_NORMS = 5
+"""Norms that are remembered of each site: enough for a median that one update cannot move."""
+_DIGESTS = 20
+_FEWEST = 3
+"""Sites that must be known for a median over sites: of two, no rule can tell which one lies."""
+_STRIDE = 61
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a site's update goes.
+
+    Attributes:
+        group: The group whose mean it is added to.
+        weight: Patients it counts with.
+        pool: Name of the sites whose update norms form the reference; empty: only its own history.
+    """
+
+    group: str
+    weight: int
+    pool: str
+
+
+@dataclass
+class Screening:
+    """What a round has received so far. `screen`, `miss` and `refuse` fill it in place.
+
+    Attributes:
+        round: Its number.
+        settings: How to judge and average.
+        seats: Site to its place.
+        before: Each site's record before the round.
+        records: Each site's record as the round goes on.
+        metrics: Site to its metrics, of sites whose updates count.
+        refused: Site to why it has no update that counts.
+        spent: Sites whose privacy budget is spent.
+        heads: Site to its own head, of sites whose updates count and that sent one.
+    """
+
+    round: int
+    settings: AggregateConfig
+    seats: Mapping[str, Seat]
+    before: Mapping[str, Record]
+    records: dict[str, Record] = field(init=False)
+    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    refused: dict[str, str] = field(init=False)
+    spent: set[str] = field(default_factory=set)
+    heads: dict[str, Weights] = field(default_factory=dict)
+    _held: dict[str, tuple[SiteUpdate, float, str]] = field(default_factory=dict)
+    _norms: dict[str, float] = field(default_factory=dict)
+    _means: dict[str, Mean] = field(default_factory=dict)
+    _deltas: dict[str, dict[str, Weights]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.records = {site: self.before.get(site, Record()) for site in self.seats}
+        self.refused = {site: record.quarantined for site, record in self.records.items() if record.quarantined}
+
+
+def open_screening(state: CoordinatorState, config: RunConfig) -> Screening:
+    """The screening of the round after `state`, with nothing received yet.
+
+    Under `alone` the norm check is off: the update affects no other site. The norm of a site with differential privacy
+    depends on its number of patients through the noise, so it is compared with its own history only.
+    """
+    alone, settings = config.method == "alone", config.aggregate
+    seats = {
+        m.site: Seat(group_of(m, config), weight_of(m, config), "" if m.ledger or alone else m.modality)
+        for m in state.members
+    }
+    judged = settings.model_copy(update={"norm_bound": 0.0}) if alone else settings
+    return Screening(state.round + 1, judged, seats, state.records)
+
+
+def screen(screening: Screening, update: SiteUpdate) -> None:
+    """Judge an update, then add it to its group's mean, hold it until the round closes, or note why it is refused."""
+    site = update.site
+    if site in screening.seats and screening.records[site].quarantined:
+        return
+    if site not in screening.seats or site in screening.metrics or site in screening.spent or site in screening._held:
+        screening.refused[site] = _OUT_OF_PLACE
+        return
+    if update.round != screening.round:
+        refuse(screening, site, _OUT_OF_PLACE)
+        return
+    if update.spent:
+        screening.spent.add(site)
+        return
+    norm = norm_of(update.delta)
+    if not math.isfinite(norm):
+        name = next(name for name, value in update.delta.items() if not is_finite(value))
+        refuse(screening, site, f"an update has values in '{name}' that are not finite: leave that site out.")
+        return
+    digest = digest_of(update.delta, norm)
+    screening._norms[site] = norm
+    usual, pool = _usual(screening, site), screening.seats[site].pool
+    if pool and (usual is None or 0 < screening.settings.norm_bound * usual < norm):
+        screening._held[site] = (replace(update, delta=spooled(update.delta)), norm, digest)
+    else:
+        _settle(screening, update, norm, digest, usual)
+
+
+def miss(screening: Screening, site: str, why: str) -> None:
+    """Note why no update of a site came. This is no strike: the site may have been away."""
+    screening.refused[site] = why
+
+
+def refuse(screening: Screening, site: str, why: str) -> None:
+    """Note why what a site sent does not count; a strike, and quarantine after `aggregate.strikes` of them."""
+    record = _struck(screening.records[site], why, round=screening.round, strikes=screening.settings.strikes)
+    screening.records[site] = record
+    screening.refused[site] = record.quarantined or why
+
+
+def close_screening(screening: Screening) -> dict[str, Weights]:
+    """Judge what had to wait; returns each group's mean update, float64, empty for a group without a usable one."""
+    pools, now = _pools(screening), {site: (norm,) for site, norm in screening._norms.items()}
+    for site in sorted(screening._held):
+        update, norm, digest = screening._held.pop(site)
+        usual = max(_usual(screening, site) or 0.0, running_median(now, pools, site) or 0.0)
+        _settle(screening, update, norm, digest, usual or None)
+    means = {group: mean_of(mean) for group, mean in screening._means.items()}
+    weights = {site: seat.weight for site, seat in screening.seats.items()}
+    for group, deltas in screening._deltas.items():
+        means[group] = robust_mean(deltas, weights, screening.settings.robust)
+    return {group: means.get(group, {}) for group in {seat.group for seat in screening.seats.values()}}
+
+
+def norm_of(delta: Weights) -> float:
+    """The Euclidean norm of an update over all its tensors; NaN or infinite if, and only if, one of its values is.
+
+    Squares of float16 are summed in float32 within a piece, which they cannot leave; pieces are summed exactly.
+    """
+
+    def squares(pieces: Sequence[Piece]) -> list[float]:
+        single, double = scratch(torch.float32), scratch(torch.float64)
+        found = []
+        for (value,) in pieces:
+            wide = (single if value.dtype == torch.float16 else double)[: value.numel()].copy_(value)
+            found.append(float(wide.square_().sum()))
+        return found
+
+    shares = over_pieces(squares, [(value,) for value in delta.values()])
+    return math.sqrt(math.fsum(value for share in shares for value in share))
+
+
+def digest_of(delta: Weights, norm: float) -> str:
+    """16 hex digits that tell an update from another: a hash of its norm and of every 61st of its values.
+
+    It finds an old update that is sent again. It does not stop a site that changes one bit first: no digest could.
+    """
+    digest = hashlib.sha256(repr(norm).encode())
+    for name in sorted(delta):
+        digest.update(f"{name}/{tuple(delta[name].shape)}\n".encode())
+        digest.update(delta[name].reshape(-1)[::_STRIDE].contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def running_median(norms: Mapping[str, Sequence[float]], pools: Mapping[str, str], site: str) -> float | None:
+    """The norm that a site's update is compared with; None if there is nothing to compare it with.
+
+    The median over the last updates of the sites in its pool. With fewer than three known sites in the pool it is the
+    median over all pools. A site without a pool is compared with its own history.
+
+    Args:
+        norms: Site to norms of its last updates.
+        pools: Site to its modality; empty for a site with differential privacy, whose noise depends on its size.
+        site: The site whose update is judged.
+    """
+    if not pools[site]:
+        return median(norms[site]) if norms.get(site) else None
+    known = [other for other in norms if norms[other] and pools.get(other)]
+    alike = [other for other in known if pools[other] == pools[site]]
+    chosen = alike if len(alike) >= _FEWEST else known
+    return median(value for other in chosen for value in norms[other]) if len(chosen) >= _FEWEST else None
+
+
+def _usual(screening: Screening, site: str) -> float | None:
+    """The running median of what was accepted before the round; None while too few sites have a past."""
+    past = {name: screening.before[name].norms for name in screening.seats if name in screening.before}
+    return running_median(past, _pools(screening), site)
+
+
+def _pools(screening: Screening) -> dict[str, str]:
+    return {name: seat.pool for name, seat in screening.seats.items()}
+
+
+def _settle(screening: Screening, update: SiteUpdate, norm: float, digest: str, reference: float | None) -> None:
+    """Add an update and remember it, or refuse it."""
+    site, record = update.site, screening.records[update.site]
+    why = _fault(record, norm, digest, reference, bound=screening.settings.norm_bound)
+    try:
+        if not why:
+            _add(screening, update)
+    except FederationError as error:
+        why = str(error)
+    if why:
+        refuse(screening, site, why)
+        return
+    digests = (*record.digests, digest)[-_DIGESTS:] if norm else record.digests
+    screening.records[site] = replace(record, norms=(*record.norms, norm)[-_NORMS:], digests=digests)
+    screening.metrics[site] = update.metrics
+    if update.own:
+        screening.heads[site] = update.own
+
+
+def _fault(record: Record, norm: float, digest: str, reference: float | None, *, bound: float) -> str:
+    """Why an update is not used, as the end of a sentence; empty if it is used.
+
+    Args:
+        record: What is remembered of its site.
+        norm: Of the update.
+        digest: Of the update.
+        reference: What `running_median` gave.
+        bound: Largest allowed norm, as a multiple of the reference; 0 disables the check.
+    """
+    if norm and digest in record.digests:
+        return "its update is one that it sent in an earlier round"
+    if bound and reference and norm > bound * reference:
+        return f"its update is {norm / reference:.3g} times as long as its modality's usual one, more than {bound:g}"
+    return ""
+
+
+def _struck(record: Record, why: str, *, round: int, strikes: int) -> Record:
+    """The record with one more refused update; with `strikes` of them (0: never) the site is quarantined."""
+    count = record.strikes + 1
+    out = f"quarantined since round {round}: {why.rstrip('.')}" if strikes and count >= strikes else ""
+    return replace(record, strikes=count, quarantined=record.quarantined or out)
+
+
+def _add(screening: Screening, update: SiteUpdate) -> None:
+    seat = screening.seats[update.site]
+    mean = screening._means.setdefault(seat.group, Mean())
+    if screening.settings.robust == "none":
+        fold_in(mean, update.delta, seat.weight)
+        return
+    held = screening._deltas.setdefault(seat.group, {})
+    for other in held.values():
+        check_shapes(update.delta, other)
+    held[update.site] = spooled(update.delta)
