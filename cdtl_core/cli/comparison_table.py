@@ -59,7 +59,7 @@ def _points(found: Difference | None) -> str:
 
 def _notes(comparison: Comparison, folder: Path) -> Iterator[str]:
     if any(point.synthetic for point in comparison.points):
-        yield "Images are SYNTHETIC phantoms: these figures say nothing about patients."
+        yield "Images are SYNTHETIC phantoms: these figures have no medical meaning."
     yield from _of_outcomes(comparison.outcomes)
     yield from _of_claims(comparison)
     yield from _of_calibration(comparison.points)

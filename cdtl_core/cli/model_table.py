@@ -62,7 +62,7 @@ def _estimate(estimate: Estimate) -> str:
 def _notes(table: ModelTable, folder: Path) -> list[str]:
     notes = []
     if table.synthetic:
-        notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
+        notes.append("Images are SYNTHETIC phantoms: these figures have no medical meaning.")
     leaked = [row.leaky.leaked for row in table.rows if row.leaky]
     if leaked:
         notes.append(

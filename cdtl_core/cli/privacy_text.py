@@ -50,7 +50,8 @@ def print_outlook(found: Outlook) -> None:
         table.add_row(part.name, f"{part.parameters}", *cells)
     open_console().print(table)
     typer.echo(
-        f"Workable up to {WORKABLE:.2f} over all steps, marginal up to {MARGINAL:.2f}; docs/privacy.md says why."
+        f"Workable up to {WORKABLE:.2f} over all steps, marginal up to {MARGINAL:.2f}; docs/privacy.md explains these "
+        "limits."
     )
 
 

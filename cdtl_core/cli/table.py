@@ -72,7 +72,7 @@ def _estimate(estimate: Estimate, sign: str = "") -> str:
 def _notes(report: Report, folder: Path) -> list[str]:
     notes = []
     if any(site.synthetic for site in report.sites):
-        notes.append("Images are SYNTHETIC phantoms: these figures say nothing about patients.")
+        notes.append("Images are SYNTHETIC phantoms: these figures have no medical meaning.")
     notes += _privacy(report)
     if "retention" in report.blend and report.blend["policy"] != "size":
         kept = ", ".join(f"{modality} {value:.2f}" for modality, value in report.blend["retention"].items())

@@ -266,7 +266,7 @@ def _former(document: Mapping[str, Any]) -> str:
         if isinstance(tree, Mapping) and any(str(key).partition(".")[0] == "gate" for key in tree):
             return (
                 f"the settings {place}gate.*: write {place}model_selection.* with the same keys (the pooled model is "
-                "used unless 20 validation patients or more speak against it)"
+                "used unless 20 validation patients or more are predicted better by the own model)"
             )
         if isinstance(tree, Mapping) and tree.get("method") == "fedavg":
             return f'{place}method = "fedavg": write "fedbn", {_RENAMED}'

@@ -168,7 +168,7 @@ class SiteConfig(Settings):
 
     `device` is ``auto``, ``cpu``, ``mps``, ``cuda:0`` or a GPU's UUID as ``nvidia-smi -L`` prints it.
     `room_mb` is the memory in megabytes for replies that wait for the coordinator; without room nothing is trained.
-    `lock` names run settings that this site fixes, for example privacy terms: a run that says otherwise is refused,
+    `lock` names run settings that this site fixes, for example privacy terms: a run with another value is refused,
     approved or not. With `require_separation` no approved code runs where nothing keeps it from the site's key and from
     the network.
     """

@@ -94,7 +94,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
     Raises:
         Refusal: 413 too large, or 503 too slow.
-        ClientDisconnect: The peer went away.
+        ClientDisconnect: The client disconnected.
     """
     if int(request.headers.get("content-length", "0")) > limit:
         raise Refusal(413, f"too large: more than {limit} bytes")

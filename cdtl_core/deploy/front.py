@@ -85,7 +85,7 @@ def loopback_warning(fault: str) -> str:
     """Return the warning and advice for a machine where isolation is not possible."""
     return (
         "OPEN: every account of this machine can submit code to a coordinator here through its loopback ports, because "
-        f"this system gives it no network of its own ({fault}). Allow user namespaces, start it by systemd with "
+        f"this system gives it no separate network ({fault}). Allow user namespaces, start it by systemd with "
         "PrivateNetwork=yes and a socket unit, or give it a machine or a container that no one else uses "
         "(docs/coordinator.md, Local accounts)."
     )

@@ -224,7 +224,7 @@ class Inspector:
             # of no reply, or of one announced to an earlier gateway: the site announces it again
             raise Settled(PushObjectResponse(stored=False).SerializeToString(), "an object of no reply of this site")
         if hashlib.sha256(request.object_content).hexdigest() != request.object_id:
-            raise Refusal(400, "an object that is not what its name says")
+            raise Refusal(400, "an object that does not match its name")
         labels = member.enrolment.contract.labels
         allowance = self._books.allowance(delivery.run_id, member.site, labels, delivery.message_type)
         size = len(request.object_content)

@@ -43,7 +43,7 @@ def find_separation(home: Path) -> Separation:
     ]
     if not reachable:
         policy = f", by the network policy that {_POLICY} vouches for" if _vouched() else ""
-        text = f"approved code runs in an account or container of its own without key and network{policy}"
+        text = f"approved code runs in a separate account or container without key and network{policy}"
         return Separation("own", text)
     return Separation("none", f"NOT SEPARATED: approved code could {' and '.join(reachable)}, since {fault}")
 

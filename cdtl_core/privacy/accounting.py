@@ -92,7 +92,7 @@ def plan_noise(
         if high > _MOST_NOISE:
             raise PrivacyError(
                 f"epsilon {target_epsilon:g} at delta {target_delta:g} leaves no room for {steps} steps"
-                f"{' beside what this site has spent' if history else ''}: raise the target."
+                f"{' in addition to what this site has spent' if history else ''}: raise the target."
             )
     low = 0.0
     while high - low > _PRECISION * high:

@@ -23,13 +23,13 @@ def check_cohort(
 
     Args:
         source: A manifest.csv (file, label, patient_id), a folder that holds one, or ``FOLDER/<label>/<image>``.
-        modality: What the images are said to be, for example ``"ultrasound"``.
+        modality: The declared modality, for example ``"ultrasound"``.
         labels: Labels that may occur. Without them: those that `label_map` names, or any.
         label_map: Local label to task label. Images whose label maps to ``""`` are left out.
-        switched_off: Rule to the reason why it does not apply here; its findings are kept and marked as waived.
+        switched_off: Rule to the reason why it does not apply here; its findings are marked as waived.
 
     Returns:
-        Counts and findings; `has_errors` says whether an error stands that is not waived.
+        Counts and findings; `has_errors` is true if there is an unwaived error.
 
     Raises:
         DataError: The source is none of these.

@@ -81,13 +81,14 @@ RULES = (
         "error",
         "Two images show the same (same pixels, or thumbnails that correlate above 0.98 in outline and agree in "
         "detail) and have different labels: one is wrong.",
-        "Look both up at the source, correct the wrong label, and keep one of the two.",
+        "Check both at the source, correct the wrong label, and keep one of the two.",
         _opposite,
     ),
     Rule(
         "duplicate-across-splits",
         "error",
-        "Two images that show the same stand in different splits: the test would know the answer.",
+        "Two images that show the same are in different splits: the model would be tested on an image it was trained "
+        "on.",
         "Keep one of the two, or give both one split.",
         _across_splits,
     ),
@@ -95,7 +96,7 @@ RULES = (
         "exact-duplicate",
         "warning",
         "Images decode to the same pixels, whatever their format.",
-        "Keep one of each; if they stand under several patients, find out whose it is.",
+        "Keep one of each; if they are listed under several patients, find the right one.",
         _exact,
     ),
     Rule(

@@ -90,7 +90,7 @@ def _small_class(cohort: Cohort) -> Iterator[Hit]:
 def _few_patients(cohort: Cohort) -> Iterator[Hit]:
     for label, (patients, _) in _owners(cohort).items():
         if LEAST_PATIENTS <= len(patients) < FEW_PATIENTS:
-            yield Hit(f"the class '{label}' has {len(patients)} patients: test figures will mean little.")
+            yield Hit(f"the class '{label}' has {len(patients)} patients: test figures are unreliable.")
 
 
 def _by_label(entries: Sequence[Entry]) -> dict[str, tuple[Path, ...]]:
@@ -116,22 +116,22 @@ RULES = (
     Rule(
         "label-unknown",
         "error",
-        "A label is none of those the site maps to the task, or is empty.",
+        "A label is not mapped to the task, or is empty.",
         "Correct the label in the list, or map it in data.label_map (to an empty text to leave its images out).",
         _unknown,
     ),
     Rule(
         "label-typo",
         "warning",
-        "Where the labels are not given: a rare label differs from a frequent one by case, spaces or a letter or two.",
-        "Write both alike in the list.",
+        "If no labels are given: a rare label differs from a frequent one by case, spaces or one or two letters.",
+        "Write both in the same way in the list.",
         _typo,
     ),
     Rule(
         "label-contradicted",
         "error",
-        "The folder or the name of a file says one label, the list another.",
-        "Find out which is right at the source; correct the list or move the file.",
+        "The folder or the name of a file has one label, the list another.",
+        "Check the source; correct the list or move the file.",
         _contradicted,
     ),
     Rule(
@@ -145,7 +145,7 @@ RULES = (
         "few-patients",
         "warning",
         "A class has fewer than 10 patients: no interval can be given for its test figures.",
-        "Add patients; read this site's test figures as anecdotes.",
+        "Add patients; treat this site's test figures as anecdotes.",
         _few_patients,
     ),
 )

@@ -19,7 +19,7 @@ def _polarity(cohort: Cohort) -> Iterator[Hit]:
     if cohort.negatives:
         files = tuple(sample.file for sample in cohort.negatives)
         found = count_of(len(files), "image", "look", total=len(cohort.samples))
-        yield Hit(f"{found} inverted beside the others.", files)
+        yield Hit(f"{found} inverted compared with the others.", files)
 
 
 def _text(cohort: Cohort) -> Iterator[Hit]:
@@ -92,22 +92,22 @@ RULES = (
         "modality-tag",
         "error",
         "The Modality in a DICOM header belongs to another modality than the site declares.",
-        "Take these files off the list, or declare the right modality.",
+        "Remove these files from the list, or declare the right modality.",
         _tag,
     ),
     Rule(
         "colour",
         "warning",
         "An image has colour where the declared modality is gray, or the reverse.",
-        "See whether it is a photo, a Doppler frame or a screenshot; export it like the others or take it off.",
+        "Check whether it is a photo, a Doppler frame or a screenshot; export it like the others or remove it.",
         _colour,
     ),
     Rule(
         "stranger",
         "warning",
-        "An image stands apart from the cohort in texture, brightness, border and outline: perhaps another modality, "
+        "An image differs from the cohort in texture, brightness, border and outline: perhaps another modality, "
         "another view, a screenshot.",
-        "Look at it; take it off the list if it does not belong.",
+        "Look at it; remove it from the list if it does not belong to the cohort.",
         _stranger,
     ),
 )

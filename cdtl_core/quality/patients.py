@@ -48,7 +48,7 @@ RULES = (
         "patient-missing",
         "error",
         "An image has no patient id, so images of one patient may end up in train and test.",
-        "Fill in patient_id; any pseudonym will do, as long as one patient has one.",
+        "Fill in patient_id; any pseudonym works if each patient has exactly one.",
         _missing,
     ),
     Rule(
@@ -61,7 +61,7 @@ RULES = (
     Rule(
         "patient-in-two-splits",
         "error",
-        "A patient's images stand in more than one split: the test would know the patient.",
+        "A patient's images are in more than one split: the model would be tested on a patient it was trained on.",
         "Give all images of the patient one split, or leave the column empty to have it drawn by patient.",
         _two_splits,
     ),

@@ -67,7 +67,7 @@ def _asked(labels: list[str]) -> list[str]:
 
 def _groups(cohort: Cohort) -> Whole:
     """Group by patient; patients that share duplicates are merged."""
-    alike = group_duplicates(len(cohort.samples), cohort.pairs)
+    duplicates = group_duplicates(len(cohort.samples), cohort.pairs)
     patient: dict[str, int] = {}
     merged: dict[int, int] = {}
 
@@ -76,10 +76,10 @@ def _groups(cohort: Cohort) -> Whole:
             node = merged[node]
         return node
 
-    for sample, group in zip(cohort.samples, alike, strict=True):
+    for sample, group in zip(cohort.samples, duplicates, strict=True):
         seat = patient.setdefault(sample.owner, -1 - len(patient))
         merged[root(seat)] = root(int(group))
-    roots = [root(int(group)) for group in alike]
+    roots = [root(int(group)) for group in duplicates]
     return np.unique(roots, return_inverse=True)[1].astype(np.intp)
 
 
@@ -125,7 +125,7 @@ def _shortcut(cohort: Cohort) -> Iterator[Hit]:
     for score in score_shortcuts(cohort):
         if score.low > LOW:
             yield Hit(
-                f"a model that sees only size, border and histogram tells '{score.label}' from the rest with AUROC "
+                f"a model that sees only size, border and histogram separates '{score.label}' from the rest with AUROC "
                 f"{score.auroc:.2f} ({score.low:.2f} to {score.high:.2f})."
             )
 

@@ -18,7 +18,7 @@ from cdtl_core.results.text import bytes_text
 
 __all__ = ["SYNTHETIC", "changed_settings", "egress_table", "journal_of", "run_blocks", "transfer", "why_no_shares"]
 
-SYNTHETIC = "Images are SYNTHETIC phantoms: no figure on this page says anything about patients."
+SYNTHETIC = "Images are SYNTHETIC phantoms: the figures on this page have no medical meaning."
 _TYPES = {"query.describe": "introduction, once", "train": "each round", "evaluate": "at the end"}
 
 

@@ -51,7 +51,7 @@ def compare(config: SimulationConfig, study: Study, out: Path | str, *, jobs: in
     Args:
         config: The run and its sites.
         study: Methods, receivers, folds and seeds, of `study_of`.
-        out: The study's folder, new or empty. docs/compare.md says what it holds afterwards.
+        out: The study's folder, new or empty. docs/compare.md describes its contents.
         jobs: Processes that play cells, each on one core; None: as many as there are cores. More than one is for
             scripts: each process imports the script again, with the methods that it registers.
 

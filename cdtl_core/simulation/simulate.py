@@ -45,8 +45,8 @@ def simulate(config: SimulationConfig, out: Path | str, *, engine: Engine = "in-
 
     Args:
         config: The run, its sites and its methods, for example of `load_config`.
-        out: The run directory, new or empty. docs/report.md says what it holds afterwards.
-        engine: ``"ray"`` runs each site in a process of its own, by Flower's simulation engine.
+        out: The run directory, new or empty. docs/report.md describes its contents.
+        engine: ``"ray"`` runs each site in a separate process, by Flower's simulation engine.
 
     Returns:
         What each site gained, as in ``out/report.json``.

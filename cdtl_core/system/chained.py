@@ -53,7 +53,7 @@ class LogFiles:
 
     Attributes:
         path: The newest file.
-        head: The head file, in a folder of its own.
+        head: The head file, in another folder.
         max_bytes: The size at which a file is closed and the next one begins.
         kept: Number of older files that are kept; they carry the numbers 1 (newest) to `kept`.
     """

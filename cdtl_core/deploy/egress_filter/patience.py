@@ -27,7 +27,7 @@ class Patience:
         self._hold_s, self._clock, self._stirred = hold_s, clock, clock()
 
     def stir(self) -> None:
-        """Something came or went: more will come soon."""
+        """Record activity: more messages are likely soon."""
         self._stirred = self._clock()
 
     def pause(self, asked_at: float) -> float | None:

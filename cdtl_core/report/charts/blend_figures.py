@@ -71,7 +71,7 @@ def donor_forest(site: str, shares: DonorShares) -> Forest | None:
         Row(f"{modality} sites", one.value, one.low, one.high, 2, estimate_text(one, digits=2))
         for modality, one in shares.items()
     ]
-    says = "0: this site's patients gain nothing from these sites; 1: as much weight as the site's own model."
+    says = "0: no gain from these sites for this site's patients; 1: the same weight as the site's own model."
     axis = Axis("share, the own model's being 1", 0.0, ticks[-1][0], ticks)
     return Forest(f"Share of each donor at {site}", says, axis, rows)
 
@@ -102,6 +102,6 @@ def _same(one: Round, other: Round) -> bool:
 def _says(one: Round) -> str:
     own = [row[place] for place, row in enumerate(one.matrix)]
     if all(share == 1 for share in own):
-        return "Nothing crossed."
+        return "Nothing was shared."
     low, high = plain(min(own), 2), plain(max(own), 2)
-    return f"Each modality kept {low if low == high else f'{low} to {high}'} of its own."
+    return f"Share of each modality's own model: {low if low == high else f'{low} to {high}'}."

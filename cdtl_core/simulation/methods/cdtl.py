@@ -67,9 +67,9 @@ def mean_of_other_heads(federation: Federation, own: Track, site: str) -> Weight
     """
     heads = {name: own_head(federation.sites[name], OwnModel(memory=memory)) for name, memory in own.memories.items()}
     counts = {member.site: member.num_patients for member in own.server.members}
-    alike = [name for name in heads if heads[name].keys() == heads[site].keys()]
+    same_labels = [name for name in heads if heads[name].keys() == heads[site].keys()]
     sums = {}
-    for name in alike:
+    for name in same_labels:
         weighted = {key: counts[name] * value.double() for key, value in heads[name].items()}
         sums[name] = weighted, counts[name]
     return mean_of_others(sums, heads[site], counts[site])
