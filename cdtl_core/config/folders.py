@@ -1,4 +1,4 @@
-"""Where everything is in a site's folder and in a run's folder. No other module spells these names.
+"""Where everything is in a site's folder and in a run's folder.
 
 ::
 

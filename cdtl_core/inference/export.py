@@ -15,8 +15,7 @@ from torch import nn
 
 from cdtl_core.data.decode.read import fit_square, read_image
 from cdtl_core.errors import ModelError
-from cdtl_core.inference.model_folder import ModelNote, Which, load_model
-from cdtl_core.inference.pooled_network import PooledNetwork
+from cdtl_core.inference.model_folder import ModelNote, PooledNetwork, Which, load_model
 from cdtl_core.models.model import Classifier
 from cdtl_core.system.durable import replace_bytes
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
 
 from cdtl_core import __version__
 from cdtl_core.config import BoxConfig, ModelConfig
@@ -25,13 +26,13 @@ from cdtl_core.federation.finish import Outcome, SiteModel
 from cdtl_core.federation.model_selection import JOINT, OWN
 from cdtl_core.federation.pool import Pool, Standard
 from cdtl_core.federation.site import Site
-from cdtl_core.inference.pooled_network import PooledNetwork
 from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.weights import load_into, load_weights, save_weights
 from cdtl_core.system.durable import file_hash, replace_json
 from cdtl_core.system.foreign import parse_json
 
-__all__ = ["MODEL_FILE", "NOTE_FILE", "ModelNote", "PoolNote", "Which", "load_model", "read_note", "save_model"]
+__all__ = ["MODEL_FILE", "NOTE_FILE", "ModelNote", "PoolNote", "PooledNetwork", "Which", "load_model", "read_note"]
+__all__ += ["save_model"]
 
 MODEL_FILE, NOTE_FILE = "model.safetensors", "model.json"
 Which = Literal["used", "own", "joint"]
@@ -128,6 +129,48 @@ class ModelNote(_Closed):
     validation_log_loss: dict[str, float]
     weights_sha256: str
     others_sha256: dict[str, str] = {}
+
+
+class PooledNetwork(nn.Module):
+    """Images B 3 H W to the pool's logits B K; both classifiers use the same normalisation.
+
+    Args:
+        own: The site's own classifier.
+        joint: The federation's classifier.
+        pool: How their logits are combined.
+    """
+
+    def __init__(self, own: Classifier, joint: Classifier, pool: Pool) -> None:
+        super().__init__()
+        self.own, self.joint = own, joint
+        self.mean, self.std = own.mean, own.std
+        self._factors = [
+            0.0 if standard.is_flat else pool.scale * share / standard.spread
+            for standard, share in ((pool.own, 1.0), (pool.joint, pool.share))
+        ]
+        bias = pool.bias - sum(
+            (factor * one.centre for factor, one in zip(self._factors, (pool.own, pool.joint), strict=True))
+        )
+        self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
+        self.bias: torch.Tensor
+
+    @property
+    def networks(self) -> tuple[Classifier, Classifier]:
+        """Own and joint classifier."""
+        return self.own, self.joint
+
+    @property
+    def backbones(self) -> tuple[nn.Module, ...]:
+        """Backbones of both."""
+        return self.own.backbone, self.joint.backbone
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits B K."""
+        logits: torch.Tensor = self.bias
+        for factor, network in zip(self._factors, self.networks, strict=True):
+            found = network(images)
+            logits = logits + factor * (found - found.mean(dim=1, keepdim=True))
+        return logits
 
 
 def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = False) -> ModelNote:

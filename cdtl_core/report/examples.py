@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cdtl_core.config.folders import SiteFolder, federation_key
 from cdtl_core.config.settings import unflatten
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import CdtlError
@@ -64,7 +65,8 @@ def examples(one: Material) -> Section:
 
 def _pictures(one: Material, fold: Fold, test: Scores, told: Operation, positive: str) -> list[Picture]:
     choices = _chosen(test, told.confusion.threshold)
-    model, note = load_model(one.home / "models" / f"{one.cards[one.main or ''].config['name']}-{one.main}")
+    key = federation_key(str(one.cards[one.main or ""].config["name"]), one.main or "")
+    model, note = load_model(SiteFolder(one.home).model(key))
     device = choose_device("cpu")
     places = np.array([choice.place for choice in choices], np.int64)
     heat = grad_cam(model, on_device(plain_inputs(model, fold)(places), device), note.labels.index(note.positive))

@@ -19,8 +19,7 @@ from cdtl_core.federation.one_network import between, differ_in_heads_only, with
 from cdtl_core.federation.pool import Pool, Standard
 from cdtl_core.federation.site import Site, with_fresh_norms
 from cdtl_core.inference.export import TOLERANCE, export_onnx
-from cdtl_core.inference.model_folder import load_model, save_model
-from cdtl_core.inference.pooled_network import PooledNetwork
+from cdtl_core.inference.model_folder import PooledNetwork, load_model, save_model
 from cdtl_core.metrics.metrics import log_loss_by_patient
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.site.home import open_site
