@@ -166,7 +166,7 @@ def test_settings_come_from_a_dictionary_as_from_a_file_and_leave_it_alone() -> 
     assert json.dumps(TINY) == before
     assert (config.run.train.lr, config.sites[1].modality) == (0.25, "mri")
     assert cdtl.load_config("demo") == cdtl.load_config(ROOT / "configs" / "demo.toml")
-    with pytest.raises(cdtl.ConfigError, match=r"^train\.lrr in the settings: is unknown"):
+    with pytest.raises(cdtl.ConfigError, match=r"^train\.lrr in the settings is unknown"):
         cdtl.load_config(TINY, ["train.lrr=1"])
     with pytest.raises(cdtl.ConfigError, match="a shipped name"):
         cdtl.load_config("nothing")

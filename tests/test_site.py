@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,27 @@ def test_the_site_loads_nothing_from_elsewhere() -> None:
     assert SITE["theme"]["font"] is False
     assert not {"extra_javascript", "extra_css", "repo_url"} & set(SITE)
     assert not re.search("https?://", TEXT)
+
+
+def steps(title: str) -> list[str]:
+    """Modules of a walk in docs/architecture.md, in the order in which it names them."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    walk = text.partition(f"## {title}")[2].partition("\n## ")[0]
+    return re.findall(
+        r"`([a-z_]+(?:/[a-z_]+)+\.py)`", "\n".join(re.findall(r"^\d+\. .*(?:\n   .*)*", walk, re.MULTILINE))
+    )
+
+
+def test_the_walk_of_an_image_takes_no_step_back() -> None:
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    rank = {package.strip(): -at for at, layer in enumerate(layers) for package in layer.split("|")}
+    walked = steps("An image")
+    assert len(walked) > 12
+    assert [rank[f"cdtl_core.{step.split('/')[0]}"] for step in walked] == sorted(
+        rank[f"cdtl_core.{step.split('/')[0]}"] for step in walked
+    )
+
+
+@pytest.mark.parametrize("title", ["An image", "A message"])
+def test_every_module_of_a_walk_exists(title: str) -> None:
+    assert [step for step in steps(title) if not (ROOT / "cdtl_core" / step).is_file()] == []
