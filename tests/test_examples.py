@@ -23,6 +23,16 @@ PRINTS = {
     "metric": "north alone ",
 }
 """What the example of each guide prints."""
+PLAYED = """
+config = cdtl.load_config("tiny", ["federation.rounds=1"])
+methods = ("alone", "fedbn", "fedavgm_0", "fedbn_smoothed")
+cdtl.register_method("fedavgm_0", fedavgm(0.0))
+study = cdtl.study_of(config, methods=methods, targets=["south"], seeds=1, folds=2)
+results = cdtl.compare(config, study, "runs/more", jobs=1).points[0].results
+assert results["fedavgm_0"] == results["fedbn"].model_copy(update={"minus": results["fedavgm_0"].minus})
+assert results["fedbn_smoothed"].log_loss != results["fedbn"].log_loss
+"""
+"""Without momentum the guide's method is FedBN, bit for bit; with smoothed labels it is not."""
 
 
 def run(code: str, folder: Path, *arguments: str) -> str:
@@ -53,6 +63,8 @@ def test_the_quickstart_prints_what_each_site_gains_and_a_prediction(tmp_path: P
     assert re.fullmatch(r"the (pool|own) model of south: malignant with \w+ probability 0\.\d\d", prediction)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_notebook_is_plain_and_its_cells_run_in_order(tmp_path: Path) -> None:
     book = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
     cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
@@ -69,11 +81,16 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
 def test_the_example_of_a_guide_runs_as_it_stands(page: Path, tmp_path: Path) -> None:
-    first, *more = blocks(page)
+    first = blocks(page)[0]
     arguments = ("data", "check", "--help") if page.stem == "index" else ()
     assert PRINTS[page.stem] in run(first, tmp_path, *arguments)
-    for block in more:  # continues the example: what it defines is used, its run is not played again
-        run(first.partition("if __name__")[0] + block, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_methods_of_the_guide_are_what_it_says(tmp_path: Path) -> None:
+    first, loss = blocks(ROOT / "docs" / "guides" / "method.md")
+    run(first.partition("if __name__")[0] + loss + PLAYED, tmp_path)
 
 
 def test_every_kind_that_can_be_registered_has_a_guide() -> None:
