@@ -70,8 +70,11 @@ def tries(request: pytest.FixtureRequest) -> Tries:
 
 
 _LONGEST = ("test_disk.py", "test_played_again.py", "test_database.py")
+_OF_WHOLES = {"cli", "coordinator", "deploy", "faults", "gpu", "images", "quality", "report", "simulation"}
+"""Rooms whose tests put whole parts together: integration tests, as is each test of a finished run."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first: where processes share the files, none is left alone with a long one at the end."""
 
@@ -79,12 +82,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marks = item.get_closest_marker("alone"), item.path.name in _LONGEST, item.get_closest_marker("slow")
         return tuple(not mark for mark in marks)
 
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        if room in _OF_WHOLES or "played" in item.fixturenames:  # type: ignore[attr-defined]
+            item.add_marker("integration")
     items.sort(key=order)
+
+
+_UNIT: list[str] = []
+"""The unit test that runs now."""
+
+
+def _no_process(event: str, arguments: object) -> None:
+    started = event in {"subprocess.Popen", "os.fork", "os.posix_spawn"} and "reader_process" not in repr(arguments)
+    if _UNIT and started:  # images of some formats are read in a process of the product's own
+        raise RuntimeError(f"{_UNIT[0]} starts a process: mark it integration")
+
+
+sys.addaudithook(_no_process)
+
+
+def pytest_sessionfinish() -> None:
+    """No test runs any more."""
+    _UNIT.clear()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     """A test marked ``alone`` waits until the tests of other processes have ended, and keeps the next ones waiting."""
+    _UNIT[:] = [] if any(map(item.get_closest_marker, ("integration", "slow"))) else [item.nodeid]
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
     folder = item.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]

@@ -42,6 +42,7 @@ def _nothing_stays_registered() -> Iterator[None]:
         known.update(before)
 
 
+@pytest.mark.integration
 def test_importing_the_library_loads_nothing_heavy_and_takes_less_than_a_tenth_of_a_second() -> None:
     code = (
         "import time; began = time.process_time(); import cdtl_core, sys; spent = time.process_time() - began\n"

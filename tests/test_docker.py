@@ -147,6 +147,7 @@ def test_images_run_as_a_numbered_user_and_end_on_sigterm() -> None:
     assert "EXPOSE" not in STAGES["site"]
 
 
+@pytest.mark.integration
 def test_the_entry_point_runs_outside_a_container() -> None:
     module, function = PROJECT["project"]["scripts"]["cdtl"].split(":")
     assert function == "main"

@@ -204,6 +204,7 @@ def test_the_sentences_in_the_pages_are_those_of_the_program(name: str) -> None:
     assert [piece for piece in pieces if piece.strip(" /:") and piece.strip(" /:") not in code] == []
 
 
+@pytest.mark.integration
 @pytest.mark.attack("a backup is the owner's alone", "the documented backup commands, umask 022")
 @pytest.mark.parametrize("name", [OFFICE, HOSPITAL])
 def test_a_backup_of_the_keys_is_readable_by_its_owner_only(name: str, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def as_earlier(tree: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "methods": ["alone", "fedavg", "cdtl"], "gate": {"enabled": True, "standard_errors": 1.0}}
 
 
+@pytest.mark.integration
 def test_a_run_folder_of_an_earlier_version_is_left_to_that_version(
     tiny: Callable[..., SimulationConfig], tmp_path: Path, cdtl: Callable[..., Any]
 ) -> None:

@@ -29,6 +29,7 @@ ROOT = bundle_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+@pytest.mark.integration
 def test_no_file_names_a_path_of_some_machine() -> None:
     pattern = re.compile(r"(^|[^A-Za-z0-9_.])/(work|root|home/(?!cdtl))[/A-Za-z0-9_]")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
@@ -142,6 +143,7 @@ def test_an_installed_wheel_is_a_library_outside_the_checkout(installed: Path, t
     assert (tmp_path / "runs" / "demo" / "sites" / "north" / "model.json").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("module", ["coordination", "front", "gateway", "egress_filter.__main__", "node_main"])
 def test_a_process_of_an_installed_wheel_starts_without_the_apps_on_its_path(module: str) -> None:
     """In a checkout `client` and `server` are always found; a wheel keeps them in its bundle, and adds them later."""

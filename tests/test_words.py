@@ -4,6 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"CHANGELOG.md", "docs/results.md", "docs/experiments.md", "docs/decisions.md"}
 """They tell what was done under the names of their day."""
@@ -17,6 +19,7 @@ BANNED = re.compile(
 )
 
 
+@pytest.mark.integration
 def test_no_text_has_a_banned_word() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     found = []

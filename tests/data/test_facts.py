@@ -81,6 +81,7 @@ def test_any_shape_has_facts(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert np.isfinite([facts.mean, facts.std, *facts.edges, *facts.bands, *facts.skews]).all()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("count", [3, 230])
 def test_all_are_examined_in_order_with_progress(tmp_path: Path, count: int) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(count)]

@@ -171,6 +171,7 @@ def test_heads_on_the_same_backbone_are_one_network(site: Site, pair: tuple[Weig
     np.testing.assert_allclose(outcome.test[POOL], score_model(site, outcome.pooled, test), atol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("one", [True, False])
 def test_folder_card_heat_map_and_export_know_how_many_networks_there_are(

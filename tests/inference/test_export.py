@@ -20,6 +20,8 @@ from cdtl_core.models.model import build_classifier
 from cdtl_core.models.weights import save_weights
 from cdtl_core.system.durable import file_hash
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

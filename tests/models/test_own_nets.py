@@ -78,6 +78,8 @@ def no_skip(unet: bool) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(("net", "depth"), [(UNet(4), 4), (DeepUNet(4, 3), 3)])
 def test_each_skip_connection_is_used_by_the_decoder_alone(net: Any, depth: int) -> None:
+    torch.manual_seed(0)
+    net.apply(lambda part: part.reset_parameters() if hasattr(part, "reset_parameters") else None)
     net.train()  # with the statistics of the batch: those that norms begin with let nearly nothing through
     bottom = net.num_features - 4
     with torch.no_grad():

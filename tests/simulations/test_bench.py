@@ -30,6 +30,8 @@ from simulations.bench.rows import ROWS
 from simulations.bench.rows.growth import memory_growth, slope_ratio
 from simulations.bench.table import entry_of, table_text
 
+pytestmark = pytest.mark.integration
+
 ROW = Row("speed", "one over the other", 2.0, lambda _: Measured(1.5, "3 s against 2 s"))
 
 

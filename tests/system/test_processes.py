@@ -14,6 +14,8 @@ from cdtl_core.system import rotating
 from cdtl_core.system.processes import ProcessGroup
 from cdtl_core.system.rotating import RotatingLog, copy_input
 
+pytestmark = pytest.mark.integration
+
 SLEEP = ["/bin/sh", "-c", "sleep 600 & sleep 600 & wait"]
 
 

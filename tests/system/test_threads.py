@@ -10,6 +10,8 @@ import pytest
 from cdtl_core.flower import flower_environment
 from cdtl_core.system.threads import num_cores
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 COMMAND = """
 import sys

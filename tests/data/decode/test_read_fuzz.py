@@ -137,6 +137,7 @@ def lossless_jpeg() -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.integration
 def test_a_file_that_aborts_its_codec_is_refused_and_the_next_is_read(
     scratch: Path, lossless_jpeg: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_file_that_aborts_its_codec_is_refused_and_the_next_is_read(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.integration
 def test_a_reader_that_was_killed_is_replaced(scratch: Path, lossless_jpeg: bytes) -> None:
     assert outcome(scratch, lossless_jpeg) == "picture"
     for process in reader._idle:
@@ -166,6 +168,7 @@ def test_a_file_that_takes_too_long_is_refused(
         read_picture(scratch)
 
 
+@pytest.mark.integration
 def test_damaged_files_write_nothing_to_the_terminal(scratch: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(1)
     for seed in SEEDS:
@@ -173,6 +176,7 @@ def test_damaged_files_write_nothing_to_the_terminal(scratch: Path, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.integration
 def test_threads_read_side_by_side_and_leave_the_warning_filters_alone(tmp_path: Path, lossless_jpeg: bytes) -> None:
     def write(name: str, data: bytes) -> Path:
         (tmp_path / name).write_bytes(data)
