@@ -1,7 +1,7 @@
-"""What the coordinator already knows of its sites: the contracts they enrolled with, and their privacy ledgers.
+"""The coordinator's earlier knowledge of its sites: the contracts of their enrolments, and their privacy ledgers.
 
-A contract cannot change without a new admission. A site that comes back without its privacy ledger, or with an earlier
-copy of it, is left out, because what its patients have spent is then unknown.
+A contract cannot change without a new admission. A site that returns without its privacy ledger, or with an earlier
+copy of it, is left out, because its spent budget is then unknown.
 """
 
 import json
@@ -19,13 +19,13 @@ __all__ = ["KnownLedgers", "checked_number", "enrolled_contracts"]
 
 
 class KnownLedgers:
-    """The coordinator's memory of its sites' ledgers, over all runs; ``site -> [number, reservations]`` in a file."""
+    """The coordinator's record of its sites' ledgers, over all runs; ``site -> [number, reservations]`` in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def admit(self, member: Member) -> None:
-        """Check a site's ledger against what is known, and remember it.
+        """Check a site's ledger against the record, and update the record.
 
         Raises:
             FederationError: It is another ledger than before, or an earlier copy.
@@ -37,7 +37,7 @@ class KnownLedgers:
         if member.ledger != ledger or member.reservations < reservations:
             what = "another privacy ledger" if member.ledger != ledger else "an earlier copy of its privacy ledger"
             raise FederationError(
-                f"site {member.site} came back with {what}, so what its patients have spent is not known: it has to "
+                f"site {member.site} came back with {what}, so the spent epsilon of its patients is unknown: it must "
                 "restore the newest copy of its folder privacy."
             )
         known[member.site] = (member.ledger, member.reservations)
@@ -51,12 +51,13 @@ class KnownLedgers:
             return {site: (str(ledger), int(count)) for site, (ledger, count) in found}
         except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise FederationError(
-                f"{self._path} cannot be read ({type(error).__name__}): restore it, ledgers are held against it."
+                f"{self._path} cannot be read ({type(error).__name__}): restore it, because ledgers are compared with "
+                "it."
             ) from None
 
 
 def enrolled_contracts(run: RunFolder) -> Mapping[str, ModalityContract]:
-    """Site to the contract it enrolled with, as the coordinator's service wrote them; empty in a simulation.
+    """Return site to the contract of its enrolment, as the coordinator's service wrote them; empty in a simulation.
 
     Raises:
         FederationError: The file cannot be read.
@@ -74,25 +75,25 @@ def enrolled_contracts(run: RunFolder) -> Mapping[str, ModalityContract]:
 
 
 def checked_number(member: Member, contract: ModalityContract, enrolled: ModalityContract | None) -> Member:
-    """The member, if its number of patients is possible and its contract is the one it enrolled with.
+    """Return the member, if its number of patients is possible and its contract is that of its enrolment.
 
     Args:
-        member: As it introduces itself.
-        contract: As it introduces itself.
-        enrolled: What the coordinator admitted; None in a simulation.
+        member: From its introduction.
+        contract: From its introduction.
+        enrolled: The contract that the coordinator admitted; None in a simulation.
 
     Raises:
         FederationError: It trains on no patient or on more than it has, or it enrolled with another contract.
     """
     if not 1 <= member.num_patients <= most_patients(contract):
         raise FederationError(
-            f"site {member.site} says it trains on {member.num_patients} patients of {contract.patients}: let it check "
-            "its folder and start again."
+            f"site {member.site} reports {member.num_patients} training patients of {contract.patients} patients: the "
+            "site must check its folder and start again."
         )
     if enrolled is not None and contract != enrolled:
         fields = [name for name, value in contract if value != getattr(enrolled, name)]
         raise FederationError(
-            f"site {member.site} was admitted with another {' and '.join(fields)}: let it send its enrolment.json and "
+            f"site {member.site} was admitted with another {' and '.join(fields)}: ask for its enrolment.json and "
             "admit that with cdtl server admit."
         )
     return member

@@ -1,4 +1,4 @@
-"""Flower's ServerApp: play a run, and keep what it is doing and how it ended in files that other processes read."""
+"""Flower's ServerApp: runs a federation, and writes its progress and its outcome to files for other processes."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from cdtl_core.system.threads import set_thread_defaults
 __all__ = ["app"]
 
 RUNS = "CDTL_RUNS"
-"""Environment variable of a coordinator's ServerApp: the folder of its runs. A simulation has none."""
+"""Environment variable of a coordinator's ServerApp with the folder of its runs. A simulation has none."""
 _KEPT = ("method", "round", "rounds", "waiting")
 set_thread_defaults()
 app = ServerApp()
@@ -35,20 +35,22 @@ def main(grid: Grid, context: Context) -> None:
     run = RunFolder(_home(context, config.name))
     with _keeping_progress(run):
         try:
-            from cdtl_core.coordinator.run import play_run  # takes seconds, and progress.json is there first
+            from cdtl_core.coordinator.run import (
+                play_run,
+            )  # imported here: it takes seconds, and progress.json comes first
 
             missing = play_run(grid, config, run, deployed=RUNS in os.environ)
         except (CdtlError, OSError) as error:
             fault = disk_fault(error) if isinstance(error, OSError) else error
             _log.error("%s", fault)
-            with suppress(CheckpointError):  # the disk may be what failed; the run is tried again then
+            with suppress(CheckpointError):  # the disk may be the fault; then the run is tried again
                 _save_outcome(run, "failed", str(fault), fault.exit_code)
             raise fault from error
     _save_outcome(run, "incomplete" if missing else "completed", missing)
 
 
 def _home(context: Context, name: str) -> Path:
-    """The run's folder: named by the caller, or by the environment of the process that Flower starts."""
+    """Return the run's folder, from the caller or from the environment of the process that Flower starts."""
     if home := context.node_config.get("home") or os.environ.get("CDTL_RUN"):
         return Path(str(home))
     if runs := os.environ.get(RUNS):
@@ -58,7 +60,7 @@ def _home(context: Context, name: str) -> Path:
 
 @contextmanager
 def _keeping_progress(run: RunFolder) -> Iterator[None]:
-    """Keep ``progress.json`` of a deployed run: the process, the round, and which sites the run waits for."""
+    """Keep ``progress.json`` of a deployed run: the process, the round, and the sites that the run waits for."""
     if RUNS not in os.environ:
         yield
         return
@@ -78,6 +80,13 @@ def _keeping_progress(run: RunFolder) -> Iterator[None]:
 
 
 def _save_outcome(run: RunFolder, outcome: str, reason: str = "", exit_code: int = 0) -> None:
-    """Write ``outcome.json`` of a deployed run: completed, incomplete (a site has no model) or failed, and why."""
+    """Write ``outcome.json`` of a deployed run: completed, incomplete (a site has no model) or failed, and why.
+
+    Args:
+        run: The run's folder.
+        outcome: The outcome.
+        reason: A sentence.
+        exit_code: Exit code of the command.
+    """
     if RUNS in os.environ:
         replace_json(run.outcome, {"outcome": outcome, "reason": reason, "exit_code": exit_code})

@@ -1,4 +1,4 @@
-"""Messages to named sites and their replies: sent again to a site that was lost and came back, until a limit."""
+"""Messages to sites and their replies: sent again to a site that was lost and returned, up to a limit."""
 
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -16,7 +16,7 @@ from cdtl_core.system.foreign import get_logger, visible
 __all__ = ["PROVISIONAL", "Exchange", "Reply", "pause"]
 
 PROVISIONAL = "node "
-"""How the name of a node begins that has not said who it is."""
+"""Prefix of the name of a node that has not introduced itself."""
 _POLL_S = 0.25
 _LOOK_S = 1.0
 _LOST = {
@@ -26,7 +26,7 @@ _LOST = {
     ErrorCode.CLIENT_APP_CRASHED,
 }
 _MOST_TRIES = 5
-_MOST_REASON = 200  # characters of what a site says of its failure; our own sentences are shorter
+_MOST_REASON = 200  # characters of a site's reason; our own sentences are shorter
 _log = get_logger("cdtl.server")
 
 
@@ -35,11 +35,11 @@ class Reply:
     """A site's answer: its content, or why there is none.
 
     Attributes:
-        site: Whom the message went to.
+        site: Recipient of the message.
         kind: Flower's message type.
         content: None if the site failed or did not answer in time.
-        fault: A sentence, empty if `content` is there.
-        traffic: Sizes of message and reply, and how long the answer took.
+        fault: A sentence, empty if there is content.
+        traffic: Sizes of message and reply, and the duration.
     """
 
     site: str
@@ -51,9 +51,9 @@ class Reply:
 
 @dataclass
 class _Asked:
-    """A question that waits for its answer; `ids` are the messages that carried it, `session` the node's at the last.
+    """A message that waits for its answer; `ids` are its copies, `session` the node's at the last copy.
 
-    `lost` says why it has to be sent again, empty while it is under way.
+    `lost` says why it must be sent again; empty while it is in progress.
     """
 
     site: str
@@ -69,11 +69,11 @@ class _Asked:
 
 
 class Exchange:
-    """Questions and answers over Flower's grid.
+    """Messages and answers over Flower's grid.
 
-    A site is known by the name under which its node was registered, or, in simulations, where nodes have none, by a
-    number until it has introduced itself (`rename`). A node that restarts begins a new session: what it had been asked
-    is then asked again.
+    A site is known by the name under which its node was registered. In simulations nodes have no names, and a site is
+    known by a number until it has introduced itself (`rename`). A node that restarts begins a new session and is asked
+    again.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -84,7 +84,7 @@ class Exchange:
         self._looked = float("-inf")
 
     def connected(self) -> dict[str, int]:
-        """Site to node, of the nodes that are connected; looked up at most once a second."""
+        """Return the connected nodes by site; looked up at most once a second."""
         if time.monotonic() - self._looked >= _LOOK_S:
             self.look()
         return {site: node for site, (node, _) in self._nodes.items()}
@@ -96,27 +96,35 @@ class Exchange:
         self._looked = time.monotonic()
 
     def rename(self, provisional: str, site: str) -> None:
-        """Know a node without a registered name by what its site says it is called."""
+        """Replace the number of a node without a registered name by the name that its site gives."""
         node, session = self._nodes.pop(provisional)
         self._names[node] = site
         self._nodes[site] = (node, session)
 
     def waiting(self, kind: str) -> dict[str, str]:
-        """Sites that still owe an answer of this kind, each with why (empty: it is at work)."""
+        """Return sites without an answer of this kind, each with the reason (empty: it is working)."""
         return {asked.site: asked.lost for asked in self._asked.values() if asked.kind == kind}
 
     def send(self, site: str, content: RecordDict, kind: str, *, group: str, timeout_s: float) -> None:
-        """Ask a site; what it had not yet answered before is forgotten."""
+        """Send a message to a site; an earlier unanswered one is forgotten.
+
+        Args:
+            site: The site.
+            content: The message.
+            kind: Flower's message type.
+            group: The round.
+            timeout_s: Time limit of the message.
+        """
         asked = _Asked(site, kind, content, group, time.monotonic() + timeout_s)
         self._asked[site] = asked
         self._push(asked)
 
     def forget(self, kind: str) -> None:
-        """Wait no longer for answers of this kind."""
+        """Stop waiting for answers of this kind."""
         self._asked = {site: asked for site, asked in self._asked.items() if asked.kind != kind}
 
     def receive(self) -> list[Reply]:
-        """What has come since the last call; questions whose site was lost and is back are sent again."""
+        """Return new answers; messages to sites that were lost and returned are sent again."""
         self._send_again()
         by_id = {name: asked for asked in self._asked.values() for name in asked.ids}
         replies: list[Reply] = []
@@ -127,7 +135,7 @@ class Exchange:
             asked.ids.discard(message.metadata.reply_to_message_id)
             if message.has_error() and message.error.code in _LOST and asked.tries < _MOST_TRIES:
                 asked.lost = asked.lost or "lost in this round"
-                self._looked = float("-inf")  # who is connected has changed
+                self._looked = float("-inf")  # the connected sites have changed
                 continue
             del self._asked[asked.site]
             replies.append(_reply(asked, message))
@@ -141,15 +149,14 @@ class Exchange:
         enough: Callable[[Collection[str]], bool],
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Iterator[Reply]:
-        """Yield answers of one kind as they come; at the end a fault for each site that gave none.
+        """Yield answers of one kind as they come, and at the end a fault for each site without an answer.
 
-        Sites that are connected and at work are waited for until the time is over. Sites that are lost are waited for
-        only while the others are not `enough`.
+        It waits for connected sites until the time is over, and for lost sites only while the others are not `enough`.
 
         Args:
-            kind: Flower's message type; answers of other kinds are yielded too, they do not count.
+            kind: Flower's message type; answers of other kinds are yielded too but do not count.
             timeout_s: For all of them together.
-            enough: Whether these sites' answers will do.
+            enough: Whether these sites' answers are enough.
             meanwhile: Called while there is nothing new.
         """
         deadline, answered = time.monotonic() + timeout_s, set[str]()
@@ -199,7 +206,7 @@ class Exchange:
 
 
 def pause() -> None:
-    """Wait until it is worth asking again."""
+    """Wait before the next look."""
     time.sleep(_POLL_S)
 
 
@@ -221,5 +228,5 @@ def _fault(message: Message) -> str:
 
 
 def _traffic(asked: _Asked) -> Traffic:
-    """What the question took; nothing if it never went out."""
+    """Return the traffic of a message; zero if it was never sent."""
     return Traffic(num_bytes(asked.content), initial_weights_bytes(asked.content)) if asked.tries else Traffic()

@@ -1,4 +1,4 @@
-"""Who takes part: sites introduce themselves, late ones too, and each is admitted or left out by name."""
+"""Membership: sites introduce themselves, also later, and each is admitted or left out by name."""
 
 import math
 import time
@@ -40,7 +40,7 @@ _log = get_logger("cdtl.server")
 
 @dataclass
 class Membership:
-    """The sites of a run: what each said of itself, why others are left out, and who still lacks initial_weights."""
+    """The sites of a run: their introductions, why others are left out, and who still lacks the initial weights."""
 
     exchange: Exchange
     config: RunConfig
@@ -56,17 +56,17 @@ class Membership:
     _initial_weights_record: Any = field(default=None)
 
     def with_initial_weights(self, content: RecordDict) -> RecordDict:
-        """Add the initial weights to a message for a site that lacks it; encoded once for all sites."""
+        """Add the initial weights to the message for a site that lacks them; encoded once for all sites."""
         if self._initial_weights_record is None:
             self._initial_weights_record = wire.encode_initial_weights(self.initial_weights)
         content.update(self._initial_weights_record)
         return content
 
     def absent(self) -> dict[str, str]:
-        """Sites of the run that have not introduced themselves, each with why."""
+        """Return sites of the run that have not introduced themselves, each with the reason."""
         here = self.exchange.connected()
         expected = set(self.config.federation.sites) | set(self.left_out)
-        why = {site: "at work on its introduction" if site in here else "not connected" for site in expected}
+        why = {site: "working on its introduction" if site in here else "not connected" for site in expected}
         return {site: self.left_out.get(site, why[site]) for site in sorted(expected - set(self.members))}
 
 
@@ -77,7 +77,15 @@ def open_membership(
     ledgers: KnownLedgers | None = None,
     enrolled: Mapping[str, ModalityContract] | None = None,
 ) -> Membership:
-    """A party that nobody has joined yet; `ledgers` remembers privacy ledgers, `enrolled` what sites enrolled with."""
+    """Return a membership without members.
+
+    Args:
+        exchange: Messages to the sites.
+        config: The run's settings.
+        initial_weights: The initial weights.
+        ledgers: The coordinator's record of privacy ledgers.
+        enrolled: Contracts of the enrolments.
+    """
     model = build_classifier(config.model, len(config.task.labels), config.image.size)
     names, state = parts_of(model, freeze=frozen_stages(model, config), share_head=True).shared, model.state_dict()
     shapes = {name: state[name].shape for name in names}
@@ -95,11 +103,11 @@ def open_membership(
 def gather_sites(membership: Membership, known: Mapping[str, Member]) -> None:
     """Wait until all sites of the run have introduced themselves, at most `federation.join_timeout_s`.
 
-    A run that is resumed waits for a round's time at most: who comes later joins then.
+    A resumed run waits at most for the time of a round; later sites join afterwards.
 
     Args:
         membership: Filled in place.
-        known: Members of a run that is resumed.
+        known: Members of a resumed run.
 
     Raises:
         FederationError: Too few came; the sentence names the others and why.
@@ -122,7 +130,7 @@ def gather_sites(membership: Membership, known: Mapping[str, Member]) -> None:
 
 
 def ask_newcomers(membership: Membership, *, left_s: float) -> None:
-    """Ask every connected site of the run that is no member yet who it is; one refused, again later."""
+    """Ask every connected site that is not a member yet for its introduction; a refused one is asked again later."""
     now, allowed = time.monotonic(), set(membership.config.federation.sites)
     busy = membership.exchange.waiting(DESCRIBE)
     for site in membership.exchange.connected():
@@ -141,12 +149,12 @@ def ask_newcomers(membership: Membership, *, left_s: float) -> None:
 
 
 def admit(membership: Membership, replies: Iterable[Reply], known: Mapping[str, Member]) -> list[Member]:
-    """Take in who introduced itself well, note why of the others; returns the new members.
+    """Admit valid introductions and record the faults of the others; return the new members.
 
     Args:
         membership: Filled in place.
-        replies: To `query.describe`.
-        known: Members as the run knew them before.
+        replies: Replies to `query.describe`.
+        known: The run's earlier knowledge of the members.
     """
     admitted = []
     for reply in replies:
@@ -165,11 +173,12 @@ def quorum_fault(
     faults: Mapping[str, str],
     expected: Collection[Member] = (),
 ) -> str:
-    """Why these sites are too few for the run, naming the others; empty if they are enough.
+    """Return why these sites are too few for the run, naming the others; empty if they are enough.
 
     Args:
-        present: Who did `what`.
-        config: Of the run; every modality of `expected` and `present` needs `federation.min_per_modality` of them.
+        present: Sites that did `what`.
+        config: The run's settings; each modality of `expected` and `present` needs `federation.min_per_modality` of
+            them.
         what: What they did, for the sentence.
         faults: Why the others did not.
         expected: Members of the run.
@@ -187,15 +196,15 @@ def quorum_fault(
 
 
 def named(faults: Mapping[str, str]) -> str:
-    """Sites with their reasons, for a sentence."""
+    """Return sites with their reasons, for a sentence."""
     return "; ".join(f"{site}: {why.rstrip('.')}" for site, why in faults.items())
 
 
 def _complete(membership: Membership) -> bool:
-    """Whether nobody is left to wait for.
+    """Whether the run has no site left to wait for.
 
-    A run that names its sites waits for each of them. Another, a simulation, waits until enough nodes are connected
-    and each has said who it is or why it can't.
+    A run that names its sites waits for each of them. Otherwise, in a simulation, it waits until enough nodes are
+    connected and each has introduced itself or reported why it cannot.
     """
     settings, heard = membership.config.federation, set(membership.members) | set(membership.left_out)
     if settings.sites:
@@ -205,7 +214,7 @@ def _complete(membership: Membership) -> bool:
 
 
 def _say(membership: Membership, said: Mapping[str, str] | None) -> dict[str, str]:
-    """Say whom the run waits for, if that has changed."""
+    """Log the sites that the run waits for, if they have changed."""
     absent = membership.absent()
     if absent != said:
         _log.info("waiting for %s", named(absent) or f"{membership.config.federation.min_sites} sites")
@@ -214,10 +223,10 @@ def _say(membership: Membership, said: Mapping[str, str] | None) -> dict[str, st
 
 
 def _admit(membership: Membership, reply: Reply, known: Mapping[str, Member]) -> Member:
-    """The member that a reply introduces.
+    """Return the member that a reply introduces.
 
     Raises:
-        FederationError: It has no content, or does not fit the run or what the run knew of the site.
+        FederationError: It has no content, or does not fit the run or the run's earlier knowledge of the site.
     """
     if reply.content is None:
         raise FederationError(reply.fault)
@@ -240,18 +249,20 @@ def _admit(membership: Membership, reply: Reply, known: Mapping[str, Member]) ->
 
 
 def _check_name(membership: Membership, member: Member, reply: Reply) -> None:
-    """Refuse a name that is taken, that is not the one admitted, or that the run does not name."""
+    """Refuse a name that is in use, that was not admitted, or that is not in the run."""
     provisional = reply.site.startswith(PROVISIONAL)
     if member.site in membership.members or (provisional and member.site in membership.exchange.connected()):
-        raise FederationError(f"two sites have the name {member.site}: give each its own.")
+        raise FederationError(f"two sites have the name {member.site}: give each site a different name.")
     if member.site != reply.site and not provisional:
-        raise FederationError(f"it calls itself {member.site} but was admitted as {reply.site}: enrol it anew.")
+        raise FederationError(
+            f"the site introduces itself as {member.site} but was admitted as {reply.site}: enrol it again."
+        )
     if membership.config.federation.sites and member.site not in membership.config.federation.sites:
         raise FederationError(f"site {member.site} is not one of this run's sites.")
 
 
 def _check_privacy(membership: Membership, member: Member) -> None:
-    """Refuse a site without differential privacy where the run requires it, and one without its known ledger."""
+    """Refuse a site without differential privacy if the run requires it, and one without its known ledger."""
     if membership.config.dp.required and not member.ledger:
         raise FederationError(f"site {member.site} trains without differential privacy, which the run requires.")
     if membership.ledgers is not None:

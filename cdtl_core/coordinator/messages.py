@@ -1,4 +1,4 @@
-"""A round's messages: what is sent to each member, how replies are awaited, and which tensors a reply may hold."""
+"""The messages of a round: their content, the wait for replies, and the tensors that a reply may hold."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 
@@ -26,14 +26,14 @@ def converse(
     *,
     enough: Callable[[Collection[str]], bool],
 ) -> Iterator[Reply]:
-    """Send each site its message and yield replies as they come; newcomers are asked who they are in between.
+    """Send each site its message and yield replies as they come; newcomers are asked for introductions meanwhile.
 
     Args:
-        membership: Of the run.
+        membership: The run's membership.
         contents: Site to message.
         kind: Flower's message type.
         state: Before the round.
-        enough: Whether the answers of these sites are enough, so that lost sites are not waited for.
+        enough: Whether these sites' answers are enough, so that lost sites are not waited for.
     """
     limit = membership.config.federation.round_timeout_s
     membership.exchange.look()
@@ -42,7 +42,7 @@ def converse(
         membership.exchange.send(site, content, kind, group=str(state.round + 1), timeout_s=limit)
 
     def meanwhile() -> None:
-        waiting = {site: why or "at work" for site, why in membership.exchange.waiting(kind).items()}
+        waiting = {site: why or "working" for site, why in membership.exchange.waiting(kind).items()}
         report(waiting=waiting)
         ask_newcomers(membership, left_s=limit)
 
@@ -50,7 +50,7 @@ def converse(
 
 
 def contents_of(membership: Membership, orders: Mapping[Member, RoundOrder]) -> dict[str, RecordDict]:
-    """A message for each site; sites with the same order share its records, so memory does not grow with sites."""
+    """Return a message for each site; sites with the same order share its records, to bound memory."""
     encoded = dict[tuple[int, bool], RecordDict]()
     contents = {}
     for member, order in orders.items():
@@ -65,7 +65,7 @@ def contents_of(membership: Membership, orders: Mapping[Member, RoundOrder]) -> 
 
 
 def expected_tensors(membership: Membership, member: Member) -> tuple[Shapes, Shapes | None]:
-    """Names and shapes of what a site's update may hold, and of its own head where it may send one."""
+    """Return names and shapes of a site's update, and of its own head if it may send one."""
     config = membership.config
     expected = {
         name: torch.Size(shape) for name, shape in expected_shapes(membership.shared, config, member.label_hash).items()

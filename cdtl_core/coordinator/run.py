@@ -1,6 +1,6 @@
-"""A run from its first message to its last: gather the sites, play the rounds, finish.
+"""A run from its first message to its last: wait for the sites, run the rounds, finish.
 
-The algorithm is `cdtl_core.federation`. What is here sends, receives, decodes and keeps.
+`cdtl_core.federation` is the algorithm. This module sends, receives, decodes and stores.
 """
 
 import time
@@ -42,11 +42,11 @@ _log = get_logger("cdtl.server")
 
 @dataclass(frozen=True)
 class Round:
-    """What one round left.
+    """Result of one round.
 
     Attributes:
-        report: Of the algorithm.
-        traffic: Of each site that was asked.
+        report: Report of the algorithm.
+        traffic: Traffic of each site that was asked.
         joined: Sites that take part from the next round on.
     """
 
@@ -69,12 +69,12 @@ class Finish:
 
 
 def play_run(grid: Grid, config: RunConfig, folder: RunFolder, *, deployed: bool) -> str:
-    """Play a run from its last checkpoint, or from the start; returns which members have no model at its end and why.
+    """Run a federation from its last checkpoint, or from the start; return the members without a model and why.
 
     Args:
-        grid: Flower's way to the sites.
-        config: Of the run.
-        folder: Of the run.
+        grid: Flower's connection to the sites.
+        config: The run's settings.
+        folder: The run's folder.
         deployed: Whether a coordinator runs it, which knows its sites over all its runs; else it is a simulation.
 
     Raises:
@@ -105,10 +105,10 @@ def play_run(grid: Grid, config: RunConfig, folder: RunFolder, *, deployed: bool
 
 
 def begin(membership: Membership, before: CoordinatorState | None) -> CoordinatorState:
-    """The state to go on with: that of the checkpoint with the sites that came since, or a new one.
+    """Return the state to continue with: the checkpoint's with sites that came since, or a new one.
 
     Raises:
-        CheckpointError: The run began from other initial weights.
+        CheckpointError: The run started from other initial weights.
     """
     if before is None:
         return start(membership.members.values(), membership.config, membership.initial_weights_hash)
@@ -120,7 +120,7 @@ def begin(membership: Membership, before: CoordinatorState | None) -> Coordinato
 
 
 def play_round(membership: Membership, state: CoordinatorState) -> tuple[CoordinatorState, Round]:
-    """One round: send orders, receive and screen one update at a time, then aggregate and blend.
+    """Run one round: send orders, receive and screen one update at a time, then aggregate and blend.
 
     A site that introduces itself meanwhile takes part from the next round on.
 
@@ -152,7 +152,7 @@ def play_round(membership: Membership, state: CoordinatorState) -> tuple[Coordin
 
 
 def finish_run(membership: Membership, state: CoordinatorState) -> Finish:
-    """Send every site the last weights of its group; each chooses its model and says which.
+    """Send every site the last weights of its group; each selects its model and reports which.
 
     Raises:
         FederationError: Too few sites could finish.
@@ -181,10 +181,16 @@ def finish_run(membership: Membership, state: CoordinatorState) -> Finish:
 
 
 def _open_membership(grid: Grid, config: RunConfig, folder: RunFolder, *, deployed: bool) -> Membership:
-    """The membership of a run with nobody in it yet.
+    """Open the membership of a run, without members yet.
+
+    Args:
+        grid: Flower's connection to the sites.
+        config: The run's settings.
+        folder: The run's folder.
+        deployed: Whether a coordinator runs it.
 
     Raises:
-        ModelError: The initial weights are others than the approved request names: every site would refuse every order.
+        ModelError: The initial weights differ from the approved request: every site would refuse every order.
     """
     near = folder.folder if deployed else Path()
     weights = build_initial_weights(config.model, config.seed, config.image.size, folder=near)
@@ -201,7 +207,7 @@ def _open_membership(grid: Grid, config: RunConfig, folder: RunFolder, *, deploy
 
 
 def _check_settings(state: CoordinatorState, config: RunConfig) -> None:
-    """Check what the settings mean for these members, and say what will not apply.
+    """Check the settings for these members, and log what will not apply.
 
     Raises:
         ConfigError: They fit no round of this run.
@@ -212,12 +218,19 @@ def _check_settings(state: CoordinatorState, config: RunConfig) -> None:
 
 
 def _present(membership: Membership, state: CoordinatorState) -> list[Member]:
-    """Members of the run that have introduced themselves since it was started or resumed."""
+    """Return members of the run that have introduced themselves since it was started or resumed."""
     return [member for member in state.members if member.site in membership.members]
 
 
 def _screen_reply(membership: Membership, screening: Screening, member: Member, reply: Reply) -> None:
-    """Screen what a reply holds; its content can be dropped afterwards."""
+    """Screen the content of a reply, which can be dropped afterwards.
+
+    Args:
+        membership: The run's membership.
+        screening: The round in progress.
+        member: The site.
+        reply: Its reply.
+    """
     if reply.content is None:
         miss(screening, reply.site, reply.fault)
         return
@@ -232,6 +245,11 @@ def _screen_reply(membership: Membership, screening: Screening, member: Member, 
 
 def _check_quorum(membership: Membership, state: CoordinatorState, result: RoundReport) -> None:
     """Refuse a round in which too few sites answered usably.
+
+    Args:
+        membership: The run's membership.
+        state: Before the round.
+        result: The round's report.
 
     Raises:
         FederationError: The sentence names the others and why.

@@ -1,1 +1,1 @@
-"""The round without a network: site, aggregate, blend, coordinator, checkpoint, gate; Flower only in wire."""
+"""The algorithm without a network: site, screening, aggregation, blend, pool, checkpoint; Flower only in `wire`."""

@@ -1,10 +1,10 @@
-"""The mean of a group's updates: exact streaming sums, robust means, and updates that wait in a file.
+"""Averages a group's updates: exact streaming sums, robust means, and updates that wait in a file.
 
-Deltas are float16, hence whole multiples of 2^-24, and weights are whole patients. In float64 the sum is exact as long
-as ``max |delta| * sum of weights < 2^29``, so the order in which replies arrive cannot change a bit of the result.
+Updates are float16, hence whole multiples of 2^-24, and weights are whole patients. In float64 the sum is exact while
+``max |delta| * sum of weights < 2^29``, so the order of the replies does not change a bit of the result.
 
-A robust mean is one that a minority of hostile sites cannot move far. Every site weighs alike in it, since a number of
-patients can be a lie. It needs every update of a group at once, tensor by tensor, so these wait in a file.
+A minority of hostile sites cannot move a robust mean far. It gives every site the same weight, since a number of
+patients can be false. It needs every update of a group at once, tensor by tensor, so these wait in a file.
 """
 
 import tempfile
@@ -23,22 +23,22 @@ from cdtl_core.system.durable import unwritable
 __all__ = ["FEWEST", "Mean", "check_shapes", "fold_in", "mean_of", "robust_mean", "spooled"]
 
 FEWEST = 4
-"""Sites of a modality below which no rule can outvote one of them."""
+"""Smallest number of sites in a modality with which a rule can outvote one of them."""
 
 
 @dataclass
 class Mean:
-    """A running patient-weighted sum of deltas; tensors that only some sites hold are averaged over those."""
+    """A running patient-weighted sum of updates; a tensor that only some sites hold is averaged over those."""
 
     sums: Weights = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
 
 
 def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
-    """Add one site's delta with its number of patients, in place.
+    """Add one site's update with its number of patients, in place.
 
     Args:
-        mean: What it is added to.
+        mean: The running sum.
         delta: Finite; `screening.norm_of` checks that.
         weight: Patients.
 
@@ -76,12 +76,12 @@ def check_shapes(delta: Mapping[str, torch.Tensor], others: Mapping[str, torch.T
 
 
 def mean_of(mean: Mean) -> Weights:
-    """The patient-weighted mean delta, float64; the sum is divided in place."""
+    """Return the patient-weighted mean update, float64; the sum is divided in place."""
     return {name: total.div_(mean.weights[name]) for name, total in mean.sums.items()}
 
 
 def robust_mean(deltas: Mapping[str, Weights], weights: Mapping[str, int], rule: str) -> Weights:
-    """The mean of a group's updates under a rule, float64; the patient-weighted mean of fewer than four updates.
+    """Return a group's mean update under a rule, float64; the patient-weighted mean for fewer than four updates.
 
     Args:
         deltas: Site to its update, finite, float16.
@@ -108,7 +108,7 @@ def robust_mean(deltas: Mapping[str, Weights], weights: Mapping[str, int], rule:
 
 
 def spooled(weights: Weights) -> Weights:
-    """The same CPU tensors, mapped from an unnamed temporary file that is removed with them.
+    """Return the same CPU tensors, mapped from an unnamed temporary file that is removed with them.
 
     Raises:
         CheckpointError: The folder for temporary files (TMPDIR) is full or read-only.
@@ -144,7 +144,7 @@ def _of_values(deltas: Mapping[str, Weights], name: str, rule: str) -> torch.Ten
 
 
 def _krum(deltas: Mapping[str, Weights]) -> str:
-    """The site whose update has the smallest sum of squared distances to its S - f - 2 nearest, f = (S - 1) // 3."""
+    """Return the site with the smallest sum of squared distances to its S - f - 2 nearest updates, f = (S - 1) // 3."""
     sites = sorted(deltas)
     nearest = max(len(sites) - (len(sites) - 1) // 3 - 2, 1)
     scores = {}
@@ -155,6 +155,6 @@ def _krum(deltas: Mapping[str, Weights]) -> str:
 
 
 def _distance(one: Weights, other: Weights) -> float:
-    """Squared, over the tensors that both hold."""
+    """Return the squared distance over the common tensors."""
     shared = [name for name in one if name in other]
     return sum(float((one[n].to(torch.float64) - other[n].to(torch.float64)).square().sum()) for n in shared)

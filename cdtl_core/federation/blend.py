@@ -1,11 +1,11 @@
 """The blend across modalities: ``W' = A U`` with a row-stochastic matrix A, one per round (and per layer with depth).
 
-Row m holds what modality m takes from each: ``A[m, m] = alpha_m`` and ``A[m, k] = (1 - alpha_m) r_mk`` for its donors.
-A = I: nothing crosses. A = 1/K: uniform FedAvg over modalities. A[m, k] = N_k / N: size-weighted FedAvg.
+Row m holds the shares of modality m: ``A[m, m] = alpha_m``, and ``A[m, k] = (1 - alpha_m) r_mk`` for its donors. With A
+= I nothing is shared, A = 1/K is uniform FedAvg over modalities, and A[m, k] = N_k / N is size-weighted FedAvg.
 
 alpha compounds: with uniform donors the distance between two modalities' models shrinks each round by
 ``lambda = alpha - (1 - alpha) / (K - 1)``. `retention` turns (alpha, rounds) into the share of a modality's own offset
-that is left at the end, and `alpha_of_retention` turns it back.
+that is left at the end, and `alpha_of_retention` is its inverse.
 
 Source: eq. (10), Inbaraj et al. 2025.
 """
@@ -29,13 +29,13 @@ _TOLERANCE = 1e-9
 
 
 def blend_matrix(config: BlendConfig, patients: Mapping[str, int], *, round: int, rounds: int) -> Matrix:
-    """The matrix A of one round, K x K in the order of `patients`.
+    """Return the matrix A of one round, K x K in the order of `patients`.
 
     Args:
         config: The policy and its settings.
         patients: Enrolled patients per modality.
         round: From 1.
-        rounds: Of the whole run.
+        rounds: Number of rounds of the run.
 
     Raises:
         ConfigError: The settings give a matrix that swaps models, or name an unknown donor.
@@ -85,8 +85,8 @@ def check_blend_matrix(matrix: Matrix) -> None:
 def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none") -> dict[str, Weights]:
     """Blend the modalities' models tensor by tensor, in float64; the result is float32.
 
-    A tensor that only some modalities hold (a head of their label map) is blended among those, with their rows'
-    shares scaled to sum to 1. Modalities with equal rows get one tensor, not to be written to.
+    A tensor that only some modalities hold (a head of their label map) is blended among those, with their rows' shares
+    scaled to sum to 1. Modalities with equal rows share one tensor, which must not be written to.
 
     Args:
         models: Modality to its weights (or offsets: rows sum to 1, so both give the same), in the matrix's order.
@@ -112,17 +112,29 @@ def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none")
 
 
 def contraction(alpha: float, modalities: int) -> float:
-    """The factor lambda by which one blend with uniform donors shrinks the distance between modalities."""
+    """Return the factor lambda by which one blend with uniform donors shrinks the distance between modalities."""
     return alpha - (1 - alpha) / (modalities - 1) if modalities > 1 else 1.0
 
 
 def retention(alpha: float, *, modalities: int, rounds: int) -> float:
-    """Share rho of a modality's own offset left after `rounds` blends: ``lambda (1 - lambda^T) / ((1 - lambda) T)``."""
+    """Return the share of a modality's own offset after T blends: ``lambda (1 - lambda^T) / ((1 - lambda) T)``.
+
+    Args:
+        alpha: Own share in each blend.
+        modalities: K.
+        rounds: T.
+    """
     return _rho(contraction(alpha, modalities), rounds)
 
 
 def alpha_of_retention(rho: float, *, modalities: int, rounds: int) -> float:
-    """The alpha whose `retention` is `rho`, for rho in [0, 1]."""
+    """Return the alpha whose `retention` is `rho`.
+
+    Args:
+        rho: In [0, 1].
+        modalities: K.
+        rounds: T.
+    """
     if modalities == 1 or rho >= 1:
         return 1.0
     if rho <= 0:
@@ -134,10 +146,10 @@ def alpha_of_retention(rho: float, *, modalities: int, rounds: int) -> float:
 
 
 def retention_of(matrices: Sequence[Matrix]) -> list[float]:
-    """Each modality's retention under the matrices of a whole run: what it keeps beyond a uniform mixture.
+    """Return each modality's retention under the matrices of a whole run.
 
-    With R of `transfer_of` the value is ``(K R_mm - 1) / (K - 1)``: 1 if nothing crossed, 0 for a uniform mixture,
-    `retention` for uniform donors and equal alpha, negative for a modality that gives itself up to its donors.
+    With R of `transfer_of` the value is ``(K R_mm - 1) / (K - 1)``: 1 if nothing was shared, 0 for a uniform mixture,
+    `retention` for uniform donors and equal alpha, negative for a modality that is replaced by its donors.
     """
     count = len(matrices[0])
     own = np.diag(transfer_of(matrices))
@@ -145,9 +157,9 @@ def retention_of(matrices: Sequence[Matrix]) -> list[float]:
 
 
 def transfer_of(matrices: Sequence[Matrix]) -> Matrix:
-    """Who gave whom how much over a whole run, K x K, rows sum to 1: ``R = mean over t of A_T ... A_t``.
+    """Return the transfer over a whole run, K x K, rows sum to 1: ``R = mean over t of A_T ... A_t``.
 
-    ``R[m, k]`` is the share of modality k's offsets in the model that modality m ends with, with equal offsets in every
+    ``R[m, k]`` is the share of modality k's offsets in the final model of modality m, with equal offsets in every
     round.
     """
     count = len(matrices[0])
@@ -164,7 +176,14 @@ def _rho(shrink: float, rounds: int) -> float:
 
 
 def _alphas(config: BlendConfig, patients: Sequence[int], *, position: int, blending: int) -> list[float]:
-    """Own share per modality, for the blending round `position` (from 1) of `blending`."""
+    """Return the own share per modality for one blending round.
+
+    Args:
+        config: The policy and its settings.
+        patients: Enrolled patients per modality.
+        position: Number of the blending round, from 1.
+        blending: Number of blending rounds.
+    """
     count = len(patients)
     if config.policy == "fixed":
         return [config.alpha] * count
@@ -183,13 +202,13 @@ def _donors(config: BlendConfig, name: str, names: Sequence[str]) -> list[str]:
     unknown = [donor for donor in (*donors, *config.donors) if donor not in names]
     if unknown:
         raise ConfigError(
-            f"blend.donors names '{unknown[0]}', the federation has {', '.join(names)}: use one of these."
+            f"blend.donors names '{unknown[0]}', but the federation has {', '.join(names)}: use one of these."
         )
     return donors
 
 
 def _positions(models: Mapping[str, Weights]) -> dict[str, float]:
-    """Each tensor's place from the first layer, 0, to the last, 1; heads are last, in the order of their names."""
+    """Return each tensor's position from the first layer, 0, to the last, 1; heads are last, by name."""
     names = list(dict.fromkeys(tensor for weights in models.values() for tensor in weights))
     backbone = [name for name in names if not name.startswith("head.")]
     places = {name: index / max(len(backbone) - 1, 1) for index, name in enumerate(backbone)}
@@ -197,7 +216,13 @@ def _positions(models: Mapping[str, Weights]) -> dict[str, float]:
 
 
 def _at_depth(matrix: Matrix, position: float, depth: str) -> Matrix:
-    """The matrix of a layer at `position` in [0, 1] from first to last: own share ``a + (1 - a) p^2``."""
+    """Return the matrix of a layer: own share ``a + (1 - a) p^2``.
+
+    Args:
+        matrix: The matrix without depth.
+        position: p in [0, 1], from first to last layer.
+        depth: ``share_early`` or ``share_late``.
+    """
     if depth == "none":
         return matrix
     pull = position**2 if depth == "share_early" else (1 - position) ** 2
@@ -206,6 +231,11 @@ def _at_depth(matrix: Matrix, position: float, depth: str) -> Matrix:
 
 def _is_own(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own: torch.Tensor) -> bool:
     """Whether a row takes nothing from others.
+
+    Args:
+        values: Tensors of the modalities.
+        shares: The row.
+        own: Index of the row.
 
     Raises:
         FederationError: The modalities have tensors of several shapes.

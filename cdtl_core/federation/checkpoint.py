@@ -1,4 +1,4 @@
-"""The server's state on disk, one folder a round, published whole; the two newest are kept."""
+"""Checkpoints: the coordinator's state on disk, one folder per round, written atomically; the two newest are kept."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _KEPT = 2
 
 
 def save_checkpoint(folder: Path, state: CoordinatorState) -> None:
-    """Write ``folder/round-0003``: state.safetensors, state.json with its hash; then drop older rounds.
+    """Write ``folder/round-0003``: state.safetensors, and state.json with its hash; then remove older rounds.
 
     A tensor that several groups hold is written once.
 
@@ -59,7 +59,7 @@ def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
 
 
 def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
-    """The newest checkpoint that is whole, and a sentence for each newer one that is damaged; None without any.
+    """Return the newest intact checkpoint, and a sentence for each newer damaged one; None if there is none.
 
     Raises:
         CheckpointError: There are checkpoints and every one is damaged.
@@ -69,9 +69,9 @@ def load_latest(folder: Path) -> tuple[CoordinatorState | None, list[str]]:
         try:
             return _load(path), faults
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, ModelError) as error:
-            faults.append(f"the checkpoint {path} is damaged ({type(error).__name__}): going back to the one before.")
+            faults.append(f"the checkpoint {path} is damaged ({type(error).__name__}): the previous one is used.")
     if faults:
-        raise CheckpointError(f"every checkpoint in {folder} is damaged: start the run anew in another folder.")
+        raise CheckpointError(f"every checkpoint in {folder} is damaged: start the run again in another folder.")
     return None, []
 
 
@@ -81,7 +81,7 @@ def _load(path: Path) -> CoordinatorState:
     if file_hash(tensors) != note["sha256"]:
         raise ValueError("hash differs")
     found, groups = load_weights(tensors), list(note["groups"])
-    # The file's order is another one. Checkpoints written before 0.2 call the offsets drifts and the hash theta0_hash.
+    # The file's order differs. Checkpoints written before 0.2 call the offsets drifts and the hash theta0_hash.
     weights = {re.sub("^drift/", "offset/", name): found[first] for name, first in dict(note["tensors"]).items()}
     members = tuple(Member(**member) for member in note["members"])
     return CoordinatorState(

@@ -1,6 +1,7 @@
-"""The modality contract: what a site publishes of its cohort when it enrols, and nothing else.
+"""The modality contract: the facts that a site publishes about its cohort when it enrols.
 
-Sites share a head only if their labels mean the same. So the tensors of a head carry a hash of the ordered labels.
+Sites share a head only if their labels have the same meaning. Therefore the tensors of a head carry a hash of the
+ordered labels.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ class PixelStatistics(BaseModel):
 
 
 class ModalityContract(BaseModel):
-    """What the server groups sites by, and checks before a run.
+    """The facts by which the server groups sites, and which it checks before a run.
 
     Attributes:
         site: Its name.
@@ -45,9 +46,9 @@ class ModalityContract(BaseModel):
         channels: 1 gray or 3 colour.
         bit_depth: Most bits per sample among its files.
         patients: Number of patients, rounded to tens (0: fewer than five).
-        statistics: Of pixels, or None.
-        initial_weights_hash: The only common start the site accepts, or None for any.
-        intake_version: How its images became tensors.
+        statistics: Pixel statistics, or None.
+        initial_weights_hash: The only initial weights the site accepts, or None for any.
+        intake_version: Version of the image decoding.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,27 +68,27 @@ class ModalityContract(BaseModel):
 
 
 def label_hash(labels: Sequence[str]) -> str:
-    """Eight hex digits that name an ordered set of labels."""
+    """Return eight hex digits that identify an ordered set of labels."""
     return hashlib.sha256("\n".join(labels).encode()).hexdigest()[:8]
 
 
 def head_name(name: str, labels: Sequence[str]) -> str:
-    """The name under which a tensor travels: ``head.weight`` becomes ``head.<label hash>.weight``."""
+    """Return a head tensor's name in messages: ``head.weight`` becomes ``head.<label hash>.weight``."""
     return f"head.{label_hash(labels)}.{name.removeprefix('head.')}" if name.startswith("head.") else name
 
 
 def round_patients(count: int) -> int:
-    """A count to the nearest ten: enough to plan with, too coarse to follow one patient."""
+    """Round a count to the nearest ten: precise enough for plans, too coarse to reveal one patient."""
     return int((count + 5) // 10 * 10)
 
 
 def most_patients(contract: ModalityContract) -> int:
-    """The most patients that can stand behind a contract, whose number is rounded to tens."""
+    """Return the largest number of patients for a contract, whose number is rounded to tens."""
     return contract.patients + _ROUNDED
 
 
 def enrolled_contract(home: Path) -> ModalityContract | None:
-    """The contract that a site enrolled with; None if it never enrolled, as in a simulation.
+    """Return the contract of a site's enrolment; None if it never enrolled, as in a simulation.
 
     Raises:
         DataError: ``enrolment.json`` is damaged.
@@ -104,8 +105,12 @@ def enrolled_contract(home: Path) -> ModalityContract | None:
 def check_contract(contract: ModalityContract, config: RunConfig, initial_weights_hash: str) -> None:
     """Refuse a site whose contract does not fit a run.
 
-    A site may predict other labels than the task's (its head then stays local) as long as the positive one is among
-    them.
+    A site may predict other labels than the task's if the positive one is among them; its head then stays local.
+
+    Args:
+        contract: The site's contract.
+        config: The run.
+        initial_weights_hash: SHA-256 of the run's initial weights.
 
     Raises:
         FederationError: A field does not fit; the sentence names it.
@@ -117,7 +122,10 @@ def check_contract(contract: ModalityContract, config: RunConfig, initial_weight
         or _unmapped(contract)
         or (
             _differs(
-                "initial_weights_hash", contract.initial_weights_hash, initial_weights_hash, "agree on the common start"
+                "initial_weights_hash",
+                contract.initial_weights_hash,
+                initial_weights_hash,
+                "agree on the initial weights",
             )
             if contract.initial_weights_hash
             else ""
@@ -139,7 +147,7 @@ def load_contract(text: str, source: str) -> ModalityContract:
     except ValidationError as error:
         raise DataError(f"the contract {source} is wrong in {first_fault(error)}: ask the site for it again.") from None
     except ValueError:
-        raise DataError(f"the contract {source} is no JSON: ask the site for it again.") from None
+        raise DataError(f"the contract {source} is not JSON: ask the site for it again.") from None
     if contract.schema_version != SCHEMA_VERSION:
         raise DataError(
             f"the contract {source} has schema_version {contract.schema_version}: this cdtl reads {SCHEMA_VERSION}."
@@ -148,7 +156,7 @@ def load_contract(text: str, source: str) -> ModalityContract:
 
 
 def _differs(field: str, got: object, wanted: object, advice: str) -> str:
-    return "" if got == wanted else f"its contract says {field} = {got!r}, the run {wanted!r}: {advice}"
+    return "" if got == wanted else f"its contract says {field} = {got!r}, but the run has {wanted!r}: {advice}"
 
 
 def _absent(field: str, value: str, among: Sequence[str]) -> str:
@@ -157,4 +165,8 @@ def _absent(field: str, value: str, among: Sequence[str]) -> str:
 
 def _unmapped(contract: ModalityContract) -> str:
     wrong = [target for target in contract.label_map.values() if target and target not in contract.labels]
-    return f"its contract's label_map leads to {wrong[0]!r}, no label of the site: correct the map" if wrong else ""
+    return (
+        f"its contract's label_map maps to {wrong[0]!r}, which is not a label of the site: correct the map"
+        if wrong
+        else ""
+    )

@@ -1,12 +1,13 @@
-"""The share of each donor: what a site's patients ask of the other sites, modality by modality.
+"""The share of each donor: how much the other sites' models of each modality help a site's patients.
 
-The pool has one share for all other sites together. Here each modality of other sites is a donor with a share of its
-own, fitted on the same evidence:
+The pool has one share for all other sites together. Here each modality of other sites is a donor with a separate share,
+fitted on the same evidence:
 
     logits = bias + scale * (own + sum over donors of r_d * donor_d)
 
-A share of 0: the site's patients gain nothing from this donor. A share of 1: it counts as much as the own model. The
-rows of all sites together are the transfer matrix. It describes; the pool does not use it, and it stays at the site.
+Share 0 means that the donor does not help the site's patients, share 1 that it counts as much as the own model. The
+rows of all sites form the transfer matrix. The shares are descriptive: the pool does not use them, and they stay at the
+site.
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ _RESAMPLES = 200
 
 @dataclass(frozen=True)
 class DonorShare:
-    """The share of the other sites of one modality, relative to the own model's 1, with its 95 % interval."""
+    """Share of the other sites of one modality, relative to the own model (1), with its 95 % interval."""
 
     modality: str
     value: float
@@ -43,16 +44,16 @@ class DonorShare:
 def donor_shares(
     own: Floats, donors: Mapping[str, Floats], labels: Ints, patients: Ints, rng: np.random.Generator
 ) -> tuple[DonorShare, ...]:
-    """The most probable share of each donor; nothing with fewer than 20 patients, or with patients of one class.
+    """Return the most probable share of each donor; empty with fewer than 20 patients, or with one class only.
 
-    The prior of a single donor is the pool's; with more donors it is divided among them. The interval is that of 200
+    The prior of a single donor is the pool's. With more donors it is divided among them. The interval is that of 200
     bootstrap resamples of patients. Each resample also draws the means of the priors from the priors, so that an
-    interval is never narrower than what is known: without evidence it is the prior's own.
+    interval is never narrower than the knowledge: without evidence it is the prior's own.
 
     Args:
-        own: What the own model says of patients that it was not trained on, N K.
-        donors: Modality to what its model says of them, N K, which never saw them either; one that says the same of all
-            patients is left out.
+        own: Predictions of the own model for patients that it was not trained on, N K.
+        donors: Modality to predictions of its model, N K, which was not trained on them either; a constant one is left
+            out.
         labels: Class index, N.
         patients: Number of each image's patient, N.
         rng: Draws the resamples.

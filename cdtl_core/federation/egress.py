@@ -1,8 +1,8 @@
-"""The egress list: every tensor, number and text that a site's replies may hold and its range, closed by default.
+"""The egress list: every tensor, number and text that a site's replies may contain, with ranges; closed by default.
 
-It follows from the run's settings alone, so coordinator and site each work it out with their own code and compare.
-A reply may hold less than the list (the coordinator decides in each round whether the head is shared), never more.
-Numbers have the names and ranges of `cdtl_core.config.schema`; `cdtl_core.federation.egress_check` applies the list.
+It follows only from the run's settings, so coordinator and site compute it with their own code and compare. A reply may
+hold less than the list (the coordinator decides in each round whether the head is shared), never more. Numbers have the
+names and ranges of `cdtl_core.config.schema`. `cdtl_core.federation.egress_check` applies the list.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class _Record(BaseModel):
 
 
 class Tensor(_Record):
-    """A tensor on the list or in a reply; `bytes` is its size on the wire, NumPy's header included."""
+    """A tensor on the list or in a reply; `bytes` is its size on the wire, including NumPy's header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ class Tensor(_Record):
 
 
 class Number(_Record):
-    """A number or truth value on the list: its type, and the least and the most that it may be."""
+    """A number or truth value on the list: its type, and its smallest and largest value."""
 
     type: Literal["int", "float", "bool"]
     low: float = 0
@@ -49,14 +49,14 @@ class Number(_Record):
         return "yes or no" if self.type == "bool" else f"{self.low:g} to {self.high:g}"
 
     def fault(self, value: Any) -> str:
-        """Why this value is not such a number; empty if it is."""
+        """Return why a value is not such a number; empty if it is."""
         if type(value).__name__ != self.type:
             return type(value).__name__
         return "" if self.low <= value <= self.high else f"not within {self}"
 
 
 class Text(_Record):
-    """What a text may be: one exact value, or a whole match of a pattern, or a modality contract of this site."""
+    """Allowed texts: one exact value, a full match of a pattern, or a modality contract of this site."""
 
     exact: str | None = None
     pattern: str | None = None
@@ -68,7 +68,7 @@ class Text(_Record):
 
 
 class ReplyRule(_Record):
-    """What the reply to one type of message may hold: record to name to rule; `total_bytes` of all its tensors."""
+    """Allowed contents of the reply to one type of message: record to name to rule; `total_bytes` of all tensors."""
 
     arrays: Mapping[str, Mapping[str, Tensor]] = {}
     metrics: Mapping[str, Mapping[str, Number | _Old]] = {}
@@ -77,10 +77,10 @@ class ReplyRule(_Record):
 
 
 class EgressManifest(_Record):
-    """All that may leave a site in one run: for each type of message what the reply may hold.
+    """Everything that may leave a site in one run: for each type of message the allowed reply.
 
     Attributes:
-        schema_version: 1 is of earlier versions, which did not bound numbers; it is read, and nothing leaves under it.
+        schema_version: 1 is of earlier versions, which did not limit numbers; it is read, and nothing leaves under it.
         site: Its name; empty in a coordinator's request, which is for any site.
         modality: Its modality; empty for any.
         labels: What it predicts, in order.
@@ -104,15 +104,15 @@ def egress_manifest(
     labels: Sequence[str] | None = None,
     private: bool | None = None,
 ) -> EgressManifest:
-    """The list of a run, worked out from its settings; builds the network once to learn its tensors.
+    """Return the egress list of a run from its settings; builds the network once to find its tensors.
 
     Args:
         config: The run.
-        site: Whose list; empty: any site's.
+        site: Name of the site; empty: any site.
         modality: Of the site; empty: any.
-        labels: What the site predicts; the task's if not given.
-        private: Whether the site trains with differential privacy; as the run says if not given. No metric, count
-            or choice of such a site is on the list.
+        labels: What the site predicts; default: the task's labels.
+        private: Whether the site trains with differential privacy; default: as the run. No metric, count or choice of
+            such a site is on the list.
 
     Raises:
         ModelError: The backbone is unknown or has fewer stages than `train.freeze`.
@@ -145,7 +145,7 @@ def egress_manifest(
 
 
 def sends_own_head(config: RunConfig) -> bool:
-    """Whether sites send their own heads after the last round, for sums that set the pool's share at other sites."""
+    """Whether sites send their own heads after the last round; sums of them set the pool's share at other sites."""
     from cdtl_core.training.inputs import trains_only_heads
 
     asked = config.method == "cdtl" and config.share.head and config.pool.share == "evidence"
@@ -155,10 +155,10 @@ def sends_own_head(config: RunConfig) -> bool:
 def expected_shapes(
     shared: Mapping[str, tuple[int, ...]], config: RunConfig, head_of: str
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that the coordinator expects in the update of a site.
+    """Return names and shapes that the coordinator expects in the update of a site.
 
-    They are the shared part of the backbone and, where heads are shared, the head of the site's label map. How many
-    labels another label map than the task's has is the site's to say: -1.
+    They are the shared part of the backbone and, if heads are shared, the head of the site's label map. A label map
+    other than the task's may have any number of labels: -1.
 
     Args:
         shared: Tensor of the task's network to its shape, of all that sites may share.
@@ -174,12 +174,12 @@ def expected_shapes(
 
 
 def egress_hash(manifest: EgressManifest) -> str:
-    """SHA-256 of a list, in hex: two lists are the same if and only if their hashes are."""
+    """Return the SHA-256 of a list, in hex; lists are equal if and only if their hashes are."""
     return hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
 
 
 def limit_of(manifest: EgressManifest, message_type: str) -> int:
-    """Return how many bytes a reply may take in Flower's encoding; 0 for a type that is not listed."""
+    """Return the largest size of a reply in Flower's encoding, in bytes; 0 for a type that is not listed."""
     rule = manifest.replies.get(message_type)
     if rule is None:
         return 0
@@ -187,7 +187,7 @@ def limit_of(manifest: EgressManifest, message_type: str) -> int:
 
 
 def _rules(kind: type[Crossing]) -> dict[str, Number]:
-    """The numbers of a record with their ranges, as the schema has them."""
+    """Return the numbers of a record with their ranges from the schema."""
     return {name: _number(field) for name, field in kind.model_json_schema()["properties"].items() if "type" in field}
 
 
@@ -198,7 +198,14 @@ def _number(field: Mapping[str, Any]) -> Number:
 
 
 def _introduction(site: str, modality: str, labels: Sequence[str], private: bool) -> dict[str, Number | Text]:
-    """The introduction as the schema has it, with what is known of this site and run in the place of patterns."""
+    """Return the introduction of the schema, with the known facts of this site and run instead of patterns.
+
+    Args:
+        site: Name of the site.
+        modality: Its modality.
+        labels: What it predicts.
+        private: Whether it trains with differential privacy.
+    """
     fields = Hello.model_json_schema()["properties"]
     rules: dict[str, Number | Text] = {
         name: Text(pattern=field.get("pattern"), max_length=field.get("maxLength", 64))
@@ -223,7 +230,7 @@ def _shared_tensors(config: RunConfig, labels: Sequence[str]) -> dict[str, Tenso
 
 
 def _half(shape: tuple[int, ...]) -> Tensor:
-    """A float16 tensor and its size as a NumPy file."""
+    """Return a float16 tensor with its size as a NumPy file."""
     import numpy as np
 
     header = io.BytesIO()

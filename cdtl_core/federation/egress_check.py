@@ -1,4 +1,4 @@
-"""A reply held against the egress list, and against what the site knows of itself; the first fault is a sentence."""
+"""Compares a reply with the egress list and with the site's own facts; the first fault is a sentence."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,13 +17,13 @@ _NOTHING = Tensor(dtype="none", shape=(), bytes=0)
 
 @dataclass(frozen=True)
 class Own:
-    """What a site's egress filter knows by itself of a reply, whatever the approved code says.
+    """Facts that a site's egress filter knows itself, independent of the approved code.
 
     Attributes:
-        round: That the coordinator asked for; None where a reply names none.
-        contract: The JSON of the contract that the site enrolled with; empty if it has not enrolled.
+        round: The round that the coordinator asked for; None if a reply names none.
+        contract: The JSON of the contract in the site's enrolment; empty if it has not enrolled.
         ledger: The number of the site's privacy ledger; empty without one.
-        reservations: How often steps were reserved in it.
+        reservations: Number of reservations in it.
     """
 
     round: int | None = None
@@ -34,7 +34,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Outline:
-    """A reply without its values of tensors: record to name to tensor, number or text."""
+    """A reply without the values of its tensors: record to name to tensor, number or text."""
 
     arrays: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -42,9 +42,15 @@ class Outline:
 
 
 def check_outline(manifest: EgressManifest, message_type: str, outline: Outline) -> str:
-    """Why a reply may not leave, naming the first thing that is not on the list; empty if it may."""
+    """Return why a reply may not leave, with the first thing that is not on the list; empty if it may.
+
+    Args:
+        manifest: The egress list.
+        message_type: Type of the message that it answers.
+        outline: The reply.
+    """
     if manifest.schema_version != LIST_VERSION:
-        return "the run was approved with an earlier cdtl, whose list bounds no number: approve it again."
+        return "the run was approved with an earlier version of cdtl, whose list limits no number: approve it again."
     rule = manifest.replies.get(message_type)
     if rule is None:
         return f"a reply to messages of type {message_type!r} is not on the egress list: nothing of it leaves."
@@ -52,17 +58,17 @@ def check_outline(manifest: EgressManifest, message_type: str, outline: Outline)
 
 
 def own_fault(own: Own, outline: Outline) -> str:
-    """Why a reply does not say of its site what the site itself knows; empty if it does, or says nothing of it."""
+    """Return how a reply contradicts the site's own facts; empty if it does not."""
     round = outline.metrics.get("metrics", {}).get("round")
     if round is not None and round != own.round:
-        return f"the reply is of round {round} and round {own.round} was asked for: nothing of this reply leaves."
+        return f"the reply is for round {round}, but round {own.round} was requested: nothing of this reply leaves."
     hello = outline.configs.get("site", {})
     if "contract" in hello and not own.contract:
-        return "this site has no enrolment.json to hold its contract against: run cdtl site init."
+        return "this site has no enrolment.json to compare its contract with: run cdtl site init."
     if "contract" in hello and hello["contract"] != own.contract:
         return "the contract is not the one in enrolment.json: nothing of this reply leaves."
     if "num_patients" in hello and hello["num_patients"] > _most_of(own.contract):
-        return "the number of patients is above what the site enrolled with: nothing of this reply leaves."
+        return "the number of patients is larger than in the site's enrolment: nothing of this reply leaves."
     if hello.get("ledger", own.ledger) != own.ledger or hello.get("reservations", 0) > own.reservations:
         return "the privacy ledger in the reply is not the site's own: nothing of this reply leaves."
     return ""
@@ -89,7 +95,7 @@ def _faults(manifest: EgressManifest, rule: ReplyRule, outline: Outline) -> Iter
 def _pairs(
     found: Mapping[str, Mapping[str, Any]], allowed: Mapping[str, Mapping[str, _Rule]]
 ) -> Iterator[tuple[str, str, Any, _Rule | None]]:
-    """Record, name, what is there and its rule, or None; a record that is empty or not listed counts as a thing."""
+    """Yield record, name, value and its rule, or None; an empty or unlisted record counts as one value."""
     for record, content in found.items():
         if record not in allowed:
             yield record, next(iter(content), ""), next(iter(content.values()), _NOTHING), None
@@ -103,26 +109,26 @@ def _value_fault(manifest: EgressManifest, value: Any, entry: Number | Text | st
     if not isinstance(entry, Text):
         return "not listed"
     if not isinstance(value, str) or len(value) > entry.max_length:
-        return "no text, or too long a one"
+        return "not a string, or too long"
     if entry.contract:
         return _contract_fault(manifest, value)
     matches = value == entry.exact if entry.exact is not None else re.fullmatch(entry.pattern or "", value)
-    return "" if matches else "another text"
+    return "" if matches else "a different text"
 
 
 def _contract_fault(manifest: EgressManifest, text: str) -> str:
-    """A contract must be this site's and written the one way that cdtl writes it: no room for anything beside."""
+    """Check that a contract is this site's and in cdtl's only spelling, which leaves no room for other data."""
     try:
         contract = load_contract(text, "in a reply")
     except DataError:
-        return "no modality contract"
+        return "not a modality contract"
     of_site = manifest.site in ("", contract.site) and manifest.modality in ("", contract.modality)
     of_task = (contract.labels, contract.positive) == (manifest.labels, manifest.positive)
-    return "" if of_site and of_task and contract.model_dump_json() == text else "another site's or task's contract"
+    return "" if of_site and of_task and contract.model_dump_json() == text else "a contract of another site or task"
 
 
 def _sentence(record: str, name: str, what: str, got: str, wanted: object) -> str:
     place = f"{record[:48]!r}.{name[:96]!r}"
     if wanted is None:
         return f"the {what} {place} is not on the egress list: nothing of this reply leaves."
-    return f"the {what} {place} is {got}, not as the egress list has it: nothing of this reply leaves."
+    return f"the {what} {place} is {got}, which differs from the egress list: nothing of this reply leaves."

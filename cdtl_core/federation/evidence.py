@@ -1,9 +1,9 @@
-"""What both models say of patients that they were not trained on: the evidence that sets the pool's share.
+"""Evidence: predictions of both models for patients that they were not trained on, which set the pool's share.
 
-Where only heads are trained, every training patient is evidence. The own head is judged out of fold. In the place of
-the joint one stands the mean of the other sites' own heads, which never saw these patients. Where whole networks are
-trained, the validation patients are the evidence; what a pool says of them is then judged in folds, since its share,
-scale and bias were fitted on them.
+If only heads are trained, every training patient is evidence. The own head is judged out of fold. The mean of the other
+sites' own heads, which were not trained on these patients, replaces the joint head. If whole networks are trained, the
+validation patients are the evidence. A pool is then judged in folds, since its share, scale and bias were fitted on
+them.
 """
 
 import zlib
@@ -39,17 +39,17 @@ _HEAD = ("head.weight", "head.bias")
 
 @dataclass(frozen=True)
 class PooledModel:
-    """The two classifiers of a site and how their logits are joined.
+    """The two classifiers of a site and their pool.
 
     Attributes:
         own: All tensors of the site's own classifier.
-        joint: Of the joint one.
-        pool: How their logits are joined.
-        val: Log-probabilities N K of the validation images; where they are the evidence, by pools that were fitted
-            without their patients. None: the pool was not fitted on them.
-        one: One network that the site uses in the place of both, see `cdtl_core.federation.one_network`.
-        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
-        donors: Share of each donor modality, which describes and is not used; empty where it is not known.
+        joint: All tensors of the joint classifier.
+        pool: How their logits are combined.
+        val: Log-probabilities N K of the validation images; if they are the evidence, from pools fitted without their
+            patients. None: the pool was not fitted on them.
+        one: One network that replaces both, see `cdtl_core.federation.one_network`.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, if they were compared.
+        donors: Share of each donor modality, descriptive only; empty if it is not known.
     """
 
     own: Weights
@@ -62,7 +62,7 @@ class PooledModel:
 
     @property
     def tensors(self) -> Weights:
-        """All tensors of both, ``own.`` and ``joint.`` before their names."""
+        """All tensors of both, with ``own.`` and ``joint.`` before their names."""
         parts = (("own", self.own), ("joint", self.joint))
         return {f"{part}.{name}": value for part, weights in parts for name, value in weights.items()}
 
@@ -77,17 +77,18 @@ def pool_models(
     equal: bool = False,
     judge: Callable[[Site], Floats] | None = None,
 ) -> PooledModel:
-    """Join the site's own and the joint classifier, in the share that the evidence asks for.
+    """Pool the site's own and the joint classifier, with the share that the evidence supports.
 
     Args:
         site: The receiver.
         own: All tensors of its own classifier that its network has.
-        joint: Of the joint one.
-        others: Head of the mean of the other sites' own heads, where only heads are trained: it never saw a patient of
-            this site. None: the validation patients are the evidence.
-        donors: The same by modality, see `donor_heads`, if the share of each is asked for.
-        equal: Whether the share is 1 whatever the evidence says.
-        judge: Gives `out_of_fold` of a site, for studies that ask for the same again and again; None computes it.
+        joint: All tensors of the joint classifier.
+        others: Mean of the other sites' own heads if only heads are trained, which was not trained on this site's
+            patients.
+            None: the validation patients are the evidence.
+        donors: Such means by modality, see `donor_heads`, to compute the share of each.
+        equal: Whether the share is 1 regardless of the evidence.
+        judge: Returns `out_of_fold` of a site, for studies that repeat it; None computes it.
     """
     train, val = site.cohort.folds["train"], site.cohort.folds["val"]
     seen = _scores(site, own, train), _scores(site, joint, train)
@@ -113,7 +114,7 @@ def pool_models(
 def fit_on_validation(
     site: Site, units: tuple[Standard, Standard], scores: tuple[Floats, Floats]
 ) -> tuple[Pool, Floats]:
-    """The pool that the validation patients ask for, and what pools that were fitted without a patient say of her.
+    """Return the pool fitted on the validation patients, and predictions of pools fitted without each patient.
 
     Args:
         site: The receiver.
@@ -138,18 +139,24 @@ def fit_on_validation(
 
 
 def evidence_of(own: Floats, joint: Floats, fold: Fold) -> Evidence:
-    """Scores at unit spread over these patients: those of models that stand for the two have units of their own."""
+    """Return scores at unit spread over these patients, with standards computed on them.
+
+    Args:
+        own: Logits of the own model, N K.
+        joint: Logits of the joint model, N K.
+        fold: The images.
+    """
     unit = [standard_of(scores, fold.patients)(scores) for scores in (own, joint)]
     return Evidence(unit[0], unit[1], fold.labels, fold.patients)
 
 
 def mean_of_others(sums: Mapping[str, tuple[Weights, int]], own: Weights, counted: int) -> Weights | None:
-    """The other sites' own heads, weighted by patients: all sums less the site's own part; None if there is no other.
+    """Return the mean of the other sites' own heads, weighted by patients; None if there is no other.
 
     Args:
-        sums: Modality to the sum of its sites' heads by the names that travel, float64, and the patients in it.
+        sums: Modality to the sum of its sites' heads by shared names, float64, and the patients in it.
         own: The site's own head as it was sent.
-        counted: Patients with which it is in its modality's sum; 0 if it is in none.
+        counted: The site's patients in its modality's sum; 0 if it is in none.
     """
     others = sum(count for _, count in sums.values()) - counted
     if others <= 0:
@@ -166,20 +173,33 @@ def mean_of_others(sums: Mapping[str, tuple[Weights, int]], own: Weights, counte
 def donor_heads(
     sums: Mapping[str, tuple[Weights, int]], own: Weights, counted: int, modality: str
 ) -> dict[str, Weights]:
-    """Modality to the mean of its sites' own heads without the receiver's; arguments as of `mean_of_others`."""
+    """Return modality to the mean of its sites' own heads without the receiver's.
+
+    Args:
+        sums: As in `mean_of_others`.
+        own: The site's own head as it was sent.
+        counted: The site's patients in its modality's sum.
+        modality: The site's modality.
+    """
     found = {name: mean_of_others({name: one}, own, counted if name == modality else 0) for name, one in sums.items()}
     return {name: head for name, head in found.items() if head is not None}
 
 
 def fold(model: PooledModel) -> Weights:
-    """One classifier that says what the pooled model says, where both differ in nothing but their heads."""
+    """Return one classifier equal to the pooled model, if both networks differ only in their heads."""
     heads = [[weights[name].double().numpy() for name in _HEAD] for weights in (model.own, model.joint)]
     folded = fold_heads(model.pool, *((weight, bias) for weight, bias in heads))
     return model.own | {name: torch.from_numpy(value).float() for name, value in zip(_HEAD, folded, strict=True)}
 
 
 def score_model(site: Site, model: Weights | PooledModel, fold: Fold) -> Floats:
-    """Log-probabilities N K of a fold's images."""
+    """Return log-probabilities N K of a fold's images.
+
+    Args:
+        site: The site.
+        model: A classifier's tensors, or a pooled model.
+        fold: The images.
+    """
     if isinstance(model, PooledModel) and model.one is not None:
         return _scores(site, model.one, fold)
     if isinstance(model, PooledModel):
@@ -193,13 +213,13 @@ def _scores(site: Site, weights: Weights, fold: Fold) -> Floats:
 
 
 def on_features(site: Site, initial_weights: Weights) -> Site:
-    """The site with the features of its images in the place of the images, and no backbone.
+    """Return the site with features instead of images, and without a backbone.
 
-    Training and scores are those of the whole network, and take a fraction of the time. Use it with weights that hold
-    no backbone.
+    Training and scores equal those of the whole network, at a fraction of the time. Use it with weights without a
+    backbone.
 
     Args:
-        site: Whose heads alone are trained.
+        site: A site that trains only heads.
         initial_weights: The backbone's weights.
     """
     load_into(site.model, {name: value for name, value in initial_weights.items() if name.startswith("backbone.")})
@@ -220,9 +240,9 @@ def on_features(site: Site, initial_weights: Weights) -> Site:
 
 
 def out_of_fold(site: Site) -> Floats:
-    """Centred logits N K of the site's own head for each training image, of heads that did not see its patient.
+    """Return centred logits N K of the site's own head for each training image, from heads not trained on its patient.
 
-    The training patients are dealt into five folds, twice; the scores of both deals are added.
+    The training patients are divided into five folds, twice; the scores of both divisions are added.
 
     Args:
         site: On features.
@@ -242,7 +262,14 @@ def out_of_fold(site: Site) -> Floats:
 
 
 def deal(labels: Ints, patients: Ints, folds: int, rng: np.random.Generator) -> Ints:
-    """A fold for each image, N, the same for all images of a patient; each label is spread over all folds."""
+    """Return a fold for each image, N, the same for all images of a patient; each label is spread over all folds.
+
+    Args:
+        labels: Class index, N.
+        patients: Number of each image's patient, N.
+        folds: Number of folds.
+        rng: The only source of randomness.
+    """
     names, first, index = np.unique(patients, return_index=True, return_inverse=True)
     fold = np.empty(len(names), np.int64)
     for label in np.unique(labels):
@@ -256,12 +283,12 @@ def _rng(site: Site, purpose: bytes) -> np.random.Generator:
 
 
 def _fit_own(site: Site, fold: Fold, rng: np.random.Generator) -> None:
-    """Train the site's head from zero over all rounds, as alone."""
+    """Train the site's head from zero over all rounds, as in local training."""
     config = site.config
     for value in site.model.head.parameters():
         value.data.zero_()
     if config.model.levels:
-        from cdtl_core.privacy.partial import set_centre  # Opacus takes a second to load
+        from cdtl_core.privacy.partial import set_centre  # imported here: Opacus takes a second to load
 
         set_centre(site.model, fold, config, device=site.device)
     for epoch in range(config.federation.rounds):

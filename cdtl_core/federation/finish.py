@@ -1,4 +1,4 @@
-"""The end of a run at a site: pool the own and the joint model, select, calibrate, keep a model that predicts."""
+"""The end of a run at a site: pool own and joint model, select a model, calibrate it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,24 +21,23 @@ __all__ = ["Outcome", "SiteModel", "candidate", "finish", "finish_one"]
 
 Floats = npt.NDArray[np.float64]
 _NEARLY_CALIBRATED = 0.25
-"""Deviation of the logarithm of a fitted pool's temperature; docs/decisions.md says how it was found."""
+"""Standard deviation of the logarithm of a fitted pool's temperature; docs/decisions.md explains the value."""
 SiteModel = Weights | PooledModel
-"""A classifier's tensors, or two classifiers that are pooled."""
+"""A classifier's tensors, or two pooled classifiers."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves at a site; none of it is sent but what `cdtl_core.federation.wire` names.
+    """Result of a run at a site; only the fields named in `cdtl_core.federation.wire` are sent.
 
     Attributes:
         models: Candidate to model.
-        pooled: How own and joint model were pooled; None where there was one model only.
-        selection: Which candidate the site uses.
-        temperatures: Candidate to what divides its logits; None where the site has too few validation patients to
+        pooled: The pool of own and joint model; None if there was only one model.
+        selection: The candidate that the site uses.
+        temperatures: Candidate to the divisor of its logits; None if the site has too few validation patients to
             calibrate.
         test: Candidate to log-probabilities N K of the test images.
-        val: The same of the validation images; of a pool that was fitted on them, by pools that were fitted without
-            their patients.
+        val: The same for the validation images; for a pool fitted on them, from pools fitted without their patients.
     """
 
     models: Mapping[str, SiteModel]
@@ -50,7 +49,7 @@ class Outcome:
 
     @property
     def temperature(self) -> float | None:
-        """Of the model that the site uses."""
+        """Temperature of the model that the site uses."""
         return self.temperatures[self.selection.chosen]
 
 
@@ -61,12 +60,12 @@ def finish(
     others: Weights | None = None,
     donors: Mapping[str, Weights] | None = None,
 ) -> Outcome:
-    """Pool both models of a site. Test patients are scored and never used to choose.
+    """Pool both models of a site. Test patients are scored and never used for a choice.
 
     Args:
         site: The hospital.
-        own: The classifier that it trained alone.
-        joint: What the federation gives it, with its own norms.
+        own: The own model's classifier.
+        joint: The joint model, with the site's own norms.
         others: Mean of the other sites' own heads, see `pool_models`.
         donors: The same by modality.
 
@@ -81,7 +80,7 @@ def finish(
 
 
 def finish_one(site: Site, model: Weights, *, labels_differ: bool = False) -> Outcome:
-    """Keep the one model of a run that does not pool: `own` of a site by itself, `joint` of a federation.
+    """Return the outcome of a run without a pool: `own` for local training, `joint` for a federation.
 
     Args:
         site: The hospital.
@@ -108,14 +107,20 @@ def _outcome(site: Site, models: Mapping[str, SiteModel], pooled: PooledModel | 
 
 
 def _deviation(name: str, pooled: PooledModel | None) -> float | None:
-    """How far the temperature of a candidate may be expected from 1: little where the pool's scale was fitted."""
+    """Return the prior deviation of a candidate's temperature: small if the pool's scale was fitted."""
     if name != POOL or pooled is None or pooled.pool.by != "evidence":
         return None
     return _NEARLY_CALIBRATED if pooled.pool.num_patients >= FEWEST_PATIENTS else None
 
 
 def _scores(site: Site, models: Mapping[str, SiteModel], images: Fold) -> dict[str, Floats]:
-    """Log-probabilities N K by candidate; two networks that are pooled are not run again."""
+    """Return log-probabilities N K by candidate, without running two pooled networks again.
+
+    Args:
+        site: The hospital.
+        models: Candidate to model.
+        images: The images.
+    """
     found: dict[str, Floats] = {}
     for name, model in models.items():
         if isinstance(model, PooledModel):
@@ -126,7 +131,13 @@ def _scores(site: Site, models: Mapping[str, SiteModel], images: Fold) -> dict[s
 
 
 def candidate(site: Site, initial_weights: Weights, memory: SiteMemory, order: RoundOrder) -> Weights:
-    """The classifier that a site would use of what the server has for it: its own norms, refreshed if the run says so.
+    """Return the classifier that a site would use now: its own norms, refreshed if the run says so.
+
+    Args:
+        site: The hospital.
+        initial_weights: Of the federation.
+        memory: Its local tensors.
+        order: The coordinator's order.
 
     Raises:
         ModelError: The weights do not fit the site's model.

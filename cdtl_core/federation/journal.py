@@ -1,7 +1,7 @@
-"""The journal of a run, ``rounds.jsonl``, and the diary that a site keeps of its own rounds: written and read here.
+"""The journal of a run, ``rounds.jsonl``, and a site's diary of its own rounds: written and read here.
 
-A line is one round, or the end of a method, and is on the disk before the next round begins. A resumed run drops the
-lines after its checkpoint; a line torn by a kill is left out. A diary stays at the site.
+A line is one round, or the end of a method, and is on the disk before the next round begins. A resumed run removes the
+lines after its checkpoint; a line torn by a kill is ignored. A diary stays at the site.
 """
 
 import json
@@ -23,19 +23,19 @@ __all__ += ["read_journal", "unprotected_runs"]
 
 Figures = Mapping[str, float | None]
 _RENAMED = {"theta0_bytes": "initial_weights_bytes"}
-"""Names in lines that were written before 0.2."""
+"""Names of fields in lines written before 0.2."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What crossed for one site in one exchange of messages.
+    """Traffic of one site in one exchange of messages.
 
     Attributes:
-        bytes_received: By the site: size of the message, the initial weights included.
-        initial_weights_bytes: Of these, the initial weights'.
-        bytes_sent: By the site: size of its reply.
-        seconds: From the last time it was asked to its answer; where sites take turns, as in a simulation, with the
-            others' work.
+        bytes_received: Received by the site: size of the message, including the initial weights.
+        initial_weights_bytes: The part for the initial weights.
+        bytes_sent: Sent by the site: size of its reply.
+        seconds: From the last request to the answer; if sites take turns, as in a simulation, including the others'
+            work.
     """
 
     bytes_received: int = 0
@@ -46,15 +46,15 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Round:
-    """One round as the journal tells it.
+    """One round in the journal.
 
     Attributes:
         number: From 1.
-        seconds: It took; None where the line does not say.
+        seconds: Its duration; None if the line has none.
         sites: Site to its figures: metrics, bytes, seconds.
         spent: Sites whose privacy budget is used up.
         absent: Sites that did not answer.
-        refused: Site to why it has no update that counts.
+        refused: Site to why none of its updates counts.
         joined: Sites that take part from the next round on.
         matrix: The blend matrix; its rows are `groups`.
     """
@@ -73,7 +73,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a method ended: what each site said of its model, and why others have none."""
+    """End of a method: figures of each site's model, and why others have none."""
 
     method: str
     number: int
@@ -92,7 +92,7 @@ class Journal:
 
     @property
     def sites(self) -> list[str]:
-        """All sites that a round names, in the order of their names."""
+        """All sites in any round, in the order of their names."""
         found: set[str] = set()
         for one in self.rounds:
             found |= {*one.sites, *one.spent, *one.absent, *one.refused, *one.joined}
@@ -100,18 +100,18 @@ class Journal:
 
 
 class JournalFile:
-    """The lines of one method in a run's journal; lines of other methods stay as they are.
+    """The lines of one method in a run's journal; lines of other methods stay unchanged.
 
     Args:
-        path: Of ``rounds.jsonl``.
-        method: Whose lines are written.
+        path: Path of ``rounds.jsonl``.
+        method: The method.
     """
 
     def __init__(self, path: Path, method: str) -> None:
         self._path, self._method = path, method
 
     def rewind(self, round: int) -> None:
-        """Drop this method's lines after `round`, and a line that was torn by a kill."""
+        """Remove this method's lines after `round`, and a line torn by a kill."""
         if self._path.exists():
             kept = [line for line in _texts(self._path) if self._stays(line, round)]
             replace_bytes(self._path, "".join(line + "\n" for line in kept).encode())
@@ -122,10 +122,10 @@ class JournalFile:
         """Write one round.
 
         Args:
-            report: What it did.
-            traffic: Of each site that was asked.
+            report: Report of the round.
+            traffic: Traffic of each site that was asked.
             joined: Sites that take part from the next round on.
-            seconds: It took.
+            seconds: Duration.
         """
         sites = {site: {**values, **_sizes(traffic[site], values)} for site, values in report.metrics.items()}
         self._add(
@@ -155,7 +155,7 @@ class JournalFile:
             number: One more than the last round.
             finals: Site to its traffic, the figures of its model, and which model it uses.
             missing: Site to why it has no model.
-            seconds: The end took.
+            seconds: Duration.
         """
         sites = {
             site: {**figures, "chosen": chosen, **_sizes(traffic, figures)}
@@ -164,7 +164,7 @@ class JournalFile:
         self._add({"round": number, "finish": sites, "missing": dict(missing), "seconds": round(seconds, 3)})
 
     def finished(self) -> bool:
-        """Whether the method has ended: a line says so after every site has kept its model."""
+        """Whether the method has ended, which is written after every site has its model."""
         return any(isinstance(one, Ending) and one.method == self._method for one in read_entries(self._path))
 
     def _add(self, line: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ class Diary:
     """A site's own notes of its rounds in one federation.
 
     Args:
-        path: Of the file in the site's folder.
+        path: Path of the file in the site's folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -190,8 +190,8 @@ class Diary:
 
         Args:
             round: From 1.
-            traffic: What crossed; its seconds are the site's own work.
-            figures: Of the round; no loss with differential privacy.
+            traffic: Its seconds are the site's own work.
+            figures: Figures of the round; no loss with differential privacy.
         """
         lines = _texts(self._path)
         kept = [line for line in lines if _round_of(line) < round]
@@ -203,12 +203,12 @@ class Diary:
         append_line(self._path, json.dumps(_plain({"round": round, **sizes, **figures})))
 
     def last_round(self, *, before: int) -> int:
-        """The last round before `before` that the site noted; 0 without any."""
+        """Return the last round before `before` that the site noted; 0 without any."""
         return max((int(number) for line in _texts(self._path) if (number := _round_of(line)) < before), default=0)
 
 
 def read_entries(path: Path) -> Iterator[Round | Ending]:
-    """Rounds and endings of a journal in the order of its lines; lines that are neither are left out."""
+    """Return rounds and endings of a journal in the order of its lines; other lines are ignored."""
     for line in _lines(path):
         told = {"method": str(line.get("method", "")), "number": line["round"], "seconds": line.get("seconds")}
         if isinstance(line.get("finish"), dict):
@@ -219,7 +219,7 @@ def read_entries(path: Path) -> Iterator[Round | Ending]:
 
 
 def read_journal(path: Path) -> list[Journal]:
-    """All methods of a run, in the order in which they were played; empty before the first round."""
+    """Return all methods of a run, in their order; empty before the first round."""
     entries = list(read_entries(path))
     journals = []
     for method in dict.fromkeys(one.method for one in entries):
@@ -230,7 +230,13 @@ def read_journal(path: Path) -> list[Journal]:
 
 
 def read_diary(path: Path, method: str, site: str) -> Journal:
-    """What a site noted of its own rounds, as a journal of one site."""
+    """Return a site's diary as a journal of one site.
+
+    Args:
+        path: The diary.
+        method: Name of the method.
+        site: Name of the site.
+    """
     rounds = []
     for line in _lines(path):
         figures = {name: value for name, value in line.items() if name != "round"}
@@ -239,12 +245,12 @@ def read_diary(path: Path, method: str, site: str) -> Journal:
 
 
 def unprotected_runs(site: SiteFolder) -> tuple[str, ...]:
-    """Federations to which a site sent updates without differential privacy: only then its diary has a loss."""
+    """Return federations to which the site sent updates without differential privacy: only they have a loss."""
     return tuple(name for name, path in site.diaries() if any("val_loss" in line for line in _lines(path)))
 
 
 def _sizes(traffic: Traffic, figures: Mapping[str, float]) -> dict[str, int | float]:
-    """Bytes, and seconds until the answer; of a site that gives no figures of its patients no seconds are kept."""
+    """Return bytes, and seconds until the answer; no seconds for a site that sends no figures of its patients."""
     sizes: dict[str, int | float] = {"bytes_received": traffic.bytes_received, "bytes_sent": traffic.bytes_sent}
     if figures:
         sizes["seconds"] = round(traffic.seconds, 3)
@@ -254,7 +260,7 @@ def _sizes(traffic: Traffic, figures: Mapping[str, float]) -> dict[str, int | fl
 
 
 def _figures(sites: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures by site under the names of today."""
+    """Return figures by site under the current names."""
     return {
         site: {_RENAMED.get(name, name): value for name, value in found.items()} if isinstance(found, dict) else found
         for site, found in sites.items()
@@ -269,7 +275,7 @@ def _texts(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines that hold an object with a round."""
+    """Yield lines that hold an object with a round."""
     values = (_read(text) for text in _texts(path))
     yield from (value for value in values if value is not None and isinstance(value.get("round"), int))
 
@@ -283,7 +289,7 @@ def _read(line: str) -> dict[str, Any] | None:
 
 
 def _round_of(line: str) -> float:
-    """The round of a line; infinity for a torn line, which belongs to no round that stays."""
+    """Return the round of a line; infinity for a torn line."""
     value = _read(line)
     try:
         return float(value["round"]) if value else math.inf
@@ -292,7 +298,7 @@ def _round_of(line: str) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """NaN is no JSON: written as null."""
+    """Return null for NaN, which JSON lacks."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""How much of an approved run has been used: rounds, final evaluations and runs; what goes beyond is refused.
+"""Limits of an approved run: rounds, final evaluations and runs; anything beyond is refused.
 
-The site's egress filter and the approved code each keep a `Used` of their own and judge every order by it. Neither
-trusts the coordinator to say that a run is resumed: an order that the site's own record continues is the same run,
-everything else is a further one.
+The site's egress filter and the approved code each keep a separate `Used` and judge every order by it. Neither trusts
+the coordinator's statement that a run is resumed: an order that continues the site's own record belongs to the same
+run, everything else is a further run.
 """
 
 import hashlib
@@ -31,18 +31,18 @@ __all__ = [
 __all__ += ["order_digest", "save_used"]
 
 MOST_ANSWERS = 6
-"""Answers to one order number in one run: the first, and five more, since the service tries a round five times."""
+"""Largest number of answers to one order: the first, and five more, since the service tries a round five times."""
 _MOST_ORDERS = 3
-"""Different orders of one round: a checkpoint is lost, and other sites answer the second time."""
+"""Largest number of different orders for one round: after a lost checkpoint, other sites may answer the second time."""
 _BACK = 1
-"""Rounds that an order may lie before the last one: the coordinator keeps two checkpoints."""
+"""Largest distance of an order before the last round: the coordinator keeps two checkpoints."""
 _INITIAL_WEIGHTS = "initial_weights"
 
 Limit = Literal["round", "evaluation", "weights", "run"]
 
 
 class OverLimitError(PrivacyError):
-    """An order goes beyond what was approved; `limit` says which limit it breaks."""
+    """An order exceeds the approval; `limit` is the exceeded limit."""
 
     def __init__(self, limit: Limit, sentence: str) -> None:
         super().__init__(sentence)
@@ -54,13 +54,13 @@ class _Record(BaseModel):
 
 
 class Order(_Record):
-    """What is known of a message that asks a site to train or to evaluate.
+    """A message that asks a site to train or to evaluate.
 
     Attributes:
         kind: Flower's message type, ``train`` or ``evaluate``.
         round: From 1; a final evaluation has the number after the last round.
         initial_weights_hash: SHA-256 of the initial weights that it names.
-        digest: Of its whole content without the initial weights: the same order has the same digest.
+        digest: Digest of its whole content without the initial weights; equal orders have equal digests.
     """
 
     kind: str
@@ -70,14 +70,14 @@ class Order(_Record):
 
 
 class RoundUsed(_Record):
-    """One round: digests of the orders that came for it, and how many answers left."""
+    """One round: digests of the orders for it, and the number of answers."""
 
     orders: tuple[str, ...] = ()
     answers: int = 0
 
 
 class EvaluationUsed(_Record):
-    """One final evaluation: its order's digest, how many answers left, and the numbers of the answer."""
+    """One final evaluation: its order's digest, the number of answers, and the figures of the answer."""
 
     order: str
     answers: int = 0
@@ -85,12 +85,12 @@ class EvaluationUsed(_Record):
 
 
 class Used(_Record):
-    """What has been used of one approval; it only ever grows.
+    """Use of one approval; it only grows.
 
     Attributes:
-        run: How often the run was begun; 0 before its first order.
-        rounds: Of the run under way, the last few rounds.
-        evaluations: Of the run under way.
+        run: How often the run was started; 0 before its first order.
+        rounds: The last few rounds of the current run.
+        evaluations: Final evaluations of the current run.
     """
 
     schema_version: Literal[1] = 1
@@ -100,12 +100,17 @@ class Used(_Record):
 
     @property
     def last_round(self) -> int:
-        """The highest round that was asked for; 0 without any."""
+        """The highest requested round; 0 without any."""
         return max(self.rounds, default=0)
 
 
 def admitted(used: Used, order: Order, config: RunConfig) -> Used:
-    """The record with an order in it; call it, and save the result, before the order is worked on.
+    """Return the record with an order added; save it before the order is processed.
+
+    Args:
+        used: The record.
+        order: The order.
+        config: The approved settings.
 
     Raises:
         OverLimitError: The order goes beyond what the settings `config` allow.
@@ -122,12 +127,12 @@ def admitted(used: Used, order: Order, config: RunConfig) -> Used:
 
 
 def answered(used: Used, order: Order, reply: Mapping[str, int | float] | None = None) -> Used:
-    """The record with an answer in it; save it before the answer leaves.
+    """Return the record with an answer added; save it before the answer leaves.
 
     Args:
         used: The record.
-        order: Which order is answered; it was admitted before.
-        reply: The numbers of the answer to a final evaluation.
+        order: The answered order; it was admitted before.
+        reply: The figures of the answer to a final evaluation.
     """
     if order.kind == "evaluate":
         found = [_answered_evaluation(one, reply) if one.order == order.digest else one for one in used.evaluations]
@@ -138,12 +143,12 @@ def answered(used: Used, order: Order, reply: Mapping[str, int | float] | None =
 
 
 def kept_answer(used: Used, order: Order) -> Mapping[str, int | float] | None:
-    """The numbers with which this very final evaluation was answered before, if it was."""
+    """Return the figures of an earlier answer to exactly this final evaluation, if there was one."""
     return next((one.reply for one in used.evaluations if one.order == order.digest), None)
 
 
 def order_digest(object_ids: Mapping[str, str]) -> str:
-    """SHA-256 of a message's records by their Flower object ids, without the initial weights; 64 hex digits."""
+    """Return the SHA-256 of a message's records by their Flower object ids, without the initial weights."""
     own = {name: value for name, value in object_ids.items() if name.partition(".")[0] != _INITIAL_WEIGHTS}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
@@ -152,7 +157,7 @@ def load_used(path: Path) -> Used:
     """Read a record; an empty one if the file does not exist.
 
     Raises:
-        PrivacyError: The file cannot be read, so nobody can say how much is left.
+        PrivacyError: The file cannot be read, so the remaining approval is unknown.
     """
     try:
         return Used.model_validate_json(path.read_bytes())
@@ -191,7 +196,13 @@ def _round(used: Used, order: Order, config: RunConfig) -> Used:
 
 
 def _of_run(used: Used, order: Order, config: RunConfig) -> Used:
-    """The record of the run that an order to train belongs to: the one under way, or a further one if one is left."""
+    """Return the record of the run that an order belongs to: the current run, or a further one if one is left.
+
+    Args:
+        used: The record.
+        order: An order to train.
+        config: The approved settings.
+    """
     if used.run and _continues(used, order):
         return used
     if used.run >= config.limits.runs:
@@ -199,13 +210,13 @@ def _of_run(used: Used, order: Order, config: RunConfig) -> Used:
         raise OverLimitError(
             "run",
             f"the order is for round {order.round}, the run is at {where}, and no further run is approved (limits.runs "
-            f"= {config.limits.runs}): ask the coordinator for a new request if the run is to be played again.",
+            f"= {config.limits.runs}): ask the coordinator for a new request to start the run again.",
         )
     return Used(run=used.run + 1)
 
 
 def _continues(used: Used, order: Order) -> bool:
-    """Whether an order to train goes on with the run: near its last round, and after its end only what came before."""
+    """Whether an order continues the current run: near its last round, and after its end only an earlier order."""
     if used.evaluations:
         return order.digest in used.rounds.get(order.round, RoundUsed()).orders
     return order.round >= used.last_round - _BACK
@@ -220,7 +231,7 @@ def _evaluation(used: Used, order: Order, config: RunConfig) -> Used:
     if known is not None or len(used.evaluations) >= config.limits.evaluations:
         raise OverLimitError(
             "evaluation",
-            f"the order is for a further final evaluation, approved is limits.evaluations = "
+            f"the order is for a further final evaluation, but approved is limits.evaluations = "
             f"{config.limits.evaluations}: it is refused.",
         )
     found = (*used.evaluations, EvaluationUsed(order=order.digest))

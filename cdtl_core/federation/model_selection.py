@@ -1,4 +1,4 @@
-"""Model selection: which of its models a site uses. The pool, unless validation patients speak against it."""
+"""Model selection: the pool, unless validation patients are predicted better by the own model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ __all__ = ["FEWEST_PATIENTS", "JOINT", "OWN", "POOL", "Selection", "select_model
 
 OWN, JOINT, POOL = "own", "joint", "pool"
 FEWEST_PATIENTS = 20
-"""Fewer validation patients than this decide nothing."""
+"""With fewer validation patients there is no comparison."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which model a site uses, and what it was compared with.
+    """The model that a site uses, and the comparison behind it.
 
     Attributes:
         chosen: ``pool``, ``own`` or ``joint``.
         losses: Mean validation log-loss over patients, per candidate; empty without validation patients.
-        excess: Log-loss of the pool less that of the own model in standard errors of the paired difference; None where
+        excess: Log-loss of the pool minus that of the own model, in standard errors of the paired difference; None if
             they were not compared.
     """
 
@@ -30,9 +30,9 @@ class Selection:
 
 
 def select_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_errors: float | None) -> Selection:
-    """Use the pool, unless at least 20 validation patients say that the own model is better by `standard_errors`.
+    """Use the pool, unless the own model is better by `standard_errors` on at least 20 validation patients.
 
-    Fewer patients cannot tell a good pool from a bad one, so they decide nothing. A site without a pool uses its only
+    Fewer patients cannot separate a good pool from a bad one, so they are not used. A site without a pool uses its only
     model.
 
     Args:
@@ -49,7 +49,7 @@ def select_model(losses: Mapping[str, npt.NDArray[np.float64]], *, standard_erro
 
 
 def _excess(difference: npt.NDArray[np.float64]) -> float:
-    """Mean over its standard error; 0 where both are 0."""
+    """Return the mean divided by its standard error; 0 if both are 0."""
     mean = float(difference.mean())
     error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
     return mean / error if error > 0 else float(np.sign(mean) * np.inf) if mean else 0.0

@@ -1,7 +1,8 @@
-"""One network between a site's own and the joint one: a prediction and a file at half the cost of two.
+"""One network between a site's own and the joint one, for predictions and files at half the cost of two.
 
-Both start from the same weights, so that a network between them may say what their pool says. Or not: that depends on
-the images, so validation patients decide, and two networks stay where they are too few or speak against one.
+Both start from the same weights, so a network between them may predict as their pool does. Whether it does depends on
+the images. Therefore validation patients decide, and two networks stay if they are too few or find the single one
+worse.
 """
 
 from dataclasses import replace
@@ -20,14 +21,14 @@ __all__ = ["between", "differ_in_heads_only", "with_one_network"]
 
 
 def differ_in_heads_only(model: PooledModel) -> bool:
-    """Whether all tensors but the heads' are the same, so that both heads fold into one."""
+    """Whether all tensors but the heads' are equal, so that both heads fold into one."""
     return all(model.own[name].equal(value) for name, value in model.joint.items() if not name.startswith("head."))
 
 
 def between(model: PooledModel) -> Weights:
-    """Tensors between those of both networks, own to joint as 1 to the pool's share; heads are taken at unit spread.
+    """Return tensors between those of both networks, own to joint as 1 to the pool's share; heads at unit spread.
 
-    The statistics of its norms are means of theirs and no statistics of its own: refresh them.
+    Statistics of norms are averages and not valid for the mixture: refresh them.
     """
     share = model.pool.share / (1 + model.pool.share)
     parts = (model.own, model.pool.own.spread), (model.joint, model.pool.joint.spread)
@@ -39,10 +40,10 @@ def between(model: PooledModel) -> Weights:
 
 
 def with_one_network(site: Site, model: PooledModel) -> PooledModel:
-    """The pool with one network in the place of two, where at least 20 validation patients find it no worse.
+    """Return the pool with one network instead of two, if at least 20 validation patients find it no worse.
 
-    Its scale and bias are fitted on the validation patients, as those of the pool; both are judged by their log-loss
-    on patients that were left out of that. With `pool.networks` = ``two`` it is not tried.
+    Its scale and bias are fitted on the validation patients, as those of the pool. Both are judged by their log-loss on
+    patients left out of the fit. With `pool.networks` = ``two`` it is not tried.
 
     Args:
         site: The receiver.

@@ -1,10 +1,10 @@
-"""Records as they travel: many tensors packed as one array, and a reply looked at from outside.
+"""Records in messages: many tensors packed as one array, and the outline of a reply.
 
-Flower sends every tensor as two objects, and every object takes a request at each hop. So a packed record holds one
-array of bytes; a record beside it, ``<key>.index``, names the tensors within, in order.
+Flower sends every tensor as two objects, and every object takes a request at each hop. Therefore a packed record holds
+one array of bytes, and a second record, ``<key>.index``, names its tensors in order.
 
-Flower's encodings leave room beside the values (NumPy headers, JSON, protobuf). So the values of a reply are written
-again, by `written_anew`, before it leaves a site.
+Flower's encodings have unused space (NumPy headers, JSON, protobuf). Therefore `encoded_again` encodes the values of a
+reply again before it leaves a site.
 """
 
 import io
@@ -22,6 +22,7 @@ from cdtl_core.system.foreign import parse_json
 
 __all__ = [
     "arrays_of",
+    "encoded_again",
     "is_packed",
     "not_finite",
     "numbers_of",
@@ -29,18 +30,17 @@ __all__ = [
     "pack",
     "packed",
     "unpacked",
-    "written_anew",
 ]
 
 Arrays = Mapping[str, np.ndarray]
 _PACKED, _INDEX, _TENSORS = "packed", ".index", "tensors"
 _TYPES = {"float16": 2, "float32": 4, "float64": 8}
 _EXPONENT = np.uint16(0x7C00)  # all bits of a float16's exponent, which only infinity and NaN have
-_HEADER = 1024  # bytes, of which a header of any plain shape takes 128
+_HEADER = 1024  # bytes; a header of any plain shape takes 128
 
 
 def pack(key: str, arrays: Arrays) -> dict[str, ArrayRecord | ConfigRecord]:
-    """The two records of a pack; one ordinary record if there is nothing to pack."""
+    """Return the two records of a pack; one ordinary record if there is nothing to pack."""
     if not arrays:
         return {key: ArrayRecord()}
     index = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
@@ -57,7 +57,7 @@ def is_packed(content: RecordDict, key: str) -> bool:
 
 
 def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
-    """The arrays of a record, packed or not; each may be written to.
+    """Return the arrays of a record, packed or not; each may be written to.
 
     Raises:
         KeyError, TypeError, ValueError: The record is missing or malformed.
@@ -81,7 +81,7 @@ def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
 
 
 def numbers_of(data: bytes) -> np.ndarray:
-    """The array of a NumPy file that holds it and nothing more, not to be written to; nothing is copied or allocated.
+    """Return the array of a NumPy file that holds nothing else, read-only and without a copy.
 
     Raises:
         ValueError: It is no such file.
@@ -94,12 +94,12 @@ def numbers_of(data: bytes) -> np.ndarray:
         if dtype.hasobject or any(length < 0 for length in shape):
             raise ValueError("objects, or no shape")
         return np.frombuffer(data, dtype, offset=head.tell()).reshape(shape, order="F" if fortran else "C")
-    except Exception as error:  # whatever a forged header makes NumPy say
+    except Exception as error:  # NumPy raises many kinds of errors for forged headers
         raise ValueError(f"no array ({type(error).__name__})") from None
 
 
 def unpacked(content: RecordDict) -> RecordDict:
-    """The same content, every pack as an ordinary record of tensors.
+    """Return the content with every pack as an ordinary record of tensors.
 
     Raises:
         KeyError, TypeError, ValueError: A pack is malformed.
@@ -112,7 +112,7 @@ def unpacked(content: RecordDict) -> RecordDict:
 
 
 def packed(content: RecordDict, keys: Collection[str]) -> RecordDict:
-    """The same content with these records of arrays as packs."""
+    """Return the content with these records of arrays as packs."""
     dense = RecordDict({key: record for key, record in content.items() if key not in keys})
     for key in keys:
         dense.update(pack(key, arrays_of(content, key)))
@@ -120,7 +120,7 @@ def packed(content: RecordDict, keys: Collection[str]) -> RecordDict:
 
 
 def outline(content: RecordDict) -> Outline:
-    """Every record of a reply, tensors as they are declared."""
+    """Return every record of a reply, with tensors as they are declared."""
     return Outline(
         {
             key: {name: _tensor(array) for name, array in record.items()}
@@ -131,8 +131,8 @@ def outline(content: RecordDict) -> Outline:
     )
 
 
-def written_anew(content: RecordDict) -> RecordDict:
-    """The same values in records that this process wrote; check the outline before (for size) and after (for truth).
+def encoded_again(content: RecordDict) -> RecordDict:
+    """Encode the same values again; check the outline before (for size) and after (for the real content).
 
     Raises:
         PrivacyError: A tensor's bytes are no NumPy array.
@@ -148,7 +148,7 @@ def written_anew(content: RecordDict) -> RecordDict:
 
 
 def not_finite(content: RecordDict) -> str:
-    """Which float16 tensor of a reply holds NaN or infinity, as a sentence; empty if none does."""
+    """Return which float16 tensor of a reply holds NaN or infinity, as a sentence; empty if none does."""
     for key, arrays in content.array_records.items():
         for name, array in arrays.items():
             bits = numbers_of(array.data).view(np.uint16)
@@ -158,7 +158,7 @@ def not_finite(content: RecordDict) -> str:
 
 
 def _joined(parts: Collection[np.ndarray]) -> Array:
-    """One array of bytes, in one pass: `Array` of a numpy array copies it three times."""
+    """Join arrays into one of bytes in one pass; `Array` of a numpy array copies it three times."""
     count = sum(part.size for part in parts)
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
@@ -167,7 +167,7 @@ def _joined(parts: Collection[np.ndarray]) -> Array:
 
 
 def _written(index: object) -> str:
-    """An index as text; there is one way only."""
+    """Return an index as text, in its only spelling."""
     return json.dumps(index, separators=(",", ":"))
 
 

@@ -1,16 +1,16 @@
-"""Pooling the own and the joint model at a site: equation (10), once, in comparable units.
+"""The pool of own and joint model at a site: equation (10), once, in comparable units.
 
-Each site ends a run with two models: its own, trained alone, and the joint one. Their logits differ in size: the own
-head of a small site is far more certain than a joint head. So each is first brought to unit spread over the site's
-own training images. Then
+Each site ends a run with two models: its own model and the joint one. Their logits differ in size: the own head of a
+small site is far more certain than a joint head. Therefore each is first scaled to unit spread over the site's own
+training images. Then
 
     logits = bias + scale * (own / s_own + r * joint / s_joint)
 
-r is the share of the joint model relative to the own one: 0 is the own model alone, 1 is half and half. It follows from
-evidence on patients that neither model was trained on; without such evidence r is 1, and with little it stays near 1.
+r is the share of the joint model relative to the own one: 0 is the own model only, 1 is half and half. It follows from
+evidence on patients that neither model was trained on. Without such evidence r is 1, and with little it stays near 1.
 
-The server sees neither the spreads nor r. Of the own model it sees the head where heads alone are trained without
-privacy (`egress.sends_own_head`), and nothing else.
+The server sees neither the spreads nor r. Of the own model it sees only the head, and only if heads are trained without
+privacy (`egress.sends_own_head`).
 
 Source: eq. (10), Inbaraj et al. 2025. Differs: applied once at the receiver, at unit spread; the share follows from
 evidence.
@@ -30,21 +30,21 @@ Ints = npt.NDArray[np.int64]
 
 EQUAL_SHARE = 1.0
 FEWEST_PATIENTS = 20
-"""Fewer held-out patients than this say little: they hold the share closer to 1."""
+"""With fewer held-out patients the evidence is weak, and the prior holds the share closer to 1."""
 _FLAT = 1e-6
 _SPREAD = 1.4
-"""Standard deviation of the normal prior of r, whose mean is 1; docs/decisions.md says how it was found."""
+"""Standard deviation of the normal prior of r, whose mean is 1; docs/decisions.md explains the value."""
 _VAGUE = 4.0
-"""Variance of the priors of bias and log scale: nearly free."""
+"""Variance of the priors of bias and log scale: almost unconstrained."""
 
 
 @dataclass(frozen=True)
 class Standard:
-    """What brings a model's logits to unit spread over a site's training images.
+    """Scales a model's logits to unit spread over a site's training images.
 
     Attributes:
         centre: Mean of the centred logits, K.
-        spread: Their standard deviation; for two classes that of the margin. Below 1e-6 the model says nothing.
+        spread: Their standard deviation; for two classes that of the margin. Below 1e-6 the model is flat.
     """
 
     centre: Floats
@@ -56,7 +56,7 @@ class Standard:
         return self.spread < _FLAT
 
     def __call__(self, logits: Floats) -> Floats:
-        """Logits or log-probabilities N K, centred over classes, at unit spread; zeros for a flat model."""
+        """Return logits or log-probabilities N K, centred over classes, at unit spread; zeros for a flat model."""
         if self.is_flat:
             return np.zeros_like(logits)
         return np.asarray((_centred(logits) - self.centre) / self.spread, np.float64)
@@ -64,7 +64,7 @@ class Standard:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What both models say of patients that they were not trained on, at unit spread.
+    """Predictions of both models for patients that they were not trained on, at unit spread.
 
     Attributes:
         own: N K.
@@ -80,13 +80,13 @@ class Evidence:
 
     @property
     def num_patients(self) -> int:
-        """How many patients there are."""
+        """Number of patients."""
         return len(np.unique(self.patients))
 
 
 @dataclass(frozen=True)
 class Pool:
-    """How a site joins its two models.
+    """The pool of a site's two models.
 
     Attributes:
         own: Standard of the own model.
@@ -107,7 +107,7 @@ class Pool:
     num_patients: int
 
     def __call__(self, own: Floats, joint: Floats) -> Floats:
-        """Log-probabilities N K from both models' logits or log-probabilities N K."""
+        """Return log-probabilities N K from both models' logits or log-probabilities N K."""
         from scipy.special import log_softmax
 
         logits = self.bias + self.scale * (self.own(own) + self.share * self.joint(joint))
@@ -115,12 +115,12 @@ class Pool:
 
 
 def fold_heads(pool: Pool, own: tuple[Floats, Floats], joint: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-    """One linear head whose logits are those of the pool, for two heads on the same features.
+    """Return one linear head whose logits equal the pool's, for two heads on the same features.
 
     Args:
-        pool: How they are joined.
+        pool: How they are combined.
         own: Weight K D and bias K of the own head.
-        joint: Of the joint head.
+        joint: Weight K D and bias K of the joint head.
     """
     weight, bias = np.zeros_like(own[0]), pool.bias.copy()
     for standard, share, head in ((pool.own, 1.0, own), (pool.joint, pool.share, joint)):
@@ -132,7 +132,7 @@ def fold_heads(pool: Pool, own: tuple[Floats, Floats], joint: tuple[Floats, Floa
 
 
 def standard_of(logits: Floats, patients: Ints) -> Standard:
-    """The standard of a model from its logits N K of the site's training images; patients count alike.
+    """Return the standard of a model from its logits N K of the site's training images; all patients have equal weight.
 
     For two classes the spread is the standard deviation of the margin (the difference of both logits).
     """
@@ -145,7 +145,7 @@ def standard_of(logits: Floats, patients: Ints) -> Standard:
 
 
 def patient_weights(labels: Ints, patients: Ints, counts: Floats | None = None) -> Floats:
-    """One weight per image, N, sum 1: patients count alike, and then the classes that are there.
+    """Return one weight per image, N, sum 1: equal for all patients, then equal for all classes that occur.
 
     Args:
         labels: Class index, N.
@@ -159,12 +159,12 @@ def patient_weights(labels: Ints, patients: Ints, counts: Floats | None = None) 
 
 
 def fit_pool(own: Standard, joint: Standard, evidence: Evidence | None) -> Pool:
-    """The pool with the most probable share r, scale and bias.
+    """Return the pool with the most probable share r, scale and bias.
 
-    The evidence is the log-loss over held-out patients, classes alike; r is never negative and has a normal prior
-    around 1, of deviation 1.4, or n / 20 of that with n < 20 patients. Scale and bias are then fitted with all patients
-    alike, so that probabilities fit the site's own mix of classes. Without evidence of both classes r is 1, and the
-    scale is the own model's.
+    The evidence is the log-loss over held-out patients, with equal weight for all classes. r is never negative and has
+    a normal prior around 1 with standard deviation 1.4, or n / 20 of that with n < 20 patients. Scale and bias are then
+    fitted with equal weight for all patients, so that probabilities fit the site's own mix of classes. Without evidence
+    of both classes r is 1, and the scale is the own model's.
 
     Args:
         own: Standard of the own model.
@@ -180,7 +180,7 @@ def fit_pool(own: Standard, joint: Standard, evidence: Evidence | None) -> Pool:
 
 
 def _equal(own: Standard, joint: Standard) -> Pool:
-    """Equal shares with the own model's scale and bias, or the joint one's if that is all there is."""
+    """Return equal shares with the own model's scale and bias, or the joint one's if the own model is flat."""
     share = 0.0 if joint.is_flat else EQUAL_SHARE
     if own.is_flat:
         return Pool(own, joint, share, joint.spread, joint.centre, "equal", 0)
@@ -188,7 +188,7 @@ def _equal(own: Standard, joint: Standard) -> Pool:
 
 
 def share_prior(donors: int, patients: int) -> tuple[float, float]:
-    """Mean and variance of the normal prior of each of so many donors' shares; their sum has one prior for any number.
+    """Return mean and variance of the normal prior of each donor's share; their sum has one prior for any number.
 
     Fewer than `FEWEST_PATIENTS` patients make it narrower.
     """
@@ -198,17 +198,17 @@ def share_prior(donors: int, patients: int) -> tuple[float, float]:
 def fit_shares(
     own: Floats, donors: Sequence[Floats], labels: Ints, weights: Floats, means: Floats, variance: float
 ) -> Floats:
-    """The most probable shares r of D donors, each 0 or more, in ``bias + scale * (own + sum of r_d * donor_d)``.
+    """Return the most probable shares r >= 0 of D donors in ``bias + scale * (own + sum of r_d * donor_d)``.
 
     Minimises the penalised log-loss over log scale, bias (K, kept centred by its prior) and r.
 
     Args:
-        own: What the own model says of patients that it was not trained on, at unit spread, N K.
-        donors: What each donor says of them, D of N K.
+        own: Predictions of the own model for patients that it was not trained on, at unit spread, N K.
+        donors: Predictions of each donor for them, D of N K.
         labels: Class index, N.
-        weights: Of each image, N; their sum is the number of patients.
-        means: Of the shares' normal priors, D.
-        variance: Of each of these priors.
+        weights: Weight of each image, N; their sum is the number of patients.
+        means: Means of the shares' normal priors, D.
+        variance: Variance of each of these priors.
     """
     from scipy.optimize import minimize
 
@@ -230,7 +230,7 @@ def fit_shares(
 
 
 def _fit_share(evidence: Evidence) -> float:
-    """The share of the joint model as the only donor."""
+    """Return the share of the joint model as the only donor."""
     weights = evidence.num_patients * patient_weights(evidence.labels, evidence.patients)
     mean, variance = share_prior(1, evidence.num_patients)
     found = fit_shares(evidence.own, [evidence.joint], evidence.labels, weights, np.array([mean]), variance)
@@ -238,7 +238,13 @@ def _fit_share(evidence: Evidence) -> float:
 
 
 def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:
-    """Scale and bias with the least penalised log-loss; `weights` count patients."""
+    """Return scale and bias with the lowest penalised log-loss.
+
+    Args:
+        mixed: Sum of the models' logits, N K.
+        labels: Class index, N.
+        weights: Weight of each image, N.
+    """
     from scipy.optimize import minimize
 
     def loss(values: Floats) -> tuple[float, Floats]:
@@ -253,12 +259,18 @@ def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Flo
 
 
 def _prior(log_scale: float, bias: Floats) -> float:
-    """Minus the log of normal priors; for two classes the bias counts as that of the margin."""
+    """Return minus the log of normal priors; for two classes the bias counts as that of the margin."""
     return float((log_scale**2 + 2 * np.square(bias).sum()) / (2 * _VAGUE))
 
 
 def _log_loss(logits: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:
-    """Weighted log-loss and its slope by the logits, N K."""
+    """Return the weighted log-loss and its gradient with respect to the logits, N K.
+
+    Args:
+        logits: N K.
+        labels: Class index, N.
+        weights: Weight of each image, N.
+    """
     from scipy.special import log_softmax
 
     log_probabilities = log_softmax(logits, axis=1)

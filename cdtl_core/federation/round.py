@@ -33,15 +33,15 @@ __all__ = ["RoundReport", "close_round", "robust_notes", "round_matrices", "step
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What one round did.
+    """Report of one round.
 
     Attributes:
         round: Its number, from 1.
         updated: Sites whose updates count.
-        spent: Sites whose privacy budget is used up: they send nothing more and go on receiving.
+        spent: Sites whose privacy budget is used up: they send nothing more and still receive the model.
         absent: Sites that were not asked or did not answer.
-        refused: Site to why it has no update that counts.
-        metrics: Site to what its update said of its training and validation.
+        refused: Site to why its update does not count.
+        metrics: Site to the figures of its training and validation.
         groups: In the order of the rows of `matrix`.
         matrix: The blend matrix.
     """
@@ -59,12 +59,12 @@ class RoundReport:
 def step(
     state: CoordinatorState, updates: Iterable[SiteUpdate], config: RunConfig
 ) -> tuple[CoordinatorState, RoundReport]:
-    """One whole round. Updates are consumed one at a time, in any order.
+    """Run one whole round. Updates are consumed one at a time, in any order.
 
     Args:
-        state: After the round before.
-        updates: What the sites answered.
-        config: Of the run.
+        state: After the previous round.
+        updates: Answers of the sites.
+        config: The run's settings.
 
     Raises:
         FederationError: No update counts, and no site's privacy budget is spent.
@@ -82,15 +82,15 @@ def step(
 def close_round(
     state: CoordinatorState, screening: Screening, config: RunConfig
 ) -> tuple[CoordinatorState, RoundReport]:
-    """Aggregate what counts, blend the groups, and report.
+    """Aggregate the accepted updates, blend the groups, and report.
 
     A group without an update keeps its weights and still gives them to others. A group whose sites have spent their
-    privacy budgets goes on receiving. The caller decides whether the updates are enough for a round.
+    privacy budgets still receives. The caller decides whether the updates are enough for a round.
 
     Args:
-        state: After the round before.
-        screening: What came in this round; it is used up.
-        config: Of the run.
+        state: After the previous round.
+        screening: The received updates; it is used up.
+        config: The run's settings.
     """
     means = close_screening(screening)
     applied = _complete({group: _apply(offset, means.get(group, {})) for group, offset in state.offsets.items()})
@@ -118,7 +118,7 @@ def close_round(
 
 
 def round_matrices(state: CoordinatorState, config: RunConfig) -> list[Matrix]:
-    """The blend matrix of every round of a run in which nobody is absent, each checked.
+    """Return the checked blend matrix of every round of a run without absent sites.
 
     Raises:
         ConfigError: No round would blend, a row is not stochastic, or a matrix would swap models.
@@ -133,10 +133,10 @@ def round_matrices(state: CoordinatorState, config: RunConfig) -> list[Matrix]:
 
 
 def robust_notes(state: CoordinatorState, config: RunConfig) -> list[str]:
-    """A sentence for each modality that has too few sites for `aggregate.robust`.
+    """Return a sentence for each modality that has too few sites for `aggregate.robust`.
 
     Raises:
-        ConfigError: That is all of them.
+        ConfigError: All modalities have too few.
     """
     rule = config.aggregate.robust
     if rule == "none" or config.method == "alone":
@@ -145,7 +145,8 @@ def robust_notes(state: CoordinatorState, config: RunConfig) -> list[str]:
     few = {group: groups.count(group) for group in state.offsets if groups.count(group) < FEWEST}
     if len(few) == len(state.offsets):
         raise ConfigError(
-            f"aggregate.robust = '{rule}' needs {FEWEST} sites of a modality, and no modality has as many: use 'none'."
+            f"aggregate.robust = '{rule}' needs {FEWEST} sites of a modality, but no modality has that many: use "
+            "'none'."
         )
     return [
         f"{group} has {n} of the {FEWEST} sites that '{rule}' needs: their plain mean is used."
@@ -154,13 +155,25 @@ def robust_notes(state: CoordinatorState, config: RunConfig) -> list[str]:
 
 
 def _present(state: CoordinatorState, screening: Screening, config: RunConfig) -> set[str]:
-    """Groups that take part in the blend: one of their sites sent an update that counts, or has spent its budget."""
+    """Return the groups that take part in the blend: a site sent an accepted update, or has spent its budget.
+
+    Args:
+        state: After the previous round.
+        screening: The received updates.
+        config: The run's settings.
+    """
     here = screening.metrics.keys() | screening.spent
     return {group_of(member, config) for member in state.members if member.site in here}
 
 
 def _head_sums(state: CoordinatorState, screening: Screening, config: RunConfig) -> dict[str, HeadSum]:
-    """Modality to the sum of the own heads of its sites, in the order of the members."""
+    """Return modality to the sum of the own heads of its sites, in the order of the members.
+
+    Args:
+        state: After the previous round.
+        screening: The received updates.
+        config: The run's settings.
+    """
     sums: dict[str, HeadSum] = {}
     for member in state.members:
         if own := screening.heads.get(member.site):
@@ -169,7 +182,7 @@ def _head_sums(state: CoordinatorState, screening: Screening, config: RunConfig)
 
 
 def _with_head(before: HeadSum | None, member: Member, own: Weights, config: RunConfig) -> HeadSum:
-    """A sum with one more head; exact in float64, so that no order of replies changes a bit."""
+    """Return a sum with one more head; exact in float64, so the order of replies does not change a bit."""
     found, patients = before or HeadSum({}, {}, {}), weight_of(member, config)
     added = {name: patients * value.double() for name, value in own.items()}
     added = {name: value + found.total[name] if name in found.total else value for name, value in added.items()}
@@ -178,7 +191,7 @@ def _with_head(before: HeadSum | None, member: Member, own: Weights, config: Run
 
 
 def _apply(offset: Weights, mean: Weights) -> Weights:
-    """U = W + mean delta, float64, in the place of the mean; tensors without an update keep their value."""
+    """Return U = W + mean update, float64, in place of the mean; tensors without an update keep their value."""
 
     def add(pieces: Sequence[Piece]) -> None:
         single, double = scratch(torch.float32), scratch(torch.float64)
@@ -190,7 +203,7 @@ def _apply(offset: Weights, mean: Weights) -> Weights:
 
 
 def _halved(models: Mapping[str, Weights]) -> dict[str, Weights]:
-    """Every group's offset on the grid of float16; groups that are the same tensors stay the same tensors."""
+    """Return every group's offset rounded to float16; groups that share tensors continue to share them."""
     done: dict[tuple[int, ...], Weights] = {}
     for weights in models.values():
         same = tuple(map(id, weights.values()))
@@ -200,7 +213,7 @@ def _halved(models: Mapping[str, Weights]) -> dict[str, Weights]:
 
 
 def _complete(models: dict[str, Weights]) -> dict[str, Weights]:
-    """Every group with every tensor of the backbone, in one order: a group that nobody has moved yet has offset zero.
+    """Return every group with every tensor of the backbone, in one order; a group without any update has offset zero.
 
     Heads belong to their label maps and stay with the groups that hold them, after the backbone, sorted.
     """
@@ -215,7 +228,7 @@ def _complete(models: dict[str, Weights]) -> dict[str, Weights]:
 
 
 def _matrix(state: CoordinatorState, config: RunConfig, present: Iterable[str]) -> Matrix:
-    """The round's blend matrix; the row of an absent group is the identity's."""
+    """Return the round's blend matrix; the row of an absent group is the identity's."""
     patients = dict.fromkeys(state.offsets, 0)
     for member in state.members:
         patients[group_of(member, config)] += weight_of(member, config)
@@ -229,7 +242,7 @@ def _matrix(state: CoordinatorState, config: RunConfig, present: Iterable[str]) 
 
 
 def _blend_settings(config: RunConfig) -> BlendConfig:
-    """FedBN is the blend with size-weighted rows in every round."""
+    """Return the blend settings; FedBN is the blend with size-weighted rows in every round."""
     if config.method == "fedbn":
         return BlendConfig(policy="size", warmup=0, settle=0)
     return config.blend

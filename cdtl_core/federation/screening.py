@@ -1,11 +1,11 @@
-"""Screening: each update of a round is judged as it comes, then added to its group's mean, or refused with a reason.
+"""Screening: each update of a round is checked on arrival, then added to its group's mean, or refused with a reason.
 
-One update at a time is in memory: it is dropped once it has been added. An update waits in a temporary file for the
-end of the round in three cases. Too few sites have a past to compare it with, as in the first round. Or it is too long
-for the past: then the norms of this round tell whether the site or the whole run has changed. Or `aggregate.robust` is
-set, whose rules need all updates of a group.
+One update at a time is in memory: it is dropped once it has been added. An update waits in a temporary file for the end
+of the round in three cases. Too few sites have earlier updates for a comparison, as in the first round. Or its norm is
+too large for the history: then the norms of this round show whether the site or the whole run has changed. Or
+`aggregate.robust` is set, whose rules need all updates of a group.
 
-A site that is refused `aggregate.strikes` times for what it sent is quarantined: none of its updates counts any more.
+A site with `aggregate.strikes` refused updates is quarantined: none of its updates counts any more.
 """
 
 import hashlib
@@ -29,16 +29,16 @@ __all__ += ["running_median", "screen"]
 
 _OUT_OF_PLACE = "an update of an unknown site, of another round, or sent twice"
 _NORMS = 5
-"""Norms that are remembered of each site: enough for a median that one update cannot move."""
+"""Number of norms remembered per site: enough for a median that one update cannot move."""
 _DIGESTS = 20
 _FEWEST = 3
-"""Sites that must be known for a median over sites: of two, no rule can tell which one lies."""
+"""Smallest number of known sites for a median over sites: of two, no rule can find the false one."""
 _STRIDE = 61
 
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a site's update goes.
+    """Destination of a site's update.
 
     Attributes:
         group: The group whose mean it is added to.
@@ -53,18 +53,18 @@ class Seat:
 
 @dataclass
 class Screening:
-    """What a round has received so far. `screen`, `miss` and `refuse` fill it in place.
+    """The state of a round in progress. `screen`, `miss` and `refuse` fill it in place.
 
     Attributes:
         round: Its number.
         settings: How to judge and average.
-        seats: Site to its place.
+        seats: Site to its destination.
         before: Each site's record before the round.
-        records: Each site's record as the round goes on.
-        metrics: Site to its metrics, of sites whose updates count.
-        refused: Site to why it has no update that counts.
+        records: Each site's current record.
+        metrics: Site to its metrics, for sites whose updates count.
+        refused: Site to why its update does not count.
         spent: Sites whose privacy budget is spent.
-        heads: Site to its own head, of sites whose updates count and that sent one.
+        heads: Site to its own head, for sites whose updates count and that sent one.
     """
 
     round: int
@@ -87,10 +87,10 @@ class Screening:
 
 
 def open_screening(state: CoordinatorState, config: RunConfig) -> Screening:
-    """The screening of the round after `state`, with nothing received yet.
+    """Return an empty screening for the round after `state`.
 
-    Under `alone` the norm check is off: the update affects no other site. The norm of a site with differential privacy
-    depends on its number of patients through the noise, so it is compared with its own history only.
+    Under `alone` the norm check is off: the update affects no other site. Through the noise, the norm of a site with
+    differential privacy depends on its number of patients, so it is compared only with its own history.
     """
     alone, settings = config.method == "alone", config.aggregate
     seats = {
@@ -102,7 +102,7 @@ def open_screening(state: CoordinatorState, config: RunConfig) -> Screening:
 
 
 def screen(screening: Screening, update: SiteUpdate) -> None:
-    """Judge an update, then add it to its group's mean, hold it until the round closes, or note why it is refused."""
+    """Judge an update, then add it to its group's mean, hold it until the round closes, or record why it is refused."""
     site = update.site
     if site in screening.seats and screening.records[site].quarantined:
         return
@@ -130,19 +130,31 @@ def screen(screening: Screening, update: SiteUpdate) -> None:
 
 
 def miss(screening: Screening, site: str, why: str) -> None:
-    """Note why no update of a site came. This is no strike: the site may have been away."""
+    """Record why no update of a site came. This is not a strike: the site may have been absent.
+
+    Args:
+        screening: The round.
+        site: The site.
+        why: The reason.
+    """
     screening.refused[site] = why
 
 
 def refuse(screening: Screening, site: str, why: str) -> None:
-    """Note why what a site sent does not count; a strike, and quarantine after `aggregate.strikes` of them."""
+    """Record why an update does not count: a strike, and quarantine after `aggregate.strikes` of them.
+
+    Args:
+        screening: The round.
+        site: The site.
+        why: The reason.
+    """
     record = _struck(screening.records[site], why, round=screening.round, strikes=screening.settings.strikes)
     screening.records[site] = record
     screening.refused[site] = record.quarantined or why
 
 
 def close_screening(screening: Screening) -> dict[str, Weights]:
-    """Judge what had to wait; returns each group's mean update, float64, empty for a group without a usable one."""
+    """Judge the waiting updates; return each group's mean update, float64, empty for a group without a usable one."""
     pools, now = _pools(screening), {site: (norm,) for site, norm in screening._norms.items()}
     for site in sorted(screening._held):
         update, norm, digest = screening._held.pop(site)
@@ -156,9 +168,9 @@ def close_screening(screening: Screening) -> dict[str, Weights]:
 
 
 def norm_of(delta: Weights) -> float:
-    """The Euclidean norm of an update over all its tensors; NaN or infinite if, and only if, one of its values is.
+    """Return the Euclidean norm of an update over all its tensors; NaN or infinite if and only if one of its values is.
 
-    Squares of float16 are summed in float32 within a piece, which they cannot leave; pieces are summed exactly.
+    Squares of float16 are summed in float32 within a piece, which they cannot exceed; pieces are summed exactly.
     """
 
     def squares(pieces: Sequence[Piece]) -> list[float]:
@@ -174,9 +186,9 @@ def norm_of(delta: Weights) -> float:
 
 
 def digest_of(delta: Weights, norm: float) -> str:
-    """16 hex digits that tell an update from another: a hash of its norm and of every 61st of its values.
+    """Return 16 hex digits that identify an update: a hash of its norm and of every 61st of its values.
 
-    It finds an old update that is sent again. It does not stop a site that changes one bit first: no digest could.
+    It detects a repeated old update. It cannot stop a site that changes one bit first: no digest could.
     """
     digest = hashlib.sha256(repr(norm).encode())
     for name in sorted(delta):
@@ -186,10 +198,10 @@ def digest_of(delta: Weights, norm: float) -> str:
 
 
 def running_median(norms: Mapping[str, Sequence[float]], pools: Mapping[str, str], site: str) -> float | None:
-    """The norm that a site's update is compared with; None if there is nothing to compare it with.
+    """Return the norm that a site's update is compared with; None if there is no reference.
 
-    The median over the last updates of the sites in its pool. With fewer than three known sites in the pool it is the
-    median over all pools. A site without a pool is compared with its own history.
+    It is the median over the last updates of the sites in its pool. With fewer than three known sites in the pool it is
+    the median over all pools. A site without a pool is compared with its own history.
 
     Args:
         norms: Site to norms of its last updates.
@@ -205,7 +217,7 @@ def running_median(norms: Mapping[str, Sequence[float]], pools: Mapping[str, str
 
 
 def _usual(screening: Screening, site: str) -> float | None:
-    """The running median of what was accepted before the round; None while too few sites have a past."""
+    """Return the running median of accepted updates before the round; None while too few sites have any."""
     past = {name: screening.before[name].norms for name in screening.seats if name in screening.before}
     return running_median(past, _pools(screening), site)
 
@@ -215,7 +227,15 @@ def _pools(screening: Screening) -> dict[str, str]:
 
 
 def _settle(screening: Screening, update: SiteUpdate, norm: float, digest: str, reference: float | None) -> None:
-    """Add an update and remember it, or refuse it."""
+    """Add an update and remember it, or refuse it.
+
+    Args:
+        screening: The round.
+        update: The update.
+        norm: Its norm.
+        digest: Its digest.
+        reference: The norm to compare with, or None.
+    """
     site, record = update.site, screening.records[update.site]
     why = _fault(record, norm, digest, reference, bound=screening.settings.norm_bound)
     try:
@@ -234,24 +254,31 @@ def _settle(screening: Screening, update: SiteUpdate, norm: float, digest: str, 
 
 
 def _fault(record: Record, norm: float, digest: str, reference: float | None, *, bound: float) -> str:
-    """Why an update is not used, as the end of a sentence; empty if it is used.
+    """Return why an update is not used, as the end of a sentence; empty if it is used.
 
     Args:
-        record: What is remembered of its site.
-        norm: Of the update.
-        digest: Of the update.
-        reference: What `running_median` gave.
+        record: Memory of its site.
+        norm: Norm of the update.
+        digest: Digest of the update.
+        reference: The result of `running_median`.
         bound: Largest allowed norm, as a multiple of the reference; 0 disables the check.
     """
     if norm and digest in record.digests:
         return "its update is one that it sent in an earlier round"
     if bound and reference and norm > bound * reference:
-        return f"its update is {norm / reference:.3g} times as long as its modality's usual one, more than {bound:g}"
+        return f"its update is {norm / reference:.3g} times the usual norm of its modality, more than {bound:g}"
     return ""
 
 
 def _struck(record: Record, why: str, *, round: int, strikes: int) -> Record:
-    """The record with one more refused update; with `strikes` of them (0: never) the site is quarantined."""
+    """Return the record with one more refused update; after `strikes` of them the site is quarantined.
+
+    Args:
+        record: Memory of the site.
+        why: The reason.
+        round: Number of the round.
+        strikes: Limit; 0: no quarantine.
+    """
     count = record.strikes + 1
     out = f"quarantined since round {round}: {why.rstrip('.')}" if strikes and count >= strikes else ""
     return replace(record, strikes=count, quarantined=record.quarantined or out)

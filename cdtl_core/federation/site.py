@@ -1,7 +1,7 @@
-"""A hospital's part: describe itself, train one round, and at the end choose the model it will use.
+"""A hospital's part of the algorithm: train one round, and score what was received.
 
-State in, state out: `run_round(site, the initial weights, memory, order) -> (memory, update)`. Nothing here knows of a
-network.
+State in, state out: `run_round(site, initial_weights, memory, order) -> (memory, update)`. This module does no
+networking.
 """
 
 import zlib
@@ -36,13 +36,13 @@ class Site:
 
     Attributes:
         name: Unique in the federation.
-        modality: Of all its images.
+        modality: Modality of all its images.
         positive: Index of the positive label within the cohort's labels.
         cohort: Its images, split.
-        config: What the federation agreed on.
+        config: The settings of the federation.
         model: A classifier that is overwritten at each use.
         device: Where it computes, and how.
-        cache: Folder for what may be computed again.
+        cache: Folder for values that can be computed again.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Site:
 
     @property
     def entry(self) -> Entry | None:
-        """Where images enter the model."""
+        """Where inputs enter the model."""
         return entry_of(self.config, self.cache)
 
 
 @dataclass(frozen=True)
 class SiteMemory:
-    """What a site keeps to itself between rounds: its norms, its centre, a head that is not shared; after a round."""
+    """A site's local tensors after a round: its norms, its centre, and a head that is not shared."""
 
     round: int = 0
     local: Weights | None = None
@@ -70,7 +70,7 @@ class SiteMemory:
 
 @dataclass(frozen=True)
 class RoundOrder:
-    """What the server asks for: the round (from 1), the modality's offset, and whether the head is shared."""
+    """The server's order: the round (from 1), the group's offset, and whether the head is shared."""
 
     round: int
     offset: Weights
@@ -79,17 +79,18 @@ class RoundOrder:
 
 @dataclass(frozen=True)
 class SiteUpdate:
-    """What a site answers, and all it answers: there is no field for norms, a local head, images or their names.
+    """A site's answer. It has no field for norms, a local head, images or their names.
 
     Attributes:
         site: Its name.
         round: The round it trained.
-        delta: Shared tensors, local less received, float16; none of a site whose privacy budget is spent.
-        metrics: Scalars: training loss, and how the received weights did on its validation patients; none under
-            differential privacy.
+        delta: Shared tensors, trained minus received, float16; empty for a site whose privacy budget is spent.
+        metrics: Scalars: training loss, and validation figures of the received weights; empty under differential
+            privacy.
         private: Whether it was trained with differential privacy.
-        own: The head of the site's own model, float16, after the last round of a run in which heads alone are trained:
-            other sites judge the joint model by the sum of such heads.
+        own: The head of the site's own model, float16, after the last round of a run that trains only heads: other
+            sites
+            judge the joint model by the sum of such heads.
         spent: Whether the site sends nothing more, since its privacy budget is spent: a normal state.
     """
 
@@ -104,10 +105,10 @@ class SiteUpdate:
 
 @dataclass(frozen=True)
 class OwnModel:
-    """The model that a site trains by itself beside the joint one; it stays at the site.
+    """The own model of a site; it stays at the site.
 
     Attributes:
-        offset: Its weights less the initial weights, on the grid of float16, as in a run with the method `alone`.
+        offset: Its weights minus the initial weights, rounded to float16, as in a run with the method `alone`.
         memory: Its norms, centre and head.
     """
 
@@ -115,7 +116,7 @@ class OwnModel:
     memory: SiteMemory = SiteMemory()
 
     def order(self, round: int) -> RoundOrder:
-        """What a server would ask for that only passes on the site's own weights."""
+        """Return the order of a server that only returns the site's own weights."""
         return RoundOrder(round, self.offset, share_head=False)
 
 
@@ -127,19 +128,19 @@ def run_round(
     grant: Grant | None = None,
     objective: Objective = PLAIN,
 ) -> tuple[SiteMemory, SiteUpdate]:
-    """Score what was received, train on it, and answer the difference.
+    """Score the received weights, train on them, and return the difference.
 
     Args:
         site: The hospital.
         initial_weights: Of the federation.
-        memory: After the round before.
-        order: What the server asks for.
-        grant: What the site may do in a run with `dp.enabled`; in others None.
+        memory: After the previous round.
+        order: The server's order.
+        grant: What the site may do in a run with `dp.enabled`; else None.
         objective: What a run without `dp.enabled` minimises.
 
     Raises:
-        ModelError: The weights do not fit, or training did not stay finite.
-        PrivacyError: The network cannot be trained patient by patient, or more would leave than privacy paid for.
+        ModelError: The weights do not fit, or training diverged.
+        PrivacyError: The network has no per-patient gradients, or tensors would leave that privacy does not cover.
     """
     report(site=site.name, round=order.round)
     parts = load_round(site, initial_weights, memory, order)
@@ -161,9 +162,9 @@ def run_round(
 def train_own(
     site: Site, initial_weights: Weights, before: OwnModel, round: int, grant: Grant | None = None
 ) -> OwnModel:
-    """One more round of the site's own model: the same steps and seed as the joint one's, and no message.
+    """Train one more round of the site's own model, with the same steps and seed as the joint one, without messages.
 
-    Ends with the bits of a run with the method `alone`. Arguments and errors as of `run_round`.
+    The result has the bits of a run with the method `alone`. Arguments and errors as in `run_round`.
     """
     memory, update = run_round(site, initial_weights, before.memory, before.order(round), grant)
     moved = {name: value.double() for name, value in update.delta.items()}
@@ -172,13 +173,13 @@ def train_own(
 
 
 def own_head(site: Site, own: OwnModel) -> Weights:
-    """The own model's head by the names that travel, float16."""
+    """Return the own model's head by shared names, float16."""
     head = {name: value for name, value in (own.memory.local or {}).items() if name.startswith("head.")}
     return to_half({head_name(name, site.cohort.labels): value for name, value in head.items()})
 
 
 def with_fresh_norms(site: Site, weights: Weights | None = None) -> Weights:
-    """All floating-point tensors of `weights` (default: what the model holds), norms refreshed if the run says so."""
+    """Return all floating-point tensors of `weights` (default: the model's), with norms refreshed on request."""
     load_into(site.model, weights or {})
     if site.config.train.refresh_norms and not site.config.dp.enabled:
         train, freeze = site.cohort.folds["train"], site.config.train.freeze
@@ -188,13 +189,19 @@ def with_fresh_norms(site: Site, weights: Weights | None = None) -> Weights:
 
 
 def _shared(site: Site, parts: Parts) -> Weights:
-    """Copies of what is shared, in the layout of the model: no value changes its place."""
+    """Return copies of the shared tensors in the model's memory layout."""
     state = site.model.state_dict()
     return {name: state[name].to("cpu", copy=True) for name in parts.shared}
 
 
 def _delta(site: Site, parts: Parts, received: Weights) -> Weights:
-    """Trained less received, by the names that travel, float16; `received` is used up."""
+    """Return trained minus received tensors by shared names, float16; `received` is used up.
+
+    Args:
+        site: The hospital.
+        parts: Names of the shared tensors.
+        received: The received tensors.
+    """
     state = site.model.state_dict()
     check_finite({name: state[name] for name in parts.shared}, "the trained model")
     moved = {name: torch.sub(state[name].cpu(), received[name], out=received[name]) for name in parts.shared}
@@ -203,7 +210,13 @@ def _delta(site: Site, parts: Parts, received: Weights) -> Weights:
 
 
 def load_round(site: Site, initial_weights: Weights, memory: SiteMemory, order: RoundOrder) -> Parts:
-    """Load initial weights, offset and the site's own tensors into its model; returns what is shared and local.
+    """Load initial weights, offset and the site's local tensors into its model; return shared and local names.
+
+    Args:
+        site: The hospital.
+        initial_weights: Of the federation.
+        memory: Its local tensors.
+        order: The server's order.
 
     Raises:
         ModelError: The weights do not fit the model.
@@ -225,7 +238,7 @@ def load_round(site: Site, initial_weights: Weights, memory: SiteMemory, order: 
 
 
 def _train(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, objective: Objective) -> float:
-    """Train all that is not frozen; returns the mean loss."""
+    """Train all tensors that are not frozen; return the mean loss."""
     train, settings = site.cohort.folds["train"], site.config.train
     if "centre.mean" in parts.local and not is_centred(memory):
         from cdtl_core.privacy.partial import set_centre
@@ -239,13 +252,15 @@ def _train(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, obje
 
 
 def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, grant: Grant) -> float:
-    """Train what a run with differential privacy trains; no loss is said.
+    """Train the part of the network for runs with differential privacy; no loss is returned.
 
     Raises:
         PrivacyError: The steps updated other tensors than those that would leave.
     """
     from cdtl_core.models.draws import SECRET_BYTES, keyed_draws
-    from cdtl_core.privacy.partial import fit_part  # Opacus takes a second to load, and other runs do without
+    from cdtl_core.privacy.partial import (
+        fit_part,
+    )  # imported here: Opacus takes a second to load, and other runs do not need it
 
     updated = fit_part(
         site.model,
@@ -256,7 +271,7 @@ def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts,
         epoch=order.round - 1,
         device=site.device,
         cache=site.cache,
-        # The coordinator knows the run's seed: it feeds nothing but an exempt site's draws, which can be repeated.
+        # The coordinator knows the run's seed, so it seeds only an exempt site's draws, which may be repeated.
         draws=None if grant.private else keyed_draws(_rng(site, order).bytes(SECRET_BYTES)),
     )
     kept = {name for name in parts.local if name.startswith("head.")}
@@ -266,7 +281,7 @@ def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts,
 
 
 def is_centred(memory: SiteMemory) -> bool:
-    """Whether the site has found the centre of its features."""
+    """Whether the site has computed the centre of its features."""
     return "centre.mean" in (memory.local or {})
 
 

@@ -1,10 +1,11 @@
-"""What the coordinator knows between rounds: members, each group's offset, and what it remembers of each site.
+"""The coordinator's state between rounds: members, each group's offset, and a record of each site's updates.
 
-The state is all that a run needs to go on. A checkpoint is the state, and a round maps a state to the next one.
+The state is everything that a run needs to continue. A checkpoint is the state, and a round maps a state to the next
+one.
 
-An *offset* is a group's weights less the initial weights, on the grid of float16. That is what travels, so the
+An *offset* is a group's weights minus the initial weights, rounded to float16. Messages carry offsets, so the
 coordinator and the sites compute with the same bits. A group is a modality. With the method `alone` each site is a
-group of its own and nothing crosses.
+separate group and nothing is shared.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,16 +24,16 @@ __all__ += ["shares_head", "start", "weight_of"]
 class Member:
     """A site as the coordinator knows it.
 
-    A site that trains with differential privacy also names its privacy ledger and how often it has reserved steps.
-    Its number of patients is then rounded, once for all runs.
+    A site that trains with differential privacy also names its privacy ledger and how often it has reserved steps. Its
+    number of patients is then rounded, once for all runs.
 
     Attributes:
         site: Its name.
-        modality: Of all its images.
+        modality: Modality of all its images.
         num_patients: Patients it trains on.
         label_hash: Hash of its ordered labels.
         ledger: Number of its privacy ledger; empty without differential privacy.
-        reservations: How often steps were reserved in that ledger.
+        reservations: Number of reservations in that ledger.
     """
 
     site: str
@@ -45,12 +46,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of a site's updates in a run.
+    """Record of a site's updates in a run.
 
     Attributes:
         norms: Euclidean norms of its last accepted updates, the newest last.
         digests: Digests of its last accepted updates, the newest last; an update of zeros has none.
-        strikes: How many of its updates were refused for what they held.
+        strikes: Number of its updates that were refused for their content.
         quarantined: Why none of its updates counts any more; empty if they count.
     """
 
@@ -62,12 +63,12 @@ class Record:
 
 @dataclass(frozen=True)
 class HeadSum:
-    """The sum of the own heads of a modality's sites, weighted by patients: all that the coordinator needs of them.
+    """The patient-weighted sum of the own heads of a modality's sites; the coordinator needs only sums.
 
     Attributes:
-        total: Name on the wire to sum, float64.
+        total: Shared name to sum, float64.
         patients: Hash of a label map to the patients in the sums of its heads.
-        sites: Site to the patients with which its head is in the sum.
+        sites: Site to its patients in the sum.
     """
 
     total: Weights
@@ -77,15 +78,15 @@ class HeadSum:
 
 @dataclass(frozen=True)
 class CoordinatorState:
-    """All that the coordinator needs to go on: the last complete round and every group's offset after it.
+    """The last complete round and every group's offset after it.
 
     Attributes:
         round: 0 before training.
         members: In the order of their names.
-        offsets: Group to offset, float16; tensors that no update has changed yet are absent.
-        initial_weights_hash: Of the weights that the offsets add to.
-        records: Site to what is remembered of its updates.
-        heads: Modality to the sum of its sites' own heads, after the last round of a run that trains heads alone.
+        offsets: Group to offset, float16; tensors without any update yet are absent.
+        initial_weights_hash: SHA-256 of the weights that the offsets add to.
+        records: Site to the record of its updates.
+        heads: Modality to the sum of its sites' own heads, after the last round of a run that trains only heads.
     """
 
     round: int
@@ -97,12 +98,12 @@ class CoordinatorState:
 
 
 def start(members: Iterable[Member], config: RunConfig, initial_weights_hash: str = "") -> CoordinatorState:
-    """The state before the first round.
+    """Return the state before the first round.
 
     Args:
         members: The sites that take part, in any order.
-        config: Of the run.
-        initial_weights_hash: SHA-256 of the weights that all sites start from.
+        config: The run's settings.
+        initial_weights_hash: SHA-256 of the initial weights.
 
     Raises:
         FederationError: There is no site, or two sites have the same name.
@@ -111,13 +112,19 @@ def start(members: Iterable[Member], config: RunConfig, initial_weights_hash: st
     if not ordered:
         raise FederationError("the federation has no site: enrol at least one.")
     if len({member.site for member in ordered}) != len(ordered):
-        raise FederationError("two sites have the same name: give each its own.")
+        raise FederationError("two sites have the same name: give each site a different name.")
     empty: dict[str, Weights] = {group: {} for group in sorted({group_of(m, config) for m in ordered})}
     return CoordinatorState(0, ordered, empty, initial_weights_hash)
 
 
 def join(state: CoordinatorState, members: Iterable[Member], config: RunConfig) -> CoordinatorState:
-    """The state with these members added or replaced; a new group starts from the initial weights."""
+    """Return the state with these members added or replaced; a new group starts from the initial weights.
+
+    Args:
+        state: The state.
+        members: The members.
+        config: The run's settings.
+    """
     by_site = {member.site: member for member in (*state.members, *members)}
     ordered = tuple(by_site[site] for site in sorted(by_site))
     groups = sorted({group_of(member, config) for member in ordered})
@@ -131,22 +138,34 @@ def group_of(member: Member, config: RunConfig) -> str:
 
 
 def weight_of(member: Member, config: RunConfig) -> int:
-    """The patients with which a site's update counts, at most `federation.patient_cap`."""
+    """Return the patients with which a site's update counts, at most `federation.patient_cap`."""
     cap = config.federation.patient_cap
     return min(member.num_patients, cap) if cap else member.num_patients
 
 
 def is_quarantined(state: CoordinatorState, member: Member) -> bool:
-    """Whether no update of this site counts any more; it is then not asked for one."""
+    """Whether no update of this site counts any more; then it is not asked for one."""
     return member.site in state.records and bool(state.records[member.site].quarantined)
 
 
 def order_for(state: CoordinatorState, member: Member, config: RunConfig) -> RoundOrder:
-    """What the coordinator asks of a site in the next round."""
+    """Return the coordinator's order for a site in the next round.
+
+    Args:
+        state: The state.
+        member: The site.
+        config: The run's settings.
+    """
     return RoundOrder(state.round + 1, state.offsets[group_of(member, config)], shares_head(state, member, config))
 
 
 def shares_head(state: CoordinatorState, member: Member, config: RunConfig) -> bool:
-    """Whether a site's head is shared: the run shares heads, and another site has the same label map."""
+    """Whether a site's head is shared: the run shares heads, and another site has the same label map.
+
+    Args:
+        state: The state.
+        member: The site.
+        config: The run's settings.
+    """
     alike = [other for other in state.members if other.label_hash == member.label_hash]
     return config.share.head and config.method != "alone" and len(alike) > 1

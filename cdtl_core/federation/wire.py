@@ -1,6 +1,7 @@
-"""Values to Flower records and back; with `packing` and `outline` the only rooms of the federation that know Flower.
+"""Converts values to Flower records and back.
 
-Whatever is not named here cannot leave a site: replies are built from `Member`, `SiteUpdate` and `FinalScalars` alone.
+Only fields named here can leave a site: replies are built from `Member`, `SiteUpdate` and `FinalScalars` only. Of the
+federation, only this module and `packing` know Flower.
 """
 
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ _WEIGHTS, _OWN_HEAD, _HEADS = "offset", "own", "heads."
 
 @dataclass(frozen=True)
 class Introduction:
-    """How a site introduces itself: who it is, whether it holds the run's initial weights, and its contract."""
+    """A site's introduction: its identity, whether it holds the run's initial weights, and its contract."""
 
     member: Member
     holds_initial_weights: bool
@@ -69,19 +70,19 @@ class Introduction:
 
 @dataclass(frozen=True)
 class FinalScalars:
-    """What a site says of its final model: its test AUROC with interval, and which it uses; nothing if private."""
+    """Figures of a site's final model: its test AUROC with interval, and which model it uses; empty if private."""
 
     metrics: Mapping[str, float]
     chosen: str
 
 
 def encode_question(initial_weights_hash: str) -> RecordDict:
-    """`query.describe`: what the coordinator says of the run before a site introduces itself."""
+    """Return `query.describe`: the coordinator's description of the run before a site introduces itself."""
     return RecordDict({"question": ConfigRecord({"initial_weights_hash": initial_weights_hash})})
 
 
 def decode_question(content: RecordDict) -> str:
-    """The hash of the run's initial weights.
+    """Return the hash of the run's initial weights.
 
     Raises:
         FederationError: The message is malformed.
@@ -90,7 +91,7 @@ def decode_question(content: RecordDict) -> str:
 
 
 def encode_introduction(value: Introduction) -> RecordDict:
-    """The answer to `query.describe`."""
+    """Return the answer to `query.describe`."""
     member = value.member
     fields = {"site": member.site, "modality": member.modality, "label_hash": member.label_hash}
     counts: dict[str, int] = {"num_patients": member.num_patients}
@@ -115,27 +116,27 @@ def decode_introduction(content: RecordDict) -> Introduction:
     except DataError as error:
         raise FederationError(f"the site's introduction is malformed: {error}") from None
     if (contract.site, contract.modality) != (hello.site, hello.modality):
-        raise FederationError("a site's contract is another site's or modality's: enrol it again.")
+        raise FederationError("a site's contract belongs to another site or modality: enrol the site again.")
     member = Member(hello.site, hello.modality, hello.num_patients, hello.label_hash, hello.ledger, hello.reservations)
     return Introduction(member, hello.holds_initial_weights, contract)
 
 
 def encode_initial_weights(initial_weights: Weights) -> Mapping[str, ArrayRecord | ConfigRecord]:
-    """initial_weights as float32 arrays, once per site: records to add to a message."""
+    """Return the initial weights as float32 arrays, sent once per site: records to add to a message."""
     return pack("initial_weights", _arrays(initial_weights))
 
 
 def decode_initial_weights(content: RecordDict) -> Weights | None:
-    """initial_weights if the message carries it."""
+    """Return the initial weights if the message carries them."""
     return _weights(content, "initial_weights") if "initial_weights" in content else None
 
 
 def encode_order(order: RoundOrder, initial_weights_hash: str) -> RecordDict:
-    """What the server asks of a site: to train one round, or to take over the joint model at the end of a run.
+    """Return the server's order: train one round, or take over the joint model at the end of a run.
 
     Args:
         order: The round and the weights.
-        initial_weights_hash: Of the weights that the offset adds to.
+        initial_weights_hash: SHA-256 of the weights that the offset adds to.
     """
     head = ConfigRecord(
         {"round": order.round, "share_head": order.share_head, "initial_weights_hash": initial_weights_hash}
@@ -144,7 +145,7 @@ def encode_order(order: RoundOrder, initial_weights_hash: str) -> RecordDict:
 
 
 def encode_heads(heads: Mapping[str, HeadSum], member: Member) -> Mapping[str, ArrayRecord | ConfigRecord]:
-    """Sums of own heads of the member's label map, by modality, for the message at a run's end; nothing without any."""
+    """Return sums of own heads of the member's label map, by modality, for the last message; empty without any."""
     records: dict[str, ArrayRecord | ConfigRecord] = {}
     counts: dict[str, int] = {}
     prefix = f"head.{member.label_hash}."
@@ -160,7 +161,7 @@ def encode_heads(heads: Mapping[str, HeadSum], member: Member) -> Mapping[str, A
 
 
 def decode_heads(content: RecordDict) -> tuple[dict[str, tuple[Weights, int]], int]:
-    """Modality to sum of own heads and its patients; and the patients with which the site itself is in its sum.
+    """Return modality to sum of own heads and its patients, and the site's own patients in its sum.
 
     Raises:
         FederationError: The message is malformed.
@@ -174,25 +175,27 @@ def decode_heads(content: RecordDict) -> tuple[dict[str, tuple[Weights, int]], i
 
 
 def decode_order(content: RecordDict, rounds: int) -> tuple[RoundOrder, str]:
-    """The order, and the hash of initial_weights.
+    """Return the order, and the hash of the initial weights.
 
     Args:
         content: The message.
-        rounds: The last round that may be asked for.
+        rounds: The last round of the run.
 
     Raises:
         FederationError: The message is malformed, or asks for a round that the run does not have.
     """
     order = parsed(Order, _record(content.config_records, "order"))
     if order.round > rounds:
-        raise FederationError(f"the server asks for round {order.round}, the run ends with {rounds}: start it again.")
+        raise FederationError(
+            f"the server asks for round {order.round}, but the run ends with {rounds}: start it again."
+        )
     if _WEIGHTS not in content.array_records:
         raise FederationError("the server's message lacks weights: use the same cdtl version at server and site.")
     return RoundOrder(order.round, _weights(content, _WEIGHTS), order.share_head), order.initial_weights_hash
 
 
 def encode_update(update: SiteUpdate) -> RecordDict:
-    """The reply to `train`."""
+    """Return the reply to `train`."""
     numbers = {"spent": int(update.spent)} if update.private else bounded(UpdateNumbers, update.metrics)
     metrics = MetricRecord({"round": update.round, **numbers})
     own = pack(_OWN_HEAD, _arrays(update.own)) if update.own else {}
@@ -210,13 +213,13 @@ def decode_update(
 
     Args:
         content: The reply.
-        site: Who sent it, as the server knows it.
-        expected: Names and shapes of what it may hold; a dimension of -1 is free.
-        round: That was asked for.
-        own_head: Names and shapes of the site's own head, where it may be in the reply.
+        site: Sender, as the server knows it.
+        expected: Names and shapes of its allowed tensors; a dimension of -1 is free.
+        round: The requested round.
+        own_head: Names and shapes of the site's own head, if it may be in the reply.
 
     Raises:
-        FederationError: It is malformed, of another round, or holds a tensor that the federation does not share.
+        FederationError: It is malformed, for another round, or holds a tensor that the federation does not share.
     """
     record, delta = _record(content.metric_records, "metrics"), _weights(content, "delta")
     own = _weights(content, _OWN_HEAD) if _OWN_HEAD in content.array_records else {}
@@ -226,7 +229,7 @@ def decode_update(
     private = "spent" in record
     numbers = parsed(PrivateNumbers, record) if private else parsed(UpdateNumbers, record)
     if numbers.round != round:
-        raise FederationError(f"its reply is of round {numbers.round}, round {round} was asked for.")
+        raise FederationError(f"its reply is for round {numbers.round}, but round {round} was requested.")
     values = numbers.model_dump(exclude={"round", "spent"})
     spent = isinstance(numbers, PrivateNumbers) and bool(numbers.spent)
     return SiteUpdate(site, numbers.round, delta, values, private=private, spent=spent, own=own)
@@ -236,12 +239,12 @@ def _check_tensors(found: Weights, expected: Mapping[str, torch.Size]) -> None:
     for name, value in found.items():
         if value.dtype != torch.float16 or not _fits(value.shape, expected.get(name)):
             raise FederationError(
-                f"its reply holds '{visible(name, 96)}' with an unexpected name, shape or type: leave it out."
+                f"its reply holds '{visible(name, 96)}' with an unexpected name, shape or type: remove it."
             )
 
 
 def encode_final(value: FinalScalars) -> RecordDict:
-    """The reply to `evaluate`; of a site with differential privacy only that it has its model."""
+    """Return the reply to `evaluate`; for a site with differential privacy only that it has its model."""
     if not value.chosen:
         return RecordDict({"final": MetricRecord({"kept": 1})})
     numbers = bounded(FinalNumbers, value.metrics)
@@ -263,12 +266,12 @@ def decode_final(content: RecordDict) -> FinalScalars:
 
 
 def num_bytes(content: RecordDict) -> int:
-    """Bytes of all records of a message, as Flower counts them."""
+    """Return the bytes of all records of a message, as Flower counts them."""
     return sum(record.count_bytes() for record in content.values())
 
 
 def initial_weights_bytes(content: RecordDict) -> int:
-    """Of these, the initial weights': its pack and the pack's index."""
+    """Return the bytes of the initial weights among them: their pack and its index."""
     return sum(record.count_bytes() for key, record in content.items() if key.partition(".")[0] == "initial_weights")
 
 

@@ -1,1 +1,1 @@
-"""What a run leaves as data: scores, model cards, report.json, comparison tables, privacy spent."""
+"""Results of a run as data: scores, model cards, report.json, comparison tables, privacy spent."""

@@ -1,4 +1,4 @@
-"""The model card: what a released model is, how it came to be, how good it is and for what it is not; as data."""
+"""The model card as data: description, origin, performance and limits of a released model."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Cohort(_Part):
 
 
 class Start(_Part):
-    """initial_weights: what every site started from."""
+    """The initial weights of the run."""
 
     weights: str
     sha256: str
@@ -51,13 +51,13 @@ class Start(_Part):
 
 
 class Blend(_Part):
-    """How modalities were blended: the settings, and what they did if the run's rounds are known here.
+    """The blend of modalities: the settings, and its effect if the run's rounds are known here.
 
     Attributes:
-        settings: Of the run.
-        groups: Modalities, in the order of the rows of `transfer`; null where the site does not know the rounds.
-        transfer: Share of each group's offsets in the model that each group ends with.
-        retention: Of the site's own group: own offset left (1: nothing crossed, 0: a uniform mixture).
+        settings: The run's settings.
+        groups: Modalities, in the order of the rows of `transfer`; null if the site does not know the rounds.
+        transfer: Share of each group's offsets in the final model of each group.
+        retention: Retention of the site's own group (1: nothing was shared, 0: a uniform mixture).
     """
 
     settings: dict[str, Any]
@@ -67,14 +67,14 @@ class Blend(_Part):
 
 
 class Pooling(_Part):
-    """How own and joint model were pooled.
+    """The pool of own and joint model.
 
     Attributes:
-        share: Of the joint model relative to the own one.
+        share: Share of the joint model relative to the own one.
         by: What set it.
         patients: Held-out patients behind it.
-        networks: How many networks a prediction runs.
-        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
+        networks: Number of networks in a prediction.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, if they were compared.
     """
 
     share: float
@@ -94,7 +94,7 @@ class Calibration(_Part):
 
 
 class Operating(_Part):
-    """The threshold chosen on validation patients, and what it does to test patients; null without both classes."""
+    """The threshold chosen on validation patients, and its results on test patients; null without both classes."""
 
     threshold: float | None
     validation_patients: int
@@ -103,7 +103,7 @@ class Operating(_Part):
 
 
 class Audited(_Part):
-    """What `cdtl privacy audit` certified of this site's mechanism."""
+    """Result of `cdtl privacy audit` for this site's mechanism."""
 
     claim: float
     bound: float
@@ -124,7 +124,7 @@ class Promise(_Part):
 
 
 class ModelCard(_Part):
-    """All that stands beside a released model; `metrics` are of the site's test patients."""
+    """All facts about a released model; `metrics` are of the site's test patients."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -162,14 +162,24 @@ class ModelCard(_Part):
 def known_limits(
     *, synthetic: bool, test_patients: int, has_interval: bool, calibrated: bool, private: bool, gain: Estimate | None
 ) -> tuple[str, ...]:
-    """The limits of one model."""
+    """Return the limits of a model as sentences.
+
+    Args:
+        synthetic: Whether its images are synthetic.
+        test_patients: Number of test patients.
+        has_interval: Whether its figures have intervals.
+        calibrated: Whether its probabilities are calibrated.
+        private: Whether it was trained with differential privacy.
+        gain: Its gain over the own model.
+    """
     limits = [
-        "Tested on patients of the same site alone; nothing is known of other sites, devices or years.",
-        "One run with one seed: intervals cover the choice of test patients, not that of the seed (cdtl compare does).",
-        "Which model is used was chosen on held-out patients of this site; few of them can show little.",
+        "Tested only on patients of the same site; nothing is known about other sites, devices or years.",
+        "One run with one seed: intervals cover the choice of test patients, but not the seed (cdtl compare covers "
+        "it).",
+        "The model was selected on held-out patients of this site; with few patients the selection is uncertain.",
     ]
     if synthetic:
-        limits.insert(0, "Trained and tested on synthetic images: its figures say nothing about patients.")
+        limits.insert(0, "Trained and tested on synthetic images: its figures have no medical meaning.")
     if not has_interval:
         limits.append(f"Only {test_patients} test patients: too few for an interval, its figures are anecdotes.")
     elif test_patients < 100:
@@ -177,22 +187,22 @@ def known_limits(
     if not calibrated:
         limits.append("Its probabilities are not calibrated.")
     if not private:
-        limits.append("Trained without differential privacy: it can give away something of training patients.")
+        limits.append("Trained without differential privacy: it can disclose information about training patients.")
     if gain is not None and (gain.low is None or gain.low <= 0):
-        limits.append("No evidence that it is better than the model this site trained alone.")
+        limits.append("No evidence that it is better than this site's own model.")
     return tuple(limits)
 
 
 def save_card(folder: Path, card: ModelCard) -> None:
     """Write model_card.json and model_card.md."""
-    from cdtl_core.results.text import card_markdown  # a round needs no templates
+    from cdtl_core.results.text import card_markdown  # imported here: a round needs no templates
 
     replace_json(folder / CARD_FILE, card.model_dump(mode="json"))
     replace_bytes(folder / CARD_TEXT, card_markdown(card).encode())
 
 
 def load_card(folder: Path) -> ModelCard | None:
-    """The card in a model folder; None if it has none, as folders of earlier versions.
+    """Return the card in a model folder; None if it has none, as in folders of earlier versions.
 
     Raises:
         ModelError: It is damaged.
@@ -203,4 +213,4 @@ def load_card(folder: Path) -> ModelCard | None:
     try:
         return ModelCard.model_validate(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
-        raise ModelError(f"{path} cannot be read ({type(error).__name__}): copy the model folder anew.") from None
+        raise ModelError(f"{path} cannot be read ({type(error).__name__}): copy the model folder again.") from None

@@ -1,4 +1,4 @@
-"""`compare.json`: what a comparison of methods found, as data, and when a gain may be claimed; see docs/compare.md."""
+"""`compare.json`: the results of a comparison of methods as data, and its claims; see docs/compare.md."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -23,16 +23,16 @@ class _Part(BaseModel):
 
 
 class ArmResult(_Part):
-    """How one method, or control, did on a receiver's patients, each tested once per draw.
+    """Result of one method or control for a receiver's patients, each tested once per draw.
 
     Attributes:
-        auroc: Mean over draws of one draw's AUROC: what a site has that has these patients.
+        auroc: Mean over draws of each draw's AUROC.
         auroc_by_draw: In the order of the study's seeds.
-        log_loss: Of the probabilities as the method gives them.
+        log_loss: Log-loss of the method's probabilities.
         calibration_error: Expected calibration error, ten bins.
         metrics: Further figures, means over draws.
-        minus: Paired differences of `auroc` to alone, to FedBN and to the method's own control, where they are played.
-        log_loss_minus_alone: Above 0 where the method is worse than alone.
+        minus: Paired differences of `auroc` to alone, to FedBN and to the method's own control, if these were run.
+        log_loss_minus_alone: Above 0 if the method is worse than alone.
         calibration_error_minus_alone: Likewise.
     """
 
@@ -65,8 +65,8 @@ class Difference(_Part):
     """A mean difference over receivers, with its 95 % interval.
 
     Attributes:
-        p: Two-sided, of this comparison alone; null where too few patients allow none.
-        p_holm: Corrected by Holm over all comparisons of the study that a claim is made on.
+        p: Two-sided, for this comparison only; null with too few patients.
+        p_holm: Corrected by Holm over all comparisons of the study that support a claim.
     """
 
     value: float | None
@@ -77,12 +77,12 @@ class Difference(_Part):
 
     @property
     def is_gain(self) -> bool:
-        """Whether it is above 0 beyond chance, in its own interval and after Holm's correction."""
+        """Whether it is significantly above 0, by its own interval and after Holm's correction."""
         return self.low is not None and self.low > 0 and self.p_holm is not None and self.p_holm < LEVEL
 
     @property
     def is_loss(self) -> bool:
-        """Whether it is below 0 beyond chance."""
+        """Whether it is significantly below 0."""
         return self.high is not None and self.high < 0 and self.p_holm is not None and self.p_holm < LEVEL
 
 
@@ -90,13 +90,13 @@ class Row(_Part):
     """One method over all receivers, with one set of donors and one number of training patients.
 
     Attributes:
-        receivers: Who has enough patients for it.
+        receivers: Receivers with enough patients.
         auroc: Mean over receivers.
-        gain: AUROC less alone, mean over receivers.
-        gains: The same of each receiver.
-        worst: The receiver with the least gain.
-        less_fedbn: AUROC less FedBN; null for alone and FedBN, or where FedBN was not played.
-        less_control: AUROC less the method's own control with shuffled labels; null where it was not played.
+        gain: AUROC minus that of alone, mean over receivers.
+        gains: The gain of each receiver.
+        worst: The receiver with the lowest gain.
+        less_fedbn: AUROC minus that of FedBN; null for alone and FedBN, or if FedBN was not run.
+        less_control: AUROC minus that of the method's own control with shuffled labels; null if it was not run.
         claim: Null for alone, for controls and for methods that take nothing from other sites.
     """
 
@@ -114,7 +114,7 @@ class Row(_Part):
 
 
 class LeftOut(_Part):
-    """A receiver that is not in the study at a size, or with a set of donors, and why."""
+    """A receiver that is not possible at a size, or with a set of donors, and why."""
 
     target: str
     patients: Size
@@ -123,13 +123,13 @@ class LeftOut(_Part):
 
 
 class Outcomes(_Part):
-    """The two outcomes of docs/protocol.md, where `cdtl` and `fedbn` were played.
+    """The two outcomes of docs/protocol.md, if `cdtl` and `fedbn` were run.
 
     Attributes:
-        patients: The smallest size, which the first outcome is of.
-        cdtl_less_fedbn: Mean over receivers and sets of donors; stands by itself, without correction.
-        worst: Least gain of `cdtl` over alone of any receiver, size and set of donors.
-        worst_at: Which.
+        patients: The smallest size, which the first outcome refers to.
+        cdtl_less_fedbn: Mean over receivers and sets of donors, without correction.
+        worst: Lowest gain of `cdtl` over alone of any receiver, size and set of donors.
+        worst_at: Where it occurs.
     """
 
     patients: Size
@@ -160,11 +160,11 @@ class Comparison(_Part):
 
 
 def claim_of(gain: Difference, less_control: Difference | None) -> Claim:
-    """What may be said of a method.
+    """Return the claim for a method.
 
     Args:
-        gain: Its difference to training alone.
-        less_control: To its own control, whose donors learned shuffled labels; None: it was not played.
+        gain: Its difference to local training.
+        less_control: Its difference to its own control with shuffled labels; None: it was not run.
     """
     if gain.is_loss:
         return "worse than alone"

@@ -1,4 +1,4 @@
-"""What a site's folder holds of a run: scores and their figures, model cards, the site's own diary of its rounds."""
+"""The results of a run in a site's folder: scores and figures, model cards, and the site's diary."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,15 +31,15 @@ _METHODS = ("alone", "fedbn", "cdtl")
 
 @dataclass(frozen=True)
 class Material:
-    """A site's part of a run; everything by method, in the order played.
+    """A site's results of a run; everything by method, in their order.
 
     Attributes:
         test: Scores of test images.
-        val: Of validation images; a method without kept ones is absent.
+        val: Scores of validation images; a method without stored ones is absent.
         results: Figures on test patients.
-        gain: ``<method>-alone``, of AUROC.
-        log_loss_change: Likewise of log-loss: below 0 is better.
-        selection: Of the main method.
+        gain: ``<method>-alone`` to the paired difference of AUROC.
+        log_loss_change: ``<method>-alone`` to the paired difference of log-loss: below 0 is better.
+        selection: Model selection of the main method.
         cards: Model cards.
         diaries: The site's own notes of its rounds.
     """
@@ -58,7 +58,7 @@ class Material:
 
     @property
     def main(self) -> str | None:
-        """The method whose model the site's report is about; None before any has ended."""
+        """The method of the model in the site's report; None before any has ended."""
         return main_method(list(self.test))
 
     @property
@@ -68,13 +68,13 @@ class Material:
 
     @property
     def about(self) -> str:
-        """A few words below its name."""
+        """A few words for the line below its name."""
         card = self.card
         return f"{self.modality}, {sum(card.cohort.patients.model_dump().values())} patients" if card else self.modality
 
 
 def main_method(methods: list[str]) -> str | None:
-    """`cdtl` if it was played, else the last that shares anything, else what there is."""
+    """Return `cdtl` if it was run, else the last method that shares anything, else any."""
     if "cdtl" in methods:
         return "cdtl"
     shared = [method for method in methods if method != "alone"]
@@ -84,15 +84,15 @@ def main_method(methods: list[str]) -> str | None:
 def material_of(
     home: Path, site: str, modality: str, run: str, seed: int, methods: Sequence[str] = _METHODS
 ) -> Material:
-    """Read a site's folder for the run of this name.
+    """Read the results of a run from a site's folder.
 
     Args:
         home: The site's folder.
         site: Its name.
         modality: Of its images.
         run: Name of the run.
-        seed: Of the bootstrap of intervals.
-        methods: In the order of the results; a method that left no model is absent.
+        seed: Seed of the bootstrap of intervals.
+        methods: In the order of the results; a method without a model is absent.
 
     Raises:
         CheckpointError, ModelError: A file is damaged.
@@ -120,7 +120,7 @@ def material_of(
 
 
 def run_names(home: Path) -> list[str]:
-    """Names of the runs that left a model at a site, the newest last."""
+    """Return the names of the runs that left a model at a site, the newest last."""
     found = []
     for path in [folder / NOTE_FILE for folder in SiteFolder(home).models()]:
         try:
@@ -132,7 +132,13 @@ def run_names(home: Path) -> list[str]:
 
 
 def choice_of(folder: Path, test: Scores, seed: int) -> ModelChoice | None:
-    """What a model folder's note says of the choice, and the candidates' figures on test images."""
+    """Return a model folder's selection, and the candidates' figures on test images.
+
+    Args:
+        folder: The model folder.
+        test: Scores of test images.
+        seed: Seed of the bootstrap.
+    """
     if not (folder / NOTE_FILE).exists():
         return None
     note = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))

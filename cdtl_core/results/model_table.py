@@ -18,20 +18,20 @@ class _Part(BaseModel):
 
 
 class SplitResult(_Part):
-    """How a row did over all repeats of one kind of split.
+    """Result of a row over all repeats of one kind of split.
 
     Attributes:
-        repeats: How often the images were split anew.
+        repeats: Number of random splits.
         folds: Test sets of each repeat; 1 in a leaky split.
-        tested_images: Of one repeat.
+        tested_images: Per repeat.
         tested_patients: Over all repeats.
         training_images: Mean over cells.
-        leaked: Share of test images of which the same patient has another one to train on; mean over cells.
-        majority_rate: Accuracy of always saying the more frequent label.
+        leaked: Share of test images with another image of the same patient in training; mean over cells.
+        majority_rate: Accuracy of always predicting the more frequent label.
         figures: Mean over repeats of accuracy, sensitivity, specificity, precision, f1 at threshold 0.5 and auroc, each
             with its interval over patients.
-        auroc_by_repeat: Of each repeat's out-of-fold probabilities.
-        auroc_of_mean: Of the probabilities averaged over repeats, which is an ensemble; null for one repeat or leaky.
+        auroc_by_repeat: AUROC of each repeat's out-of-fold probabilities.
+        auroc_of_mean: AUROC of the probabilities averaged over repeats, an ensemble; null for one repeat or leaky.
         seconds: Of all cells.
     """
 
@@ -49,7 +49,7 @@ class SplitResult(_Part):
 
 
 class RowResult(_Part):
-    """One row; `macs` are of one image."""
+    """One row; `macs` are for one image."""
 
     row: str
     method: str

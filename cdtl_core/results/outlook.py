@@ -1,4 +1,4 @@
-"""What differential privacy will cost a run, before anyone trains: the noise, and how it compares with the signal."""
+"""The privacy cost of a run before training: the noise, compared with the signal."""
 
 import math
 from typing import Literal
@@ -18,11 +18,11 @@ Judgement = Literal["workable", "marginal", "hopeless"]
 
 ADAPTER = 16
 WORKABLE, MARGINAL = 0.2, 1.0
-"""Noise over the longest signal, both averaged over all steps, up to which a part is workable, and marginal.
+"""Limits of noise over the longest signal, averaged over all steps, for a workable and a marginal part.
 
-Averaged, since that hardly depends on how a budget is cut into steps. Above 1 the noise is longer than any signal can
-be. Rules of thumb (200 patients, epsilon 8, 60 steps of the whole cohort, ratios of one step): 0.7 is workable, 3 to 5
-marginal, 73 hopeless; averaged that is 0.09, 0.39 to 0.65, and 9.4, and 0.2 is half-way between the first two.
+The average hardly depends on how a budget is divided into steps. Above 1 the noise is longer than any possible signal.
+Rules of thumb (200 patients, epsilon 8, 60 steps of the whole cohort, ratios of one step): 0.7 is workable, 3 to 5
+marginal, 73 hopeless. Averaged these are 0.09, 0.39 to 0.65, and 9.4; 0.2 is half-way between the first two.
 """
 
 
@@ -34,11 +34,11 @@ class Part(_Value):
     """A part of the network that could be trained.
 
     Attributes:
-        name: For a person.
+        name: For display.
         parameters: d.
         noise_to_signal: Length of a step's noise, sigma C sqrt(d) / B, over the longest signal, C.
-        averaged: The same of the mean over all steps.
-        judgement: By `averaged`.
+        averaged: The same for the mean over all steps.
+        judgement: From `averaged`.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Part(_Value):
 
 
 class Outlook(_Value):
-    """A run's privacy at one site; `centre_steps` find the centre of the features in its first round."""
+    """A run's privacy at one site; `centre_steps` compute the centre of the features in its first round."""
 
     patients: int
     target_epsilon: float
@@ -72,12 +72,12 @@ def outlook(config: RunConfig, patients: int) -> Outlook:
     """Plan a run's noise for a site that has spent nothing yet.
 
     Args:
-        config: Of the run; `dp.enabled` is taken as true.
-        patients: Training patients of the site.
+        config: The run's settings; `dp.enabled` is taken as true.
+        patients: Number of training patients of the site.
 
     Raises:
         ConfigError: There are no steps, or a step takes more patients than there are.
-        PrivacyError: The terms promise nothing for so few patients, or epsilon leaves no room.
+        PrivacyError: The terms give no protection for so few patients, or epsilon leaves no room.
     """
     _check(config, patients)
     dp, rounds, each = config.dp, config.federation.rounds, config.train.steps
@@ -107,7 +107,7 @@ def outlook(config: RunConfig, patients: int) -> Outlook:
 
 
 def num_trainable(config: RunConfig) -> int:
-    """How many numbers a private run trains: all that leave a site that shares its head."""
+    """Return how many numbers a private run trains: all that leave a site that shares its head."""
     model = build_classifier(config.model, len(config.task.labels), config.image.size)
     private = config.model_copy(update={"dp": config.dp.model_copy(update={"enabled": True})})
     parts, state = parts_of(model, freeze=frozen_stages(model, private), share_head=True), model.state_dict()
@@ -117,13 +117,13 @@ def num_trainable(config: RunConfig) -> int:
 def _check(config: RunConfig, patients: int) -> None:
     if patients < 2:
         raise PrivacyError(
-            f"training patients are {patients}, too few to hide among: give at least 2, better hundreds."
+            f"there are {patients} training patients, too few for privacy: give at least 2, better hundreds."
         )
     check_terms(config.dp, patients)
     if config.dp.batch_patients > patients:
         raise ConfigError(
-            f"a step takes {config.dp.batch_patients} patients (dp.batch_patients) and there are {patients}: "
-            "take fewer, or 0 for all of them."
+            f"a step takes {config.dp.batch_patients} patients (dp.batch_patients), but there are {patients}: "
+            "lower it, or set it to 0 for all patients."
         )
     if not config.train.steps:
         raise ConfigError("train.steps is 0, so nothing is trained: set it to 1 or more.")

@@ -1,4 +1,4 @@
-"""`report.json`: what a run gave each site, as data; docs/report.md explains every field."""
+"""`report.json`: the results of a run for each site as data; docs/report.md explains every field."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ class _Part(BaseModel):
 
 
 class Estimate(_Part):
-    """A figure with its 95 % interval; null where too few patients allow none."""
+    """A figure with its 95 % interval; null with too few patients."""
 
     value: float | None
     low: float | None
@@ -28,7 +28,7 @@ class Estimate(_Part):
 
     @classmethod
     def of(cls, interval: Interval) -> "Estimate":
-        """The same with null for NaN."""
+        """Return the estimate with null for NaN."""
         value, low, high = (x if math.isfinite(x) else None for x in (interval.value, interval.low, interval.high))
         return cls(value=value, low=low, high=high)
 
@@ -42,28 +42,28 @@ class Counts(_Part):
 
 
 class MethodResult(_Part):
-    """How the model that one method left does on the site's test patients."""
+    """Result of one method's model on the site's test patients."""
 
     auroc: Estimate
     metrics: dict[str, float | None]
 
 
 class ModelChoice(_Part):
-    """Which model a site uses, and how its own and the joint one were pooled.
+    """The model that a site uses, and the pool of its own and the joint one.
 
     Attributes:
         chosen: ``pool``, ``own`` or ``joint``.
         share: r, the joint model's share relative to the own one (1: half and half); null without a pool.
         share_by: ``evidence`` or ``equal``.
         evidence_patients: Held-out patients behind the share; 0 for an equal one.
-        networks: How many networks a prediction runs.
-        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, where they were compared.
-        donor_shares: Other sites' modality to its share relative to the own model, by the same evidence; empty where it
-            is not known. It describes and is not used.
+        networks: Number of networks in a prediction.
+        networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, if they were compared.
+        donor_shares: Other sites' modality to its share relative to the own model, by the same evidence; empty if it is
+            not known. It is descriptive only.
         validation_log_loss: Of each candidate, not calibrated.
-        test_auroc: Likewise.
-        test_log_loss: Likewise, calibrated where the site could calibrate.
-        test_ece: Likewise.
+        test_auroc: Of each candidate.
+        test_log_loss: Of each candidate, calibrated if the site could calibrate.
+        test_ece: Of each candidate, likewise.
         log_loss_minus_own: Paired difference to the own model on test patients; below 0 is better.
     """
 
@@ -82,7 +82,7 @@ class ModelChoice(_Part):
 
 
 class Bytes(_Part):
-    """Mean bytes per round that crossed for this site, and the size of the initial weights, received once."""
+    """Mean bytes per round for this site, and the size of the initial weights, received once."""
 
     sent: int
     received: int
@@ -92,9 +92,9 @@ class Bytes(_Part):
 
 
 class Privacy(_Part):
-    """What one method spent of each training patient's privacy at a site; `spent_in_round`: budget used up before it.
+    """Privacy spent by one method for each training patient at a site; `spent_in_round`: budget used up before it.
 
-    Epsilon at delta, over all its rounds: by Renyi DP, which budgets are held against, and by PRV, which is tighter.
+    Epsilon at delta, over all its rounds: by Renyi DP, which budgets use, and by PRV, which is tighter.
     """
 
     target_epsilon: float
@@ -106,7 +106,7 @@ class Privacy(_Part):
 
 
 class SiteReport(_Part):
-    """One site's part."""
+    """Results of one site."""
 
     name: str
     modality: str
@@ -123,7 +123,7 @@ class SiteReport(_Part):
 
 
 class Report(_Part):
-    """A whole run."""
+    """Results of a whole run."""
 
     schema_version: int = SCHEMA_VERSION
     cdtl_version: str

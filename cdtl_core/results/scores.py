@@ -1,7 +1,7 @@
-"""What the models of a run say of a site's test and validation images: ``scores.csv``, ``validation.csv``, and figures.
+"""Predictions of a run's models for a site's test and validation images: ``scores.csv``, ``validation.csv``, figures.
 
 A file has one row per image: its file name, its patient's number, its truth, and the probability of the positive label
-by each candidate, raw and, where the site could calibrate, calibrated. The files stay at the site.
+by each candidate, raw and, if the site could calibrate, calibrated. The files stay at the site.
 """
 
 import csv
@@ -34,13 +34,13 @@ TEST_FILE, VALIDATION_FILE = "scores.csv", "validation.csv"
 _CALIBRATED = "p_calibrated"
 """Column of the model that the site uses."""
 _CALIBRATED_OTHER = "calibrated_"
-"""Start of the columns of the other candidates."""
+"""Prefix of the columns of the other candidates."""
 _Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Probabilities of the positive label for one fold's images N, with the nine digits that the files hold.
+    """Probabilities of the positive label for one fold's images N, with the nine digits of the files.
 
     Attributes:
         images: File names.
@@ -48,7 +48,7 @@ class Scores:
         patients: Number of each image's patient.
         columns: ``p_<candidate>``.
         chosen: The candidate that the site uses.
-        calibrated: Candidate to calibrated probabilities, where it could be calibrated.
+        calibrated: Candidate to calibrated probabilities, if it could be calibrated.
     """
 
     images: tuple[str, ...]
@@ -60,7 +60,7 @@ class Scores:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the candidates."""
         return tuple(column.removeprefix("p_") for column in self.columns)
 
     @property
@@ -70,7 +70,7 @@ class Scores:
 
     @property
     def probability(self) -> npt.NDArray[np.float64]:
-        """What `cdtl predict` says: calibrated where that was possible."""
+        """Probabilities as in `cdtl predict`: calibrated if possible."""
         return self.probability_of(self.chosen)
 
     @property
@@ -79,21 +79,21 @@ class Scores:
         return self.chosen in self.calibrated
 
     def probability_of(self, candidate: str) -> npt.NDArray[np.float64]:
-        """What `cdtl predict` would say with this candidate: calibrated where that was possible."""
+        """Return the probabilities of this candidate as in `cdtl predict`: calibrated if possible."""
         return self.calibrated.get(candidate, self.columns[f"p_{candidate}"])
 
     @property
     def num_patients(self) -> int:
-        """Distinct patients."""
+        """Number of patients."""
         return len(np.unique(self.patients))
 
 
 def scores_of(site: Site, outcome: Outcome, split: Split) -> Scores:
-    """What the models that a run leaves say of the images of a split.
+    """Return the predictions of a run's models for the images of a split.
 
     Args:
         site: The hospital.
-        outcome: Of the run.
+        outcome: The outcome of the run.
         split: ``test`` or ``val``.
     """
     fold, found = site.cohort.folds[split], outcome.test if split == "test" else outcome.val
@@ -115,6 +115,11 @@ def scores_of(site: Site, outcome: Outcome, split: Split) -> Scores:
 def save_scores(folder: Path, test: Scores, val: Scores) -> None:
     """Write ``scores.csv`` and ``validation.csv`` into a model folder.
 
+    Args:
+        folder: The model folder.
+        test: Scores of test images.
+        val: Scores of validation images.
+
     Raises:
         CheckpointError: The disk is full or read-only.
     """
@@ -131,7 +136,7 @@ def save_scores(folder: Path, test: Scores, val: Scores) -> None:
 
 
 def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
-    """The scores in a model folder; None if it holds none, as folders of earlier versions lack `validation.csv`.
+    """Return the scores in a model folder; None if there are none, as `validation.csv` in earlier versions.
 
     Raises:
         CheckpointError: A file is damaged.
@@ -157,12 +162,12 @@ def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         raise CheckpointError(
-            f"{folder / name} cannot be read ({type(error).__name__}): restore it, or finish the run anew."
+            f"{folder / name} cannot be read ({type(error).__name__}): restore it, or finish the run again."
         ) from None
 
 
 def method_result(scores: Scores, seed: int) -> MethodResult:
-    """How the model that a method left does on the test patients."""
+    """Return the figures of a method's model on the test patients."""
     return MethodResult(
         auroc=Estimate.of(auroc_interval(scores.positive, scores.used, scores.patients, seed=seed)),
         metrics={name: _number(value) for name, value in summarise(scores.positive, scores.probability).items()},
@@ -170,7 +175,7 @@ def method_result(scores: Scores, seed: int) -> MethodResult:
 
 
 def gains(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
-    """``<method>-alone``: paired difference of AUROC on the same test patients; none without an own model."""
+    """Return ``<method>-alone`` to the paired difference of AUROC on the same test patients."""
     found = with_own_model(found)
     if "alone" not in found:
         return {}
@@ -185,9 +190,9 @@ def gains(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
 
 
 def log_loss_changes(found: Mapping[str, Scores], seed: int) -> dict[str, Estimate]:
-    """``<method>-alone``: paired difference of log-loss on the same test patients, below 0 is better.
+    """Return ``<method>-alone`` to the paired difference of log-loss on the same test patients; below 0 is better.
 
-    Both models are calibrated where the site could do so; none without an own model.
+    Both models are calibrated if the site could do so. Empty without an own model.
     """
     found = with_own_model(found)
     if "alone" not in found:
@@ -201,7 +206,7 @@ def log_loss_changes(found: Mapping[str, Scores], seed: int) -> dict[str, Estima
 
 
 def candidate_losses(scores: Scores, seed: int) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Candidate to its log-loss, and to its paired difference to the own model's, which is left out."""
+    """Return candidate to its log-loss, and to its paired difference to the own model's."""
     truth = scores.positive
     losses = {
         name: Estimate.of(mean_interval(log_losses(truth, scores.probability_of(name)), scores.patients, seed=seed))
@@ -222,7 +227,7 @@ def _log_loss_change(scores: Scores, one: _Floats, other: _Floats, seed: int) ->
 
 
 def with_own_model(found: Mapping[str, Scores]) -> dict[str, Scores]:
-    """By method, with `alone`: where it was not a method of the run, the site's own model of another one."""
+    """Return results by method, with `alone` from the own model of another method if it was not run."""
     other = next((one for one in found.values() if "p_own" in one.columns), None)
     if "alone" in found or other is None:
         return dict(found)
@@ -233,7 +238,7 @@ def with_own_model(found: Mapping[str, Scores]) -> dict[str, Scores]:
 
 
 def _probability(scores: _Floats, positive: int) -> _Floats:
-    """Of the positive label, from log-probabilities N K; rounded, so that figures are those of the files."""
+    """Return the probability of the positive label from log-probabilities N K, rounded as in the files."""
     return np.array([float(f"{value:.9g}") for value in np.exp(scores[:, positive])])
 
 

@@ -1,4 +1,4 @@
-"""What a privacy ledger says, as a value for a person: spent, of which run, and what is left."""
+"""The contents of a privacy ledger as values: what was spent, by which run, and what is left."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +24,7 @@ class _Part(BaseModel):
 class RoundSpent(_Part):
     """A reservation: `taken` of the steps `reserved`; null if its end is not known, then all count.
 
-    `faulty` steps are those of an earlier version, whose noise bounds nothing; epsilon leaves them out.
+    `faulty` steps are those of an earlier version whose noise gives no bound; epsilon excludes them.
     """
 
     round: int
@@ -36,7 +36,7 @@ class RoundSpent(_Part):
 
     @property
     def counted(self) -> int:
-        """Steps of it that count."""
+        """Number of its steps that count."""
         return self.reserved if self.taken is None else self.taken
 
 
@@ -58,13 +58,13 @@ class Spent(_Part):
     """A whole ledger.
 
     Attributes:
-        folder: Of the ledger.
-        ledger: Its own number.
-        site: Whose it is.
+        folder: Its folder.
+        ledger: Its number.
+        site: Its site.
         opened: Seconds since 1970.
         num_patients: Training patients, rounded, treated as public.
-        target_delta: Of the newest plan; null before the first.
-        epsilon_rdp: Spent at that delta; budgets are held against it.
+        target_delta: Delta of the newest plan; null before the first.
+        epsilon_rdp: Spent at that delta; budgets use it.
         epsilon_prv: The same by a tighter bound.
         runs: In order of their first plan.
         unprotected: Runs in which the site sent updates without privacy.
@@ -83,32 +83,32 @@ class Spent(_Part):
 
 
 def not_covered(one: Spent) -> tuple[str, ...]:
-    """What the epsilon of a ledger does not cover, a sentence each; none where it covers all."""
+    """Return what the epsilon of a ledger does not cover, a sentence each; empty if it covers everything."""
     rounds = [(run.run, each) for run in one.runs for each in run.rounds if each.faulty and each.counted]
     found = []
     if rounds:
         names = ", ".join(dict.fromkeys(run for run, _ in rounds))
         found.append(
             f"{sum(each.counted for _, each in rounds)} steps of {names} were taken by an earlier version of cdtl "
-            "whose noise bounds nothing: one patient could move what was sent by many times the clip. Epsilon does "
-            "not count them, and no number bounds what they gave away."
+            "whose noise gives no bound: one patient could change the sent values by many times the clip. Epsilon does "
+            "not count them, and there is no bound for what they disclosed."
         )
     if one.unprotected:
         found.append(
             f"This site also sent updates without differential privacy, in {', '.join(one.unprotected)}: epsilon does "
-            "not cover what they give away of the same patients."
+            "not cover what they disclose about the same patients."
         )
     return tuple(found)
 
 
 def ledger_folders(home: Path) -> tuple[Path, ...]:
-    """Where a site's ledgers are: its one, or those of its simulated runs; none if it never trained with privacy.
+    """Return the folders of a site's ledgers: its one, or those of its simulated runs; empty if it never trained so.
 
     Raises:
         ConfigError: There is no such folder.
     """
     if not home.is_dir():
-        raise ConfigError(f"{home} is no folder: give the site's, which holds its site.toml.")
+        raise ConfigError(f"{home} is not a folder: give the site's, which holds its site.toml.")
     whole = SiteFolder(home).privacy
     if ledger_exists(whole):
         return (whole,)
@@ -127,7 +127,13 @@ def spent_of_site(home: Path) -> tuple[Spent, ...]:
 
 
 def spent_of(ledger: PrivacyLedger, folder: Path, unprotected: Iterable[str] = ()) -> Spent:
-    """What a ledger says; `unprotected` are runs without privacy that it need not name yet."""
+    """Return the contents of a ledger.
+
+    Args:
+        ledger: The ledger.
+        folder: Its folder.
+        unprotected: Runs without privacy that it need not name yet.
+    """
     plans = [entry for entry in ledger.entries if isinstance(entry, Plan)]
     delta = plans[-1].target_delta if plans else None
     opening = ledger.opening

@@ -1,4 +1,4 @@
-"""Results as a person reads them: figures with their intervals, sizes, times, and the model card in Markdown."""
+"""Results as text: figures with their intervals, sizes, times, and the model card in Markdown."""
 
 import functools
 import re
@@ -24,17 +24,23 @@ _NAMES = {
 
 
 def plain(value: float | None, digits: int = 3) -> str:
-    """A figure, or a dash where there is none."""
+    """Return a figure, or a dash if there is none."""
     return "–" if value is None or value != value else f"{value:.{digits}f}".replace("-", _MINUS)
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A difference with its sign."""
+    """Return a difference with its sign."""
     return "–" if value is None or value != value else f"{value:+.{digits}f}".replace("-", _MINUS)
 
 
 def estimate_text(found: Estimate | None, sign: bool = False, digits: int = 3) -> str:
-    """``0.778 (0.62 to 0.91)``; says so where there is no interval."""
+    """Return ``0.778 (0.62 to 0.91)``, with a note if there is no interval.
+
+    Args:
+        found: The estimate.
+        sign: Whether to show a plus sign.
+        digits: Digits after the point.
+    """
     if found is None or found.value is None:
         return "–"
     number = signed if sign else plain
@@ -44,12 +50,12 @@ def estimate_text(found: Estimate | None, sign: bool = False, digits: int = 3) -
 
 
 def percent(value: float | None) -> str:
-    """A share as whole per cent."""
+    """Return a share as whole per cent."""
     return "–" if value is None or value != value else f"{100 * value:.0f} %"
 
 
 def bytes_text(count: float | None) -> str:
-    """``6.7 MB``, ``12 kB``, ``77 bytes``."""
+    """Return ``6.7 MB``, ``12 kB``, ``77 bytes``."""
     if count is None:
         return "–"
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -60,7 +66,7 @@ def bytes_text(count: float | None) -> str:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """``7.1 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Return ``7.1 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds is None:
         return "–"
     if seconds < 60:
@@ -70,20 +76,20 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def card_markdown(card: "ModelCard") -> str:
-    """The card as Markdown; whatever a label is called, it makes no markup."""
+    """Return the card as Markdown; no label can add markup."""
     return _template().render(card=card, names=_NAMES, splits=("train", "val", "test"))
 
 
 @functools.cache
 def _template() -> Template:
-    """Compiled once in a process: a simulation writes many cards."""
+    """Return the template, compiled once per process, since a simulation writes many cards."""
     environment = text_environment(Path(__file__).parent / "templates")
     environment.filters |= {"md": _escaped, "estimate": estimate_text, "percent": percent, "plain": plain}
     return environment.get_template("card.md")
 
 
 def _escaped(value: Any) -> str:
-    """Text in which no character means anything to Markdown or HTML, on one line."""
+    """Return text on one line without characters that Markdown or HTML interpret."""
     text = " ".join(str(value).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|#~>])", r"\\\1", text)

@@ -1,6 +1,6 @@
 """Flower's ClientApp: the boundary where a site's errors become fixed sentences without its data.
 
-torch is imported inside the handlers: Flower imports this module also where nothing is trained.
+torch is imported inside the handlers, because Flower imports this module in processes that train nothing.
 """
 
 import os
@@ -21,24 +21,30 @@ _log = get_logger("cdtl.site")
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """Say who this site is."""
+    """Return the site's introduction."""
     return _answer("describe_site", message, context)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train one round; the reply also says how the received weights did."""
+    """Train one round; the reply also has validation figures of the received weights."""
     return _answer("train_round", message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Choose and keep the site's own model at the end of a run."""
+    """Select and store the site's model at the end of a run."""
     return _answer("finish_run", message, context)
 
 
 def _answer(action: str, message: Message, context: Context) -> Message:
-    """Reply, or reply with an error: its family and a fixed sentence travel, its text stays in the site's log."""
+    """Reply, or reply with an error: its kind and a fixed sentence leave, its text stays in the site's log.
+
+    Args:
+        action: Handles the message.
+        message: Flower's message.
+        context: Flower's context.
+    """
     try:
         from cdtl_core.config.settings import unflatten
         from cdtl_core.site import session
@@ -66,7 +72,7 @@ def _name(context: Context) -> str:
 
 
 def _home(context: Context) -> Path:
-    """The site's folder: told by the node or, in Flower's own simulation, the one of this node's number."""
+    """Return the site's folder, from the node or, in Flower's own simulation, by the number of this node."""
     if "CDTL_HOME" in os.environ:
         return Path(os.environ["CDTL_HOME"])
     if "home" in context.node_config:

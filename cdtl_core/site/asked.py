@@ -1,4 +1,4 @@
-"""The limits of an approval, checked again by the approved code itself, with a record of its own.
+"""The limits of an approval, checked again by the approved code itself, with a separate record.
 
 ``HOME/memory/<federation>/used-<settings>.json`` counts as the egress filter's ``HOME/used/`` does, so that a fault in
 one of them does not open the other.
@@ -22,13 +22,13 @@ def check_order(folder: SiteFolder, config: RunConfig, content: RecordDict, orde
     """Refuse an order that the site has not approved; call it before any of it is used.
 
     Args:
-        folder: Of the site.
+        folder: The site's folder.
         config: The run; without ``limits.initial_weights_hash``, as in simulations, nothing is counted.
         content: The message.
-        order: Its type, round and hash of the initial weights, as they were decoded.
+        order: Its type, round and hash of the initial weights, as decoded.
 
     Raises:
-        PrivacyError: It goes beyond the approval, or names initial weights that the site does not accept.
+        PrivacyError: It exceeds the approval, or names initial weights that the site does not accept.
     """
     kind, round, initial_weights_hash = order
     accepted = load_site(folder.settings).publish.initial_weights_hash

@@ -1,4 +1,4 @@
-"""A site's folder: its `site.toml` opened into a `Site`, ready to train. Nothing of it is sent."""
+"""Opens a site's folder: from `site.toml` to a `Site`, ready to train. None of it is sent."""
 
 import functools
 from pathlib import Path
@@ -70,7 +70,7 @@ def _open(home: Path, own: SiteConfig, config: RunConfig) -> Site:
 
 
 def contract_of(home: Path, site: Site) -> ModalityContract:
-    """What the site publishes of its cohort."""
+    """Return the facts that the site publishes about its cohort."""
     own, cohort = load_site(SiteFolder(home).settings), site.cohort
     statistics = None
     if own.publish.pixel_statistics:
@@ -92,7 +92,7 @@ def contract_of(home: Path, site: Site) -> ModalityContract:
 
 
 def labels_of(own: SiteConfig, config: RunConfig) -> tuple[str, ...]:
-    """The labels a site predicts: its own if it names any, else the task's."""
+    """Return the labels a site predicts: its own if it names any, else the task's."""
     return own.labels or config.task.labels
 
 
@@ -106,10 +106,19 @@ def _cohort(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, .
 
 
 def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple[str, ...]) -> dict[str, Split]:
-    """The split, kept at the site by patient pseudonym, so that nobody moves when patients are added."""
+    """Return the split, stored at the site by patient pseudonym, so that no patient moves when others are added.
+
+    Args:
+        home: The site's folder.
+        cases: All images.
+        config: The run.
+        labels: The site's labels.
+    """
     splits = SiteFolder(home).splits
     if splits.exists() and not (home / KEY_FILE).exists():
-        raise DataError(f"{home / KEY_FILE} is gone while splits are kept: restore it, or remove the folder splits.")
+        raise DataError(
+            f"{home / KEY_FILE} is missing but the folder splits exists: restore the key, or remove the folder splits."
+        )
     key, shares = load_key(home), config.split
     path = splits / f"seed{config.seed}-test{shares.test}-val{shares.val}.json"
     kept: dict[str, Split] = parse_json(path.read_text()) if path.exists() else {}
@@ -147,5 +156,12 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
 
 @functools.lru_cache(maxsize=4)
 def _classifier(config: ModelConfig, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
-    """One network per architecture and process: every use overwrites all of its weights."""
+    """Return the network of an architecture, one per process: every use overwrites all of its weights.
+
+    Args:
+        config: The network.
+        num_classes: K.
+        image_size: Side of the images in pixels.
+        frozen_norms: Whether its norms are constants.
+    """
     return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)

@@ -1,7 +1,7 @@
-"""Initial weights of the last runs, ``HOME/initial_weights/<hash>.safetensors``: checked at arrival and when read.
+"""Initial weights of the last runs, ``HOME/initial_weights/<hash>.safetensors``, checked on arrival and on reading.
 
-Reading and hashing them takes longer than a small round, and the sites of a simulation share one process. So two
-functions are cached. Their arguments change with the file, so a file that was changed is read again.
+Reading and hashing them takes longer than a small round, and the sites of a simulation share one process. Therefore two
+functions are cached. Their arguments change with the file, so a changed file is read again.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from cdtl_core.models.weights import Weights, load_weights, save_weights, weight
 __all__ = ["holds_initial_weights", "load_initial_weights", "save_initial_weights"]
 
 _KEPT = 3
-"""So many runs can take turns without asking for their initial weights again."""
+"""Number of runs that can alternate without requesting their initial weights again."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file as it is now: its path, number, size and times."""
+    """The current state of a file: its path, number, size and times."""
 
     path: Path
     number: int
@@ -55,7 +55,7 @@ def holds_initial_weights(home: Path, wanted: str) -> bool:
 
 
 def save_initial_weights(home: Path, initial_weights: Weights, expected: str) -> None:
-    """Keep initial weights, and those of the last few runs beside them; no other file of the folder is touched.
+    """Store initial weights next to those of the last few runs; no other file of the folder is changed.
 
     Args:
         home: The site's folder.
@@ -68,7 +68,7 @@ def save_initial_weights(home: Path, initial_weights: Weights, expected: str) ->
     """
     if weights_hash(initial_weights) != expected:
         raise FederationError(
-            "the initial weights received have another hash than announced: ask the coordinator to start again."
+            "the received initial weights do not match the announced hash: ask the coordinator to start again."
         )
     path = SiteFolder(home).initial_weights(expected)
     save_weights(path, initial_weights)
@@ -79,7 +79,7 @@ def save_initial_weights(home: Path, initial_weights: Weights, expected: str) ->
 
 
 def load_initial_weights(home: Path, expected: str) -> Weights:
-    """The initial weights with this hash. They are shared by the sites of this process: do not write to them.
+    """Return the initial weights with this hash. All sites of this process share them: do not write to them.
 
     Raises:
         FederationError: The site does not have them, or they are damaged; the coordinator then sends them again.
@@ -89,13 +89,11 @@ def load_initial_weights(home: Path, expected: str) -> Weights:
     with contextlib.suppress(ModelError, OSError):
         if _hash_of(_File.at(path)) == expected:
             return _weights_of(_Copy(expected, path))
-    raise FederationError(
-        "this site lacks the initial weights that the server names, or its copy was damaged: resume the run."
-    )
+    raise FederationError("this site does not have the run's initial weights, or its copy is damaged: resume the run.")
 
 
 def _is_kept(path: Path) -> bool:
-    """Whether we wrote a file: its name is a hash."""
+    """Whether a file is ours: its name is a hash."""
     return bool(re.fullmatch(r"[0-9a-f]{64}\.safetensors", path.name))
 
 
@@ -104,7 +102,7 @@ def _hash_of(file: _File) -> str:
     return weights_hash(load_weights(file.path))
 
 
-@functools.lru_cache(maxsize=1)  # one run at a time: of a large network they take hundreds of megabytes
+@functools.lru_cache(maxsize=1)  # one run at a time: those of a large network take hundreds of megabytes
 def _weights_of(copy: _Copy) -> Weights:
     weights = load_weights(copy.path)
     if weights_hash(weights) != copy.sha256:
@@ -113,5 +111,5 @@ def _weights_of(copy: _Copy) -> Weights:
 
 
 def _laid_out(value: torch.Tensor) -> torch.Tensor:
-    """In the layout of the networks, so that loading copies without changing places."""
+    """Return weights in the networks' memory layout, so that loading copies them in order."""
     return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value

@@ -1,10 +1,10 @@
-"""What a site remembers of a federation between messages, as files in ``HOME/memory/<federation>/``. None is sent.
+"""Local files of a site for a federation between messages, in ``HOME/memory/<federation>/``. None is sent.
 
 ::
 
     round-0003.safetensors            norms and a local head after a round
-    own-0003.safetensors              the model that the site trains alone beside the joint one
-    update-0003-<order>.safetensors   what was sent, with differential privacy
+    own-0003.safetensors              the site's own model
+    update-0003-<order>.safetensors   the sent update, with differential privacy
 
 Every function takes this folder first. Of each kind the newest few files are kept.
 """
@@ -22,22 +22,22 @@ _MEMORY, _OWN, _UPDATE = "round-", "own-", "update-"
 
 
 def load_memory(folder: Path, *, before: int) -> SiteMemory:
-    """The newest memory of a round before `before`; a fresh one if there is none.
+    """Return the newest memory of a round before `before`; an empty one if there is none.
 
-    A round that is asked for again after a crash starts from the memory it started from the first time.
+    A round that is repeated after a crash starts from the same memory as the first time.
     """
     path = _newest(folder, _MEMORY, before)
     return SiteMemory(_round_of(path, _MEMORY), load_weights(path)) if path else SiteMemory()
 
 
 def save_memory(folder: Path, memory: SiteMemory) -> None:
-    """Keep the memory after a round; later ones, of an abandoned try, are removed."""
+    """Store the memory after a round; later ones, from an abandoned try, are removed."""
     save_weights(folder / f"{_MEMORY}{memory.round:04d}.safetensors", memory.local or {})
     _drop_old(folder, _MEMORY, memory.round)
 
 
 def load_own(folder: Path, *, before: int) -> OwnModel:
-    """The newest own model of a round before `before`; a fresh one if there is none."""
+    """Return the newest own model of a round before `before`; a new one if there is none."""
     path = _newest(folder, _OWN, before)
     if path is None:
         return OwnModel()
@@ -49,7 +49,7 @@ def load_own(folder: Path, *, before: int) -> OwnModel:
 
 
 def save_own(folder: Path, own: OwnModel) -> None:
-    """Keep the own model after a round; later ones are removed."""
+    """Store the own model after a round; later ones are removed."""
     weights = {f"offset/{name}": value for name, value in own.offset.items()}
     weights |= {f"local/{name}": value for name, value in (own.memory.local or {}).items()}
     save_weights(folder / f"{_OWN}{own.memory.round:04d}.safetensors", weights)
@@ -57,12 +57,12 @@ def save_own(folder: Path, own: OwnModel) -> None:
 
 
 def keep_update(folder: Path, initial_weights_hash: str, order: RoundOrder, update: SiteUpdate) -> None:
-    """Keep what a round with privacy sends: asked for again, it is sent again, and costs nothing.
+    """Store the update of a round with privacy: a repeated request gets the same update, without further cost.
 
     Args:
-        folder: Of the memory.
-        initial_weights_hash: Of the weights that the order's offset adds to.
-        order: Which is answered.
+        folder: Folder of the memory.
+        initial_weights_hash: SHA-256 of the weights that the order's offset adds to.
+        order: The answered order.
         update: The answer.
     """
     path = _update_path(folder, initial_weights_hash, order)
@@ -73,12 +73,12 @@ def keep_update(folder: Path, initial_weights_hash: str, order: RoundOrder, upda
 
 
 def kept_update(folder: Path, initial_weights_hash: str, order: RoundOrder, site: str) -> SiteUpdate | None:
-    """What was kept for this very order, if it was answered before.
+    """Return the stored update for exactly this order, if it was answered before.
 
     Args:
-        folder: Of the memory.
-        initial_weights_hash: Of the weights that the order's offset adds to.
-        order: Which may have been answered.
+        folder: Folder of the memory.
+        initial_weights_hash: SHA-256 of the weights that the order's offset adds to.
+        order: The order.
         site: Name of the site.
     """
     path = _update_path(folder, initial_weights_hash, order)
@@ -96,7 +96,7 @@ def _update_path(folder: Path, initial_weights_hash: str, order: RoundOrder) -> 
 
 
 def _newest(folder: Path, kind: str, before: int) -> Path | None:
-    """The newest file of a round before `before`; none for the first round, whatever an earlier try left."""
+    """Return the newest file of a round before `before`; none for the first round, even after an earlier try."""
     found = [path for path in _files(folder, kind) if _round_of(path, kind) < before]
     return found[-1] if found and before > 1 else None
 

@@ -1,4 +1,4 @@
-"""The card of the model that a run leaves at a site, written beside it; like the model it stays there."""
+"""The card of a run's model at a site, written to the model's folder; like the model it stays there."""
 
 import contextlib
 import platform
@@ -47,15 +47,15 @@ _UNKNOWN = Estimate(value=None, low=None, high=None)
 def card_of(
     folder: SiteFolder, site: Site, note: ModelNote, test: Scores, val: Scores, initial_weights_hash: str
 ) -> ModelCard:
-    """The card of the model that a run leaves.
+    """Return the card of a run's model.
 
     Args:
-        folder: Of the site.
+        folder: The site's folder.
         site: The hospital, under the settings of the run.
-        note: Of the model.
-        test: What the models say of test images.
-        val: Of validation images.
-        initial_weights_hash: SHA-256 of what every site started from.
+        note: The model's note.
+        test: Scores of test images.
+        val: Scores of validation images.
+        initial_weights_hash: SHA-256 of the initial weights.
     """
     own, config = load_site(folder.settings), site.config
     federation = federation_key(config.name, config.method)
@@ -127,7 +127,7 @@ def _metrics(test: Scores, auroc: Interval, seed: int) -> dict[str, Estimate]:
 
 
 def _gain(test: Scores, seed: int) -> dict[str, Estimate]:
-    """Of the model used over the one trained alone, where that was a candidate."""
+    """Return the gain of the used model over the own model, if that was a candidate."""
     found = gains({"used": test}, seed)
     return {"used-alone": found["used-alone"]} if "used-alone" in found else {}
 
@@ -156,7 +156,7 @@ def _not_covered(folder: SiteFolder, own: SiteConfig, federation: str) -> tuple[
 
 
 def _promise(folder: SiteFolder, own: SiteConfig, config: RunConfig) -> Promise:
-    from cdtl_core.results.spent import spent_of  # the accountants take a while to load
+    from cdtl_core.results.spent import spent_of  # imported here: the accountants take a while to load
 
     ledger = ledger_folder(folder.home, own, federation_key(config.name, config.method))
     spent = spent_of(read_ledger(ledger), ledger)
@@ -172,7 +172,7 @@ def _promise(folder: SiteFolder, own: SiteConfig, config: RunConfig) -> Promise:
 
 
 def _audit(folder: SiteFolder) -> Audited | None:
-    """The last audit of this site's mechanism, which `cdtl privacy audit --keep` left."""
+    """Return the last audit of this site's mechanism, from `cdtl privacy audit --keep`."""
     path = folder.audit
     if not path.exists():
         return None
@@ -181,14 +181,14 @@ def _audit(folder: SiteFolder) -> Audited | None:
         return Audited.model_validate({name: content[name] for name in Audited.model_fields})
     except (OSError, ValueError, KeyError, TypeError) as error:
         _log.warning(
-            "%s cannot be read (%s) and the model card lacks it: run cdtl privacy audit --keep again",
+            "%s cannot be read (%s) so the model card lacks it: run cdtl privacy audit --keep again",
             path.name, type(error).__name__, extra={"site": folder.home.name},
         )  # fmt: skip
         return None
 
 
 def _weights_name(config: RunConfig) -> str:
-    """No path: where the coordinator keeps a file stays with the coordinator."""
+    """Return the source of the weights without a path, which stays with the coordinator."""
     if config.model.weights not in {"imagenet", "random"}:
         return "a file of the coordinator's"
     return f"{config.model.weights} weights of {config.model.backbone}"
@@ -204,7 +204,7 @@ def _licence(config: RunConfig) -> str:
     import timm
 
     found = timm.get_pretrained_cfg(config.model.backbone) if timm.is_model(config.model.backbone) else None
-    return (found.license if found else None) or "not named by its library: look it up before passing it on"
+    return (found.license if found else None) or "not named by its library: check it before you share the model"
 
 
 def _versions() -> dict[str, str]:
@@ -218,7 +218,7 @@ def _versions() -> dict[str, str]:
 
 
 def _approved_bundle(folder: SiteFolder, settings: Mapping[str, object]) -> str | None:
-    """The hash of the code that the site's filter handed over for these settings; None in a simulation."""
+    """Return the hash of the code that the site's filter handed over for these settings; None in a simulation."""
     found = set()
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         for entry in parse_json(folder.approved.read_text(encoding="utf-8")):

@@ -1,4 +1,4 @@
-"""What a site does with each message: check the order, open its folder, act, keep what stays, encode what leaves."""
+"""A site's handling of each message: check the order, open its folder, act, store local files, encode the reply."""
 
 import time
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ class _Here:
     """A site in a run: its folder, its own settings, and its cohort with the run's settings.
 
     Attributes:
-        federation: The name under which the site remembers the run.
+        federation: The name of the run at the site.
         private: Whether it trains with differential privacy.
     """
 
@@ -67,7 +67,13 @@ class _Here:
 
 
 def describe_site(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
-    """Name, modality, training patients, label map, contract, and whether the site holds the initial weights."""
+    """Return the introduction: name, modality, patients, label map, contract, and whether it has the initial weights.
+
+    Args:
+        content: The message.
+        home: The site's folder.
+        config: The run.
+    """
     holds = holds_initial_weights(home, wire.decode_question(content))
     here = _open(home, config)
     site, contract, enrolled = here.site, contract_of(home, here.site), enrolled_contract(home)
@@ -83,7 +89,13 @@ def describe_site(content: RecordDict, home: Path, config: RunConfig) -> RecordD
 
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
-    """Train one round from the site's memory of the round before; the memory is kept before the reply is built."""
+    """Train one round from the site's memory of the previous round; the new memory is stored before the reply.
+
+    Args:
+        content: The message.
+        home: The site's folder.
+        config: The run.
+    """
     order, initial_weights = _accept(content, home, config)
     began = time.monotonic()
     here = _open(home, config)
@@ -101,7 +113,13 @@ def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDic
 
 
 def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
-    """Pool, select and keep the model that the site will use; its test AUROC and which model it is leave."""
+    """Pool, select and store the model that the site will use; its test AUROC and its kind are sent.
+
+    Args:
+        content: The message.
+        home: The site's folder.
+        config: The run.
+    """
     order, initial_weights_hash = wire.decode_order(content, config.federation.rounds + 1)
     check_order(SiteFolder(home), config, content, ("evaluate", order.round, initial_weights_hash))
     here = _open(home, config)
@@ -118,10 +136,10 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
 
 
 def _open(home: Path, config: RunConfig) -> _Here:
-    """The site of this folder under the settings of a run.
+    """Open the site of this folder under the settings of a run.
 
     Raises:
-        CdtlError: A setting of the site is wrong, its cohort cannot be used, or it must stay out of the run.
+        CdtlError: A setting of the site is wrong, its cohort cannot be used, or it must not take part.
     """
     folder = SiteFolder(home)
     own, federation = load_site(folder.settings), federation_key(config.name, config.method)
@@ -129,10 +147,15 @@ def _open(home: Path, config: RunConfig) -> _Here:
 
 
 def _as_enrolled(member: Member, now: ModalityContract, enrolled: ModalityContract) -> Member:
-    """The member as it may introduce itself: with what the site enrolled with, even if its cohort has grown since.
+    """Return the member as in its enrolment, even if its cohort has grown since.
+
+    Args:
+        member: The site now.
+        now: Its current contract.
+        enrolled: The contract of its enrolment.
 
     Raises:
-        FederationError: The site is another one than it enrolled as, or the run predicts other labels.
+        FederationError: Another site enrolled, or the run predicts other labels.
     """
     fields = [name for name, value in now if value != getattr(enrolled, name)]
     if wrong := sorted({"site", "modality", "labels", "positive", "intake_version"} & set(fields)):
@@ -150,7 +173,13 @@ def _as_enrolled(member: Member, now: ModalityContract, enrolled: ModalityContra
 
 
 def _accept(content: RecordDict, home: Path, config: RunConfig) -> tuple[RoundOrder, Weights]:
-    """What the coordinator asks for, if the site approved it, and the run's initial weights."""
+    """Return the coordinator's order, if the site approved it, and the run's initial weights.
+
+    Args:
+        content: The message.
+        home: The site's folder.
+        config: The run.
+    """
     order, initial_weights_hash = wire.decode_order(content, config.federation.rounds)
     check_order(SiteFolder(home), config, content, ("train", order.round, initial_weights_hash))
     received = wire.decode_initial_weights(content)
@@ -160,12 +189,18 @@ def _accept(content: RecordDict, home: Path, config: RunConfig) -> tuple[RoundOr
 
 
 def _train_own(here: _Here, initial_weights: Weights, round: int) -> OwnModel:
-    """The site's own model after this round; of this local work only what the egress list names is sent."""
+    """Train the site's own model for this round; of this local work only what the egress list names is sent.
+
+    Args:
+        here: The site.
+        initial_weights: Of the run.
+        round: Number of the round.
+    """
     before = memory.load_own(here.memory, before=round)
     if before.memory.round < here.diary.last_round(before=round):
         _log.warning(
-            "the own model of this site is of round %d and later ones are gone: was this site's folder restored from "
-            "an older copy, or written by an earlier version? It goes on with fewer steps than the joint one",
+            "the own model of this site is of round %d and later rounds are missing: was this site's folder restored "
+            "from an older copy, or written by an earlier version? It continues with fewer steps than the joint one",
             before.memory.round, extra={"site": here.folder.home.name},
         )  # fmt: skip
     own = train_own(here.site, initial_weights, before, round, _exempt(here, centred=is_centred(before.memory)))
@@ -174,12 +209,18 @@ def _train_own(here: _Here, initial_weights: Weights, round: int) -> OwnModel:
 
 
 def _train(here: _Here, initial_weights: Weights, order: RoundOrder) -> SiteUpdate:
-    """Train the joint model, and keep what stays."""
+    """Train the joint model, and store the local files.
+
+    Args:
+        here: The site.
+        initial_weights: Of the run.
+        order: The coordinator's order.
+    """
     before = memory.load_memory(here.memory, before=order.round)
     noted = here.diary.last_round(before=order.round)
     if before.round < noted:
         _log.warning(
-            "the memory of round %d is gone and that of round %d is used: was this site's folder restored from an "
+            "the memory of round %d is missing and that of round %d is used: was this site's folder restored from an "
             "older copy? Its norms, and its head if that is not shared, have lost what was learned between",
             noted, before.round, extra={"site": here.folder.home.name},
         )  # fmt: skip
@@ -190,9 +231,14 @@ def _train(here: _Here, initial_weights: Weights, order: RoundOrder) -> SiteUpda
 
 
 def _train_privately(here: _Here, initial_weights: Weights, order: RoundOrder) -> SiteUpdate:
-    """Reserve, train, keep, commit.
+    """Reserve, train, store, commit.
 
-    An order that was answered before gets the same answer again. A spent budget is answered with nothing.
+    An order that was answered before gets the same answer. With a spent budget the answer is empty.
+
+    Args:
+        here: The site.
+        initial_weights: Of the run.
+        order: The coordinator's order.
     """
     site, home, asked = here.site, here.folder.home, (weights_hash(initial_weights), order)
     if kept := memory.kept_update(here.memory, *asked, site.name):
@@ -211,12 +257,19 @@ def _train_privately(here: _Here, initial_weights: Weights, order: RoundOrder) -
 
 
 def _exempt(here: _Here, *, centred: bool) -> Grant | None:
-    """The steps of a site without differential privacy in a run with it; None in a run without."""
+    """Return the steps of a site without differential privacy in a run with it; None in a run without."""
     return exempt_grant(here.config, here.site, centred=centred) if here.config.dp.enabled else None
 
 
 def _outcome(here: _Here, content: RecordDict, initial_weights: Weights, order: RoundOrder) -> Outcome:
-    """What the run leaves at the site."""
+    """Return the outcome of the run at the site.
+
+    Args:
+        here: The site.
+        content: The message.
+        initial_weights: Of the run.
+        order: The coordinator's order.
+    """
     site = here.site
     joint = candidate(site, initial_weights, memory.load_memory(here.memory, before=order.round), order)
     if here.config.method != "cdtl":
@@ -231,7 +284,13 @@ def _outcome(here: _Here, content: RecordDict, initial_weights: Weights, order: 
 
 
 def _keep(here: _Here, outcome: Outcome, initial_weights_hash: str) -> None:
-    """Write the model folder: scores of test and validation images, the model, and its card. None of it is sent."""
+    """Write the model folder: scores of test and validation images, the model, and its card. None of it is sent.
+
+    Args:
+        here: The site.
+        outcome: The outcome.
+        initial_weights_hash: SHA-256 of the initial weights.
+    """
     folder = here.folder.model(here.federation)
     test, val = scores_of(here.site, outcome, "test"), scores_of(here.site, outcome, "val")
     save_scores(folder, test, val)

@@ -1,4 +1,4 @@
-"""What a site spends of its patients' privacy in a run: terms, ledger, and the numbers it treats as public."""
+"""A site's privacy spending in a run: terms, ledger, and the numbers it treats as public."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Granted:
-    """What the ledger granted for a round, to be settled once the update is kept."""
+    """The ledger's grant for a round, to be settled once the update is stored."""
 
     grant: Grant
     reservation: Reservation
@@ -51,45 +51,58 @@ def is_private(own: SiteConfig, config: RunConfig) -> bool:
     if config.dp.required and own.privacy.exempt:
         raise PrivacyError(
             "the run requires differential privacy (dp.required) and this site is exempt: remove privacy.exempt from "
-            "site.toml, or stay out of the run."
+            "site.toml, or do not take part in the run."
         )
     return config.dp.enabled and not own.privacy.exempt
 
 
 def check_one_ledger(own: SiteConfig) -> None:
-    """Refuse a hospital that would count each run for itself.
+    """Refuse a hospital that would count each run separately.
 
     Raises:
         ConfigError: `privacy.ledger` is ``run``.
     """
     if own.privacy.ledger == "run":
         raise ConfigError(
-            "privacy.ledger = 'run' counts each run alone and is for simulations: remove it from site.toml."
+            "privacy.ledger = 'run' counts each run separately and is for simulations: remove it from site.toml."
         )
 
 
 def ledger_folder(home: Path, own: SiteConfig, federation: str) -> Path:
-    """Where a site's ledger is: one for all its runs, or one a run in simulations."""
+    """Return the folder of a site's ledger: one for all its runs, or one per run in simulations.
+
+    Args:
+        home: The site's folder.
+        own: Its settings.
+        federation: Name of the run.
+    """
     folder = SiteFolder(home)
     return folder.ledger(federation) if own.privacy.ledger == "run" else folder.privacy
 
 
 def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str) -> PrivacyLedger:
-    """The site's ledger, opened with its first private run.
+    """Return the site's ledger, created with its first private run.
+
+    Args:
+        home: The site's folder.
+        own: Its settings.
+        config: The run.
+        site: The site.
+        federation: Name of the run.
 
     Raises:
         ConfigError: The site publishes its pixels' statistics.
-        PrivacyError: The terms promise nothing for so few patients, or the ledger is missing where there was one,
+        PrivacyError: The terms give no protection for so few patients; or the ledger is missing although it existed,
             damaged, shorter than it was, or holds steps of an earlier version that the site has not accepted.
     """
     train = site.cohort.folds["train"].num_patients
     check_terms(config.dp, train)
     if own.publish.pixel_statistics:
-        raise ConfigError("publish.pixel_statistics are no private numbers: switch them off to train with privacy.")
+        raise ConfigError("publish.pixel_statistics are not private: switch them off to train with privacy.")
     folder = ledger_folder(home, own, federation)
     if not ledger_exists(folder) and was_private(SiteFolder(home).memory(federation)):
         raise PrivacyError(
-            f"this site has trained with privacy in {federation} and its ledger {folder} is gone: "
+            f"this site has trained with privacy in {federation} and its ledger {folder} is missing: "
             "restore the newest copy of that folder."
         )
     cohort = site.cohort
@@ -97,9 +110,9 @@ def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federa
     ledger = open_ledger(folder, site=site.name, num_patients=round_patients(train), published=facts)
     if ledger.faulty and not own.privacy.accept_faulty_steps:
         raise PrivacyError(
-            f"the privacy ledger {folder} holds rounds of an earlier version whose noise bounds nothing (cdtl privacy "
-            "ledger says which), so no budget can be kept: let your data protection officer decide, and set "
-            "privacy.accept_faulty_steps = true in site.toml to train on and count from now on."
+            f"the privacy ledger {folder} holds rounds of an earlier version whose noise gives no bound (cdtl privacy "
+            "ledger lists them), so no budget can be kept: ask your data protection officer, and set "
+            "privacy.accept_faulty_steps = true in site.toml to continue and count from now on."
         )
     return note_unprotected(folder, unprotected_runs(SiteFolder(home))) if own.privacy.ledger == "site" else ledger
 
@@ -108,6 +121,15 @@ def reserve_round(
     home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str, *, round: int, centred: bool
 ) -> Granted | None:
     """Reserve a round's steps; None if the budget allows none: the site sends nothing more.
+
+    Args:
+        home: The site's folder.
+        own: Its settings.
+        config: The run.
+        site: The site.
+        federation: Name of the run.
+        round: Number of the round.
+        centred: Whether the site has its centre.
 
     Raises:
         ConfigError, PrivacyError: As `ledger_of`.
@@ -127,12 +149,25 @@ def reserve_round(
 
 
 def settle(home: Path, own: SiteConfig, federation: str, granted: Granted) -> None:
-    """Commit all steps of a reservation."""
+    """Commit all steps of a reservation.
+
+    Args:
+        home: The site's folder.
+        own: Its settings.
+        federation: Name of the run.
+        granted: The grant.
+    """
     commit(ledger_folder(home, own, federation), granted.reservation, granted.reservation.steps)
 
 
 def exempt_grant(config: RunConfig, site: Site, *, centred: bool) -> Grant:
-    """What a site without differential privacy does in a run with it: the same steps, no noise and no clip."""
+    """Return the steps of a site without differential privacy in a run with it: the same steps, no noise and no clip.
+
+    Args:
+        config: The run.
+        site: The site.
+        centred: Whether the site has its centre.
+    """
     extra = config.dp.centre_steps if config.model.levels and not centred else 0
     patients = site.cohort.folds["train"].num_patients
     return Grant(without_noise(patients), config.train.steps + extra, private=False)

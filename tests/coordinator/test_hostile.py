@@ -58,7 +58,7 @@ def huge(content: RecordDict) -> None:
     content.update(pack("delta", arrays))
 
 
-@pytest.mark.parametrize(("lie", "why"), [(nothing, "lacks 'metrics'"), (huge, "times as long as")])
+@pytest.mark.parametrize(("lie", "why"), [(nothing, "lacks 'metrics'"), (huge, "times the usual norm")])
 def test_a_site_refused_twice_is_not_asked_again_and_has_its_model_at_the_end(
     federation: Make, caplog: pytest.LogCaptureFixture, lie: Lie, why: str
 ) -> None:
@@ -90,4 +90,4 @@ def test_a_site_that_says_it_has_a_thousand_patients_more_than_it_has_is_left_ou
 
     membership, _ = federation({"query.describe": boast})
     assert sorted(membership.members) == ["alba", "como"]
-    assert "trains on 5000 patients of 10" in str(membership.left_out)
+    assert "reports 5000 training patients of 10" in str(membership.left_out)

@@ -120,7 +120,7 @@ class Deployment:
     def _at_work(self, run: Path, round: int) -> bool:
         progress = read_json(run / "progress.json")
         waiting: Mapping[str, str] = progress.get("waiting", {})
-        return progress.get("round") == round and set(waiting.values()) == {"at work"}
+        return progress.get("round") == round and set(waiting.values()) == {"working"}
 
     def until(self, holds: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s

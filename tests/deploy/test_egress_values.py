@@ -104,7 +104,7 @@ def test_numbers_outside_their_ranges_are_held_back(tries: Tries) -> None:
         tries.add()
         content = update(metrics) if kind == "train" else final(metrics)
         assert "nothing of this reply leaves" in reason(PLAIN, kind, content), metrics
-        with pytest.raises(FederationError, match=r"wrong in|is of round"):
+        with pytest.raises(FederationError, match=r"wrong in|is for round"):
             read_by_server(kind, content)
 
 

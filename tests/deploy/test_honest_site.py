@@ -67,7 +67,7 @@ def test_all_answers_of_an_honest_site_pass_its_own_filter(tiny: Tiny, tmp_path:
     assert (hello.contract, hello.holds_initial_weights) == (enrolled.contract, False)
     for round in (1, 2):
         judged(home, listed, ask("train", round), session.train_round(order(initial_weights, round), home, run))
-    with pytest.raises(AssertionError, match="round 2 and round 1 was asked"):
+    with pytest.raises(AssertionError, match="round 2, but round 1 was requested"):
         judged(home, listed, ask("train", 1), session.train_round(order(initial_weights, 2), home, run))
     told = judged(home, listed, ask("query.describe", 0), session.describe_site(question, home, run))
     assert wire.decode_introduction(told).holds_initial_weights

@@ -189,7 +189,7 @@ def _files(folder: Path) -> dict[str, Decoder]:
             lambda path: enrolled_contracts(RunFolder(path.parent)),
         ),
         "ledgers.json": ("ledgers.json", _json({"north": ["a" * 32, 3]}), lambda path: KnownLedgers(path).admit(known)),
-        "progress.json": ("progress.json", _json({"pid": 12, "round": 3, "waiting": {"north": "at work"}}), read_json),
+        "progress.json": ("progress.json", _json({"pid": 12, "round": 3, "waiting": {"north": "working"}}), read_json),
         "run.json": ("run.json", _json({"status": "running", "flower_run": "12"}), _beside(load_run_state)),
         "rounds.jsonl, page": ("rounds.jsonl", journal, read_journal),
         "rounds.jsonl, server": ("served.jsonl", journal, _rewound),

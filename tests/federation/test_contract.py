@@ -62,7 +62,7 @@ def test_a_malformed_contract_is_refused(change: dict[str, object], says: str) -
     text = json.dumps({**contract().model_dump(mode="json"), **change})
     with pytest.raises(DataError, match=says):
         load_contract(text, "enrolment.json")
-    with pytest.raises(DataError, match="no JSON"):
+    with pytest.raises(DataError, match="not JSON"):
         load_contract("{", "enrolment.json")
 
 

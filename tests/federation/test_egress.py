@@ -14,7 +14,7 @@ from cdtl_core.config import Method, SimulationConfig
 from cdtl_core.errors import PrivacyError
 from cdtl_core.federation.egress import EgressManifest, Number, ReplyRule, Tensor, Text, egress_hash, egress_manifest
 from cdtl_core.federation.egress_check import Outline, check_outline
-from cdtl_core.federation.packing import outline, unpacked, written_anew
+from cdtl_core.federation.packing import encoded_again, outline, unpacked
 from tests.conftest import Played, Run
 
 Tiny = Callable[..., SimulationConfig]
@@ -54,7 +54,7 @@ def test_the_list_is_what_real_replies_hold(tiny: Tiny, played: Played, method: 
     for kind, reply in replies:
         held, rule = outline(unpacked(reply.content)), manifest.replies[kind]
         assert check_outline(manifest, kind, held) == ""
-        assert check_outline(manifest, kind, outline(written_anew(unpacked(reply.content)))) == ""
+        assert check_outline(manifest, kind, outline(encoded_again(unpacked(reply.content)))) == ""
         assert held.arrays == rule.arrays
         assert held.metrics.keys() == rule.metrics.keys()
         unknown = {
@@ -79,7 +79,7 @@ def test_another_hospitals_contract_is_refused(tiny: Tiny, played: Played) -> No
     spaced = {**content, "contract": content["contract"].replace(",", ", ", 1)}
     foreign = {**content, "contract": content["contract"].replace("alba", "como")}
     for altered in (spaced, foreign, {**content, "contract": "a diary"}, {**content, "site": "como"}):
-        assert "not as the egress list has it" in check_outline(
+        assert "differs from the egress list" in check_outline(
             manifest, "query.describe", Outline(configs={"site": altered})
         )
 
@@ -146,13 +146,13 @@ def test_an_empty_record_that_is_not_listed_is_refused(kind: str) -> None:
     assert "'diary'" in check_outline(SMALL, "train", Outline(**{kind: {"diary": {}}}))
 
 
-def test_what_is_written_anew_has_no_room_beside_the_values() -> None:
+def test_what_is_encoded_again_has_no_room_beside_the_values() -> None:
     array = Array(np.arange(6, dtype=np.float16).reshape(2, 3))
     assert outline(RecordDict({"delta": ArrayRecord({"w": array})})).arrays["delta"]["w"] == WEIGHT
     header = array.data[:128].replace(b" " * 20, b"#a patient's name   ", 1)
     stuffed = Array("float16", (2, 3), "numpy.ndarray", header[:127] + b"\n" + array.data[128:])
     assert stuffed.data != array.data
-    clean = written_anew(
+    clean = encoded_again(
         RecordDict({"delta": ArrayRecord({"w": stuffed}), "m": MetricRecord({"a": 1}), "c": ConfigRecord({"b": True})})
     )
     assert clean["delta"]["w"].data == array.data  # type: ignore[index]
@@ -164,4 +164,4 @@ def test_what_is_written_anew_has_no_room_beside_the_values() -> None:
 )
 def test_a_tensor_that_is_no_array_is_refused(data: bytes) -> None:
     with pytest.raises(PrivacyError, match="nothing of it leaves"):
-        written_anew(RecordDict({"delta": ArrayRecord({"w": Array("float16", (1,), "numpy.ndarray", data)})}))
+        encoded_again(RecordDict({"delta": ArrayRecord({"w": Array("float16", (1,), "numpy.ndarray", data)})}))

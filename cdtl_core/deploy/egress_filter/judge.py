@@ -19,7 +19,7 @@ from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.contract import enrolled_contract
 from cdtl_core.federation.egress import EgressManifest, limit_of
 from cdtl_core.federation.egress_check import Own, check_outline, own_fault
-from cdtl_core.federation.packing import is_packed, not_finite, outline, packed, unpacked, written_anew
+from cdtl_core.federation.packing import encoded_again, is_packed, not_finite, outline, packed, unpacked
 from cdtl_core.privacy.ledger import ledger_exists, read_ledger
 
 __all__ = ["Judged", "judge", "own_of"]
@@ -86,11 +86,11 @@ def _judge(manifest: EgressManifest, message_type: str, content: RecordDict, own
     """
     packs = [key for key in content.array_records if is_packed(content, key)]
     if packs:
-        content = unpacked(written_anew(content))
+        content = unpacked(encoded_again(content))
     reason = check_outline(manifest, message_type, outline(content))
     if reason:
         return Judged(None, reason)
-    clean = written_anew(content)
+    clean = encoded_again(content)
     truth = outline(clean)
     reason = check_outline(manifest, message_type, truth) or own_fault(own, truth) or not_finite(clean)
     tensors = sum(len(record) for record in truth.arrays.values())
