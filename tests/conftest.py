@@ -48,7 +48,7 @@ TINY_SITES = [
 
 
 class Tries:
-    """How many attempts one attack made, for the table of ``make attack``."""
+    """Number of attempts of an attack, for the table of ``make attack``."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -159,7 +159,7 @@ def _reports(terminalreporter: pytest.TerminalReporter) -> Iterator[pytest.TestR
 
 
 class Done(NamedTuple):
-    """How a command ended."""
+    """Result of a command."""
 
     code: int
     out: str

@@ -136,7 +136,7 @@ def play(tree: Path, case: str, folder: Path) -> None:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """All that is compared of a run's folder: file and place in it to value."""
+    """Return everything compared in a run's folder: file and place in it to value."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*.safetensors")):
         found |= {f"{_name(path, folder)}: {name}": value for name, value in load_file(path).items()}

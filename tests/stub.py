@@ -39,5 +39,5 @@ def _block(before: int, after: int) -> nn.Sequential:
 
 @register_model
 def stub_net(**_: Any) -> nn.Module:
-    """What timm calls for this name."""
+    """The function that timm calls for this name."""
     return _Stub()

@@ -139,7 +139,7 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 
 def commands(name: str) -> list[str]:
-    """What stands after ``$ `` in a page."""
+    """Return the commands after ``$ `` in a page."""
     lines = "".join(blocks(ROOT / "docs" / name, "console")).splitlines()
     assert all(line.startswith("$ ") for line in lines)
     return [line.removeprefix("$ ") for line in lines]

@@ -1,4 +1,4 @@
-"""What users copy: the quickstart, the notebook and the example of each guide run, each in a process of its own."""
+"""Examples for users: the quickstart, the notebook and the example of each guide, each in a separate process."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ PRINTS = {
     "method": "alone ",
     "metric": "north alone ",
 }
-"""What the example of each guide prints."""
+"""Output of the example of each guide."""
 PLAYED = """
 config = cdtl.load_config("tiny", ["federation.rounds=1"])
 methods = ("alone", "fedbn", "fedavgm_0", "fedbn_smoothed")
@@ -46,7 +46,7 @@ def run(code: str, folder: Path, *arguments: str) -> str:
 
 
 def small(code: str) -> str:
-    """The same with less of everything: what a test can afford."""
+    """Return the example with less of everything, as fits a test."""
     code = re.sub(r'(patients"?[:=] ?)\d+', r"\g<1>16", code).replace('"train": 10', '"train": 5')
     code = code.replace('"rounds": 3', '"rounds": 1').replace('"steps": 24', '"steps": 4')
     return re.sub(r'(size"?[:=] ?)64', r"\g<1>32", code)

@@ -105,7 +105,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_installed(installed: Path, folder: Path, code: str, *arguments: str) -> str:
-    """What Python code prints in `folder` where the checkout cannot be imported."""
+    """Return the output of Python code in `folder`, where the checkout cannot be imported."""
     before = (
         f"import sys; sys.path[:] = [{str(installed / 'site')!r}, *(p for p in sys.path if p != {str(ROOT)!r})]\n"
         f"sys.argv = {['example', *arguments]!r}\n"
@@ -154,7 +154,7 @@ def test_a_process_of_an_installed_wheel_starts_without_the_apps_on_its_path(mod
 
 
 def release(folder: Path, umask: int) -> dict[str, bytes]:
-    """What `make release` makes of a fresh clone whose files got their times and rights from another machine."""
+    """Return the output of `make release` in a fresh clone with times and permissions of another machine."""
     clone, dist = folder / "clone", folder / "dist"
     subprocess.run(["git", "clone", "-q", "--no-hardlinks", ROOT, clone], check=True, umask=umask)
     for number, path in enumerate(sorted(clone.rglob("*.py"))):

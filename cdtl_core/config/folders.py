@@ -1,20 +1,21 @@
-"""Where everything is in a site's folder and in a run's folder.
+"""Paths of the files in a site's folder and in a run's folder.
 
 ::
 
     HOME/site.toml                       the site's settings
-    HOME/site.key                        key of patient pseudonyms; secret
-    HOME/enrolment.json                  what the site handed to the coordinator
-    HOME/approved.json                   runs that the site approved
+    HOME/site.key                        the site's key in Flower and TLS; secret
+    HOME/patient.key                     key of patient pseudonyms; secret
+    HOME/enrolment.json                  the application that the site sent to the coordinator
+    HOME/approved.json                   runs whose code was handed over, as seen in the node
     HOME/audit.json                      the last `cdtl privacy audit --keep`
     HOME/cache/                          decoded images, features, phantoms; may be removed at any time
-    HOME/splits/                         which patients train, validate and test, by pseudonym
+    HOME/splits/                         split of the patients, by pseudonym
     HOME/initial_weights/<hash>.safetensors
-    HOME/memory/<federation>/            what the site remembers between rounds
-    HOME/models/<federation>/            the model that a run left, its card and its scores
+    HOME/memory/<federation>/            local files between rounds
+    HOME/models/<federation>/            the model of a run, its card and its scores
     HOME/rounds/<federation>.jsonl       the site's own diary of its rounds
     HOME/privacy/                        the privacy ledger; in a simulation privacy/<federation>/
-    HOME/used/                           what is used of each approval, as the egress filter counts it
+    HOME/used/                           used part of each approval, as the egress filter counts it
 
     RUN/config.toml                      settings of a simulation
     RUN/rounds.jsonl                     the journal
@@ -40,13 +41,13 @@ _DIARY = ".jsonl"
 
 
 def federation_key(run: str, method: str) -> str:
-    """The name under which a site keeps what it remembers of a run."""
+    """Return the name of a run's method at a site."""
     return f"{run}-{method}"
 
 
 @dataclass(frozen=True)
 class SiteFolder:
-    """A site's folder, `home`. A name that comes from elsewhere cannot lead out of it: `PrivacyError`."""
+    """A site's folder, `home`. An outside name that leads out of it raises `PrivacyError`."""
 
     home: Path
 
@@ -57,22 +58,22 @@ class SiteFolder:
 
     @property
     def enrolment(self) -> Path:
-        """What the site handed to the coordinator."""
+        """The application that the site sent to the coordinator."""
         return self.home / ENROLMENT_FILE
 
     @property
     def approved(self) -> Path:
-        """Runs that the site approved."""
+        """Runs whose code was handed over."""
         return self.home / APPROVED_FILE
 
     @property
     def audit(self) -> Path:
-        """The last privacy audit that was kept."""
+        """The last stored privacy audit."""
         return self.home / AUDIT_FILE
 
     @property
     def cache(self) -> Path:
-        """What may be computed again."""
+        """Files that can be computed again."""
         return self.home / "cache"
 
     @property
@@ -82,7 +83,7 @@ class SiteFolder:
 
     @property
     def splits(self) -> Path:
-        """Which patients train, validate and test."""
+        """Split of the patients."""
         return self.home / "splits"
 
     @property
@@ -92,7 +93,7 @@ class SiteFolder:
 
     @property
     def used(self) -> Path:
-        """What is used of each approval, as the egress filter counts it."""
+        """Used part of each approval, as the egress filter counts it."""
         return self.home / "used"
 
     @property
@@ -101,31 +102,31 @@ class SiteFolder:
         return self.home / "initial_weights"
 
     def initial_weights(self, sha256: str) -> Path:
-        """The initial weights with this hash."""
+        """Return the initial weights with this hash."""
         return inside(self.home, "initial_weights", f"{sha256}.safetensors")
 
     def memory(self, federation: str, *names: str) -> Path:
-        """What the site remembers of a federation, or a file in it."""
+        """Return the folder of a federation's local files, or a file in it."""
         return inside(self.home, "memory", federation, *names)
 
     def ledger(self, federation: str) -> Path:
-        """The privacy ledger of one federation of a simulation."""
+        """Return the privacy ledger of one federation of a simulation."""
         return inside(self.home, "privacy", federation)
 
     def model(self, federation: str) -> Path:
-        """The folder of the model that a run left."""
+        """Return the folder of a run's model."""
         return inside(self.home, "models", federation)
 
     def models(self) -> list[Path]:
-        """Folders of models that runs left, by name."""
+        """Return the folders of models by name."""
         return sorted(path.parent for path in (self.home / "models").glob("*/model.json"))
 
     def diary(self, federation: str) -> Path:
-        """The site's own notes of its rounds."""
+        """Return the site's own notes of its rounds."""
         return inside(self.home, "rounds", federation + _DIARY)
 
     def diaries(self) -> Iterator[tuple[str, Path]]:
-        """Federation and diary, of all that the site took part in."""
+        """Yield federation and diary of each federation that the site took part in."""
         yield from ((path.name.removesuffix(_DIARY), path) for path in sorted((self.home / "rounds").glob("*.jsonl")))
 
 
@@ -142,7 +143,7 @@ class RunFolder:
 
     @property
     def journal(self) -> Path:
-        """One line a round."""
+        """One line per round."""
         return self.folder / "rounds.jsonl"
 
     @property
@@ -162,26 +163,31 @@ class RunFolder:
 
     @property
     def progress(self) -> Path:
-        """What a deployed run is doing."""
+        """Progress of a deployed run."""
         return self.folder / "progress.json"
 
     @property
     def outcome(self) -> Path:
-        """How a deployed run ended."""
+        """Outcome of a deployed run."""
         return self.folder / "outcome.json"
 
     def holds_simulation(self) -> bool:
-        """Whether a simulation was begun here."""
+        """Whether a simulation was started here."""
         return self.config.exists() and self.sites.is_dir()
 
     def site(self, name: str) -> SiteFolder:
-        """The folder of a simulation's site."""
+        """Return the folder of a simulation's site."""
         return SiteFolder(self.sites / name)
 
     def checkpoints(self, method: str = "") -> Path:
-        """Folder of a method's checkpoints, or of all methods' folders."""
+        """Return the folder of a method's checkpoints, or of all methods' folders."""
         return self.folder / "checkpoints" / method
 
     def ledgers(self, method: str, *, deployed: bool) -> Path:
-        """What is known of sites' ledgers: over all runs of a coordinator, or of one method of a simulation."""
+        """Return the record of sites' ledgers.
+
+        Args:
+            method: The method of a simulation.
+            deployed: Over all runs of a coordinator.
+        """
         return self.folder.parent / "ledgers.json" if deployed else self.folder / f"ledgers-{method}.json"

@@ -86,7 +86,7 @@ def _cohort(config: SimulationConfig, folder: SiteFolder) -> Cohort:
 
 
 def _privacy(config: SimulationConfig, journal: Journal, folder: SiteFolder, site: str) -> Privacy:
-    """What the ledger of a method says."""
+    """Return the contents of a method's ledger."""
     key = federation_key(config.run.name, journal.method)
     ledger = read_ledger(folder.ledger(key))
     plan, spent = ledger.plan_of(key), spent_of(ledger, folder.ledger(key))

@@ -1,4 +1,4 @@
-"""What training on a GPU reaches: our loop beside the bare step of the same network, and the input pipeline alone.
+"""GPU training: our loop against the bare step of the same network, and the input pipeline on its own.
 
     python -m simulations.bench.gpu [--json FILE] [--steps 100] [--compile] [--commit NAME]
 

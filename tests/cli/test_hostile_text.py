@@ -58,7 +58,7 @@ SITE = SiteConfig.model_validate({"site": "north", "modality": "mri", "data": {"
 
 
 def moving(text: str) -> list[str]:
-    """What a screen would not show as it is."""
+    """Return the characters that a screen would interpret."""
     return [char for char in text if char != "\n" and unicodedata.category(char) in UNSEEN]
 
 

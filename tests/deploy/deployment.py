@@ -138,7 +138,7 @@ class Deployment:
         self.until(all_there, 120.0, "the sites")
 
     def story(self) -> str:
-        """What the services said, for a failing test."""
+        """Return the output of the services, for a failing test."""
         logs = [*self._logs.glob("*.log"), *self.coordinator.glob("logs/run.log")]
         return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
 

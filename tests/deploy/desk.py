@@ -184,7 +184,7 @@ class Desk:
     def order(
         self, round: int = 1, *, initial_weights_hash: str = "", share_head: bool = True, offset: int = 0
     ) -> RecordDict:
-        """What the coordinator sends with ``train`` and ``evaluate``; another `offset` makes it another order."""
+        """Return the coordinator's message for ``train`` and ``evaluate``; another `offset` makes another order."""
         initial_weights_hash = initial_weights_hash or self.run_config.limits.initial_weights_hash
         order = ConfigRecord({"round": round, "initial_weights_hash": initial_weights_hash, "share_head": share_head})
         return RecordDict({"order": order, "offset": ArrayRecord({"w": Array(np.full(3, offset, np.float16))})})
@@ -240,7 +240,7 @@ def with_initial_weights(run: RunConfig) -> RunConfig:
 
 
 def honest(manifest: EgressManifest) -> RecordDict:
-    """What a site of this list would answer to ``train``."""
+    """Return an honest answer of a site of this list to ``train``."""
     rng, tensors = np.random.default_rng(1), manifest.replies["train"].arrays["delta"]
     delta = {name: Array(rng.normal(size=tensor.shape).astype(np.float16)) for name, tensor in tensors.items()}
     metrics = {"round": 1, "val_loss": 0.5, "val_auroc": 0.75, "train_loss": 0.25}

@@ -137,7 +137,7 @@ class Coordinator:
         return self.stack.enter_context(client)
 
     def headers(self, site: str) -> dict[str, str]:
-        """What Flower's SuperNode sends."""
+        """Return the headers of Flower's SuperNode."""
         key = base64.b64encode(flower_bytes(load_key(self.home / site).public_key())).decode()
         return {"flwr-public-key": key, "flwr-timestamp": "now", "flwr-signature": "secret-signature"}
 

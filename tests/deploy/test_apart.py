@@ -76,7 +76,7 @@ def test_approved_code_that_attacks_its_site_in_mid_training_gets_nothing(
 
 
 def known(home: Path, made: Deployment, listener: socket.socket) -> dict[str, object]:
-    """What a knowing attacker has: every path, port and process of this deployment."""
+    """Return the knowledge of an attacker: every path, port and process of this deployment."""
     files = [home / "site.toml", home / "patient.key", home / "site.key", home / "site.crt", home / "coordinator.json"]
     secrets = [*files[2:], made.coordinator / "tls" / "ca.crt", home / "approvals.jsonl"]
     return {

@@ -47,7 +47,7 @@ def manifest(run: RunConfig) -> EgressManifest:
 
 
 def reason(run: RunConfig, kind: str, content: RecordDict) -> str:
-    """Why the judge holds a reply back; empty if it leaves."""
+    """Return why the judge holds a reply back; empty if it leaves."""
     message = ASK.reply(content)
     objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
     judged = judge(manifest(run), kind, message.object_id, objects, OWN)

@@ -49,7 +49,7 @@ def played(desk: Desk, node: Node, run: int, *orders: RecordDict, kind: str = "t
 
 
 def refused(desk: Desk, node: Node, run: int, order: RecordDict, **more: Any) -> tuple[int, str]:
-    """How the filter answers an order in the site's place."""
+    """Return the filter's answer to a refused order."""
     asked = ask(desk, node, order, run=run, **more)
     assert isinstance(asked, str), "the site got the message"
     return error_of(desk.coordinator.reply(run, asked))

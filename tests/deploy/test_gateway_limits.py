@@ -57,7 +57,7 @@ def secured(north: Coordinator, site: str | None = None) -> ssl.SSLSocket:
 
 
 def answer_of(connection: ssl.SSLSocket) -> bytes:
-    """All that comes until the other side ends the connection, one way or the other."""
+    """Return everything that comes until the other side ends the connection."""
     answer = b""
     with suppress(ConnectionResetError):
         while piece := connection.recv(4096):

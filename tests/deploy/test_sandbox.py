@@ -88,7 +88,7 @@ def outside(place: Place) -> Iterator[dict[str, Any]]:
 
 
 def _own_addresses(listener: socket.socket) -> list[tuple[str, int]]:
-    """Where a listener on all addresses is reached other than by loopback, e.g. the gateway of this machine."""
+    """Return an address other than loopback of a listener on all addresses, e.g. of this machine's gateway."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

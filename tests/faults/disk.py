@@ -30,7 +30,7 @@ TESTS = f"{ROOT / 'tests'}{os.sep}"
 ENOSPC, EIO = errno.ENOSPC, errno.EIO
 _DEPTH = 2
 _FREES = {"unlink", "rmdir", "truncate"}
-"""What a full disk does not refuse, once the call that was chosen has failed."""
+"""Calls that a full disk does not refuse, once the chosen call has failed."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def named(seed: bytes, words: tuple[bytes, ...], rng: random.Random) -> bytes:
 
 
 def attempt(decoder: Decoder, data: bytes) -> str:
-    """What a reader made of it: one of `OUTCOMES`, or else the name and place of what it should never raise."""
+    """Return a reader's outcome: one of `OUTCOMES`, or the name and place of a forbidden error."""
     try:
         decoder.read(data)
     except CdtlError:
@@ -180,7 +180,7 @@ def cheapest(rng: random.Random, names: list[str], costs: dict[str, float], foun
 
 
 def guided(executions: int, folder: Path) -> None:
-    """The same readers with coverage of cdtl's code as the guide; atheris ends the process."""
+    """Run the same readers guided by coverage of cdtl's code; atheris ends the process."""
     logging.disable(logging.CRITICAL)
     table = decoders(folder / "readers")
     names, corpus = list(table), folder / "corpus"

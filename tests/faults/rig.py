@@ -122,7 +122,7 @@ def note(out: Path, text: str) -> None:
 
 
 def said(out: Path) -> str:
-    """What the children of a run said as they failed."""
+    """Return the output of failed children of a run."""
     path = beside(out, "said")
     return path.read_text() if path.exists() else ""
 

@@ -94,7 +94,7 @@ class Trials:
                 continue
 
     def _steps(self, trial: Trial, out: Path) -> Iterator[int]:
-        """With the fault, then without."""
+        """Yield steps with the fault, then without."""
         disk, hits = Disk(trial.call, error=trial.error, lasting=trial.lasting), out.with_name(f"{out.name}.hits")
         code = yield play(self._config, out, before=disk.install, after=lambda: hits.write_text(str(disk.failed)))
         if hits.exists() and int(hits.read_text()):

@@ -1,4 +1,4 @@
-"""What a CUDA device computes is what a CPU computes: `make gpu` runs these on the first machine that has one."""
+"""A CUDA device computes the same as a CPU: `make gpu` runs these tests on a machine with one."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ def images_of(count: int = 24, size: int = SIZE, channels: int = 1) -> Fold:
 
 
 def network(backbone: str = "efficientnet_lite0", **more: Any) -> Classifier:
-    """The same weights at each call, with a head that has learned something."""
+    """Return the same weights at each call, with a trained head."""
     torch.manual_seed(0)
     private = more.pop("frozen_norms", False)
     config = ModelConfig(backbone=backbone, weights="random", **{"dropout": 0.0, **more})
@@ -86,7 +86,7 @@ def trained(where: Where, config: TrainConfig, model: Classifier | None = None, 
 
 
 def gradient(model: Classifier) -> torch.Tensor:
-    """What the last step has left in the parameters, as one vector on the CPU."""
+    """Return the gradient of the last step as one vector on the CPU."""
     return torch.cat([p.grad.cpu().flatten() for p in model.parameters() if p.grad is not None])
 
 

@@ -67,7 +67,7 @@ def confined(study: Study, name: str) -> list[str]:
 
 
 def judged(found: dict[str, Any], near: set[str]) -> list[str]:
-    """What the probe could do and must not, for any service; `near`: addresses of its own networks."""
+    """Return the forbidden abilities of a probe, for any service; `near`: addresses of its own networks."""
     status, reached, written = found["status"], found["reached"], found["written"]
     wrong = [f"reaches {at}" for at, how in reached.items() if how != "unreachable" and at not in near]
     wrong += [f"cannot reach {at}" for at in near if reached[at] == "unreachable"]

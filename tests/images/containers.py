@@ -134,7 +134,7 @@ class Containers:
         (folder / "logs").mkdir()
 
     def log(self, name: str) -> Path:
-        """Where a container's output goes."""
+        """Path of a container's output."""
         return self._folder / "logs" / f"{name}.log"
 
     def _runc(self, *words: str) -> list[str]:

@@ -14,7 +14,7 @@ _TOOLS = re.compile(r"^(pip[0-9.]*|cc|gcc([-0-9.]*)|g\+\+([-0-9.]*)|clang([-0-9.
 
 @dataclass
 class Contents:
-    """What was found.
+    """Result of an inspection.
 
     Attributes:
         packages: Debian's packages, each `name version`.
@@ -97,7 +97,7 @@ def _packages(root: Path, found: Contents) -> Contents:
 
 
 def faults(found: Contents) -> list[str]:
-    """What must not be in an image of ours, in sentences."""
+    """Return forbidden contents of an image, in sentences."""
     allowed = re.compile(r"^/(tmp|var/tmp|run/lock|dev/.*|state)$")
     out = [f"{name} gives another user's rights" for name in found.elevated]
     out += [f"{name} can be written by the service" for name in found.writable if not allowed.match(name)]

@@ -34,7 +34,7 @@ def steps(readme: str) -> list[list[str]]:
 
 
 def tiny(words: list[str]) -> list[str]:
-    """The same command with few synthetic patients and a small network."""
+    """Return the command with few synthetic patients and a small network."""
     if "--phantom" in words:
         place = words.index("--phantom") + 1
         return [*words[:place], "24", *words[place + 1 :]]

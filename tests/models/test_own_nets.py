@@ -65,7 +65,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 
 def no_skip(unet: bool) -> Callable[..., Any]:
-    """What an up block is given, with zeros in the place of the encoder's map."""
+    """Return an up block's input with zeros instead of the encoder's map."""
 
     def without(module: Any, given: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         first, second = given

@@ -83,7 +83,7 @@ class Neighbours:
         self._state = {name: value.clone() for name, value in self._model.state_dict().items()}
 
     def distances(self, pairs: int, draws: Draws | None = None) -> Iterator[float]:
-        """How far apart the two sums are, in units of C."""
+        """Return the distance of the two sums, in units of C."""
         while pairs > 0:
             fold, features = self._cohort()
             clip = float(self._rng.choice([0.1, 0.5, 1.5]))

@@ -104,7 +104,7 @@ def test_every_fault_planted_among_lesion_crops_is_found_and_nothing_else(data_r
 
 
 class Planted:
-    """What was done to a copy, and the (rule, file) pairs that must come of it."""
+    """Changes of a copy, and the (rule, file) pairs that they must cause."""
 
     def __init__(self) -> None:
         self.added: list[Entry] = []

@@ -40,7 +40,7 @@ def picture(path: Path) -> np.ndarray:
 
 
 def reference(path: Path) -> np.ndarray:
-    """What pydicom's own pipeline shows, as 0-255 of the range it maps to."""
+    """Return the output of pydicom's own pipeline, as 0-255 of the range it maps to."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(path)

@@ -48,14 +48,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots go."""
+    """Folder for screenshots."""
     folder = Path(os.environ.get("CDTL_SHOTS", "") or tmp_path_factory.mktemp("shots"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def look(url: str, out: Path, *text: str) -> dict[str, Any]:
-    """What a browser finds."""
+    """Return the findings of a browser."""
     out.mkdir(parents=True, exist_ok=True)
     command = ["node", str(HERE / "look.mjs"), url, str(out), *text]
     env = {**os.environ, "CHROMIUM": CHROMIUM}

@@ -17,7 +17,7 @@ Build = Callable[..., Federation]
 
 
 def spoiled(site: Site) -> Site:
-    """The same site with other test images and labels."""
+    """Return the site with other test images and labels."""
     test = site.cohort.folds["test"]
     blank = np.full_like(test.pixels, 255)
     folds = {**site.cohort.folds, "test": replace(test, pixels=blank, labels=1 - test.labels)}
