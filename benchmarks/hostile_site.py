@@ -25,7 +25,7 @@ from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.finish import candidate
-from cdtl_core.federation.round import final_orders, step
+from cdtl_core.federation.round import step
 from cdtl_core.federation.screening import norm_of, running_median
 from cdtl_core.federation.site import Site, SiteMemory, SiteUpdate, run_round
 from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
@@ -157,7 +157,7 @@ def _honest_auroc(
         if member.site == MALLORY:
             continue
         site, fold = sites[member.site], sites[member.site].cohort.folds["test"]
-        order = final_orders(state, member, config)["blended"]
+        order = order_for(state, member, config)
         load_into(site.model, candidate(site, initial_weights, memories[member.site], order))
         scores = score(site.model, fold, device=site.device, entry=site.entry)[:, site.positive]
         found.append(auroc(fold.labels == site.positive, np.nan_to_num(scores, nan=-1e9)))
