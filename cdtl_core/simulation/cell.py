@@ -95,7 +95,7 @@ def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
 def prepare_features(out: Path, name: str) -> None:
     """Compute and store the features of a site's images, if only heads are trained."""
     config, _ = _settings(out.resolve())
-    initial_weights = _initial_weights(config.run.model_dump_json())
+    initial_weights = _initial_weights(config.run)
     on_features(next(site for site in open_sites(config, out) if site.name == name), initial_weights)
 
 
@@ -114,7 +114,7 @@ def scores_of(site: Site, model: Model) -> dict[str, Any]:
 
 def _scores(out: Path, run: RunConfig, study: Study, cell: Cell, donors: Donors, arm: Arm) -> dict[str, Any] | None:
     """Return the scores of the receiver's test images; None for an arm that needs donors and has none."""
-    opened = _opened(out, arm.control == "phantom", run.model_dump_json())
+    opened = _opened(out, arm.control == "phantom", run)
     receiver = cut_of(opened.sites, study, cell)
     membership = party_of(opened.sites, receiver, donors)
     if arm.takes_donors and len(membership) == 1:
@@ -124,7 +124,7 @@ def _scores(out: Path, run: RunConfig, study: Study, cell: Cell, donors: Donors,
 
 
 @functools.lru_cache(maxsize=2)
-def _opened(out: Path, with_images: bool, run: str) -> _Open:
+def _opened(out: Path, with_images: bool, run: RunConfig) -> _Open:
     """Open all sites of a run; on features if only heads are trained."""
     config, _ = _settings(out)
     initial_weights, sites = _initial_weights(run), open_sites(config, out)
@@ -140,6 +140,5 @@ def _settings(out: Path) -> tuple[SimulationConfig, Study]:
 
 
 @functools.lru_cache(maxsize=1)
-def _initial_weights(run: str) -> Weights:
-    config = RunConfig.model_validate_json(run)
-    return build_initial_weights(config.model, config.seed, config.image.size)
+def _initial_weights(run: RunConfig) -> Weights:
+    return build_initial_weights(run.model, run.seed, run.image.size)
