@@ -6,8 +6,9 @@ export OMP_WAIT_POLICY ?= passive
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 FILES := --dist loadfile --no-loadscope-reorder
 SHARED := -n logical --maxprocesses 4 $(FILES)  # a process for each core, whole files
+MORE := -n $$(($$(nproc) + 1)) --maxprocesses 5 $(FILES)  # one more: programs that tests deploy wait more than they compute
 
-.PHONY: demo unit test coverage slow gpu join attack faults fuzz soak audit evidence bench page lint docs lock sbom release .clean-tree images clean
+.PHONY: demo unit test coverage ci slow gpu join attack faults fuzz soak audit evidence bench page lint docs lock sbom release .clean-tree images clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -21,6 +22,9 @@ test: $(VENV)/.installed  ## the fast tests: unit and integration
 coverage: $(VENV)/.installed  ## which branches of cdtl_core the fast tests reach; fails below 90 %
 	$(PYTEST) $(SHARED) -m "not slow" --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --sort=miss
+
+ci: $(VENV)/.installed  ## the fast tests, and of the slow ones those that CI runs, with more examples of each property
+	HYPOTHESIS_PROFILE=ci $(PYTEST) $(MORE) --durations=15 -m "not slow or ci"
 
 slow: $(VENV)/.installed  ## the slow tests
 	$(PYTEST) -m slow
@@ -36,9 +40,8 @@ join: $(VENV)/.installed  ## a coordinator and three sites as real processes: ki
 faults: $(VENV)/.installed  ## kills, cut lines, full disks, hostile replies: prints the table; fails if anything is lost
 	$(PYTEST) -m slow tests/faults
 
-# A process more than there are cores: deployed programs wait more than they compute.
 attack: $(VENV)/.installed  ## try to refute every stated property; prints the table; fails if one breaks
-	$(PYTEST) -n $$(($$(nproc) + 1)) --maxprocesses 5 $(FILES) -m attack
+	$(PYTEST) $(MORE) -m attack
 
 EXECUTIONS ?= 1000000
 fuzz: $(VENV)/.installed  ## damaged input to every reader; --atheris for guidance by coverage (docs/faults.md)
