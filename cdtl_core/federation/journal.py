@@ -100,12 +100,7 @@ class Journal:
 
 
 class JournalFile:
-    """The lines of one method in a run's journal; lines of other methods stay unchanged.
-
-    Args:
-        path: Path of ``rounds.jsonl``.
-        method: The method.
-    """
+    """The lines of one method in a run's ``rounds.jsonl``; lines of other methods stay unchanged."""
 
     def __init__(self, path: Path, method: str) -> None:
         self._path, self._method = path, method
@@ -176,11 +171,7 @@ class JournalFile:
 
 
 class Diary:
-    """A site's own notes of its rounds in one federation.
-
-    Args:
-        path: Path of the file in the site's folder.
-    """
+    """A site's own notes of its rounds in one federation."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
