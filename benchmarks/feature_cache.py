@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _round(config: RunConfig, fold: Fold, cache: Path, seed: int) -> float:
-    """Seconds of one round from initial_weights."""
+    """Seconds of one round from the initial weights."""
     model = _model(config)
     rng, entry = np.random.default_rng(seed), entry_of(config, cache)
     began = time.process_time()

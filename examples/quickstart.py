@@ -27,7 +27,7 @@ def main(out: Path) -> None:
     report = cdtl.simulate(cdtl.load_config(SETTINGS), out)
     for site in report.sites:
         gain = site.gain["cdtl-alone"].value or 0.0
-        print(f"{site.name} ({site.modality}): {100 * gain:+.1f} AUROC points over training alone")
+        print(f"{site.name} ({site.modality}): {100 * gain:+.1f} AUROC points over local training")
     cdtl.write_phantoms(out / "new", modality="mammography", num_patients=4, seed=9, size=64)
     image = min((out / "new" / "images").iterdir())
     _, note = cdtl.load_model(out / "sites" / "south")

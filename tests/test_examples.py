@@ -58,7 +58,7 @@ def test_the_quickstart_prints_what_each_site_gains_and_a_prediction(tmp_path: P
     assert len([node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]) <= 30
     *gains, prediction = run(small(code), tmp_path, "out").splitlines()
     assert [re.sub(r"[+-]\d+\.\d", "+0.0", line) for line in gains] == [
-        f"{site}: +0.0 AUROC points over training alone"
+        f"{site}: +0.0 AUROC points over local training"
         for site in ("north (ultrasound)", "south (mammography)", "west (mri)")
     ]
     assert re.fullmatch(r"the (pool|own) model of south: malignant with \w+ probability 0\.\d\d", prediction)

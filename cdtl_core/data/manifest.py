@@ -40,6 +40,13 @@ def read_manifest(
 ) -> tuple[Case, ...]:
     """Read a manifest's cases; see `cases_of` for labels, `keep_rows` for conditions and `square_of` for boxes.
 
+    Args:
+        path: The manifest.
+        labels: The task's labels.
+        label_map: Local label to task label.
+        where: Conditions on columns.
+        box: Where lesions are; None: whole images.
+
     Raises:
         DataError: The manifest is missing, lacks a column, names a label the task does not have, or has no box.
         ConfigError: `where` or `box` names a column that the manifest lacks, or `where` bounds one that is no number.

@@ -148,6 +148,11 @@ def _core(approval: Approval) -> str:
 def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> None:
     """Take a run off the list; this takes effect at once, even during the run.
 
+    Args:
+        home: The site's folder.
+        id: Id of the approval.
+        clock: Seconds since 1970.
+
     Raises:
         ConfigError: It is not on the list.
         PrivacyError: `id` is no name of an approval.
@@ -193,7 +198,14 @@ def approvals(home: Path) -> dict[str, Approval]:
 
 
 def decide(home: Path, bundle_sha256: str, settings: Flat, site: SiteConfig) -> Verdict:
-    """Decide whether a run may be executed here, by its bundle's hash and all its settings; if not, give the reason."""
+    """Decide whether a run may be executed here, by its bundle's hash and all its settings; if not, give the reason.
+
+    Args:
+        home: The site's folder.
+        bundle_sha256: Hash of the code bundle's bytes.
+        settings: All settings of the run.
+        site: The site's settings.
+    """
     if fault := _fault(settings, site):
         return Verdict(None, fault)
     same_code = [one for one in approvals(home).values() if one.bundle_sha256 == bundle_sha256]

@@ -122,7 +122,13 @@ def sign(what: str, signer: Signer | None, site: SiteConfig, signed_at: float) -
 
 
 def valid_signatures(what: str, signatures: Iterable[Signature], site: SiteConfig) -> tuple[Signature, ...]:
-    """Return the valid signatures: of persons in site.toml, each person once, and for exactly this approval."""
+    """Return the valid signatures: of persons in site.toml, each person once, and for exactly this approval.
+
+    Args:
+        what: The signed bytes.
+        signatures: The signatures.
+        site: The site's settings.
+    """
     found = {one.person: one for one in signatures if _holds(what, one, site.approval.keys.get(one.person))}
     return tuple(found.values())
 

@@ -33,6 +33,11 @@ _LINKS = (10, 100)
 def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, Any]:
     """Train two rounds with the default settings and return the cost of a round; nothing else is kept.
 
+    Args:
+        home: The site's folder.
+        own: The site's settings.
+        task: The labels that the site enrolled with.
+
     Returns:
         Seconds per round, the site's peak memory, bytes up and down a round, the initial weights' bytes, seconds on
         the line; the

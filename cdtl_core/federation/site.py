@@ -165,6 +165,13 @@ def train_own(
     """Train one more round of the site's own model, with the same steps and seed as the joint one, without messages.
 
     The result has the bits of a run with the method `alone`. Arguments and errors as in `run_round`.
+
+    Args:
+        site: The hospital.
+        initial_weights: Of the federation.
+        before: The own model after the previous round.
+        round: Number of the round.
+        grant: What the site may do in a run with `dp.enabled`; else None.
     """
     memory, update = run_round(site, initial_weights, before.memory, before.order(round), grant)
     moved = {name: value.double() for name, value in update.delta.items()}

@@ -69,7 +69,13 @@ class TensorBoardSink:
                 self._writer(method, site).add_scalar(name, value, one.number)
 
     def add_ending(self, method: str, ending: Ending, number: int) -> None:
-        """Write the figure on test patients."""
+        """Write the figure on test patients.
+
+        Args:
+            method: The method.
+            ending: Figures of the end.
+            number: Number of rounds.
+        """
         for site, end in ending.sites.items():
             if end.get("test_auroc") is not None:
                 self._writer(method, site).add_scalar("auroc/test", end["test_auroc"], number)
@@ -112,7 +118,13 @@ class MlflowSink:
                 self._client.log_metric(self._run(method), f"{site}/{name}", value, step=one.number)
 
     def add_ending(self, method: str, ending: Ending, number: int) -> None:
-        """Write the figure on test patients."""
+        """Write the figure on test patients.
+
+        Args:
+            method: The method.
+            ending: Figures of the end.
+            number: Number of rounds.
+        """
         for site, end in ending.sites.items():
             if end.get("test_auroc") is not None:
                 self._client.log_metric(self._run(method), f"{site}/auroc/test", end["test_auroc"], step=number)

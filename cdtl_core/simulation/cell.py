@@ -66,6 +66,11 @@ def play_cell(out: Path, cell: Cell) -> None:
 def cut_of(sites: Sequence[Site], study: Study, cell: Cell) -> Site:
     """Return the receiver with the cell's fold as its test patients and the cell's number of training patients.
 
+    Args:
+        sites: All sites.
+        study: The study.
+        cell: The cell.
+
     Raises:
         DataError: It has too few patients.
     """

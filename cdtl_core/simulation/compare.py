@@ -56,7 +56,7 @@ def compare(config: SimulationConfig, study: Study, out: Path | str, *, jobs: in
             scripts: each process imports the script again, with the methods that it registers.
 
     Returns:
-        What each method gains over training alone at each receiver, with intervals, as in ``out/compare.json``.
+        Gains of each method over local training at each receiver, with intervals, as in ``out/compare.json``.
 
     Raises:
         CheckpointError: `out` is not empty.

@@ -79,7 +79,13 @@ def keep(
 
 
 def key_of(weights: Weights, said: str, device: torch.device = CPU) -> str:
-    """Return a folder's name from CPU tensors, the kind of device and everything else that the values depend on."""
+    """Return a folder's name from CPU tensors, the kind of device and everything else that the values depend on.
+
+    Args:
+        weights: CPU tensors.
+        said: Everything else that the values depend on, as text.
+        device: Where the values are computed.
+    """
     place = "" if device.type == "cpu" else f"/{device.type}"
     return hashlib.sha256(f"{said}{place}/{weights_hash(weights)}".encode()).hexdigest()[:32]
 

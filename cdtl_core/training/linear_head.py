@@ -86,7 +86,13 @@ def fit_linear_head(
 
 
 def batch_rows(num_images: int, config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
-    """Return the rows of `config.steps` batches, steps x batch size: consecutive shuffled passes over all images."""
+    """Return the rows of `config.steps` batches, steps x batch size: consecutive shuffled passes over all images.
+
+    Args:
+        num_images: Number of images.
+        config: Steps and batch size.
+        rng: Draws the order.
+    """
     need = config.steps * config.batch_size
     passes = [rng.permutation(num_images) for _ in range(-(-need // num_images))]
     order = np.concatenate([np.empty(0, np.int64), *passes])[:need]

@@ -86,7 +86,14 @@ class Proximal(Objective):
     def loss(
         self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the batch's cross-entropy plus the penalty."""
+        """Return the batch's cross-entropy plus the penalty.
+
+        Args:
+            model: The network.
+            images: Normalised, B 3 H W.
+            labels: B.
+            weight: Class weights, K, or None.
+        """
         return super().loss(model, images, labels, weight) + self.penalty(model)
 
     def penalty(self, model: nn.Module) -> torch.Tensor:
@@ -120,7 +127,14 @@ class Mixture(Objective):
     def loss(
         self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return the batch's cross-entropy of the mixed network; gradients go to the network's own tensors."""
+        """Return the batch's cross-entropy of the mixed network; gradients go to the network's own tensors.
+
+        Args:
+            model: The network.
+            images: Normalised, B 3 H W.
+            labels: B.
+            weight: Class weights, K, or None.
+        """
         own = {name: value for name, value in model.named_parameters() if name in self.other}
         mixed = mix_tensors(torch.tensor(self.share), own, self.other)
         return cross_entropy(functional_call(model, mixed, (images,)), labels, weight)
@@ -136,7 +150,13 @@ class Mixture(Objective):
 def mix_tensors(
     share: torch.Tensor, own: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return ``share * own + (1 - share) * other`` by name over `own`, with its memory layout and device."""
+    """Return ``share * own + (1 - share) * other`` by name over `own`, with its memory layout and device.
+
+    Args:
+        share: Share of `own`, in [0, 1].
+        own: Tensor name to the own tensor.
+        other: Tensor name to the other tensor.
+    """
     mixed = {}
     for name, value in own.items():
         still = torch.empty_like(value).copy_(other[name].detach())

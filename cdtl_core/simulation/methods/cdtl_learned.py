@@ -70,6 +70,10 @@ def validation_gains(federation: Federation, _before: Track, after: Track) -> Ma
 
     Each site tests the models with its own norms and returns one number per donor; a modality's sites are weighted by
     their validation patients. A real site would have to send these numbers, which privacy forbids.
+
+    Args:
+        federation: The federation.
+        after: The state after the round's training.
     """
     groups = list(after.server.offsets)
     gains, weights = np.zeros((len(groups), len(groups))), np.zeros(len(groups))
@@ -84,7 +88,12 @@ def validation_gains(federation: Federation, _before: Track, after: Track) -> Ma
 
 
 def update_cosines(_federation: Federation, before: Track, after: Track) -> Matrix:
-    """Return the cosines K K between the modalities' updates in the round, which the server can compute itself."""
+    """Return the cosines K K between the modalities' updates in the round, which the server can compute itself.
+
+    Args:
+        before: The state before the round.
+        after: The state after the round's training.
+    """
     names = _compared(list(after.server.offsets.values()))
     moved = [_flat(before.server.offsets[group], offset, names) for group, offset in after.server.offsets.items()]
     unit = [step / max(float(np.linalg.norm(step)), np.finfo(np.float64).tiny) for step in moved]

@@ -154,7 +154,13 @@ def coordinated(changes: Mapping[str, Any]) -> Method[Track]:
 
 
 def order_of(federation: Federation, track: Track, site: str) -> RoundOrder:
-    """Return the server's order for a site in the next round."""
+    """Return the server's order for a site in the next round.
+
+    Args:
+        federation: The federation.
+        track: The state.
+        site: The site.
+    """
     return order_for(track.server, _member(track, site), federation.config)
 
 

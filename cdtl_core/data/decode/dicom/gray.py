@@ -40,6 +40,11 @@ class Look:
 def read_look(dataset: Dataset, index: int, *, is_float: bool = False) -> Look:
     """Read how a file's frame `index` is to be displayed.
 
+    Args:
+        dataset: The header.
+        index: Index of the frame, from 0.
+        is_float: Whether the stored values are floats.
+
     Raises:
         UnreadableError: A number it needs is none.
     """
