@@ -42,8 +42,8 @@ def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) ->
 
     With settings above 0 also gamma, inversion and smoothing.
 
-    The changes are drawn on the CPU and are the same on every device. Only the pixel noise is drawn on the images'
-    device.
+    The changes are drawn on the CPU, the pixel noise on the images' device. So what is drawn after the noise, and in
+    later batches, differs between devices.
 
     Args:
         images: B C H W in [0, 1], on any device.

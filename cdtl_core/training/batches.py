@@ -11,7 +11,7 @@ from cdtl_core.config import TrainConfig
 from cdtl_core.data.cohort import Fold
 from cdtl_core.models.model import Classifier
 from cdtl_core.training.device import Hardware, send
-from cdtl_core.training.inputs import Entry, Network, changed_inputs, plain_inputs, runs_a_network
+from cdtl_core.training.inputs import Entry, Inputs, Network, changed_inputs, plain_inputs, runs_a_network
 from cdtl_core.training.linear_head import batch_rows
 from cdtl_core.training.parts import too_small
 
@@ -20,6 +20,8 @@ __all__ = ["Batch", "ahead", "on_device", "plain_batches", "training_batches"]
 Batch = tuple[torch.Tensor, ...]
 """Inputs B ... of a network, and their labels B if they are needed."""
 _Made = tuple[Batch, torch.cuda.Event]
+_IMAGES = 256
+"""Number of images that a GPU changes together: one call for many costs the training thread less than many calls."""
 _AHEAD = 2
 """Batches that wait on a GPU; one would do if all took the same time to make."""
 
@@ -42,13 +44,19 @@ def training_batches(
         hardware: Where the batches are used.
         entry: Where inputs enter the network.
     """
-    device = hardware.device
-    inputs = changed_inputs(model, fold, config.augment, rng, entry, device)
-    batches = (
-        (on_device(inputs(rows), device), send(torch.from_numpy(fold.labels[rows]), device))
-        for rows in batch_rows(fold.num_images, config, rng)
-    )
-    return batches if runs_a_network(fold, entry) else ahead(batches, hardware)
+    inputs = changed_inputs(model, fold, config.augment, rng, entry, hardware.device)
+    order = batch_rows(fold.num_images, config, rng)
+    if runs_a_network(fold, entry) or not hardware.is_gpu:
+        return _batches(inputs, fold, order, hardware.device, 1)
+    return ahead(_batches(inputs, fold, order, hardware.device, max(1, _IMAGES // config.batch_size)), hardware)
+
+
+def _batches(inputs: Inputs, fold: Fold, order: np.ndarray, device: torch.device, together: int) -> Iterator[Batch]:
+    """Yield inputs and labels of rows `order`, steps x batch size; so many batches are made together."""
+    for at in range(0, len(order), together):
+        rows = order[at : at + together].ravel()
+        images, labels = on_device(inputs(rows), device), send(torch.from_numpy(fold.labels[rows]), device)
+        yield from zip(images.split(order.shape[1]), labels.split(order.shape[1]), strict=True)
 
 
 def plain_batches(

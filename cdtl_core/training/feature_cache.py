@@ -44,6 +44,8 @@ Kept = Callable[[int], Half]
 _IMAGES = 64
 _KEYS = 8
 _MOST = 0.8
+_DRAWERS = 4
+"""Threads that draw views: more of them wait for the interpreter lock."""
 _VIEWS_AT_ONCE = 256
 """Number that keeps a large GPU busy. If its memory is too small for them, they are computed in parts."""
 
@@ -103,7 +105,7 @@ def _together(images: Sequence[npt.NDArray[np.uint8]], views: Views, compute: Co
     """Return the values of images, N V ..., several images at once; CPU threads draw the views of the next ones."""
     pool_size, found = 1 + views.count, []
     each, parts = max(1, _VIEWS_AT_ONCE // pool_size), Parts("a frozen network")
-    with ThreadPoolExecutor(num_cores()) as threads:
+    with ThreadPoolExecutor(min(_DRAWERS, num_cores())) as threads:
         pools = threads.map(lambda image: draw_views(image, views), images)
         while batch := list(islice(pools, each)):
             colours = max(pool.shape[1] for pool in batch)

@@ -3,6 +3,7 @@
 Every `Inputs` is a function of rows. The network that continues from there is `entered(model, entry)`.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,8 @@ def plain_inputs(model: Network, fold: Fold, entry: Entry | None = None, device:
         CheckpointError, ModelError: As `keep`.
     """
     if entry is None:
-        return lambda rows: normalise(_images(fold, rows, device), model.mean, model.std)
+        images = _images(fold, device)
+        return lambda rows: normalise(images(rows), model.mean, model.std)
     if fold.holds_features:
         return lambda rows: torch.from_numpy(fold.pixels[fold.rows[rows], 0].astype(np.float32))
     kept = _activations(cast(Classifier, model), fold, entry)
@@ -140,18 +142,24 @@ def changed_inputs(
     if entry is not None:
         return random_view(_activations(model, fold, entry), 1 + entry.views.count, rng)
     changes = Augmentation(**change.model_dump())
+    images = _images(fold, device)
     images_rng = torch.Generator().manual_seed(int(rng.integers(2**62)))
 
     def inputs(rows: Ints) -> torch.Tensor:
-        return normalise(augment(_images(fold, rows, device), changes, images_rng), model.mean, model.std)
+        return normalise(augment(images(rows), changes, images_rng), model.mean, model.std)
 
     return inputs
 
 
-def _images(fold: Fold, rows: Ints, device: torch.device) -> torch.Tensor:
-    """Return images B C H W in [0, 1] on a device; they are copied to it as bytes."""
-    chosen = fold.pixels[fold.rows[rows]]
-    return to_unit(chosen if device.type == "cpu" else send(torch.from_numpy(chosen), device))
+def _images(fold: Fold, device: torch.device) -> Callable[[Ints], torch.Tensor]:
+    """Return a function from rows to images B C H W in [0, 1] on a device; they are copied to it as bytes."""
+    if device.type == "cpu":
+        return lambda rows: to_unit(fold.pixels[fold.rows[rows]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the array is read-only, and so is its use
+        whole = torch.from_numpy(fold.pixels)
+    # NumPy's indexing would hold the interpreter lock, and the thread that trains would wait for it.
+    return lambda rows: to_unit(send(whole.index_select(0, torch.from_numpy(fold.rows[rows])), device))
 
 
 def _random_features(fold: Fold, rows: Ints, rng: np.random.Generator) -> torch.Tensor:

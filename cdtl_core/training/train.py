@@ -224,18 +224,19 @@ def _gradients(
         cut: The parts of the batch; each counts with the weight of its labels.
     """
     optimizer.zero_grad(set_to_none=True)
-    shares: Sequence[torch.Tensor | float] = [1.0]
-    if len(cut) > 1:
-        each = torch.ones_like(labels, dtype=torch.float32) if weight is None else weight[labels]
-        shares = [each[part].sum() / each.sum() for part in cut]
-    losses = []
-    for part, share in zip(cut, shares, strict=True):
+    if len(cut) == 1:
         with autocast(hardware):
-            loss = loss_of(images[part], labels[part])
-        loss = loss if len(cut) == 1 else share * loss
+            loss = loss_of(images, labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-    return losses[0] if len(cut) == 1 else torch.stack(losses).sum()
+        return loss.detach()
+    each = torch.ones_like(labels, dtype=torch.float32) if weight is None else weight[labels]
+    total = torch.zeros((), device=images.device)
+    for part in cut:
+        with autocast(hardware):
+            loss = loss_of(images[part], labels[part]) * (each[part].sum() / each.sum())
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
 
 
 def _log_probabilities(model: Network, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:

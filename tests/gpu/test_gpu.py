@@ -1,5 +1,6 @@
 """A CUDA device computes the same as a CPU: `make gpu` runs these tests on a machine with one."""
 
+import copy
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import (
     AugmentConfig,
@@ -23,11 +25,12 @@ from cdtl_core.config import (
     TrainConfig,
 )
 from cdtl_core.data.cohort import Fold
-from cdtl_core.data.transforms import Augmentation, augment
+from cdtl_core.data.transforms import Augmentation, _rendered, augment, normalise, to_unit
 from cdtl_core.errors import ConfigError
 from cdtl_core.inference.export import export_onnx
 from cdtl_core.models.draws import keyed_draws
-from cdtl_core.models.model import Classifier, build_classifier, frozen_stages, set_training
+from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights, frozen_stages, set_training
+from cdtl_core.models.weights import load_into
 from cdtl_core.privacy.dp_sgd import Examples, fit_private
 from cdtl_core.privacy.mechanism import Mechanism
 from cdtl_core.results.report import Report
@@ -37,7 +40,7 @@ from cdtl_core.training.device import CPU, Hardware, Where, choose_device, open_
 from cdtl_core.training.features import feature_views
 from cdtl_core.training.inputs import Entry
 from cdtl_core.training.saliency import grad_cam
-from cdtl_core.training.train import fit, refresh_norms, score
+from cdtl_core.training.train import class_weights, fit, refresh_norms, score
 from cdtl_core.training.views import Views
 
 pytestmark = [
@@ -51,8 +54,8 @@ GPU = torch.device("cuda", 0)
 EXACT = Hardware(GPU)
 MIXED = Hardware(GPU, bfloat16=True)
 STILL = AugmentConfig(noise=0)
-"""The noise of single pixels is drawn by the device, all other changes by the CPU."""
-CHANGED = AugmentConfig(noise=0, invert=0.5, gamma=0.5, blur=0.5)
+"""Pixel noise is drawn by the device, so what is drawn after it differs; the first batch without it does not."""
+CHANGED = AugmentConfig(invert=0.5, gamma=0.5, blur=0.5)
 NO_CHANGE = AugmentConfig(flip=0, rotate_deg=0, translate=0, scale=0, brightness=0, contrast=0, noise=0)
 BACKBONES = ["efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"]
 
@@ -61,7 +64,8 @@ def images_of(count: int = 24, size: int = SIZE, channels: int = 1) -> Fold:
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 2
     coarse = rng.integers(0, 200, (count, channels, 8, 8), np.uint8).repeat(size // 8, 2).repeat(size // 8, 3)
-    pixels = (coarse + 40 * labels[:, None, None, None]).astype(np.uint8)
+    fine = rng.integers(0, 40, coarse.shape, np.uint8)  # no flat places, which norms would magnify
+    pixels = (coarse // 2 + fine + 40 * labels[:, None, None, None]).astype(np.uint8)
     return Fold(pixels, np.arange(count), labels.astype(np.int64), np.arange(count))
 
 
@@ -72,9 +76,8 @@ def network(backbone: str = "efficientnet_lite0", **more: Any) -> Classifier:
     config = ModelConfig(backbone=backbone, weights="random", **{"dropout": 0.0, **more})
     model = build_classifier(config, 2, SIZE, frozen_norms=private)
     torch.manual_seed(1)
-    for value in model.backbone.parameters():
-        if value.ndim > 1:
-            torch.nn.init.normal_(value, std=(2 / value[0].numel()) ** 0.5)
+    if backbone == "efficientnet_lite0" and not private:
+        load_into(model, build_initial_weights(config.model_copy(update={"weights": "imagenet"}), 0, SIZE))
     torch.nn.init.normal_(model.head.weight, std=0.1)
     return model
 
@@ -120,27 +123,35 @@ def test_scores_are_the_cpus(backbone: str) -> None:
     expected = score(model, images_of(70), device=CPU)
     np.testing.assert_allclose(score(model, images_of(70), device=EXACT), expected, atol=2e-4)
     mixed = score(model, images_of(70), device=MIXED)
-    assert np.abs(mixed - expected).max() < 0.05 * max(1.0, np.abs(expected).max())
-    assert np.abs(mixed - expected).max() > 0  # it is another precision
+    assert 0 < np.abs(mixed - expected).max() < 0.1 * max(1.0, np.abs(expected).max())
+
+
+def true_gradient(model: Classifier, fold: Fold) -> torch.Tensor:
+    """The gradient of the whole fold's loss, computed in float64."""
+    model, weight = copy.deepcopy(model).double(), class_weights(fold.labels, 2).double()
+    set_training(model, freeze=0)
+    images = normalise(to_unit(fold.pixels), model.mean, model.std).double()
+    cross_entropy(model(images), torch.from_numpy(fold.labels), weight).backward()  # type: ignore[no-untyped-call]
+    return gradient(model)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_gradient_of_a_training_step_is_the_cpus(backbone: str) -> None:
-    config = TrainConfig(steps=1, batch_size=16, augment=STILL)
-    one, two = (trained(where, config, network(backbone)) for where in (EXACT, CPU))
-    assert apart(gradient(one), gradient(two)) < 2e-3
-    norms = [name for name in two.state_dict() if "running" in name]
-    for name in norms:
-        torch.testing.assert_close(one.state_dict()[name].cpu(), two.state_dict()[name], rtol=1e-3, atol=1e-4)
-    mixed = trained(MIXED, config, network(backbone))
-    assert apart(gradient(mixed), gradient(two)) < 0.35
+def test_the_gradient_of_a_training_step_is_as_exact_as_the_cpus(backbone: str) -> None:
+    """Both are compared with float64: a network magnifies the rounding of either."""
+    fold, config = images_of(16), TrainConfig(steps=1, batch_size=16, augment=NO_CHANGE)
+    expected = true_gradient(network(backbone), fold)
+    gpu, cpu, mixed = (trained(where, config, network(backbone), fold=fold) for where in (EXACT, CPU, MIXED))
+    assert apart(gradient(gpu), expected) < 5 * apart(gradient(cpu), expected) + 1e-4
+    assert apart(gradient(mixed), expected) < 0.35
+    for name in [name for name in cpu.state_dict() if "running" in name]:
+        torch.testing.assert_close(gpu.state_dict()[name].cpu(), cpu.state_dict()[name], rtol=1e-3, atol=1e-3)
 
 
 def test_a_training_has_the_same_loss_and_norms_as_on_the_cpu() -> None:
     found = []
     for where in (EXACT, CPU):
         model = network("resnet18")
-        config = TrainConfig(steps=12, batch_size=8, lr=1e-4, ema=0.5, augment=CHANGED)
+        config = TrainConfig(steps=12, batch_size=8, lr=1e-4, ema=0.5, augment=NO_CHANGE)
         loss = fit(model, images_of(), config, epoch=0, rng=np.random.default_rng(0), device=where).loss
         refresh_norms(model, images_of(), freeze=0, device=where)
         found.append((loss, model.state_dict()["backbone.bn1.running_mean"].cpu()))
@@ -162,9 +173,11 @@ def test_in_bfloat16_each_step_starts_from_the_weights_of_the_one_before() -> No
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_changed_as_on_the_cpu(channels: int) -> None:
     whole = torch.rand(16, channels, 40, 40, generator=torch.Generator().manual_seed(0))
-    change = Augmentation(**CHANGED.model_dump())
-    found = [augment(place, change, torch.Generator().manual_seed(3)).cpu() for place in (whole.to(GPU), whole)]
-    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
+    for step, change in ((augment, STILL), (_rendered, CHANGED)):
+        widths = Augmentation(**change.model_dump())
+        found = [step(place, widths, torch.Generator().manual_seed(3)).cpu() for place in (whole.to(GPU), whole)]
+        torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
+        assert not torch.allclose(found[1], whole, atol=1e-2)
     noisy = augment(torch.full((4, 1, 64, 64), 0.5, device=GPU), Augmentation(**AugmentConfig().model_dump()),
                     torch.Generator().manual_seed(3))  # fmt: skip
     assert noisy.is_cuda
@@ -214,7 +227,7 @@ def test_stages_behind_kept_activations_are_trained_as_on_the_cpu(tmp_path: Path
     config = TrainConfig(steps=1, batch_size=12, freeze=4, views=2, augment=STILL)
     for cache in (tmp_path, None):
         entry = Entry(4, Views(2, 0, STILL), cache)
-        one, two = (trained(where, config, entry=entry) for where in (EXACT, CPU))
+        one, two = (trained(where, config, network("resnet18"), entry=entry) for where in (EXACT, CPU))
         assert apart(gradient(one), gradient(two)) < 1e-2
         for model, where in ((one, EXACT), (two, CPU)):
             refresh_norms(model, images_of(), freeze=4, device=where, entry=entry)
@@ -370,14 +383,16 @@ def federation(device: str, precision: str, *, heads: bool) -> SimulationConfig:
     """
     run: dict[str, Any] = {
         "name": "tiny", "image": {"size": 64}, "split": {"test": 0.6, "val": 0.15}, "federation": {"rounds": 3},
-        "train": {"steps": 8, "batch_size": 16, "lr": 2e-5, "head_lr_factor": 50, "augment": {"noise": 0}},
+        "train": {"steps": 8, "batch_size": 16, "lr": 2e-5, "head_lr_factor": 50},
     }  # fmt: skip
     if heads:
         run["model"] = {"levels": [4, 5, 6, 7]}
         run["train"] |= {"freeze": 7, "views": 2, "steps": 30}
+    else:
+        run["train"]["augment"] = NO_CHANGE.model_dump()
     sites = [
         {"site": name, "modality": modality, "device": device, "compute": {"precision": precision},
-         "data": {"phantom": {"patients": 240, "seed": seed}}}
+         "data": {"phantom": {"patients": 160, "seed": seed}}}
         for seed, (name, modality) in enumerate([("alba", "ultrasound"), ("como", "mri")])
     ]  # fmt: skip
     return SimulationConfig.model_validate({"run": run, "methods": ["cdtl"], "sites": sites})
