@@ -56,7 +56,7 @@ def _batches(inputs: Inputs, fold: Fold, order: np.ndarray, device: torch.device
     for at in range(0, len(order), together):
         rows = order[at : at + together].ravel()
         images, labels = on_device(inputs(rows), device), send(torch.from_numpy(fold.labels[rows]), device)
-        yield from zip(images.split(order.shape[1]), labels.split(order.shape[1]), strict=True)
+        yield from zip(torch.split(images, order.shape[1]), torch.split(labels, order.shape[1]), strict=True)
 
 
 def plain_batches(
