@@ -109,7 +109,7 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _meaning(one: Spent) -> str:
-    but = "what NOT COVERED names apart, " if not_covered(one) else ""
+    but = "except for what NOT COVERED lists, " if not_covered(one) else ""
     return (
         f"This means: {but}adding or removing any one patient of this site's training set changes the probability of "
         f"everything the site has sent by a factor of at most e^{one.epsilon_rdp:.2f}, except with probability "

@@ -151,8 +151,8 @@ def test_options_of_a_plan_replace_what_the_file_says(cdtl: Cdtl, tmp_path: Path
     [
         (("plan",), 2, "--patients"),
         (("plan", "--patients", "many"), 2, "many"),
-        (("plan", "--patients", "1"), 8, "too few to hide among"),
-        (("plan", "--patients", "0"), 8, "too few to hide among"),
+        (("plan", "--patients", "1"), 8, "too few for privacy"),
+        (("plan", "--patients", "0"), 8, "too few for privacy"),
         (("plan", "--patients", "200", "--delta", "0.005"), 8, "not below 1 / 200"),
         (("plan", "--patients", "200", "--delta", "2"), 3, "dp.target_delta"),
         (("plan", "--patients", "200", "--epsilon", "0"), 3, "dp.target_epsilon"),
@@ -165,8 +165,8 @@ def test_options_of_a_plan_replace_what_the_file_says(cdtl: Cdtl, tmp_path: Path
         (("plan", "--patients", "200", "--clip", "0"), 3, "dp.max_grad_norm"),
         (("plan", "--patients", "200", "--config", "none.toml"), 3, "none.toml does not exist"),
         (("ledger",), 2, "SITE_DIR"),
-        (("ledger", "nowhere"), 3, "nowhere is no folder"),
-        (("ledger", "tiny.toml"), 3, "tiny.toml is no folder"),
+        (("ledger", "nowhere"), 3, "nowhere is not a folder"),
+        (("ledger", "tiny.toml"), 3, "tiny.toml is not a folder"),
     ],
 )
 def test_wrong_input_is_one_sentence(cdtl: Cdtl, arguments: tuple[str, ...], code: int, says: str) -> None:
@@ -200,9 +200,9 @@ def test_what_epsilon_does_not_cover_is_said_plainly(cdtl: Cdtl, home: Path) -> 
     for words in (
         "Spent: epsilon 0.000 by RDP",
         "(faulty mechanism, not counted)",
-        "NOT COVERED: 36 steps of study were taken by an earlier version of cdtl whose noise bounds nothing",
+        "NOT COVERED: 36 steps of study were taken by an earlier version of cdtl whose noise gives no bound",
         "NOT COVERED: This site also sent updates without differential privacy, in open-cdtl: epsilon does not cover",
-        "This means: what NOT COVERED names apart, adding or removing",
+        "This means: except for what NOT COVERED lists, adding or removing",
     ):
         assert words in done.out, done.out
     (told,) = json.loads(cdtl("privacy", "ledger", "north", "--json").out)["ledgers"]
