@@ -75,15 +75,15 @@ class ChecksConfig(Settings):
 
 
 class ComputeConfig(Settings):
-    """How a site uses its GPU; on a CPU only `compile` counts.
+    """How a site uses its GPU. On a CPU only `compile` has an effect.
 
-    `precision` ``auto`` trains and scores in mixed bfloat16 where the GPU has it, else in float32; features that are
-    kept are float32 always. With `deterministic` the same card and versions give the same bits each time, more slowly.
-    `compile` trains backbones through torch.compile. `memory_share` is the most of a GPU's memory that one process
-    takes, for sites that share a card.
+    `precision` ``bfloat16`` trains and scores networks in mixed precision; stored features are always computed in
+    float32. With `deterministic`, the same card and versions give the same bits in each run, more slowly. `compile`
+    trains whole backbones with torch.compile. `memory_share` limits the share of a GPU's memory that one process uses,
+    for sites that share a card.
     """
 
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
     deterministic: bool = False
     compile: bool = False
     memory_share: float = Field(1.0, gt=0, le=1)

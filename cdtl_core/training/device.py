@@ -88,23 +88,20 @@ def open_hardware(wanted: str, config: ComputeConfig) -> Hardware:
         ConfigError: The device is not on this machine, or lacks bfloat16.
     """
     device = choose_device(wanted)
-    able = _has_bfloat16(device)
-    if config.precision == "bfloat16" and not able:
-        raise ConfigError(
-            f"compute.precision is bfloat16 and {device} cannot compute in it: set it to auto or float32."
-        )
+    bfloat16 = config.precision == "bfloat16"
+    if bfloat16 and not _has_bfloat16(device):
+        raise ConfigError(f"compute.precision is bfloat16 and {device} cannot compute in it: set it to float32.")
     if device.type == "cuda":
         if config.deterministic:
             os.environ.setdefault(_CUBLAS, ":4096:8")  # cuBLAS reads it when it is first used
         if config.memory_share < 1:
             torch.cuda.set_per_process_memory_fraction(config.memory_share, device)
-    bfloat16 = able and config.precision != "float32"
     return Hardware(device, bfloat16, config.deterministic and device.type == "cuda", config.compile)
 
 
 def hardware_of(where: Where) -> Hardware:
     """Return hardware unchanged, and a torch device with the default settings."""
-    return where if isinstance(where, Hardware) else Hardware(where, _has_bfloat16(where))
+    return where if isinstance(where, Hardware) else Hardware(where)
 
 
 def autocast(hardware: Hardware) -> AbstractContextManager[object]:
