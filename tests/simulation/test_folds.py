@@ -109,7 +109,7 @@ def test_images_and_labels_stay_together_and_seeds_differ() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "patients", "folds", "says"),
-    [((10, 10), 99, 2, "99 are asked"), ((30, 3), 3, 2, "'malignant'"), ((30, 2), None, 3, "'malignant'")],
+    [((10, 10), 99, 2, "99 are requested"), ((30, 3), 3, 2, "'malignant'"), ((30, 2), None, 3, "'malignant'")],
 )
 def test_what_cannot_be_cut_is_refused(counts: tuple[int, int], patients: int | None, folds: int, says: str) -> None:
     with pytest.raises(DataError, match=says):
