@@ -224,7 +224,7 @@ def test_a_service_is_asked_for_its_health_as_its_image_says(name: str) -> None:
     assert check["test"][4].startswith("/state/")
 
 
-def test_a_site_reaches_the_coordinator_and_nobody_else() -> None:
+def test_a_site_reaches_only_the_coordinator() -> None:
     assert len(SITES) == 3
     for site in SITES:
         networks = SERVICES[site]["networks"]

@@ -80,7 +80,7 @@ def _print_run(run: RunSpent) -> None:
         f"Run {visible(run.run)}: target {run.target_epsilon:g} at delta {run.target_delta:g}; "
         f"left: {left if run.left_steps else 'not one step'}."
     )
-    for (noise, rate, faulty), rounds in _alike(run.rounds).items():
+    for (noise, rate, faulty), rounds in _grouped(run.rounds).items():
         steps, numbers = sum(one.counted for one in rounds), sorted({one.round for one in rounds})
         note = " (faulty mechanism, not counted)" if faulty else ""
         typer.echo(f"  rounds {_ranges(numbers)}: {steps} steps, noise {noise:.4f}, sample rate {rate:.4g}{note}")
@@ -89,7 +89,7 @@ def _print_run(run: RunSpent) -> None:
             typer.echo(f"  round {one.round}: {one.reserved} steps reserved and never committed; all count")
 
 
-def _alike(rounds: Iterable[RoundSpent]) -> dict[tuple[float, float, bool], list[RoundSpent]]:
+def _grouped(rounds: Iterable[RoundSpent]) -> dict[tuple[float, float, bool], list[RoundSpent]]:
     """Group rounds by noise, sample rate and mechanism."""
     found: dict[tuple[float, float, bool], list[RoundSpent]] = {}
     for one in rounds:

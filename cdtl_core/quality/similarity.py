@@ -75,7 +75,7 @@ def _near_pairs(samples: Sequence[Sample]) -> list[tuple[int, int, float]]:
     basis = _basis(samples)
     first, second = _candidates(_projected(samples, basis))
     first, second, values = _correlated(samples, first, second)
-    same = _alike_in_detail(samples, first, second)
+    same = _similar_in_detail(samples, first, second)
     return [(int(a), int(b), float(v)) for a, b, v, good in zip(first, second, values, same, strict=True) if good]
 
 
@@ -125,7 +125,7 @@ def _correlated(samples: Sequence[Sample], first: Indices, second: Indices) -> t
     return first[good], second[good], values[good]
 
 
-def _alike_in_detail(samples: Sequence[Sample], first: Indices, second: Indices) -> npt.NDArray[np.bool_]:
+def _similar_in_detail(samples: Sequence[Sample], first: Indices, second: Indices) -> npt.NDArray[np.bool_]:
     paired = set(first.tolist()) | set(second.tolist())
     rest = [sample for index, sample in enumerate(samples) if index not in paired]
     good: npt.NDArray[np.bool_] = np.ones(len(first), bool)

@@ -74,7 +74,7 @@ def test_what_cannot_be_split_is_refused(found: list[Case], says: str) -> None:
 
 
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 30), st.integers(0, 30))
-def test_nobody_moves_when_patients_are_added_and_shares_still_hold(
+def test_no_patient_moves_when_others_are_added_and_shares_still_hold(
     benign: int, malignant: int, more_benign: int, more_malignant: int
 ) -> None:
     first = split_patients(cases(benign, malignant), test=0.25, val=0.15, seed=0, labels=LABELS)

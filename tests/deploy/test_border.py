@@ -192,7 +192,7 @@ def test_a_reply_is_no_larger_than_the_egress_list(border: Border, tries: Tries)
 
 
 @pytest.mark.attack(QUOTA, "fills the SuperLink's database")
-def test_messages_that_nobody_asked_for_fill_nothing(border: Border, tries: Tries) -> None:
+def test_unrequested_messages_take_no_space(border: Border, tries: Tries) -> None:
     border.ask(border.north)
     north, message = border.north, border.north.take()
     before = border.stored

@@ -41,7 +41,7 @@ def altered(made: Enrolment, path: Path, **change: Any) -> Path:
     return path
 
 
-def signed_anew(path: Path, folder: Path) -> Path:
+def signed_again(path: Path, folder: Path) -> Path:
     """The forger holds a key: the signature is right, other parts are not."""
     content = json.loads(path.read_text())
     rest = {name: value for name, value in content.items() if name != "signature"}
@@ -73,21 +73,21 @@ def test_what_was_altered_is_refused(
 def test_another_sites_public_key_cannot_be_claimed(enrol: Enrol, tmp_path: Path) -> None:
     path = altered(enrol("north"), tmp_path / "e.json", public_key=enrol("south").public_key)
     with pytest.raises(FederationError, match="not signed"):
-        load_enrolment(signed_anew(path, tmp_path / "north"))
+        load_enrolment(signed_again(path, tmp_path / "north"))
 
 
 def test_a_certificate_must_be_of_the_same_key_and_site_and_no_authority(enrol: Enrol, tmp_path: Path) -> None:
     made, home = enrol("north"), tmp_path / "north"
     path = altered(made, tmp_path / "e.json", certificate=enrol("south").certificate)
     with pytest.raises(FederationError, match="does not match its public key"):
-        load_enrolment(signed_anew(path, home))
+        load_enrolment(signed_again(path, home))
     path = altered(made, path, certificate=certificate_pem(self_signed_client_certificate(load_key(home), "south")))
     with pytest.raises(FederationError, match="for site north, but the certificate is for south"):
-        load_enrolment(signed_anew(path, home))
+        load_enrolment(signed_again(path, home))
     for text in ("no PEM", made.certificate + enrol("south").certificate):
         path = altered(made, path, certificate=text)
         with pytest.raises(DataError, match="wrong in certificate"):
-            load_enrolment(signed_anew(path, home))
+            load_enrolment(signed_again(path, home))
 
 
 def test_a_certificate_that_could_issue_others_is_refused(
@@ -100,7 +100,7 @@ def test_a_certificate_that_could_issue_others_is_refused(
         enrol("north"), tmp_path / "e.json", certificate=certificate_pem(make_authority("north").certificate)
     )
     with pytest.raises(FederationError, match="could issue others"):
-        load_enrolment(signed_anew(path, tmp_path / "north"))
+        load_enrolment(signed_again(path, tmp_path / "north"))
 
 
 @pytest.mark.parametrize(("text", "says"), [("{", "not JSON"), ("[]", "not a JSON object")])

@@ -100,7 +100,7 @@ def test_health_is_the_superlinks_and_asking_for_it_makes_no_call(north: Coordin
     eventually(lambda: client.get("/health").status_code == 503, "the next probe")
 
 
-def test_without_a_client_certificate_nobody_gets_through(north: Coordinator) -> None:
+def test_no_client_without_a_certificate_gets_through(north: Coordinator) -> None:
     answer = north.client().post("/v1/fleet/pull-messages", headers=north.headers("north"))
     assert answer.status_code == 401
     assert north.refused("no client certificate")["status"] == 401

@@ -62,7 +62,7 @@ def test_a_book_sees_every_change_at_once_and_reads_nothing_otherwise(enrol: Enr
     assert book.by_key() == {}
 
 
-def test_a_damaged_file_admits_nobody_and_hides_no_other(
+def test_a_damaged_file_admits_no_site_and_hides_no_other(
     enrol: Enrol, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     admit(tmp_path, enrol("north"))

@@ -30,7 +30,7 @@ def test_who_waits_as_told_may_pass() -> None:
             assert limit.wait("a") == 0
 
 
-def test_nobody_is_remembered_for_long() -> None:
+def test_no_client_is_remembered_for_long() -> None:
     clock = Clock()
     limit = RateLimit(60, clock=clock)
     for number in range(1000):

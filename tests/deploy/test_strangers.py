@@ -184,7 +184,7 @@ def test_silent_connections_do_not_keep_a_member_out(coordinator: Coordinator, e
     tries.add(80)
 
 
-def test_a_full_lane_ends_the_oldest_of_whoever_holds_most() -> None:
+def test_a_full_lane_ends_the_oldest_of_the_holder_with_most() -> None:
     lane, ended = Lane(4, 3), list[str]()
     for holder, who in (("a", "a1"), ("b", "b1"), ("b", "b2"), ("b", "b3")):
         assert lane.enter(holder, who, lambda who=who: ended.append(who)) is None  # type: ignore[misc]

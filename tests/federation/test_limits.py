@@ -70,7 +70,7 @@ def test_other_initial_weights_are_refused(weights: str) -> None:
 
 
 @pytest.mark.attack("An approval has limits", "second final evaluation")
-def test_a_second_final_evaluation_is_refused_and_the_same_one_is_answered_alike() -> None:
+def test_a_second_final_evaluation_is_refused_and_the_same_one_gets_the_same_answer() -> None:
     used = played(train(4), final())
     assert limit(used, final(which="second")) == "evaluation"
     again = admitted(used, final(), run_of())

@@ -68,7 +68,7 @@ def test_the_bound_of_the_first_round_does_not_depend_on_the_order_of_replies() 
     assert len(set(results)) == 1
 
 
-def test_alone_no_update_is_too_long_since_it_reaches_nobody_but_it_must_be_finite() -> None:
+def test_alone_no_update_is_too_long_since_it_reaches_no_other_site_but_it_must_be_finite() -> None:
     run = config().model_copy(update={"method": "alone"})
     state = played(start(FIVE, run), {**HONEST, "b": 0.01}, run)
     after, report = step(state, [update(s, {**HONEST, "b": 100.0, "c": float("nan")}[s], 2) for s in HONEST], run)
@@ -76,7 +76,7 @@ def test_alone_no_update_is_too_long_since_it_reaches_nobody_but_it_must_be_fini
     assert after.offsets["b"]["w"].equal((delta(0.01, 9801)["w"].double() + delta(100.0, 9802)["w"].double()).half())
 
 
-def test_when_all_updates_grow_at_once_the_run_has_changed_and_nobody_is_refused() -> None:
+def test_when_all_updates_grow_at_once_the_run_has_changed_and_no_site_is_refused() -> None:
     """As after a first round of one step, in which a head of zeros gives the backbone no gradient."""
     run = config()
     for order in itertools.permutations(HONEST):

@@ -201,7 +201,7 @@ def refused_everywhere(folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} | {".lock": b""} == before | {".lock": b""}
 
 
-def test_a_ledger_that_is_gone_is_refused_and_not_begun_anew(written: Path) -> None:
+def test_a_ledger_that_is_gone_is_refused_and_not_replaced(written: Path) -> None:
     (written / "ledger.jsonl").unlink()
     assert ledger_exists(written)
     refused_everywhere(written)
@@ -225,7 +225,7 @@ def test_a_torn_first_line_was_no_ledger(tmp_path: Path) -> None:
     assert len(read_ledger(torn).entries) == 1
 
 
-def test_a_kill_before_the_first_head_json_and_another_soon_after_lock_nobody_out(folder: Path) -> None:
+def test_a_kill_before_the_first_head_json_and_another_soon_after_lock_no_process_out(folder: Path) -> None:
     (folder / "head.json").unlink()
     open_ledger(folder, site="alba", num_patients=200)
     head = (folder / "head.json").read_bytes()

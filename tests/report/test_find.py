@@ -188,7 +188,7 @@ def test_what_is_no_report_is_refused_in_a_sentence(finished: Path, tmp_path: Pa
         page_of(finished / "sites" / "alba", run="other")
 
 
-def test_a_private_run_shows_its_ledger_and_whose_figures_nobody_told(private: Path) -> None:
+def test_a_private_run_shows_its_ledger_and_which_figures_were_not_sent(private: Path) -> None:
     page = page_of(private)
     read(page)
     text = says(page, "privacy")

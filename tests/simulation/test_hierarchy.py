@@ -76,7 +76,7 @@ def test_few_patients_give_no_interval_and_no_p_value() -> None:
     assert np.isnan(difference(figure([0.1], [[0.1]] * 50, patients=9)).low)
 
 
-def test_patients_are_resampled_whole_and_alike_for_every_arm() -> None:
+def test_patients_are_resampled_whole_and_equally_for_every_arm() -> None:
     patients = np.array([0, 0, 1, 2, 2, 2])
     weights = site_resamples("alba", patients, 500)
     assert (weights[0] == weights[1]).all()

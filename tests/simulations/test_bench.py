@@ -105,7 +105,7 @@ def test_memory_of_a_tree_is_the_sum_over_its_processes(monkeypatch: pytest.Monk
     assert pss.tree_pss(psutil.Process().pid) == 321
 
 
-def test_a_program_says_its_words_and_leaves_nobody_behind() -> None:
+def test_a_program_prints_and_leaves_no_process_behind() -> None:
     orphan = "import os, sys, time; p = os.fork(); q = p or os.fork(); p or q or time.sleep(600); p or os._exit(0); "
     words = "open(sys.argv[1], 'w').write('{\"folder\": \"' + os.getcwd() + '\"}')"
     run = play([sys.executable, "-c", orphan + words, "{said}"])

@@ -46,7 +46,7 @@ def splits(home: Path, run: RunConfig = RUN) -> dict[str, str]:
     return {cohort.files[row]: name for name, fold in cohort.folds.items() for row in fold.rows}
 
 
-def test_nobody_moves_when_patients_are_added(home: Path) -> None:
+def test_no_patient_moves_when_others_are_added(home: Path) -> None:
     before = splits(home)
     add_patients(home.parent, 20, 50)
     write_settings(home, 'device = "cpu"')  # another opening of the same folder
@@ -67,7 +67,7 @@ def test_no_file_that_opening_writes_names_a_patient(home: Path) -> None:
     assert [path for path in written if b"MRN" in path.read_bytes()] == []
 
 
-def test_a_lost_key_with_kept_splits_is_refused_not_silently_split_anew(home: Path) -> None:
+def test_a_lost_key_with_kept_splits_is_refused_not_silently_split_again(home: Path) -> None:
     splits(home)
     (home / "patient.key").unlink()
     write_settings(home, 'device = "cpu"')

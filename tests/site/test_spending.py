@@ -58,7 +58,7 @@ def test_runs_without_privacy_are_in_the_ledger_before_the_next_private_one(tmp_
     assert read_ledger(home / "privacy").unprotected == ("open-cdtl",)
 
 
-def test_a_patients_identity_is_hers_whoever_else_is_there(tmp_path: Path) -> None:
+def test_a_patients_identity_does_not_depend_on_other_patients(tmp_path: Path) -> None:
     home = tmp_path / "north"
     site_of(home)
     folds = open_site(home, CONFIG).cohort.folds

@@ -67,7 +67,7 @@ def test_where_nothing_crosses_the_control_is_cdtl_to_the_last_bit(build: Build)
     assert all(value.equal(found[1][site][name]) for site in found[0] for name, value in found[0][site].items())
 
 
-def test_labels_are_dealt_anew_by_patient() -> None:
+def test_labels_are_shuffled_by_patient() -> None:
     patients = np.repeat(np.arange(40), 2)
     labels = (patients % 4 == 0).astype(np.int64)
     fold = Fold(np.zeros((80, 1, 2, 2), np.uint8), np.arange(80), labels, patients)
@@ -100,7 +100,7 @@ def test_shuffling_touches_the_donors_training_labels_and_nothing_else(build: Bu
     assert changed == 3
 
 
-def test_a_receiver_that_takes_from_nobody_never_sees_the_donors_labels(build: Build) -> None:
+def test_a_receiver_without_donors_never_sees_the_donors_labels(build: Build) -> None:
     federation = build()
     shuffled = with_shuffled_donors(federation.sites.values(), donors_of(federation, "como"), seed=0)
     one = play(alone(), federation.sites.values(), federation.initial_weights, federation.config)

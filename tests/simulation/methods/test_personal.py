@@ -96,7 +96,7 @@ def test_a_share_of_none_uses_the_global_model(build: Build) -> None:
     assert all(used[name].equal(value) for name, value in shared.items())
 
 
-def test_shares_start_alike_and_part_once_the_models_have(build: Build) -> None:
+def test_shares_start_equal_and_differ_once_the_models_have(build: Build) -> None:
     first, second, _ = states_of(apfl(alpha=0.5, rate=0.1), build())
     assert set(first.alpha.values()) == {0.5}  # both models are the initial weights: the slope is 0
     assert len(set(second.alpha.values())) == 4
