@@ -116,7 +116,7 @@ def test_a_target_without_room_is_refused_in_one_sentence() -> None:
     terms = {"target_delta": 1e-5, "sample_rate": 0.16, "steps": 96}
     with pytest.raises(PrivacyError, match=r"^epsilon 0\.05 at delta 1e-05 leaves no room for 96 steps: raise"):
         plan_noise([], target_epsilon=0.05, **terms)
-    with pytest.raises(PrivacyError, match="96 steps beside what this site has spent: raise the target"):
+    with pytest.raises(PrivacyError, match="96 steps in addition to what this site has spent: raise the target"):
         plan_noise([Steps(1.0, 0.16, 240)], target_epsilon=8, **terms)
 
 
