@@ -83,7 +83,7 @@ def test_a_file_that_may_not_grow_is_said_and_the_run_goes_on_without_the_limit(
 
     def limited() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, resource.RLIM_INFINITY))
 
     cut_after(config, out, 1)
     code = finished(play(config, out, before=limited))
