@@ -186,6 +186,7 @@ def encode_update(update):
 """
 
 
+@pytest.mark.ci
 def test_an_altered_bundle_is_neither_unpacked_nor_executed_and_approving_it_later_is_enough(
     tiny: Tiny, make: Make
 ) -> None:
