@@ -47,7 +47,7 @@ def compare(
     """Compare METHODS at the sites of CONFIG: each receiver's gain over local training, with intervals."""
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.comparison_table import print_comparison
-    from cdtl_core.cli.run_folder import new_folder
+    from cdtl_core.config.folders import new_folder
     from cdtl_core.config.settings import load_config
 
     if (config is None) == (resume is None):

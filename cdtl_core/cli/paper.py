@@ -26,7 +26,7 @@ def paper(
     """Train the models of CONFIG's [paper] table and print their figures for the leaky and the grouped split."""
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.model_table import print_models
-    from cdtl_core.cli.run_folder import new_folder
+    from cdtl_core.config.folders import new_folder
     from cdtl_core.config.settings import load_config
     from cdtl_core.system.threads import num_cores
 

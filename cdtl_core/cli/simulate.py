@@ -31,8 +31,8 @@ def simulate(
     if engine == "ray":
         _isolate_ray(online=open_ or bool(mlflow))  # before any import that starts threads
     from cdtl_core.cli.progress import showing_progress
-    from cdtl_core.cli.run_folder import new_folder
     from cdtl_core.cli.table import print_report
+    from cdtl_core.config.folders import new_folder
     from cdtl_core.config.settings import load_config
 
     if (config is None) == (resume is None):

@@ -7,24 +7,17 @@ A setting is written the same way everywhere: ``train.lr`` in TOML, in ``--set``
 from cdtl_core.config.paper import PaperConfig, RowConfig
 from cdtl_core.config.run import (
     AggregateConfig,
-    AugmentConfig,
     BlendConfig,
     DpConfig,
     FederationConfig,
-    ImageConfig,
     LimitsConfig,
     Method,
-    ModalityName,
-    ModelConfig,
     ModelSelectionConfig,
     PoolConfig,
     RunConfig,
     ShareConfig,
-    SiteName,
-    SplitConfig,
-    TaskConfig,
-    TrainConfig,
 )
+from cdtl_core.config.schema import SiteName
 from cdtl_core.config.simulation import SimulationConfig
 from cdtl_core.config.site import (
     ApprovalConfig,
@@ -37,6 +30,15 @@ from cdtl_core.config.site import (
     PublishConfig,
     SiteConfig,
     SitePrivacy,
+)
+from cdtl_core.config.training import (
+    AugmentConfig,
+    ImageConfig,
+    ModalityName,
+    ModelConfig,
+    SplitConfig,
+    TaskConfig,
+    TrainConfig,
 )
 
 __all__ = [

@@ -34,7 +34,16 @@ from pathlib import Path
 
 from cdtl_core.config.schema import inside
 
-__all__ = ["APPROVED_FILE", "AUDIT_FILE", "ENROLMENT_FILE", "SITE_FILE", "RunFolder", "SiteFolder", "federation_key"]
+__all__ = [
+    "APPROVED_FILE",
+    "AUDIT_FILE",
+    "ENROLMENT_FILE",
+    "SITE_FILE",
+    "RunFolder",
+    "SiteFolder",
+    "federation_key",
+    "new_folder",
+]
 
 SITE_FILE, ENROLMENT_FILE, APPROVED_FILE, AUDIT_FILE = "site.toml", "enrolment.json", "approved.json", "audit.json"
 _DIARY = ".jsonl"
@@ -191,3 +200,11 @@ class RunFolder:
             deployed: Over all runs of a coordinator.
         """
         return self.folder.parent / "ledgers.json" if deployed else self.folder / f"ledgers-{method}.json"
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Return the first of ``name``, ``name-2``, ``name-3`` ... that does not exist."""
+    number = 1
+    while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from cdtl_core.config.run import Settings, SiteName
+from cdtl_core.config.schema import SiteName
+from cdtl_core.config.training import Settings
 
 __all__ = ["PaperConfig", "RowConfig"]
 

@@ -2,18 +2,17 @@
 
 import copy
 import json
-import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
-from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.config.validation import validated
+from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import parse_json
 from cdtl_core.system.shipped import find_config
@@ -33,7 +32,6 @@ __all__ = [
 
 """The file with a hospital's settings, in its folder."""
 
-_RENAMED = "the same method under its common name (each site keeps its norms)"
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -86,7 +84,7 @@ def _simulation_of(tree: dict[str, Any], overrides: Iterable[str], source: str) 
         document["paper"] = paper
     if methods is not None:
         document["methods"] = methods.split(",") if isinstance(methods, str) else methods
-    return _validated(SimulationConfig, document, source)
+    return validated(SimulationConfig, document, source)
 
 
 def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
@@ -107,7 +105,7 @@ def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         _apply(tree, override)
     for key in ("sites", "methods", "data", "paper"):
         tree.pop(key, None)
-    return _validated(RunConfig, tree, str(path))
+    return validated(RunConfig, tree, str(path))
 
 
 def changed_run(run: RunConfig, changes: Mapping[str, Any], source: str) -> RunConfig:
@@ -121,7 +119,7 @@ def changed_run(run: RunConfig, changes: Mapping[str, Any], source: str) -> RunC
     Raises:
         ConfigError: A setting is unknown or ill-typed.
     """
-    return _validated(RunConfig, _laid_over(run.model_dump(), changes), source)
+    return validated(RunConfig, _laid_over(run.model_dump(), changes), source)
 
 
 def save_toml(path: Path, tree: Mapping[str, Any]) -> None:
@@ -135,7 +133,7 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    return _validated(SiteConfig, read_toml(path), str(path))
+    return validated(SiteConfig, read_toml(path), str(path))
 
 
 def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
@@ -144,7 +142,7 @@ def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
     Raises:
         ConfigError: A setting is unknown or ill-typed.
     """
-    return _validated(SiteConfig, tree, source)
+    return validated(SiteConfig, tree, source)
 
 
 def flatten(config: RunConfig) -> dict[str, bool | int | float | str]:
@@ -178,7 +176,7 @@ def unflatten(flat: Mapping[str, Any]) -> RunConfig:
             node[last] = parse_json(value) if key in _TABLES | _LISTS and isinstance(value, str) else value
         except (ValueError, TypeError, AttributeError):
             raise ConfigError(f"the run's settings cannot be read at {key[:60]!r}: create the request again.") from None
-    return _validated(RunConfig, tree, "the run's settings")
+    return validated(RunConfig, tree, "the run's settings")
 
 
 def _laid_over(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,69 +246,3 @@ def _with_shared(site: Any, shared: Mapping[str, Any]) -> Any:
     if not isinstance(site, dict) or not isinstance(site.get("data", {}), dict):
         return site
     return {**site, "data": {**shared, **site.get("data", {})}}
-
-
-def _validated(kind: type[_Model], document: Mapping[str, Any], source: str) -> _Model:
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        if former := _former(document):
-            raise ConfigError(_of_earlier_version(former, source)) from None
-        raise _sentence(error, source) from None
-
-
-def _former(document: Mapping[str, Any]) -> str:
-    """Return the settings of an earlier version that are in use and what to write now; empty if there are none."""
-    run, lock = document.get("run", document), document.get("lock", {})
-    for place, tree in (("", run), ("lock.", lock)):
-        if isinstance(tree, Mapping) and any(str(key).partition(".")[0] == "gate" for key in tree):
-            return (
-                f"the settings {place}gate.*: write {place}model_selection.* with the same keys (the pooled model is "
-                "used unless 20 validation patients or more are predicted better by the own model)"
-            )
-        if isinstance(tree, Mapping) and tree.get("method") == "fedavg":
-            return f'{place}method = "fedavg": write "fedbn", {_RENAMED}'
-    methods = document.get("methods", ())
-    if isinstance(methods, list | tuple) and "fedavg" in methods:
-        return (
-            f'"fedavg" among the methods: write "fedbn", {_RENAMED}. '
-            "FedAvg with shared norms is available in cdtl compare"
-        )
-    return ""
-
-
-def _of_earlier_version(former: str, source: str) -> str:
-    played = ("rounds.jsonl", "study.json", "request.json")
-    if any(Path(source).with_name(name).exists() for name in played):
-        return (
-            f"{Path(source).parent} was written by an earlier version of cdtl (it holds {former}): read it with that "
-            "version, or start the run again in a new folder with the settings changed."
-        )
-    return f"{source} is of an earlier version of cdtl. It holds {former}."
-
-
-def _sentence(error: ValidationError, source: str) -> CdtlError:
-    first, more = error.errors()[0], error.error_count() - 1
-    key = ".".join(str(part) for part in first["loc"] if part != "run") or "the configuration"
-    got = "" if first["type"] in {"missing", "value_error"} else f", got {first['input']!r}"
-    rest = f" ({more} more like it)" if more else ""
-    if first["type"] == "extra_forbidden":
-        return ConfigError(f"{key} in {source} is unknown{got}{rest}{_did_you_mean(key)}")
-    what = first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"{key} in {source}: {what}{got}{rest}; correct the setting.")
-
-
-def _did_you_mean(key: str) -> str:
-    """The end of a sentence about an unknown setting: the setting most like it, if one is."""
-    own = re.sub(r"^sites\.[0-9]+\.", "", key)
-    near = get_close_matches(own, {*_keys(RunConfig), *_keys(SiteConfig)}, n=1, cutoff=0.75)
-    return f": did you mean {key.removesuffix(own)}{near[0]}?" if near else "; remove it."
-
-
-def _keys(kind: type[BaseModel], start: str = "") -> Iterator[str]:
-    """All settings and tables of a model, with dots."""
-    for name, field in kind.model_fields.items():
-        part = field.annotation
-        yield start + name
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            yield from _keys(part, f"{start}{name}.")

@@ -3,8 +3,9 @@
 from pydantic import Field, model_validator
 
 from cdtl_core.config.paper import PaperConfig
-from cdtl_core.config.run import Method, RunConfig, Settings
+from cdtl_core.config.run import Method, RunConfig
 from cdtl_core.config.site import SiteConfig
+from cdtl_core.config.training import Settings
 
 __all__ = ["SimulationConfig"]
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
-from cdtl_core.config.run import ModalityName, RunConfig, Settings, SiteName
-from cdtl_core.config.schema import FORMERLY_THETA0, Label, Sha256
+from cdtl_core.config.run import RunConfig
+from cdtl_core.config.schema import FORMERLY_THETA0, Label, Sha256, SiteName
+from cdtl_core.config.training import ModalityName, Settings
 
 __all__ = ["ApprovalConfig", "BoxConfig", "ComputeConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig"]
 __all__ += ["SitePrivacy"]
