@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
 from cdtl_core.models.deepunet import DeepUNet
 from cdtl_core.models.lite0_levels import Lite0Levels
-from cdtl_core.models.plain_cnn import PlainCNN
 from cdtl_core.models.unet import UNet
 
-__all__ = ["OWN", "OwnNet"]
+__all__ = ["OWN", "OwnNet", "PlainCNN"]
 
 _HALVES = (0.5, 0.5, 0.5)
 
@@ -28,6 +28,22 @@ class OwnNet:
     build: Callable[[], nn.Module]
     mean: tuple[float, float, float] = _HALVES
     std: tuple[float, float, float] = _HALVES
+
+
+class PlainCNN(nn.Sequential):
+    """B 3 H W to B D: 3 x 3 convolutions with batch norm and ReLU, each halving the size, then the spatial mean.
+
+    Source: the usual form since LeCun et al. 1998; Inbaraj et al. 2025 print neither depth nor width of theirs.
+    """
+
+    def __init__(self, width: int = 16, depth: int = 5) -> None:
+        widths = [3, *(width * 2**level for level in range(depth))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.num_features = widths[-1]
 
 
 OWN: dict[str, OwnNet] = {

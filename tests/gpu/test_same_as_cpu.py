@@ -1,12 +1,6 @@
 """A CUDA device computes the same as a CPU: `make gpu` runs these tests on a machine with one."""
 
 import copy
-import logging
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +11,38 @@ from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import (
     AugmentConfig,
-    ComputeConfig,
     DpConfig,
-    ModelConfig,
     RunConfig,
-    SimulationConfig,
     TrainConfig,
 )
 from cdtl_core.data.cohort import Fold
 from cdtl_core.data.transforms import Augmentation, _rendered, augment, normalise, to_unit
-from cdtl_core.errors import ConfigError
-from cdtl_core.inference.export import export_onnx
 from cdtl_core.models.draws import keyed_draws
-from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights, frozen_stages, set_training
-from cdtl_core.models.weights import load_into
+from cdtl_core.models.model import Classifier, frozen_stages, set_training
 from cdtl_core.privacy.dp_sgd import Examples, fit_private
 from cdtl_core.privacy.mechanism import Mechanism
-from cdtl_core.results.report import Report
-from cdtl_core.simulation.simulate import simulate
-from cdtl_core.training.batches import ahead
-from cdtl_core.training.device import CPU, Hardware, Where, choose_device, open_hardware
+from cdtl_core.training.device import CPU
 from cdtl_core.training.features import feature_views
 from cdtl_core.training.inputs import Entry
 from cdtl_core.training.saliency import grad_cam
 from cdtl_core.training.train import class_weights, fit, refresh_norms, score
 from cdtl_core.training.views import Views
-
-from tests.gpu.rig import needs_cuda, GPU, EXACT, MIXED, STILL, CHANGED, NO_CHANGE, BACKBONES, images_of, network, trained, gradient, apart, same_bits
+from tests.gpu.rig import (
+    BACKBONES,
+    CHANGED,
+    EXACT,
+    GPU,
+    MIXED,
+    NO_CHANGE,
+    STILL,
+    apart,
+    gradient,
+    images_of,
+    needs_cuda,
+    network,
+    same_bits,
+    trained,
+)
 
 pytestmark = needs_cuda
 

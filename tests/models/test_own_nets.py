@@ -14,8 +14,7 @@ from cdtl_core.models.cost import cost_of
 from cdtl_core.models.deepunet import DeepUNet
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.model import build_classifier, build_initial_weights, parts_of, set_training
-from cdtl_core.models.own_nets import OWN
-from cdtl_core.models.plain_cnn import PlainCNN
+from cdtl_core.models.own_nets import OWN, PlainCNN
 from cdtl_core.models.stages import NORMS, check_division, stages_of
 from cdtl_core.models.unet import UNet
 

@@ -7,9 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from cdtl_core.data.decode.channels import drop_equal_channels
+from cdtl_core.data.decode.formats import drop_equal_channels, silenced
 from cdtl_core.data.decode.picture import Picture
-from cdtl_core.data.decode.silence import silenced
 from cdtl_core.data.fault import UnreadableError, check_size, refuse
 from cdtl_core.data.frame import Frame, choose_frame
 

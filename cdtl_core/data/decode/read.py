@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cdtl_core.data.decode.formats import is_dicom, is_tiff
 from cdtl_core.data.decode.picture import Picture
 from cdtl_core.data.decode.raster import read_raster
 from cdtl_core.data.decode.reader import read_apart
-from cdtl_core.data.decode.signature import is_dicom, is_tiff
 from cdtl_core.data.fault import UnreadableError, refuse
 from cdtl_core.data.frame import Frame
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pydicom
 
 from cdtl_core.data.decode.dicom import read_dicom
+from cdtl_core.data.decode.formats import is_dicom
 from cdtl_core.data.decode.raster import read_raster
-from cdtl_core.data.decode.signature import is_dicom
 from cdtl_core.data.fault import UnreadableError, refuse
 from cdtl_core.data.frame import Frame
 from cdtl_core.errors import DataError

@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.data.decode.channels import drop_equal_channels
 from cdtl_core.data.decode.dicom.frame import read_frame
 from cdtl_core.data.decode.dicom.gray import by_value, read_look, render_gray
 from cdtl_core.data.decode.dicom.header import Header, integer, read_header, text
 from cdtl_core.data.decode.dicom.table import read_palette
+from cdtl_core.data.decode.formats import drop_equal_channels, is_dicom, silenced
 from cdtl_core.data.decode.picture import DicomTags, Picture
-from cdtl_core.data.decode.signature import is_dicom
-from cdtl_core.data.decode.silence import silenced
 from cdtl_core.data.fault import UnreadableError, refuse
 from cdtl_core.data.frame import Frame, choose_frame
 
