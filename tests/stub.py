@@ -12,6 +12,22 @@ from torch import nn
 __all__ = ["STUB", "stub_net"]
 
 STUB = "stub_net"
+TINY_SETTINGS = f"""
+name = "tiny"
+[image]
+size = 32
+[model]
+backbone = "{STUB}"
+weights = "random"
+[train]
+steps = 1
+batch_size = 4
+[federation]
+rounds = 2
+[blend]
+settle = 1
+"""
+"""Settings of a run of seconds as TOML; a test adds its sites."""
 
 
 class _Stub(nn.Module):

@@ -4,31 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.stub import STUB
+from tests.stub import TINY_SETTINGS
 
-TINY = f"""
-name = "tiny"
-[image]
-size = 32
-[model]
-backbone = "{STUB}"
-weights = "random"
-[train]
-steps = 1
-batch_size = 4
-[federation]
-rounds = 2
-[blend]
-settle = 1
+TINY = (
+    TINY_SETTINGS
+    + """
 [[sites]]
 site = "alba"
 modality = "ultrasound"
-data.phantom = {{ patients = 12 }}
+data.phantom = { patients = 12 }
 [[sites]]
 site = "como"
 modality = "histology"
-data.phantom = {{ patients = 12 }}
+data.phantom = { patients = 12 }
 """
+)
 
 
 @pytest.fixture(autouse=True)

@@ -24,31 +24,21 @@ from cdtl_core.simulation.cell import open_sites, scores_of
 from cdtl_core.simulation.folds import scarce_site
 from cdtl_core.simulation.methods.method import federation_of
 from tests.conftest import Cdtl
-from tests.stub import STUB
+from tests.stub import STUB, TINY_SETTINGS
 
-TINY = f"""
-name = "tiny"
-[image]
-size = 32
-[model]
-backbone = "{STUB}"
-weights = "random"
-[train]
-steps = 1
-batch_size = 4
-[federation]
-rounds = 2
-[blend]
-settle = 1
+TINY = (
+    TINY_SETTINGS
+    + """
 [[sites]]
 site = "alba"
 modality = "ultrasound"
-data.phantom = {{ patients = 24, seed = 1 }}
+data.phantom = { patients = 24, seed = 1 }
 [[sites]]
 site = "como"
 modality = "histology"
-data.phantom = {{ patients = 16, seed = 2 }}
+data.phantom = { patients = 16, seed = 2 }
 """
+)
 THIRD = """
 [[sites]]
 site = "bari"
