@@ -25,14 +25,15 @@ PRINTS = {
 """Output of the example of each guide."""
 PLAYED = """
 config = cdtl.load_config("tiny", ["federation.rounds=1"])
-methods = ("alone", "fedbn", "fedavgm_0", "fedbn_smoothed")
+methods = ("alone", "fedbn", "fedavgm_0", "fedbn_smoothed", "plain_mean")
 cdtl.register_method("fedavgm_0", fedavgm(0.0))
 study = cdtl.study_of(config, methods=methods, targets=["south"], seeds=1, folds=2)
 results = cdtl.compare(config, study, "runs/more", jobs=1).points[0].results
 assert results["fedavgm_0"] == results["fedbn"].model_copy(update={"minus": results["fedavgm_0"].minus})
 assert results["fedbn_smoothed"].log_loss != results["fedbn"].log_loss
+assert results["plain_mean"].log_loss != results["fedbn"].log_loss
 """
-"""Without momentum the guide's method is FedBN, bit for bit; with smoothed labels it is not."""
+"""Without momentum the guide's method is FedBN, bit for bit; with smoothed labels or equal weights it is not."""
 
 
 def run(code: str, folder: Path, *arguments: str) -> str:
