@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
-FILES := --dist loadfile --no-loadscope-reorder
+FILES := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 SHARED := -n logical --maxprocesses 4 $(FILES)  # a process for each core, whole files
 MORE := -n $$(($$(nproc) + 1)) --maxprocesses 5 $(FILES)  # one more: programs that tests deploy wait more than they compute
 
