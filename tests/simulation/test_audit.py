@@ -66,7 +66,8 @@ def test_who_knows_the_secret_of_the_draws_learns_no_more_than_is_claimed(subjec
     tries.add(200)
     found = distinguish(subject, repeats=100, seed=0, draws=keyed_draws(bytes(32)))
     assert found.bound <= STEP_CLAIM
-    assert found.found > found.alarms  # the attack sees her, within the claim
+    # She moves the head's weights by nearly the clipping norm, which bounds weights and bias together.
+    assert 0.95 * found.most < found.separation <= found.most
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,8 @@ class Distinction:
         repeats: Releases with the patient, and as many without.
         found: Releases with her that were guessed as such.
         alarms: Releases without her that were guessed as with her.
+        separation: Distance between the two releases before noise, in standard deviations of the claimed noise.
+        most: The separation that the claim allows: one clipping norm.
     """
 
     claim: float
@@ -49,6 +51,8 @@ class Distinction:
     repeats: int
     found: int
     alarms: int
+    separation: float
+    most: float
 
     @property
     def refuted(self) -> bool:
@@ -85,7 +89,10 @@ def distinguish(
         for one in pair
     )
     bound = _certified(found, alarms, repeats, config.dp.target_delta)
-    return Distinction(STEP_CLAIM, bound, repeats, found, alarms)
+    claimed = turn.claimed
+    noise = config.dp.lr * claimed.noise_multiplier * claimed.max_grad_norm / claimed.expected
+    separation = float(np.linalg.norm(direction)) / noise
+    return Distinction(STEP_CLAIM, bound, repeats, found, alarms, separation, 1 / claimed.noise_multiplier)
 
 
 def _certified(found: int, alarms: int, repeats: int, delta: float) -> float:
