@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
+export PYTHONDONTWRITEBYTECODE =  # the tests start hundreds of programs: each would compile the package again
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 FILES := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
-SHARED := -n logical --maxprocesses 4 $(FILES)  # a process for each core, whole files
-MORE := -n $$(($$(nproc) + 1)) --maxprocesses 5 $(FILES)  # one more: programs that tests deploy wait more than they compute
+SHARED := -n $$(($$(nproc) + 1)) --maxprocesses 5 $(FILES)  # one more than cores: programs that tests deploy wait more than they compute
 
 .PHONY: demo unit test coverage ci slow gpu join attack faults fuzz soak audit evidence bench page lint docs lock sbom release .clean-tree images clean
 
@@ -24,7 +24,7 @@ coverage: $(VENV)/.installed  ## which branches of cdtl_core the fast tests reac
 	$(BIN)/coverage report --skip-covered --sort=miss
 
 ci: $(VENV)/.installed  ## the fast tests, and of the slow ones those that CI runs, with more examples of each property
-	HYPOTHESIS_PROFILE=ci $(PYTEST) $(MORE) --durations=15 -m "not slow or ci"
+	HYPOTHESIS_PROFILE=ci $(PYTEST) $(SHARED) --durations=15 -m "not slow or ci"
 
 slow: $(VENV)/.installed  ## the slow tests
 	$(PYTEST) -m slow
@@ -41,7 +41,7 @@ faults: $(VENV)/.installed  ## kills, cut lines, full disks, hostile replies: pr
 	$(PYTEST) -m slow tests/faults
 
 attack: $(VENV)/.installed  ## try to refute every stated property; prints the table; fails if one breaks
-	$(PYTEST) $(MORE) -m attack
+	$(PYTEST) $(SHARED) -m attack
 
 EXECUTIONS ?= 1000000
 fuzz: $(VENV)/.installed  ## damaged input to every reader; --atheris for guidance by coverage (docs/faults.md)

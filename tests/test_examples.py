@@ -81,6 +81,8 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
 def test_the_example_of_a_guide_runs_as_it_stands(page: Path, tmp_path: Path) -> None:
     first = blocks(page)[0]

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
-from cdtl_core.quality.sample import Floats, Sample, standard_thumbnails
+from cdtl_core.quality.sample import Floats, Sample, leading_axes, standard_thumbnails
 
 __all__ = ["find_negatives"]
 
@@ -76,7 +76,5 @@ def _odd_features(samples: Sequence[Sample]) -> Floats:
 def _outlines(samples: Sequence[Sample]) -> Floats:
     """Project each thumbnail on the cohort's leading axes, which do not depend on the sign of any image."""
     blocks = [samples[i : i + BLOCK] for i in range(0, len(samples), BLOCK)]
-    gram = sum(rows.T @ rows for rows in map(standard_thumbnails, blocks))
-    _, vectors = np.linalg.eigh(gram)
-    axes = vectors[:, -OUTLINES:].astype(np.float32)
+    axes = leading_axes(map(standard_thumbnails, blocks), OUTLINES)
     return np.concatenate([standard_thumbnails(block) @ axes for block in blocks])

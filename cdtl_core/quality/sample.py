@@ -1,15 +1,16 @@
 """A readable image of a cohort: its entry in the site's list and the facts of its file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import eigh
 
 from cdtl_core.data.facts import ImageFacts
 
-__all__ = ["Entry", "Floats", "Sample", "standard_thumbnails"]
+__all__ = ["Entry", "Floats", "Sample", "leading_axes", "standard_thumbnails"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,3 +51,11 @@ def standard_thumbnails(samples: Sequence[Sample]) -> Floats:
     rows -= rows.mean(axis=1, keepdims=True)
     standard: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     return standard
+
+
+def leading_axes(blocks: Iterable[Floats], count: int) -> Floats:
+    """Return the `count` orthonormal axes (D K) along which the rows (N D, in blocks) vary most, strongest first."""
+    gram = np.sum([rows.T @ rows for rows in blocks], axis=0)
+    size = len(gram)
+    _, axes = eigh(gram, subset_by_index=(size - count, size - 1))
+    return np.ascontiguousarray(axes[:, ::-1], np.float32)

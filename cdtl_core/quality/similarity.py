@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.quality.sample import Floats, Sample, standard_thumbnails
+from cdtl_core.quality.sample import Floats, Sample, leading_axes, standard_thumbnails
 from cdtl_core.system.progress import report
 
 __all__ = ["CORRELATION", "Pair", "find_pairs"]
@@ -83,9 +83,8 @@ def _basis(samples: Sequence[Sample]) -> _Basis:
     step = -(-len(samples) // BASIS_FROM)
     rows = standard_thumbnails(samples[::step])
     mean = rows.mean(axis=0)
-    _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
     count = min(COMPONENTS, max(1, len(rows) // 2))
-    return _Basis(mean, np.ascontiguousarray(vectors[:, ::-1][:, :count].T, np.float32))
+    return _Basis(mean, leading_axes([rows - mean], count).T)
 
 
 def _projected(samples: Sequence[Sample], basis: _Basis) -> Floats:

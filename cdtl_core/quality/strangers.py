@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
-from cdtl_core.quality.sample import Floats, Sample, standard_thumbnails
+from cdtl_core.quality.sample import Floats, Sample, leading_axes, standard_thumbnails
 
 __all__ = ["find_strangers"]
 
@@ -67,11 +67,10 @@ def _looks(samples: Sequence[Sample], inverted: Collection[int]) -> Floats:
 
 def _unexplained(samples: Sequence[Sample], step: int) -> Floats:
     """Return the length (N 2) of each thumbnail's residual after the leading components, independent of its sign."""
-    known = standard_thumbnails(samples[::step])
-    _, vectors = np.linalg.eigh(known.T @ known)
+    axes = leading_axes([standard_thumbnails(samples[::step])], max(OUTLINES))
     parts = []
     for rows in map(standard_thumbnails, _blocks(samples)):
-        along = rows @ vectors[:, ::-1][:, : max(OUTLINES)]
+        along = rows @ axes
         parts.append(np.stack([np.sqrt(np.clip(1 - (along[:, :n] ** 2).sum(axis=1), 0, 1)) for n in OUTLINES], axis=1))
     return np.concatenate(parts).astype(np.float32)
 

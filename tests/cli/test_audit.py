@@ -41,6 +41,8 @@ def audit(cdtl: Cdtl, tmp_path: Path) -> Cdtl:
     return functools.partial(cdtl, "privacy", "audit", "--config", "terms.toml")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_whole_mechanism_is_not_refuted(audit: Cdtl) -> None:
     code, out, err = audit("--canaries", "100")
     assert (code, err) == (0, "")
@@ -48,6 +50,8 @@ def test_the_whole_mechanism_is_not_refuted(audit: Cdtl) -> None:
         assert words in out
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_no_noise_ends_in_code_8_and_json_still_stands(audit: Cdtl) -> None:
     code, out, err = audit("--canaries", "150", "--epsilon", "2", "--broken", "noise", "--json")
     assert code == 8
@@ -70,6 +74,8 @@ def test_all_forms_end_in_code_8_where_one_is_not_noticed(audit: Cdtl) -> None:
     assert "noise, clip, accountant" in err
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_site_is_left_as_it_was_but_for_its_caches(audit: Cdtl, tmp_path: Path) -> None:
     home = tmp_path / "north"
     home.mkdir()

@@ -191,6 +191,8 @@ def test_a_reply_is_no_larger_than_the_egress_list(border: Border, tries: Tries)
     tries.add(len(answers) + 3)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.attack(QUOTA, "fills the SuperLink's database")
 def test_unrequested_messages_take_no_space(border: Border, tries: Tries) -> None:
     border.ask(border.north)
@@ -219,6 +221,8 @@ def test_unrequested_messages_take_no_space(border: Border, tries: Tries) -> Non
     tries.add(70)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.attack(OWN, "random requests in its own session")
 def test_no_request_of_one_site_touches_the_other(border: Border, tries: Tries) -> None:
     rng, north, south = random.Random(17), border.north, border.south

@@ -28,6 +28,8 @@ ALIVE = "the gateway survives strangers"
 HEAD = "a request's head causes no fault"
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.attack(ALIVE, "members hang up again and again")
 def test_the_pool_leaks_no_connection_when_requests_are_cancelled(coordinator: Coordinator, tries: Tries) -> None:
     """httpx's own pool of 8 is dead for good after this: every place is promised to a request that went away."""
@@ -111,6 +113,8 @@ def test_a_kept_connection_that_the_superlink_closed_costs_a_member_nothing(coor
     assert len(connections) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",  # of strangers whose handshake is cut off
 )
@@ -222,6 +226,8 @@ def test_a_head_that_can_be_read_in_two_ways_is_refused(north: Coordinator, trie
     assert north.superlink.asked == []
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.attack(HEAD, "random heads")
 def test_no_head_makes_the_gateway_fail(north: Coordinator, tries: Tries, caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(5)

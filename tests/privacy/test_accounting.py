@@ -87,7 +87,8 @@ def test_two_runs_that_take_turns_for_long_are_counted_fast() -> None:
     assert merged(turns) == (Steps(1.0, 0.16, 1000), Steps(1.1, 0.2, 1000))
 
 
-@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(("target", "rate", "steps"), [(8.0, 0.16, 96), (3.0, 0.5, 60), (1.0, 1.0, 60)])
 def test_planned_noise_is_that_of_opacus(target: float, rate: float, steps: int) -> None:
     terms = {"target_epsilon": target, "target_delta": 1e-5, "sample_rate": rate, "steps": steps}

@@ -59,7 +59,8 @@ def written(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.ci
 def test_twenty_rounds_and_a_restart_cost_what_opacus_says_of_all_their_steps(folder: Path) -> None:
     trained(folder, range(1, 11))
     code = "trained(Path(sys.argv[1]), range(11, 21)); print(read_ledger(Path(sys.argv[1])).epsilon(DELTA))"
@@ -75,7 +76,8 @@ def test_twenty_rounds_and_a_restart_cost_what_opacus_says_of_all_their_steps(fo
     assert reserve(folder, run="study", round=21, steps=12, budget=BUDGET) is None
 
 
-@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_kill_between_reserve_and_commit_counts_in_full(folder: Path) -> None:
     trained(folder, range(1, 3))
     code = "reserve(Path(sys.argv[1]), run='study', round=3, steps=12, budget=BUDGET); print('reserved', flush=True)\n"

@@ -21,13 +21,6 @@ from cdtl_core.simulation.audit.run import audit, audit_membership, audited_term
 from cdtl_core.system.shipped import find_config
 from tests.conftest import Tries
 
-FORMS = [
-    Fault.NONE,
-    Fault.CLIP,
-    *(pytest.param(one, marks=pytest.mark.slow) for one in Fault if one not in (Fault.NONE, Fault.CLIP)),
-]
-"""The slow ones are told apart in CI by the shipped audit below."""
-
 
 def small() -> RunConfig:
     """A network and a number of rounds for a test."""
@@ -50,7 +43,8 @@ def subject(site: Site) -> Subject:
     return open_subject(site)
 
 
-@pytest.mark.parametrize("broken", FORMS)
+@pytest.mark.slow  # CI tells them apart by the shipped audit below
+@pytest.mark.parametrize("broken", list(Fault))
 def test_the_whole_mechanism_passes_and_each_broken_one_fails(subject: Subject, broken: Fault) -> None:
     found = audit(subject, canaries=150, seed=0, broken=broken)
     assert found.claim == pytest.approx(2.0, abs=0.01)
@@ -135,6 +129,8 @@ def test_what_is_broken_is_only_what_its_name_says(tmp_path: Path) -> None:
         assert given.sample_rate == claimed.sample_rate
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_members_show_more_without_privacy_than_with_it(subject: Subject) -> None:
     private = audit_membership(subject, seed=0, private=True)
     assert (private.members, private.others) == (150, 100)
