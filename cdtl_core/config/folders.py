@@ -23,6 +23,7 @@
     RUN/checkpoints/<method>/round-0003/
     RUN/ledgers-<method>.json            privacy ledgers of a simulation's sites; a coordinator has RUNS/ledgers.json
     RUN/sites/<site>/                    folders of a simulation's sites
+    RUN/coordinator/                     the coordinator's folder of `cdtl try`
     RUN/enrolled.json, progress.json, outcome.json    of a deployed run
 
 A federation is named by its run and method: ``demo-cdtl``.
@@ -180,9 +181,18 @@ class RunFolder:
         """Outcome of a deployed run."""
         return self.folder / "outcome.json"
 
+    @property
+    def coordinator(self) -> Path:
+        """The coordinator's folder of a trial."""
+        return self.folder / "coordinator"
+
     def holds_simulation(self) -> bool:
-        """Whether a simulation was started here."""
+        """Whether a simulation or a trial was started here."""
         return self.config.exists() and self.sites.is_dir()
+
+    def holds_trial(self) -> bool:
+        """Whether the sites were deployed as real processes: `cdtl try`."""
+        return self.holds_simulation() and self.coordinator.is_dir()
 
     def site(self, name: str) -> SiteFolder:
         """Return the folder of a simulation's site."""

@@ -1,9 +1,7 @@
 """Rehearsal: two rounds with the site's own images against a coordinator on this machine."""
 
 import shlex
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,11 @@ from cdtl_core.config import ApprovalConfig, RunConfig, SiteConfig, TaskConfig
 from cdtl_core.config.folders import SITE_FILE, RunFolder, SiteFolder
 from cdtl_core.config.settings import load_site, save_toml
 from cdtl_core.deploy.approvals import approve
-from cdtl_core.deploy.authority import make_coordinator
-from cdtl_core.deploy.enrolling import enrol_site
-from cdtl_core.deploy.members import admit
-from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, prepare_run, queue_run
-from cdtl_core.deploy.server_config import ServerConfig
+from cdtl_core.deploy.local import LocalFederation, await_end
+from cdtl_core.deploy.runs import prepare_run, queue_run
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.journal import Journal, read_diary, read_journal
-from cdtl_core.flower import flower_environment
-from cdtl_core.system.processes import ProcessGroup, free_port
+from cdtl_core.system.processes import ProcessGroup
 
 __all__ = ["rehearse_rounds"]
 
@@ -49,29 +43,19 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
     """
     with tempfile.TemporaryDirectory(prefix="cdtl-rehearsal-") as name:
         scratch = Path(name)
-        coordinator, shadow, port = scratch / "coordinator", scratch / own.site, free_port()
-        server = ServerConfig(names=("localhost", "127.0.0.1"), host="127.0.0.1", port=port)
-        make_coordinator(coordinator, server)
+        local, shadow = LocalFederation(scratch), scratch / own.site
         _shadow(home, own, shadow)
         config = RunConfig.model_validate(
             {"name": "rehearsal", "task": task, "federation": {"rounds": _ROUNDS}}  # the default method, cdtl
         )
-        admit(coordinator, enrol_site(shadow, config))
-        run, request, _ = prepare_run(coordinator, config)
+        local.admit(shadow, config)
+        run, request, _ = prepare_run(local.coordinator, config)
         approve(shadow, request, load_site(shadow / SITE_FILE))
         queue_run(run)
-        command = [sys.executable, "-m", "cdtl_core.cli.main"]
-        ca = str(coordinator / "tls" / "ca.crt")
-        group = ProcessGroup(flower_environment({}), scratch, farewell=f"rm -rf {shlex.quote(name)}")
-        try:
-            group.start("coordinator", [*command, "server", "start", str(coordinator)], scratch / "coordinator.log")
-            site = [*command, "site", "start", str(shadow), "--server", f"localhost:{port}", "--ca", ca]
-            group.start("site", site, scratch / "site.log")
-            memory = _watch(group, run, scratch)
+        with local.running(scratch, farewell=f"rm -rf {shlex.quote(name)}") as group:
+            memory = _watch(group, run, scratch, own.site)
             (journal,) = read_journal(RunFolder(run).journal)
             own_model = _of_own_model(shadow)  # before the last program removes the folder
-        finally:
-            group.stop(patience_s=20.0)
         return _estimates(journal, own.site, memory) | own_model
 
 
@@ -87,21 +71,18 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
         SiteFolder(shadow).cache.symlink_to(cache.absolute())
 
 
-def _watch(group: ProcessGroup, run: Path, scratch: Path) -> int:
+def _watch(group: ProcessGroup, run: Path, logs: Path, site: str) -> int:
     """Wait until the run has ended well; return the most bytes that the site's processes held at once."""
-    deadline, most = time.monotonic() + _LIMIT_S, 0
-    while time.monotonic() < deadline:
-        state = load_run_state(run) or RunState()
-        if state.status == "completed":
-            return most
-        if state.status in ENDED:
-            raise FederationError(f"the rehearsal ended as {state.status}: {state.reason}")
-        if ended := group.ended():
-            who = next(iter(ended))
-            raise FederationError(f"the rehearsal's {who} ended: {_last_line(scratch / f'{who}.log')}")
-        most = max(most, _memory(group.pids()["site"]))
-        time.sleep(0.2)
-    raise FederationError(f"the rehearsal took longer than {_LIMIT_S:.0f} s: use a faster machine or fewer images.")
+    most = 0
+
+    def look() -> None:
+        nonlocal most
+        most = max(most, _memory(group.pids()[site]))
+
+    state = await_end(group, run, logs, look=look, limit_s=_LIMIT_S)
+    if state.status != "completed":
+        raise FederationError(f"the rehearsal ended as {state.status}: {state.reason}")
+    return most
 
 
 def _memory(pid: int) -> int:
@@ -148,8 +129,3 @@ def _of_own_model(shadow: Path) -> dict[str, Any]:
         "disk_bytes": sum(path.stat().st_size for path in files),
         "own_disk_bytes": sum(path.stat().st_size for path in files if path.name.startswith("own")),
     }
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it printed nothing"

@@ -6,7 +6,6 @@ Each service has a keeper, so that it ends also when the test run itself is kill
 import json
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,16 +16,15 @@ from flwr.cli.build import build_fab_from_disk
 
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.deploy.approvals import approve
-from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.bundle import bundle_sha256
-from cdtl_core.deploy.enrolling import enrol_site, make_site
-from cdtl_core.deploy.members import admit
+from cdtl_core.deploy.enrolling import make_site
+from cdtl_core.deploy.local import LocalFederation
+from cdtl_core.deploy.participation import Part
 from cdtl_core.deploy.request import load_request, save_request
 from cdtl_core.deploy.runs import ENDED, load_run_state, prepare_run, queue_run
-from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.status import coordinator_status
 from cdtl_core.system.foreign import read_json
-from cdtl_core.system.processes import ProcessGroup, free_port
+from cdtl_core.system.processes import ProcessGroup
 from tests.stub import STUB
 
 MARK = "CDTL_TEST_DEPLOYMENT"
@@ -34,39 +32,26 @@ MODEL = {"backbone": "test_efficientnet"}
 """The cheapest network that processes of their own know."""
 
 
-class Deployment:
+class Deployment(LocalFederation):
     """One coordinator and its sites below a folder."""
 
     def __init__(self, folder: Path, sites: list[SiteConfig], run: RunConfig) -> None:
         assert run.model.backbone != STUB, "processes do not know the stub: use MODEL"
-        self.coordinator, self.port = folder / "coordinator", free_port()
-        self.homes = {site.site: folder / "at" / site.site for site in sites}
+        super().__init__(folder)
         self.ports: dict[str, int] = {}  # of sites that reach the coordinator through something else
         self.settings = {site.site: site for site in sites}
         self._mark = secrets.token_hex(8)
         self._services: dict[str, ProcessGroup] = {}
         self._logs = folder
-        server = ServerConfig(names=("localhost", "127.0.0.1"), host="127.0.0.1", port=self.port)
-        make_coordinator(self.coordinator, server)
         for site in sites:
-            make_site(self.homes[site.site], site)
-            admit(self.coordinator, enrol_site(self.homes[site.site], run))
+            make_site(folder / "at" / site.site, site)
+            self.admit(folder / "at" / site.site, run)
 
-    @property
-    def ca(self) -> Path:
-        return self.coordinator / "tls" / "ca.crt"
-
-    def start(self, name: str, part: str = "all") -> None:
+    def start(self, name: str, part: Part = "all") -> None:
         """Start ``coordinator`` or a site, or the filter or the node of a site."""
-        if name == "coordinator":
-            arguments = ["server", "start", str(self.coordinator)]
-        else:
-            arguments = ["site", "start", str(self.homes[name]), "--part", part]
-            port = self.ports.get(name, self.port)
-            arguments += ["--server", f"localhost:{port}", "--ca", str(self.ca)]
         group = ProcessGroup({**os.environ, MARK: self._mark}, Path.cwd())
         service = name if part != "node" else f"{name}-node"
-        group.start(service, [sys.executable, "-m", "cdtl_core.cli.main", *arguments], self._logs / f"{service}.log")
+        group.start(service, self.command(name, part, self.ports.get(name)), self._logs / f"{service}.log")
         self._services[service] = group
 
     def start_all(self) -> None:
