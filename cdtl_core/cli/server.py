@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cdtl_core.cli.logs import server_app
+from cdtl_core.system.foreign import visible
 
 __all__ = ["app"]
 
@@ -34,8 +35,7 @@ def init(
 
     key = make_coordinator(folder, ServerConfig(names=tuple(name), host=host, port=port), key=authority_key)
     typer.echo(f"Coordinator in {folder}. Keep {key} secret; only cdtl server renew needs it.")
-    typer.echo(f"Give each site: {folder / 'tls' / 'ca.crt'} and the address {name[0]}:{port}.")
-    typer.echo(f"Next: cdtl server start {folder}")
+    typer.echo(f"Next: cdtl server start {folder}, and for each hospital: cdtl server invite {folder} NAME")
 
 
 @app.command("renew")
@@ -85,6 +85,35 @@ def stop(
         typer.echo(f"Run {run} is being stopped; cdtl server run continues it.")
     else:
         typer.echo("Stopped." if stop_service(folder) else "The coordinator is not running.")
+
+
+@app.command("invite")
+def invite(
+    folder: Folder,
+    site: Annotated[str, typer.Argument(metavar="NAME", help="The site's name: a-z, 0-9, - and _.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The study's .toml file, whose [task] names the labels; default: benign, malignant."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default DIR/invitations/NAME.json.")] = None,
+) -> None:
+    """Write one file from which a hospital takes your address, authority and labels. It holds nothing secret."""
+    from cdtl_core.config import TaskConfig
+    from cdtl_core.config.settings import load_run
+    from cdtl_core.deploy.invitation import make_invitation, save_invitation
+    from cdtl_core.system.shipped import find_config
+
+    invitation = make_invitation(folder, site, load_run(find_config(config)).task if config else TaskConfig())
+    target = out or folder / "invitations" / f"{site}.json"
+    save_invitation(target, invitation)
+    task = invitation.task
+    typer.echo(f"Invitation of {site} to {invitation.host}:{invitation.port}, valid until {invitation.until:%Y-%m-%d}.")
+    typer.echo(f"Labels: {', '.join(map(visible, task.labels))} (positive: {visible(task.positive)})")
+    typer.echo(
+        f"Send {target}. It holds nothing secret, but it must arrive unaltered: call the hospital at a number that"
+    )
+    typer.echo(f"you know from another source, and let it compare this fingerprint:\n  {invitation.fingerprint}")
+    typer.echo(f"There: cdtl site init {site} --invite {target.name} --modality MODALITY --data IMAGES")
 
 
 @app.command("admit")

@@ -10,7 +10,8 @@ from cdtl_core.cli.approving import approve, approver
 from cdtl_core.cli.logs import site_app
 
 if TYPE_CHECKING:
-    from cdtl_core.config import RunConfig, SiteConfig
+    from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
+    from cdtl_core.deploy.invitation import Invitation
 
 __all__ = ["app"]
 
@@ -43,6 +44,10 @@ def init(
         typer.Option("--map", help="YOURS=THEIRS: a label of the images and the federation's word; repeat it."),
     ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="A label whose images are left out; repeat it.")] = None,
+    invite: Annotated[
+        Path | None,
+        typer.Option(help="The coordinator's invitation, in place of --name, --labels, --positive, --server and --ca."),
+    ] = None,
     phantom: Annotated[int, typer.Option(help="Number of synthetic patients instead of --data, for a trial.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -51,9 +56,11 @@ def init(
     from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
     from cdtl_core.config.settings import load_site
     from cdtl_core.deploy.enrolling import check_labels, enrol_site, label_map_of, make_site
+    from cdtl_core.deploy.invitation import accept_invitation, kept_invitation
     from cdtl_core.deploy.keys import KEY_FILE
 
-    asked = {"site": name, "modality": modality}
+    invitation = _invitation(invite, folder, name, labels or positive) if invite else None
+    asked = {"site": invitation.site if invitation else name, "modality": modality}
     options = any((name, modality, data, patient_pattern, labels, map_, ignore, phantom))
     enrolled = (folder / SITE_FILE).exists() and (folder / KEY_FILE).exists()
     if enrolled and options:
@@ -64,21 +71,28 @@ def init(
         label_map = label_map_of(map_ or [], ignore or [])
         make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, label_map, phantom))
     own = load_site(folder / SITE_FILE)
-    task = _task(labels or ",".join(own.labels or ()), positive)
-    found = _check_data(own, quiet=json_)
+    if invitation:
+        accept_invitation(folder, invitation)
+    known = kept_invitation(folder)
+    task = _task(labels or ",".join(own.labels or ()), positive, known)
+    found = check_data(own, quiet=json_)
     if not own.data.where:  # conditions may leave out whole labels
         check_labels(found, own.data.label_map, task.task.labels)
     with showing_progress():
         enrolment = enrol_site(folder, task)
     if json_:
         told = {"site": own.site, "enrolment": str(folder / ENROLMENT_FILE), "fingerprint": enrolment.fingerprint}
+        told |= {"coordinator_fingerprint": invitation.fingerprint} if invitation else {}
         typer.echo(json.dumps(told, indent=1))
         return
+    if invitation:
+        typer.echo(f"Invited by {invitation.host}:{invitation.port}. Compare by telephone:\n  {invitation.fingerprint}")
     typer.echo(f"Site {own.site} in {folder}. The key in it never leaves; keep a backup of the folder.")
     typer.echo(
         f"Send {folder / ENROLMENT_FILE} to the coordinator, and read out by telephone:\n  {enrolment.fingerprint}"
     )
-    typer.echo(f"Next: cdtl site check {folder} --server HOST:PORT --ca ca.crt")
+    address = "" if known else " --server HOST:PORT --ca ca.crt"
+    typer.echo(f"Next, when the coordinator has admitted it: cdtl site check {folder}{address}")
 
 
 @app.command("check")
@@ -216,7 +230,7 @@ def _new_site(
     return site_of(tree, "the options")
 
 
-def _check_data(own: "SiteConfig", *, quiet: bool) -> list[str]:
+def check_data(own: "SiteConfig", *, quiet: bool) -> list[str]:
     """Check the cohort, print the findings, stop if there is an unwaived error; return the labels of the images."""
     from cdtl_core.cli.findings import print_check
     from cdtl_core.cli.progress import showing_progress
@@ -244,12 +258,43 @@ def _check_data(own: "SiteConfig", *, quiet: bool) -> list[str]:
     return [one.label for one in result.counts.classes]
 
 
-def _task(labels: str, positive: str) -> "RunConfig":
+def _invitation(path: Path, folder: Path, name: str, labels: str) -> "Invitation":
+    """Read an invitation; refuse options and a folder that contradict it.
+
+    Args:
+        path: The invitation.
+        folder: The site's folder.
+        name: The site's name, if it was given.
+        labels: Labels, if any were given.
+    """
+    from cdtl_core.config.folders import SITE_FILE
+    from cdtl_core.config.settings import load_site
+    from cdtl_core.deploy.invitation import load_invitation
+    from cdtl_core.errors import ConfigError
+
+    if labels:
+        raise typer.BadParameter("--invite names the labels: leave out --labels and --positive")
+    found = load_invitation(path)
+    known = name or (load_site(folder / SITE_FILE).site if (folder / SITE_FILE).exists() else found.site)
+    if known != found.site:
+        raise ConfigError(f"the invitation is for the site {found.site}, not {known}: ask for one for {known}.")
+    return found
+
+
+def _task(labels: str, positive: str, invited: "TaskConfig | None") -> "RunConfig":
+    """Return what is known of the federation: its labels, from the options, the invitation or the defaults.
+
+    Args:
+        labels: Separated by commas; may be empty.
+        positive: The positive label; may be empty.
+        invited: The labels of the invitation.
+    """
     from cdtl_core.config import RunConfig, TaskConfig
     from cdtl_core.errors import ConfigError
 
-    names = tuple(label for label in labels.split(",") if label) or TaskConfig().labels
-    chosen = positive or TaskConfig().positive
+    known = invited or TaskConfig()
+    names = tuple(label for label in labels.split(",") if label) or known.labels
+    chosen = positive or known.positive
     if chosen not in names:
         raise ConfigError(f"the positive label '{chosen}' is not among {', '.join(names)}: give --positive.")
     return RunConfig(task=TaskConfig(labels=names, positive=chosen))

@@ -16,6 +16,7 @@ from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes
 
 __all__ = [
+    "PEM",
     "Credential",
     "certificate_pem",
     "expiry",
@@ -23,10 +24,13 @@ __all__ = [
     "load_credential",
     "loopback_certificate",
     "make_authority",
+    "names_of",
     "save_credential",
     "self_signed_client_certificate",
 ]
 
+PEM = r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{1,8000}-----END CERTIFICATE-----\n"
+"""Pattern of one certificate, as `certificate_pem` writes it."""
 _YEAR = timedelta(days=365)
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
@@ -133,6 +137,15 @@ def load_credential(certificate: Path, key: Path) -> Credential:
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != found.public_key():
         raise ConfigError(f"{key} is not the key of {certificate}: restore both from the same backup.")
     return Credential(found, private)
+
+
+def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Return the DNS names and addresses that a certificate is for."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(str(one.value) for one in found)
 
 
 def expiry(certificate: Path) -> datetime:

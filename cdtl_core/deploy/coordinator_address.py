@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes, replace_json
 
-__all__ = ["CoordinatorAddress", "load_address", "save_address"]
+__all__ = ["CoordinatorAddress", "load_address", "save_address", "store_address"]
 
 _FILE, _CA = "coordinator.json", "coordinator.crt"
 
@@ -46,9 +46,20 @@ def save_address(home: Path, server: str, ca: Path) -> CoordinatorAddress:
         address = CoordinatorAddress(host=host.strip("[]"), port=int(port))
     except ValidationError:
         raise ConfigError(f"--server {server} has an invalid port: give one from 1 to 65535.") from None
-    replace_bytes(home / _CA, content)
-    replace_json(home / _FILE, address.model_dump(mode="json"))
+    store_address(home, address, content)
     return address
+
+
+def store_address(home: Path, address: CoordinatorAddress, ca: bytes) -> None:
+    """Write the coordinator's address and the certificate of its authority to the site's folder.
+
+    Args:
+        home: The site's folder.
+        address: The address.
+        ca: PEM.
+    """
+    replace_bytes(home / _CA, ca)
+    replace_json(home / _FILE, address.model_dump(mode="json"))
 
 
 def load_address(home: Path) -> CoordinatorAddress:
@@ -60,6 +71,9 @@ def load_address(home: Path) -> CoordinatorAddress:
     try:
         return CoordinatorAddress.model_validate_json((home / _FILE).read_bytes())
     except FileNotFoundError:
-        raise ConfigError("this site has no coordinator yet: give --server HOST:PORT and --ca ca.crt.") from None
+        raise ConfigError(
+            "this site has no coordinator yet: give --server HOST:PORT and --ca ca.crt, or run cdtl site init with "
+            "--invite."
+        ) from None
     except ValidationError:
         raise ConfigError(f"{home / _FILE} is damaged: give --server HOST:PORT and --ca ca.crt again.") from None

@@ -1,22 +1,17 @@
 """A site's application to join: its contract, its key and client certificate, and proof that it holds the key."""
 
-import base64
-import binascii
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.config.schema import first_fault
-from cdtl_core.deploy.certificates import certificate_pem, self_signed_client_certificate
-from cdtl_core.deploy.keys import fingerprint, public_line, read_public_line
+from cdtl_core.deploy.certificates import PEM, certificate_pem, self_signed_client_certificate
+from cdtl_core.deploy.keys import fingerprint, is_signed, public_line, read_public_line, sign_json
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract
 from cdtl_core.system.durable import replace_json
@@ -25,7 +20,6 @@ from cdtl_core.system.foreign import parse_json
 __all__ = ["Enrolment", "check_enrolment", "load_enrolment", "make_enrolment", "save_enrolment"]
 
 SCHEMA_VERSION = 1
-_PEM = r"^-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]{1,8000}-----END CERTIFICATE-----\n$"
 _PURPOSE = b"cdtl enrolment\n"  # the site's key signs other things too
 
 
@@ -44,7 +38,7 @@ class Enrolment(BaseModel):
     schema_version: Literal[1] = 1
     contract: ModalityContract
     public_key: str = Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/]{1,400}={0,2}$")
-    certificate: str = Field(pattern=_PEM)
+    certificate: str = Field(pattern=f"^{PEM}$")
     signature: str = Field(pattern=r"^[A-Za-z0-9+/]{1,400}={0,2}$")
 
     @property
@@ -75,8 +69,7 @@ def make_enrolment(
         "public_key": public_line(key.public_key()),
         "certificate": certificate_text,
     }
-    signature = base64.b64encode(key.sign(_canonical(rest), ec.ECDSA(hashes.SHA384()))).decode("ascii")
-    return Enrolment.model_validate({**rest, "signature": signature})
+    return Enrolment.model_validate({**rest, "signature": sign_json(key, _PURPOSE, rest)})
 
 
 def save_enrolment(path: Path, enrolment: Enrolment) -> None:
@@ -134,13 +127,10 @@ def _parse(content: Mapping[str, Any], path: Path) -> Enrolment:
 def _check_signature(content: Mapping[str, Any], enrolment: Enrolment, key: ec.EllipticCurvePublicKey) -> None:
     # verify the file's own content, not the parsed model: a later default must not break an old signature
     rest = {name: value for name, value in content.items() if name != "signature"}
-    try:
-        signature = base64.b64decode(enrolment.signature, validate=True)
-        key.verify(signature, _canonical(rest), ec.ECDSA(hashes.SHA384()))
-    except (InvalidSignature, binascii.Error):
+    if not is_signed(key, _PURPOSE, rest, enrolment.signature):
         raise FederationError(
             f"the enrolment of site {enrolment.site} is not signed by its own key, so it was altered: ask for it again."
-        ) from None
+        )
 
 
 def _check_certificate(enrolment: Enrolment, key: ec.EllipticCurvePublicKey) -> None:
@@ -176,7 +166,3 @@ def _is_authority(certificate: x509.Certificate) -> bool:
         return True  # without this extension OpenSSL accepts a self-signed certificate as an authority
     except ValueError:
         return True
-
-
-def _canonical(rest: Mapping[str, Any]) -> bytes:
-    return _PURPOSE + json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()

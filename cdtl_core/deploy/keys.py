@@ -1,16 +1,21 @@
-"""A site's key: one P-384 key pair identifies it in Flower and in TLS, and never leaves the site."""
+"""Keys and signatures: one P-384 key pair identifies a site in Flower and in TLS, and never leaves the site."""
 
+import base64
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cdtl_core.errors import DataError
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["KEY_FILE", "fingerprint", "flower_bytes", "load_key", "make_key", "public_line", "read_public_line"]
+__all__ = ["KEY_FILE", "fingerprint", "flower_bytes", "is_signed", "load_key", "make_key", "public_line"]
+__all__ += ["read_public_line", "sign_json"]
 
 KEY_FILE = "site.key"
 
@@ -85,3 +90,34 @@ def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     digits = hashlib.sha256(der).hexdigest()
     return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def sign_json(key: ec.EllipticCurvePrivateKey, purpose: bytes, content: Mapping[str, Any]) -> str:
+    """Return the signature of a JSON object: base64 of ECDSA with SHA-384 over its canonical form.
+
+    Args:
+        key: Signs it.
+        purpose: Distinguishes the kinds of content that one key signs.
+        content: The object.
+    """
+    return base64.b64encode(key.sign(_canonical(purpose, content), ec.ECDSA(hashes.SHA384()))).decode("ascii")
+
+
+def is_signed(key: ec.EllipticCurvePublicKey, purpose: bytes, content: Mapping[str, Any], signature: str) -> bool:
+    """Whether `sign_json` made the signature, with this key, for this purpose and content.
+
+    Args:
+        key: Of the signer.
+        purpose: As given to `sign_json`.
+        content: The object as it was read, before a model adds defaults.
+        signature: Base64.
+    """
+    try:
+        key.verify(base64.b64decode(signature, validate=True), _canonical(purpose, content), ec.ECDSA(hashes.SHA384()))
+    except (InvalidSignature, ValueError):  # the latter: no base64
+        return False
+    return True
+
+
+def _canonical(purpose: bytes, content: Mapping[str, Any]) -> bytes:
+    return purpose + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

@@ -1,20 +1,15 @@
 """A site's new key, vouched for by the key that the coordinator knows, so that no telephone call is needed."""
 
-import base64
-import binascii
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.deploy.enrolment import Enrolment, check_enrolment
-from cdtl_core.deploy.keys import read_public_line
+from cdtl_core.deploy.keys import is_signed, read_public_line, sign_json
 from cdtl_core.deploy.members import members
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.system.durable import replace_json
@@ -49,8 +44,7 @@ def save_renewal(path: Path, enrolment: Enrolment, present: ec.EllipticCurvePriv
         present: The key that the coordinator knows.
     """
     content = enrolment.model_dump(mode="json")
-    signature = present.sign(_PURPOSE + _canonical(content), ec.ECDSA(hashes.SHA384()))
-    voucher = base64.b64encode(signature).decode("ascii")
+    voucher = sign_json(present, _PURPOSE, content)
     replace_json(path, {"kind": "renewal", "enrolment": content, "voucher": voucher})
 
 
@@ -100,19 +94,12 @@ def load_renewal(path: Path, folder: Path, *, now: datetime | None = None) -> En
 
 
 def _check_voucher(voucher: str, content: Any, site: str, present: ec.EllipticCurvePublicKey) -> None:
-    try:
-        signature = base64.b64decode(voucher, validate=True)
-        present.verify(signature, _PURPOSE + _canonical(content), ec.ECDSA(hashes.SHA384()))
-    except (InvalidSignature, binascii.Error, ValueError):
+    if not is_signed(present, _PURPOSE, content, voucher):
         raise FederationError(
             f"the known key of site {site} does not vouch for this renewal: it was altered, or made with "
             "another key; ask the site for its enrolment.json and compare the fingerprint by telephone."
-        ) from None
+        )
 
 
 def _ends(certificate: str) -> datetime:
     return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
-
-
-def _canonical(content: Any) -> bytes:
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

@@ -1,21 +1,18 @@
 """A site's application: valid ones pass, and each forgery gets its sentence."""
 
-import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.deploy import enrolment as module
 from cdtl_core.deploy.certificates import certificate_pem, make_authority, self_signed_client_certificate
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.enrolment import Enrolment, load_enrolment, save_enrolment
-from cdtl_core.deploy.keys import load_key
+from cdtl_core.deploy.keys import load_key, sign_json
 from cdtl_core.errors import CdtlError, DataError, FederationError
 
 Enrol = Callable[..., Enrolment]
@@ -45,8 +42,7 @@ def signed_again(path: Path, folder: Path) -> Path:
     """The forger holds a key: the signature is right, other parts are not."""
     content = json.loads(path.read_text())
     rest = {name: value for name, value in content.items() if name != "signature"}
-    signature = load_key(folder).sign(module._canonical(rest), ec.ECDSA(hashes.SHA384()))
-    path.write_text(json.dumps({**rest, "signature": base64.b64encode(signature).decode()}))
+    path.write_text(json.dumps({**rest, "signature": sign_json(load_key(folder), module._PURPOSE, rest)}))
     return path
 
 
