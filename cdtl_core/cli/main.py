@@ -10,6 +10,7 @@ import typer.core
 from cdtl_core import __version__
 from cdtl_core.cli import audit, compare, data, doctor, model, paper, predict, privacy, report, server, simulate, site
 from cdtl_core.cli.screen import guarded_screen
+from cdtl_core.cli.trying import try_federation
 from cdtl_core.errors import CdtlError
 from cdtl_core.system.durable import disk_fault
 from cdtl_core.system.foreign import visible
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("try")(try_federation)
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
 app.command("paper")(paper.paper)

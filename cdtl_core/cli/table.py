@@ -40,7 +40,7 @@ def _headers(report: Report) -> list[tuple[str, JustifyMethod]]:
     if "cdtl" in report.methods:
         if "alone" in _methods(report):
             headers.append(("CDTL - local", "center"))
-        headers += [("model\nused", "left"), ("MB a round\nsent/received", "right")]
+        headers += [("model used\nown : joint", "left"), ("MB a round\nsent/received", "right")]
     return headers
 
 
@@ -51,9 +51,17 @@ def _row(report: Report, site: SiteReport) -> list[str]:
         if "alone" in _methods(report):
             cells.append(_estimate(site.gain["cdtl-alone"], sign="+"))
         crossed = site.bytes_per_round["cdtl"]
-        cells.append(site.selection.chosen if site.selection else "")
+        cells.append(_used(site))
         cells.append(f"{_megabytes(crossed.sent)}/{_megabytes(crossed.received)}")
     return cells
+
+
+def _used(site: SiteReport) -> str:
+    """Return which model a site uses, and below it the weights of own and joint model in the pool."""
+    choice = site.selection
+    if choice is None:
+        return ""
+    return choice.chosen if choice.share is None else f"{choice.chosen}\n1 : {choice.share:.2f}"
 
 
 def _megabytes(count: int) -> str:
@@ -82,7 +90,7 @@ def _notes(report: Report, folder: Path) -> list[str]:
         notes.append(f"Blend {policy}; retention (own offset kept, 1: nothing crossed, 0: a uniform mixture): {kept}.")
     if any(result.auroc.low is None for site in report.sites for result in site.results.values()):
         notes.append("no interval: fewer than 10 test patients; such a figure is an anecdote.")
-    notes.append(f"Models, scores and report.json are in {folder}.")
+    notes.append(f"Completed: every site has its model. Models, scores and report.json are in {folder}.")
     if "cdtl" in report.methods and "alone" in _methods(report):
         notes += ["", *_verdict(report)]
     return notes
