@@ -22,7 +22,7 @@ from cdtl_core.models.pieces import Piece, over_pieces, scratch, widened
 from cdtl_core.models.weights import Weights
 
 __all__ = ["alpha_of_retention", "blend", "blend_matrix", "check_blend_matrix", "contraction", "retention"]
-__all__ += ["Matrix", "retention_of", "transfer_of"]
+__all__ += ["Matrix", "retention_of", "retention_of_transfer", "transfer_of"]
 
 Matrix = npt.NDArray[np.float64]
 _TOLERANCE = 1e-9
@@ -151,9 +151,13 @@ def retention_of(matrices: Sequence[Matrix]) -> list[float]:
     With R of `transfer_of` the value is ``(K R_mm - 1) / (K - 1)``: 1 if nothing was shared, 0 for a uniform mixture,
     `retention` for uniform donors and equal alpha, negative for a modality that is replaced by its donors.
     """
-    count = len(matrices[0])
-    own = np.diag(transfer_of(matrices))
-    return [float((count * share - 1) / (count - 1)) if count > 1 else 1.0 for share in own]
+    return retention_of_transfer(transfer_of(matrices))
+
+
+def retention_of_transfer(transfer: Matrix) -> list[float]:
+    """Return each modality's retention from the transfer over a whole run, K x K."""
+    count = len(transfer)
+    return [float((count * share - 1) / (count - 1)) if count > 1 else 1.0 for share in np.diag(transfer)]
 
 
 def transfer_of(matrices: Sequence[Matrix]) -> Matrix:

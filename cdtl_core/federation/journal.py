@@ -176,13 +176,14 @@ class Diary:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def note(self, round: int, traffic: Traffic, figures: Mapping[str, float]) -> None:
+    def note(self, round: int, traffic: Traffic, figures: Mapping[str, float], *, ends: bool = False) -> None:
         """Write the line of a round; it replaces the lines of this round and of later ones.
 
         Args:
             round: From 1.
             traffic: Its seconds are the site's own work.
             figures: Figures of the round; no loss with differential privacy.
+            ends: Whether it is the end of the run, after the last round.
         """
         lines = _texts(self._path)
         kept = [line for line in lines if _round_of(line) < round]
@@ -191,7 +192,8 @@ class Diary:
         sizes = {"seconds": traffic.seconds, "bytes_received": traffic.bytes_received, "bytes_sent": traffic.bytes_sent}
         if traffic.initial_weights_bytes:
             sizes["initial_weights_bytes"] = traffic.initial_weights_bytes
-        append_line(self._path, json.dumps(_plain({"round": round, **sizes, **figures})))
+        kind = {"ends": True} if ends else {}
+        append_line(self._path, json.dumps(_plain({"round": round, **kind, **sizes, **figures})))
 
     def last_round(self, *, before: int) -> int:
         """Return the last round before `before` that the site noted; 0 without any."""
@@ -228,11 +230,14 @@ def read_diary(path: Path, method: str, site: str) -> Journal:
         method: Name of the method.
         site: Name of the site.
     """
-    rounds = []
+    rounds, ending = [], None
     for line in _lines(path):
-        figures = {name: value for name, value in line.items() if name != "round"}
-        rounds.append(Round(method, int(line["round"]), line.get("seconds"), _figures({site: figures})))
-    return Journal(method, rounds)
+        figures = _figures({site: {name: value for name, value in line.items() if name not in {"round", "ends"}}})
+        if line.get("ends"):
+            ending = Ending(method, int(line["round"]), line.get("seconds"), figures)
+        else:
+            rounds.append(Round(method, int(line["round"]), line.get("seconds"), figures))
+    return Journal(method, rounds, ending)
 
 
 def unprotected_runs(site: SiteFolder) -> tuple[str, ...]:

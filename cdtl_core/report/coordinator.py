@@ -16,8 +16,7 @@ from cdtl_core.federation.journal import Journal, read_journal
 from cdtl_core.report import sections
 from cdtl_core.report.charts.figure import Figure, Sheet, Table
 from cdtl_core.report.charts.styles import method_name
-from cdtl_core.report.headline import open_headline
-from cdtl_core.report.page import Block, Grid, Headlines, Note, Page, Section
+from cdtl_core.report.page import Block, Grid, Headline, Headlines, Note, Page, Section
 from cdtl_core.report.records import NO_PRIVACY, crossed
 from cdtl_core.report.shared import egress_table, run_blocks, transfer
 from cdtl_core.results.report import Estimate
@@ -61,7 +60,8 @@ def coordinator_page(run: Path, *, live: bool = False) -> Page:
     status = state.status if state else "not requested"
     return Page(
         title=f"{config.name}: the coordinator's report",
-        about=f"{method_name(config.method)}, {config.federation.rounds} rounds, {len(request.sites)} sites; {status}.",
+        about=f"{method_name(config.method)}, {config.federation.rounds} rounds, {len(request.sites)} sites.",
+        status=_status(status, state.reason if state else "", journal, config.federation.rounds),
         warning="",
         sections=(
             _summary(journal, contracts, request.sites, status, config.method),
@@ -80,22 +80,36 @@ def coordinator_page(run: Path, *, live: bool = False) -> Page:
     )
 
 
+def _status(status: str, reason: str, journal: Journal | None, rounds: int) -> str:
+    """Return the state of the run in a sentence.
+
+    Args:
+        status: Of the run.
+        reason: Why it ended.
+        journal: Its rounds.
+        rounds: Number of rounds that it has.
+    """
+    if status == "completed":
+        return "Completed: every site has its model."
+    done = f"{len(journal.rounds) if journal else 0} of {rounds} rounds are complete"
+    return f"{status.capitalize()}: {done}.{f' {reason}' if reason else ''}"
+
+
 def _summary(
     journal: Journal | None, contracts: Mapping[str, ModalityContract], sites: Sequence[str], status: str, method: str
 ) -> Section:
     ends: Mapping[str, Mapping[str, Any]] = journal.ending.sites if journal and journal.ending else {}
     missing = journal.ending.missing if journal and journal.ending else {}
     done = len(journal.rounds) if journal else 0
-    items, more = [], list[str]()
+    items = []
     for site in sites or sorted({*ends, *contracts}):
         about = contracts[site].modality if site in contracts else ""
         if site in missing:
-            sentence, more = f"It has no model of this run: {missing[site]}.", list[str]()
+            items.append(Headline(site, about, "open", f"It has no model of this run: {missing[site]}."))
         elif site not in ends:
-            sentence, more = f"Not ended: {done} rounds are complete, the run is {status}.", list[str]()
+            items.append(Headline(site, about, "open", f"Not ended: {done} rounds are complete, the run is {status}."))
         else:
-            sentence, more = _told(ends[site], method)
-        items.append(open_headline(site, about, sentence, more))
+            items.append(Headline(site, about, "done", *_told(ends[site], method)))
     note = Note(
         "Only the site knows whether it gained over local training: the comparison is paired by patient, and "
         "patients' scores stay there."

@@ -44,7 +44,8 @@ def logged_traffic(home: Path) -> list[Block]:
     if went:
         blocks.append(Table("All requests to the coordinator", ("request", "count", "bytes"), went))
     total = bytes_text(sum(amounts.values()))
-    blocks.append(Note(f"In all {total} left in the bodies of requests. Requests that the filter refused: {refused}."))
+    what = f"In all {total} left in the bodies of requests: the messages below, cut into parts, and questions for work."
+    blocks.append(Note(f"{what} Requests that the filter refused: {refused}."))
     return blocks
 
 

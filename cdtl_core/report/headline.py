@@ -1,6 +1,6 @@
 """A site's result in sentences: its gain over local training, the uncertainty, and the model it uses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from cdtl_core.report.charts.blend_figures import donors_sentence
@@ -10,7 +10,7 @@ from cdtl_core.report.page import Headline
 from cdtl_core.results.report import Estimate, MethodResult, ModelChoice
 from cdtl_core.results.text import estimate_text, plain, signed
 
-__all__ = ["SEED_NOTE", "gain_forest", "headline_of", "open_headline", "selection_sentence"]
+__all__ = ["SEED_NOTE", "gain_forest", "headline_of", "selection_sentence"]
 
 SEED_NOTE = (
     "Intervals are 95 % percentile intervals of a paired bootstrap over test patients. They cover the choice of "
@@ -45,14 +45,14 @@ def headline_of(
     name, difference = method_name(main), gain.get(f"{main}-alone")
     more = [
         *([selection_sentence(selection)] if selection else []),
-        *_auroc_sentence(main, results, difference),
+        *_auroc_sentence(main, results, difference, test_patients),
         *_log_loss_sentence(log_loss_change.get(f"{main}-alone")),
         *_donors_sentence(selection),
     ]
     if difference is None or difference.value is None:
         told = estimate_text(results[main].auroc) if main in results else "unknown"
         why = "there is no local model to compare with"
-        return Headline(site, about, "open", f"AUROC of {name} on test patients: {told}; {why}.", more)
+        return Headline(site, about, "done", f"AUROC of {name} on {test_patients} test patients: {told}; {why}.", more)
     if selection is not None and selection.chosen == "own":
         used = "its validation patients were predicted worse by the pooled model, so the site uses its own model"
         return Headline(site, about, "none", f"No evidence of gain: {used}.", more)
@@ -82,12 +82,14 @@ def _verdict(name: str, difference: Estimate, test_patients: int) -> tuple[Liter
     return "none", f"No evidence of gain: {amount} ({interval}; it contains 0)."
 
 
-def _auroc_sentence(main: str, results: Mapping[str, MethodResult], gain: Estimate | None) -> list[str]:
+def _auroc_sentence(
+    main: str, results: Mapping[str, MethodResult], gain: Estimate | None, test_patients: int
+) -> list[str]:
     if main not in results or "alone" not in results or main == "alone":
         return []
     auroc, alone = estimate_text(results[main].auroc), estimate_text(results["alone"].auroc)
     less = f", difference {estimate_text(gain, sign=True)}" if gain is not None else ""
-    return [f"AUROC: {method_name(main)} {auroc}, local {alone}{less}."]
+    return [f"AUROC on {test_patients} test patients: {method_name(main)} {auroc}, local {alone}{less}."]
 
 
 def _log_loss_sentence(change: Estimate | None) -> list[str]:
@@ -106,18 +108,6 @@ def _donors_sentence(selection: ModelChoice | None) -> list[str]:
     if selection is None or not selection.donor_shares:
         return []
     return [f"Share of the other sites, relative to the own model (1): {donors_sentence(selection.donor_shares)}."]
-
-
-def open_headline(site: str, about: str, sentence: str, more: Sequence[str] = ()) -> Headline:
-    """Return the sentence of a site whose result is not known here.
-
-    Args:
-        site: The site's name.
-        about: A line about the site.
-        sentence: What is known.
-        more: Further sentences.
-    """
-    return Headline(site, about, "open", sentence, more)
 
 
 def selection_sentence(choice: ModelChoice) -> str:

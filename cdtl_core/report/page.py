@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -40,7 +41,7 @@ class Headline:
 
     site: str
     about: str
-    tone: Literal["gain", "none", "loss", "open"]
+    tone: Literal["gain", "none", "loss", "done", "open"]
     sentence: str
     more: Sequence[str] = ()
 
@@ -101,6 +102,7 @@ class Page:
     Attributes:
         title: Its heading.
         about: A line below it.
+        status: How far the run is, a sentence.
         warning: What a reader must know first, or empty.
         sections: All of `SECTIONS`.
         keep: Where the page may be shared, in a sentence.
@@ -109,6 +111,7 @@ class Page:
 
     title: str
     about: str
+    status: str
     warning: str
     sections: Sequence[Section]
     keep: str
@@ -116,11 +119,10 @@ class Page:
 
 
 def headlines_of(page: Page) -> list[str]:
-    """Return each site's sentences, for a terminal."""
+    """Return the run's status and each site's sentences, for a terminal."""
     found = [block for section in page.sections for block in section.blocks if isinstance(block, Headlines)]
-    return [
-        "\n  ".join([f"{item.site}: {item.sentence}", *item.more, ""]).rstrip() for one in found for item in one.items
-    ]
+    told = ["\n  ".join([f"{item.site}: {item.sentence}", *item.more]) for one in found for item in one.items]
+    return [page.status, *told]
 
 
 def page_html(page: Page) -> str:
@@ -130,8 +132,13 @@ def page_html(page: Page) -> str:
     environment = page_environment(_FOLDER)
     environment.globals |= {"draw_chart": draw_chart, "draw_forest": draw_forest, "mark": mark}
     return environment.get_template("report.html").render(
-        page=page, titles=SECTIONS, style=style, script=script, policy=_policy(style, script)
+        page=page, groups=_groups(page), titles=SECTIONS, style=style, script=script, policy=_policy(style, script)
     )
+
+
+def _groups(page: Page) -> list[list[Section]]:
+    """Return the sections in order; empty neighbours with the same reason are together, to share one line."""
+    return [list(group) for _, group in groupby(page.sections, lambda one: (one.id if one.blocks else "", one.why))]
 
 
 def _policy(style: str, script: str) -> str:

@@ -20,6 +20,12 @@ from cdtl_core.results.spent import spent_of_site
 __all__ = ["run_page"]
 
 _TIMED = "Seconds are each site's own work."
+_KINDS = {False: "Simulation", True: "Trial of separate programs on one machine (cdtl try)"}
+_FILTERS = {
+    False: "Between hospitals an egress filter at each site holds back what is not on the list. A simulation has no "
+    "egress filter.",
+    True: "The egress filter of each site held back what is not on the list; each site's own report counts it.",
+}
 
 
 def run_page(folder: Path, *, live: bool = False) -> Page:
@@ -35,14 +41,19 @@ def run_page(folder: Path, *, live: bool = False) -> Page:
     main = main_method(list(config.methods))
     played = config.of_method(main or "alone")  # type: ignore[arg-type]
     timed = [_own_times(journal, homes, run.name) for journal in journals]
-    waiting = _how_far(config, journals)
+    waiting, ended, trial = (
+        _how_far(config, journals),
+        RunFolder(folder).report.exists(),
+        RunFolder(folder).holds_trial(),
+    )
     synthetic = [site.site for site in config.sites if site.data.phantom is not None]
     journal = journal_of(journals, main)
     no_blend = "Nothing was shared: the run has no method that shares." if main == "alone" else waiting
     return Page(
         title=f"{run.name}: results of each site",
-        about=f"Simulation, seed {run.seed}, {run.federation.rounds} rounds, "
+        about=f"{_KINDS[trial]}, seed {run.seed}, {run.federation.rounds} rounds, "
         f"{', '.join(method_name(method) for method in config.methods)}, {len(config.sites)} sites.",
+        status="Completed: every site has its model." if ended else f"Running. {waiting}",
         warning=SYNTHETIC if synthetic else "",
         sections=(
             sections.summary(found, waiting),
@@ -52,14 +63,14 @@ def run_page(folder: Path, *, live: bool = False) -> Page:
             sections.rounds(timed, main, _TIMED),
             sections.blend(journal, transfer(journal), no_blend, sections.donors(found, why_no_shares(played))),
             _privacy(config, folder),
-            _egress(config, journals),
+            _egress(config, journals, trial=trial),
             sections.absence(journals),
             _cohorts(found),
             Section("examples", [], _no_images(folder)),
             Section("run", run_blocks(played, _facts(folder, config))),
         ),
         keep="This page holds counts and figures of whole cohorts, no image and nothing about single patients.",
-        live=live and not RunFolder(folder).report.exists(),
+        live=live and not ended,
     )
 
 
@@ -104,17 +115,13 @@ def _privacy(config: SimulationConfig, folder: Path) -> Section:
     return section_of("privacy", blocks, "No step with differential privacy was taken yet.", lead)
 
 
-def _egress(config: SimulationConfig, journals: Sequence[Journal]) -> Section:
+def _egress(config: SimulationConfig, journals: Sequence[Journal], *, trial: bool) -> Section:
     main = main_method(list(config.methods)) or "alone"
     manifest = egress_manifest(config.of_method(main))  # type: ignore[arg-type]
     table = crossed(journals)
-    blocks: list[Block] = [egress_table(manifest, f"What a site's messages may hold, {method_name(main)}")]
+    blocks: list[Block] = [egress_table(manifest, f"Egress list, {method_name(main)}")]
     blocks += [table] if table else []
-    lead = (
-        "The list follows from the settings. Between hospitals an egress filter at each site holds back what is not on "
-        "the list. A simulation has no egress filter."
-    )
-    return Section("egress", blocks, lead=lead)
+    return Section("egress", blocks, lead=f"The list follows from the settings. {_FILTERS[trial]}")
 
 
 def _cohorts(found: Sequence[Material]) -> Section:

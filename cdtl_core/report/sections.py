@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from cdtl_core.federation.journal import Journal
 from cdtl_core.metrics.summary import registered_metrics
-from cdtl_core.report.charts.blend_figures import blend_heats, donor_forest, donor_heat, matrix_heat, shares_sentence
+from cdtl_core.report.charts.blend_figures import (
+    blend_heats,
+    donor_forest,
+    donor_heat,
+    matrix_heat,
+    retention_sentence,
+    shares_sentence,
+)
 from cdtl_core.report.charts.figure import Chart, Figure, Table
 from cdtl_core.report.charts.round_figures import presence, round_charts
 from cdtl_core.report.charts.score_figures import (
@@ -16,21 +23,26 @@ from cdtl_core.report.charts.score_figures import (
     roc_chart,
 )
 from cdtl_core.report.charts.styles import method_name, method_style
-from cdtl_core.report.headline import SEED_NOTE, gain_forest, headline_of, open_headline
-from cdtl_core.report.page import Block, Fold, Grid, Headlines, Note, Section
+from cdtl_core.report.headline import SEED_NOTE, gain_forest, headline_of
+from cdtl_core.report.page import Block, Fold, Grid, Headline, Headlines, Note, Section
 from cdtl_core.results.material import Material
 from cdtl_core.results.report import Estimate
 from cdtl_core.results.text import estimate_text, plain
 
 __all__ = ["absence", "blend", "calibration", "discrimination", "donors", "operating", "rounds", "summary"]
 
+_POOL_NOTE = (
+    "The pool adds the logits of the site's own model and of the joint model with these weights. The validation "
+    "log-loss chooses the model; figures of test patients, each calibrated where the site could, were not used."
+)
+
 
 def summary(found: Sequence[Material], unfinished: str) -> Section:
-    """Return a sentence per site; `unfinished` is the sentence for a site without a model."""
+    """Return a sentence per site, and the pools; `unfinished` is the sentence for a site without a model."""
     items = []
     for one in found:
         if one.main is None:
-            items.append(open_headline(one.site, one.about, unfinished))
+            items.append(Headline(one.site, one.about, "open", unfinished))
             continue
         items.append(
             headline_of(
@@ -45,8 +57,10 @@ def summary(found: Sequence[Material], unfinished: str) -> Section:
             )
         )
     forest = gain_forest({one.site: one.gain for one in found})
+    pools = _pools(found)
     blocks: list[Block] = [Headlines(items)]
-    blocks += [Note(SEED_NOTE), Grid([forest])] if forest else []
+    blocks += [pools, Note(_POOL_NOTE)] if pools else []
+    blocks += [Grid([forest]), Note(SEED_NOTE)] if forest else []
     return Section("summary", blocks if found else [], "" if found else unfinished)
 
 
@@ -80,8 +94,7 @@ def calibration(found: Sequence[Material], why: str) -> Section:
     )
     if raw:
         lead += f" Not calibrated, for lack of 20 validation patients: {', '.join(raw)}."
-    table = _candidates(found)
-    blocks: list[Block] = [Grid(charts), *([table] if table else [])]
+    blocks: list[Block] = [Grid(charts)]
     return Section("calibration", blocks if charts else [], "" if charts else why, lead if charts else "")
 
 
@@ -127,7 +140,7 @@ def rounds(journals: Sequence[Journal], main: str | None, timed: str) -> Section
         return Section("rounds", [], "No round has ended yet.")
     first = main if main in drawn else list(drawn)[-1]
     blocks: list[Block] = [Grid(drawn[first], method_name(first))]
-    blocks += [Fold(f"{method_name(m)}: the same", [Grid(charts)]) for m, charts in drawn.items() if m != first]
+    blocks += [Fold(f"Rounds of {method_name(m)}", [Grid(charts)]) for m, charts in drawn.items() if m != first]
     lead = f"Loss and AUROC are those of the weights a site received, on its validation patients. {timed}"
     if any("val_loss" not in told for journal in journals for one in journal.rounds for told in one.sites.values()):
         lead += " A site with differential privacy sends no loss and no AUROC."
@@ -177,8 +190,7 @@ def blend(
     blocks: list[Block] = []
     if transfer is not None:
         groups, shares = transfer
-        own = ", ".join(f"{group} {plain(shares[place][place], 2)}" for place, group in enumerate(groups))
-        says = f"Own share: {own}. With equal offsets in every round; 1 means that nothing was shared."
+        says = f"With equal offsets in every round. {retention_sentence(groups, shares)}"
         blocks.append(Grid([matrix_heat("Transfer over the whole run", says, groups, shares, "ends with, of")]))
     blocks.append(Grid(heats, "Blend matrix by round"))
     note = Note(f"{method_name(journal.method)}, the rounds: each row is a modality and its shares; rows sum to 1.")
@@ -198,21 +210,35 @@ def _known(charts: Sequence[Chart | None]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def _candidates(found: Sequence[Material]) -> Table | None:
-    """Return log-loss and calibration error of each site's own, joint and pooled model."""
+def _pools(found: Sequence[Material]) -> Table | None:
+    """Return what each part of a site's model scored, beside its weight in the pool; None without a selection."""
     rows = []
     for one in found:
         choice = one.selection
         for name in choice.test_log_loss if choice else ():
             assert choice is not None  # noqa: S101
             used = " (used)" if name == choice.chosen else ""
-            change = choice.log_loss_minus_own.get(name)
-            cells = (plain(choice.test_auroc.get(name)), estimate_text(choice.test_log_loss[name]))
-            less = estimate_text(change, sign=True)
-            rows.append((one.site, f"{name}{used}", *cells, less, plain(choice.test_ece.get(name))))
-    headers = ("site", "model", "AUROC", "log-loss (95 %)", "log-loss less own (95 %)", "calibration error (ECE)")
-    caption = "Own, joint and pooled model on test images, each calibrated where the site could"
-    return Table(caption, headers, rows, numbers=2) if rows else None
+            cells = (
+                _weight(name, choice.share),
+                plain(choice.validation_log_loss.get(name)),
+                str(one.test[one.main].num_patients) if one.main else "–",
+                plain(choice.test_auroc.get(name)),
+                estimate_text(choice.test_log_loss[name]),
+                estimate_text(choice.log_loss_minus_own.get(name), sign=True),
+                plain(choice.test_ece.get(name)),
+            )
+            rows.append((one.site, f"{name}{used}", *cells))
+    parts = ("site", "model", "weight in the pool", "validation log-loss")
+    tested = ("test patients", "AUROC", "log-loss (95 %)", "log-loss less own (95 %)", "calibration error (ECE)")
+    headers = (*parts, *tested)
+    return Table("Pool and its parts", headers, rows, numbers=2) if rows else None
+
+
+def _weight(name: str, share: float | None) -> str:
+    """Return the weight of a part in the pool; a dash for the pool itself, and without a pool."""
+    if share is None or name == "pool":
+        return "–"
+    return "1" if name == "own" else plain(share, 2)
 
 
 def _figures(found: Sequence[Material]) -> Fold:

@@ -13,7 +13,7 @@ from cdtl_core.errors import ConfigError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.federation.journal import Ending, Journal, Round, read_journal
 from cdtl_core.report import sections
-from cdtl_core.report.charts.blend_figures import matrix_heat, shares_sentence
+from cdtl_core.report.charts.blend_figures import matrix_heat, retention_sentence, shares_sentence
 from cdtl_core.report.charts.styles import method_name
 from cdtl_core.report.egress_log import logged_traffic
 from cdtl_core.report.examples import examples
@@ -22,7 +22,6 @@ from cdtl_core.report.records import NO_PRIVACY, cohort_tables, crossed, ledger_
 from cdtl_core.report.shared import SYNTHETIC, egress_table, journal_of, run_blocks, transfer, why_no_shares
 from cdtl_core.results.material import Material, material_of, run_names
 from cdtl_core.results.spent import spent_of_site
-from cdtl_core.results.text import plain
 
 __all__ = ["site_page"]
 
@@ -52,8 +51,9 @@ def site_page(home: Path, *, run: str = "") -> Page:
     ended, journals = [found] if found.main else [], _journals(home, found)
     seed = config.seed if config else 0
     return Page(
-        title=f"{own.site}: what {name or 'the federation'} gave this site",
+        title=f"{own.site}: results of {name or 'the federation'}",
         about=f"{own.modality}; {_played(found)}.",
+        status=_status(found),
         warning=SYNTHETIC if own.data.phantom is not None else "",
         sections=(
             sections.summary([found], _NO_MODEL),
@@ -113,6 +113,13 @@ def _played(found: Material) -> str:
     return f"methods: {', '.join(method_name(method) for method in found.test)}"
 
 
+def _status(found: Material) -> str:
+    """Return whether the run has ended at this site."""
+    if found.main is None:
+        return _NO_MODEL
+    return f"Completed at this site: it has its model of {method_name(found.main)}."
+
+
 def _run_folder(home: Path) -> Path | None:
     """Return the simulation that this site is part of; None between hospitals."""
     folder = home.parent.parent
@@ -153,7 +160,7 @@ def _blend(found: Material, journals: Sequence[Journal], config: RunConfig | Non
         return Section("blend", [*donors, Note(_NO_MATRIX)] if card else [], _NO_MODEL)
     if told := shares_sentence(card.blend.groups, card.blend.transfer):
         return Section("blend", [*donors, Note(told)])
-    says = f"Retention of {card.modality}: {plain(card.blend.retention, 2)} (1: nothing was shared)."
+    says = retention_sentence(card.blend.groups, card.blend.transfer)
     heat = matrix_heat("Transfer over the whole run", says, card.blend.groups, card.blend.transfer, "ends with, of")
     return Section("blend", [*donors, Grid([heat])])
 
@@ -191,7 +198,7 @@ def _egress(home: Path, own: SiteConfig, config: RunConfig | None, found: Materi
         blocks.append(egress_table(approval.egress, caption))
     blocks += logged_traffic(home)
     if config is not None and not blocks:
-        blocks.append(egress_table(_list_of(own, config), f"What a message may hold, {method_name(config.method)}"))
+        blocks.append(egress_table(_list_of(own, config), f"Egress list, {method_name(config.method)}"))
         blocks.append(Note("A simulation has no egress filter between the sites; the list follows from the settings."))
     if table := crossed(list(found.diaries.values())):
         blocks.append(table)
@@ -208,7 +215,7 @@ def _absence(found: Material, journals: Sequence[Journal]) -> Section:
     if journals:
         return sections.absence(journals)
     ended = {method: Ending(method, 0, None, {found.site: {}}) for method in found.cards}
-    diaries = [replace(diary, ending=ended.get(method)) for method, diary in found.diaries.items()]
+    diaries = [replace(diary, ending=diary.ending or ended.get(method)) for method, diary in found.diaries.items()]
     section = sections.absence(diaries)
     note = Note(
         "These are the rounds that this site trained; the coordinator's report shows the presence of other sites."

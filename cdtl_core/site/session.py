@@ -122,17 +122,25 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
     """
     order, initial_weights_hash = wire.decode_order(content, config.federation.rounds + 1)
     check_order(SiteFolder(home), config, content, ("evaluate", order.round, initial_weights_hash))
+    began = time.monotonic()
     here = _open(home, config)
     outcome = _outcome(here, content, load_initial_weights(home, initial_weights_hash), order)
     _keep(here, outcome, initial_weights_hash)
-    if here.private:
-        return wire.encode_final(wire.FinalScalars({}, ""))
+    reply = wire.encode_final(wire.FinalScalars({}, "") if here.private else _final(here, outcome))
+    received, initial = wire.num_bytes(content), wire.initial_weights_bytes(content)
+    traffic = Traffic(received, initial, wire.num_bytes(reply), round(time.monotonic() - began, 3))
+    here.diary.note(order.round, traffic, {}, ends=True)
+    return reply
+
+
+def _final(here: _Here, outcome: Outcome) -> wire.FinalScalars:
+    """Return the test AUROC of the model that the site uses, with its interval, and which model that is."""
     site, chosen = here.site, outcome.selection.chosen
     fold = site.cohort.folds["test"]
     scores = np.exp(outcome.test[chosen][:, site.positive])
-    value = auroc_interval(fold.labels == site.positive, scores, fold.patients, seed=config.seed)
+    value = auroc_interval(fold.labels == site.positive, scores, fold.patients, seed=here.config.seed)
     metrics = {"test_auroc": value.value, "test_auroc_low": value.low, "test_auroc_high": value.high}
-    return wire.encode_final(wire.FinalScalars(metrics, chosen))
+    return wire.FinalScalars(metrics, chosen)
 
 
 def _open(home: Path, config: RunConfig) -> _Here:

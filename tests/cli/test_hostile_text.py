@@ -132,7 +132,11 @@ def print_run(text: str) -> None:
     sites = {text: {"val_auroc": 0.5}}
     one = Round("cdtl", 1, 1.0, sites, absent=[text], refused={text: text}, joined=[text])
     end = Ending("cdtl", 2, 1.0, {text: {"test_auroc": 0.5, "chosen": text}}, {text: text})
-    told = [follow._text(one, {text: text}), follow._text(end, {text: text}), follow._waiting({"waiting": {text: text}})]
+    told = [
+        follow._text(one, {text: text}),
+        follow._text(end, {text: text}),
+        follow._waiting({"waiting": {text: text}}),
+    ]
     typer.echo("\n".join(told))
 
 

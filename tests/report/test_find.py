@@ -59,7 +59,8 @@ def read(page: Page) -> tuple[str, Reader]:
 
 def says(page: Page, id: str) -> str:
     text = page_html(page)
-    match = re.search(rf'<section id="{id}".*?</section>', text, re.DOTALL)
+    line = rf'<p class="empty">[^\n]*<b id="{id}">[^\n]*</p>'
+    match = re.search(rf'<section id="{id}".*?</section>|{line}', text, re.DOTALL)
     assert match
     return match[0]
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from cdtl_core.federation.blend import retention_of_transfer
 from cdtl_core.federation.journal import Round
 from cdtl_core.report.charts.figure import Axis, Forest, Heat, Row, ticks_of
 from cdtl_core.results.report import Estimate
 from cdtl_core.results.text import estimate_text, plain
 
-__all__ = ["blend_heats", "donor_forest", "donor_heat", "donors_sentence", "matrix_heat", "shares_sentence"]
+__all__ = ["blend_heats", "donor_forest", "donor_heat", "donors_sentence", "matrix_heat"]
+__all__ += ["retention_sentence", "shares_sentence"]
 
 DonorShares = Mapping[str, Estimate]
 """Modality of other sites to its share."""
@@ -53,6 +57,13 @@ def shares_sentence(groups: Sequence[str], matrix: Sequence[Sequence[float]]) ->
         return ""
     told = ", ".join(f"{group} {plain(share, 2)}" for group, share in zip(groups, matrix[0], strict=True))
     return f"In the rounds all sites trained one joint model, in which each modality counted by its patients: {told}."
+
+
+def retention_sentence(groups: Sequence[str], transfer: Sequence[Sequence[float]]) -> str:
+    """Describe each modality's retention, from the transfer over the whole run."""
+    kept = zip(groups, retention_of_transfer(np.array(transfer)), strict=True)
+    told = ", ".join(f"{group} {plain(value, 2)}" for group, value in kept)
+    return f"Retention of the own offset (1: nothing was shared, 0: a uniform mixture): {told}."
 
 
 def donors_sentence(shares: DonorShares) -> str:

@@ -47,6 +47,7 @@ page.on("request", (request) => found.requests.push(request.url().startsWith("da
 await page.goto(url);
 if (text) await page.getByText(text).first().waitFor({ timeout: 60000 });
 await page.waitForTimeout(500);
+found.ids = await page.evaluate(() => [...document.querySelectorAll("section, .empty b")].map((one) => one.id));
 found.sections = await page.evaluate(() => [...document.querySelectorAll("section")].map((one) => ({
   id: one.id, title: one.querySelector("h2").textContent, length: one.textContent.trim().length,
   figures: one.querySelectorAll("figure").length, images: one.querySelectorAll("img").length,
