@@ -166,8 +166,9 @@ def test_each_site_reports_a_share_per_donor_and_none_of_it_leaves(tiny: Tiny, t
         assert 0 <= share.low <= share.high  # type: ignore[operator]
     assert "donor" not in (tmp_path / "run" / "rounds.jsonl").read_text()
     for diary in (tmp_path / "run" / "sites").glob("*/rounds/tiny-cdtl.jsonl"):
-        line = json.loads(diary.read_text().splitlines()[-1])
+        line, end = map(json.loads, diary.read_text().splitlines())
         assert 0 < line["own_seconds"] < line["seconds"]
+        assert end["ends"]
 
 
 def test_the_report_says_for_each_site_what_it_was_and_gained(tiny: Tiny, played: Played) -> None:
