@@ -33,7 +33,7 @@ from cdtl_core.metrics.metrics import auroc
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.site.home import open_site
-from cdtl_core.training.train import score
+from cdtl_core.training.scoring import score
 
 MALLORY = "mallory"
 PLACES = {"alba": "ultrasound", "bari": "ultrasound", "como": "ultrasound", "elba": "mammography"}

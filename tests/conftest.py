@@ -70,7 +70,18 @@ def tries(request: pytest.FixtureRequest) -> Tries:
 
 
 _LONGEST = ("test_disk.py", "test_played_again.py", "test_database.py")
-_OF_WHOLES = {"cli", "coordinator", "deploy", "faults", "gpu", "images", "quality", "report", "simulation"}
+_OF_WHOLES = {
+    "cli",
+    "coordinator",
+    "deploy",
+    "faults",
+    "first_hour",
+    "gpu",
+    "images",
+    "quality",
+    "report",
+    "simulation",
+}
 """Rooms whose tests put whole parts together: integration tests, as is each test of a finished run."""
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,52 +11,107 @@ import typer
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
+    from cdtl_core.data.listing.files import Listing
     from cdtl_core.data.source import Row
+    from cdtl_core.quality import Finding
 
-__all__ = ["app"]
+__all__ = ["PATTERN_HELP", "app"]
 
+PATTERN_HELP = (
+    "Where the patient is in an image's path: a template such as '{label}/{patient}/*' or '{patient}_*', or a regular "
+    "expression whose first group is the patient."
+)
 _MOST = 2000  # characters of a note, which can name files
+_LABELS = 12
 
 app = typer.Typer(help="Check a cohort, and write its manifest.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("make-manifest")
 def make_manifest(
-    source: Annotated[Path, typer.Argument(help="Class folders (FOLDER/<label>/<image>), or a DICOM tree.")],
-    labels: Annotated[Path | None, typer.Option(help="For a DICOM tree: CSV with label and a DICOM key.")] = None,
-    patient_pattern: Annotated[
-        str, typer.Option(help="Regular expression whose first group is the patient in a file's name.")
-    ] = "",
+    source: Annotated[Path, typer.Argument(help="The folder of images; PNG, JPEG, TIFF, BMP or DICOM.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Table of labels, with the column label and one of file, patient_id or a DICOM key."),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="NAME=YOURS: a column of the table under another name; repeat it.")
+    ] = None,
+    patient_pattern: Annotated[str, typer.Option(help=PATTERN_HELP)] = "",
     out: Annotated[Path | None, typer.Option(help="Manifest to write; default SOURCE/manifest.csv.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a manifest that exists.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write manifest.csv from class folders, or from a DICOM tree and a label table."""
-    from cdtl_core.data.source import rows_of_dicom, rows_of_folders, write_manifest
+    """Write manifest.csv from folders, or from images in any order and a table of labels.
+
+    Without --labels the folders in SOURCE are the labels, unless --patient-pattern says where the label is. What was
+    recognised is printed, and what cdtl data check would refuse.
+    """
+    from cdtl_core.data.listing.folders import list_folders
+    from cdtl_core.data.listing.labelled import list_labelled
+    from cdtl_core.data.source import write_manifest
     from cdtl_core.errors import DataError
+    from cdtl_core.quality import Entry, check_list
 
     target = out or source / "manifest.csv"
-    if target.exists():
-        raise DataError(f"{target} exists: remove it, or choose another file with --out.")
-    rows, notes = (
-        rows_of_dicom(source, labels) if labels else (rows_of_folders(source, patient_pattern=patient_pattern), [])
-    )
-    write_manifest(target, rows)
-    for note in notes:
+    columns = _columns(column or [], labels)
+    if target.exists() and not force:
+        raise DataError(f"{target} exists: give --force to write it again, or choose another file with --out.")
+    if labels is not None and target.exists() and target.samefile(labels):
+        raise DataError(f"{target} is the table of labels and would be lost: choose another file with --out.")
+    found = list_labelled(source, labels, patient_pattern, columns) if labels else list_folders(source, patient_pattern)
+    write_manifest(target, found.rows)
+    refused = check_list([Entry(row.file, row.label, row.patient, row.split) for row in found.rows])
+    for note in found.notes:
         typer.echo(f"Note: {visible(note, _MOST)}", err=True)
-    without = sum(not row.patient for row in rows)
-    if without:
-        typer.echo(f"Note: {without} images have no patient_id: fill it in, or use --patient-pattern.", err=True)
     if json_:
-        counts = Counter(row.label for row in rows)
-        told = {"manifest": str(target), "images": len(rows), "labels": dict(sorted(counts.items()))}
-        typer.echo(json.dumps({**told, "without_patient": without, "notes": list(notes)}, indent=1))
+        typer.echo(json.dumps(_told(target, found, refused), indent=1))
+        return
+    patients = len({row.patient for row in found.rows if row.patient})
+    typer.echo(f"Read as {visible(found.layout, _MOST)}.")
+    typer.echo(f"{len(found.rows)} images of {patients} patients: {_by_label(found.rows)}.\nWritten: {target}")
+    if refused:
+        from cdtl_core.cli.findings import print_findings
+
+        typer.echo("cdtl data check would refuse this manifest:")
+        print_findings(refused, source)
     else:
-        typer.echo(f"{len(rows)} images, {_by_label(rows)}: {target}")
+        typer.echo(f"Next: cdtl data check {target} --modality NAME")
 
 
-def _by_label(rows: "list[Row]") -> str:
+def _columns(pairs: list[str], labels: Path | None) -> dict[str, str]:
+    """Return the column of a manifest to the table's name for it."""
+    from cdtl_core.errors import ConfigError
+
+    if pairs and labels is None:
+        raise ConfigError("--column names a column of the table of labels: give --labels too.")
+    found = {}
+    for pair in pairs:
+        name, _, own = pair.partition("=")
+        if not name or not own:
+            raise ConfigError(f"--column '{pair}' is not NAME=YOURS: write for example --column label=Diagnosis.")
+        found["patient_id" if name == "PatientID" else name] = own
+    return found
+
+
+def _told(target: Path, found: "Listing", refused: "Sequence[Finding]") -> dict[str, object]:
+    counts = Counter(row.label for row in found.rows)
+    return {
+        "manifest": str(target),
+        "read_as": found.layout,
+        "images": len(found.rows),
+        "labels": dict(sorted(counts.items())),
+        "without_patient": sum(not row.patient for row in found.rows),
+        "notes": list(found.notes),
+        "would_refuse": [{"rule": one.rule, "message": one.message, "advice": one.advice} for one in refused],
+    }
+
+
+def _by_label(rows: "Sequence[Row]") -> str:
     counts = Counter(row.label for row in rows)
-    return ", ".join(f"{count} {visible(label)}" for label, count in sorted(counts.items()))
+    named = [f"{count} {visible(label)}" for label, count in sorted(counts.items())]
+    more = f" and {len(named) - _LABELS} more labels" if len(named) > _LABELS else ""
+    return ", ".join(named[:_LABELS]) + more
 
 
 @app.command("check")

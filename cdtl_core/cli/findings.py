@@ -1,5 +1,6 @@
-"""The cohort check on a terminal: counts, then each finding with advice."""
+"""Findings of the cohort check on a terminal: a block for each rule, with a few of its findings, the advice once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,10 +10,12 @@ from cdtl_core.cli.screen import open_console
 from cdtl_core.quality import CohortCheck, Finding
 from cdtl_core.system.foreign import visible
 
-__all__ = ["print_check"]
+__all__ = ["print_check", "print_findings"]
 
-_NAMED = 6
+_SHOWN = 3  # findings of a rule
+_NAMED = 6  # files of a finding
 _MOST = 2000  # characters of a sentence, which can list values of the images
+_LABELS = 20
 _STYLES = {"error": "bold red", "warning": "yellow", "waived": "dim"}
 
 
@@ -22,27 +25,56 @@ def print_check(check: CohortCheck, root: Path) -> None:
     console.print(
         f"{counts.images} images ({counts.readable} readable) of {counts.patients} patients, {check.modality}"
     )
-    for one in counts.classes:
+    for one in counts.classes[:_LABELS]:
         console.print(f"  {visible(one.label) or '(no label)'}: {one.images} images, {one.patients} patients")
+    if len(counts.classes) > _LABELS:
+        console.print(f"  and {len(counts.classes) - _LABELS} more labels")
     sizes = list(counts.sizes)
     bits = ", ".join(str(depth) for depth in counts.bits)
     console.print(f"  {len(sizes)} sizes (most: {sizes[0] if sizes else '-'}), bits per sample: {bits or '-'}")
-    for finding in check.findings:
-        _print_finding(console, finding, root)
+    print_findings(check.findings, root)
     if not check.findings:
         console.print("Nothing found.")
+    if check.not_judged:
+        console.print("\nNot judged:")
+        for limit in check.not_judged:
+            console.print(Text(f"  - {visible(limit, _MOST)}"))
     errors = sum(finding.severity == "error" and not finding.waived for finding in check.findings)
     console.print(
         "There are errors: fix them, or switch a rule off in site.toml with a reason." if errors else "No errors."
     )
 
 
-def _print_finding(console: Console, finding: Finding, root: Path) -> None:
-    status = "waived" if finding.waived else finding.severity
-    message = f" {finding.rule}: {visible(finding.message, _MOST)}"
-    console.print(Text.assemble("\n", (status.upper(), _STYLES[status]), message))
-    reason = f" Waived: {visible(finding.waived)}." if finding.waived else ""
-    console.print(Text(f"  {visible(finding.advice, _MOST)}{reason}"))
+def print_findings(findings: Sequence[Finding], root: Path) -> None:
+    """Print findings in one block for each rule; files are named relative to `root`."""
+    rules: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        rules.setdefault((finding.rule, finding.waived), []).append(finding)
+    for found in rules.values():
+        _print_rule(open_console(soft_wrap=True), found, root)
+
+
+def _print_rule(console: Console, findings: Sequence[Finding], root: Path) -> None:
+    first = findings[0]
+    status = "waived" if first.waived else first.severity
+    console.print(Text.assemble("\n", (status.upper(), _STYLES[status]), f" {first.rule}: ", _message(first)))
+    _print_files(console, first, root)
+    for finding in findings[1:_SHOWN]:
+        console.print(Text(f"  {_message(finding)}"))
+        _print_files(console, finding, root)
+    if len(findings) > _SHOWN:
+        console.print(
+            Text(f"  and {len(findings) - _SHOWN} more findings of this rule; --json lists all.", style="dim")
+        )
+    reason = f" Waived: {visible(first.waived)}." if first.waived else ""
+    console.print(Text(f"  {visible(first.advice, _MOST)}{reason}"))
+
+
+def _message(finding: Finding) -> str:
+    return visible(finding.message, _MOST)
+
+
+def _print_files(console: Console, finding: Finding, root: Path) -> None:
     names = [_name(file, root) for file in finding.files[:_NAMED]]
     more = f" and {len(finding.files) - _NAMED} more" if len(finding.files) > _NAMED else ""
     if names:

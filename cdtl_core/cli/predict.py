@@ -1,12 +1,17 @@
-"""`cdtl predict`: probabilities for images, from a model folder."""
+"""`cdtl predict`: what a model says about images, in words, as CSV or as JSON."""
 
 import csv
+import glob
+import io
 import json
-import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from cdtl_core.system.foreign import visible
 
@@ -16,43 +21,171 @@ if TYPE_CHECKING:
 __all__ = ["predict"]
 
 _MOST_PATH = 4096
+_WARNED = 10  # images whose reasons are printed
+_FAULTS = 3
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A prediction, the label called for each image, and what it means in sentences.
+
+    Attributes:
+        table: The prediction.
+        called: Label of each image, N; empty texts without an operating point.
+        threshold: The operating point.
+        meaning: Sentences.
+        faults: Why images could not be read.
+    """
+
+    table: "Prediction"
+    called: tuple[str, ...]
+    threshold: float | None
+    meaning: tuple[str, ...]
+    faults: tuple[str, ...]
 
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, e.g. runs/demo/sites/north.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders of them, or patterns such as '*.png'.")],
     box: Annotated[
         list[str] | None, typer.Option(help="x,y,width,height of the lesion, once per image, for a model of lesions.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; default: print it.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="JSON instead of CSV.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write, as CSV or JSON; default: print.")] = None,
+    csv_: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="JSON instead of CSV or text.")] = False,
 ) -> None:
-    """Write the probability of each label for each IMAGE, calibrated or raw. Research use only."""
-    from cdtl_core.inference.predict import predict as score_images
+    """Print the probability of each label for each image, the label called, and what this means. Research use only.
+
+    An image that is unlike the training images gets a warning. Exit code 4 if an image cannot be read.
+    """
+    from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.errors import DataError
     from cdtl_core.system.durable import replace_bytes
 
-    table = score_images(model, images, box or ())
-    if json_:
-        text = _json(table, images)
-        typer.echo(text) if out is None else replace_bytes(out, f"{text}\n".encode())
-        return
-    lines = [["file", *(f"p_{visible(label)}" for label in table.labels), "probabilities"]]
-    for path, row in zip(images, table.probabilities, strict=True):
-        lines.append([visible(path, _MOST_PATH), *(f"{value:.6f}" for value in row), table.kind])
-    if out is None:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
-        return
-    replace_bytes(out, "".join(",".join(_quoted(cell) for cell in line) + "\n" for line in lines).encode())
-    typer.echo(f"{len(images)} images, {table.kind} probabilities: {out}")
+    with showing_progress():
+        answer = _answer(model, _files(images), box or ())
+    text = _json(answer) if json_ else _csv(answer)
+    if out is not None:
+        replace_bytes(out, text.encode())
+        typer.echo(f"{len(answer.table.files)} images, {answer.table.kind} probabilities: {out}")
+    elif json_ or csv_:
+        typer.echo(text, nl=False)
+    else:
+        _print(answer)
+    if answer.faults:
+        more = f" and {len(answer.faults) - _FAULTS} more" if len(answer.faults) > _FAULTS else ""
+        told = " ".join(answer.faults[:_FAULTS])
+        count = "1 image" if len(answer.faults) == 1 else f"{len(answer.faults)} images"
+        raise DataError(f"{count} cannot be read, all others were predicted: {told}{more}")
 
 
-def _json(table: "Prediction", images: list[Path]) -> str:
+def _files(given: Sequence[Path]) -> list[Path]:
+    """Return the image files of files, folders and patterns, in this order.
+
+    Raises:
+        DataError: A folder holds no image, or a pattern matches no file.
+    """
+    from cdtl_core.data.listing.files import find_images
+    from cdtl_core.errors import DataError
+
+    found: list[Path] = []
+    for one in given:
+        if one.is_dir():
+            found += find_images(one).images
+        elif not one.exists() and glob.has_magic(str(one)):
+            names = sorted(glob.glob(str(one), recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
+            matched = [path for path in map(Path, names) if path.is_file()]
+            if not matched:
+                raise DataError(f"no file matches {one}: correct the pattern.")
+            found += matched
+        else:
+            found.append(one)
+    return found
+
+
+def _answer(model: Path, files: Sequence[Path], boxes: Sequence[str]) -> _Answer:
+    from cdtl_core.inference.predict import predict as score_images
+    from cdtl_core.results.calling import calibration_sentence, call_labels, operating_sentences, threshold_of
+    from cdtl_core.results.card import load_card
+
+    faults: list[str] = []
+    keep = None if len(files) == 1 else lambda _, error: faults.append(str(error))
+    table, card = score_images(model, files, boxes, unreadable=keep), load_card(model)
+    threshold = threshold_of(card, table.weights_sha256)
+    called = call_labels(table.probabilities, table.labels, table.positive, threshold)
+    meaning = (*operating_sentences(card), calibration_sentence(table.kind, card))
+    return _Answer(table, called, threshold, meaning, tuple(faults))
+
+
+def _print(answer: _Answer) -> None:
+    from cdtl_core.cli.screen import open_console
+
+    table, console = answer.table, open_console(width=100)
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("image", overflow="fold")
+    for label in table.labels:
+        shown.add_column(f"p_{visible(label)}", justify="right", no_wrap=True)
+    shown.add_column("called")
+    shown.add_column("like the training images", overflow="fold")
+    for path, row, called, unlike in _rows(answer):
+        like = Text("UNLIKE", "bold red") if unlike else Text("?" if table.not_judged else "yes")
+        values = (f"{value:.3f}" for value in row)
+        shown.add_row(Text(visible(path, _MOST_PATH)), *values, Text(visible(called) or "-"), like)
+    console.print(shown)
+    warned = [(path, unlike) for path, *_, unlike in _rows(answer) if unlike]
+    if warned:
+        console.print(
+            Text(f"\n{len(warned)} of {len(table.files)} images are unlike those that the model was trained on. Do not "
+                 "rely on what it says about them:", "bold red")
+        )  # fmt: skip
+        for path, unlike in warned[:_WARNED]:
+            console.print(Text(f"  {visible(path, _MOST_PATH)}: {'; '.join(map(visible, unlike))}."))
+        if len(warned) > _WARNED:
+            console.print(Text(f"  and {len(warned) - _WARNED} more; --csv lists all."))
+    console.print()
+    for sentence in filter(None, (*answer.meaning, table.not_judged)):
+        console.print(Text(visible(sentence, _MOST_PATH)))
+    console.print("Research use only, not a medical device.")
+
+
+def _rows(answer: _Answer) -> list[tuple[Path, list[float], str, tuple[str, ...]]]:
+    table = answer.table
+    values = [[float(value) for value in row] for row in table.probabilities]
+    return list(zip(table.files, values, answer.called, table.unlike, strict=True))
+
+
+def _like(answer: _Answer, unlike: Sequence[str]) -> bool | None:
+    """Return whether an image is like the training images; None if it cannot be judged."""
+    return False if unlike else None if answer.table.not_judged else True
+
+
+def _csv(answer: _Answer) -> str:
+    text, table = io.StringIO(), answer.table
+    writer = csv.writer(text, lineterminator="\n")
+    labels = (f"p_{visible(label)}" for label in table.labels)
+    writer.writerow(["file", *labels, "probabilities", "called", "like_training", "unlike_because"])
+    for path, row, called, unlike in _rows(answer):
+        like = {True: "yes", False: "no", None: "unknown"}[_like(answer, unlike)]
+        values = (f"{value:.6f}" for value in row)
+        writer.writerow([visible(path, _MOST_PATH), *values, table.kind, visible(called), like, "; ".join(unlike)])
+    return text.getvalue()
+
+
+def _json(answer: _Answer) -> str:
+    table = answer.table
     rows = [
-        {"file": str(path), "probabilities": dict(zip(table.labels, map(float, row), strict=True))}
-        for path, row in zip(images, table.probabilities, strict=True)
+        {
+            "file": str(path),
+            "probabilities": dict(zip(table.labels, row, strict=True)),
+            "called": called or None,
+            "like_training": _like(answer, unlike),
+            "unlike_because": list(unlike),
+        }
+        for path, row, called, unlike in _rows(answer)
     ]
-    return json.dumps({"kind": table.kind, "predictions": rows}, indent=1)
-
-
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\n') else cell
+    told = {"kind": table.kind, "positive": table.positive, "threshold": answer.threshold}
+    meaning = [*answer.meaning, *filter(None, [table.not_judged])]
+    return (
+        json.dumps({**told, "predictions": rows, "meaning": meaning, "unreadable": list(answer.faults)}, indent=1)
+        + "\n"
+    )

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cdtl_core.cli.approving import approve, approver
+from cdtl_core.cli.data import PATTERN_HELP
 from cdtl_core.cli.logs import site_app
+from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
     from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
@@ -33,10 +35,7 @@ def init(
     name: Annotated[str, typer.Option(help="The site's name: a-z, 0-9, - and _.")] = "",
     modality: Annotated[str, typer.Option(help="Modality of the images, e.g. ultrasound.")] = "",
     data: Annotated[Path | None, typer.Option(help="manifest.csv, a folder that holds one, or class folders.")] = None,
-    patient_pattern: Annotated[
-        str,
-        typer.Option(help="For class folders: regular expression whose first group is the patient in a file's name."),
-    ] = "",
+    patient_pattern: Annotated[str, typer.Option(help=PATTERN_HELP)] = "",
     labels: Annotated[str, typer.Option(help="The labels that the federation predicts, separated by commas.")] = "",
     positive: Annotated[str, typer.Option(help="The positive label.")] = "",
     map_: Annotated[
@@ -222,12 +221,18 @@ def _new_site(
         )
     tree: dict[str, object] = dict(asked)
     placed: dict[str, object] = (
-        {"phantom": {"patients": phantom}} if data is None else {**place_data(folder, data, patient_pattern=pattern)}
+        {"phantom": {"patients": phantom}}
+        if data is None
+        else {**place_data(folder, data, patient_pattern=pattern, tell=_note)}
     )
     tree["data"] = placed | ({"label_map": label_map} if label_map else {})
     if labels:
         tree["labels"] = [label for label in labels.split(",") if label]
     return site_of(tree, "the options")
+
+
+def _note(text: str) -> None:
+    typer.echo(f"Note: {visible(text, 2000)}", err=True)
 
 
 def check_data(own: "SiteConfig", *, quiet: bool) -> list[str]:

@@ -39,6 +39,11 @@ class Fault:
     file: Path
     sentence: str
 
+    @property
+    def reason(self) -> str:
+        """The sentence without the file's name, equal for all files with the same fault."""
+        return self.sentence.removeprefix(f"the image {self.file} ")
+
 
 @dataclass(frozen=True, eq=False)
 class ImageFacts:

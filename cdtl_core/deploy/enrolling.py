@@ -1,6 +1,6 @@
 """A site's folder: its settings, its key, and its enrolment file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
 from cdtl_core.config.settings import save_toml
-from cdtl_core.data.source import rows_of_folders, write_manifest
+from cdtl_core.data.listing.folders import list_folders
+from cdtl_core.data.source import write_manifest
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment, save_enrolment
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
@@ -34,7 +35,9 @@ def make_site(home: Path, site: SiteConfig) -> None:
     save_toml(home / SITE_FILE, site.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
 
 
-def place_data(home: Path, source: Path, *, patient_pattern: str = "") -> dict[str, str]:
+def place_data(
+    home: Path, source: Path, *, patient_pattern: str = "", tell: Callable[[str], None] = lambda _: None
+) -> dict[str, str]:
     """Return the `data` settings of a source: a manifest, a folder with a manifest, or class folders.
 
     The manifest of class folders is written to the site's folder, since the images' folder may be read-only.
@@ -42,10 +45,11 @@ def place_data(home: Path, source: Path, *, patient_pattern: str = "") -> dict[s
     Args:
         home: The site's folder.
         source: Where the images are.
-        patient_pattern: Regular expression whose first group is the patient in a file name.
+        patient_pattern: Where the patient is in an image's path: a template, or a regular expression with a group.
+        tell: Gets how the folders were read, and what was left out.
 
     Raises:
-        DataError: The source is none of these.
+        DataError: The source is none of these, or it is not clear which folders are the labels.
     """
     source = source.expanduser().absolute()
     if source.is_file():
@@ -54,8 +58,11 @@ def place_data(home: Path, source: Path, *, patient_pattern: str = "") -> dict[s
         return {"root": str(source), "manifest": "manifest.csv"}
     if not source.is_dir():
         raise DataError(f"{source} does not exist: give a manifest.csv or a folder of images.")
+    found = list_folders(source, patient_pattern)
+    for text in (f"The images were read as {found.layout}.", *found.notes):
+        tell(text)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_manifest(home / "manifest.csv", rows_of_folders(source, patient_pattern=patient_pattern))
+    write_manifest(home / "manifest.csv", found.rows)
     return {"root": str(home.absolute()), "manifest": "manifest.csv"}
 
 

@@ -25,7 +25,8 @@ from cdtl_core.models.model import build_feature_classifier
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.training.features import feature_views
 from cdtl_core.training.inputs import trains_only_heads
-from cdtl_core.training.train import fit, score
+from cdtl_core.training.scoring import score
+from cdtl_core.training.train import fit
 
 __all__ = ["PooledModel", "donor_heads", "evidence_of", "fit_on_validation", "fold", "mean_of_others", "on_features"]
 __all__ += ["out_of_fold", "pool_models"]

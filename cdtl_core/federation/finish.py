@@ -48,6 +48,11 @@ class Outcome:
     val: Mapping[str, Floats]
 
     @property
+    def used(self) -> SiteModel:
+        """The model that the site uses."""
+        return self.models[self.selection.chosen]
+
+    @property
     def temperature(self) -> float | None:
         """Temperature of the model that the site uses."""
         return self.temperatures[self.selection.chosen]

@@ -15,7 +15,7 @@ from cdtl_core.federation.pool import Standard, standard_of
 from cdtl_core.federation.site import Site, with_fresh_norms
 from cdtl_core.metrics.metrics import log_loss_by_patient
 from cdtl_core.models.weights import Weights, load_into
-from cdtl_core.training.train import score
+from cdtl_core.training.scoring import score
 
 __all__ = ["between", "differ_in_heads_only", "with_one_network"]
 

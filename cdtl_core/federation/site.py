@@ -24,7 +24,8 @@ from cdtl_core.system.progress import report
 from cdtl_core.training.device import Where
 from cdtl_core.training.inputs import Entry, entry_of
 from cdtl_core.training.objective import PLAIN, Objective
-from cdtl_core.training.train import fit, refresh_norms, score
+from cdtl_core.training.scoring import score
+from cdtl_core.training.train import fit, refresh_norms
 
 __all__ = ["OwnModel", "RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "load_round", "run_round"]
 __all__ += ["own_head", "train_own", "with_fresh_norms"]

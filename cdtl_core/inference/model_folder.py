@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import nn
 
 from cdtl_core import __version__
 from cdtl_core.config import BoxConfig, ModelConfig
@@ -26,6 +25,7 @@ from cdtl_core.federation.finish import Outcome, SiteModel
 from cdtl_core.federation.model_selection import JOINT, OWN
 from cdtl_core.federation.pool import Pool, Standard
 from cdtl_core.federation.site import Site
+from cdtl_core.inference.pooled_network import PooledNetwork
 from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.weights import load_into, load_weights, save_weights
 from cdtl_core.system.durable import file_hash, replace_json
@@ -131,48 +131,6 @@ class ModelNote(_Closed):
     others_sha256: dict[str, str] = {}
 
 
-class PooledNetwork(nn.Module):
-    """Images B 3 H W to the pool's logits B K; both classifiers use the same normalisation.
-
-    Args:
-        own: The site's own classifier.
-        joint: The federation's classifier.
-        pool: How their logits are combined.
-    """
-
-    def __init__(self, own: Classifier, joint: Classifier, pool: Pool) -> None:
-        super().__init__()
-        self.own, self.joint = own, joint
-        self.mean, self.std = own.mean, own.std
-        self._factors = [
-            0.0 if standard.is_flat else pool.scale * share / standard.spread
-            for standard, share in ((pool.own, 1.0), (pool.joint, pool.share))
-        ]
-        bias = pool.bias - sum(
-            (factor * one.centre for factor, one in zip(self._factors, (pool.own, pool.joint), strict=True))
-        )
-        self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
-        self.bias: torch.Tensor
-
-    @property
-    def networks(self) -> tuple[Classifier, Classifier]:
-        """Own and joint classifier."""
-        return self.own, self.joint
-
-    @property
-    def backbones(self) -> tuple[nn.Module, ...]:
-        """Backbones of both."""
-        return self.own.backbone, self.joint.backbone
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits B K."""
-        logits: torch.Tensor = self.bias
-        for factor, network in zip(self._factors, self.networks, strict=True):
-            found = network(images)
-            logits = logits + factor * (found - found.mean(dim=1, keepdim=True))
-        return logits
-
-
 def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = False) -> ModelNote:
     """Write the weights, then model.json with their hashes, which is returned.
 
@@ -183,7 +141,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         private: Whether the site trained the joint model with differential privacy; its own model never is.
     """
     chosen = outcome.selection.chosen
-    used = outcome.models[chosen]
+    used = outcome.used
     save_weights(folder / MODEL_FILE, _flat(used))
     others = {}
     if outcome.pooled is not None:

@@ -1,20 +1,26 @@
-"""Probabilities of a model folder for any images."""
+"""Probabilities of a model folder for any images, and whether these are like the images it was trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from cdtl_core.config import BoxConfig
+from cdtl_core.config.modalities import MODALITIES
 from cdtl_core.data.box import cut, square_of
 from cdtl_core.data.cohort import Fold
-from cdtl_core.data.decode.read import fit_square, read_image
+from cdtl_core.data.decode.picture import DicomTags
+from cdtl_core.data.decode.read import fit_square, read_picture
 from cdtl_core.errors import DataError
-from cdtl_core.inference.model_folder import load_model
+from cdtl_core.inference.likeness import Likeness, load_likeness
+from cdtl_core.inference.model_folder import ModelNote, load_model
 from cdtl_core.metrics.calibration import rescale
+from cdtl_core.system.progress import report
 from cdtl_core.training.device import choose_device
-from cdtl_core.training.train import score
+from cdtl_core.training.scoring import embed
 
 __all__ = ["Prediction", "predict"]
 
@@ -23,23 +29,47 @@ _BOX = "--box"
 
 @dataclass(frozen=True)
 class Prediction:
-    """Probabilities N K of labels, either ``calibrated`` on validation patients or ``raw``."""
+    """Predictions for N images.
+
+    Attributes:
+        labels: The model's labels, K.
+        probabilities: N K.
+        kind: ``calibrated`` on validation patients, or ``raw``.
+        files: The images that could be read, N.
+        unlike: For each image why it is unlike the training images, N; empty if it is like them.
+        not_judged: What of this cannot be judged with this model, in a sentence; empty if all can.
+        positive: The positive label.
+        weights_sha256: Hash of the model, which its card names too.
+    """
 
     labels: tuple[str, ...]
     probabilities: npt.NDArray[np.float64]
     kind: str
+    files: tuple[Path, ...]
+    unlike: tuple[tuple[str, ...], ...]
+    not_judged: str
+    positive: str
+    weights_sha256: str
 
 
-def predict(folder: Path | str, images: Sequence[Path | str], boxes: Sequence[str] = ()) -> Prediction:
+def predict(
+    folder: Path | str,
+    images: Sequence[Path | str],
+    boxes: Sequence[str] = (),
+    *,
+    unreadable: Callable[[Path, DataError], None] | None = None,
+) -> Prediction:
     """Probabilities that a trained model gives to images. Research use only, not a medical device.
 
     Args:
         folder: A model folder, for example ``runs/demo/sites/north``.
         images: N files: PNG, JPEG, TIFF, BMP or DICOM.
         boxes: The lesion's box in each image, ``x,y,width,height`` in pixels, for a model of cut-out lesions.
+        unreadable: Gets each image that cannot be read, which is then left out. None: the first one is an error.
 
     Returns:
-        The model's labels K, a probability for each image and label, N K, and whether they are calibrated.
+        The model's labels K, a probability for each image and label, N K, whether they are calibrated, and why an image
+        is unlike those that the model was trained on.
 
     Raises:
         ModelError: The folder holds no model.
@@ -50,25 +80,92 @@ def predict(folder: Path | str, images: Sequence[Path | str], boxes: Sequence[st
         >>> predict("runs/demo/sites/north", ["lesion.png"]).probabilities.shape
         (1, 2)
     """
+    folder = Path(folder)
     model, note = load_model(folder)
-    files = [Path(image) for image in images]
-    if len(boxes) != (len(files) if note.box else 0):
+    likeness = load_likeness(folder, note.weights_sha256)
+    if len(boxes) != (len(images) if note.box else 0):
         wanted = f"give --box x,y,width,height for each of {len(images)} images" if note.box else "leave out --box"
         looked = "lesions cut out by their boxes" if note.box else "whole images"
         raise DataError(f"the model of {folder} uses {looked}, but {len(boxes)} boxes are given: {wanted}.")
-    whole = [read_image(path) for path in files]
-    if note.box:
-        asked = note.box.model_copy(update={"column": _BOX, "scale": None})
-        found = [square_of({_BOX: box}, asked, path.name) for box, path in zip(boxes, files, strict=True)]
-        whole = [cut(image, square) for image, square in zip(whole, found, strict=True)]
-    squares = [fit_square(image, note.image_size) for image in whole]
-    pixels = np.stack([_three_channels(square) for square in squares])
-    count = np.arange(len(images), dtype=np.int64)
-    log_probabilities = score(model, Fold(pixels, count, count, count), device=choose_device("cpu"))
+    files, squares, tags = [], [], []
+    for number, image in enumerate(map(Path, images)):
+        try:
+            square, reason = _square(image, note, boxes[number] if boxes else "")
+        except DataError as error:
+            if unreadable is None:
+                raise
+            unreadable(image, error)
+            continue
+        files.append(image)
+        squares.append(square)
+        tags.append(reason)
+        report(decoded=number + 1, of=len(images))
+    if not files:
+        raise DataError(f"none of the {len(images)} images can be read: give PNG, JPEG, TIFF, BMP or DICOM files.")
+    count = np.arange(len(files), dtype=np.int64)
+    fold = Fold(np.stack([_three_channels(square) for square in squares]), count, count, count)
+    features = embed(model, fold, device=choose_device("cpu"))
+    with torch.inference_mode():
+        logits = model.classify(torch.from_numpy(features).float())
+    log_probabilities = logits.log_softmax(dim=1).numpy().astype(np.float64)
     if note.temperature is not None:
         log_probabilities = rescale(log_probabilities, note.temperature)
-    kind = "raw" if note.temperature is None else "calibrated"
-    return Prediction(note.labels, np.exp(log_probabilities), kind)
+    unlike = tuple(
+        tuple(reason + (likeness.reasons(_channels(square), one) if likeness else []))
+        for square, one, reason in zip(squares, features, tags, strict=True)
+    )
+    return Prediction(
+        labels=note.labels,
+        probabilities=np.exp(log_probabilities),
+        kind="raw" if note.temperature is None else "calibrated",
+        files=tuple(files),
+        unlike=unlike,
+        not_judged=_not_judged(likeness),
+        positive=note.positive,
+        weights_sha256=note.weights_sha256,
+    )
+
+
+def _square(path: Path, note: ModelNote, box: str) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Return an image as the model sees it, H W or H W 3, and what its DICOM header says against it.
+
+    Args:
+        path: The file.
+        note: The model.
+        box: The lesion, for a model of lesions.
+    """
+    picture = read_picture(path)
+    pixels = picture.pixels
+    if note.box:
+        asked: BoxConfig = note.box.model_copy(update={"column": _BOX, "scale": None})
+        pixels = cut(pixels, square_of({_BOX: box}, asked, path.name))
+    return fit_square(pixels, note.image_size), _other_modality(picture.tags, note.modality)
+
+
+def _other_modality(tags: DicomTags | None, trained_on: str) -> list[str]:
+    known = MODALITIES.get(trained_on)
+    if tags is None or known is None or not tags.names_modality or tags.modality in known.dicom:
+        return []
+    return [f"its DICOM header says {tags.modality}, and the model was trained on {trained_on}"]
+
+
+def _not_judged(likeness: Likeness | None) -> str:
+    if likeness is None:
+        return (
+            "Whether an image is like the training images cannot be judged: this model was stored without their "
+            "statistics, by an earlier version of cdtl, or they were removed."
+        )
+    if likeness.features is None:
+        return (
+            f"Whether an image is like the training images is judged by its colour and DICOM header only: "
+            f"{likeness.validation} validation images are too few for more."
+        )
+    return ""
+
+
+def _channels(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return an image H W or H W 3 as C H W."""
+    return square[None] if square.ndim == 2 else square.transpose(2, 0, 1)
 
 
 def _three_channels(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -10,11 +10,12 @@ from cdtl_core.config.modalities import Modality
 from cdtl_core.data.facts import Fault, ImageFacts
 from cdtl_core.errors import ConfigError
 from cdtl_core.quality import duplicates, files, labels, look, patients, shortcut
-from cdtl_core.quality.cohort import Cohort, assemble
+from cdtl_core.quality.cohort import Cohort, assemble, unread
+from cdtl_core.quality.limits import limits_of
 from cdtl_core.quality.rule import Finding, Rule
 from cdtl_core.quality.sample import Entry
 
-__all__ = ["RULES", "ClassCount", "CohortCheck", "Counts", "as_dict", "check_entries", "rules_table"]
+__all__ = ["RULES", "ClassCount", "CohortCheck", "Counts", "as_dict", "check_entries", "check_list", "rules_table"]
 
 RULES: tuple[Rule, ...] = (
     *files.RULES,
@@ -66,11 +67,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class CohortCheck:
-    """Findings about a cohort of one declared modality."""
+    """Findings about a cohort of one declared modality, and what the check could not judge, a phrase each."""
 
     modality: str
     counts: Counts
     findings: tuple[Finding, ...]
+    not_judged: tuple[str, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -104,7 +106,14 @@ def check_entries(
     cohort = assemble(entries, facts, modality=modality, labels=labels)
     found = [finding for rule in RULES for finding in _apply(rule, cohort, waivers.get(rule.id, ""))]
     found.sort(key=lambda finding: (bool(finding.waived), finding.severity != "error"))
-    return CohortCheck(modality.name, _count(cohort), tuple(found))
+    return CohortCheck(modality.name, _count(cohort), tuple(found), limits_of(cohort))
+
+
+def check_list(entries: Sequence[Entry]) -> tuple[Finding, ...]:
+    """Return the errors of a list that are known before an image is read: labels, patients and splits."""
+    cohort = unread(entries)
+    rules = [rule for rule in (*labels.RULES, *patients.RULES) if rule.severity == "error"]
+    return tuple(finding for rule in rules for finding in _apply(rule, cohort, ""))
 
 
 def as_dict(check: CohortCheck) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cdtl_core.config.modalities import Modality, modality_of
 from cdtl_core.data.facts import examine_all
-from cdtl_core.data.source import rows_of
+from cdtl_core.data.listing.folders import rows_of
 from cdtl_core.quality import CohortCheck, Entry, check_entries
 
 __all__ = ["check_cohort"]
@@ -45,7 +45,7 @@ def check_cohort(
     declared = modality_of(modality) if isinstance(modality, str) else modality
     names = label_map or {}
     entries = [Entry(row.file, row.label, row.patient, row.split) for row in rows_of(Path(source))]
-    entries = [entry for entry in entries if names.get(entry.label, entry.label)]
+    entries = [entry for entry in entries if names.get(entry.label) != ""]
     allowed = list(labels) or [label for label, task in names.items() if task]
     facts = examine_all([entry.file for entry in entries])
     return check_entries(entries, facts, modality=declared, labels=allowed, switched_off=switched_off or {})

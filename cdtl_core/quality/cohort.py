@@ -11,7 +11,7 @@ from cdtl_core.quality.sample import Entry, Sample
 from cdtl_core.quality.similarity import Pair, find_pairs
 from cdtl_core.quality.strangers import find_strangers
 
-__all__ = ["Cohort", "assemble"]
+__all__ = ["Cohort", "assemble", "unread"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,7 @@ class Cohort:
         faults: Images that cannot be read.
         empty: Images that show nothing.
         samples: All other images.
+        readable: Entries of the samples; of a list whose images were not read, all entries.
         pairs: Duplicates among the samples.
         negatives: Samples with the expected kind of colour that look inverted.
         strangers: Samples with the expected kind of colour that are unlike the others, inverted or not.
@@ -36,9 +37,17 @@ class Cohort:
     faults: tuple[Fault, ...]
     empty: tuple[Sample, ...]
     samples: tuple[Sample, ...]
+    readable: tuple[Entry, ...]
     pairs: tuple[Pair, ...]
     negatives: tuple[Sample, ...]
     strangers: tuple[Sample, ...]
+
+
+def unread(entries: Sequence[Entry]) -> Cohort:
+    """Return a cohort whose images were not read and whose modality is not known, for the rules about the list."""
+    every = tuple(entries)
+    unknown = Modality("unknown", colour=False, dicom=())
+    return Cohort(every, unknown, (), (), (), (), every, (), (), ())
 
 
 def assemble(
@@ -69,6 +78,7 @@ def assemble(
         faults=tuple(one for one in facts if isinstance(one, Fault)),
         empty=tuple(sample for sample in readable if sample.facts.is_empty),
         samples=samples,
+        readable=tuple(sample.entry for sample in samples),
         pairs=find_pairs(samples),
         negatives=tuple(gray[i] for i in negatives if i not in set(strangers)),
         strangers=tuple(gray[i] for i in strangers),

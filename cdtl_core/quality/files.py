@@ -1,10 +1,11 @@
 """Rules about files: readable, not empty, stored in the same way."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
+from cdtl_core.data.facts import Fault
 from cdtl_core.quality.cohort import Cohort
 from cdtl_core.quality.rule import Hit, Rule, count_of
 
@@ -15,8 +16,12 @@ SIZE_FACTOR = 3.0
 
 
 def _unreadable(cohort: Cohort) -> Iterator[Hit]:
+    by_reason: dict[str, list[Fault]] = defaultdict(list)
     for fault in cohort.faults:
-        yield Hit(fault.sentence, (fault.file,))
+        by_reason[fault.reason].append(fault)
+    for reason, faults in by_reason.items():
+        message = faults[0].sentence if len(faults) == 1 else f"each of {len(faults)} images {reason}"
+        yield Hit(message, tuple(fault.file for fault in faults))
 
 
 def _empty(cohort: Cohort) -> Iterator[Hit]:

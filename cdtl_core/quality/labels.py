@@ -20,10 +20,11 @@ DENIALS = frozenset({"no", "non", "not", "vs"})
 
 
 def _unknown(cohort: Cohort) -> Iterator[Hit]:
-    if not cohort.labels:
-        return
-    for label, files in _by_label(cohort.entries).items():
-        if label not in cohort.labels:
+    groups = _by_label(cohort.entries)
+    if unlabelled := groups.pop("", ()):
+        yield Hit(f"{count_of(len(unlabelled), 'image', 'have')} no label.", unlabelled)
+    for label, files in groups.items():
+        if cohort.labels and label not in cohort.labels:
             meant = [known for known in cohort.labels if is_typo(label, known)]
             hint = f": did you mean '{meant[0]}'?" if meant else "."
             known = ", ".join(cohort.labels)
@@ -53,7 +54,7 @@ def _contradicted(cohort: Cohort) -> Iterator[Hit]:
     found: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for entry in cohort.entries:
         named = _named(entry.file.absolute().relative_to(root), names)
-        if named and named != entry.label:
+        if named and entry.label and named != entry.label:
             found[named, entry.label].append(entry.file)
     for (named, label), files in sorted(found.items()):
         yield Hit(
@@ -105,10 +106,10 @@ def _owners(cohort: Cohort) -> dict[str, tuple[set[str], tuple[Path, ...]]]:
     """Return patients and files by label, for readable images; labels unknown to the site belong to another rule."""
     owners: dict[str, set[str]] = {label: set() for label in cohort.labels}
     files: dict[str, list[Path]] = defaultdict(list)
-    for sample in cohort.samples:
-        if not cohort.labels or sample.entry.label in owners:
-            owners.setdefault(sample.entry.label, set()).add(sample.owner)
-            files[sample.entry.label].append(sample.file)
+    for entry in cohort.readable:
+        if entry.label and (not cohort.labels or entry.label in owners):
+            owners.setdefault(entry.label, set()).add(entry.owner)
+            files[entry.label].append(entry.file)
     return {label: (owners[label], tuple(files[label])) for label in owners}
 
 

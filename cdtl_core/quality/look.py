@@ -11,7 +11,6 @@ __all__ = ["RULES"]
 
 LETTERS = 3  # in a row
 LETTERS_IN_COLOUR = 5  # stained nuclei form rows too
-NO_MODALITY = frozenset({"", "OT", "SC"})  # other, secondary capture: without information
 COLOURED = 0.005  # share of the pixels of a colour image that have colour
 
 
@@ -39,9 +38,10 @@ def _has_text(sample: Sample) -> bool:
 
 
 def _tag(cohort: Cohort) -> Iterator[Hit]:
-    codes = Counter(sample.facts.tags.modality for sample in cohort.samples if sample.facts.tags)
+    told = [sample.facts.tags for sample in cohort.samples if sample.facts.tags]
+    codes = Counter(tags.modality for tags in told if tags.names_modality)
     for code, count in codes.most_common():
-        if code not in NO_MODALITY and code not in cohort.modality.dicom:
+        if code not in cohort.modality.dicom:
             files = tuple(s.file for s in cohort.samples if s.facts.tags and s.facts.tags.modality == code)
             found = count_of(count, "DICOM file", "have")
             yield Hit(f"{found} the Modality {code}, the site declares {cohort.modality.name}.", files)

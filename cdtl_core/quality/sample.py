@@ -24,6 +24,11 @@ class Entry:
     patient: str = ""
     split: str = ""
 
+    @property
+    def owner(self) -> str:
+        """The patient; an image without one is its own group."""
+        return self.patient or f"file:{self.file}"
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -40,7 +45,7 @@ class Sample:
     @property
     def owner(self) -> str:
         """The patient; an image without one is its own group."""
-        return self.entry.patient or f"file:{self.entry.file}"
+        return self.entry.owner
 
 
 def standard_thumbnails(samples: Sequence[Sample]) -> Floats:

@@ -186,7 +186,12 @@ def known_limits(
         limits.append(f"{test_patients} test patients: the intervals are wide.")
     if not calibrated:
         limits.append("Its probabilities are not calibrated.")
-    if not private:
+    if private:
+        limits.append(
+            "training_statistics.json beside the model describes its training images without differential privacy: "
+            "remove it before the folder leaves the site."
+        )
+    else:
         limits.append("Trained without differential privacy: it can disclose information about training patients.")
     if gain is not None and (gain.low is None or gain.low <= 0):
         limits.append("No evidence that it is better than this site's own model.")

@@ -19,6 +19,7 @@ from cdtl_core.federation.contract import check_contract, label_hash
 from cdtl_core.federation.journal import Journal, JournalFile, read_journal
 from cdtl_core.federation.round import robust_notes, round_matrices
 from cdtl_core.federation.state import Member, start
+from cdtl_core.inference.likeness import STATISTICS_FILE
 from cdtl_core.inference.model_folder import MODEL_FILE, NOTE_FILE
 from cdtl_core.models.model import build_initial_weights, frozen_stages, parts_of
 from cdtl_core.models.weights import load_into, weights_hash
@@ -156,7 +157,9 @@ def _publish_models(config: SimulationConfig, folder: RunFolder) -> None:
         source = site.model(federation_key(config.run.name, main))
         if main == "cdtl":
             _add_realised_blend(source, journal)
-        for name in (MODEL_FILE, NOTE_FILE, CARD_FILE, CARD_TEXT):
+        names = (MODEL_FILE, NOTE_FILE, CARD_FILE, CARD_TEXT)
+        statistics = [STATISTICS_FILE] if (source / STATISTICS_FILE).exists() else []  # not in an earlier version's run
+        for name in (*names, *statistics):
             replace_bytes(site.home / name, (source / name).read_bytes())
 
 

@@ -19,6 +19,7 @@ from cdtl_core.federation.finish import Outcome, candidate, finish, finish_one
 from cdtl_core.federation.journal import Diary, Traffic
 from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteUpdate, is_centred, own_head, run_round, train_own
 from cdtl_core.federation.state import Member
+from cdtl_core.inference.likeness import likeness_of, save_likeness
 from cdtl_core.inference.model_folder import save_model
 from cdtl_core.metrics.metrics import auroc_interval
 from cdtl_core.models.weights import Weights, weights_hash
@@ -292,7 +293,7 @@ def _outcome(here: _Here, content: RecordDict, initial_weights: Weights, order: 
 
 
 def _keep(here: _Here, outcome: Outcome, initial_weights_hash: str) -> None:
-    """Write the model folder: scores of test and validation images, the model, and its card. None of it is sent.
+    """Write the model folder: scores of test and validation images, the model, statistics, and its card. None is sent.
 
     Args:
         here: The site.
@@ -303,4 +304,5 @@ def _keep(here: _Here, outcome: Outcome, initial_weights_hash: str) -> None:
     test, val = scores_of(here.site, outcome, "test"), scores_of(here.site, outcome, "val")
     save_scores(folder, test, val)
     note = save_model(folder, here.site, outcome, private=here.private)
+    save_likeness(folder, likeness_of(here.site, outcome.used, note.weights_sha256))
     save_card(folder, card_of(here.folder, here.site, note, test, val, initial_weights_hash))

@@ -1,15 +1,13 @@
-"""Trains a classifier for a number of steps, and scores images with it."""
+"""Trains a classifier for a number of steps, and refreshes its norms."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,16 +17,16 @@ from cdtl_core.models.model import Classifier, set_training
 from cdtl_core.models.weights import load_into
 from cdtl_core.system.progress import report
 from cdtl_core.training.batches import plain_batches, training_batches
-from cdtl_core.training.device import CPU, Hardware, Where, autocast, compiled, computing, hardware_of, prepared
-from cdtl_core.training.inputs import Entry, Network, entered
+from cdtl_core.training.device import Hardware, Where, autocast, compiled, computing, prepared
+from cdtl_core.training.inputs import Entry, entered
 from cdtl_core.training.linear_head import fit_linear_head, is_linear
 from cdtl_core.training.objective import PLAIN, Objective
 from cdtl_core.training.parts import Parts
+from cdtl_core.training.scoring import SCORE_BATCH, place_network
 
-__all__ = ["FitReport", "class_weights", "fit", "learning_rate", "refresh_norms", "score"]
+__all__ = ["FitReport", "class_weights", "fit", "learning_rate", "refresh_norms"]
 
 Floats = npt.NDArray[np.float64]
-_SCORE_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def fit(
     Source: eqs. (4)-(8), Inbaraj et al. 2025. Differs: cross-entropy also for two classes; AdamW.
     """
     set_training(model, freeze=config.freeze)
-    hardware = _place(model, entry, device)
+    hardware = place_network(model, entry, device)
     averaged = _ema_of(model, config.ema)
     weight = class_weights(fold.labels, model.head.out_features).to(hardware.device) if config.class_weighted else None
     losses: list[torch.Tensor] = []
@@ -111,27 +109,6 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.lr / (1 + config.lr_decay * epoch)
 
 
-def score(model: Network, fold: Fold, *, device: Where, entry: Entry | None = None) -> Floats:
-    """Return log-probabilities N K of a fold's images, in its order.
-
-    Args:
-        model: The network.
-        fold: The images.
-        device: Where to compute, and how.
-        entry: Where inputs enter the network.
-    """
-    hardware, parts = _place(model, entry, device), Parts("images to score")
-    cast(nn.Module, model).eval()
-    network = entered(model, entry)
-    rows = np.split(np.arange(fold.num_images), range(_SCORE_BATCH, fold.num_images, _SCORE_BATCH))
-    with torch.inference_mode(), computing(hardware):
-        found = [
-            parts.run(len(images), partial(_log_probabilities, network, images))
-            for (images,) in plain_batches(model, fold, rows, hardware, entry)
-        ]
-    return torch.cat(found).cpu().numpy().astype(np.float64)
-
-
 def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: Where, entry: Entry | None = None) -> None:
     """Recompute the running statistics of batch norms for the model's current weights, from the site's own images.
 
@@ -149,7 +126,7 @@ def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: Where, 
     if fold.num_images < 2:
         return
     set_training(model, freeze=freeze)
-    hardware = _place(model, entry, device)
+    hardware = place_network(model, entry, device)
     network = entered(model, entry)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     momenta = [norm.momentum for norm in norms]
@@ -159,13 +136,13 @@ def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: Where, 
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a cumulative mean
-        batches = np.array_split(order, -(-fold.num_images // _SCORE_BATCH) * len(cut))
+        batches = np.array_split(order, -(-fold.num_images // SCORE_BATCH) * len(cut))
         for (images,) in plain_batches(model, fold, batches, hardware, entry):
             network.features(images)
 
     try:
         with torch.no_grad(), _forked(hardware.device), computing(hardware):
-            Parts("images for the norms", least=2).run(_SCORE_BATCH, collect)
+            Parts("images for the norms", least=2).run(SCORE_BATCH, collect)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -175,20 +152,6 @@ def class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> torch.Tens
     """Return one weight per class, K: inverse to its number of images, 1 if all classes have the same number."""
     counts = np.bincount(labels, minlength=num_classes)
     return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
-
-
-def _place(model: Network, entry: Entry | None, device: Where) -> Hardware:
-    """Move a network to its device, and return the hardware that its inputs need.
-
-    What follows stored features are small matrices. A CPU multiplies them faster than a GPU can be started, so with
-    stored features only the backbone, which computes them, is on the GPU.
-    """
-    hardware = hardware_of(device)
-    model.to(hardware.device)
-    if hardware.device.type == "cpu" or entry is None or entry.stages is not None:
-        return hardware
-    cast(Classifier, model).end().to(CPU)
-    return Hardware(CPU)
 
 
 @contextmanager
@@ -237,11 +200,6 @@ def _gradients(
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total
-
-
-def _log_probabilities(model: Network, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
-    """Return log-probabilities B K of a batch, computed in parts."""
-    return torch.cat([model(images[part]).float().log_softmax(dim=1) for part in cut])
 
 
 def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> torch.optim.Optimizer:

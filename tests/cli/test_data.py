@@ -59,7 +59,7 @@ def test_a_manifest_is_made_from_class_folders_and_then_trains(cdtl: Cdtl, tmp_p
         Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(path)
     done = cdtl("data", "make-manifest", "folders", "--patient-pattern", r"(P\d+[ab])_")
     assert done.code == 0, done.err
-    assert "24 images, 12 benign, 12 malignant" in done.out
+    assert "24 images of 24 patients: 12 benign, 12 malignant" in done.out
     assert done.err == ""
     assert cdtl("data", "make-manifest", "folders").code == 4  # exists
     with open("tiny.toml", "a") as file:
@@ -73,10 +73,10 @@ def test_a_manifest_is_made_from_class_folders_and_then_trains(cdtl: Cdtl, tmp_p
     ("arguments", "code", "says"),
     [
         (("data", "check", "nowhere", "--modality", "ultrasound"), 4, "does not exist"),
-        (("data", "check", ".", "--modality", "ultrasound"), 4, "no class folders"),
+        (("data", "check", ".", "--modality", "ultrasound"), 4, "no image"),
         (("data", "check", "tiny.toml", "--modality", "sonar"), 3, "sonar"),
         (("data", "check", "tiny.toml", "--modality", "mri"), 4, "lacks the column"),
-        (("data", "make-manifest", "nowhere"), 4, "no class folders"),
+        (("data", "make-manifest", "nowhere"), 4, "does not exist"),
         (("data", "make-manifest", ".", "--labels", "none.csv"), 4, "none.csv"),
     ],
 )

@@ -49,9 +49,9 @@ def test_simulate_then_predict(cdtl: Cdtl, tmp_path: Path) -> None:
     told = cdtl("predict", "run/sites/alba", str(image), str(image), "--out", "p.csv")
     assert told.code == 0, told.err
     header, first, second = (tmp_path / "p.csv").read_text().splitlines()
-    assert header == "file,p_benign,p_malignant,probabilities"
+    assert header == "file,p_benign,p_malignant,probabilities,called,like_training,unlike_because"
     assert first == second
-    benign, malignant, kind = first.rsplit(",", 3)[1:]
+    _, benign, malignant, kind, *_ = first.split(",")
     assert float(benign) + float(malignant) == pytest.approx(1, abs=2e-6)
     assert kind == "raw"  # too few validation patients to calibrate
     again = cdtl("simulate", "tiny.toml", "--out", "run")
@@ -64,7 +64,7 @@ def test_prediction_equals_what_the_run_wrote_of_the_same_image(cdtl: Cdtl, tmp_
     with open(home / "models" / "tiny-alone" / "scores.csv") as file:
         rows = list(csv.DictReader(file))[:5]
     images = [str(next(home.glob(f"cache/phantoms-*/images/{row['image']}"))) for row in rows]
-    told = cdtl("predict", str(home), *images)
+    told = cdtl("predict", str(home), *images, "--csv")
     predicted = [float(row["p_malignant"]) for row in csv.DictReader(told.out.splitlines())]
     assert predicted == pytest.approx([float(row["p_own"]) for row in rows], abs=1e-4)
 

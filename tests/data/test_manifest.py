@@ -87,6 +87,6 @@ def test_a_wrong_manifest_is_refused_in_one_sentence(
 def test_a_missing_or_binary_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_manifest(tmp_path / "none.csv", labels=LABELS)
-    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "x.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     with pytest.raises(DataError, match="cannot be read"):
         read_manifest(tmp_path / "x.csv", labels=LABELS)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cdtl_core.config import RunConfig, SimulationConfig
-from cdtl_core.data.source import rows_of
+from cdtl_core.data.listing.folders import rows_of
 from cdtl_core.data.synthetic.phantom import write_phantoms
 from cdtl_core.deploy.approvals import approvals, withdraw
 from cdtl_core.deploy.runs import load_run_state

@@ -24,7 +24,7 @@ from cdtl_core.metrics.metrics import log_loss_by_patient
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.site.home import open_site
 from cdtl_core.training.saliency import grad_cam
-from cdtl_core.training.train import score
+from cdtl_core.training.scoring import score
 
 RUN = {
     "name": "tiny",

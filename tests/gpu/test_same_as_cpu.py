@@ -25,7 +25,8 @@ from cdtl_core.training.device import CPU
 from cdtl_core.training.features import feature_views
 from cdtl_core.training.inputs import Entry
 from cdtl_core.training.saliency import grad_cam
-from cdtl_core.training.train import class_weights, fit, refresh_norms, score
+from cdtl_core.training.scoring import score
+from cdtl_core.training.train import class_weights, fit, refresh_norms
 from cdtl_core.training.views import Views
 from tests.gpu.rig import (
     BACKBONES,

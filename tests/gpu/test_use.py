@@ -26,7 +26,8 @@ from cdtl_core.results.report import Report
 from cdtl_core.simulation.simulate import simulate
 from cdtl_core.training.batches import ahead
 from cdtl_core.training.device import choose_device, open_hardware
-from cdtl_core.training.train import fit, score
+from cdtl_core.training.scoring import score
+from cdtl_core.training.train import fit
 from tests.gpu.rig import (
     EXACT,
     GPU,

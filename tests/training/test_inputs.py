@@ -17,7 +17,8 @@ from cdtl_core.models.model import Classifier, build_classifier, set_training
 from cdtl_core.models.stages import check_division, run_stages
 from cdtl_core.training.feature_cache import _check_room
 from cdtl_core.training.inputs import Entry, changed_inputs, entered, entry_of, plain_inputs
-from cdtl_core.training.train import fit, refresh_norms, score
+from cdtl_core.training.scoring import score
+from cdtl_core.training.train import fit, refresh_norms
 from cdtl_core.training.views import Views, draw_views
 
 CPU = torch.device("cpu")

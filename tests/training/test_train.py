@@ -8,7 +8,8 @@ from cdtl_core.config import ModelConfig, TrainConfig
 from cdtl_core.data.cohort import Fold
 from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.weights import take
-from cdtl_core.training.train import fit, learning_rate, refresh_norms, score
+from cdtl_core.training.scoring import score
+from cdtl_core.training.train import fit, learning_rate, refresh_norms
 
 CPU = torch.device("cpu")
 

@@ -30,6 +30,11 @@ class DicomTags:
     sop_uid: str
     frames: int
 
+    @property
+    def names_modality(self) -> bool:
+        """Whether the modality says something: neither absent nor "other" nor "secondary capture"."""
+        return self.modality not in {"", "OT", "SC"}
+
 
 @dataclass(frozen=True)
 class Picture:

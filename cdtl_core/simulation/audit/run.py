@@ -29,7 +29,7 @@ from cdtl_core.simulation.audit.canary_run import Subject, guess_scores, train
 from cdtl_core.simulation.audit.faults import Fault, Turn, granted
 from cdtl_core.simulation.audit.neighbours import Distinction, distinguish
 from cdtl_core.site.home import open_site
-from cdtl_core.training.train import score
+from cdtl_core.training.scoring import score
 
 __all__ = ["Audit", "audit", "audit_membership", "audited_terms", "phantom_config", "phantom_site"]
 

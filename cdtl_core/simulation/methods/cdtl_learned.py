@@ -16,7 +16,7 @@ from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.simulation.methods.blended import settings_of, unblended_round
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.track import Track, begin, deployed, with_offsets
-from cdtl_core.training.train import score
+from cdtl_core.training.scoring import score
 
 __all__ = ["Evidence", "Learned", "cdtl_learned", "learned_matrix", "rows_of", "update_cosines", "validation_gains"]
 

@@ -1,0 +1,209 @@
+"""Rows of images whose labels stand in a table: joined by file, by DICOM header, or by patient."""
+
+import shlex
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdtl_core.data.decode.picture import DicomTags
+from cdtl_core.data.listing.files import Found, Listing, find_images, named, read_headers
+from cdtl_core.data.listing.folders import split_of
+from cdtl_core.data.listing.pattern import parse_pattern
+from cdtl_core.data.source import Row, read_table
+from cdtl_core.errors import DataError
+
+__all__ = ["list_labelled"]
+
+_KEYS = ("file", "SOPInstanceUID", "AccessionNumber", "patient_id")
+"""Columns that join, the most specific first."""
+_KNOWN = (*_KEYS, "label", "split", "group")
+_ALIASES = {"patientid": "patient_id"}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table with the columns under the names of a manifest.
+
+    Attributes:
+        path: The file.
+        key: The column that joins.
+        lines: By key, first occurrence first.
+        more: Further columns to keep.
+    """
+
+    path: Path
+    key: str
+    lines: Mapping[str, Mapping[str, str]]
+    more: tuple[str, ...]
+
+
+def list_labelled(folder: Path, table: Path, pattern: str = "", columns: Mapping[str, str] | None = None) -> Listing:
+    """Return the images below a folder that a table gives a label.
+
+    The table is text with commas, semicolons or tabs. Its column ``label`` and one of ``file``, ``SOPInstanceUID``,
+    ``AccessionNumber`` and ``patient_id`` (or ``PatientID``) are used, the most specific first; ``split`` and ``group``
+    are kept. A file may be written as a path, as a name, or without its ending. The patient is that of the table, else
+    of the pattern, else of the DICOM header; a patient of the table may also be the name of a folder.
+
+    Args:
+        folder: The images.
+        table: The table.
+        pattern: Where the patient is in the path, see `parse_pattern`.
+        columns: Column of the manifest to the table's name for it; names that a manifest does not know are kept.
+
+    Raises:
+        DataError: The table is missing, lacks a column, gives an image two labels, or names no image.
+    """
+    content = read_table(table, "label table", "correct --labels")
+    found = find_images(folder)
+    tags, notes = read_headers(found)
+    read = _table(table, content, columns or {}, found)
+    paths = {image: found.path_of(image) for image in tags}
+    asked = parse_pattern(pattern)
+    fields = dict(zip(tags, asked.read(list(paths.values())) if asked else [{} for _ in tags], strict=True))
+    patients = {
+        image: fields[image].get("patient") or (one.patient_id if one else "") or _folder_in(paths[image], read)
+        for image, one in tags.items()
+    }
+    joined = _join(read, paths, tags, patients)
+    rows = tuple(_row(image, read, read.lines[key], patients[image]) for image, key in joined.items())
+    rows = tuple(row for row in rows if row.label)
+    labelled = {row.file for row in rows}
+    missed = [path for image, path in paths.items() if image not in labelled]
+    if not rows:
+        raise DataError(
+            f"no image in {folder} is in {table} by {read.key}: the table has for example "
+            f"'{next(iter(read.lines), '')}' and the folder '{next(iter(paths.values()), '')}'. Check that both come "
+            "from the same export, or name "
+            "another column with --column."
+        )
+    if missed:
+        have = "1 image has" if len(missed) == 1 else f"{len(missed)} images have"
+        notes.append(f"{have} no label in {table}, left out: {named(missed)}.")
+    unused = len(set(read.lines) - set(joined.values()))
+    if unused:
+        notes.append(f"{unused} of the {len(read.lines)} keys in {table} have no image.")
+    return Listing(rows, tuple(notes), f"{folder} with the labels of {table} by {read.key}")
+
+
+def _table(
+    path: Path, content: tuple[Sequence[str], list[dict[str, str]]], given: Mapping[str, str], found: Found
+) -> _Table:
+    """Return the table under the names of a manifest.
+
+    Args:
+        path: The file.
+        content: Its columns and lines.
+        given: Column of the manifest to its name here.
+        found: The images.
+    """
+    columns, lines = content
+    if wrong := [name for name in given.values() if name not in columns]:
+        raise DataError(f"the label table {path} has no column '{wrong[0]}': it has {', '.join(columns)}.")
+    names = {target: column for column in columns if (target := _target(column)) is not None} | dict(given)
+    key = next((name for name in _KEYS if name in names), "")
+    if not key or "label" not in names:
+        raise DataError(
+            f"the label table {path} has the columns {', '.join(columns) or '(none)'} and needs label and one of "
+            f"{', '.join(_KEYS)}: say which is which, for example {_proposal(columns, lines, names, found)}"
+        )
+    by_key: dict[str, dict[str, str]] = {}
+    for line in lines:
+        told = {target: line[column] for target, column in names.items()}
+        if told[key] and by_key.setdefault(told[key], told)["label"] != told["label"]:
+            raise DataError(f"the label table {path} gives two labels to one {key}: give each {key} one label.")
+    return _Table(path, key, by_key, tuple(name for name in names if name not in _KNOWN))
+
+
+def _target(column: str) -> str | None:
+    """Return the manifest's name of a column that has it, in any case; None for another column."""
+    plain = column.strip().casefold()
+    return _ALIASES.get(plain) or next((name for name in _KNOWN if name.casefold() == plain), None)
+
+
+def _proposal(
+    columns: Sequence[str], lines: Sequence[Mapping[str, str]], names: Mapping[str, str], found: Found
+) -> str:
+    """Return options that name the columns, guessed from their content."""
+    left = [column for column in columns if column not in names.values()]
+    parts = {part.casefold() for image in found.images for part in (image.name, image.stem)}
+    guessed: dict[str, str] = {}
+    for column in left:
+        files = [line[column].replace("\\", "/").rpartition("/")[2].casefold() in parts for line in lines]
+        if "file" not in names and "file" not in guessed and 2 * sum(files) > len(files):
+            guessed["file"] = column
+        elif "patient_id" not in names and column.casefold().startswith(("pat", "pac", "paz")):
+            guessed["patient_id"] = column
+    left = [column for column in left if column not in guessed.values()]
+    if "label" not in names and left:
+        guessed["label"] = min(left, key=lambda column: len({line[column] for line in lines}))
+    return " ".join(f"--column {shlex.quote(f'{name}={column}')}" for name, column in guessed.items()) or (
+        "--column label=COLUMN --column file=COLUMN"
+    )
+
+
+def _join(
+    table: _Table, paths: Mapping[Path, str], tags: Mapping[Path, DicomTags | None], patients: Mapping[Path, str]
+) -> dict[Path, str]:
+    """Return the table's key of each image that it lists.
+
+    Args:
+        table: The table.
+        paths: Image to its path below the folder.
+        tags: Image to its DICOM tags.
+        patients: Image to its patient, if known without the table.
+    """
+    if table.key == "file":
+        return _join_files(table, paths)
+    keys = patients
+    if table.key != "patient_id":
+        attribute = {"SOPInstanceUID": "sop_uid", "AccessionNumber": "accession"}[table.key]
+        keys = {image: getattr(one, attribute) if one else "" for image, one in tags.items()}
+    return {image: keys[image] for image in paths if keys[image] in table.lines}
+
+
+def _join_files(table: _Table, paths: Mapping[Path, str]) -> dict[Path, str]:
+    places: dict[str, set[Path]] = defaultdict(set)
+    for image, path in paths.items():
+        for ending in _endings(path):
+            places[ending].add(image)
+            places[ending.removesuffix(image.suffix.casefold())].add(image)
+    whole = {path.casefold(): image for image, path in paths.items()}
+    joined: dict[Path, str] = {}
+    doubtful = []
+    for key, line in table.lines.items():
+        written = key.replace("\\", "/")
+        images = next((places[one] for one in _endings(written) if one in places), set())
+        images = {whole[written.casefold()]} if written.casefold() in whole else images
+        if len(images) > 1:
+            doubtful.append(key)
+        for image in images:
+            if image in joined and table.lines[joined[image]]["label"] != line["label"]:
+                raise DataError(f"the label table {table.path} gives two labels to one file: give each file one label.")
+            joined[image] = key
+    if doubtful:
+        raise DataError(
+            f"{named(doubtful)} in the label table {table.path} fit several images: write their paths below "
+            "the folder, for example P001/1.png."
+        )
+    return {image: joined[image] for image in paths if image in joined}
+
+
+def _endings(path: str) -> list[str]:
+    """Return a path and what is left without its first folders, down to the name."""
+    parts = path.casefold().split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _folder_in(path: str, table: _Table) -> str:
+    """Return the nearest folder of a path that the table lists as a patient; empty if there is none."""
+    if table.key != "patient_id":
+        return ""
+    return next((part for part in reversed(path.split("/")[:-1]) if part in table.lines), "")
+
+
+def _row(image: Path, table: _Table, line: Mapping[str, str], patient: str) -> Row:
+    told = {name: line.get(name, "") for name in table.more}
+    split = split_of(line.get("split", ""))
+    return Row(image, line["label"], line.get("patient_id") or patient, split, line.get("group", ""), told)

@@ -1,0 +1,98 @@
+"""Computes what a network gives for all images of a fold: log-probabilities, or features."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from cdtl_core.data.cohort import Fold
+from cdtl_core.models.model import Classifier
+from cdtl_core.training.batches import plain_batches
+from cdtl_core.training.device import CPU, Hardware, Where, computing, hardware_of
+from cdtl_core.training.inputs import Entry, Network, entered
+from cdtl_core.training.parts import Parts
+
+__all__ = ["SCORE_BATCH", "embed", "place_network", "score"]
+
+SCORE_BATCH = 64
+Floats = npt.NDArray[np.float64]
+
+
+def score(model: Network, fold: Fold, *, device: Where, entry: Entry | None = None) -> Floats:
+    """Return log-probabilities N K of a fold's images, in its order.
+
+    Args:
+        model: The network.
+        fold: The images.
+        device: Where to compute, and how.
+        entry: Where inputs enter the network.
+    """
+    return _computed(model, fold, device, entry, _log_probabilities)
+
+
+def embed(model: Network, fold: Fold, *, device: Where, entry: Entry | None = None) -> Floats:
+    """Return the features N D of a fold's images, in its order: what the head sees before it is centred.
+
+    Args:
+        model: The network; it has the method `features`.
+        fold: The images.
+        device: Where to compute, and how.
+        entry: Where inputs enter the network.
+    """
+    return _computed(model, fold, device, entry, _features)
+
+
+def place_network(model: Network, entry: Entry | None, device: Where) -> Hardware:
+    """Move a network to its device, and return the hardware that its inputs need.
+
+    What follows stored features are small matrices. A CPU multiplies them faster than a GPU can be started, so with
+    stored features only the backbone, which computes them, is on the GPU.
+    """
+    hardware = hardware_of(device)
+    model.to(hardware.device)
+    if hardware.device.type == "cpu" or entry is None or entry.stages is not None:
+        return hardware
+    cast(Classifier, model).end().to(CPU)
+    return Hardware(CPU)
+
+
+def _computed(
+    model: Network,
+    fold: Fold,
+    device: Where,
+    entry: Entry | None,
+    compute: Callable[[Any, torch.Tensor, Sequence[slice]], torch.Tensor],
+) -> Floats:
+    """Return what a network computes for a fold's images, N ....
+
+    Args:
+        model: The network.
+        fold: The images.
+        device: Where to compute, and how.
+        entry: Where inputs enter the network.
+        compute: From the network, a batch and its parts to the values.
+    """
+    hardware, parts = place_network(model, entry, device), Parts("images to score")
+    cast(nn.Module, model).eval()
+    network = entered(model, entry)
+    rows = np.split(np.arange(fold.num_images), range(SCORE_BATCH, fold.num_images, SCORE_BATCH))
+    with torch.inference_mode(), computing(hardware):
+        found = [
+            parts.run(len(images), partial(compute, network, images))
+            for (images,) in plain_batches(model, fold, rows, hardware, entry)
+        ]
+    return torch.cat(found).cpu().numpy().astype(np.float64)
+
+
+def _features(model: Any, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
+    """Return features B D of a batch, computed in parts."""
+    return torch.cat([model.features(images[part]).float() for part in cut])
+
+
+def _log_probabilities(model: Network, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
+    """Return log-probabilities B K of a batch, computed in parts."""
+    return torch.cat([model(images[part]).float().log_softmax(dim=1) for part in cut])
