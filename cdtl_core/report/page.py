@@ -65,11 +65,12 @@ class Note:
 
 @dataclass(frozen=True)
 class Grid:
-    """Figures side by side under a heading, as many as the width allows."""
+    """Figures side by side under a heading, as many as the width allows; `beside`: one, and a table that is wide."""
 
     items: Sequence[Figure]
     heading: str = ""
     wide: bool = False
+    beside: bool = False
     kind: ClassVar[str] = "grid"
 
 

@@ -58,9 +58,10 @@ def summary(found: Sequence[Material], unfinished: str) -> Section:
         )
     forest = gain_forest({one.site: one.gain for one in found})
     pools = _pools(found)
+    figures = [one for one in (forest, pools) if one is not None]
     blocks: list[Block] = [Headlines(items)]
-    blocks += [pools, Note(_POOL_NOTE)] if pools else []
-    blocks += [Grid([forest]), Note(SEED_NOTE)] if forest else []
+    blocks += [Grid(figures, beside=len(figures) > 1)] if figures else []
+    blocks += [*([Note(_POOL_NOTE)] if pools else []), *([Note(SEED_NOTE)] if forest else [])]
     return Section("summary", blocks if found else [], "" if found else unfinished)
 
 

@@ -94,7 +94,7 @@ def run_blocks(
     """
     rows = [(name, str(value)) for name, value in {"cdtl here": __version__, **facts}.items()]
     return [
-        Table("The run", ("", ""), rows, numbers=9),
+        Table("Versions and status", ("", ""), rows, numbers=9),
         settings_table(changed_settings(config)),
         Note(settings),
     ]

@@ -53,6 +53,7 @@ found.sections = await page.evaluate(() => [...document.querySelectorAll("sectio
   figures: one.querySelectorAll("figure").length, images: one.querySelectorAll("img").length,
 })));
 found.title = await page.title();
+found.used = await page.evaluate(() => Math.min(...[...document.querySelectorAll("section, .cards")].map((one) => one.clientWidth)) / innerWidth);
 await page.screenshot({ path: join(out, "top.png"), clip: { x: 0, y: 0, width: 1280, height: 1180 }, fullPage: true });  // as far as all four sites
 await page.keyboard.press("Tab");
 found.first_focus = await page.evaluate(() => document.activeElement.getAttribute("href"));

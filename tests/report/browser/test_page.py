@@ -73,6 +73,7 @@ def judge(found: dict[str, Any], own: str) -> None:
     assert [one for one in found["axe"] if one["impact"] in {"serious", "critical"}] == []
     assert found["axe"] == []
     assert found["overflow"] == []
+    assert found["used"] > 0.93, "at 1280 px a part of the width is unused"
     assert found["first_focus"] == "#summary"
 
 
