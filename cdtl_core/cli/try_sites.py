@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from cdtl_core.config.settings import site_of
 from cdtl_core.errors import ConfigError
 
@@ -47,7 +49,7 @@ def given_sites(
         out: Folder of the trial.
         folders: Site to the folder of its images and its modality.
         label_map: Label of the folders to label of the study; empty text: left out.
-        patient_pattern: Regular expression whose first group is the patient in a file name.
+        patient_pattern: Where the patient is in an image's path, as `place_data` reads it.
 
     Raises:
         ConfigError: A label is unknown.
@@ -59,7 +61,7 @@ def given_sites(
 
     sites = []
     for name, (folder, modality) in folders.items():
-        data = place_data(RunFolder(out).site(name).home, folder, patient_pattern=patient_pattern)
+        data = place_data(RunFolder(out).site(name).home, folder, patient_pattern=patient_pattern, tell=typer.echo)
         tree = {"site": name, "modality": modality, "data": {**data, "label_map": label_map}}
         own = site_of(tree, f"--site {name}")
         check_labels(check_data(own, quiet=False), label_map, settings.run.task.labels)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdtl_core.cli.data import PATTERN_HELP
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ def try_federation(
         typer.Option("--map", help="YOURS=THEIRS: a label of the folders and the word of the study; repeat it."),
     ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="A label whose images are left out; repeat it.")] = None,
-    patient_pattern: Annotated[
-        str, typer.Option(help="Regular expression whose first group is the patient in the name of a folder's file.")
-    ] = "",
+    patient_pattern: Annotated[str, typer.Option(help=PATTERN_HELP)] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: key=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="New folder for everything; default runs/<name>, numbered.")] = None,
     open_: Annotated[

@@ -34,14 +34,16 @@ class Trial:
         env = {**os.environ, MARK: self.mark, "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._came, self._seen = threading.Condition(), set[psutil.Process]()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._came:
-                self.lines.append(line)
-                self._came.notify_all()
+        with self.process.stdout as lines:
+            for line in lines:
+                with self._came:
+                    self.lines.append(line)
+                    self._came.notify_all()
         with self._came:
             self.lines.append("(end)")
             self._came.notify_all()
@@ -70,7 +72,7 @@ class Trial:
 
     def ended(self) -> int:
         code = self.process.wait(240)
-        self.until(r"\(end\)")
+        self._reader.join()
         return code
 
     def left(self) -> list[psutil.Process]:
@@ -107,6 +109,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Trial]]:
         trial.process.kill()
         for process in trial.left():
             process.kill()
+        trial.ended()
 
 
 @pytest.mark.slow
