@@ -23,24 +23,30 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in ("donors", "patients", "method"):
         table.add_column(header, overflow="fold", justify="right" if header == "patients" else "left")
-    table.add_column("AUROC", justify="right")
+    table.add_column("AUROC (test patients)", justify="right")
     for header in ("gain (95 % interval)", "worst receiver", "less FedBN", "less its control"):
         table.add_column(header, justify="right")
     table.add_column("claim", no_wrap=True)
     for row in comparison.rows:
-        table.add_row(*_cells(row), end_section=row.method == comparison.methods[-1])
+        table.add_row(*_cells(row, _tested(comparison.points, row)), end_section=row.method == comparison.methods[-1])
     console.print(table)
     for line in _notes(comparison, folder):
         console.print(line, soft_wrap=True)
 
 
-def _cells(row: Row) -> list[str]:
+def _tested(points: Sequence[Point], row: Row) -> int:
+    """Return the number of test patients of all receivers of a row."""
+    here = [one for one in points if (one.donors, one.patients) == (row.donors, row.patients)]
+    return sum(one.tested_patients for one in here if one.target in row.receivers)
+
+
+def _cells(row: Row, tested: int) -> list[str]:
     least = None if row.worst is None else row.gains[row.worst]
     return [
         row.donors,
         str(row.patients),
         "local" if row.method == "alone" else row.method,
-        "-" if row.auroc is None else f"{row.auroc:.3f}",
+        "-" if row.auroc is None else f"{row.auroc:.3f} ({tested})",
         _points(row.gain),
         "" if least is None else f"{100 * least:+.1f} {row.worst}",
         _points(row.less_fedbn),

@@ -234,6 +234,10 @@ def test_one_receiver_at_a_time_is_scarce_and_takes_from_each_set_of_donors(cdtl
     ]  # fmt: skip
     assert [(one["target"], one["patients"], one["donors"]) for one in found["left_out"]] == [("como", 6, None)]
     assert "left out: como, 6 patients: site como has 5 training patients" in table
+    for row in found["rows"]:
+        here = [one for one in found["points"] if (one["donors"], one["patients"]) == (row["donors"], row["patients"])]
+        tested = sum(one["tested_patients"] for one in here)
+        assert f"{row['auroc']:.3f} ({tested})" in table, "each AUROC has its test patients beside it"
     cell = json.loads((tmp_path / "c" / "cells" / "alba-seed0-fold0-4.json").read_text())
     assert cell["scores"]["other"]["alone"] == cell["scores"]["all"]["alone"]
     assert cell["scores"]["other"]["fedbn"] != cell["scores"]["all"]["fedbn"]
