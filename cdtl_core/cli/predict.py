@@ -126,7 +126,7 @@ def _print(answer: _Answer) -> None:
     for label in table.labels:
         shown.add_column(f"p_{visible(label)}", justify="right", no_wrap=True)
     shown.add_column("called")
-    shown.add_column("like the training images", overflow="fold")
+    shown.add_column("like training")
     for path, row, called, unlike in _rows(answer):
         like = Text("UNLIKE", "bold red") if unlike else Text("?" if table.not_judged else "yes")
         values = (f"{value:.3f}" for value in row)

@@ -191,6 +191,7 @@ def test_a_manifest_is_written_again_with_force_and_its_own_output_is_no_data(cd
         (("data", "make-manifest", "images", "--labels", "none.csv"), "the label table none.csv does not exist"),
         (("data", "make-manifest", "empty"), "no image"),
         (("data", "make-manifest", "flat"), "--labels TABLE"),
+        (("data", "make-manifest", "reports"), "1 DICOM file holds no image that can be read"),
         (("data", "make-manifest", "flat", "--patient-pattern", "{patient"), "{patient"),
         (("data", "make-manifest", "flat", "--column", "label=x"), "--labels"),
         (("data", "make-manifest", "flat", "--labels", "t.csv", "--column", "label"), "NAME=YOURS"),
@@ -200,6 +201,7 @@ def test_a_manifest_is_written_again_with_force_and_its_own_output_is_no_data(cd
 def test_what_cannot_be_listed_is_one_sentence(cdtl: Cdtl, arguments: tuple[str, ...], says: str) -> None:
     class_folders(1)
     table(Path("empty/notes.nii"), "x")
+    dicom(Path("reports/benign/SR1"), "P", image=False)
     png(Path("flat/1.png"))
     table(Path("t.csv"), "file,label", "1.png,x")
     done = cdtl(*arguments)

@@ -73,7 +73,11 @@ def find_images(folder: Path) -> Found:
 
 
 def read_headers(found: Found) -> tuple[dict[Path, DicomTags | None], list[str]]:
-    """Return the DICOM tags of each image, None for other formats, and notes about what is left out."""
+    """Return the DICOM tags of each image, None for other formats, and notes about what is left out.
+
+    Raises:
+        DataError: Nothing is left.
+    """
     from cdtl_core.data.decode.dicom import read_tags  # imported here: pydicom takes a while to load
 
     tags = {image: read_tags(image) for image in found.images}
@@ -82,6 +86,8 @@ def read_headers(found: Found) -> tuple[dict[Path, DicomTags | None], list[str]]
     if without:
         many = f"{len(without)} DICOM files hold" if len(without) > 1 else "1 DICOM file holds"
         notes.append(f"{many} no image that can be read, left out: {named(map(found.path_of, without))}.")
+    if len(without) == len(tags):
+        raise DataError(f"{found.folder}: {notes[0]} Export the images themselves.")
     if found.others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.others.most_common(_EXAMPLES))  # type: ignore[attr-defined]
         notes.append(f"files of other kinds were left out: {kinds}.")
