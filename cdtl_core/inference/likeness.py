@@ -36,7 +36,7 @@ Pixels = npt.NDArray[np.uint8]
 MEASURES = ("brightness", "contrast", "dark parts", "middle gray", "bright parts", "border")
 DETAILS = ("finest detail", "fine detail", "coarse detail", "coarsest detail")
 _FEWEST = 10  # validation images below which no threshold is set
-_BEYOND = 1 / 200  # share of images like the training images that may lie beyond a threshold
+_BEYOND = 1 / 500  # share of images like the training images that may lie beyond a threshold
 _FLOOR = 0.05  # share of the mean spread: a feature that is constant in training must not decide alone
 
 
@@ -187,13 +187,13 @@ def _gauge(train: Floats, val: Floats) -> Gauge:
 
 
 def _threshold(distances: Floats) -> float:
-    """Return the limit of a prediction interval for one more distance; distances are taken as log-normal.
+    """Return the limit of a prediction interval for one more distance; with few distances it is wider.
 
-    With few distances it is wider, by Student's t.
+    Source: the cube root of a sum of squares is nearly normal (Wilson and Hilferty 1931).
     """
-    logs, count = np.log(np.maximum(distances, 1e-9)), len(distances)
-    width = float(stdtrit(count - 1, 1 - _BEYOND)) * float(logs.std(ddof=1)) * np.sqrt(1 + 1 / count)
-    return float(np.exp(logs.mean() + width))
+    roots, count = distances ** (2 / 3), len(distances)
+    width = float(stdtrit(count - 1, 1 - _BEYOND)) * float(roots.std(ddof=1)) * np.sqrt(1 + 1 / count)
+    return float((roots.mean() + width) ** 1.5)
 
 
 def _strangest(gauge: Gauge, values: Floats) -> str:

@@ -21,7 +21,7 @@ def test_a_distance_is_the_root_mean_square_in_spreads() -> None:
     assert gauge.distances(np.array([[1.0, 10.0], [4.0, 30.0]])) == pytest.approx([0.0, np.sqrt((9 + 16) / 2)])
 
 
-def test_the_threshold_is_what_one_in_200_images_of_the_kind_exceeds() -> None:
+def test_the_threshold_is_what_one_in_500_images_of_the_kind_exceeds() -> None:
     rng = np.random.default_rng(0)
     train = np.hstack([rng.normal(size=(4000, 8)), np.full((4000, 1), 7.0)])
     found = []
@@ -29,8 +29,8 @@ def test_the_threshold_is_what_one_in_200_images_of_the_kind_exceeds() -> None:
         gauges = [likeness._gauge(train, train[rng.integers(0, 4000, count)]) for _ in range(100)]
         found.append(np.mean([(gauge.distances(train) > gauge.threshold).mean() for gauge in gauges]))
     assert gauges[0].spread[-1] == pytest.approx(0.05 * train.std(axis=0).mean())  # a constant feature
-    assert max(found) < 0.01
-    assert min(found) > 0.0005
+    assert max(found) < 0.004
+    assert min(found) > 0.001
 
 
 def test_a_gray_image_measures_the_same_in_one_channel_and_in_three() -> None:
