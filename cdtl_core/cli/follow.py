@@ -1,4 +1,4 @@
-"""Progress of a run at its coordinator: missing sites, each round, and the end."""
+"""Progress of a run at its coordinator: missing sites, each round, and the results."""
 
 import time
 from collections.abc import Mapping
@@ -6,46 +6,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich import box
+from rich.table import Table
 
+from cdtl_core.cli.screen import open_console
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.errors import FederationError
-from cdtl_core.system.foreign import visible
+from cdtl_core.results.report import Estimate
+from cdtl_core.results.text import estimate_text, round_lines
+from cdtl_core.system.foreign import read_json, visible
 
 if TYPE_CHECKING:
-    from cdtl_core.federation.journal import Ending, Round
+    from cdtl_core.federation.journal import Ending
 
-__all__ = ["Follower", "follow_run"]
+__all__ = ["Follower", "follow_run", "print_ending", "print_result"]
 
 _LOOK_S = 0.5
 _MOST = 2000  # characters of the reason of an end: a sentence for each site
 
 
 class Follower:
-    """Prints what is new in a run at each look: missing sites, rounds, the end."""
+    """Prints what is new in a run at each look: missing sites, rounds, the results."""
 
     def __init__(self, run: Path) -> None:
         self._run, self._printed, self._said = run, 0, ""
-        self._patients: dict[str, str] = {}
 
     def look(self) -> None:
         """Print the lines of the journal since the last look, and the sites that the run now waits for."""
-        from cdtl_core.config.folders import RunFolder
-        from cdtl_core.federation.journal import read_entries
-        from cdtl_core.system.foreign import read_json
+        from cdtl_core.federation.journal import Ending, read_entries
 
-        lines = list(read_entries(RunFolder(self._run).journal))
-        if lines and not self._patients:
-            enrolled = read_json(RunFolder(self._run).enrolled)
-            self._patients = {site: f"~{contract['patients']} patients" for site, contract in enrolled.items()}
-        for line in lines[self._printed if self._printed <= len(lines) else 0 :]:
-            typer.echo(_text(line, self._patients))
+        lines, progress = list(read_entries(RunFolder(self._run).journal)), read_json(RunFolder(self._run).progress)
+        for one in lines[self._printed if self._printed <= len(lines) else 0 :]:
+            if isinstance(one, Ending):
+                print_ending(one, _patients(self._run))
+            else:
+                typer.echo("\n  ".join(round_lines(one, progress.get("rounds", 0))))
         self._printed = len(lines)
-        if (text := _waiting(read_json(RunFolder(self._run).progress))) and text != self._said:
+        if (text := _waiting(progress)) and text != self._said:
             typer.echo(text)
         self._said = text or self._said
 
 
 def follow_run(folder: Path, run: Path) -> int:
-    """Print a run's progress until it has ended; returns its exit code. Ctrl-C ends only the printing.
+    """Print a run's progress until it has ended, then its results; returns its exit code.
+
+    Ctrl-C ends only the printing.
 
     Raises:
         FederationError: The coordinator has ended before the run.
@@ -58,51 +63,56 @@ def follow_run(folder: Path, run: Path) -> int:
         state = load_run_state(run)
         follower.look()
         if state is not None and state.status in ENDED:
-            typer.echo(f"Run {run.name}: {state.status}{'. ' + visible(state.reason, _MOST) if state.reason else ''}")
+            _print_status(run)
             return state.exit_code or (FederationError.exit_code if state.status != "completed" else 0)
         if not is_running(folder):
             raise FederationError(f"the coordinator has ended; cdtl server start {folder} continues the run.")
         time.sleep(_LOOK_S)
 
 
-def _text(one: "Round | Ending", patients: Mapping[str, str]) -> str:
-    """Return a line of the journal in words.
+def print_result(run: Path) -> None:
+    """Print what each site has of a run, and how the run has ended."""
+    from cdtl_core.federation.journal import read_journal
+
+    for journal in read_journal(RunFolder(run).journal)[-1:]:
+        if journal.ending is not None:
+            print_ending(journal.ending, _patients(run))
+    _print_status(run)
+
+
+def print_ending(ending: "Ending", patients: Mapping[str, str]) -> None:
+    """Print one row per site: AUROC on its test patients, and which model it uses.
 
     Args:
-        one: A round, or the end.
+        ending: The end of a run.
         patients: Site to its enrolled patients, of whom the coordinator does not know how many are for testing.
     """
-    from cdtl_core.federation.journal import Ending
-
-    if isinstance(one, Ending):
-        ends = [f"\n  {visible(site)} {_end(end, patients.get(site, ''))}" for site, end in one.sites.items()]
-        lost = [f"\n  {visible(site)} has no model: {visible(why)}" for site, why in one.missing.items()]
-        return f"finished in {one.seconds or 0:.0f} s; AUROC on test patients (95 %):{''.join([*ends, *lost])}"
-    sites = [f"{visible(site)} {_number(values.get('val_auroc'))}" for site, values in one.sites.items()]
-    received = f"validation AUROC of what was received: {', '.join(sites)}"
-    more = [f"without {visible(site)}: {visible(why)}" for site, why in one.refused.items()]
-    more += [f"without {visible(site)}: not connected" for site in one.absent]
-    more += [f"{visible(site)} joined and takes part from the next round" for site in one.joined]
-    return "\n  ".join([f"round {one.number} in {one.seconds or 0:.0f} s; {received}", *more])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"finished in {ending.seconds or 0:.0f} s")
+    for name in ("site", "AUROC on test patients (95 %)", "patients", "model"):
+        table.add_column(name, overflow="fold")
+    for site, end in ending.sites.items():
+        value, low, high = (end.get(name) for name in ("test_auroc", "test_auroc_low", "test_auroc_high"))
+        figure = estimate_text(Estimate(value=value, low=low, high=high)) if value is not None else "not sent"
+        table.add_row(visible(site), figure, visible(patients.get(site, "")), visible(end.get("chosen") or "not sent"))
+    for site, why in ending.missing.items():
+        table.add_row(visible(site), "-", visible(patients.get(site, "")), f"none: {visible(why)}")
+    open_console().print(table)
 
 
-def _end(end: Mapping[str, Any], patients: str) -> str:
-    """Return a site's last figures: AUROC, interval, patients, and the model that it uses."""
-    if end.get("test_auroc") is None:
-        interval = "not sent"
-    elif end.get("test_auroc_low") is None:
-        interval = "no interval: too few test patients"
-    else:
-        interval = f"{_number(end['test_auroc_low'])} to {_number(end.get('test_auroc_high'))}"
-    told = "; ".join(filter(None, (interval, visible(patients), visible(end["chosen"] or "model not told"))))
-    return f"{_number(end.get('test_auroc'))} ({told})"
+def _print_status(run: Path) -> None:
+    from cdtl_core.deploy.runs import load_run_state
+
+    state = load_run_state(run)
+    reason = f". {visible(state.reason, _MOST)}" if state and state.reason else ""
+    typer.echo(f"Run {run.name}: {state.status if state else 'not started'}{reason}")
+
+
+def _patients(run: Path) -> dict[str, str]:
+    """Return site to the rounded number of patients in the contract of its enrolment."""
+    return {site: f"~{contract['patients']}" for site, contract in read_json(RunFolder(run).enrolled).items()}
 
 
 def _waiting(progress: Mapping[str, Any]) -> str:
     waiting = {site: why for site, why in progress.get("waiting", {}).items() if why != "working"}
     told = [f"{visible(site)}: {visible(why)}" for site, why in waiting.items()]
     return f"waiting for {'; '.join(told)}" if told else ""
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

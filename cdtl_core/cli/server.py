@@ -166,29 +166,25 @@ def run(
     wait: Annotated[bool, typer.Option(help="Show progress until the run ends.")] = True,
 ) -> None:
     """Build the bundle, show its hash and what sites will send, wait for approvals, train."""
-    from cdtl_core.cli.desk import confirm, print_request
+    from cdtl_core.cli.asking import ask_for_run, follow_to_end
+    from cdtl_core.cli.follow import print_result
     from cdtl_core.config.settings import load_run
-    from cdtl_core.deploy.runs import prepare_run, queue_run
     from cdtl_core.deploy.server_config import load_server
     from cdtl_core.deploy.service import require_running
     from cdtl_core.system.shipped import find_config
 
     load_server(folder)
-    settings = load_run(find_config(config), set_ or [])
-    require_running(folder, "coordinator", f"cdtl server start {folder}")
-    place, request, again = prepare_run(folder, settings)
-    print_request(request)
-    typer.echo(f"Hand to the sites: {place / 'request.json'}; each approves with cdtl site approve.")
-    if not again:
-        confirm("Start this run?", yes)
-    queue_run(place)
-    if wait:
-        from cdtl_core.cli.follow import follow_run
-        from cdtl_core.cli.watching import writing_events
+    settings = load_run(find_config(config), set_ or [], deployed=True)
+    from cdtl_core.deploy.preparing import finished_run
 
-        with writing_events(place):
-            code = follow_run(folder, place)
-        raise typer.Exit(code)
+    if place := finished_run(folder, settings):
+        print_result(place)
+        typer.echo(f"It is not played again. For another run choose another name: --set name={settings.name}-2")
+        return
+    require_running(folder, "coordinator", f"cdtl server start {folder}")
+    place = ask_for_run(folder, settings, yes=yes)
+    if wait:
+        raise typer.Exit(follow_to_end(folder, place, config))
 
 
 @app.command("status")

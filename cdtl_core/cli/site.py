@@ -103,6 +103,7 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check everything, then rehearse; exit code 7 if something would prevent the site from taking part."""
+    from cdtl_core.cli.progress import showing_steps
     from cdtl_core.cli.rehearsing import print_checks
     from cdtl_core.deploy.coordinator_address import save_address
     from cdtl_core.deploy.readiness import check_site
@@ -112,7 +113,8 @@ def check(
         raise typer.BadParameter("give --server and --ca together")
     if server and ca:
         save_address(folder, server, ca)
-    found = check_site(folder, rehearse=rehearse, tell=lambda text: typer.echo(text, err=True))
+    with showing_steps() as tell:
+        found = check_site(folder, rehearse=rehearse, tell=tell)
     typer.echo(json.dumps(found, indent=1)) if json_ else print_checks(found)
     if any(one["state"] == "wrong" for one in found["checks"]):
         raise typer.Exit(FederationError.exit_code)
@@ -210,6 +212,7 @@ def _new_site(
     label_map: dict[str, str],
     phantom: int,
 ) -> "SiteConfig":
+    from cdtl_core.config import TaskConfig
     from cdtl_core.config.settings import site_of
     from cdtl_core.deploy.enrolling import place_data
 
@@ -226,8 +229,7 @@ def _new_site(
         else {**place_data(folder, data, patient_pattern=pattern, tell=_note)}
     )
     tree["data"] = placed | ({"label_map": label_map} if label_map else {})
-    if labels:
-        tree["labels"] = [label for label in labels.split(",") if label]
+    tree["labels"] = [label for label in labels.split(",") if label] or list(TaskConfig().labels)
     return site_of(tree, "the options")
 
 

@@ -124,7 +124,8 @@ def _played(settings: "SimulationConfig", local: "LocalFederation", out: Path, *
     from cdtl_core.config.settings import load_site
     from cdtl_core.deploy.approvals import approve
     from cdtl_core.deploy.local import await_end
-    from cdtl_core.deploy.runs import prepare_run, queue_run
+    from cdtl_core.deploy.preparing import prepare_run
+    from cdtl_core.deploy.runs import queue_run
     from cdtl_core.errors import FederationError, error_of_code
     from cdtl_core.report.live import open_page
 

@@ -33,6 +33,8 @@ __all__ = [
 """The file with a hospital's settings, in its folder."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_OF_SIMULATIONS = {"sites": "[[sites]]", "methods": "methods", "data": "[data]", "paper": "[paper]"}
+"""Settings that only a simulation has, as they look in TOML."""
 
 
 def load_config(source: str | Path | Mapping[str, Any], changes: Iterable[str] = ()) -> SimulationConfig:
@@ -94,17 +96,27 @@ def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
     return {**run, **{key: plain[key] for key in ("methods", "sites", "paper") if key in plain}}
 
 
-def load_run(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read the settings that a federation agrees on; settings of a simulation in the same file are ignored.
+def load_run(path: Path, overrides: Iterable[str] = (), *, deployed: bool = False) -> RunConfig:
+    """Read the settings that a federation agrees on.
+
+    Args:
+        path: The TOML file.
+        overrides: Settings to change, each as ``key=value``.
+        deployed: Refuse settings of a simulation in the same file, which are otherwise ignored.
 
     Raises:
-        ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
+        ConfigError: The file is missing or not TOML, or a setting is unknown, ill-typed or of a simulation.
     """
     tree = read_toml(path)
     for override in overrides:
         _apply(tree, override)
-    for key in ("sites", "methods", "data", "paper"):
-        tree.pop(key, None)
+    simulated = {key: text for key, text in _OF_SIMULATIONS.items() if tree.pop(key, None)}
+    if deployed and simulated:
+        raise ConfigError(
+            f"{path} has {', '.join(simulated.values())}, of which a run between hospitals makes no use. It has the "
+            "sites that were admitted (federation.sites chooses among them), each with its own images, and one method "
+            f"(method). Remove them from the file, or add {' '.join(f'--set {key}=' for key in simulated)}"
+        )
     return validated(RunConfig, tree, str(path))
 
 

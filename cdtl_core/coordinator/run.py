@@ -28,7 +28,8 @@ from cdtl_core.errors import CheckpointError, FederationError, ModelError
 from cdtl_core.federation import wire
 from cdtl_core.federation.checkpoint import load_latest, save_checkpoint
 from cdtl_core.federation.journal import JournalFile, Traffic
-from cdtl_core.federation.round import RoundReport, close_round, robust_notes, round_matrices
+from cdtl_core.federation.preflight import check_plan
+from cdtl_core.federation.round import RoundReport, close_round
 from cdtl_core.federation.screening import Screening, miss, open_screening, refuse, screen
 from cdtl_core.federation.state import CoordinatorState, Member, is_quarantined, join, order_for, start
 from cdtl_core.models.model import build_initial_weights
@@ -88,7 +89,8 @@ def play_run(grid: Grid, config: RunConfig, folder: RunFolder, *, deployed: bool
     membership = _open_membership(grid, config, folder, deployed=deployed)
     gather_sites(membership, {member.site: member for member in before.members} if before else {})
     state = begin(membership, before)
-    _check_settings(state, config)
+    for note in check_plan(state.members, config):
+        _log.warning("%s", note)
     journal.rewind(state.round)
 
     while state.round < config.federation.rounds:
@@ -204,17 +206,6 @@ def _open_membership(grid: Grid, config: RunConfig, folder: RunFolder, *, deploy
             "or make a new request under another name."
         )
     return membership
-
-
-def _check_settings(state: CoordinatorState, config: RunConfig) -> None:
-    """Check the settings for these members, and log what will not apply.
-
-    Raises:
-        ConfigError: They fit no round of this run.
-    """
-    round_matrices(state, config)
-    for note in robust_notes(state, config):
-        _log.warning("%s", note)
 
 
 def _present(membership: Membership, state: CoordinatorState) -> list[Member]:

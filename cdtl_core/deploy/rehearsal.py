@@ -2,7 +2,7 @@
 
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from cdtl_core.config.folders import SITE_FILE, RunFolder, SiteFolder
 from cdtl_core.config.settings import load_site, save_toml
 from cdtl_core.deploy.approvals import approve
 from cdtl_core.deploy.local import LocalFederation, await_end
-from cdtl_core.deploy.runs import prepare_run, queue_run
+from cdtl_core.deploy.preparing import prepare_run
+from cdtl_core.deploy.runs import queue_run
 from cdtl_core.errors import FederationError
-from cdtl_core.federation.journal import Journal, read_diary, read_journal
+from cdtl_core.federation.journal import Journal, read_diary, read_entries, read_journal
+from cdtl_core.system.foreign import read_json
 from cdtl_core.system.processes import ProcessGroup
 
 __all__ = ["rehearse_rounds"]
@@ -24,13 +26,16 @@ _LINKS = (10, 100)
 """Line speeds in Mbit/s for the estimated transfer times."""
 
 
-def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, Any]:
+def rehearse_rounds(
+    home: Path, own: SiteConfig, task: TaskConfig, *, tell: Callable[[str], object] = lambda _: None
+) -> dict[str, Any]:
     """Train two rounds with the default settings and return the cost of a round; nothing else is kept.
 
     Args:
         home: The site's folder.
         own: The site's settings.
         task: The labels that the site enrolled with.
+        tell: Called with each step.
 
     Returns:
         Seconds per round, the site's peak memory, bytes up and down a round, the initial weights' bytes, seconds on
@@ -53,7 +58,7 @@ def rehearse_rounds(home: Path, own: SiteConfig, task: TaskConfig) -> dict[str, 
         approve(shadow, request, load_site(shadow / SITE_FILE))
         queue_run(run)
         with local.running(scratch, farewell=f"rm -rf {shlex.quote(name)}") as group:
-            memory = _watch(group, run, scratch, own.site)
+            memory = _watch(group, run, scratch, own.site, tell)
             (journal,) = read_journal(RunFolder(run).journal)
             own_model = _of_own_model(shadow)  # before the last program removes the folder
         return _estimates(journal, own.site, memory) | own_model
@@ -71,18 +76,38 @@ def _shadow(home: Path, own: SiteConfig, shadow: Path) -> None:
         SiteFolder(shadow).cache.symlink_to(cache.absolute())
 
 
-def _watch(group: ProcessGroup, run: Path, logs: Path, site: str) -> int:
-    """Wait until the run has ended well; return the most bytes that the site's processes held at once."""
-    most = 0
+def _watch(group: ProcessGroup, run: Path, logs: Path, site: str, tell: Callable[[str], object]) -> int:
+    """Wait until the run has ended well; return the most bytes that the site's processes held at once.
+
+    Args:
+        group: Coordinator and site.
+        run: The run's folder.
+        logs: Folder of their logs.
+        site: The site's name.
+        tell: Called with each step.
+    """
+    most, said = 0, ""
 
     def look() -> None:
-        nonlocal most
+        nonlocal most, said
         most = max(most, _memory(group.pids()[site]))
+        if (step := _step(run)) != said:
+            tell(step)
+            said = step
 
     state = await_end(group, run, logs, look=look, limit_s=_LIMIT_S)
     if state.status != "completed":
         raise FederationError(f"the rehearsal ended as {state.status}: {state.reason}")
     return most
+
+
+def _step(run: Path) -> str:
+    """Return the present step of the rehearsal."""
+    done = len(list(read_entries(RunFolder(run).journal)))
+    if done:
+        return f"rehearsal: round {done} of {_ROUNDS} done"
+    round = read_json(RunFolder(run).progress).get("round")
+    return f"rehearsal: round {round} of {_ROUNDS} ..." if round else "rehearsal: coordinator and site start ..."
 
 
 def _memory(pid: int) -> int:

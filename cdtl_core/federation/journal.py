@@ -9,14 +9,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cdtl_core.config.folders import SiteFolder
-from cdtl_core.federation.round import RoundReport
 from cdtl_core.system.durable import append_line, replace_bytes
 from cdtl_core.system.foreign import parse_json
+
+if TYPE_CHECKING:
+    from cdtl_core.federation.round import RoundReport  # needs torch, which services and status do not load
 
 __all__ = ["Diary", "Ending", "Journal", "JournalFile", "Round", "Traffic", "read_diary", "read_entries"]
 __all__ += ["read_journal", "unprotected_runs"]
@@ -112,7 +114,7 @@ class JournalFile:
             replace_bytes(self._path, "".join(line + "\n" for line in kept).encode())
 
     def add_round(
-        self, report: RoundReport, traffic: Mapping[str, Traffic], joined: Sequence[str], seconds: float
+        self, report: "RoundReport", traffic: Mapping[str, Traffic], joined: Sequence[str], seconds: float
     ) -> None:
         """Write one round.
 
@@ -266,7 +268,7 @@ def _figures(sites: Mapping[str, Any]) -> dict[str, Any]:
 def _texts(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

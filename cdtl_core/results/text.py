@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Template
 
 from cdtl_core.results.report import Estimate
+from cdtl_core.system.foreign import visible
 from cdtl_core.system.templates import text_environment
 
 if TYPE_CHECKING:
+    from cdtl_core.federation.journal import Ending, Round
     from cdtl_core.results.card import ModelCard
 
-__all__ = ["bytes_text", "card_markdown", "estimate_text", "percent", "plain", "seconds_text", "signed"]
+__all__ = ["bytes_text", "card_markdown", "ending_lines", "estimate_text", "percent", "plain", "round_lines"]
+__all__ += ["seconds_text", "signed"]
 
 _MINUS = "\u2212"
 _NAMES = {
@@ -73,6 +76,40 @@ def seconds_text(seconds: float | None) -> str:
         return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.2f} s"
     minutes = int(seconds // 60)
     return f"{minutes} min {seconds % 60:.0f} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def round_lines(one: "Round", rounds: int = 0) -> list[str]:
+    """Return one line about a round, then one for each site that is not in it or has joined.
+
+    Args:
+        one: The round.
+        rounds: Number of rounds of the run; 0: not known.
+    """
+    of = f" of {rounds}" if rounds else ""
+    sites = ", ".join(f"{visible(site)} {_figure(values.get('val_auroc'))}" for site, values in one.sites.items())
+    return [
+        f"round {one.number}{of} in {one.seconds or 0:.0f} s; validation AUROC of what was received: {sites or '-'}",
+        *(f"without {visible(site)}: {visible(why)}" for site, why in one.refused.items()),
+        *(f"without {visible(site)}: not connected" for site in one.absent),
+        *(f"without {visible(site)}: its privacy budget is spent" for site in one.spent),
+        *(f"{visible(site)} joined and takes part from the next round" for site in one.joined),
+    ]
+
+
+def ending_lines(one: "Ending") -> list[str]:
+    """Return one line about the end of a method, then one for each site without a model."""
+    sites = ", ".join(
+        f"{visible(site)} {_figure(end.get('test_auroc'))} ({visible(end.get('chosen') or 'not told')})"
+        for site, end in one.sites.items()
+    )
+    return [
+        f"finished in {one.seconds or 0:.0f} s; test AUROC: {sites or '-'}",
+        *(f"{visible(site)} has no model: {visible(why)}" for site, why in one.missing.items()),
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def card_markdown(card: "ModelCard") -> str:

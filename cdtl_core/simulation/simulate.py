@@ -15,15 +15,14 @@ from cdtl_core.config.settings import flatten, load_simulation, save_toml, simul
 from cdtl_core.errors import CheckpointError, FederationError, error_of_code
 from cdtl_core.federation.blend import retention_of, transfer_of
 from cdtl_core.federation.checkpoint import load_latest
-from cdtl_core.federation.contract import check_contract, label_hash
+from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.journal import Journal, JournalFile, read_journal
-from cdtl_core.federation.round import robust_notes, round_matrices
-from cdtl_core.federation.state import Member, start
+from cdtl_core.federation.preflight import Candidate, check_network, check_run
+from cdtl_core.federation.state import Member
 from cdtl_core.inference.likeness import STATISTICS_FILE
 from cdtl_core.inference.model_folder import MODEL_FILE, NOTE_FILE
-from cdtl_core.models.model import build_initial_weights, frozen_stages, parts_of
-from cdtl_core.models.weights import load_into, weights_hash
-from cdtl_core.privacy.mechanism import check_terms
+from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.weights import weights_hash
 from cdtl_core.results.card import CARD_FILE, CARD_TEXT, load_card, save_card
 from cdtl_core.results.report import Report, save_report
 from cdtl_core.simulation.gather import gather_report
@@ -109,9 +108,10 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
 
     Repeating it changes nothing, so a run that was killed here can be resumed.
     """
-    run, members = config.run, []
+    run, candidates = config.run, []
+    private = {own.site: is_private(own, run) for own in config.sites}
     initial_weights = build_initial_weights(run.model, run.seed, run.image.size)
-    initial_weights_hash = weights_hash(initial_weights)
+    check_network(run, initial_weights)
     for own in config.sites:
         folder = RunFolder(out).site(own.site)
         privacy = own.privacy.model_copy(update={"ledger": "run"})  # each method counts its privacy separately
@@ -119,20 +119,11 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         save_toml(folder.settings, alone.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
         site = open_site(folder.home, config.of_method(config.methods[0]))
-        if is_private(own, run):
-            check_terms(run.dp, site.cohort.folds["train"].num_patients)
-            from cdtl_core.privacy.clipping import check_private
-
-            check_private(site.model)
         patients = site.cohort.folds["train"].num_patients
-        members.append(Member(site.name, site.modality, patients, label_hash(site.cohort.labels)))
-        check_contract(contract_of(folder.home, site), run, initial_weights_hash)
-        load_into(site.model, initial_weights)
-        parts_of(site.model, freeze=frozen_stages(site.model, run), share_head=run.share.head)
+        member = Member(site.name, site.modality, patients, label_hash(site.cohort.labels))
+        candidates.append(Candidate(member, contract_of(folder.home, site), private[own.site]))
     for method in config.methods:
-        run = config.of_method(method)
-        round_matrices(start(members, run), run)
-        robust_notes(start(members, run), run)
+        check_run(candidates, _all_take_part(config, method), weights_hash(initial_weights))
 
 
 def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:

@@ -24,6 +24,7 @@ from cdtl_core.federation.contract import ModalityContract
 from cdtl_core.federation.journal import Ending, Round
 from cdtl_core.quality import CohortCheck, Finding
 from cdtl_core.quality.check import ClassCount, Counts
+from cdtl_core.results.text import ending_lines, round_lines
 from cdtl_core.system.durable import replace_json
 from cdtl_core.system.foreign import get_logger, is_plain, shown, visible
 from cdtl_core.system.progress import report
@@ -114,13 +115,14 @@ def print_coordinator(text: str) -> None:
     run = {"name": "run", "status": "running", "round": 1, "rounds": 2, "reason": text, "waiting": {text: text}}
     site = {"modality": text, "patients": 40, "revoked": False, "connected": True, "last_seen": 1.0}
     found = {"names": ["localhost"], "port": 1, "running": True, "pid": 1, "certificate_expires": "2030-01-01"}
-    replaced = {"time": 1.0, "why": text}
-    desk.print_coordinator(Found(text, **found, sites={text: site}, runs=[run], database_replaced=replaced))
+    more = {"database_replaced": {"time": 1.0, "why": text}, "troubles": {"gateway": text}}
+    desk.print_coordinator(Found(text, **found, sites={text: site}, runs=[run], **more))
 
 
 def print_site(text: str) -> None:
     found = {"site": "north", "modality": "mri", "running": True, "pid": 1, "connected": False, "last_contact": None}
     told = {"coordinator": {"host": "h", "port": 1}, "last_fault": {"why": text}, "last_refusal": {"why": text}}
+    told |= {"troubles": {"node": text}}
     desk.print_site(Found(text, **found, **told, **_runs(text), privacy=text, models=[text]))
 
 
@@ -132,12 +134,8 @@ def print_run(text: str) -> None:
     sites = {text: {"val_auroc": 0.5}}
     one = Round("cdtl", 1, 1.0, sites, absent=[text], refused={text: text}, joined=[text])
     end = Ending("cdtl", 2, 1.0, {text: {"test_auroc": 0.5, "chosen": text}}, {text: text})
-    told = [
-        follow._text(one, {text: text}),
-        follow._text(end, {text: text}),
-        follow._waiting({"waiting": {text: text}}),
-    ]
-    typer.echo("\n".join(told))
+    follow.print_ending(end, {text: text})
+    typer.echo("\n".join([*round_lines(one), *ending_lines(end), follow._waiting({"waiting": {text: text}})]))
 
 
 def print_check(text: str) -> None:

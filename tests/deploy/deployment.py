@@ -20,8 +20,9 @@ from cdtl_core.deploy.bundle import bundle_sha256
 from cdtl_core.deploy.enrolling import make_site
 from cdtl_core.deploy.local import LocalFederation
 from cdtl_core.deploy.participation import Part
+from cdtl_core.deploy.preparing import prepare_run
 from cdtl_core.deploy.request import load_request, save_request
-from cdtl_core.deploy.runs import ENDED, load_run_state, prepare_run, queue_run
+from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, queue_run, save_run_state
 from cdtl_core.deploy.status import coordinator_status
 from cdtl_core.system.foreign import read_json
 from cdtl_core.system.processes import ProcessGroup
@@ -90,6 +91,11 @@ class Deployment(LocalFederation):
 
     def play(self, run: Path) -> None:
         queue_run(run)
+
+    def play_again(self, run: Path) -> None:
+        """Play an ended run again, as a dishonest coordinator would."""
+        (run / "outcome.json").unlink(missing_ok=True)
+        save_run_state(run, RunState(queued_at=time.time()))
 
     def ended(self, run: Path, *, timeout_s: float = 420.0) -> str:
         """Wait until a run has ended; returns its status."""

@@ -38,14 +38,14 @@ def test_a_resume_is_the_same_run_and_a_run_that_is_played_again_is_refused_by_n
         deployment.kill("coordinator")
         deployment.start("coordinator")
         assert deployment.ended(place) == "completed", deployment.story()
-        deployment.play(place)
+        deployment.play_again(place)
         assert deployment.ended(place) == "completed", deployment.story()
         for home in deployment.homes.values():
             used = used_at(home)
             assert (used.run, used.last_round) == (1, 3)
             assert [one.answers for one in used.evaluations] == [2]
         shutil.rmtree(place / "checkpoints")
-        deployment.play(place)
+        deployment.play_again(place)
         assert deployment.ended(place) == "failed", deployment.story()
         state = load_run_state(place)
         assert state is not None

@@ -14,7 +14,8 @@ from cdtl_core.deploy.egress_filter.egress_log import EgressLog
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.link import Link
 from cdtl_core.deploy.members import admit
-from cdtl_core.deploy.runs import RunState, prepare_run, save_run_state
+from cdtl_core.deploy.preparing import prepare_run
+from cdtl_core.deploy.runs import RunState, save_run_state
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.simulation.inprocess import run_in_process
 from cdtl_core.simulation.simulate import simulate
