@@ -1,5 +1,6 @@
 """`cdtl compare`: methods and controls on the same patients, with intervals and claims."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def compare(
     """Compare METHODS at the sites of CONFIG: each receiver's gain over local training, with intervals."""
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.comparison_table import print_comparison
+    from cdtl_core.cli.progress import resumable
     from cdtl_core.config.folders import new_folder
     from cdtl_core.config.settings import load_config
 
@@ -61,22 +63,23 @@ def compare(
     from cdtl_core.simulation import compare as room
     from cdtl_core.simulation.study import only_sites, study_of
 
-    with showing_cells():
-        if config is not None:
-            settings = only_sites(load_config(config, set_ or ()), _listed(sites or ""))
-            study = study_of(
-                settings,
-                methods=_listed(methods or _METHODS),
-                patients=_listed(patients or "all"),
-                targets=_listed(target or ""),
-                donors=_listed(donors or "all"),
-                **{name: value for name, value in counts.items() if value is not None},
-            )
-            folder = out or new_folder(Path("runs"), f"{settings.run.name}-compare")
-            result = room.compare(settings, study, folder, jobs=jobs)
-        else:
-            folder = resume or Path()
-            result = room.resume_comparison(folder, jobs=jobs)
+    if config is not None:
+        settings = only_sites(load_config(config, set_ or ()), _listed(sites or ""))
+        study = study_of(
+            settings,
+            methods=_listed(methods or _METHODS),
+            patients=_listed(patients or "all"),
+            targets=_listed(target or ""),
+            donors=_listed(donors or "all"),
+            **{name: value for name, value in counts.items() if value is not None},
+        )
+        folder = out or new_folder(Path("runs"), f"{settings.run.name}-compare")
+        play = partial(room.compare, settings, study, folder, jobs=jobs)
+    else:
+        folder = resume or Path()
+        play = partial(room.resume_comparison, folder, jobs=jobs)
+    with resumable("cdtl compare", folder), showing_cells():
+        result = play()
     if json_:
         typer.echo(result.model_dump_json(indent=1))
     else:

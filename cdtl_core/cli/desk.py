@@ -188,7 +188,11 @@ def _print_runs(found: Mapping[str, Any]) -> None:
 
 
 def _running(found: Mapping[str, Any]) -> str:
-    return f"running, process {found['pid']}" if found["running"] else "not running"
+    """Return whether a service runs; a part of it that does not is on a line of its own."""
+    if not found["running"]:
+        return "not running"
+    parts = [f"\n  its {name} does not run: {visible(why, _MOST)}" for name, why in found["troubles"].items()]
+    return f"running, process {found['pid']}{''.join(parts)}"
 
 
 def _ago(moment: float | None) -> str:

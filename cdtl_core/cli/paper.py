@@ -1,5 +1,6 @@
 """`cdtl paper`: a table of models over one site's images, split by image and by patient."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def paper(
     """Train the models of CONFIG's [paper] table and print their figures for the leaky and the grouped split."""
     from cdtl_core.cli.cells import showing_cells
     from cdtl_core.cli.model_table import print_models
+    from cdtl_core.cli.progress import resumable
     from cdtl_core.config.folders import new_folder
     from cdtl_core.config.settings import load_config
     from cdtl_core.system.threads import num_cores
@@ -38,16 +40,17 @@ def paper(
         )
     from cdtl_core.simulation.table import paper as room
 
-    with showing_cells():
-        if config is not None:
-            settings = load_config(config, set_ or ())
-            if rows is not None:
-                settings = room.only_rows(settings, [part.strip() for part in rows.split(",")])
-            folder = out or new_folder(Path("runs"), settings.run.name)
-            result = room.play_table(settings, folder, jobs=jobs or num_cores())
-        else:
-            folder = resume or Path()
-            result = room.resume_table(folder, jobs=jobs or num_cores())
+    if config is not None:
+        settings = load_config(config, set_ or ())
+        if rows is not None:
+            settings = room.only_rows(settings, [part.strip() for part in rows.split(",")])
+        folder = out or new_folder(Path("runs"), settings.run.name)
+        play = partial(room.play_table, settings, folder, jobs=jobs or num_cores())
+    else:
+        folder = resume or Path()
+        play = partial(room.resume_table, folder, jobs=jobs or num_cores())
+    with resumable("cdtl paper", folder), showing_cells():
+        result = play()
     if json_:
         typer.echo(result.model_dump_json(indent=1))
     else:

@@ -1,15 +1,21 @@
-"""Progress on the terminal: method, round, site, step and remaining time; silent if stderr is not a terminal."""
+"""Progress on the terminal: method, round, site, step and remaining time; silent if stderr is not a terminal.
 
-from collections.abc import Iterator, Mapping
+After Ctrl-C: how the work continues.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cdtl_core.cli.screen import open_console
 from cdtl_core.system.foreign import visible
-from cdtl_core.system.progress import listen
+from cdtl_core.system.progress import listen, report
 
-__all__ = ["showing_progress"]
+__all__ = ["resumable", "showing_progress", "showing_steps"]
 
 
 @contextmanager
@@ -30,6 +36,32 @@ def showing_progress() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def showing_steps() -> Iterator[Callable[[str], None]]:
+    """Show the steps that the block tells: on a terminal with the progress of each, else one line each on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda text: typer.echo(text, err=True)
+        return
+    with showing_progress():
+        yield lambda text: report(doing=text)
+
+
+@contextmanager
+def resumable(command: str, folder: Path) -> Iterator[None]:
+    """On Ctrl-C inside the block print the command that continues, and exit with 130.
+
+    Args:
+        command: The command without its options, for example ``cdtl simulate``.
+        folder: The folder of its work. A command that is stopped before it trains removes it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        how = f"continue with: {command} --resume {folder}" if folder.exists() else "nothing is kept"
+        typer.echo(f"\nInterrupted; {how}", err=True)
+        raise typer.Exit(130) from None
+
+
 class _Display:
     """Turns reports into one line. Work is counted in visits: methods x rounds x sites."""
 
@@ -41,6 +73,9 @@ class _Display:
 
     def __call__(self, fields: Mapping[str, object]) -> None:
         self._now |= fields
+        if "doing" in fields:
+            self._bar.update(self._task, description=visible(fields["doing"]), completed=0, total=None)
+            return
         counted = next((name for name in ("decoded", "examined", "kept") if name in fields), "")
         if counted or "preparing" in fields:
             done, total = (self._number(counted), self._number("of")) if counted else (0.0, None)

@@ -30,7 +30,7 @@ def simulate(
     """Train FedBN and CDTL over the sites of CONFIG, and compare both with local training at each site."""
     if engine == "ray":
         _isolate_ray(online=open_ or bool(mlflow))  # before any import that starts threads
-    from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.cli.progress import resumable, showing_progress
     from cdtl_core.cli.table import print_report
     from cdtl_core.config.folders import new_folder
     from cdtl_core.config.settings import load_config
@@ -45,7 +45,8 @@ def simulate(
     from cdtl_core.simulation.simulate import simulate as start_simulation
 
     folder = resume or out or new_folder(Path("runs"), settings.run.name if settings else "")
-    with watching(folder, settings, open_=open_, mlflow=mlflow), showing_progress():
+    shown = watching(folder, settings, open_=open_, mlflow=mlflow, json=json_)
+    with resumable("cdtl simulate", folder), shown, showing_progress():
         if settings is not None:
             report = start_simulation(settings, folder, engine=engine)
         else:

@@ -16,6 +16,7 @@ from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config
 from cdtl_core.deploy.gateway_probe import gateway_answers
 from cdtl_core.deploy.members import Member, MemberBook
 from cdtl_core.deploy.run_keeper import RunKeeper
+from cdtl_core.deploy.service import Troubles
 from cdtl_core.deploy.superlink import SuperLink, open_superlink, register_sites, start_superlink
 from cdtl_core.deploy.unit import Unit
 from cdtl_core.errors import CdtlError, FederationError
@@ -43,7 +44,7 @@ def serve_coordinator(front: Front) -> None:
         pause_s=_PAUSE_S,
         answers=lambda: gateway_answers(load_gateway_config(_settings_file(link))),
     )
-    runs, book = RunKeeper(folder, link), MemberBook(folder)
+    runs, book, troubles = RunKeeper(folder, link), MemberBook(folder), Troubles(folder)
     known: dict[str, Member] | None = None
     refused: dict[str, Member] | None = None
     notices = DailyNotices(lambda now: coordinator_notices(folder, now))
@@ -55,6 +56,7 @@ def serve_coordinator(front: Front) -> None:
                 known = None
             if door.keep():
                 _log.info("sites reach this coordinator on port %d as %s", config.port, ", ".join(config.names))
+            troubles.note(SuperLink=flower.trouble, gateway=door.trouble)
             if flower.pids and (now := book.by_key()) != known:
                 known = now if _registered(link, folder) else None
                 if known is None and now != refused:  # for example a key that Flower knows as revoked
@@ -64,7 +66,7 @@ def serve_coordinator(front: Front) -> None:
             if flower.pids and known is not None:
                 _kept(runs)
             front.end.wait(_TICK_S)
-        _log.info("ending")
+        _log.info("ending; cdtl server start %s continues a run from its last complete round", folder)
     finally:
         door.stop()
         flower.stop()

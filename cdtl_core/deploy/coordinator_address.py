@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes, replace_json
 
-__all__ = ["CoordinatorAddress", "load_address", "save_address", "store_address"]
+__all__ = ["CoordinatorAddress", "has_address", "load_address", "save_address", "store_address"]
 
 _FILE, _CA = "coordinator.json", "coordinator.crt"
 
@@ -60,6 +60,11 @@ def store_address(home: Path, address: CoordinatorAddress, ca: bytes) -> None:
     """
     replace_bytes(home / _CA, ca)
     replace_json(home / _FILE, address.model_dump(mode="json"))
+
+
+def has_address(home: Path) -> bool:
+    """Whether the coordinator's address is stored in a site's folder."""
+    return (home / _FILE).exists()
 
 
 def load_address(home: Path) -> CoordinatorAddress:

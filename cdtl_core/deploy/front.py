@@ -15,7 +15,7 @@ from pathlib import Path
 from cdtl_core.deploy.authority import AUTHORITY_FOLDER, adopt_authority_key
 from cdtl_core.deploy.gateway_config import open_listener
 from cdtl_core.deploy.server_config import ServerConfig, load_server
-from cdtl_core.deploy.service import note_service, running_service
+from cdtl_core.deploy.service import SERVICE_FILE, note_service, running_service
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.isolation import has_own_network, try_isolation
@@ -59,9 +59,10 @@ def open_front(folder: Path) -> Iterator[Front]:
     folder = folder.resolve()
     config = load_server(folder)
     _check_owner(folder)
+    killed = (folder / SERVICE_FILE).exists()
     with running_service(folder) as (end, scratch):
         adopt_authority_key(folder)
-        with _public_port(config, end) as listener:
+        with _public_port(config, end, patience_s=_PORT_S if killed else 0.0) as listener:
             warning = _shut(folder)
             note_service(folder, loopback_warning=warning)
             if warning:
@@ -98,14 +99,20 @@ def _shut(folder: Path) -> str:
     return loopback_warning(fault) if fault and not has_own_network() else ""
 
 
-def _public_port(config: ServerConfig, end: threading.Event) -> socket.socket:
-    """Return the socket that systemd passed, or a new one; a killed service may hold its port a moment longer."""
+def _public_port(config: ServerConfig, end: threading.Event, *, patience_s: float) -> socket.socket:
+    """Return the socket that systemd passed, or a new one.
+
+    Args:
+        config: Names the port.
+        end: Set when the service must end.
+        patience_s: How long to wait for a port that is in use. A killed service may hold its port a moment longer.
+    """
     if os.environ.pop("LISTEN_PID", "") == str(os.getpid()) and os.environ.pop("LISTEN_FDS", "") == "1":
         return socket.socket(fileno=_FIRST_FD)
-    deadline = time.monotonic() + _PORT_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             return open_listener(config.host, config.port)
         except ConfigError:
-            if end.wait(0.1) or time.monotonic() > deadline:
+            if time.monotonic() >= deadline or end.wait(0.1):
                 raise

@@ -102,7 +102,8 @@ def open_listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
+        why = str(error.strerror).partition(" (while")[0]  # Python adds the address, which is named already
         raise ConfigError(
-            f"port {port} of {host} cannot be opened ({error.strerror}): stop the program that uses it, or choose "
-            "another port."
+            f"port {port} of {host} cannot be opened ({why}): stop the program that uses it, or choose "
+            "another port in server.toml and tell the sites."
         ) from None

@@ -13,8 +13,9 @@ from cdtl_core.deploy.expiry import DailyNotices, site_notices
 from cdtl_core.deploy.filter import Filter, open_filter, save_tls_key, start_filter
 from cdtl_core.deploy.link import LINK, Link
 from cdtl_core.deploy.renewing import adopt_key, finish_adoption, is_renewing, knows_next_key
+from cdtl_core.deploy.sent import SentReplies
 from cdtl_core.deploy.separation import find_separation, note_separation, require_separation
-from cdtl_core.deploy.service import running_service
+from cdtl_core.deploy.service import Troubles, running_service
 from cdtl_core.deploy.supernode import NodeService, link_state, start_node
 from cdtl_core.deploy.unit import Unit
 from cdtl_core.site.spending import check_one_ledger
@@ -77,25 +78,29 @@ def _keep_going(
 ) -> None:
     said: dict[str, object] = {}
     notices = DailyNotices(lambda now: site_notices(filter.home, now))
-    renewing = _Renewing(filter, unit, address)
+    renewing, troubles, sent = _Renewing(filter, unit, address), Troubles(filter.home), SentReplies(filter.home)
     while not end.is_set():
         notices.say()
         renewing.keep()
         unit.keep()
         if node and unit.pids:
             node.keep()
+        troubles.note(filter=unit.trouble, node=node.trouble if node else "")
         filter.link.copy_from(filter.home)
         said = _say(filter.home, said)
+        sent.say()
         end.wait(_TICK_S)
-    _log.info("ending")
+    _log.info("ending; cdtl site start %s takes part again, and a run continues", filter.home)
 
 
 def _serve_node(home: Path) -> None:
     with running_service(home / NODE_FOLDER) as (end, scratch):
         node = _Node(home, home / LINK, scratch, home / NODE_FOLDER / "logs")
+        troubles = Troubles(home / NODE_FOLDER)
         try:
             while not end.is_set():
                 node.keep()
+                troubles.note(node=node.trouble)
                 end.wait(_TICK_S)
             _log.info("ending")
         finally:
@@ -150,6 +155,11 @@ class _Node:
         self._service = NodeService(home, link, scratch, logs, self.separation.kind == "sandbox")
         self._unit = Unit("node", lambda: start_node(self._service), pause_s=_PAUSE_S)
         self._filter: tuple[int, int] | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why the node does not run; empty if it runs."""
+        return self._unit.trouble
 
     def keep(self) -> None:
         """Start, watch and restart the node.

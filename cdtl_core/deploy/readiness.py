@@ -2,7 +2,7 @@
 
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
 from cdtl_core.config.modalities import modality_of
 from cdtl_core.config.settings import load_site
 from cdtl_core.deploy.certificates import expiry
-from cdtl_core.deploy.coordinator_address import load_address
+from cdtl_core.deploy.coordinator_address import has_address, load_address
 from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.expiry import site_notices
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
@@ -42,35 +42,45 @@ class Finding:
 
 
 def check_site(home: Path, *, rehearse: bool, tell: Callable[[str], object]) -> dict[str, Any]:
-    """Check settings, key, images, disk space and coordinator, and rehearse two rounds on this machine.
+    """Check settings, key, coordinator, disk space and images, and rehearse two rounds on this machine.
 
     Args:
         home: The site's folder.
         rehearse: Whether to rehearse; the rehearsal is skipped if a check fails.
-        tell: Called with the current step.
+        tell: Called with the current step. The checks that take seconds come first.
 
     Returns:
         ``checks``, each a `Finding`, and ``rehearsal``: its estimates, or None.
 
     Raises:
-        ConfigError: The folder holds no site, or its settings are wrong.
+        ConfigError: The folder holds no site or its settings are wrong.
     """
     own = load_site(home / SITE_FILE)
     found = [Finding("settings", "ok", f"site {own.site}, {own.modality}, {len(own.lock)} settings locked")]
     for name, look in _LOOKS.items():
         tell(f"{name} ...")
         found += _looked(name, look, home, own)
+    if _is_stopped(found) or not has_address(home):
+        found.append(Finding("images", "warning", "not checked yet, because it takes long: first do the above"))
+        return {"checks": [asdict(one) for one in found], "rehearsal": None}
+    tell("images ...")
+    found += _looked("images", _images, home, own)
     estimates = None
-    if rehearse and not any(one.state == "wrong" for one in found if one.name != "coordinator"):
+    if rehearse and not _is_stopped(found):
         from cdtl_core.deploy.rehearsal import rehearse_rounds
 
         tell("rehearsal: two rounds against a coordinator on this machine ...")
         try:
-            estimates = rehearse_rounds(home, own, task_of(home))
+            estimates = rehearse_rounds(home, own, task_of(home), tell=tell)
             found.append(Finding("rehearsal", "ok", "two rounds trained, sent and received"))
         except CdtlError as error:
             found.append(Finding("rehearsal", "wrong", str(error)))
     return {"checks": [asdict(one) for one in found], "rehearsal": estimates}
+
+
+def _is_stopped(found: Sequence[Finding]) -> bool:
+    """Whether something must be corrected before the next check; a coordinator that is out of reach does not matter."""
+    return any(one.state == "wrong" for one in found if one.name != "coordinator")
 
 
 def task_of(home: Path) -> TaskConfig:
@@ -163,9 +173,9 @@ def _separated(home: Path, own: SiteConfig) -> Iterator[Finding]:
 
 _LOOKS = {
     "key": _key,
-    "images": _images,
+    "coordinator": _coordinator,
     "privacy": _privacy,
     "machine": _machine,
     "separation": _separated,
-    "coordinator": _coordinator,
 }
+"""The checks that take seconds; images and rehearsal, which can take minutes, follow."""

@@ -9,14 +9,37 @@ from cdtl_core.config.folders import RunFolder
 from cdtl_core.deploy.runs import ENDED, RunState, load_run_state, run_folders, save_enrolled, save_run_state
 from cdtl_core.deploy.superlink import SuperLink
 from cdtl_core.errors import FederationError
+from cdtl_core.federation.journal import Ending, read_entries
 from cdtl_core.flower import CONNECTION
+from cdtl_core.results.text import ending_lines, round_lines
 from cdtl_core.system.foreign import get_logger, read_json
 
-__all__ = ["RunKeeper"]
+__all__ = ["RoundLog", "RunKeeper"]
 
 _log = get_logger("cdtl.deploy")
 _LOOK_S = 60.0
 _MOST_TRIES = 5
+
+
+class RoundLog:
+    """Logs the rounds and the end of runs; what a journal holds at the first look was logged before."""
+
+    def __init__(self) -> None:
+        self._said: dict[Path, int] = {}
+        self._seen: dict[Path, int] = {}
+
+    def say(self, run: Path) -> None:
+        """Log each round, and the end, that the run's journal has got since the last look."""
+        journal = RunFolder(run).journal
+        changed = journal.stat().st_mtime_ns if journal.exists() else 0
+        if self._seen.get(run) == changed:
+            return
+        self._seen[run] = changed
+        entries, rounds = list(read_entries(journal)), read_json(RunFolder(run).progress).get("rounds", 0)
+        for one in entries[self._said.get(run, len(entries)) :]:
+            lines = ending_lines(one) if isinstance(one, Ending) else round_lines(one, rounds)
+            _log.info("%s: %s", run.name, "; ".join(lines))
+        self._said[run] = len(entries)
 
 
 class RunKeeper:
@@ -25,6 +48,7 @@ class RunKeeper:
     def __init__(self, folder: Path, link: SuperLink) -> None:
         self._folder, self._link = folder, link
         self._looked = 0.0
+        self._rounds = RoundLog()
 
     def lost(self) -> None:
         """Handle a new SuperLink: the run in progress is gone and is started again."""
@@ -37,6 +61,7 @@ class RunKeeper:
     def keep(self) -> None:
         """Start, watch or end the current run."""
         for run, state in self._open_runs()[:1]:
+            self._rounds.say(run)
             if (run / "stop").exists():
                 self._stop(run, state)
             elif state.status == "queued":

@@ -6,18 +6,19 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from cdtl_core.errors import FederationError
+from cdtl_core.errors import CheckpointError, FederationError
 from cdtl_core.system.durable import locked, replace_json, unwritable
 from cdtl_core.system.foreign import get_logger, read_json
 from cdtl_core.system.rotating import RotatingLog
 
-__all__ = ["SERVICE_FILE", "is_running", "note_service", "require_running", "running_service", "stop_service"]
+__all__ = ["SERVICE_FILE", "Troubles", "is_running", "note_service", "require_running", "running_service"]
+__all__ += ["stop_service", "troubles_of"]
 
 SERVICE_FILE = "service.json"
 _log = get_logger("cdtl.deploy")
@@ -60,11 +61,33 @@ def note_service(folder: Path, **facts: object) -> None:
     replace_json(folder / SERVICE_FILE, {**read_json(folder / SERVICE_FILE), **facts})
 
 
+class Troubles:
+    """Notes in ``service.json`` which parts of a service do not run, for its status."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._noted: Mapping[str, str] = {}
+
+    def note(self, **parts: str) -> None:
+        """Note the parts with a sentence; a part with an empty one runs. A full disk is tried again next time."""
+        found = {name: why for name, why in parts.items() if why}
+        if found != self._noted:
+            with suppress(CheckpointError):
+                note_service(self._folder, troubles=found)
+                self._noted = found
+
+
 def is_running(folder: Path) -> int:
     """Return the process number of the folder's service; 0 if none runs."""
     note = read_json(folder / SERVICE_FILE)
     pid = int(note.get("pid", 0))
     return pid if pid and _began(pid) == note.get("began") else 0
+
+
+def troubles_of(folder: Path) -> dict[str, str]:
+    """Return the parts of the folder's running service that do not run, and why; empty if all run."""
+    found = read_json(folder / SERVICE_FILE).get("troubles") if is_running(folder) else None
+    return {str(name): str(why) for name, why in found.items()} if isinstance(found, dict) else {}
 
 
 def require_running(folder: Path, what: str, how: str) -> None:

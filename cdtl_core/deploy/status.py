@@ -18,7 +18,7 @@ from cdtl_core.deploy.runs import load_run_state, run_folders
 from cdtl_core.deploy.seen import last_seen
 from cdtl_core.deploy.separation import noted_separation
 from cdtl_core.deploy.server_config import load_server
-from cdtl_core.deploy.service import SERVICE_FILE, is_running
+from cdtl_core.deploy.service import SERVICE_FILE, is_running, troubles_of
 from cdtl_core.deploy.used import used_text
 from cdtl_core.errors import PrivacyError
 from cdtl_core.results.spent import spent_of_site
@@ -52,6 +52,7 @@ def coordinator_status(folder: Path) -> dict[str, Any]:
     return {
         "running": bool(pid),
         "pid": pid,
+        "troubles": troubles_of(folder),
         "names": list(config.names),
         "port": config.port,
         "loopback_warning": note.get("loopback_warning", ""),
@@ -74,6 +75,7 @@ def site_status(home: Path) -> dict[str, Any]:
     return {
         "running": bool(pid),
         "pid": pid,
+        "troubles": troubles_of(home),
         "site": own.site,
         "modality": own.modality,
         "coordinator": dict(read_json(home / "coordinator.json")),
@@ -95,7 +97,8 @@ def site_status(home: Path) -> dict[str, Any]:
 def node_status(home: Path) -> dict[str, Any]:
     """Return whether a separately started node runs, and what separates it."""
     pid = is_running(home / "node")
-    return {"running": bool(pid), "pid": pid, "separation": _separation(home)}
+    troubles = troubles_of(home / "node")
+    return {"running": bool(pid), "pid": pid, "troubles": troubles, "separation": _separation(home)}
 
 
 def _approvals(home: Path, own: SiteConfig) -> dict[str, dict[str, Any]]:

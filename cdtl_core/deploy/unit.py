@@ -41,6 +41,12 @@ class Unit:
         self._answers, self._look_s, self._look_at, self._silent = answers, look_s, 0.0, 0
         self._pause_s, self._next, self._began = pause_s, 0.0, 0.0
         self._group: ProcessGroup | None = None
+        self._trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why the programs do not run, a sentence; empty if they run or were not started yet."""
+        return self._trouble
 
     @property
     def pids(self) -> dict[str, int]:
@@ -53,7 +59,8 @@ class Unit:
             self._group.kill()
             self._group = None
             self._wait_longer()
-            _log.warning("%s: %s; starting again in %.0f s", self._name, why, self._pause_s)
+            self._trouble = f"{why}; starting again in {self._pause_s:.0f} s"
+            _log.warning("%s: %s", self._name, self._trouble)
         if self._group is not None or time.monotonic() < self._next:
             return False
         self._began = time.monotonic()
@@ -61,8 +68,10 @@ class Unit:
             self._group = self._start()
         except CdtlError as error:
             self._wait_longer()
-            _log.warning("%s: %s Trying again in %.0f s.", self._name, error, self._pause_s)
+            self._trouble = f"{error} Trying again in {self._pause_s:.0f} s."
+            _log.warning("%s: %s", self._name, self._trouble)
             return False
+        self._trouble = ""
         self._silent, self._look_at = 0, time.monotonic() + self._look_s
         return True
 
@@ -70,7 +79,8 @@ class Unit:
         """End the programs; `keep` restarts them after a pause."""
         self.stop()
         self._wait_longer()
-        _log.warning("%s: %s; starting again in %.0f s", self._name, why, self._pause_s)
+        self._trouble = f"{why}; starting again in {self._pause_s:.0f} s"
+        _log.warning("%s: %s", self._name, self._trouble)
 
     def stop(self) -> None:
         """End the programs."""
