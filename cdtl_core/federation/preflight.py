@@ -71,7 +71,7 @@ def check_run(candidates: Iterable[Candidate], config: RunConfig, initial_weight
 
     Raises:
         FederationError: A site's contract does not fit, for example its positive label.
-        PrivacyError: A site has too few patients for the run's differential privacy.
+        PrivacyError: A site cannot train with the run's differential privacy.
         ConfigError: The settings need more sites, or fit no round of a run of these.
     """
     found, notes = list(candidates), list[str]()
@@ -127,12 +127,15 @@ def _privacy_note(one: Candidate, config: RunConfig) -> list[str]:
     """Refuse a site that cannot train with privacy; a sentence if it may be exempt.
 
     Raises:
-        PrivacyError: It has too few patients, or too many for `dp.target_delta`, and must train with privacy.
+        PrivacyError: It must train with privacy and has too few patients, has too many for `dp.target_delta`, or
+            publishes pixel statistics.
     """
     if not config.dp.enabled or one.private is False:
         return []
     try:
         check_terms(config.dp, one.member.num_patients)
+        if one.contract.statistics is not None:
+            raise PrivacyError("its contract publishes pixel statistics, which are not private: enrol without them.")
     except PrivacyError as error:
         if one.private or config.dp.required:
             raise PrivacyError(f"site {one.member.site}: {error}") from None

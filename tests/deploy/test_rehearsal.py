@@ -16,7 +16,10 @@ def test_a_rehearsal_says_what_the_own_model_takes(tmp_path: Path, capsys: pytes
     (tmp_path / SITE_FILE).write_text(
         'site = "north"\nmodality = "ultrasound"\ndata.phantom = { patients = 24, seed = 1 }\n'
     )
-    found = rehearse_rounds(tmp_path, load_site(tmp_path / SITE_FILE), TaskConfig())
+    told: list[str] = []
+    found = rehearse_rounds(tmp_path, load_site(tmp_path / SITE_FILE), TaskConfig(), tell=told.append)
+    steps = ["coordinator and site start ...", "round 1 of 2 ...", "round 1 of 2 done"]
+    assert told[:3] == [f"rehearsal: {step}" for step in steps]
     assert 0 < found["own_seconds_per_round"] < found["site_seconds_per_round"]
     assert 0 < found["own_disk_bytes"] < found["disk_bytes"]
     assert found["disk_bytes"] > 3 * 13e6  # own, joint and both networks of the pool, of 3.4 million parameters each
