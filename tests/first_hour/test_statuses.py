@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,14 @@ from cdtl_core.system.progress import listen
 from tests.conftest import Cdtl
 from tests.first_hour.test_server_run import SITES, join
 from tests.stub import TINY_SETTINGS
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT interrupts as on a terminal; a test run in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_port_in_use_ends_the_start_at_once(cdtl: Cdtl) -> None:
@@ -122,6 +130,7 @@ def test_simulate_into_a_file_prints_a_line_for_each_round_and_one_at_the_end(cd
     assert again.err == ""
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_says_how_to_resume_a_simulation(cdtl: Cdtl) -> None:
     Path("tiny.toml").write_text(TINY_SETTINGS + SITES)
 
@@ -151,6 +160,7 @@ def interrupt_in(function: str) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_of_server_run_leaves_the_run_to_the_coordinator(cdtl: Cdtl, tmp_path: Path) -> None:
     assert cdtl("server", "init", "office", "--name", "localhost").code == 0
     join(cdtl, "alba", "ultrasound")
