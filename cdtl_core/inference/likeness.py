@@ -27,7 +27,8 @@ from cdtl_core.system.durable import replace_json
 from cdtl_core.system.foreign import parse_json
 from cdtl_core.training.scoring import embed
 
-__all__ = ["STATISTICS_FILE", "Gauge", "Likeness", "likeness_of", "load_likeness", "measure", "save_likeness"]
+__all__ = ["STATISTICS_FILE", "Gauge", "Likeness", "gauge_of", "has_colour", "likeness_of", "load_likeness"]
+__all__ += ["measure", "save_likeness"]
 
 STATISTICS_FILE = "training_statistics.json"
 Floats = npt.NDArray[np.float64]
@@ -125,8 +126,8 @@ def likeness_of(site: Site, model: SiteModel, weights_sha256: str) -> Likeness:
         images=train.num_images,
         validation=val.num_images,
         coloured=float(np.mean([has_colour(train.pixels[row]) for row in train.rows])),
-        pixels=_gauge(*pixels) if enough else None,
-        features=_gauge(*features) if enough else None,
+        pixels=gauge_of(*pixels) if enough else None,
+        features=gauge_of(*features) if enough else None,
     )
 
 
@@ -168,6 +169,14 @@ def has_colour(square: Pixels) -> bool:
     return bool((square != square[:1]).any())
 
 
+def gauge_of(train: Floats, val: Floats) -> Gauge:
+    """Return the gauge of values N F of training images, with a threshold from those of validation images, M F."""
+    spread = train.std(axis=0)
+    spread = np.maximum(spread, max(_FLOOR * float(spread.mean()), 1e-9))
+    gauge = Gauge(mean=tuple(train.mean(axis=0).tolist()), spread=tuple(spread.tolist()), threshold=0.0)
+    return gauge.model_copy(update={"threshold": _threshold(gauge.distances(val))})
+
+
 def _features(site: Site, model: SiteModel, fold: Fold) -> Floats:
     """Return the features N D of a fold; those of both networks side by side if the model has two."""
     single = model.one if isinstance(model, PooledModel) else model
@@ -177,13 +186,6 @@ def _features(site: Site, model: SiteModel, fold: Fold) -> Floats:
         load_into(site.model, weights)
         found.append(embed(site.model, fold, device=site.device, entry=site.entry))
     return np.concatenate(found, axis=1)
-
-
-def _gauge(train: Floats, val: Floats) -> Gauge:
-    spread = train.std(axis=0)
-    spread = np.maximum(spread, max(_FLOOR * float(spread.mean()), 1e-9))
-    gauge = Gauge(mean=tuple(train.mean(axis=0).tolist()), spread=tuple(spread.tolist()), threshold=0.0)
-    return gauge.model_copy(update={"threshold": _threshold(gauge.distances(val))})
 
 
 def _threshold(distances: Floats) -> float:

@@ -26,7 +26,7 @@ def test_the_threshold_is_what_one_in_500_images_of_the_kind_exceeds() -> None:
     train = np.hstack([rng.normal(size=(4000, 8)), np.full((4000, 1), 7.0)])
     found = []
     for count in (10, 40, 400):
-        gauges = [likeness._gauge(train, train[rng.integers(0, 4000, count)]) for _ in range(100)]
+        gauges = [likeness.gauge_of(train, train[rng.integers(0, 4000, count)]) for _ in range(100)]
         found.append(np.mean([(gauge.distances(train) > gauge.threshold).mean() for gauge in gauges]))
     assert gauges[0].spread[-1] == pytest.approx(0.05 * train.std(axis=0).mean())  # a constant feature
     assert max(found) < 0.004
