@@ -16,8 +16,9 @@ from cdtl_core.data.decode.picture import DicomTags
 from cdtl_core.data.decode.read import fit_square, read_picture
 from cdtl_core.errors import DataError
 from cdtl_core.inference.likeness import Likeness, load_likeness
-from cdtl_core.inference.model_folder import ModelNote, load_model
+from cdtl_core.inference.model_folder import ModelNote, PooledNetwork, load_model
 from cdtl_core.metrics.calibration import rescale
+from cdtl_core.models.model import Classifier
 from cdtl_core.system.progress import report
 from cdtl_core.training.device import choose_device
 from cdtl_core.training.scoring import embed
@@ -87,47 +88,76 @@ def predict(
         wanted = f"give --box x,y,width,height for each of {len(images)} images" if note.box else "leave out --box"
         looked = "lesions cut out by their boxes" if note.box else "whole images"
         raise DataError(f"the model of {folder} uses {looked}, but {len(boxes)} boxes are given: {wanted}.")
-    files, squares, tags = [], [], []
-    for number, image in enumerate(map(Path, images)):
-        try:
-            square, reason = _square(image, note, boxes[number] if boxes else "")
-        except DataError as error:
-            if unreadable is None:
-                raise
-            unreadable(image, error)
-            continue
-        files.append(image)
-        squares.append(square)
-        tags.append(reason)
-        report(decoded=number + 1, of=len(images))
-    if not files:
-        raise DataError(f"none of the {len(images)} images can be read: give PNG, JPEG, TIFF, BMP or DICOM files.")
-    count = np.arange(len(files), dtype=np.int64)
-    fold = Fold(np.stack([_three_channels(square) for square in squares]), count, count, count)
-    features = embed(model, fold, device=choose_device("cpu"))
-    with torch.inference_mode():
-        logits = model.classify(torch.from_numpy(features).float())
-    log_probabilities = logits.log_softmax(dim=1).numpy().astype(np.float64)
+    seen = _read(images, boxes, note, unreadable)
+    features, log_probabilities = _compute(model, [one.square for one in seen])
     if note.temperature is not None:
         log_probabilities = rescale(log_probabilities, note.temperature)
-    unlike = tuple(
-        tuple(reason + (likeness.reasons(_channels(square), one) if likeness else []))
-        for square, one, reason in zip(squares, features, tags, strict=True)
-    )
     return Prediction(
         labels=note.labels,
         probabilities=np.exp(log_probabilities),
         kind="raw" if note.temperature is None else "calibrated",
-        files=tuple(files),
-        unlike=unlike,
+        files=tuple(one.file for one in seen),
+        unlike=tuple(
+            (*one.other, *(likeness.reasons(one.square, row) if likeness else ()))
+            for one, row in zip(seen, features, strict=True)
+        ),
         not_judged=_not_judged(likeness),
         positive=note.positive,
         weights_sha256=note.weights_sha256,
     )
 
 
-def _square(path: Path, note: ModelNote, box: str) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Return an image as the model sees it, H W or H W 3, and what its DICOM header says against it.
+@dataclass(frozen=True)
+class _Seen:
+    """An image as the model sees it, C H W, and what its DICOM header says against it."""
+
+    file: Path
+    square: npt.NDArray[np.uint8]
+    other: tuple[str, ...]
+
+
+def _read(
+    images: Sequence[Path | str],
+    boxes: Sequence[str],
+    note: ModelNote,
+    unreadable: Callable[[Path, DataError], None] | None,
+) -> list[_Seen]:
+    """Return the images that can be read.
+
+    Args:
+        images: Files.
+        boxes: A box for each, or none.
+        note: The model.
+        unreadable: Gets each image that cannot be read; None: the first one is an error.
+    """
+    seen = []
+    for number, image in enumerate(map(Path, images)):
+        try:
+            seen.append(_see(image, note, boxes[number] if boxes else ""))
+        except DataError as error:
+            if unreadable is None:
+                raise
+            unreadable(image, error)
+        report(decoded=number + 1, of=len(images))
+    if not seen:
+        raise DataError(f"none of the {len(images)} images can be read: give PNG, JPEG, TIFF, BMP or DICOM files.")
+    return seen
+
+
+def _compute(
+    model: Classifier | PooledNetwork, squares: Sequence[npt.NDArray[np.uint8]]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return features N D and log-probabilities N K."""
+    count = np.arange(len(squares), dtype=np.int64)
+    colour = np.stack([square if len(square) == 3 else np.repeat(square, 3, axis=0) for square in squares])
+    features = embed(model, Fold(colour, count, count, count), device=choose_device("cpu"))
+    with torch.inference_mode():
+        logits = model.classify(torch.from_numpy(features).float())
+    return features, logits.log_softmax(dim=1).numpy().astype(np.float64)
+
+
+def _see(path: Path, note: ModelNote, box: str) -> _Seen:
+    """Read an image.
 
     Args:
         path: The file.
@@ -139,14 +169,16 @@ def _square(path: Path, note: ModelNote, box: str) -> tuple[npt.NDArray[np.uint8
     if note.box:
         asked: BoxConfig = note.box.model_copy(update={"column": _BOX, "scale": None})
         pixels = cut(pixels, square_of({_BOX: box}, asked, path.name))
-    return fit_square(pixels, note.image_size), _other_modality(picture.tags, note.modality)
+    square = fit_square(pixels, note.image_size)
+    channels = square[None] if square.ndim == 2 else square.transpose(2, 0, 1)
+    return _Seen(path, channels, _other_modality(picture.tags, note.modality))
 
 
-def _other_modality(tags: DicomTags | None, trained_on: str) -> list[str]:
+def _other_modality(tags: DicomTags | None, trained_on: str) -> tuple[str, ...]:
     known = MODALITIES.get(trained_on)
     if tags is None or known is None or not tags.names_modality or tags.modality in known.dicom:
-        return []
-    return [f"its DICOM header says {tags.modality}, and the model was trained on {trained_on}"]
+        return ()
+    return (f"its DICOM header says {tags.modality}, and the model was trained on {trained_on}",)
 
 
 def _not_judged(likeness: Likeness | None) -> str:
@@ -161,12 +193,3 @@ def _not_judged(likeness: Likeness | None) -> str:
             f"{likeness.validation} validation images are too few for more."
         )
     return ""
-
-
-def _channels(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return an image H W or H W 3 as C H W."""
-    return square[None] if square.ndim == 2 else square.transpose(2, 0, 1)
-
-
-def _three_channels(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.repeat(square[None], 3, axis=0) if square.ndim == 2 else square.transpose(2, 0, 1)

@@ -60,31 +60,37 @@ def list_labelled(folder: Path, table: Path, pattern: str = "", columns: Mapping
     tags, notes = read_headers(found)
     read = _table(table, content, columns or {}, found)
     paths = {image: found.path_of(image) for image in tags}
-    asked = parse_pattern(pattern)
-    fields = dict(zip(tags, asked.read(list(paths.values())) if asked else [{} for _ in tags], strict=True))
-    patients = {
-        image: fields[image].get("patient") or (one.patient_id if one else "") or _folder_in(paths[image], read)
-        for image, one in tags.items()
-    }
+    patients = _patients(read, paths, tags, pattern)
     joined = _join(read, paths, tags, patients)
-    rows = tuple(_row(image, read, read.lines[key], patients[image]) for image, key in joined.items())
-    rows = tuple(row for row in rows if row.label)
-    labelled = {row.file for row in rows}
-    missed = [path for image, path in paths.items() if image not in labelled]
+    rows = [_row(image, read, read.lines[key], patients[image]) for image, key in joined.items()]
+    rows = [row for row in rows if row.label]
     if not rows:
         raise DataError(
             f"no image in {folder} is in {table} by {read.key}: the table has for example "
-            f"'{next(iter(read.lines), '')}' and the folder '{next(iter(paths.values()), '')}'. Check that both come "
-            "from the same export, or name "
-            "another column with --column."
+            f"'{next(iter(read.lines), '')}' and the folder '{next(iter(paths.values()))}'. Check that both come "
+            "from the same export, or name another column with --column."
         )
+    notes += _left_over(read, paths, {row.file for row in rows}, set(joined.values()))
+    return Listing(tuple(rows), tuple(notes), f"{folder} with the labels of {table} by {read.key}")
+
+
+def _left_over(table: _Table, paths: Mapping[Path, str], labelled: set[Path], used: set[str]) -> list[str]:
+    """Return a sentence for images without a label, and one for keys without an image.
+
+    Args:
+        table: The table.
+        paths: Image to its path below the folder.
+        labelled: Images with a label.
+        used: Keys with an image.
+    """
+    notes, missed = [], [path for image, path in paths.items() if image not in labelled]
     if missed:
         have = "1 image has" if len(missed) == 1 else f"{len(missed)} images have"
-        notes.append(f"{have} no label in {table}, left out: {named(missed)}.")
-    unused = len(set(read.lines) - set(joined.values()))
+        notes.append(f"{have} no label in {table.path}, left out: {named(missed)}.")
+    unused = len(set(table.lines) - used)
     if unused:
-        notes.append(f"{unused} of the {len(read.lines)} keys in {table} have no image.")
-    return Listing(rows, tuple(notes), f"{folder} with the labels of {table} by {read.key}")
+        notes.append(f"{unused} of the {len(table.lines)} keys in {table.path} have no image.")
+    return notes
 
 
 def _table(
@@ -196,11 +202,29 @@ def _endings(path: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
+def _patients(
+    table: _Table, paths: Mapping[Path, str], tags: Mapping[Path, DicomTags | None], pattern: str
+) -> dict[Path, str]:
+    """Return the patient of each image: by the pattern, else its DICOM header, else a folder that the table lists.
+
+    Args:
+        table: The table.
+        paths: Image to its path below the folder.
+        tags: Image to its DICOM tags.
+        pattern: Where the patient is in the path.
+    """
+    asked, found = parse_pattern(pattern), {}
+    fields = asked.read(list(paths.values())) if asked else [{} for _ in paths]
+    for (image, path), one in zip(paths.items(), fields, strict=True):
+        header = tags[image]
+        found[image] = one.get("patient") or (header.patient_id if header else "") or _folder_in(path, table)
+    return found
+
+
 def _folder_in(path: str, table: _Table) -> str:
     """Return the nearest folder of a path that the table lists as a patient; empty if there is none."""
-    if table.key != "patient_id":
-        return ""
-    return next((part for part in reversed(path.split("/")[:-1]) if part in table.lines), "")
+    folders = reversed(path.split("/")[:-1]) if table.key == "patient_id" else ()
+    return next((part for part in folders if part in table.lines), "")
 
 
 def _row(image: Path, table: _Table, line: Mapping[str, str], patient: str) -> Row:
