@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cdtl_core.config.modalities import Modality, register_modality
     from cdtl_core.config.settings import load_config
     from cdtl_core.data.synthetic.phantom import write_phantoms
+    from cdtl_core.data.transforms import register_transform
     from cdtl_core.federation.site import Site
     from cdtl_core.inference.model_folder import ModelNote, load_model
     from cdtl_core.inference.predict import Prediction, predict
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from cdtl_core.simulation.simulate import resume_simulation, simulate
     from cdtl_core.simulation.study import Study, study_of
     from cdtl_core.site.home import open_site
-    from cdtl_core.training.objective import Objective
+    from cdtl_core.training.objective import Objective, register_loss
 
     __version__: str
 
@@ -78,9 +79,11 @@ __all__ = [
     "open_site",
     "predict",
     "register_backbone",
+    "register_loss",
     "register_method",
     "register_metric",
     "register_modality",
+    "register_transform",
     "resume_comparison",
     "resume_simulation",
     "simulate",
@@ -110,9 +113,11 @@ _PLACES = {
     "open_site": ".site.home",
     "predict": ".inference.predict",
     "register_backbone": ".models.backbones",
+    "register_loss": ".training.objective",
     "register_method": ".simulation.arms",
     "register_metric": ".metrics.summary",
     "register_modality": ".config.modalities",
+    "register_transform": ".data.transforms",
     "resume_comparison": ".simulation.compare",
     "resume_simulation": ".simulation.simulate",
     "simulate": ".simulation.simulate",

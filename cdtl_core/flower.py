@@ -9,7 +9,7 @@ import sys
 import time
 import tomllib
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import tomli_w
 
 from cdtl_core.errors import FederationError
+from cdtl_core.system.plugins import plugins_of_package, sources_of
 from cdtl_core.system.shipped import bundle_root
 
 __all__ = ["CONNECTION", "Flower", "await_health", "flower_environment", "stage_app"]
@@ -76,10 +77,17 @@ def flower_environment(own: Mapping[str, object]) -> dict[str, str]:
     return {**os.environ, **_QUIET, **direct, "PATH": path, **{name: str(value) for name, value in own.items()}}
 
 
-def stage_app(app: Path) -> None:
+def stage_app(app: Path, packages: Iterable[str] = ()) -> None:
     """Copy Flower's bundle to `app`: the same files from a checkout and from an installed wheel.
 
     Only the part of pyproject.toml that Flower reads is copied: settings of a linter are not part of an approval.
+
+    Args:
+        app: An empty folder.
+        packages: Installed packages whose plugins the bundle carries; their Python source is copied too.
+
+    Raises:
+        ConfigError: A package cannot travel.
     """
     root, core = bundle_root(), Path(sys.modules["cdtl_core"].__path__[0])
     unwanted = shutil.ignore_patterns("bundle", "__pycache__")
@@ -88,7 +96,12 @@ def stage_app(app: Path) -> None:
     shutil.copyfile(root / "LICENSE", app / "LICENSE")
     whole = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     project = {name: whole["project"][name] for name in _PROJECT}
-    read = {"project": project, "tool": {"flwr": whole["tool"]["flwr"]}}
+    carried = [vars(plugin) for package in packages for plugin in plugins_of_package(package)]
+    read = {"project": project, "tool": {"flwr": whole["tool"]["flwr"], "cdtl": {"plugins": carried}}}
+    for name, source in (pair for package in packages for pair in sources_of(package).items()):
+        target = app / source.name
+        shutil.copytree(source, target, ignore=unwanted) if source.is_dir() else shutil.copyfile(source, target)
+        read["tool"]["flwr"]["app"]["fab-include"].append(f"{name}/**/*.py" if source.is_dir() else source.name)
     (app / "pyproject.toml").write_text(tomli_w.dumps(read), encoding="utf-8")
 
 

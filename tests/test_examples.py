@@ -4,12 +4,15 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from cdtl_core.system.plugins import KINDS
 from cdtl_core.system.shipped import bundle_root
 
 ROOT = bundle_root()
@@ -21,8 +24,12 @@ PRINTS = {
     "backbone": "small_net 10500 weights",
     "method": "alone ",
     "metric": "north alone ",
+    "loss": "north focal 0.",
+    "transform": "north speckle ",
+    "labels": "oslo ('benign', 'malignant') ",
 }
 """Output of the example of each guide."""
+PACKAGE = "package.md"
 PLAYED = """
 config = cdtl.load_config("tiny", ["federation.rounds=1"])
 methods = ("alone", "fedbn", "fedavgm_0", "fedbn_smoothed", "plain_mean")
@@ -83,7 +90,7 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.ci
-@pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
+@pytest.mark.parametrize("page", [page for page in GUIDES if page.name != PACKAGE], ids=lambda page: page.stem)
 def test_the_example_of_a_guide_runs_as_it_stands(page: Path, tmp_path: Path) -> None:
     first = blocks(page)[0]
     arguments = ("data", "check", "--help") if page.stem == "index" else ()
@@ -98,5 +105,31 @@ def test_the_methods_of_the_guide_are_what_it_says(tmp_path: Path) -> None:
 
 
 def test_every_kind_that_can_be_registered_has_a_guide() -> None:
-    assert {page.stem for page in GUIDES} == set(PRINTS)
-    assert all(f"({page.name})" in GUIDES[1].read_text() for page in GUIDES if page.stem != "index")
+    assert {page.stem for page in GUIDES} == {*PRINTS, Path(PACKAGE).stem}
+    index = (ROOT / "docs" / "guides" / "index.md").read_text()
+    assert all(f"({page.name})" in index for page in GUIDES if page.stem != "index")
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_package_of_the_guide_brings_what_it_says(tmp_path: Path) -> None:
+    """Its files as pip would leave them, then the guide's own commands."""
+    text = (ROOT / "docs" / "guides" / PACKAGE).read_text()
+    (project,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    groups = tomllib.loads(project)["project"]["entry-points"]
+    (tmp_path / "my_plugin").mkdir()
+    (tmp_path / "my_plugin" / "__init__.py").write_text(blocks(ROOT / "docs" / "guides" / PACKAGE)[0])
+    meta = tmp_path / "my_plugin-1.0.dist-info"
+    meta.mkdir()
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: my-plugin\nVersion: 1.0\n")
+    points = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in named.items()) for group, named in groups.items()]
+    (meta / "entry_points.txt").write_text("".join(points))
+    listed = re.findall(r"^cdtl (.*?) *(?:#.*)?$", text, re.MULTILINE)
+    assert len(listed) == 3
+    code = "import sys\nfrom cdtl_core.cli.main import main\nmain()\n"
+    for command in listed:
+        out = run(code, tmp_path, *shlex.split(command), *(["--jobs", "1"] if "compare" in command else []))
+        assert "smoothed" in out or "fedbn_median" in out or "SYNTHETIC" in out
+    assert {group.removeprefix("cdtl.") for group in groups} == set(KINDS)
+    out = run(code, tmp_path, "config", "list")
+    assert out.count("[my-plugin 1.0]") == 6

@@ -217,7 +217,7 @@ def test_only_what_sites_and_coordinators_run_changes_the_hash_that_hospitals_ap
     assert edited("cdtl_core/federation/round.py")
     assert edited("cdtl_core/results/templates/card.md")
     settings = tomllib.loads((app / "pyproject.toml").read_text())
-    assert (settings["project"]["version"], list(settings["tool"])) == (PROJECT["project"]["version"], ["flwr"])
+    assert (settings["project"]["version"], list(settings["tool"])) == (PROJECT["project"]["version"], ["flwr", "cdtl"])
 
 
 PLAY = """

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdtl_core.system.foreign import visible
+
 if TYPE_CHECKING:
     from cdtl_core.deploy.approvals import Approval
     from cdtl_core.deploy.persons import Signer
@@ -27,10 +29,10 @@ def approve(
     """Show a run's code hash, limits, egress list and privacy terms, and put the run on the site's list."""
     from cdtl_core.cli.desk import confirm, print_request
     from cdtl_core.config.folders import SITE_FILE
-    from cdtl_core.config.settings import load_site
+    from cdtl_core.config.settings import load_site, unflatten
     from cdtl_core.deploy.approvals import approve as approve_run
     from cdtl_core.deploy.approvals import lock_fault, missing_persons
-    from cdtl_core.deploy.bundle import bundle_sha256
+    from cdtl_core.deploy.bundle import bundle_sha256, check_carried
     from cdtl_core.deploy.pending import find, request_of
     from cdtl_core.deploy.request import check_request, load_request
     from cdtl_core.errors import PrivacyError
@@ -45,13 +47,16 @@ def approve(
         return
     own = load_site(folder / SITE_FILE)
     request = request or request_of(find(folder, what))
+    config = unflatten(request.settings)
+    check_carried(config, [own.modality])
     check_request(request)
     if fault := lock_fault(request.settings, own.lock):
         raise PrivacyError(fault)
-    same = bundle_sha256() == request.bundle_sha256
+    same = bundle_sha256(packages=config.plugins) == request.bundle_sha256
     if not json_:
         print_request(request, own)
-        typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the cdtl installed here, byte for byte.")
+        what = ", ".join(("cdtl", *map(visible, config.plugins)))
+        typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the {what} installed here, byte for byte.")
         confirm("Approve this run at this site?", yes)
     approval = approve_run(folder, request, own, note=note, signer=_signer(person, key))
     missing = missing_persons(approval, own)

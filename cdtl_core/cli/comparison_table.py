@@ -3,33 +3,31 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
+from rich.console import JustifyMethod
 
+from cdtl_core.cli.columns import Column, print_columns
 from cdtl_core.cli.screen import open_console
 from cdtl_core.results.comparison import Comparison, Difference, Outcomes, Point, Row
 
 __all__ = ["print_comparison"]
 
-_WIDTH = 160
+_HEADERS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("donors", "left"), ("patients", "right"), ("method", "left"), ("AUROC (test patients)", "right"),
+    ("gain (95 % interval)", "right"), ("worst receiver", "right"), ("less FedBN", "right"),
+    ("less its control", "right"), ("claim", "left"),
+)  # fmt: skip
 
 
 def print_comparison(comparison: Comparison, folder: Path) -> None:
     """Print one row per set of donors, number of patients and method, and notes that explain the figures."""
-    console = open_console(width=_WIDTH)
+    console = open_console()
     draws, runs = len(comparison.seeds), comparison.runs
     played = f"{draws} draw{'s' * (draws > 1)} x {comparison.folds} folds" + f" x {runs} runs" * (runs > 1)
     title = f"{comparison.name}: gain over local training in AUROC points, mean over receivers, {played}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for header in ("donors", "patients", "method"):
-        table.add_column(header, overflow="fold", justify="right" if header == "patients" else "left")
-    table.add_column("AUROC (test patients)", justify="right")
-    for header in ("gain (95 % interval)", "worst receiver", "less FedBN", "less its control"):
-        table.add_column(header, justify="right")
-    table.add_column("claim", no_wrap=True)
-    for row in comparison.rows:
-        table.add_row(*_cells(row, _tested(comparison.points, row)), end_section=row.method == comparison.methods[-1])
-    console.print(table)
+    cells = zip(*(_cells(row, _tested(comparison.points, row)) for row in comparison.rows), strict=True)
+    columns = [Column(header, of, justify) for (header, justify), of in zip(_HEADERS, cells, strict=True)]
+    sections = [row.method == comparison.methods[-1] for row in comparison.rows]
+    print_columns(console, title, columns, keys=3, sections=sections)
     for line in _notes(comparison, folder):
         console.print(line, soft_wrap=True)
 

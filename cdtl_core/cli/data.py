@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdtl_core.cli.help import new_app
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ PATTERN_HELP = (
 _MOST = 2000  # characters of a note, which can name files
 _LABELS = 12
 
-app = typer.Typer(help="Check a cohort, and write its manifest.", no_args_is_help=True, rich_markup_mode=None)
+app = new_app("Check a cohort, and write its manifest.")
 
 
 @app.command("make-manifest")

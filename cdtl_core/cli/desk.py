@@ -70,6 +70,8 @@ def print_request(request: "ApprovalRequest", own: "SiteConfig | None" = None) -
     told = "; ".join(f"{visible(key)} = {visible(value, _MOST)}" for key, value in changed.items())
     typer.echo(f"Settings that differ from the defaults: {told or 'none'}")
     typer.echo(f"Bundle (SHA-256): {request.bundle_sha256}")
+    if packages := unflatten(settings).plugins:
+        typer.echo(f"The bundle also holds code of others: {', '.join(map(visible, packages))}")
     typer.echo(f"Limits: {_limits(unflatten(settings))}")
     print_egress(request.egress)
     typer.echo(f"Differential privacy: {_privacy_terms(unflatten(settings), own)}")

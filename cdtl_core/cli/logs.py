@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cdtl_core.cli.help import new_app
+
 if TYPE_CHECKING:
     from cdtl_core.deploy.log_check import Checked
     from cdtl_core.system.chained import Head, LogFiles
 
 __all__ = ["server_app", "site_app"]
 
-site_app = typer.Typer(help="Verify the site's logs.", no_args_is_help=True, rich_markup_mode=None)
-server_app = typer.Typer(help="Verify the coordinator's logs.", no_args_is_help=True, rich_markup_mode=None)
+site_app = new_app("Verify the site's logs.")
+server_app = new_app("Verify the coordinator's logs.")
 Noted = Annotated[
     list[str] | None,
     typer.Option("--noted", help="A head that was printed earlier and stored elsewhere; may be repeated."),

@@ -5,10 +5,24 @@ import sys
 import traceback
 
 import typer
-import typer.core
 
 from cdtl_core import __version__
-from cdtl_core.cli import audit, compare, data, doctor, model, paper, predict, privacy, report, server, simulate, site
+from cdtl_core.cli import (
+    audit,
+    compare,
+    config,
+    data,
+    doctor,
+    model,
+    paper,
+    predict,
+    privacy,
+    report,
+    server,
+    simulate,
+    site,
+)
+from cdtl_core.cli.help import new_app
 from cdtl_core.cli.screen import guarded_screen
 from cdtl_core.cli.trying import try_federation
 from cdtl_core.errors import CdtlError
@@ -18,17 +32,12 @@ from cdtl_core.system.threads import set_thread_defaults
 
 __all__ = ["DISK_FAULTS", "main"]
 
-typer.core.HAS_RICH = False  # typer 0.20 escapes "[required]" for rich although rich_markup_mode is None
-
 _MOST = 2000  # characters of an error: one sentence, with a list of sites or files at most
 DISK_FAULTS = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
-app = typer.Typer(
+app = new_app(
+    "Train an image classifier across hospitals with different imaging modalities; no image leaves a site.",
     name="cdtl",
-    help="Train an image classifier across hospitals with different imaging modalities; no image leaves a site.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 app.command("try")(try_federation)
 app.command("simulate")(simulate.simulate)
@@ -38,6 +47,7 @@ app.command("predict")(predict.predict)
 app.command("report")(report.report)
 app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
 privacy.app.command("audit")(audit.audit)
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(server.app, name="server")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cdtl_core.cli.help import new_app
+
 __all__ = ["app"]
 
 
@@ -16,7 +18,7 @@ class Which(StrEnum):
     USED, OWN, JOINT = "used", "own", "joint"
 
 
-app = typer.Typer(help="Show a model, and export it.", no_args_is_help=True, rich_markup_mode=None)
+app = new_app("Show a model, and export it.")
 Folder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model folder, e.g. runs/demo/sites/north.")]
 
 

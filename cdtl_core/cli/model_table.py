@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
+from cdtl_core.cli.columns import Column, print_columns
 from cdtl_core.cli.screen import open_console
 from cdtl_core.results.model_table import ModelTable, RowResult, SplitResult
 from cdtl_core.results.report import Estimate
 
 __all__ = ["print_models"]
 
-_WIDTH = 190
 _FIGURES = ("accuracy", "sensitivity", "f1", "precision", "auroc")
 
 
 def print_models(table: ModelTable, folder: Path) -> None:
     """Print both tables, and notes that explain the figures."""
-    console = open_console(width=_WIDTH)
+    console = open_console()
     leaky = [(row, row.leaky) for row in table.rows if row.leaky]
     grouped = [(row, row.grouped) for row in table.rows if row.grouped]
     for title, rows in (
@@ -25,24 +22,24 @@ def print_models(table: ModelTable, folder: Path) -> None:
         ("grouped: no patient's images on both sides", grouped),
     ):
         if rows:
-            console.print(_table(f"{table.name}, {table.target}: {title}", rows))
+            print_columns(console, f"{table.name}, {table.target}: {title}", _columns(rows))
     for line in _notes(table, folder):
         console.print(line, soft_wrap=True)
 
 
-def _table(title: str, rows: list[tuple[RowResult, SplitResult]]) -> Table:
-    found = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    found.add_column("model", overflow="fold")
-    for header in ("tested", "majority", *_FIGURES, "parameters", "MACs", "epochs", "minutes"):
-        found.add_column(header, justify="right")
-    for row, split in rows:
-        figures = [_estimate(split.figures[name]) for name in _FIGURES]
-        epochs = f"{row.steps * row.batch_size / split.training_images:.1f}"
-        cost = [f"{row.parameters / 1e6:.2f} M", f"{row.macs / 1e9:.3f} G"]
-        found.add_row(
-            row.row, _tested(split), f"{split.majority_rate:.3f}", *figures, *cost, epochs, f"{split.seconds / 60:.1f}"
-        )
-    return found
+def _columns(rows: list[tuple[RowResult, SplitResult]]) -> list[Column]:
+    splits = [split for _, split in rows]
+    epochs = [f"{row.steps * row.batch_size / split.training_images:.1f}" for row, split in rows]
+    return [
+        Column("model", [row.row for row, _ in rows], "left"),
+        Column("tested", [_tested(split) for split in splits]),
+        Column("majority", [f"{split.majority_rate:.3f}" for split in splits]),
+        *(Column(name, [_estimate(split.figures[name]) for split in splits]) for name in _FIGURES),
+        Column("parameters", [f"{row.parameters / 1e6:.2f} M" for row, _ in rows]),
+        Column("MACs", [f"{row.macs / 1e9:.3f} G" for row, _ in rows]),
+        Column("epochs", epochs),
+        Column("minutes", [f"{split.seconds / 60:.1f}" for split in splits]),
+    ]
 
 
 def _tested(split: SplitResult) -> str:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cdtl_core.cli.help import new_app
+
 if TYPE_CHECKING:
     from cdtl_core.config import RunConfig
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Plan differential privacy, and show what is spent.", no_args_is_help=True, rich_markup_mode=None
-)
+app = new_app("Plan differential privacy, and show what is spent.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

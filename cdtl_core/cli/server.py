@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from cdtl_core.cli.help import new_app
 from cdtl_core.cli.logs import server_app
 from cdtl_core.system.foreign import visible
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Coordinate a federation.", no_args_is_help=True, rich_markup_mode=None)
+app = new_app("Coordinate a federation.")
 app.add_typer(server_app, name="log")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The coordinator's folder.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]

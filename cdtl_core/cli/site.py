@@ -8,6 +8,7 @@ import typer
 
 from cdtl_core.cli.approving import approve, approver
 from cdtl_core.cli.data import PATTERN_HELP
+from cdtl_core.cli.help import new_app
 from cdtl_core.cli.logs import site_app
 from cdtl_core.system.foreign import visible
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Take part with a hospital's own images.", no_args_is_help=True, rich_markup_mode=None)
+app = new_app("Take part with a hospital's own images.")
 app.add_typer(site_app, name="log")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder; it holds its key and its models.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]

@@ -2,29 +2,19 @@
 
 from pathlib import Path
 
-from rich import box
-from rich.console import JustifyMethod
-from rich.table import Table
-
+from cdtl_core.cli.columns import Column, print_columns
 from cdtl_core.cli.screen import open_console
 from cdtl_core.report.charts.styles import method_name
 from cdtl_core.results.report import Estimate, Report, SiteReport
 
 __all__ = ["print_report"]
 
-_WIDTH = 120
-
 
 def print_report(report: Report, folder: Path) -> None:
     """Print one row per site, and notes that explain the figures."""
-    console = open_console(width=_WIDTH)
+    console = open_console()
     title = f"{report.name}, seed {report.seed}, {report.rounds} rounds: test AUROC (95 % interval over patients)"
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for header, justify in _headers(report):
-        table.add_column(header, justify=justify, overflow="fold")
-    for site in report.sites:
-        table.add_row(*_row(report, site), end_section=True)
-    console.print(table)
+    print_columns(console, title, _columns(report))
     for line in _notes(report, folder):
         console.print(line, soft_wrap=True)
 
@@ -34,26 +24,29 @@ def _methods(report: Report) -> list[str]:
     return list(dict.fromkeys(method for site in report.sites for method in site.results))
 
 
-def _headers(report: Report) -> list[tuple[str, JustifyMethod]]:
-    headers: list[tuple[str, JustifyMethod]] = [("site", "left"), ("patients\n(test)", "right")]
-    headers += [(method_name(method), "center") for method in _methods(report)]
-    if "cdtl" in report.methods:
-        if "alone" in _methods(report):
-            headers.append(("CDTL - local", "center"))
-        headers += [("model used\nown : joint", "left"), ("MB a round\nsent/received", "right")]
-    return headers
+def _columns(report: Report) -> list[Column]:
+    sites, methods = report.sites, _methods(report)
+    columns = [
+        Column("site", [f"{site.name}\n{site.modality}" for site in sites], "left"),
+        Column("patients\n(test)", [f"{site.num_patients}\n({site.patients.test})" for site in sites]),
+    ]
+    columns += [Column(method_name(method), [_result(site, method) for site in sites], "center") for method in methods]
+    if "cdtl" not in report.methods:
+        return columns
+    if "alone" in methods:
+        columns.append(
+            Column("CDTL - local", [_estimate(site.gain["cdtl-alone"], sign="+") for site in sites], "center")
+        )
+    crossed = [site.bytes_per_round["cdtl"] for site in sites]
+    return [
+        *columns,
+        Column("model used\nown : joint", [_used(site) for site in sites], "left"),
+        Column("MB a round\nsent/received", [f"{_megabytes(x.sent)}/{_megabytes(x.received)}" for x in crossed]),
+    ]
 
 
-def _row(report: Report, site: SiteReport) -> list[str]:
-    cells = [f"{site.name}\n{site.modality}", f"{site.num_patients}\n({site.patients.test})"]
-    cells += [_estimate(site.results[method].auroc) if method in site.results else "-" for method in _methods(report)]
-    if "cdtl" in report.methods:
-        if "alone" in _methods(report):
-            cells.append(_estimate(site.gain["cdtl-alone"], sign="+"))
-        crossed = site.bytes_per_round["cdtl"]
-        cells.append(_used(site))
-        cells.append(f"{_megabytes(crossed.sent)}/{_megabytes(crossed.received)}")
-    return cells
+def _result(site: SiteReport, method: str) -> str:
+    return _estimate(site.results[method].auroc) if method in site.results else "-"
 
 
 def _used(site: SiteReport) -> str:

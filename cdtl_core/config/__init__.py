@@ -32,6 +32,7 @@ from cdtl_core.config.site import (
     SitePrivacy,
 )
 from cdtl_core.config.training import (
+    NAMED_WEIGHTS,
     AugmentConfig,
     ImageConfig,
     ModalityName,
@@ -42,6 +43,7 @@ from cdtl_core.config.training import (
 )
 
 __all__ = [
+    "NAMED_WEIGHTS",
     "AggregateConfig",
     "ApprovalConfig",
     "AugmentConfig",

@@ -1,11 +1,12 @@
-"""The imaging modalities that a federation can hold; a new modality is one entry here, or `register_modality`."""
+"""The imaging modalities that a federation can hold; a new one is an entry here, a plugin, or `register_modality`."""
 
 import re
 from dataclasses import dataclass
 
 from cdtl_core.errors import ConfigError
+from cdtl_core.system.plugins import adopt, adopt_all
 
-__all__ = ["MODALITIES", "Modality", "modality_of", "register_modality"]
+__all__ = ["MODALITIES", "SHIPPED_MODALITIES", "Modality", "modalities", "modality_of", "register_modality"]
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,35 @@ MODALITIES: dict[str, Modality] = {
 }
 
 
+SHIPPED_MODALITIES = frozenset(MODALITIES)
+
+
+def modalities() -> dict[str, Modality]:
+    """Return all modalities by name, those of plugins too.
+
+    Raises:
+        ConfigError: A plugin is broken.
+    """
+    adopt_all("modalities", _register)
+    return dict(MODALITIES)
+
+
 def modality_of(name: str) -> Modality:
     """Return the modality called `name`.
 
     Raises:
-        ConfigError: No modality has this name.
+        ConfigError: No modality has this name, or its plugin is broken.
     """
+    adopt("modalities", name, _register)
     if name not in MODALITIES:
-        raise ConfigError(f"modality '{name}' is unknown: use one of {', '.join(MODALITIES)}.")
+        raise ConfigError(f"modality '{name}' is unknown: use one of {', '.join(modalities())}.")
     return MODALITIES[name]
 
 
 def register_modality(modality: Modality) -> None:
     """Make a modality known to this process, for simulations and cohort checks.
 
-    Between hospitals a modality has to be in the code that they approve: add it to `MODALITIES` of your own version.
+    For the command line and for runs between hospitals, put it into a package (docs/guides/package.md).
 
     Args:
         modality: Its name is lower case and at most 48 characters long; its DICOM codes belong to no other modality.
@@ -73,3 +88,9 @@ def register_modality(modality: Modality) -> None:
         if code in owners:
             raise ConfigError(f"the DICOM code {code} belongs to {owners[code]}: leave it out of '{modality.name}'.")
     MODALITIES[modality.name] = modality
+
+
+def _register(name: str, modality: object) -> None:
+    if not isinstance(modality, Modality) or modality.name != name:
+        raise ConfigError(f"it is {modality!r}, not a cdtl_core.Modality called '{name}'.")
+    register_modality(modality)

@@ -4,39 +4,39 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from cdtl_core.config.forms import ROW_NAME
 from cdtl_core.config.schema import SiteName
 from cdtl_core.config.training import Settings
 
 __all__ = ["PaperConfig", "RowConfig"]
 
-_RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,47}$")]
+_RowName = Annotated[str, Field(pattern=ROW_NAME)]
 
 
 class RowConfig(Settings):
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        row: Its name.
-        method: The method that the row trains.
-        changes: Settings of the run that the row changes.
-        leaky: Number of random splits by image, for parity with the literature.
-        folds: Number of folds by patient.
-        repeats: How often the folds are drawn; 0: no split by patient.
-    """
-
-    row: _RowName
+    row: _RowName = Field(examples=["ResNet-18"])
+    """Name of the row."""
     method: str = "alone"
-    changes: dict[str, Any] = Field({})
+    """Method that the row trains."""
+    changes: dict[str, Any] = Field({}, examples=[{"model": {"backbone": "resnet18", "weights": "random"}}])
+    """Settings of the run that the row changes."""
     leaky: int = Field(1, ge=0)
+    """Number of random splits by image, for parity with the literature."""
     folds: int = Field(5, ge=2)
+    """Number of folds by patient."""
     repeats: int = Field(1, ge=0)
+    """How often the folds are drawn; 0: no split by patient."""
 
 
 class PaperConfig(Settings):
-    """The rows, the site whose images test them, and how many images a leaky split tests."""
+    """A table of models over one site's images; only `cdtl paper` reads it."""
 
-    target: SiteName
+    target: SiteName = Field(examples=["north"])
+    """The site whose images test the rows."""
     test_images: int = Field(65, ge=2)
+    """Images that a leaky split tests."""
     rows: tuple[RowConfig, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

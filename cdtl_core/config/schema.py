@@ -25,6 +25,7 @@ from pydantic import (
     ValidationError,
 )
 
+from cdtl_core.config.forms import HASH, LABEL_HASH, LEDGER_ID, NAME, SETTING_NAME, VERSION, faults_of
 from cdtl_core.errors import FederationError, PrivacyError
 from cdtl_core.system.foreign import is_plain, visible
 
@@ -59,12 +60,12 @@ MAX_LOSS = 1e4  # of a model that knows nothing it is log(number of labels); lar
 MAX_PATIENTS = 10_000_000
 MAX_RESERVATIONS = 1_000_000
 
-Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
-SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
-LabelHash = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{8}$")]
-LedgerId = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{32}$")]
-Version = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,47}$")]
-_Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}(\.[A-Za-z0-9_-]{1,40}){0,3}$")]
+Sha256 = Annotated[str, StringConstraints(strict=True, pattern=HASH)]
+SiteName = Annotated[str, StringConstraints(pattern=NAME)]
+LabelHash = Annotated[str, StringConstraints(strict=True, pattern=LABEL_HASH)]
+LedgerId = Annotated[str, StringConstraints(strict=True, pattern=LEDGER_ID)]
+Version = Annotated[str, StringConstraints(strict=True, pattern=VERSION)]
+_Key = Annotated[str, StringConstraints(pattern=SETTING_NAME)]
 
 
 def _plain(value: str) -> str:
@@ -190,10 +191,9 @@ def parsed(kind: type[_Kind], record: Mapping[str, Any]) -> _Kind:
 
 def first_fault(error: ValidationError) -> str:
     """Name the first invalid field and the reason, for an error message; the value itself is not repeated."""
-    first = error.errors()[0]
-    field = visible(".".join(str(part)[:48] for part in first["loc"]) or "the whole")
-    why = "not of the form that cdtl writes" if first["type"] == "string_pattern_mismatch" else first["msg"]
-    return f"{field} ({visible(why.removeprefix('Value error, '))})"
+    first = faults_of(error)[0]
+    field = visible(".".join(str(part)[:48] for part in first.place) or "the whole")
+    return f"{field} ({visible(first.reason)})"
 
 
 def bounded(kind: type[Crossing], values: Mapping[str, float]) -> dict[str, float]:

@@ -11,11 +11,12 @@ import tomli_w
 from pydantic import BaseModel
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
+from cdtl_core.config.training import NAMED_WEIGHTS
 from cdtl_core.config.validation import validated
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import parse_json
-from cdtl_core.system.shipped import find_config
+from cdtl_core.system.shipped import find_config, is_shipped
 
 __all__ = [
     "changed_run",
@@ -24,13 +25,12 @@ __all__ = [
     "load_run",
     "load_simulation",
     "load_site",
+    "portable_site",
     "read_toml",
     "save_toml",
     "simulation_toml",
     "unflatten",
 ]
-
-"""The file with a hospital's settings, in its folder."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _OF_SIMULATIONS = {"sites": "[[sites]]", "methods": "methods", "data": "[data]", "paper": "[paper]"}
@@ -42,7 +42,8 @@ def load_config(source: str | Path | Mapping[str, Any], changes: Iterable[str] =
 
     Args:
         source: The path of a .toml file, the name of a shipped configuration (``"demo"``), or the tree that such a file
-            holds.
+            holds. Paths in a file are relative to its folder; those of a shipped configuration, a tree or `changes` to
+            the working folder.
         changes: Settings to change, each as ``key=value`` with dots: ``"train.lr=0.001"``.
 
     Returns:
@@ -65,11 +66,12 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
     """Read a simulation's TOML file; `overrides` are ``key=value`` with dots, values as in TOML or plain text.
 
     Top-level `[data]` is what all sites share (``data.root``); all other tables but `sites` and `paper` are the run's.
+    Paths in the file are relative to its folder, those in `overrides` to the working folder.
 
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    return _simulation_of(read_toml(path), overrides, str(path))
+    return _simulation_of(_with_root(_anchored(read_toml(path), path), path), overrides, str(path))
 
 
 def _simulation_of(tree: dict[str, Any], overrides: Iterable[str], source: str) -> SimulationConfig:
@@ -104,10 +106,12 @@ def load_run(path: Path, overrides: Iterable[str] = (), *, deployed: bool = Fals
         overrides: Settings to change, each as ``key=value``.
         deployed: Refuse settings of a simulation in the same file, which are otherwise ignored.
 
+    A weights file in it is relative to its folder.
+
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown, ill-typed or of a simulation.
     """
-    tree = read_toml(path)
+    tree = _anchored(read_toml(path), path)
     for override in overrides:
         _apply(tree, override)
     simulated = {key: text for key, text in _OF_SIMULATIONS.items() if tree.pop(key, None)}
@@ -140,12 +144,23 @@ def save_toml(path: Path, tree: Mapping[str, Any]) -> None:
 
 
 def load_site(path: Path) -> SiteConfig:
-    """Read a hospital's `site.toml`.
+    """Read a hospital's `site.toml`; `data.root` is relative to its folder.
 
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    return validated(SiteConfig, read_toml(path), str(path))
+    return validated(SiteConfig, _with_root(_anchored(read_toml(path), path), path), str(path))
+
+
+def portable_site(path: Path) -> bytes:
+    """Return the text of a `site.toml` for another folder: a relative `data.root` becomes absolute."""
+    content = path.read_bytes()
+    try:
+        tree = tomllib.loads(content.decode())
+    except ValueError:
+        return content  # it is read, and refused, where it is used
+    moved = _with_root(_anchored(copy.deepcopy(tree), path.absolute()), path.absolute())
+    return content if moved == tree else tomli_w.dumps(moved).encode()
 
 
 def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
@@ -200,7 +215,7 @@ def _laid_over(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 _TABLES = {"blend.donors"}
-_LISTS = {"task.labels", "model.levels", "federation.sites"}
+_LISTS = {"plugins", "task.labels", "model.levels", "federation.sites", "train.augment.transforms"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -254,7 +269,41 @@ def _value(text: str) -> Any:
         return text
 
 
+def _anchored(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a file's tree with its paths relative to the working folder instead of the file's; it is changed in place.
+
+    A shipped configuration has no folder of images, so its paths stay as they are.
+    """
+    if is_shipped(path):
+        return tree
+    sites = tree.get("sites")
+    for table in (tree, *(sites if isinstance(sites, list) else ())):
+        data = table.get("data") if isinstance(table, dict) else None
+        if isinstance(data, dict) and "phantom" not in data and isinstance(data.get("root"), str):
+            data["root"] = _beside(path, data["root"])
+    rows = tree["paper"].get("rows") if isinstance(tree.get("paper"), dict) else None
+    for run in (tree, *(row.get("changes") for row in rows or () if isinstance(row, dict))):
+        model = run.get("model") if isinstance(run, dict) else None
+        if isinstance(model, dict) and isinstance(model.get("weights"), str) and model["weights"] not in NAMED_WEIGHTS:
+            model["weights"] = _beside(path, model["weights"])
+    return tree
+
+
+def _with_root(tree: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a tree whose `data.root` is the file's folder if it has none."""
+    data = tree.setdefault("data", {})
+    if isinstance(data, dict) and "phantom" not in data and not is_shipped(path):
+        data.setdefault("root", str(path.parent))
+    return tree
+
+
+def _beside(path: Path, name: str) -> str:
+    return str(path.parent / Path(name).expanduser())
+
+
 def _with_shared(site: Any, shared: Mapping[str, Any]) -> Any:
     if not isinstance(site, dict) or not isinstance(site.get("data", {}), dict):
         return site
-    return {**site, "data": {**shared, **site.get("data", {})}}
+    own = site.get("data", {})
+    both = {key: value for key, value in shared.items() if key != "root" or "phantom" not in own}
+    return {**site, "data": {**both, **own}}

@@ -11,13 +11,12 @@ __all__ = ["SimulationConfig"]
 
 
 class SimulationConfig(Settings):
-    """A federation on one machine: the run, its sites, and the methods to compare.
-
-    With `cdtl` each site also trains its own model, so `alone` need not be listed. Only `cdtl paper` reads `paper`.
-    """
+    """A federation on one machine: the run, its sites, and the methods to compare."""
 
     run: RunConfig = RunConfig()
     methods: tuple[Method, ...] = Field(("fedbn", "cdtl"), min_length=1)
+    """Methods that are trained and compared. With cdtl each site also trains its own model, so alone need not be
+    listed."""
     sites: tuple[SiteConfig, ...] = Field(min_length=1)
     paper: PaperConfig | None = None
 

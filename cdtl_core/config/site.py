@@ -1,33 +1,30 @@
 """Settings of one hospital; none of them is sent."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from cdtl_core.config.forms import DEVICE, PERSON, PUBLIC_KEY
 from cdtl_core.config.run import RunConfig
 from cdtl_core.config.schema import FORMERLY_THETA0, Label, Sha256, SiteName
-from cdtl_core.config.training import ModalityName, Settings
+from cdtl_core.config.training import ModalityName, Settings, setting_keys
 
 __all__ = ["ApprovalConfig", "BoxConfig", "ComputeConfig", "DataConfig", "Locks", "PhantomConfig", "SiteConfig"]
 __all__ += ["SitePrivacy"]
 
 
-_PublicKey = Annotated[str, Field(pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{68}$")]
-
-
 class PhantomConfig(Settings):
-    """Synthetic images in place of a hospital's own: the number of patients and the seed.
+    """Synthetic images in place of a hospital's own."""
 
-    With `train`, this number of patients is for training and the same number for validation; all others are tested. A
-    site can then have few training patients and still measure its model.
-    """
-
-    patients: int = Field(ge=8)
+    patients: int = Field(ge=8, examples=[160])
+    """Number of synthetic patients."""
     seed: int = Field(0, ge=0)
-    train: int | None = Field(None, ge=4)
+    """Seed of the images; another seed gives other patients."""
+    train: int | None = Field(None, ge=4, examples=[24])
+    """Number of patients for training, and the same number for validation; all others are tested. A site can then have
+    few training patients and still measure its model."""
 
     @model_validator(mode="after")
     def _some_are_tested(self) -> "PhantomConfig":
@@ -37,90 +34,90 @@ class PhantomConfig(Settings):
 
 
 class BoxConfig(Settings):
-    """Where a lesion is in its image; training uses the square around it.
+    """Where a lesion is in its image; training uses the square around it. Parts beyond the image's edge are black."""
 
-    `column` of the manifest holds ``x, y, width, height`` in pixels (brackets are allowed). `scale` names the column
-    with the factor from these pixels to the file's. The side of the square is `margin` times the longer side of the
-    box, and at least `least_px` pixels of the file. Parts beyond the edge of the image are black.
-    """
-
-    column: str = Field(min_length=1)
-    scale: str | None = None
+    column: str = Field(min_length=1, examples=["bbox"])
+    """Column of the manifest with x, y, width, height of the lesion in pixels; brackets are allowed."""
+    scale: str | None = Field(None, examples=["scale"])
+    """Column of the manifest with the factor from these pixels to the file's."""
     margin: float = Field(1.25, ge=1, le=10)
+    """Side of the square, as a multiple of the longer side of the box."""
     least_px: int = Field(32, ge=1)
+    """Smallest side of the square, in pixels of the file."""
 
 
 class DataConfig(Settings):
-    """Where a site's images are and how its labels are read.
-
-    `manifest` is a CSV (file,label,patient_id,...) relative to `root`; `where` keeps rows by column (a value, a list of
-    values, or ``">=0.25"``); `label_map` maps local labels to the task's, ``""`` leaves that label's images out.
-    `frame` is the one taken of a multi-frame image, by place or number from 0. `box` cuts lesions out. Decoded images
-    are kept while a file's size and time are unchanged, with `strict` while its contents are.
-    """
+    """Where a site's images are and how its labels are read."""
 
     root: Path = Path()
+    """Folder of the images, relative to the configuration file."""
     frame: Literal["first", "middle", "last"] | Annotated[int, Field(ge=0)] = "middle"
+    """The frame of a multi-frame image that is used, by place or by number from 0."""
     strict: bool = False
-    manifest: Path | None = None
+    """Keep a decoded image only while the file's contents are unchanged; otherwise its size and time decide."""
+    manifest: Path | None = Field(None, examples=["manifest.csv"])
+    """Table of the images (file, label, patient_id, ...), relative to `data.root`."""
     phantom: PhantomConfig | None = None
-    where: dict[str, str | tuple[str, ...]] = Field({})
-    label_map: dict[Label, Label] = Field({}, max_length=256)
+    where: dict[str, str | tuple[str, ...]] = Field({}, examples=[{"device": ["GE Logiq 7*"], "tissue": ">=0.25"}])
+    """Rows of the manifest to keep, by column: a value, a list of values (* for any text), or a bound."""
+    label_map: dict[Label, Label] = Field({}, max_length=256, examples=[{"Maligno": "malignant", "normal": ""}])
+    """The site's labels in the words of the federation; an empty word leaves that label's images out."""
     box: BoxConfig | None = None
 
 
 class ChecksConfig(Settings):
-    """Rules of the cohort check that a site switches off, each with a reason; docs/checks.md lists the rules."""
+    """Rules of the cohort check."""
 
-    off: dict[str, Annotated[str, Field(min_length=3)]] = Field({})
+    off: dict[str, Annotated[str, Field(min_length=3)]] = Field({}, examples=[{"duplicate": "two views of a lesion"}])
+    """Rules that the site switches off, each with a reason; docs/checks.md lists the rules."""
 
 
 class ComputeConfig(Settings):
-    """How a site uses its GPU. On a CPU only `compile` has an effect.
-
-    `precision` ``bfloat16`` trains and scores networks in mixed precision; stored features are always computed in
-    float32. With `deterministic`, the same card and versions give the same bits in each run, more slowly. `compile`
-    trains whole backbones with torch.compile. `memory_share` limits the share of a GPU's memory that one process uses,
-    for sites that share a card.
-    """
+    """How a site uses its GPU. On a CPU only `compile` has an effect."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 trains and scores networks in mixed precision; stored features are always computed in float32."""
     deterministic: bool = False
+    """The same card and versions give the same bits in each run, more slowly."""
     compile: bool = False
+    """Train whole backbones with torch.compile."""
     memory_share: float = Field(1.0, gt=0, le=1)
+    """Largest share of a GPU's memory that one process uses, for sites that share a card."""
 
 
 class PublishConfig(Settings):
-    """What a site adds to its modality contract: mean and spread of its pixels, and the initial weights it accepts."""
+    """What a site adds to its modality contract."""
 
     pixel_statistics: bool = False
-    initial_weights_hash: Sha256 | None = Field(None, validation_alias=FORMERLY_THETA0)
+    """Mean and spread of its pixels."""
+    initial_weights_hash: Sha256 | None = Field(None, validation_alias=FORMERLY_THETA0, examples=["0" * 64])
+    """SHA-256 of the only initial weights that the site accepts."""
 
 
 class SitePrivacy(Settings):
-    """A hospital's own privacy terms.
-
-    A site with `exempt` trains without differential privacy in runs that do not require it. `target_epsilon` bounds the
-    whole ledger, even if a run would allow more. `ledger` is ``run`` only in simulations, where each method counts for
-    itself; everywhere else one ledger counts all runs. With `accept_faulty_steps` the site continues although its
-    ledger holds steps of earlier versions whose noise gives no bound; epsilon then counts the steps since.
-    """
+    """A hospital's own privacy terms."""
 
     exempt: bool = False
+    """Train without differential privacy in runs that do not require it."""
     accept_faulty_steps: bool = False
-    target_epsilon: float | None = Field(None, gt=0)
+    """Continue although the ledger holds steps of earlier versions whose noise gives no bound; epsilon then counts the
+    steps since."""
+    target_epsilon: float | None = Field(None, gt=0, examples=[8.0])
+    """Bound of the whole ledger, even if a run would allow more."""
     ledger: Literal["site", "run"] = "site"
+    """site: one ledger counts all runs; run: each method counts for itself, in simulations only."""
 
 
 class ApprovalConfig(Settings):
-    """Who must approve a run at this site.
-
-    A run needs the approvals of `people` different persons. `keys` names each person's public key, as
-    ``cdtl site approver`` prints it; with keys an approval counts only if it is signed with one of them.
-    """
+    """Who must approve a run at this site."""
 
     people: int = Field(1, ge=1, le=8)
-    keys: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,47}$")], _PublicKey] = Field({})
+    """How many different persons must approve a run."""
+    keys: dict[Annotated[str, Field(pattern=PERSON)], Annotated[str, Field(pattern=PUBLIC_KEY)]] = Field(
+        {}, examples=[{"Dr. Roe": "ssh-ed25519 " + "A" * 68}]
+    )
+    """Each person's public key, as `cdtl site approver` prints it. With keys an approval counts only if it is signed
+    with one of them."""
 
     @model_validator(mode="after")
     def _enough_keys(self) -> "ApprovalConfig":
@@ -146,17 +143,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in kind.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            yield from _keys(nested, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
 def _known_keys(locks: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
-    for unknown in sorted(set(locks) - set(_keys(RunConfig))):
+    for unknown in sorted(set(locks) - set(setting_keys(RunConfig))):
         raise ValueError(f"lock.{unknown} is not a setting of a run")
     return locks
 
@@ -165,28 +153,30 @@ Locks = Annotated[dict[str, bool | int | float | str], BeforeValidator(_flat), A
 
 
 class SiteConfig(Settings):
-    """All settings of one hospital; none of them is sent.
+    """All settings of one hospital; none of them is sent."""
 
-    `device` is ``auto``, ``cpu``, ``mps``, ``cuda:0`` or a GPU's UUID as ``nvidia-smi -L`` prints it.
-    `room_mb` is the memory in megabytes for replies that wait for the coordinator; without room nothing is trained.
-    `lock` names run settings that this site fixes, for example privacy terms: a run with another value is refused,
-    approved or not. With `require_separation` no approved code runs where nothing keeps it from the site's key and from
-    the network.
-    """
-
-    site: SiteName
-    modality: ModalityName
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?|GPU-[0-9A-Fa-f-]{36})$")
+    site: SiteName = Field(examples=["north"])
+    """Name of the site, different from all others of the federation."""
+    modality: ModalityName = Field(examples=["ultrasound"])
+    """Modality of its images; `cdtl config list modalities` names them."""
+    device: str = Field("auto", pattern=DEVICE)
+    """Where the site computes."""
     compute: ComputeConfig = ComputeConfig()
-    labels: tuple[Label, ...] | None = Field(None, min_length=2, max_length=64)
+    labels: tuple[Label, ...] | None = Field(None, min_length=2, max_length=64, examples=[["benign", "malignant"]])
+    """Labels that the site predicts, if they are not those of the task; its head is then shared only with
+    sites of the same labels."""
     data: DataConfig = DataConfig()
     checks: ChecksConfig = ChecksConfig()
     publish: PublishConfig = PublishConfig()
     privacy: SitePrivacy = SitePrivacy()
     approval: ApprovalConfig = ApprovalConfig()
     room_mb: int = Field(512, ge=1)
-    lock: Locks = Field({})
+    """Memory for replies that wait for the coordinator, in megabytes; without room nothing is trained."""
+    lock: Locks = Field({}, examples=[{"dp.enabled": True, "dp.target_epsilon": 8.0}])
+    """Settings of a run that this site fixes, for example privacy terms: a run with another value is refused, approved
+    or not."""
     require_separation: bool = False
+    """Run approved code only where it is kept from the site's key and from the network."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "SiteConfig":

@@ -1,20 +1,24 @@
 """Settings checked: a tree of values becomes settings, or an error that says what to write."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from cdtl_core.config.forms import Fault, faults_of
 from cdtl_core.config.run import RunConfig
+from cdtl_core.config.simulation import SimulationConfig
 from cdtl_core.config.site import SiteConfig
-from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.config.training import setting_keys
+from cdtl_core.errors import ConfigError
+from cdtl_core.system.foreign import visible
 
 __all__ = ["validated"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_MOST_SHOWN, _MOST_NEAR = 80, 3
 _RENAMED = "the same method under its common name (each site keeps its norms)"
 
 
@@ -27,14 +31,21 @@ def validated(kind: type[_Model], document: Mapping[str, Any], source: str) -> _
         source: Its name in errors.
 
     Raises:
-        ConfigError: A setting is unknown, ill-typed, or of an earlier version.
+        ConfigError: A setting is unknown, ill-typed, or of an earlier version. Its notes are the sentences about all
+            wrong settings.
     """
     try:
         return kind.model_validate(document)
     except ValidationError as error:
         if former := _former(document):
             raise ConfigError(_of_earlier_version(former, source)) from None
-        raise _sentence(error, source) from None
+        sentences = [_sentence(kind, fault, document, source) for fault in faults_of(error)]
+        found, more = ConfigError(sentences[0]), len(sentences) - 1
+        if more and Path(source).is_file():
+            found = ConfigError(f"{sentences[0].removesuffix('.')} ({more} more: cdtl config check {source}).")
+        for sentence in sentences:
+            found.add_note(sentence)
+        raise found from None
 
 
 def _former(document: Mapping[str, Any]) -> str:
@@ -67,28 +78,78 @@ def _of_earlier_version(former: str, source: str) -> str:
     return f"{source} is of an earlier version of cdtl. It holds {former}."
 
 
-def _sentence(error: ValidationError, source: str) -> CdtlError:
-    first, more = error.errors()[0], error.error_count() - 1
-    key = ".".join(str(part) for part in first["loc"] if part != "run") or "the configuration"
-    got = "" if first["type"] in {"missing", "value_error"} else f", got {first['input']!r}"
-    rest = f" ({more} more like it)" if more else ""
-    if first["type"] == "extra_forbidden":
-        return ConfigError(f"{key} in {source} is unknown{got}{rest}{_did_you_mean(key)}")
-    what = first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"{key} in {source}: {what}{got}{rest}; correct the setting.")
+def _sentence(kind: type[BaseModel], fault: Fault, document: Mapping[str, Any], source: str) -> str:
+    place = ".".join(_named(fault.place, document))
+    key = place or "the file"
+    if fault.type == "missing":
+        return f"{key} is missing in {source}: add it."
+    got = f", got {visible(repr(fault.value), _MOST_SHOWN)}"
+    if fault.type == "extra_forbidden":
+        of_site = fault.place[:1] == ("sites",) and len(fault.place) > 2
+        parts = [str(part) for part in fault.place if not isinstance(part, int)]
+        start = key.removesuffix(".".join(parts[1:])) if of_site else ""
+        end = _did_you_mean(kind, ".".join(parts).removeprefix("run."), start)
+        return f"{key} in {source} is unknown{got}{end}"
+    if fault.type == "value_error":
+        return f"{f'{place} in ' if place else ''}{source}: {fault.reason}; correct the setting."
+    return f"{key} in {source} {fault.reason}{got}."
 
 
-def _did_you_mean(key: str) -> str:
-    """The end of a sentence about an unknown setting: the setting most like it, if one is."""
-    own = re.sub(r"^sites\.[0-9]+\.", "", key)
-    near = get_close_matches(own, {*_keys(RunConfig), *_keys(SiteConfig)}, n=1, cutoff=0.75)
-    return f": did you mean {key.removesuffix(own)}{near[0]}?" if near else "; remove it."
+def _named(place: Sequence[str | int], document: Mapping[str, Any]) -> list[str]:
+    """Return the parts of a place as the user writes them: a site by its name instead of its number."""
+    parts, node = [], document
+    for part in place:
+        node = node[part] if _holds(node, part) else None  # type: ignore[index, assignment]
+        name = node.get("site") if isinstance(part, int) and isinstance(node, Mapping) else None
+        parts.append(visible(name or part, _MOST_SHOWN))
+    return [part for part in parts[place[:1] == ("run",) :] if part != "[key]"]
 
 
-def _keys(kind: type[BaseModel], start: str = "") -> Iterator[str]:
-    """All settings and tables of a model, with dots."""
-    for name, field in kind.model_fields.items():
-        part = field.annotation
-        yield start + name
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            yield from _keys(part, f"{start}{name}.")
+def _holds(node: object, part: str | int) -> bool:
+    if isinstance(part, int):
+        return isinstance(node, list | tuple) and part < len(node)
+    return isinstance(node, Mapping) and part in node
+
+
+def _did_you_mean(kind: type[BaseModel], key: str, start: str) -> str:
+    """Return the end of a sentence about an unknown setting: the settings most like it, in any table.
+
+    Args:
+        kind: The model that does not know it.
+        key: The setting with dots; a site's without its number.
+        start: What the user writes for the site, such as ``sites.north.``.
+    """
+    if near := _nearest(key, _keys_of(kind)):
+        return f": did you mean {' or '.join(_shown(one, start) for one in near[:_MOST_NEAR])}?"
+    for other, whose in ((RunConfig, "a run"), (SiteConfig, "a site")):
+        if near := _nearest(key, _keys_of(other), cutoff=0.9):
+            return f": {near[0]} is a setting of {whose}; remove it here."
+    return "; remove it."
+
+
+def _nearest(key: str, known: Sequence[str], cutoff: float = 0.75) -> list[str]:
+    """Return the settings of the same name in other tables, else the most similar setting, else a similar name's."""
+    names: dict[str, list[str]] = {}
+    for one in known:
+        names.setdefault(one.rpartition(".")[2], []).append(one)
+    last = key.rpartition(".")[2]
+    if found := [one for one in names.get(last, ()) if one != key]:
+        return found
+    if found := get_close_matches(key, known, n=1, cutoff=cutoff):
+        return found
+    return names[near[0]] if (near := get_close_matches(last, names, n=1, cutoff=max(cutoff, 0.8))) else []
+
+
+def _keys_of(kind: type[BaseModel]) -> list[str]:
+    """Return all settings and tables as the user writes them."""
+    keys = list(setting_keys(kind, tables=True))
+    if kind is not SimulationConfig:
+        return keys
+    return [key.removeprefix("run.") for key in keys if key not in {"run", "run.method"}]
+
+
+def _shown(key: str, start: str) -> str:
+    if not key.startswith("sites."):
+        return key
+    own = key.removeprefix("sites.")
+    return f"{start}{own}" if start else f"{own} under [[sites]]"

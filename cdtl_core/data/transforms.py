@@ -1,5 +1,7 @@
 """Normalisation and augmentation of image batches; all randomness comes from a generator argument."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +9,15 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
-__all__ = ["Augmentation", "augment", "normalise", "to_unit"]
+from cdtl_core.errors import ConfigError
+from cdtl_core.system.plugins import adopt, adopt_all, guarded, plugins
+
+__all__ = ["Augmentation", "Transform", "augment", "normalise", "register_transform", "to_unit", "transform_of"]
+__all__ += ["transforms"]
+
+Transform = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+"""Images B C H W in [0, 1] on any device, and a generator of the CPU, to images of the same shape."""
+_TRANSFORMS: dict[str, Transform] = {}
 
 _BLUR = 5
 
@@ -29,6 +39,63 @@ class Augmentation:
     invert: float = 0.0
     gamma: float = 0.0
     blur: float = 0.0
+    transforms: tuple[str, ...] = ()
+
+
+def register_transform(name: str, transform: Transform) -> None:
+    """Make a random change of training images known to this process, for ``train.augment.transforms``.
+
+    For the command line and for runs between hospitals, put it into a package (docs/guides/package.md).
+
+    Args:
+        name: Lower case, digits, ``_`` and ``-``, at most 48 characters.
+        transform: From images B C H W in [0, 1] and a generator, its only source of randomness, to images of the same
+            shape; what lies outside [0, 1] is cut off.
+
+    Raises:
+        ConfigError: The name is taken or malformed.
+
+    Examples:
+        >>> from cdtl_core import register_transform
+        >>> register_transform("darker", lambda images, rng: images * 0.9)
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,47}", name):
+        raise ConfigError(f"transform name {name!r}: use a-z, 0-9, _ and -, at most 48 characters, a letter first.")
+    if name in _TRANSFORMS:
+        raise ConfigError(f"transform '{name}' exists already: choose another name.")
+    _TRANSFORMS[name] = transform
+
+
+def transform_of(name: str) -> Transform:
+    """Return the transform called `name`.
+
+    Raises:
+        ConfigError: No transform has this name, or its plugin is broken.
+    """
+    adopt("transforms", name, _register)
+    if name not in _TRANSFORMS:
+        known = ", ".join(dict.fromkeys([*_TRANSFORMS, *(one.name for one in plugins("transforms"))]))
+        raise ConfigError(
+            f"the transform '{name}' is unknown: remove it from train.augment.transforms, or use "
+            f"{known or 'one of a package; none is installed'}."
+        )
+    return _TRANSFORMS[name]
+
+
+def transforms() -> dict[str, Transform]:
+    """Return all transforms by name, those of plugins too.
+
+    Raises:
+        ConfigError: A plugin is broken.
+    """
+    adopt_all("transforms", _register)
+    return dict(_TRANSFORMS)
+
+
+def _register(name: str, transform: object) -> None:
+    if not callable(transform):
+        raise ConfigError("it is not a function of images and a generator.")
+    register_transform(name, guarded("transforms", name, transform))
 
 
 def to_unit(batch: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
@@ -40,7 +107,7 @@ def to_unit(batch: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
 def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) -> torch.Tensor:
     """Change each image of a batch on its own: flip, rotation, shift, scale, contrast, brightness, noise.
 
-    With settings above 0 also gamma, inversion and smoothing.
+    With settings above 0 also gamma, inversion and smoothing; last the transforms that `change` names.
 
     The changes are drawn on the CPU, the pixel noise on the images' device. So what is drawn after the noise, and in
     later batches, differs between devices.
@@ -69,7 +136,10 @@ def augment(images: torch.Tensor, change: Augmentation, rng: torch.Generator) ->
     moved = (moved - mean) * light[0] + mean + light[1]
     noise = torch.randn(moved.shape, generator=_generator_on(device, rng), device=device)
     noisy = moved.add_(noise, alpha=change.noise).clamp_(0, 1)
-    return _rendered(noisy, change, rng)
+    images = _rendered(noisy, change, rng)
+    for name in change.transforms:
+        images = _transformed(images, name, rng)
+    return images
 
 
 def _rendered(images: torch.Tensor, change: Augmentation, rng: torch.Generator) -> torch.Tensor:
@@ -86,6 +156,16 @@ def _rendered(images: torch.Tensor, change: Augmentation, rng: torch.Generator) 
         smooth = avg_pool2d(images, _BLUR, stride=1, padding=_BLUR // 2, count_include_pad=False)
         images = torch.where(drawn() < change.blur, smooth, images)
     return images
+
+
+def _transformed(images: torch.Tensor, name: str, rng: torch.Generator) -> torch.Tensor:
+    found = transform_of(name)(images, rng)
+    if not isinstance(found, torch.Tensor) or found.shape != images.shape:
+        raise ConfigError(
+            f"the transform '{name}' returned {getattr(found, 'shape', type(found).__name__)} for images of "
+            f"{tuple(images.shape)}: it must keep the shape."
+        )
+    return found.clamp(0, 1)
 
 
 def _generator_on(device: torch.device, rng: torch.Generator) -> torch.Generator:

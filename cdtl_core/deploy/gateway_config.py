@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cdtl_core.config.schema import first_fault
 from cdtl_core.errors import ConfigError
 
 __all__ = ["GatewayConfig", "GatewayLimits", "load_gateway_config", "open_listener"]
@@ -87,9 +88,7 @@ def load_gateway_config(path: Path) -> GatewayConfig:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check the path.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ConfigError(f"{path} is wrong in {field}: {first['msg']}; correct it.") from None
+        raise ConfigError(f"{path} is wrong in {first_fault(error)}; correct it.") from None
 
 
 def open_listener(host: str, port: int) -> socket.socket:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdtl_core.config.folders import APPROVED_FILE, AUDIT_FILE, ENROLMENT_FILE, SITE_FILE
+from cdtl_core.config.settings import portable_site
 from cdtl_core.data.identity import KEY_FILE as PATIENT_KEY_FILE
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes
@@ -79,7 +80,8 @@ class Link:
         """Copy the files that the approved code reads, if they have changed."""
         for name in COPIED:
             with suppress(FileNotFoundError):
-                content, target = (home / name).read_bytes(), self.folder / name
+                path, target = home / name, self.folder / name
+                content = portable_site(path) if name == SITE_FILE else path.read_bytes()
                 if not target.exists() or target.read_bytes() != content:
                     self.write(name, content)
 

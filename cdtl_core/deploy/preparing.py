@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from cdtl_core.config import RunConfig
+from cdtl_core.config import NAMED_WEIGHTS, RunConfig
 from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import flatten, save_toml
-from cdtl_core.deploy.bundle import build_bundle, bundle_sha256
+from cdtl_core.deploy.bundle import build_bundle, bundle_sha256, check_carried
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, save_request
 from cdtl_core.deploy.runs import load_run_state
@@ -41,7 +41,8 @@ def prepare_run(
 
     Raises:
         FederationError: A site of the run is not admitted, or its contract does not fit the run.
-        ConfigError, ModelError, PrivacyError: A setting is wrong for these sites.
+        ConfigError, ModelError, PrivacyError: A setting is wrong for these sites, or the bundle lacks code that the run
+            needs.
         CheckpointError: There is another run of that name.
     """
     run = folder / "runs" / config.name
@@ -49,6 +50,8 @@ def prepare_run(
     if before is not None and _keeps_name(run, before) and (changes := changed_settings(config, before)):
         raise _name_is_taken(run, f"it has other settings: {'; '.join(changes[:3])}")
     config = _with_sites(folder, config, before, tell)
+    chosen = [member.enrolment.contract for member in members(folder) if member.site in config.federation.sites]
+    check_carried(config, [contract.modality for contract in chosen])
     draft = run.with_name(f".{config.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -56,7 +59,7 @@ def prepare_run(
         config = _with_weights(draft, config)
         weights = build_initial_weights(config.model, config.seed, config.image.size, folder=draft)
         config = _with_limits(config, weights_hash(weights))
-        bundle = build_bundle(draft / "app")
+        bundle = build_bundle(draft / "app", config.plugins)
         request = make_request(config, bundle_sha256(bundle))
         if before == request:
             return run, request, True
@@ -98,7 +101,7 @@ def changed_settings(config: RunConfig, request: ApprovalRequest) -> list[str]:
     """
     filled = {"limits.initial_weights_hash"}
     filled |= set() if config.federation.sites else {"federation.sites"}
-    filled |= set() if config.model.weights in {"imagenet", "random"} else {"model.weights"}
+    filled |= set() if config.model.weights in NAMED_WEIGHTS else {"model.weights"}
     return [
         f"{key} was {request.settings.get(key)} and is {value}"
         for key, value in flatten(config).items()
@@ -181,7 +184,7 @@ def _checked(folder: Path, config: RunConfig, weights: Weights) -> list[str]:
 
 def _with_weights(run: Path, config: RunConfig) -> RunConfig:
     """Return the run with its own copy of a weights file, so that sites see no path of this machine."""
-    if config.model.weights in {"imagenet", "random"}:
+    if config.model.weights in NAMED_WEIGHTS:
         return config
     name = "weights.safetensors"
     try:

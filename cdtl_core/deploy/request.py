@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import cdtl_core
-from cdtl_core.config import RunConfig
+from cdtl_core.config import NAMED_WEIGHTS, RunConfig
 from cdtl_core.config.schema import Flat, Sha256, SiteName, Version, first_fault
 from cdtl_core.config.settings import flatten, unflatten
 from cdtl_core.errors import ConfigError, PrivacyError
@@ -88,7 +88,7 @@ def check_initial_weights(config: RunConfig) -> str:
     from cdtl_core.models.model import build_initial_weights
     from cdtl_core.models.weights import weights_hash
 
-    if config.model.weights not in {"imagenet", "random"}:
+    if config.model.weights not in NAMED_WEIGHTS:
         return "they come from a file of the coordinator"
     if config.model.weights == "imagenet" and config.model.backbone not in PRETRAINED_HERE:
         return "they would have to be downloaded, and a site downloads nothing"

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from cdtl_core.config.settings import read_toml, save_toml
+from cdtl_core.config.validation import validated
 from cdtl_core.deploy.gateway_config import GatewayLimits
 from cdtl_core.errors import ConfigError
 
@@ -39,12 +40,7 @@ def load_server(folder: Path) -> ServerConfig:
     path = folder / SERVER_FILE
     if not path.exists():
         raise ConfigError(f"{folder} holds no coordinator ({SERVER_FILE} is missing): make one with cdtl server init.")
-    try:
-        return ServerConfig.model_validate(read_toml(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{key} in {path}: {first['msg']}; correct the setting.") from None
+    return validated(ServerConfig, read_toml(path), str(path))
 
 
 def save_server(folder: Path, config: ServerConfig) -> None:

@@ -8,8 +8,17 @@ import numpy.typing as npt
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.metrics.bands import average_precision
+from cdtl_core.system.plugins import adopt_all, guarded
 
-__all__ = ["Metric", "expected_calibration_error", "log_losses", "register_metric", "registered_metrics", "summarise"]
+__all__ = [
+    "Metric",
+    "expected_calibration_error",
+    "log_losses",
+    "metric_names",
+    "register_metric",
+    "registered_metrics",
+    "summarise",
+]
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[npt.NDArray[np.bool_], Floats], float]
@@ -21,6 +30,8 @@ _ELSEWHERE = ("auroc", "sensitivity_at_90_specificity")  # figures of this name 
 
 def register_metric(name: str, metric: Metric) -> None:
     """Add a figure to the metrics of every report and comparison that this process makes.
+
+    For the command line and for runs between hospitals, put it into a package (docs/guides/package.md).
 
     Args:
         name: Its key in report.json and compare.json: lower case, digits and ``_``, at most 40 characters.
@@ -36,14 +47,35 @@ def register_metric(name: str, metric: Metric) -> None:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
         raise ConfigError(f"metric name {name!r}: use a-z, 0-9 and _, at most 40 characters, a letter first.")
-    if name in {*_ELSEWHERE, *_usual(np.array([True]), np.array([0.5])), *_REGISTERED}:
+    if name in metric_names():
         raise ConfigError(f"metric '{name}' exists already: choose another name.")
     _REGISTERED[name] = metric
 
 
+def metric_names() -> tuple[str, ...]:
+    """Names of all metrics of reports and comparisons."""
+    return (*_ELSEWHERE, *_usual(np.array([True]), np.array([0.5])), *_REGISTERED)
+
+
 def registered_metrics() -> tuple[str, ...]:
-    """Names of the metrics of `register_metric`."""
+    """Names of the metrics of `register_metric` and of plugins."""
+    load_metrics()
     return tuple(_REGISTERED)
+
+
+def load_metrics() -> None:
+    """Register the metrics of all plugins, so that a broken one is known before the work and not at its end.
+
+    Raises:
+        ConfigError: A plugin is broken.
+    """
+    adopt_all("metrics", _register)
+
+
+def _register(name: str, metric: object) -> None:
+    if not callable(metric):
+        raise ConfigError("it is not a function of truth and probabilities.")
+    register_metric(name, guarded("metrics", name, metric))
 
 
 def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:
@@ -58,6 +90,7 @@ def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str,
 
     Source: eqs. (11)-(15), Inbaraj et al. 2025.
     """
+    load_metrics()
     added = {name: float(metric(positive, probability)) for name, metric in _REGISTERED.items()}
     return {**_usual(positive, probability), **added}
 

@@ -17,10 +17,13 @@ from torch import nn
 from cdtl_core.errors import ConfigError, ModelError
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.own_nets import OWN, OwnNet
+from cdtl_core.system.plugins import adopt, adopt_all, naming_plugin, plugins
 
-__all__ = ["PRETRAINED_HERE", "Backbone", "build_backbone", "load_initial_weights", "register_backbone"]
+__all__ = ["PRETRAINED_HERE", "Backbone", "build_backbone", "is_shipped_backbone", "load_initial_weights"]
+__all__ += ["own_backbones", "register_backbone"]
 
 _LITE0 = "efficientnet_lite0"
+_SHIPPED = frozenset({_LITE0, *OWN})
 PRETRAINED_HERE = frozenset({_LITE0, "lite0_levels"})
 """Backbones whose ImageNet weights are installed with cdtl; others are downloaded."""
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,8 +55,7 @@ def register_backbone(
 ) -> None:
     """Make a network known to this process as ``model.backbone``.
 
-    Between hospitals a backbone has to be in the code that they approve: add it to `cdtl_core.models.own_nets` of your
-    own version.
+    For the command line and for runs between hospitals, put it into a package (docs/guides/package.md).
 
     Args:
         name: Letters, digits, ``_``, ``.`` and ``-``, at most 96 characters.
@@ -74,9 +76,36 @@ def register_backbone(
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}", name):
         raise ConfigError(f"backbone name {name!r}: use letters, digits, _, . and -, at most 96 characters.")
-    if name in OWN or timm.is_model(_timm_name(name)) or name in torchvision.models.list_models(torchvision.models):
+    if name in OWN or _of_a_library(name):
         raise ConfigError(f"backbone '{name}' exists already: choose another name.")
-    OWN[name] = OwnNet(build, mean, std)
+    OWN[name] = OwnNet(build, mean, std, (build.__doc__ or "").strip().partition("\n")[0])
+
+
+def _of_a_library(name: str) -> bool:
+    return timm.is_model(_timm_name(name)) or name in torchvision.models.list_models(torchvision.models)
+
+
+def is_shipped_backbone(name: str) -> bool:
+    """Whether every installation of cdtl has a backbone: it is cdtl's own, or of timm or torchvision."""
+    return name in _SHIPPED or _of_a_library(name)
+
+
+def own_backbones() -> dict[str, OwnNet]:
+    """Return cdtl's own networks and those of plugins and of this process, by name.
+
+    Raises:
+        ConfigError: A plugin is broken.
+    """
+    adopt_all("backbones", _register)
+    return dict(OWN)
+
+
+def _register(name: str, build: object) -> None:
+    """Register a plugin's network: a function without arguments that may carry `mean` and `std`."""
+    if not callable(build):
+        raise ConfigError("it is not a function that returns a torch.nn.Module.")
+    constants = {key: tuple(getattr(build, key)) for key in ("mean", "std") if hasattr(build, key)}
+    register_backbone(name, build, **constants)
 
 
 def build_backbone(name: str, image_size: int) -> Backbone:
@@ -89,8 +118,10 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     Raises:
         ModelError: No library has a classifier of this name, or it cannot take images of this size.
     """
+    adopt("backbones", name, _register)
     if name in OWN:
-        module: Any = OWN[name].build()
+        with naming_plugin("backbones", name):
+            module: Any = OWN[name].build()
         mean, std = OWN[name].mean, OWN[name].std
     elif timm.is_model(_timm_name(name)):
         module = _timm_backbone(_timm_name(name), image_size)
@@ -98,8 +129,9 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     elif name in torchvision.models.list_models(torchvision.models):
         module, mean, std = _torchvision_backbone(name), _IMAGENET_MEAN, _IMAGENET_STD
     else:
+        known = dict.fromkeys([*OWN, *(one.name for one in plugins("backbones"))])
         raise ModelError(
-            f"the backbone '{name}' is unknown: use efficientnet_lite0, {', '.join(OWN)}, or a classifier of timm or "
+            f"the backbone '{name}' is unknown: use efficientnet_lite0, {', '.join(known)}, or a classifier of timm or "
             "torchvision."
         )
     return Backbone(module, _num_features(module, name, image_size), mean, std)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import normalize
 from torchvision.ops import FrozenBatchNorm2d
 
-from cdtl_core.config import ModelConfig, RunConfig
+from cdtl_core.config import NAMED_WEIGHTS, ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.models.backbones import Backbone, build_backbone, load_initial_weights
 from cdtl_core.models.draws import PatientDropout
@@ -217,7 +217,7 @@ def build_initial_weights(config: ModelConfig, seed: int, image_size: int, *, fo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_backbone(config.backbone, image_size)
-        named = config.weights in {"imagenet", "random"}
+        named = config.weights in NAMED_WEIGHTS
         source = config.weights if named else str(folder / Path(config.weights).expanduser())
         load_initial_weights(backbone, config.backbone, source, image_size)
         state = backbone.module.state_dict()

@@ -23,11 +23,13 @@ class OwnNet:
         build: Gives the network, B 3 H W to B D, with random weights.
         mean: Per colour channel, taken off pixels in [0, 1].
         std: Per colour channel, which the rest is divided by.
+        about: The network in a few words, for lists.
     """
 
     build: Callable[[], nn.Module]
     mean: tuple[float, float, float] = _HALVES
     std: tuple[float, float, float] = _HALVES
+    about: str = ""
 
 
 class PlainCNN(nn.Sequential):
@@ -47,8 +49,8 @@ class PlainCNN(nn.Sequential):
 
 
 OWN: dict[str, OwnNet] = {
-    "unet": OwnNet(UNet),
-    "deepunet": OwnNet(DeepUNet),
-    "plain_cnn": OwnNet(PlainCNN),
-    "lite0_levels": OwnNet(Lite0Levels),
+    "unet": OwnNet(UNet, about="U-Net as a feature extractor; random weights"),
+    "deepunet": OwnNet(DeepUNet, about="DeepUNet as a feature extractor; random weights"),
+    "plain_cnn": OwnNet(PlainCNN, about="five convolutions with batch norm; random weights"),
+    "lite0_levels": OwnNet(Lite0Levels, about="middle stages of EfficientNet-Lite0, frozen, and a hidden layer"),
 }

@@ -21,8 +21,9 @@ from cdtl_core.simulation.methods.method import Federation, Method, Model
 from cdtl_core.simulation.methods.own_twice import own_twice
 from cdtl_core.simulation.methods.registry import METHODS, method_of
 from cdtl_core.simulation.methods.tuned import tuned
+from cdtl_core.system.plugins import adopt, adopt_all, naming_plugin, plugins
 
-__all__ = ["ALONE", "Arm", "arm_of", "control_of", "is_control", "register_method"]
+__all__ = ["ALONE", "Arm", "arm_of", "control_of", "is_control", "methods", "register_method"]
 
 ALONE = "alone"
 _BY_ITSELF = (ALONE, "alone_ridge", "own_twice")
@@ -31,14 +32,17 @@ Control = Literal["", "shuffled", "initial", "phantom"]
 
 # three values for each strength; those of a penalty are a power of ten apart
 _OWN: Mapping[str, Method[Any]] = {
-    "alone_ridge": tuned(alone_ridge, (0.01, 0.1, 1.0)),
-    "fedprox": tuned(fedprox, (0.01, 0.1, 1.0)),
-    "ditto": tuned(ditto, (0.01, 0.1, 1.0)),
-    "apfl": tuned(apfl, (0.25, 0.5, 0.75)),
-    "fedbn_tuned": fedbn_tuned(),
-    "donors": donors_only(),
-    "ensemble": ensemble(),
-    "own_twice": own_twice(),
+    name: replace(method, about=about)
+    for name, method, about in (
+        ("alone_ridge", tuned(alone_ridge, (0.01, 0.1, 1.0)), "local training with ridge, its strength by validation"),
+        ("fedprox", tuned(fedprox, (0.01, 0.1, 1.0)), METHODS["fedprox"].about),
+        ("ditto", tuned(ditto, (0.01, 0.1, 1.0)), METHODS["ditto"].about),
+        ("apfl", tuned(apfl, (0.25, 0.5, 0.75)), METHODS["apfl"].about),
+        ("fedbn_tuned", fedbn_tuned(), "FedBN, then one more round of local training"),
+        ("donors", donors_only(), "FedBN of the other sites only"),
+        ("ensemble", ensemble(), "mean of the probabilities of alone and fedavg"),
+        ("own_twice", own_twice(), "control: two own models of different seeds, pooled"),
+    )
 }
 """Methods that a comparison trains in a special way, or that exist only in a comparison."""
 
@@ -90,7 +94,8 @@ class Arm:
         else:
             sites = self._sites(list(federation.sites.values()), donors, seed, folder)
             federation = replace(federation, sites={site.name: site for site in sites})
-        return play_in(federation, self.method)[receiver]
+        with naming_plugin("methods", self.name.partition(":")[0]):
+            return play_in(federation, self.method)[receiver]
 
     def _sites(self, sites: Sequence[Site], donors: Collection[str], seed: int, folder: Path) -> list[Site]:
         if self.control == "shuffled":
@@ -102,6 +107,8 @@ class Arm:
 
 def register_method(name: str, method: Method[Any]) -> None:
     """Make a method known to this process, for comparisons.
+
+    For the command line, put it into a package (docs/guides/package.md).
 
     Args:
         name: As in ``study_of(config, methods=...)``: lower case, digits, ``_`` and ``-``, at most 48 characters.
@@ -122,6 +129,16 @@ def register_method(name: str, method: Method[Any]) -> None:
     METHODS[name] = method
 
 
+def methods() -> dict[str, Method[Any]]:
+    """Return all methods of a comparison by name; METHOD:shuffled and other controls are made of them.
+
+    Raises:
+        ConfigError: A plugin is broken.
+    """
+    adopt_all("methods", _register)
+    return {**METHODS, **_OWN}
+
+
 def arm_of(name: str) -> Arm:
     """Return the arm called `name`: a method, or METHOD:CONTROL.
 
@@ -129,8 +146,10 @@ def arm_of(name: str) -> Arm:
         ConfigError: There is no such method or control.
     """
     method, colon, control = name.partition(":")
+    adopt("methods", method, _register)
     if not colon:
-        return Arm(name, _OWN[name] if name in _OWN else method_of(name, also=_OWN))
+        also = [*_OWN, *(one.name for one in plugins("methods"))]
+        return Arm(name, _OWN[name] if name in _OWN else method_of(name, also=also))
     if control == "initial_weights" and method in _INITIAL_WEIGHTS:
         return Arm(name, _INITIAL_WEIGHTS[method]())
     known: Mapping[str, Control] = {"shuffled": "shuffled", "initial": "initial", "phantom": "phantom"}
@@ -140,6 +159,15 @@ def arm_of(name: str) -> Arm:
             f"has donors, cdtl_from_initial_weights, {', '.join(f'{one}:initial_weights' for one in _INITIAL_WEIGHTS)}."
         )
     return Arm(name, arm_of(method).method, known[control])
+
+
+def _register(name: str, found: object) -> None:
+    """Register a plugin's method, or what a function without arguments returns."""
+    with naming_plugin("methods", name):
+        method = found if isinstance(found, Method) or not callable(found) else found()
+    if not isinstance(method, Method):
+        raise ConfigError("it is neither a cdtl_core.Method nor a function that returns one.")
+    register_method(name, method)
 
 
 def is_control(name: str) -> bool:

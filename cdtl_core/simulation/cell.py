@@ -21,6 +21,7 @@ from cdtl_core.simulation.arms import Arm, arm_of
 from cdtl_core.simulation.folds import scarce_site
 from cdtl_core.simulation.methods.kept import Kept
 from cdtl_core.simulation.methods.method import Model, federation_of, score_any
+from cdtl_core.simulation.run_folder import naming
 from cdtl_core.simulation.study import Cell, Study, load_study
 from cdtl_core.site.home import open_site
 from cdtl_core.system.durable import replace_json
@@ -92,9 +93,11 @@ def party_of(sites: Sequence[Site], receiver: Site, donors: Donors) -> list[Site
 
 def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
     """Open all sites with their images, decoded once, and a feature cache that all cells share."""
-    return [
-        replace(open_site(RunFolder(out).site(own.site).home, config.run), cache=out / CACHE) for own in config.sites
-    ]
+    sites = []
+    for own in config.sites:
+        with naming(own.site):
+            sites.append(replace(open_site(RunFolder(out).site(own.site).home, config.run), cache=out / CACHE))
+    return sites
 
 
 def prepare_features(out: Path, name: str) -> None:

@@ -13,6 +13,7 @@ from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import CheckpointError, ConfigError, DataError
 from cdtl_core.federation.site import Site
+from cdtl_core.metrics.summary import load_metrics
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.results.comparison import Comparison, LeftOut, save_comparison
 from cdtl_core.simulation.arms import arm_of
@@ -122,6 +123,7 @@ def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:
 
     Repeating it changes nothing, so a study that was killed here can be resumed.
     """
+    load_metrics()
     build_initial_weights(config.run.model, config.run.seed, config.run.image.size)
     for own in config.sites:
         save_toml(RunFolder(out).site(own.site).settings, own.model_dump(mode="json", exclude_none=True))

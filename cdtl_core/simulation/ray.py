@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from cdtl_core.config import RunConfig
+from cdtl_core.config import NAMED_WEIGHTS, RunConfig
 from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import flatten, save_toml
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.journal import JournalFile
 from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment, stage_app
+from cdtl_core.system.plugins import plugin_packages
 from cdtl_core.system.processes import ProcessGroup, free_port
 from cdtl_core.system.progress import report
 
@@ -88,11 +89,11 @@ def _scratch() -> Iterator[Path]:
 
 def _stage(run: RunConfig, scratch: Path) -> tuple[Path, Path]:
     """Write the settings, and copy Flower's bundle: the same from a checkout and from an installed wheel."""
-    if run.model.weights not in {"imagenet", "random"}:
+    if run.model.weights not in NAMED_WEIGHTS:
         weights = str(Path(run.model.weights).expanduser().resolve())
         run = run.model_copy(update={"model": run.model.model_copy(update={"weights": weights})})
     save_toml(scratch / "settings.toml", flatten(run))
-    stage_app(scratch / "app")
+    stage_app(scratch / "app", plugin_packages())
     return scratch / "settings.toml", scratch / "app"
 
 

@@ -1,11 +1,13 @@
-"""Run directories: refuse a used one, and make settings independent of the working folder."""
+"""Run directories: refuse a used one, make settings independent of the working folder, name the site in errors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from cdtl_core.config import SimulationConfig
-from cdtl_core.errors import CheckpointError
+from cdtl_core.config import NAMED_WEIGHTS, SimulationConfig
+from cdtl_core.errors import CheckpointError, ConfigError, DataError, PrivacyError
 
-__all__ = ["refuse_used", "with_absolute_paths"]
+__all__ = ["naming", "refuse_used", "with_absolute_paths"]
 
 _BEFORE = {".lock", ".config.toml.draft"}
 """Files of a run that was killed before its settings were written: there is nothing to continue."""
@@ -26,7 +28,7 @@ def refuse_used(out: Path) -> None:
 def with_absolute_paths(config: SimulationConfig) -> SimulationConfig:
     """Return the settings with absolute paths, for a resume from another folder."""
     model = config.run.model
-    if model.weights not in {"imagenet", "random"}:
+    if model.weights not in NAMED_WEIGHTS:
         model = model.model_copy(update={"weights": str(Path(model.weights).expanduser().absolute())})
     sites = []
     for own in config.sites:
@@ -38,3 +40,14 @@ def with_absolute_paths(config: SimulationConfig) -> SimulationConfig:
         sites.append(own.model_copy(update={"data": data}))
     run = config.run.model_copy(update={"model": model})
     return config.model_copy(update={"run": run, "sites": tuple(sites)})
+
+
+@contextmanager
+def naming(site: str) -> Iterator[None]:
+    """Put the site's name before an error about its images or settings that is raised inside the block."""
+    try:
+        yield
+    except (ConfigError, DataError, PrivacyError) as error:
+        if f"site {site}" not in str(error):
+            error.args = (f"site {site}: {error}",)
+        raise

@@ -21,12 +21,13 @@ from cdtl_core.federation.preflight import Candidate, check_network, check_run
 from cdtl_core.federation.state import Member
 from cdtl_core.inference.likeness import STATISTICS_FILE
 from cdtl_core.inference.model_folder import MODEL_FILE, NOTE_FILE
+from cdtl_core.metrics.summary import load_metrics
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import weights_hash
 from cdtl_core.results.card import CARD_FILE, CARD_TEXT, load_card, save_card
 from cdtl_core.results.report import Report, save_report
 from cdtl_core.simulation.gather import gather_report
-from cdtl_core.simulation.run_folder import refuse_used, with_absolute_paths
+from cdtl_core.simulation.run_folder import naming, refuse_used, with_absolute_paths
 from cdtl_core.site.home import contract_of, open_site
 from cdtl_core.site.spending import is_private
 from cdtl_core.system.durable import locked, replace_bytes
@@ -108,6 +109,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
 
     Repeating it changes nothing, so a run that was killed here can be resumed.
     """
+    load_metrics()
     run, candidates = config.run, []
     private = {own.site: is_private(own, run) for own in config.sites}
     initial_weights = build_initial_weights(run.model, run.seed, run.image.size)
@@ -118,7 +120,8 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         alone = own.model_copy(update={"privacy": privacy})
         save_toml(folder.settings, alone.model_dump(mode="json", exclude_none=True))
         report(preparing=own.site)
-        site = open_site(folder.home, config.of_method(config.methods[0]))
+        with naming(own.site):
+            site = open_site(folder.home, config.of_method(config.methods[0]))
         patients = site.cohort.folds["train"].num_patients
         member = Member(site.name, site.modality, patients, label_hash(site.cohort.labels))
         candidates.append(Candidate(member, contract_of(folder.home, site), private[own.site]))

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from cdtl_core import __version__
-from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.config import NAMED_WEIGHTS, RunConfig, SiteConfig
 from cdtl_core.config.folders import SiteFolder, federation_key
 from cdtl_core.config.settings import flatten, load_site
 from cdtl_core.federation.site import Site
@@ -189,7 +189,7 @@ def _audit(folder: SiteFolder) -> Audited | None:
 
 def _weights_name(config: RunConfig) -> str:
     """Return the source of the weights without a path, which stays with the coordinator."""
-    if config.model.weights not in {"imagenet", "random"}:
+    if config.model.weights not in NAMED_WEIGHTS:
         return "a file of the coordinator's"
     return f"{config.model.weights} weights of {config.model.backbone}"
 

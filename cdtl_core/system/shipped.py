@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cdtl_core.errors import ConfigError
 
-__all__ = ["bundle_root", "code_version", "find_config"]
+__all__ = ["bundle_root", "code_version", "find_config", "is_shipped"]
 
 
 def bundle_root() -> Path:
@@ -21,6 +21,11 @@ def code_version() -> str:
     """
     text = (bundle_root() / "pyproject.toml").read_text(encoding="utf-8")
     return str(tomllib.loads(text)["project"]["version"])
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a configuration is one that cdtl ships."""
+    return path.resolve().parent == bundle_root() / "configs"
 
 
 def find_config(name: Path) -> Path:

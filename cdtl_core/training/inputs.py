@@ -63,6 +63,8 @@ def entry_of(config: RunConfig, cache: Path | None) -> Entry | None:
     train = config.train
     if config.dp.enabled or not train.views:
         return None
+    if train.augment.transforms:
+        cache = None  # stored outputs are named by the transforms' names, and their code may change
     frozen = config.model.levels and max(config.model.levels) <= train.freeze
     return Entry(None if frozen else train.freeze, Views(train.views, train.views_seed, train.augment), cache)
 

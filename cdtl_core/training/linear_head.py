@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch.nn.functional import dropout, log_softmax, one_hot
+from torch.nn.functional import cross_entropy, dropout, log_softmax, one_hot
 
 from cdtl_core.config import TrainConfig
 from cdtl_core.data.cohort import Fold
@@ -32,7 +32,7 @@ def is_linear(model: Classifier, entry: Entry | None, objective: Objective = PLA
         objective: What is minimised.
     """
     linear = entry is not None and entry.stages is None and isinstance(model.adapter, torch.nn.Identity)
-    return linear and objective.slope(_tensors(model)) is not None
+    return linear and objective.criterion is cross_entropy and objective.slope(_tensors(model)) is not None
 
 
 def _tensors(model: Classifier) -> dict[str, torch.Tensor]:

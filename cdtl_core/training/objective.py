@@ -1,9 +1,12 @@
-"""Training objectives: cross-entropy of the network, with an extra term or a mixed network for some methods.
+"""Training objectives: a loss of the network's logits, with an extra term or a mixed network for some methods.
 
-An objective is a value: `fit` asks it for the loss of a batch and knows nothing else about it.
+An objective is a value: `fit` asks it for the loss of a batch and knows nothing else about it. The loss of the logits
+is the cross-entropy, or the one that `train.loss` names.
 """
 
-from collections.abc import Mapping
+import copy
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +14,70 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-__all__ = ["PLAIN", "Mixture", "Objective", "Proximal", "Slope", "mix_tensors"]
+from cdtl_core.errors import ConfigError
+from cdtl_core.system.plugins import adopt, adopt_all, guarded, plugins
+
+__all__ = ["PLAIN", "SHIPPED_LOSSES", "Loss", "Mixture", "Objective", "Proximal", "Slope", "loss_of", "losses"]
+__all__ += ["mix_tensors", "register_loss"]
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""Logits B K, labels B, and class weights K or None, to the batch's loss as a scalar: a mean weighted by class."""
+_LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy}
+SHIPPED_LOSSES = frozenset(_LOSSES)
+
+
+def register_loss(name: str, loss: Loss) -> None:
+    """Make a loss known to this process as ``train.loss``.
+
+    For the command line and for runs between hospitals, put it into a package (docs/guides/package.md).
+
+    Args:
+        name: Lower case, digits, ``_`` and ``-``, at most 48 characters.
+        loss: From logits B K, labels B and class weights (K, or None with ``train.class_weighted = false``) to a
+            scalar: the mean over the batch, each image with the weight of its label.
+
+    Raises:
+        ConfigError: The name is taken or malformed.
+
+    Examples:
+        >>> from torch.nn.functional import multi_margin_loss
+        >>> from cdtl_core import register_loss
+        >>> register_loss("margin", lambda logits, labels, weight: multi_margin_loss(logits, labels, weight=weight))
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,47}", name):
+        raise ConfigError(f"loss name {name!r}: use a-z, 0-9, _ and -, at most 48 characters, a letter first.")
+    if name in _LOSSES:
+        raise ConfigError(f"loss '{name}' exists already: choose another name.")
+    _LOSSES[name] = loss
+
+
+def loss_of(name: str) -> Loss:
+    """Return the loss called `name`.
+
+    Raises:
+        ConfigError: No loss has this name, or its plugin is broken.
+    """
+    adopt("losses", name, _register)
+    if name not in _LOSSES:
+        known = dict.fromkeys([*_LOSSES, *(one.name for one in plugins("losses"))])
+        raise ConfigError(f"the loss '{name}' is unknown: set train.loss to one of {', '.join(known)}.")
+    return _LOSSES[name]
+
+
+def losses() -> dict[str, Loss]:
+    """Return all losses by name, those of plugins too.
+
+    Raises:
+        ConfigError: A plugin is broken.
+    """
+    adopt_all("losses", _register)
+    return dict(_LOSSES)
+
+
+def _register(name: str, loss: object) -> None:
+    if not callable(loss):
+        raise ConfigError("it is not a function of logits, labels and class weights.")
+    register_loss(name, guarded("losses", name, loss))
 
 
 @dataclass(frozen=True)
@@ -38,7 +104,17 @@ class Slope:
 
 
 class Objective:
-    """Cross-entropy of the network's logits, weighted by class."""
+    """The loss of the network's logits, weighted by class: the cross-entropy, or that of `using`."""
+
+    criterion: Loss = staticmethod(cross_entropy)
+
+    def using(self, loss: Loss) -> "Objective":
+        """Return the objective with another loss of the logits."""
+        if loss is self.criterion:
+            return self
+        other = copy.copy(self)
+        vars(other)["criterion"] = loss  # objectives are frozen dataclasses
+        return other
 
     def loss(
         self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
@@ -51,10 +127,10 @@ class Objective:
             labels: B.
             weight: Class weights, K, or None.
         """
-        return cross_entropy(model(images), labels, weight)
+        return self.criterion(model(images), labels, weight)
 
     def slope(self, own: Mapping[str, torch.Tensor]) -> Slope | None:  # noqa: ARG002
-        """Return the gradient rule for a network's tensors `own`; None: only autograd can compute it."""
+        """Return the gradient rule for a network's tensors `own` under the cross-entropy; None: autograd only."""
         return None
 
 
@@ -137,7 +213,7 @@ class Mixture(Objective):
         """
         own = {name: value for name, value in model.named_parameters() if name in self.other}
         mixed = mix_tensors(torch.tensor(self.share), own, self.other)
-        return cross_entropy(functional_call(model, mixed, (images,)), labels, weight)
+        return self.criterion(functional_call(model, mixed, (images,)), labels, weight)
 
     def slope(self, own: Mapping[str, torch.Tensor]) -> Slope:
         """Return the rule: the mixed network's gradient times the share of its own tensors."""

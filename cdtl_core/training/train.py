@@ -20,7 +20,7 @@ from cdtl_core.training.batches import plain_batches, training_batches
 from cdtl_core.training.device import Hardware, Where, autocast, compiled, computing, prepared
 from cdtl_core.training.inputs import Entry, entered
 from cdtl_core.training.linear_head import fit_linear_head, is_linear
-from cdtl_core.training.objective import PLAIN, Objective
+from cdtl_core.training.objective import PLAIN, Objective, loss_of
 from cdtl_core.training.parts import Parts
 from cdtl_core.training.scoring import SCORE_BATCH, place_network
 
@@ -59,18 +59,18 @@ def fit(
         device: Where to compute, and how. A batch that is too large for a GPU's memory is computed in parts whose
             gradients are added up. The step equals that of the whole batch, except that batch norms use the
             statistics of each part.
-        objective: What is minimised.
+        objective: What is minimised, with the loss of `config.loss`.
         entry: Where inputs enter the network.
 
     Raises:
-        ConfigError: A GPU's memory is too small for two images.
+        ConfigError: A GPU's memory is too small for two images, or the loss is unknown.
         CheckpointError: The output of the frozen stages cannot be stored.
         ModelError: It exceeds float16's range.
 
     Source: eqs. (4)-(8), Inbaraj et al. 2025. Differs: cross-entropy also for two classes; AdamW.
     """
     set_training(model, freeze=config.freeze)
-    hardware = place_network(model, entry, device)
+    hardware, objective = place_network(model, entry, device), objective.using(loss_of(config.loss))
     averaged = _ema_of(model, config.ema)
     weight = class_weights(fold.labels, model.head.out_features).to(hardware.device) if config.class_weighted else None
     losses: list[torch.Tensor] = []
@@ -84,13 +84,13 @@ def fit(
     optimizer, parts = _optimizer(model, config, epoch), Parts("a training batch", least=2)
     network = entered(model, entry)
 
-    def loss_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def batch_loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return objective.loss(network, images, labels, weight)
 
     with _seeded_dropout(rng, hardware.device), _settings(model, hardware, entry):
         batches = training_batches(model, fold, config, rng, hardware, entry)
         for step, (images, labels) in enumerate(batches, start=1):
-            gradients = partial(_gradients, optimizer, loss_of, hardware, images, labels, weight)
+            gradients = partial(_gradients, optimizer, batch_loss, hardware, images, labels, weight)
             losses.append(parts.run(len(labels), gradients))
             optimizer.step()
             if averaged is not None:

@@ -4,16 +4,12 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 
-from cdtl_core.cli.main import app
 from tests.conftest import Cdtl
 
 
@@ -127,31 +123,3 @@ def test_a_wrong_cohort_is_one_sentence(cdtl: Cdtl, tmp_path: Path, fault: str) 
     assert done.code == 4
     assert expected in done.err
     assert done.err.count("\n") == 1
-
-
-def _pages(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    yield path
-    for name, part in getattr(command, "commands", {}).items():
-        yield from _pages(part, (*path, name))
-
-
-def test_every_argument_is_described_on_its_page() -> None:
-    pages = list(_pages(typer.main.get_command(app)))
-    bare = [(*path, one.name) for path in pages for one in _command(path).params if not getattr(one, "help", None)]
-    assert bare == []
-
-
-def _command(path: tuple[str, ...]) -> click.Command:
-    command = typer.main.get_command(app)
-    for name in path:
-        command = command.commands[name]  # type: ignore[attr-defined]
-    return command
-
-
-def test_no_help_page_shows_a_backslash(capsys: pytest.CaptureFixture[str]) -> None:
-    pages = list(_pages(typer.main.get_command(app)))
-    assert len(pages) > 20
-    for path in pages:
-        with pytest.raises(SystemExit):
-            app([*path, "--help"])
-        assert "\\" not in capsys.readouterr().out, path

@@ -10,6 +10,7 @@ import pytest
 
 from cdtl_core.config.settings import changed_run, load_run, load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import ConfigError, DataError
+from cdtl_core.simulation.run_folder import with_absolute_paths
 from cdtl_core.simulation.table.leak import leaked_share, leaky_site
 from cdtl_core.simulation.table.row_cell import RowCell, cells_of_table, run_of_row, table_of
 from cdtl_core.site.home import open_site
@@ -138,7 +139,7 @@ def test_a_leaky_split_deals_images_and_says_how_many_leak(cdtl: Cdtl, tmp_path:
 
 
 def test_the_shipped_table_is_whole_and_written_back_equal(tmp_path: Path) -> None:
-    config = load_simulation(find_config(Path("paper")))
+    config = with_absolute_paths(load_simulation(find_config(Path("paper"))))
     save_toml(tmp_path / "again.toml", simulation_toml(config))
     assert load_simulation(tmp_path / "again.toml") == config
     table = table_of(config)

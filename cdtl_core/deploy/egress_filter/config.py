@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cdtl_core.config.schema import first_fault
 from cdtl_core.errors import ConfigError
 
 __all__ = ["FilterConfig", "load_filter_config"]
@@ -67,6 +68,4 @@ def load_filter_config(path: Path) -> FilterConfig:
             f"the filter's configuration {path} cannot be read ({error.strerror}): start the site's service again."
         ) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ConfigError(f"{field} in the filter's configuration {path}: {first['msg']}; correct it.") from None
+        raise ConfigError(f"the filter's configuration {path} is wrong in {first_fault(error)}; correct it.") from None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
 from cdtl_core.federation.site import with_fresh_norms
 from cdtl_core.models.weights import Weights, load_into
@@ -17,7 +16,7 @@ from cdtl_core.simulation.methods.track import Track, advance, begin, deployed, 
 from cdtl_core.training.batches import on_device
 from cdtl_core.training.device import hardware_of
 from cdtl_core.training.inputs import entered, plain_inputs
-from cdtl_core.training.objective import Mixture, mix_tensors
+from cdtl_core.training.objective import Mixture, loss_of, mix_tensors
 from cdtl_core.training.train import class_weights
 
 __all__ = ["Apfl", "apfl", "slope_of", "step_share"]
@@ -116,7 +115,7 @@ def _loss_at(
     def loss(mixed: Mapping[str, torch.Tensor]) -> torch.Tensor:
         placed = {name: value.to(device) for name, value in mixed.items()}
         logits = functional_call(entered(here.model, here.entry), placed, (images,))
-        return cross_entropy(logits, labels, weight if config.train.class_weighted else None)
+        return loss_of(config.train.loss)(logits, labels, weight if config.train.class_weighted else None)
 
     return loss
 

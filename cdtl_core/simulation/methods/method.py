@@ -93,13 +93,14 @@ class Method(Generic[State]):
         start: Returns the state before the first round.
         round: Returns the state after one more round, in which every site takes `train.steps` steps.
         model_of: Returns the classifier that a receiver would use now, with the site's own norms unless the method
-            shares
-            them.
+            shares them.
+        about: The method in a few words, for lists.
     """
 
     start: Callable[[Federation], State]
     round: Callable[[Federation, State], State]
     model_of: Callable[[Federation, State, str], Model]
+    about: str = field(default="", compare=False)
 
 
 def federation_of(

@@ -1,0 +1,143 @@
+"""Names that a setting can have, with a few words on each: what `cdtl config list` prints."""
+
+import re
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
+from itertools import takewhile
+from pathlib import Path
+
+import typer
+from rich.padding import Padding
+from rich.table import Column, Table
+
+from cdtl_core.cli.screen import open_console
+from cdtl_core.system.foreign import visible
+from cdtl_core.system.plugins import KINDS, plugins
+
+__all__ = ["entries_of", "print_entries"]
+
+_MOST = 300  # characters of a text
+
+
+def entries_of(what: str, match: str = "") -> dict[str, str]:
+    """Return names and what they are.
+
+    Args:
+        what: ``backbones``, ``methods``, ``losses``, ``transforms``, ``modalities``, ``policies``, ``metrics`` or
+            ``configurations``.
+        match: A form of names such as ``resnet*``; empty: all. Without it backbones of timm and torchvision are
+            counted, not named.
+    """
+    found = _LISTS[what]()
+    if what == "backbones" and match:
+        found |= _libraries()
+    packages = {one.name: f"{one.package} {one.version}" for one in (plugins(what) if what in KINDS else ())}
+    told = {name: f"{text} [{packages[name]}]".strip() if name in packages else text for name, text in found.items()}
+    return {name: text for name, text in told.items() if fnmatch(name, match or "*")}
+
+
+def print_entries(found: Mapping[str, Mapping[str, str]]) -> None:
+    """Print lists by their titles."""
+    console = open_console()
+    for title, entries in found.items():
+        table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2), pad_edge=False)
+        for name, text in entries.items():
+            table.add_row(visible(name), visible(text, _MOST))
+        plain = ", ".join(map(visible, entries)) or "none"
+        typer.echo(f"{title.capitalize()}:")
+        console.print(Padding(table if any(entries.values()) else plain, (0, 0, 1, 2)))
+
+
+def _backbones() -> dict[str, str]:
+    import timm
+    import torchvision
+
+    from cdtl_core.models.backbones import own_backbones
+
+    own = {name: net.about for name, net in own_backbones().items()}
+    number = len(timm.list_models()), len(torchvision.models.list_models(torchvision.models))
+    return {
+        "efficientnet_lite0": "EfficientNet-Lite0; its ImageNet weights are installed with cdtl",
+        **own,
+        "...": f"{number[0]} classifiers of timm and {number[1]} of torchvision: cdtl config list backbones --match "
+        "'resnet*'",
+    }
+
+
+def _libraries() -> dict[str, str]:
+    import timm
+    import torchvision
+
+    names = dict.fromkeys(torchvision.models.list_models(torchvision.models), "torchvision")
+    return names | dict.fromkeys(timm.list_models(), "timm")
+
+
+def _methods() -> dict[str, str]:
+    from cdtl_core.simulation.arms import methods
+
+    return {name: method.about for name, method in methods().items()}
+
+
+def _modalities() -> dict[str, str]:
+    from cdtl_core.config.modalities import modalities
+
+    return {
+        one.name: f"{'colour' if one.colour else 'gray'}; DICOM Modality {', '.join(one.dicom) or 'none'}"
+        for one in modalities().values()
+    }
+
+
+def _policies() -> dict[str, str]:
+    from cdtl_core.config.run import POLICIES
+
+    return dict(POLICIES)
+
+
+def _metrics() -> dict[str, str]:
+    from cdtl_core.metrics.summary import load_metrics, metric_names
+
+    load_metrics()
+    return dict.fromkeys(metric_names(), "")
+
+
+def _losses() -> dict[str, str]:
+    from cdtl_core.training.objective import losses
+
+    return {
+        name: "cross-entropy, weighted by class" if name == "cross_entropy" else _first_line(loss)
+        for name, loss in losses().items()
+    }
+
+
+def _transforms() -> dict[str, str]:
+    from cdtl_core.data.transforms import transforms
+
+    return {name: _first_line(transform) for name, transform in transforms().items()}
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+def _configurations() -> dict[str, str]:
+    from cdtl_core.system.shipped import bundle_root
+
+    return {path.stem: _about(path) for path in sorted((bundle_root() / "configs").glob("*.toml"))}
+
+
+def _about(path: Path) -> str:
+    """Return the first sentence of the comment at the beginning of a file."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return re.split(r"(?<=[.?]) ", " ".join(line.removeprefix("# ") for line in lines))[0]
+
+
+_LISTS: Mapping[str, Callable[[], dict[str, str]]] = {
+    "backbones": _backbones,
+    "methods": _methods,
+    "losses": _losses,
+    "transforms": _transforms,
+    "modalities": _modalities,
+    "policies": _policies,
+    "metrics": _metrics,
+    "configurations": _configurations,
+}

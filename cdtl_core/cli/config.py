@@ -1,0 +1,137 @@
+"""`cdtl config`: templates, checks and lists for configuration files."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cdtl_core.cli.help import new_app
+from cdtl_core.system.foreign import visible
+
+__all__ = ["app"]
+
+_MOST = 2000  # characters of a sentence about a setting
+
+
+class Kind(StrEnum):
+    """Templates."""
+
+    DEMO, STUDY, SITE = "demo", "study", "site"
+
+
+class What(StrEnum):
+    """Lists."""
+
+    BACKBONES, METHODS, MODALITIES, POLICIES = "backbones", "methods", "modalities", "policies"
+    LOSSES, TRANSFORMS, METRICS, CONFIGURATIONS = "losses", "transforms", "metrics", "configurations"
+
+
+app = new_app("Write, check and look up configuration files.")
+
+
+@app.command("new")
+def new(
+    kind: Annotated[
+        Kind, typer.Argument(help="demo: synthetic hospitals; study: what all sites agree on; site: a hospital's own.")
+    ] = Kind.STUDY,
+    out: Annotated[Path | None, typer.Option(help="File to write; default KIND.toml. -: print it.")] = None,
+) -> None:
+    """Write a commented file with every setting: its meaning, unit, range and default."""
+    from cdtl_core.config.template import template
+    from cdtl_core.errors import ConfigError
+    from cdtl_core.system.durable import replace_bytes
+
+    target = out or Path(f"{kind.value}.toml")
+    text = template(kind.value, target.name)
+    if str(target) == "-":
+        typer.echo(text, nl=False)
+        return
+    if target.exists():
+        raise ConfigError(f"{target} exists: choose another file with --out, or print the template with --out -.")
+    replace_bytes(target, text.encode())
+    typer.echo(f"{target} is written. Check it after each change: cdtl config check {target}")
+
+
+@app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .toml file, or the name of a shipped one.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Name every wrong setting of a file, and what it needs that is missing here; exit code 3 if there is one."""
+    from cdtl_core.config.checking import check_file
+    from cdtl_core.errors import ConfigError
+    from cdtl_core.system.shipped import find_config
+
+    found = check_file(find_config(file))
+    faults = [*found.faults, *_missing_here(found.settings)]
+    if json_:
+        told = {"file": str(file), "kind": found.kind, "faults": faults, "changed": found.changed}
+        typer.echo(json.dumps(told, indent=1))
+    else:
+        for sentence in faults:
+            typer.echo(f"Error: {visible(sentence, _MOST)}", err=True)
+        changed = ", ".join(f"{visible(key)} = {visible(value)}" for key, value in found.changed.items())
+        if not faults:
+            typer.echo(f"{file} holds {found.what}. No errors.")
+            typer.echo(f"Settings that differ from the defaults: {changed or 'none'}.")
+    if faults:
+        raise typer.Exit(ConfigError.exit_code)
+
+
+def _missing_here(settings: Any) -> list[str]:
+    """Return a sentence for each name that nothing here has: a backbone, a file of weights or images."""
+    from cdtl_core.config import NAMED_WEIGHTS, RunConfig, SimulationConfig
+    from cdtl_core.errors import CdtlError
+
+    if settings is None:
+        return []
+    run = settings.run if isinstance(settings, SimulationConfig) else settings
+    sites = settings.sites if isinstance(settings, SimulationConfig) else [settings] * (not isinstance(run, RunConfig))
+    faults = [
+        f"site {site.site}: the manifest {path} does not exist: set data.root and data.manifest to it."
+        for site in sites
+        if site.data.manifest and not (path := site.data.root.expanduser() / site.data.manifest).is_file()
+    ]
+    if isinstance(run, RunConfig):
+        from cdtl_core.data.transforms import transform_of
+        from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
+        from cdtl_core.training.objective import loss_of
+
+        try:
+            loss_of(run.train.loss)
+            for name in run.train.augment.transforms:
+                transform_of(name)
+            model = build_classifier(run.model, len(run.task.labels), run.image.size)
+            parts_of(model, freeze=frozen_stages(model, run), share_head=run.share.head)
+        except CdtlError as error:
+            faults.append(str(error))
+        weights = run.model.weights
+        if weights not in NAMED_WEIGHTS and not Path(weights).is_file():
+            faults.append(f"model.weights {weights} does not exist: give a .safetensors file, imagenet or random.")
+    return faults
+
+
+@app.command("list")
+def list_(
+    what: Annotated[What | None, typer.Argument(help="One list; default: all.")] = None,
+    match: Annotated[str, typer.Option(help="Only names of this form, e.g. 'resnet*'.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the names that a setting can have: backbones, methods, modalities, policies and more."""
+    from cdtl_core.cli.catalogue import entries_of, print_entries
+
+    found = {one.value: entries_of(one.value, match) for one in ([what] if what else What)}
+    if json_:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        print_entries(found)
+
+
+@app.command("reference")
+def reference() -> None:
+    """Print all settings with default, allowed values and meaning as a page in Markdown."""
+    from cdtl_core.config.reference import reference_page
+
+    typer.echo(reference_page(), nl=False)

@@ -1,0 +1,262 @@
+"""Settings one can find: templates, checks, lists and sentences, as a new user types the commands."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
+from cdtl_core.config.checking import check_file
+from cdtl_core.config.forms import FORMS
+from cdtl_core.config.reference import reference_page, table_of_settings
+from cdtl_core.config.settings import load_config, load_site
+from cdtl_core.config.training import setting_keys, table_of
+from cdtl_core.system.shipped import bundle_root
+from tests.conftest import Cdtl
+
+pytestmark = pytest.mark.integration
+SITES = """
+[[sites]]
+site = "north"
+modality = "ultrasound"
+data.phantom = { patients = 16 }
+[[sites]]
+site = "south"
+modality = "mri"
+data.phantom = { patients = 16 }
+"""
+OF_PYDANTIC = re.compile(
+    r"Input should|String should|should be|should match|pattern '|validation error|\^\[", re.IGNORECASE
+)
+
+
+@pytest.mark.parametrize("kind", ["demo", "study", "site"])
+def test_a_template_holds_every_setting_with_its_meaning_and_is_valid(cdtl: Cdtl, kind: str, tmp_path: Path) -> None:
+    done = cdtl("config", "new", kind)
+    assert (done.code, done.err) == (0, "")
+    assert f"cdtl config check {kind}.toml" in done.out
+    again = cdtl("config", "new", kind)
+    assert (again.code, f"{kind}.toml exists" in again.err) == (3, True)
+    path = tmp_path / f"{kind}.toml"
+    assert check_file(path).faults == ()
+    lines = path.read_text().splitlines()
+    assert max(map(len, lines)) <= 110
+    model = SiteConfig if kind == "site" else RunConfig
+    written = [line for line in lines if re.match(r"#?\w+ = ", line)]
+    every = [key.rpartition(".")[2] for key in setting_keys(model)]
+    assert set(every) - {"method"} <= {line.strip("#").partition(" ")[0] for line in written}
+    assert len(written) >= len(every) - 1
+
+
+@pytest.mark.parametrize("kind", ["study", "site"])
+def test_each_line_of_a_template_can_be_switched_on(cdtl: Cdtl, kind: str, tmp_path: Path) -> None:
+    """Without its #, alone with the header of its table and what that table must hold."""
+    text = cdtl("config", "new", kind, "--out", "-").out.partition("# The sites of a simulation")[0]
+    model, path, tried = (SiteConfig if kind == "site" else RunConfig), tmp_path / "x.toml", 0
+    for tree, key in _switched(text):
+        if key == "people":  # needs keys of as many persons
+            continue
+        path.write_text(tree)
+        found = check_file(path)
+        source = [fault for fault in found.faults if "either data.manifest" not in fault]
+        assert source == [], tree
+        tried += 1
+    assert tried > 20
+    assert {key.rpartition(".")[2] for key in setting_keys(model)} >= {"people"} or kind == "study"
+
+
+def _switched(text: str) -> Iterator[tuple[str, str]]:
+    lines = text.splitlines()
+    header = 0
+    for index, line in enumerate(lines):
+        if re.match(r"#?\[", line):
+            header = index
+        if not re.match(r"#\w+ = ", line):
+            continue
+        on = list(lines)
+        for at in {header, index, *_required(lines, header)}:
+            on[at] = on[at].removeprefix("#") if re.match(r"#[\[\w]", on[at]) else on[at]
+        yield "\n".join(on), line.strip("#").partition(" ")[0]
+
+
+def _required(lines: list[str], header: int) -> Iterator[int]:
+    for at in range(header, len(lines)):
+        if at > header and re.match(r"#?\[", lines[at]):
+            return
+        if lines[at].endswith("; required"):
+            yield at + 1
+
+
+def test_the_demo_template_is_the_shipped_demo(cdtl: Cdtl) -> None:
+    cdtl("config", "new", "demo")
+    assert load_config("demo.toml") == load_config(bundle_root() / "configs" / "demo.toml")
+
+
+def test_a_file_is_checked_with_all_its_faults_at_once(cdtl: Cdtl, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        'name = "study"\nlr = 0.1\n[train]\nsteps = "many"\n[blend]\npolicy = "sizes"\n'
+    )
+    done = cdtl("config", "check", "study.toml")
+    assert (done.code, done.out) == (3, "")
+    assert sorted(done.err.splitlines()) == [
+        "Error: blend.policy in study.toml must be size, fixed, retention, annealed or scarce, got 'sizes'.",
+        "Error: lr in study.toml is unknown, got 0.1: did you mean train.lr or dp.lr?",
+        "Error: train.steps in study.toml must be a whole number, got 'many'.",
+    ]
+    done = cdtl("simulate", "study.toml")
+    assert done.err.endswith("(3 more: cdtl config check study.toml).\n")  # the sites too
+
+
+def test_what_a_file_needs_and_is_not_here_is_named(cdtl: Cdtl, tmp_path: Path) -> None:
+    text = 'model = { backbone = "resnet0", weights = "w.safetensors" }\n[[sites]]\nsite = "north"\nmodality = "mri"\n'
+    (tmp_path / "study.toml").write_text(text + 'data.manifest = "m.csv"\n')
+    done = cdtl("config", "check", "study.toml")
+    assert done.code == 3
+    assert "site north: the manifest m.csv does not exist" in done.err
+    assert "the backbone 'resnet0' is unknown" in done.err
+    assert "model.weights w.safetensors does not exist" in done.err
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("lr=0.1", "lr in study.toml is unknown, got 0.1: did you mean train.lr or dp.lr?"),
+        ("model.lr=0.1", "did you mean train.lr or dp.lr?"),
+        ("trian.lr=0.1", "did you mean train?"),
+        ("augment.flip=0", "did you mean train.augment?"),
+        ("manifest=x", "did you mean data.manifest under [[sites]]?"),
+        ("sites.north.manifest=x", "did you mean sites.north.data.manifest?"),
+        ("sites.north.lr=1", "did you mean train.lr or dp.lr?"),
+        ("sites.south.site=Süd", "sites.Süd.site in study.toml must be a name of a-z, 0-9, - and _ (at most 48"),
+        ("name=My study", "name in study.toml must be a name of a-z, 0-9, - and _"),
+        ("model.backbone=a/b", "must be a name of letters, digits, _, . and -"),
+        ("sites.north.device=gpu", "sites.north.device in study.toml must be auto, cpu, mps, cuda, cuda:0"),
+        ("train.steps=1.5", "train.steps in study.toml must be a whole number, got 1.5."),
+        ("train.lr=-1", "train.lr in study.toml must be above 0, got -1."),
+        ("federation.rounds=10000", "must be 9999 or less"),
+        ("share.head=maybe", "must be true or false"),
+        ("methods=magic", "must be alone, fedbn or cdtl, got 'magic'."),
+        ("sites.north.data.frame=lost", "must be first, middle or last or a whole number, got 'lost'."),
+        ("sites.south.modality=xrays", "sites.south.modality in study.toml: modality 'xrays' is unknown: use one of"),
+        ('sites.south.labels=["a"]', "sites.south.labels in study.toml must have 2 or more entries"),
+        ("sites.south.data.where={a=1}", "sites.south.data.where.a in study.toml must be text or a list"),
+        ("sites.south.data.box={}", "sites.south.data.box.column is missing in study.toml"),
+    ],
+)
+def test_a_wrong_setting_is_said_in_words_that_help(cdtl: Cdtl, tmp_path: Path, override: str, says: str) -> None:
+    (tmp_path / "study.toml").write_text('name = "study"\n' + SITES)
+    done = cdtl("simulate", "study.toml", "--set", override)
+    assert (done.code, done.out) == (3, "")
+    assert says in done.err
+    assert not OF_PYDANTIC.search(done.err)
+    assert done.err.count("\n") == 1
+
+
+def test_no_value_of_any_setting_brings_a_sentence_of_pydantic() -> None:
+    """Every setting with values of every kind."""
+    base = {"site": "north", "modality": "mri", "data": {"phantom": {"patients": 16}}}
+    seen = 0
+    for kind, start in ((RunConfig, {}), (SiteConfig, base)):
+        for key in setting_keys(kind, tables=True):
+            for value in (-1, 1e99, 0.5, "", "x y\u00e9", True, [], {}, [[]], {"a b": [1]}, None, "a" * 5000):
+                fault = _refused(kind, start, key, value)
+                seen += bool(fault)
+                assert not OF_PYDANTIC.search(fault), (key, value, fault)
+                assert fault.count("\n") == 0
+    assert seen > 300
+
+
+def _refused(kind: type[BaseModel], start: dict[str, Any], key: str, value: Any) -> str:
+    from cdtl_core.config.validation import validated
+    from cdtl_core.errors import ConfigError
+
+    *path, last = key.split(".")
+    tree: dict[str, Any] = {**start, **{name: dict(part) for name, part in start.items() if isinstance(part, dict)}}
+    node = tree
+    for part in path:
+        node = node.setdefault(part, {})
+    node[last] = value
+    try:
+        validated(kind, tree, "x.toml")
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_every_setting_has_a_meaning_and_every_pattern_words() -> None:
+    def models(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+        yield kind
+        for field in kind.model_fields.values():
+            if (part := table_of(field.annotation)) is not None:
+                yield from models(part)
+
+    for kind in models(SimulationConfig):
+        for name, field in kind.model_fields.items():
+            told = (field.description or "") if table_of(field.annotation) is None else "table"
+            assert told, f"{kind.__name__}.{name}"
+            assert name.endswith("_s") <= ("second" in told)
+            assert name.endswith("_px") <= ("pixel" in told)
+            assert name.endswith("_mb") <= ("megabyte" in told)
+    patterns = re.findall(r'"pattern": "([^"]*)"', str(SimulationConfig.model_json_schema()).replace("'", '"'))
+    assert {one.replace("\\\\", "\\") for one in patterns} <= set(FORMS)
+
+
+def test_the_reference_page_is_current_and_names_every_setting(cdtl: Cdtl) -> None:
+    page = (bundle_root() / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert page == reference_page(), "cdtl config reference > docs/reference/settings.md"
+    assert cdtl("config", "reference").out == page
+    tables = {table.name: table for table in table_of_settings(SimulationConfig).walk()}
+    assert {"sites.data.box", "run.train.augment", "paper.rows"} <= tables.keys()
+    assert "| `lr` | `0.0005` | number, above 0 |" in page
+
+
+def test_names_that_a_setting_can_have_are_listed(cdtl: Cdtl) -> None:
+    done = cdtl("config", "list")
+    assert (done.code, done.err) == (0, "")
+    for word in ("Backbones:", "efficientnet_lite0", "fedprox", "ultrasound", "scarce", "log_loss", "demo"):
+        assert word in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+    found = cdtl("config", "list", "backbones", "--match", "resnet1*")
+    assert "resnet18" in found.out
+    assert "unet" not in found.out
+
+
+def test_paths_in_a_file_are_relative_to_it_and_those_typed_to_the_working_folder(tmp_path: Path, cdtl: Cdtl) -> None:
+    (tmp_path / "deep").mkdir()
+    site = '[[sites]]\nsite = "{}"\nmodality = "mri"\ndata = {{ {}manifest = "m.csv" }}\n'
+    text = 'model.weights = "w.safetensors"\n' + site.format("north", 'root = "images", ') + site.format("south", "")
+    (tmp_path / "deep" / "study.toml").write_text(text)
+    config = load_config("deep/study.toml")
+    assert [own.data.root for own in config.sites] == [Path("deep/images"), Path("deep")]
+    assert config.run.model.weights == "deep/w.safetensors"
+    typed = load_config("deep/study.toml", ["data.root=here", "model.weights=mine.safetensors"])
+    assert [own.data.root for own in typed.sites] == [Path("deep/images"), Path("here")]
+    assert typed.run.model.weights == "mine.safetensors"
+    shared = 'data.root = "all"\n' + text
+    (tmp_path / "deep" / "study.toml").write_text(shared)
+    assert load_config("deep/study.toml").sites[1].data.root == Path("deep/all")
+    done = cdtl("simulate", "deep/study.toml")
+    assert "deep/w.safetensors" in done.err
+    (tmp_path / "deep" / "site.toml").write_text('site = "north"\nmodality = "mri"\ndata.manifest = "m.csv"\n')
+    assert load_site(Path("deep/site.toml")).data.root == Path("deep")
+    assert {own.data.root for own in load_config("breast").sites} == {Path()}, "a shipped file has no folder of images"
+
+
+def test_the_copy_of_a_site_file_for_the_node_keeps_its_images(tmp_path: Path) -> None:
+    from cdtl_core.deploy.link import Link
+
+    home, link = tmp_path / "north", tmp_path / "link"
+    home.mkdir()
+    link.mkdir()
+    (home / "site.toml").write_text('site = "north"\nmodality = "mri"\ndata = { root = "own", manifest = "m.csv" }\n')
+    Link(link).copy_from(home)
+    assert load_site(link / "site.toml").data.root == home / "own"
+    before = tomllib.loads((home / "site.toml").read_text())
+    (home / "site.toml").write_text("# mine\n" + (home / "site.toml").read_text().replace("own", str(tmp_path)))
+    Link(link).copy_from(home)
+    assert (link / "site.toml").read_bytes() == (home / "site.toml").read_bytes()
+    assert before["data"]["root"] == "own"
