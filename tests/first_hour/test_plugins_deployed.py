@@ -112,7 +112,7 @@ def test_code_of_a_bundle_knows_the_plugins_that_it_carries_and_no_others(tmp_pa
 
     def ask(folder: str, path: Path | None) -> list[str]:
         env = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(path)} if path else {})
-        command = [sys.executable, "-P", "-c", ASK, tmp_path / folder]
+        command = [sys.executable, "-P", "-c", ASK, str(tmp_path / folder)]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
