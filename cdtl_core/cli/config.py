@@ -115,7 +115,9 @@ def _missing_here(settings: Any) -> list[str]:
 
 @app.command("list")
 def list_(
-    what: Annotated[What | None, typer.Argument(help="One list; default: all.")] = None,
+    what: Annotated[
+        What | None, typer.Argument(metavar="[WHAT]", help=f"One of {', '.join(What)}; default: all.")
+    ] = None,
     match: Annotated[str, typer.Option(help="Only names of this form, e.g. 'resnet*'.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -1,6 +1,7 @@
 """A package's code between hospitals: the bundle carries it, the site approves it, and nothing else is known there."""
 
 import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -149,5 +150,5 @@ def test_a_deployed_run_trains_with_code_of_a_package(tmp_path: Path, install: I
             deployment.stop()
         finally:
             deployment.end()
-    card = (deployment.homes["north"] / "models" / "study-cdtl" / "model_card.md").read_text()
-    assert "small_net" in card
+    note = json.loads((deployment.homes["north"] / "models" / "study-cdtl" / "model.json").read_text())
+    assert note["backbone"] == "small_net"
