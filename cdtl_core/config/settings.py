@@ -11,12 +11,12 @@ import tomli_w
 from pydantic import BaseModel
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
-from cdtl_core.config.training import NAMED_WEIGHTS
+from cdtl_core.config.paths import anchored, with_root
 from cdtl_core.config.validation import validated
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import parse_json
-from cdtl_core.system.shipped import find_config, is_shipped
+from cdtl_core.system.shipped import find_config
 
 __all__ = [
     "changed_run",
@@ -25,7 +25,6 @@ __all__ = [
     "load_run",
     "load_simulation",
     "load_site",
-    "portable_site",
     "read_toml",
     "save_toml",
     "simulation_toml",
@@ -71,7 +70,7 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    return _simulation_of(_with_root(_anchored(read_toml(path), path), path), overrides, str(path))
+    return _simulation_of(with_root(anchored(read_toml(path), path), path), overrides, str(path))
 
 
 def _simulation_of(tree: dict[str, Any], overrides: Iterable[str], source: str) -> SimulationConfig:
@@ -111,7 +110,7 @@ def load_run(path: Path, overrides: Iterable[str] = (), *, deployed: bool = Fals
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown, ill-typed or of a simulation.
     """
-    tree = _anchored(read_toml(path), path)
+    tree = anchored(read_toml(path), path)
     for override in overrides:
         _apply(tree, override)
     simulated = {key: text for key, text in _OF_SIMULATIONS.items() if tree.pop(key, None)}
@@ -149,18 +148,7 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    return validated(SiteConfig, _with_root(_anchored(read_toml(path), path), path), str(path))
-
-
-def portable_site(path: Path) -> bytes:
-    """Return the text of a `site.toml` for another folder: a relative `data.root` becomes absolute."""
-    content = path.read_bytes()
-    try:
-        tree = tomllib.loads(content.decode())
-    except ValueError:
-        return content  # it is read, and refused, where it is used
-    moved = _with_root(_anchored(copy.deepcopy(tree), path.absolute()), path.absolute())
-    return content if moved == tree else tomli_w.dumps(moved).encode()
+    return validated(SiteConfig, with_root(anchored(read_toml(path), path), path), str(path))
 
 
 def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
@@ -267,38 +255,6 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _anchored(tree: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return a file's tree with its paths relative to the working folder instead of the file's; it is changed in place.
-
-    A shipped configuration has no folder of images, so its paths stay as they are.
-    """
-    if is_shipped(path):
-        return tree
-    sites = tree.get("sites")
-    for table in (tree, *(sites if isinstance(sites, list) else ())):
-        data = table.get("data") if isinstance(table, dict) else None
-        if isinstance(data, dict) and "phantom" not in data and isinstance(data.get("root"), str):
-            data["root"] = _beside(path, data["root"])
-    rows = tree["paper"].get("rows") if isinstance(tree.get("paper"), dict) else None
-    for run in (tree, *(row.get("changes") for row in rows or () if isinstance(row, dict))):
-        model = run.get("model") if isinstance(run, dict) else None
-        if isinstance(model, dict) and isinstance(model.get("weights"), str) and model["weights"] not in NAMED_WEIGHTS:
-            model["weights"] = _beside(path, model["weights"])
-    return tree
-
-
-def _with_root(tree: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return a tree whose `data.root` is the file's folder if it has none."""
-    data = tree.setdefault("data", {})
-    if isinstance(data, dict) and "phantom" not in data and not is_shipped(path):
-        data.setdefault("root", str(path.parent))
-    return tree
-
-
-def _beside(path: Path, name: str) -> str:
-    return str(path.parent / Path(name).expanduser())
 
 
 def _with_shared(site: Any, shared: Mapping[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdtl_core.config.folders import APPROVED_FILE, AUDIT_FILE, ENROLMENT_FILE, SITE_FILE
-from cdtl_core.config.settings import portable_site
+from cdtl_core.config.paths import portable_site
 from cdtl_core.data.identity import KEY_FILE as PATIENT_KEY_FILE
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes

@@ -15,7 +15,7 @@ from cdtl_core.deploy.authority import make_coordinator
 from cdtl_core.deploy.bundle import build_bundle, bundle_sha256
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.members import admit
-from cdtl_core.deploy.runs import prepare_run
+from cdtl_core.deploy.preparing import prepare_run
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.system import plugins as plugin_room
