@@ -10,6 +10,7 @@ from cdtl_core.config.modalities import SHIPPED_MODALITIES
 from cdtl_core.errors import ConfigError
 from cdtl_core.flower import stage_app
 from cdtl_core.models.backbones import is_shipped_backbone
+from cdtl_core.models.own_nets import OWN
 from cdtl_core.system.plugins import Plugin, kind_in_words, plugin_of, plugins_of_package
 from cdtl_core.training.objective import SHIPPED_LOSSES
 
@@ -80,8 +81,9 @@ def _of_package(package: str) -> tuple[Plugin, ...]:
 
 def _own_names(config: RunConfig, modalities: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield kind and name of everything in a run that is not cdtl's own."""
-    if not is_shipped_backbone(config.model.backbone):
-        yield "backbones", config.model.backbone
+    name = config.model.backbone
+    if not is_shipped_backbone(name) and (name in OWN or plugin_of("backbones", name)):  # others are unknown anyway
+        yield "backbones", name
     if config.train.loss not in SHIPPED_LOSSES:
         yield "losses", config.train.loss
     yield from (("transforms", name) for name in config.train.augment.transforms)
