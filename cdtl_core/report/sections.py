@@ -230,7 +230,13 @@ def _pools(found: Sequence[Material]) -> Table | None:
             )
             rows.append((one.site, f"{name}{used}", *cells))
     parts = ("site", "model", "weight in the pool", "validation log-loss")
-    tested = ("test patients", "AUROC", "log-loss (95 %)", "log-loss less own (95 %)", "calibration error (ECE)")
+    tested = (
+        "test patients",
+        "AUROC",
+        "log-loss (95\u00a0%)",
+        "log-loss less own (95\u00a0%)",
+        "calibration error (ECE)",
+    )
     headers = (*parts, *tested)
     return Table("Pool and its parts", headers, rows, numbers=2) if rows else None
 
