@@ -133,7 +133,9 @@ def _played(settings: "SimulationConfig", local: "LocalFederation", out: Path, *
     logs.mkdir()
     with open_page(out, browser=browser) as url:
         with local.running(logs) as group:
-            run, request, _ = prepare_run(local.coordinator, _run_of(settings))
+            run, request, _ = prepare_run(
+                local.coordinator, _run_of(settings), tell=lambda text: typer.echo(f"  {text}")
+            )
             RunFolder(out).journal.symlink_to(RunFolder(run).journal.relative_to(out))
             _heading("Run", "cdtl server run, cdtl site approve")
             print_request(request)
