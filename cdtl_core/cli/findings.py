@@ -6,17 +6,45 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from cdtl_core.cli.progress import showing_progress
 from cdtl_core.cli.screen import open_console
+from cdtl_core.config import SiteConfig
+from cdtl_core.config.modalities import modality_of
+from cdtl_core.errors import DataError
 from cdtl_core.quality import CohortCheck, Finding
+from cdtl_core.quality.check_source import check_cohort
 from cdtl_core.system.foreign import visible
 
-__all__ = ["print_check", "print_findings"]
+__all__ = ["check_data", "print_check", "print_findings"]
 
 _SHOWN = 3  # findings of a rule
 _NAMED = 6  # files of a finding
 _MOST = 2000  # characters of a sentence, which can list values of the images
 _LABELS = 20
 _STYLES = {"error": "bold red", "warning": "yellow", "waived": "dim"}
+
+
+def check_data(own: SiteConfig, *, quiet: bool) -> list[str]:
+    """Check the images of a new site and print the findings; returns the labels of the images.
+
+    Raises:
+        DataError: There is an error that is not waived.
+    """
+    if own.data.phantom is not None:
+        return []
+    source = own.data.root.expanduser() / (own.data.manifest or "")
+    with showing_progress():
+        found = check_cohort(
+            source, modality=modality_of(own.modality), label_map=own.data.label_map, switched_off=own.checks.off
+        )
+    if not quiet:
+        print_check(found, source.parent)
+    if found.has_errors:
+        raise DataError(
+            "the images have errors: fix them, or switch a rule off in site.toml [checks] with a reason, "
+            "and run cdtl site init again without options (or with others, for example --patient-pattern)."
+        )
+    return [one.label for one in found.counts.classes]
 
 
 def print_check(check: CohortCheck, root: Path) -> None:

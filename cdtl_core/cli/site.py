@@ -52,6 +52,7 @@ def init(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
+    from cdtl_core.cli.findings import check_data
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
     from cdtl_core.config.settings import load_site
@@ -69,12 +70,13 @@ def init(
         options or not (folder / SITE_FILE).exists()
     ):  # an init that stopped at the images may be repeated with other options
         label_map = label_map_of(map_ or [], ignore or [])
-        make_site(folder, _new_site(folder, asked, data, patient_pattern, labels, label_map, phantom))
+        words = invitation.task.labels if invitation else _words(labels)
+        make_site(folder, _new_site(folder, asked, data, patient_pattern, words, label_map, phantom))
     own = load_site(folder / SITE_FILE)
     if invitation:
         accept_invitation(folder, invitation)
     known = kept_invitation(folder)
-    task = _task(labels or ",".join(own.labels or ()), positive, known)
+    task = _task(_words(labels) or own.labels or (), positive, known)
     found = check_data(own, quiet=json_)
     if not own.data.where:  # conditions may leave out whole labels
         check_labels(found, own.data.label_map, task.task.labels)
@@ -209,7 +211,7 @@ def _new_site(
     asked: dict[str, str],
     data: Path | None,
     pattern: str,
-    labels: str,
+    labels: tuple[str, ...],
     label_map: dict[str, str],
     phantom: int,
 ) -> "SiteConfig":
@@ -230,40 +232,12 @@ def _new_site(
         else {**place_data(folder, data, patient_pattern=pattern, tell=_note)}
     )
     tree["data"] = placed | ({"label_map": label_map} if label_map else {})
-    tree["labels"] = [label for label in labels.split(",") if label] or list(TaskConfig().labels)
+    tree["labels"] = list(labels or TaskConfig().labels)
     return site_of(tree, "the options")
 
 
 def _note(text: str) -> None:
     typer.echo(f"Note: {visible(text, 2000)}", err=True)
-
-
-def check_data(own: "SiteConfig", *, quiet: bool) -> list[str]:
-    """Check the cohort, print the findings, stop if there is an unwaived error; return the labels of the images."""
-    from cdtl_core.cli.findings import print_check
-    from cdtl_core.cli.progress import showing_progress
-    from cdtl_core.config.modalities import modality_of
-    from cdtl_core.errors import DataError
-    from cdtl_core.quality.check_source import check_cohort
-
-    if own.data.phantom is not None:
-        return []
-    source = own.data.root.expanduser() / (own.data.manifest or "")
-    with showing_progress():
-        result = check_cohort(
-            source,
-            modality=modality_of(own.modality),
-            label_map=own.data.label_map,
-            switched_off=own.checks.off,
-        )
-    if not quiet:
-        print_check(result, source.parent)
-    if result.has_errors:
-        raise DataError(
-            "the images have errors: fix them, or switch a rule off in site.toml [checks] with a reason, "
-            "and run cdtl site init again without options (or with others, for example --patient-pattern)."
-        )
-    return [one.label for one in result.counts.classes]
 
 
 def _invitation(path: Path, folder: Path, name: str, labels: str) -> "Invitation":
@@ -289,11 +263,15 @@ def _invitation(path: Path, folder: Path, name: str, labels: str) -> "Invitation
     return found
 
 
-def _task(labels: str, positive: str, invited: "TaskConfig | None") -> "RunConfig":
+def _words(labels: str) -> tuple[str, ...]:
+    return tuple(label for label in labels.split(",") if label)
+
+
+def _task(labels: tuple[str, ...], positive: str, invited: "TaskConfig | None") -> "RunConfig":
     """Return what is known of the federation: its labels, from the options, the invitation or the defaults.
 
     Args:
-        labels: Separated by commas; may be empty.
+        labels: May be empty.
         positive: The positive label; may be empty.
         invited: The labels of the invitation.
     """
@@ -301,7 +279,7 @@ def _task(labels: str, positive: str, invited: "TaskConfig | None") -> "RunConfi
     from cdtl_core.errors import ConfigError
 
     known = invited or TaskConfig()
-    names = tuple(label for label in labels.split(",") if label) or known.labels
+    names = labels or known.labels
     chosen = positive or known.positive
     if chosen not in names:
         raise ConfigError(f"the positive label '{chosen}' is not among {', '.join(names)}: give --positive.")

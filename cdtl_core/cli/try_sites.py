@@ -55,7 +55,7 @@ def given_sites(
         ConfigError: A label is unknown.
         DataError: A folder holds no images, or they have errors.
     """
-    from cdtl_core.cli.site import check_data
+    from cdtl_core.cli.findings import check_data
     from cdtl_core.config.folders import RunFolder
     from cdtl_core.deploy.enrolling import check_labels, place_data
 
