@@ -56,7 +56,7 @@ def test_a_kill_while_images_are_prepared_can_be_resumed(
         raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "round_matrices", dying)
+        patch.setattr(module, "check_run", dying)
         patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # type: ignore[attr-defined]  # a kill cleans nothing
         with pytest.raises(_Killed):
             simulate(tiny(), tmp_path / "cut")
