@@ -229,16 +229,9 @@ def _pools(found: Sequence[Material]) -> Table | None:
                 plain(choice.test_ece.get(name)),
             )
             rows.append((one.site, f"{name}{used}", *cells))
-    parts = ("site", "model", "weight in the pool", "validation log-loss")
-    tested = (
-        "test patients",
-        "AUROC",
-        "log-loss (95\u00a0%)",
-        "log-loss less own (95\u00a0%)",
-        "calibration error (ECE)",
-    )
-    headers = (*parts, *tested)
-    return Table("Pool and its parts", headers, rows, numbers=2) if rows else None
+    parts = ("site", "model", "weight in the pool", "validation log-loss", "test patients", "AUROC", "log-loss")
+    headers = (*parts, "log-loss less own", "calibration error (ECE)")
+    return Table("Pool and its parts, with 95 % intervals", headers, rows, numbers=2) if rows else None
 
 
 def _weight(name: str, share: float | None) -> str:

@@ -54,7 +54,7 @@ found.sections = await page.evaluate(() => [...document.querySelectorAll("sectio
 })));
 found.title = await page.title();
 found.used = await page.evaluate(() => Math.min(...[...document.querySelectorAll("section, .cards")].map((one) => one.clientWidth)) / innerWidth);
-await page.screenshot({ path: join(out, "top.png"), clip: { x: 0, y: 0, width: 1280, height: 1180 }, fullPage: true });  // as far as all four sites
+await page.screenshot({ path: join(out, "top.png"), clip: { x: 0, y: 0, width: 1280, height: 1120 }, fullPage: true });  // as far as gains and pools
 await page.keyboard.press("Tab");
 found.first_focus = await page.evaluate(() => document.activeElement.getAttribute("href"));
 await plain.close();
