@@ -164,11 +164,11 @@ def _devices() -> Iterator[str]:
 
 
 def _python() -> Iterator[Path]:
-    """Return this Python, its packages, and the one file of cdtl that is run by its path."""
+    """Return this Python, its packages, and the files of cdtl that are run by their path."""
     for name in dict.fromkeys((sys.base_prefix, sys.prefix)):
         if not Path(name).is_relative_to("/usr"):
             yield Path(name)
-    yield Path(__file__).with_name("node_main.py")
+    yield from map(Path(__file__).with_name, ("node_main.py", "node_executor.py"))
 
 
 def _home(place: Place) -> Iterator[str]:

@@ -80,7 +80,7 @@ def start_node(node: NodeService) -> ProcessGroup:
         place = Place(node.home, node.link, scratch, readable_folders(node.home, load_site(node.link / SITE_FILE)))
     home = node.home if node.sandbox else _view(node.home, node.link, scratch)
     env = _environment({"FLWR_HOME": scratch / "flower", "CDTL_HOME": home, "HOME": scratch})
-    command = [sys.executable, "-I", str(Path(__file__).with_name("node_main.py")), _spec(node.link, scratch)]
+    command = [*_run("node_main.py"), _spec(node.link, scratch)]
     if node.sandbox:
         command = enclosed(place, command, env)
     group = ProcessGroup(env, scratch)
@@ -92,13 +92,18 @@ def start_node(node: NodeService) -> ProcessGroup:
     return group
 
 
+def _run(name: str) -> list[str]:
+    """Return the command line of a file beside this one, which the sandbox shows."""
+    return [sys.executable, "-I", str(Path(__file__).with_name(name))]
+
+
 def _spec(link: Path, scratch: Path) -> str:
     port, runtime = free_port(), free_port()
     secret = ["--superexec-auth-secret-file", str(scratch / "secret")]
     way = ["--superlink", f"127.0.0.1:{port}", "--root-certificates", str(link / CERTIFICATE)]
     trust = ["--auth-supernode-private-key", str(link / NODE_KEY), "--trusted-entities", str(link / TRUSTED)]
     place = ["--host", "127.0.0.1", "--port", str(runtime), "--isolation", "process"]
-    executor = ["flower-superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{runtime}"]
+    executor = [*_run("node_executor.py"), "--insecure", "--runtime-api-address", f"127.0.0.1:{runtime}"]
     return json.dumps(
         {
             "socket": str(link / SOCKET),
