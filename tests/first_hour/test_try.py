@@ -26,6 +26,13 @@ from tests.conftest import Cdtl
 MARK = "CDTL_TEST_TRY"
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 class Trial:
     """`cdtl try tiny` as a process; its lines are read while it runs."""
 
@@ -69,7 +76,7 @@ class Trial:
 
     def program(self, *words: str) -> psutil.Process:
         """The program whose command holds these words."""
-        return next(one for one in self._seen if " ".join(words) in " ".join(one.cmdline()))
+        return next(one for one in filter(alive, self._seen) if " ".join(words) in " ".join(one.cmdline()))
 
     def ended(self) -> int:
         code = self.process.wait(240)
@@ -78,13 +85,11 @@ class Trial:
 
     def left(self) -> list[psutil.Process]:
         """What still runs of it, by its mark or as a child that was seen."""
-        found = [one for one in self._seen if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        found = list(filter(alive, self._seen))
         for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark and alive(process):
                     found.append(process)
-            except psutil.Error:
-                continue
         return found
 
     def expect_nothing_left(self) -> None:
@@ -109,7 +114,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Trial]]:
     for trial in started:
         trial.process.kill()
         for process in trial.left():
-            process.kill()
+            with suppress(psutil.Error):
+                process.kill()
         trial.ended()
 
 
