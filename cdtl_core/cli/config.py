@@ -57,6 +57,9 @@ def new(
 @app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .toml file, or the name of a shipped one.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting before: key=value, e.g. data.root=FOLDER.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Name every wrong setting of a file, and what it needs that is missing here; exit code 3 if there is one."""
@@ -64,7 +67,7 @@ def check(
     from cdtl_core.errors import ConfigError
     from cdtl_core.system.shipped import find_config
 
-    found = check_file(find_config(file))
+    found = check_file(find_config(file), set_ or ())
     faults = [*found.faults, *_missing_here(found.settings)]
     if json_:
         told = {"file": str(file), "kind": found.kind, "faults": faults, "changed": found.changed}

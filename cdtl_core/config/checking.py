@@ -1,6 +1,6 @@
 """Checks a configuration file of any kind, and names all its wrong settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,12 @@ from cdtl_core.config.site import SiteConfig
 from cdtl_core.errors import ConfigError
 
 __all__ = ["Checked", "check_file"]
+
+
+_LOAD: Mapping[str, Callable[[Path, Sequence[str]], SimulationConfig | RunConfig]] = {
+    "simulation": load_simulation,
+    "run": load_run,
+}
 
 
 @dataclass(frozen=True)
@@ -33,30 +39,35 @@ class Checked:
     def what(self) -> str:
         """What the file holds, in words."""
         if isinstance(self.settings, SimulationConfig):
-            return f"a simulation of {len(self.settings.sites)} sites"
+            count = len(self.settings.sites)
+            return f"a simulation of {count} site{'s' * (count > 1)}"
         return "the settings of a run" if self.kind == "run" else "the settings of a site"
 
 
-def check_file(path: Path) -> Checked:
+def check_file(path: Path, changes: Sequence[str] = ()) -> Checked:
     """Check a file; its kind follows from its settings.
 
+    Args:
+        path: The file.
+        changes: Settings of a run or a simulation to change before, each as ``key=value``.
+
     Raises:
-        ConfigError: The file is missing or not TOML.
+        ConfigError: The file is missing or not TOML, or changes are given for a site's file.
     """
-    kind, load = _kind_of(read_toml(path))
+    kind = _kind_of(read_toml(path))
+    if kind == "site" and changes:
+        raise ConfigError(f"{path} holds the settings of a site, which --set does not change: edit the file.")
     try:
-        settings = load(path)
+        settings = load_site(path) if kind == "site" else _LOAD[kind](path, changes)
     except ConfigError as error:
         return Checked(kind, None, tuple(getattr(error, "__notes__", (str(error),))))
     return Checked(kind, settings, changed=_changed(settings))
 
 
-def _kind_of(tree: dict[str, Any]) -> tuple[str, Callable[[Path], SimulationConfig | RunConfig | SiteConfig]]:
+def _kind_of(tree: dict[str, Any]) -> str:
     if "sites" in tree:
-        return "simulation", load_simulation
-    if {"site", "modality"} & tree.keys():
-        return "site", load_site
-    return "run", load_run
+        return "simulation"
+    return "site" if {"site", "modality"} & tree.keys() else "run"
 
 
 def _changed(settings: SimulationConfig | RunConfig | SiteConfig) -> dict[str, Any]:

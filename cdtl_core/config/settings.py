@@ -98,14 +98,12 @@ def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
 
 
 def load_run(path: Path, overrides: Iterable[str] = (), *, deployed: bool = False) -> RunConfig:
-    """Read the settings that a federation agrees on.
+    """Read the settings that a federation agrees on; a weights file in it is relative to its folder.
 
     Args:
         path: The TOML file.
         overrides: Settings to change, each as ``key=value``.
         deployed: Refuse settings of a simulation in the same file, which are otherwise ignored.
-
-    A weights file in it is relative to its folder.
 
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown, ill-typed or of a simulation.

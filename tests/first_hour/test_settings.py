@@ -119,6 +119,12 @@ def test_what_a_file_needs_and_is_not_here_is_named(cdtl: Cdtl, tmp_path: Path) 
     assert "site north: the manifest m.csv does not exist" in done.err
     assert "the backbone 'resnet0' is unknown" in done.err
     assert "model.weights w.safetensors does not exist" in done.err
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "m.csv").touch()
+    fixed = ("data.root=images", "model.backbone=plain_cnn", "model.weights=random")
+    done = cdtl("config", "check", "study.toml", *(part for one in fixed for part in ("--set", one)))
+    assert (done.code, done.err) == (0, "")
+    assert "study.toml holds a simulation of 1 site. No errors." in done.out
 
 
 @pytest.mark.parametrize(
