@@ -108,7 +108,7 @@ def test_a_running_serverapp_cannot_read_the_key_of_the_authority(tiny: Tiny, tm
         key, proof = authority_key(deployment.coordinator), tmp_path / "proof"
         assert key.read_bytes().startswith(b"-----BEGIN PRIVATE KEY")
         deployment.start("coordinator")
-        run = deployment.request(config.of_method("cdtl").model_copy(update={"federation": FederationConfig(rounds=1)}))
+        run = deployment.request(config.of_method("cdtl").model_copy(update={"federation": FederationConfig(rounds=2)}))
         service = deployment.pid("coordinator")
         attempts = REACH.format(key=str(key), proof=str(proof), pid=os.getpid(), service=service)
         deployment.alter(run, "server/app.py", attempts)
