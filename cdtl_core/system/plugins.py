@@ -80,26 +80,27 @@ def kind_in_words(kind: str) -> str:
 
 
 def plugins(kind: str) -> tuple[Plugin, ...]:
-    """Return the plugins of a kind, by name.
-
-    Raises:
-        ConfigError: Two packages bring one name.
-    """
+    """Return the plugins of a kind, by name; of two with one name the first, which `plugin_of` refuses."""
     found: dict[str, Plugin] = {}
     for one in _declared():
         if one.kind == kind:
-            if one.name in found and found[one.name] != one:
-                raise ConfigError(
-                    f"{one.what} exists twice, also in the package {found[one.name].package} "
-                    f"{found[one.name].version}: remove one of the two packages."
-                )
-            found[one.name] = one
+            found.setdefault(one.name, one)
     return tuple(found[name] for name in sorted(found))
 
 
 def plugin_of(kind: str, name: str) -> Plugin | None:
-    """Return the plugin of this name; None if no package brings it."""
-    return next((one for one in plugins(kind) if one.name == name), None)
+    """Return the plugin of this name; None if no package brings it.
+
+    Raises:
+        ConfigError: Two packages bring it.
+    """
+    found = [one for one in _declared() if (one.kind, one.name) == (kind, name)]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{found[0].what} exists twice, also in the package {found[1].package} {found[1].version}: remove one of "
+            "the two packages."
+        )
+    return found[0] if found else None
 
 
 def adopt(kind: str, name: str, register: Callable[[str, Any], None]) -> None:

@@ -172,6 +172,8 @@ def test_a_name_that_exists_twice_is_refused(cdtl: Cdtl, install: Install) -> No
     done = cdtl("simulate", "tiny", "--set", "train.loss=mine")
     assert done.code == 3
     assert "exists twice" in done.err
+    other = cdtl("simulate", "tiny", "--set", "train.loss=gone")  # the clash stops only what uses the name
+    assert "cross_entropy, mine" in other.err
     assert "one-plugin 1.0" in done.err
     assert "two-plugin 2.0" in done.err
 
