@@ -101,18 +101,18 @@ def _metrics() -> dict[str, str]:
 
 
 def _losses() -> dict[str, str]:
-    from cdtl_core.training.objective import losses
+    from cdtl_core.training.objective import LOSSES
 
     return {
         name: "cross-entropy, weighted by class" if name == "cross_entropy" else _first_line(loss)
-        for name, loss in losses().items()
+        for name, loss in LOSSES.all().items()
     }
 
 
 def _transforms() -> dict[str, str]:
-    from cdtl_core.data.transforms import transforms
+    from cdtl_core.data.transforms import TRANSFORMS
 
-    return {name: _first_line(transform) for name, transform in transforms().items()}
+    return {name: _first_line(transform) for name, transform in TRANSFORMS.all().items()}
 
 
 def _first_line(thing: object) -> str:

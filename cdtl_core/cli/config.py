@@ -98,14 +98,14 @@ def _missing_here(settings: Any) -> list[str]:
         if site.data.manifest and not (path := site.data.root.expanduser() / site.data.manifest).is_file()
     ]
     if isinstance(run, RunConfig):
-        from cdtl_core.data.transforms import transform_of
+        from cdtl_core.data.transforms import TRANSFORMS
         from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
-        from cdtl_core.training.objective import loss_of
+        from cdtl_core.training.objective import LOSSES
 
         try:
-            loss_of(run.train.loss)
+            LOSSES.find(run.train.loss)
             for name in run.train.augment.transforms:
-                transform_of(name)
+                TRANSFORMS.find(name)
             model = build_classifier(run.model, len(run.task.labels), run.image.size)
             parts_of(model, freeze=frozen_stages(model, run), share_head=run.share.head)
         except CdtlError as error:

@@ -1,6 +1,5 @@
 """Normalisation and augmentation of image batches; all randomness comes from a generator argument."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,14 +9,18 @@ import torch
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
 from cdtl_core.errors import ConfigError
-from cdtl_core.system.plugins import adopt, adopt_all, guarded, plugins
+from cdtl_core.system.registry import Registry
 
-__all__ = ["Augmentation", "Transform", "augment", "normalise", "register_transform", "to_unit", "transform_of"]
-__all__ += ["transforms"]
+__all__ = ["TRANSFORMS", "Augmentation", "Transform", "augment", "normalise", "register_transform", "to_unit"]
 
 Transform = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 """Images B C H W in [0, 1] on any device, and a generator of the CPU, to images of the same shape."""
-_TRANSFORMS: dict[str, Transform] = {}
+TRANSFORMS: Registry[Transform] = Registry(
+    "transforms",
+    takes="images and a generator",
+    remedy="remove it from train.augment.transforms, or use {known}",
+    shipped={},
+)
 
 _BLUR = 5
 
@@ -59,43 +62,7 @@ def register_transform(name: str, transform: Transform) -> None:
         >>> from cdtl_core import register_transform
         >>> register_transform("darker", lambda images, rng: images * 0.9)
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,47}", name):
-        raise ConfigError(f"transform name {name!r}: use a-z, 0-9, _ and -, at most 48 characters, a letter first.")
-    if name in _TRANSFORMS:
-        raise ConfigError(f"transform '{name}' exists already: choose another name.")
-    _TRANSFORMS[name] = transform
-
-
-def transform_of(name: str) -> Transform:
-    """Return the transform called `name`.
-
-    Raises:
-        ConfigError: No transform has this name, or its plugin is broken.
-    """
-    adopt("transforms", name, _register)
-    if name not in _TRANSFORMS:
-        known = ", ".join(dict.fromkeys([*_TRANSFORMS, *(one.name for one in plugins("transforms"))]))
-        raise ConfigError(
-            f"the transform '{name}' is unknown: remove it from train.augment.transforms, or use "
-            f"{known or 'one of a package; none is installed'}."
-        )
-    return _TRANSFORMS[name]
-
-
-def transforms() -> dict[str, Transform]:
-    """Return all transforms by name, those of plugins too.
-
-    Raises:
-        ConfigError: A plugin is broken.
-    """
-    adopt_all("transforms", _register)
-    return dict(_TRANSFORMS)
-
-
-def _register(name: str, transform: object) -> None:
-    if not callable(transform):
-        raise ConfigError("it is not a function of images and a generator.")
-    register_transform(name, guarded("transforms", name, transform))
+    TRANSFORMS.register(name, transform)
 
 
 def to_unit(batch: npt.NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
@@ -159,7 +126,7 @@ def _rendered(images: torch.Tensor, change: Augmentation, rng: torch.Generator) 
 
 
 def _transformed(images: torch.Tensor, name: str, rng: torch.Generator) -> torch.Tensor:
-    found = transform_of(name)(images, rng)
+    found = TRANSFORMS.find(name)(images, rng)
     if not isinstance(found, torch.Tensor) or found.shape != images.shape:
         raise ConfigError(
             f"the transform '{name}' returned {getattr(found, 'shape', type(found).__name__)} for images of "

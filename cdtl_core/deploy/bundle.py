@@ -12,7 +12,7 @@ from cdtl_core.flower import stage_app
 from cdtl_core.models.backbones import is_shipped_backbone
 from cdtl_core.models.own_nets import OWN
 from cdtl_core.system.plugins import Plugin, kind_in_words, plugin_of, plugins_of_package
-from cdtl_core.training.objective import SHIPPED_LOSSES
+from cdtl_core.training.objective import LOSSES
 
 __all__ = ["build_bundle", "bundle_sha256", "check_carried"]
 
@@ -84,7 +84,7 @@ def _own_names(config: RunConfig, modalities: Iterable[str]) -> Iterator[tuple[s
     name = config.model.backbone
     if not is_shipped_backbone(name) and (name in OWN or plugin_of("backbones", name)):  # others are unknown anyway
         yield "backbones", name
-    if config.train.loss not in SHIPPED_LOSSES:
+    if config.train.loss not in LOSSES.shipped:
         yield "losses", config.train.loss
     yield from (("transforms", name) for name in config.train.augment.transforms)
     yield from (("modalities", name) for name in sorted(set(modalities)) if name not in SHIPPED_MODALITIES)

@@ -10,7 +10,7 @@ from cdtl_core.data.cohort import Cohort, build_cohort, pixel_statistics
 from cdtl_core.data.identity import KEY_FILE, load_key, pseudonym
 from cdtl_core.data.manifest import Case, read_manifest
 from cdtl_core.data.split import Split, split_patients
-from cdtl_core.data.transforms import transform_of
+from cdtl_core.data.transforms import TRANSFORMS
 from cdtl_core.errors import ConfigError, DataError
 from cdtl_core.federation.contract import ModalityContract, PixelStatistics, round_patients
 from cdtl_core.federation.site import Site
@@ -19,7 +19,7 @@ from cdtl_core.models.stages import check_division
 from cdtl_core.system.durable import replace_json
 from cdtl_core.system.foreign import parse_json
 from cdtl_core.training.device import open_hardware
-from cdtl_core.training.objective import loss_of
+from cdtl_core.training.objective import LOSSES
 
 __all__ = ["contract_of", "labels_of", "open_site"]
 
@@ -53,9 +53,9 @@ def open_site(home: Path | str, config: RunConfig) -> Site:
 
 @functools.lru_cache(maxsize=128)
 def _open(home: Path, own: SiteConfig, config: RunConfig) -> Site:
-    loss_of(config.train.loss)  # an unknown one is refused before the images are read
+    LOSSES.find(config.train.loss)  # an unknown one is refused before the images are read
     for name in config.train.augment.transforms:
-        transform_of(name)
+        TRANSFORMS.find(name)
     labels = labels_of(own, config)
     if config.task.positive not in labels:
         raise ConfigError(f"site {own.site} lacks the positive label '{config.task.positive}': add it to labels.")

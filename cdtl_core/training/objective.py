@@ -5,7 +5,6 @@ is the cross-entropy, or the one that `train.loss` names.
 """
 
 import copy
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,16 +13,18 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from cdtl_core.errors import ConfigError
-from cdtl_core.system.plugins import adopt, adopt_all, guarded, plugins
+from cdtl_core.system.registry import Registry
 
-__all__ = ["PLAIN", "SHIPPED_LOSSES", "Loss", "Mixture", "Objective", "Proximal", "Slope", "loss_of", "losses"]
-__all__ += ["mix_tensors", "register_loss"]
+__all__ = ["LOSSES", "PLAIN", "Loss", "Mixture", "Objective", "Proximal", "Slope", "mix_tensors", "register_loss"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Logits B K, labels B, and class weights K or None, to the batch's loss as a scalar: a mean weighted by class."""
-_LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy}
-SHIPPED_LOSSES = frozenset(_LOSSES)
+LOSSES: Registry[Loss] = Registry(
+    "losses",
+    takes="logits, labels and class weights",
+    remedy="set train.loss to one of {known}",
+    shipped={"cross_entropy": cross_entropy},
+)
 
 
 def register_loss(name: str, loss: Loss) -> None:
@@ -44,40 +45,7 @@ def register_loss(name: str, loss: Loss) -> None:
         >>> from cdtl_core import register_loss
         >>> register_loss("margin", lambda logits, labels, weight: multi_margin_loss(logits, labels, weight=weight))
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,47}", name):
-        raise ConfigError(f"loss name {name!r}: use a-z, 0-9, _ and -, at most 48 characters, a letter first.")
-    if name in _LOSSES:
-        raise ConfigError(f"loss '{name}' exists already: choose another name.")
-    _LOSSES[name] = loss
-
-
-def loss_of(name: str) -> Loss:
-    """Return the loss called `name`.
-
-    Raises:
-        ConfigError: No loss has this name, or its plugin is broken.
-    """
-    adopt("losses", name, _register)
-    if name not in _LOSSES:
-        known = dict.fromkeys([*_LOSSES, *(one.name for one in plugins("losses"))])
-        raise ConfigError(f"the loss '{name}' is unknown: set train.loss to one of {', '.join(known)}.")
-    return _LOSSES[name]
-
-
-def losses() -> dict[str, Loss]:
-    """Return all losses by name, those of plugins too.
-
-    Raises:
-        ConfigError: A plugin is broken.
-    """
-    adopt_all("losses", _register)
-    return dict(_LOSSES)
-
-
-def _register(name: str, loss: object) -> None:
-    if not callable(loss):
-        raise ConfigError("it is not a function of logits, labels and class weights.")
-    register_loss(name, guarded("losses", name, loss))
+    LOSSES.register(name, loss)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cdtl_core.training.batches import plain_batches, training_batches
 from cdtl_core.training.device import Hardware, Where, autocast, compiled, computing, prepared
 from cdtl_core.training.inputs import Entry, entered
 from cdtl_core.training.linear_head import fit_linear_head, is_linear
-from cdtl_core.training.objective import PLAIN, Objective, loss_of
+from cdtl_core.training.objective import LOSSES, PLAIN, Objective
 from cdtl_core.training.parts import Parts
 from cdtl_core.training.scoring import SCORE_BATCH, place_network
 
@@ -70,7 +70,7 @@ def fit(
     Source: eqs. (4)-(8), Inbaraj et al. 2025. Differs: cross-entropy also for two classes; AdamW.
     """
     set_training(model, freeze=config.freeze)
-    hardware, objective = place_network(model, entry, device), objective.using(loss_of(config.loss))
+    hardware, objective = place_network(model, entry, device), objective.using(LOSSES.find(config.loss))
     averaged = _ema_of(model, config.ema)
     weight = class_weights(fold.labels, model.head.out_features).to(hardware.device) if config.class_weighted else None
     losses: list[torch.Tensor] = []

@@ -80,7 +80,8 @@ Install = Callable[..., Path]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Put packages on the path as pip leaves them; what they registered is forgotten afterwards."""
     registered: list[dict[str, Any]] = [
-        OWN, METHODS, loss_room._LOSSES, transform_room._TRANSFORMS, metric_room._REGISTERED, modality_room.MODALITIES,
+        OWN, METHODS, loss_room.LOSSES.functions, transform_room.TRANSFORMS.functions, metric_room._REGISTERED,
+        modality_room.MODALITIES,
     ]  # fmt: skip
     before, modules = [dict(one) for one in registered], set(sys.modules)
     folder = tmp_path / "site-packages"

@@ -16,7 +16,7 @@ from cdtl_core.simulation.methods.track import Track, advance, begin, deployed, 
 from cdtl_core.training.batches import on_device
 from cdtl_core.training.device import hardware_of
 from cdtl_core.training.inputs import entered, plain_inputs
-from cdtl_core.training.objective import Mixture, loss_of, mix_tensors
+from cdtl_core.training.objective import LOSSES, Mixture, mix_tensors
 from cdtl_core.training.train import class_weights
 
 __all__ = ["Apfl", "apfl", "slope_of", "step_share"]
@@ -115,7 +115,7 @@ def _loss_at(
     def loss(mixed: Mapping[str, torch.Tensor]) -> torch.Tensor:
         placed = {name: value.to(device) for name, value in mixed.items()}
         logits = functional_call(entered(here.model, here.entry), placed, (images,))
-        return loss_of(config.train.loss)(logits, labels, weight if config.train.class_weighted else None)
+        return LOSSES.find(config.train.loss)(logits, labels, weight if config.train.class_weighted else None)
 
     return loss
 
