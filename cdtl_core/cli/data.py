@@ -1,6 +1,7 @@
 """`cdtl data`: checks and manifests of a hospital's images."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,8 +66,11 @@ def make_manifest(
     refused = check_list([Entry(row.file, row.label, row.patient, row.split) for row in found.rows])
     for note in found.notes:
         typer.echo(f"Note: {visible(note, _MOST)}", err=True)
+    given = [str(source), *(("--labels", str(labels)) if labels else ()), *(("--out", str(out)) if out else ())]
+    given += [part for pair in column or () for part in ("--column", pair)]
+    again = _with_patients(found, given, patient_pattern)
     if json_:
-        typer.echo(json.dumps(_told(target, found, refused), indent=1))
+        typer.echo(json.dumps(_told(target, found, refused) | {"next": again}, indent=1))
         return
     patients = len({row.patient for row in found.rows if row.patient})
     typer.echo(f"Read as {visible(found.layout, _MOST)}.")
@@ -76,8 +80,37 @@ def make_manifest(
 
         typer.echo("cdtl data check would refuse this manifest:")
         print_findings(refused, source)
-    else:
+    if again:
+        typer.echo("\n" + again)
+    elif not refused:
         typer.echo(f"Next: cdtl data check {target} --modality NAME")
+
+
+def _with_patients(found: "Listing", given: list[str], pattern: str) -> str:
+    """Return what to write so that all images get a patient; empty if they have one.
+
+    Args:
+        found: The images.
+        given: The arguments of this call, without a pattern.
+        pattern: The pattern of this call.
+    """
+    from cdtl_core.data.listing.patients import name_form
+
+    if all(row.patient for row in found.rows):
+        return ""
+    form = None if pattern else name_form(found.rows)
+    if found.patient_column:
+        why = f"If the column '{found.patient_column}' of the table is the patient, give this command:"
+        kept = ["--patient-pattern", pattern] if pattern else []
+        added = [*kept, "--column", f"patient_id={found.patient_column}"]
+    elif form:
+        why = f"If '{form.patient}' in {form.name} is the patient ({form.patients} in all), give this command:"
+        added = ["--patient-pattern", form.pattern]
+    else:
+        why = "Say where the patient is in an image's path, in place of PATTERN ('{label}/{patient}/*', '{patient}_*'):"
+        added = ["--patient-pattern", "PATTERN"]
+    command = shlex.join(["cdtl", "data", "make-manifest", *given, *added, "--force"])
+    return f"{visible(why, _MOST)}\n  {visible(command, _MOST)}"
 
 
 def _columns(pairs: list[str], labels: Path | None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,55 @@ def test_the_check_says_what_it_cannot_judge(cdtl: Cdtl, tmp_path: Path) -> None
     told = json.loads(cdtl("data", "check", "c", "--modality", "mammography", "--json").out)["not_judged"]
     assert any("DICOM" in one for one in told)
     assert any("text" in one for one in told)  # images of 64 pixels are too small to read
+
+
+def again(text: str) -> list[str]:
+    """The arguments of the command in the last line."""
+    command = shlex.split(text.splitlines()[-1])
+    assert command[:3] == ["cdtl", "data", "make-manifest"]
+    return command[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("pac{:03d}_{}.png", "{patient}_*"),
+        ("P{:03d}-{}.png", "{patient}-*"),
+        ("caso {:03d} vista {}.png", None),
+        ("hist_{:03d}_{}.png", "*_{patient}_*"),
+    ],
+)
+def test_a_manifest_without_patients_ends_with_the_command_to_give_again(
+    cdtl: Cdtl, name: str, pattern: str | None
+) -> None:
+    for number in range(8):
+        for view in (1, 2):
+            png(Path("my images") / ("benigno" if number % 2 else "maligno") / name.format(number, view))
+    done = cdtl("data", "make-manifest", "my images", "--out", "list.csv")
+    assert "16 of 16 images have no patient id" in done.out
+    command = again(done.out)
+    assert command[-3:] == ["--patient-pattern", pattern or "PATTERN", "--force"]
+    if pattern:
+        assert json.loads(cdtl(*command, "--json").out)["next"] == ""
+        assert len({patient for *_, patient in listed("list.csv")}) == 8
+
+
+def test_file_names_that_differ_throughout_may_each_be_a_patient(cdtl: Cdtl) -> None:
+    for number in range(6):
+        png(Path("images") / ("benigno" if number % 2 else "maligno") / f"{number}.png")
+    command = again(cdtl(*MAKE).out)
+    assert command[-3:] == ["--patient-pattern", "{patient}.*", "--force"]
+    assert "6 images of 6 patients" in cdtl(*command).out
+
+
+@pytest.mark.parametrize("column", ["Paciente", "ID Patient", "Nº paziente", "MRN"])
+def test_a_table_with_an_unused_column_of_patients_ends_with_that_column(cdtl: Cdtl, column: str) -> None:
+    for number in range(6):
+        png(Path("images") / f"img{number}_1.png")
+    rows = [f"img{number}_1.png,{'ab'[number % 2]},H{number // 2}" for number in range(6)]
+    table(Path("t.csv"), f"file,Pathology,{column}", *rows)
+    command = again(cdtl(*MAKE, "--labels", "t.csv", "--column", "label=Pathology").out)
+    assert command[-3:] == ["--column", f"patient_id={column}", "--force"]
+    assert "6 images of 3 patients" in cdtl(*command).out
+    table(Path("t.csv"), "file,label,Pathology", *rows)
+    assert again(cdtl(*MAKE, "--force", "--labels", "t.csv").out)[-2] == "{patient}_*"

@@ -42,11 +42,13 @@ class Listing:
         rows: The images with label and patient.
         notes: What was left out or guessed, one sentence for each reason.
         layout: How the source was read, for example ``images/<label>/<patient>/<image>``.
+        patient_column: A column of the label table that seems to hold the patient and was not used; empty: none.
     """
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     layout: str
+    patient_column: str = ""
 
 
 def find_images(folder: Path) -> Found:

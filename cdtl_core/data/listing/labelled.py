@@ -9,6 +9,7 @@ from pathlib import Path
 from cdtl_core.data.decode.picture import DicomTags
 from cdtl_core.data.listing.files import Found, Listing, find_images, named, read_headers
 from cdtl_core.data.listing.folders import split_of
+from cdtl_core.data.listing.patients import is_patient_column
 from cdtl_core.data.listing.pattern import parse_pattern
 from cdtl_core.data.source import Row, read_table
 from cdtl_core.errors import DataError
@@ -30,12 +31,14 @@ class _Table:
         key: The column that joins.
         lines: By key, first occurrence first.
         more: Further columns to keep.
+        patient_column: A column that seems to hold the patient; empty if there is none, or if patient_id is known.
     """
 
     path: Path
     key: str
     lines: Mapping[str, Mapping[str, str]]
     more: tuple[str, ...]
+    patient_column: str
 
 
 def list_labelled(folder: Path, table: Path, pattern: str = "", columns: Mapping[str, str] | None = None) -> Listing:
@@ -71,7 +74,8 @@ def list_labelled(folder: Path, table: Path, pattern: str = "", columns: Mapping
             "from the same export, or name another column with --column."
         )
     notes += _left_over(read, paths, {row.file for row in rows}, set(joined.values()))
-    return Listing(tuple(rows), tuple(notes), f"{folder} with the labels of {table} by {read.key}")
+    layout = f"{folder} with the labels of {table} by {read.key}"
+    return Listing(tuple(rows), tuple(notes), layout, read.patient_column)
 
 
 def _left_over(table: _Table, paths: Mapping[Path, str], labelled: set[Path], used: set[str]) -> list[str]:
@@ -119,7 +123,9 @@ def _table(
         told = {target: line[column] for target, column in names.items()}
         if told[key] and by_key.setdefault(told[key], told)["label"] != told["label"]:
             raise DataError(f"the label table {path} gives two labels to one {key}: give each {key} one label.")
-    return _Table(path, key, by_key, tuple(name for name in names if name not in _KNOWN))
+    left = [column for column in columns if column not in names.values() and is_patient_column(column)]
+    unused = left[0] if left and "patient_id" not in names else ""
+    return _Table(path, key, by_key, tuple(name for name in names if name not in _KNOWN), unused)
 
 
 def _target(column: str) -> str | None:
@@ -139,7 +145,7 @@ def _proposal(
         files = [line[column].replace("\\", "/").rpartition("/")[2].casefold() in parts for line in lines]
         if "file" not in names and "file" not in guessed and 2 * sum(files) > len(files):
             guessed["file"] = column
-        elif "patient_id" not in names and column.casefold().startswith(("pat", "pac", "paz")):
+        elif "patient_id" not in names and is_patient_column(column):
             guessed["patient_id"] = column
     left = [column for column in left if column not in guessed.values()]
     if "label" not in names and left:
