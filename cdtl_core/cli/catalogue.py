@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from cdtl_core.cli.screen import open_console
 from cdtl_core.system.foreign import visible
-from cdtl_core.system.plugins import KINDS, plugins
+from cdtl_core.system.plugins import KINDS, Plugin, clashes, plugins
 
 __all__ = ["entries_of", "print_entries"]
 
@@ -31,9 +31,17 @@ def entries_of(what: str, match: str = "") -> dict[str, str]:
     found = _LISTS[what]()
     if what == "backbones" and match:
         found |= _libraries()
-    packages = {one.name: f"{one.package} {one.version}" for one in (plugins(what) if what in KINDS else ())}
-    told = {name: f"{text} [{packages[name]}]".strip() if name in packages else text for name, text in found.items()}
-    return {name: text for name, text in told.items() if fnmatch(name, match or "*")}
+    if what in KINDS:
+        found |= {one.name: f"{found.get(one.name, '')} [{_package(one)}]".strip() for one in plugins(what)}
+        found |= {
+            name: f"cannot be used: {' and '.join(sorted(map(_package, several)))} bring it; remove all but one"
+            for name, several in clashes(what).items()
+        }
+    return {name: text for name, text in found.items() if fnmatch(name, match or "*")}
+
+
+def _package(plugin: Plugin) -> str:
+    return f"{plugin.package} {plugin.version}"
 
 
 def print_entries(found: Mapping[str, Mapping[str, str]]) -> None:
@@ -94,10 +102,9 @@ def _policies() -> dict[str, str]:
 
 
 def _metrics() -> dict[str, str]:
-    from cdtl_core.metrics.summary import load_metrics, metric_names
+    from cdtl_core.metrics.summary import known_metrics
 
-    load_metrics()
-    return dict.fromkeys(metric_names(), "")
+    return dict.fromkeys(known_metrics(), "")
 
 
 def _losses() -> dict[str, str]:

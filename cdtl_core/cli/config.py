@@ -1,6 +1,7 @@
 """`cdtl config`: templates, checks and lists for configuration files."""
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +65,6 @@ def check(
 ) -> None:
     """Name every wrong setting of a file, and what it needs that is missing here; exit code 3 if there is one."""
     from cdtl_core.config.checking import check_file
-    from cdtl_core.errors import ConfigError
     from cdtl_core.system.shipped import find_config
 
     found = check_file(find_config(file), set_ or ())
@@ -73,12 +73,19 @@ def check(
         told = {"file": str(file), "kind": found.kind, "faults": faults, "changed": found.changed}
         typer.echo(json.dumps(told, indent=1))
     else:
-        for sentence in faults:
-            typer.echo(f"Error: {visible(sentence, _MOST)}", err=True)
         changed = ", ".join(f"{visible(key)} = {visible(value)}" for key, value in found.changed.items())
         if not faults:
             typer.echo(f"{file} holds {found.what}. No errors.")
             typer.echo(f"Settings that differ from the defaults: {changed or 'none'}.")
+    _end_with(faults, quiet=json_)
+
+
+def _end_with(faults: Sequence[str], *, quiet: bool = False) -> None:
+    """End the command with the sentences and exit code 3, if there are any."""
+    from cdtl_core.errors import ConfigError
+
+    for sentence in faults if not quiet else ():
+        typer.echo(f"Error: {visible(sentence, _MOST)}", err=True)
     if faults:
         raise typer.Exit(ConfigError.exit_code)
 
@@ -126,12 +133,19 @@ def list_(
 ) -> None:
     """Print the names that a setting can have: backbones, methods, modalities, policies and more."""
     from cdtl_core.cli.catalogue import entries_of, print_entries
+    from cdtl_core.errors import ConfigError
 
-    found = {one.value: entries_of(one.value, match) for one in ([what] if what else What)}
+    found, faults = {}, []
+    for one in [what] if what else What:
+        try:
+            found[one.value] = entries_of(one.value, match)
+        except ConfigError as error:  # of one package: the other lists are printed
+            faults.append(str(error))
     if json_:
         typer.echo(json.dumps(found, indent=1))
     else:
         print_entries(found)
+    _end_with(faults)
 
 
 @app.command("reference")

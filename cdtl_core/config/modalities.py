@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from cdtl_core.errors import ConfigError
-from cdtl_core.system.plugins import adopt, adopt_all
+from cdtl_core.system.plugins import adopt, adopt_all, plugins
 
 __all__ = ["MODALITIES", "SHIPPED_MODALITIES", "Modality", "modalities", "modality_of", "register_modality"]
 
@@ -60,7 +60,8 @@ def modality_of(name: str) -> Modality:
     """
     adopt("modalities", name, _register)
     if name not in MODALITIES:
-        raise ConfigError(f"modality '{name}' is unknown: use one of {', '.join(modalities())}.")
+        known = dict.fromkeys([*MODALITIES, *(one.name for one in plugins("modalities"))])
+        raise ConfigError(f"modality '{name}' is unknown: use one of {', '.join(known)}.")
     return MODALITIES[name]
 
 

@@ -8,11 +8,12 @@ import numpy.typing as npt
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.metrics.bands import average_precision
-from cdtl_core.system.plugins import adopt_all, guarded
+from cdtl_core.system.plugins import adopt, adopt_all, guarded, plugins
 
 __all__ = [
     "Metric",
     "expected_calibration_error",
+    "known_metrics",
     "log_losses",
     "metric_names",
     "register_metric",
@@ -67,9 +68,20 @@ def load_metrics() -> None:
     """Register the metrics of all plugins, so that a broken one is known before the work and not at its end.
 
     Raises:
+        ConfigError: A plugin is broken, or two packages bring one name: a report has all metrics.
+    """
+    for one in plugins("metrics"):
+        adopt("metrics", one.name, _register)
+
+
+def known_metrics() -> tuple[str, ...]:
+    """Names of all metrics, those of plugins too, but no name that two packages bring.
+
+    Raises:
         ConfigError: A plugin is broken.
     """
     adopt_all("metrics", _register)
+    return metric_names()
 
 
 def _register(name: str, metric: object) -> None:

@@ -20,8 +20,8 @@ from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.system.foreign import visible
 from cdtl_core.system.shipped import bundle_root
 
-__all__ = ["KINDS", "Plugin", "adopt", "adopt_all", "guarded", "kind_in_words", "naming_plugin", "package_key"]
-__all__ += ["plugin_of", "plugin_packages", "plugins", "plugins_of_package", "sources_of"]
+__all__ = ["KINDS", "Plugin", "adopt", "adopt_all", "clashes", "guarded", "kind_in_words", "naming_plugin"]
+__all__ += ["package_key", "plugin_of", "plugin_packages", "plugins", "plugins_of_package", "sources_of"]
 
 _SINGULAR = {
     "backbones": "backbone",
@@ -81,11 +81,17 @@ def kind_in_words(kind: str) -> str:
 
 def plugins(kind: str) -> tuple[Plugin, ...]:
     """Return the plugins of a kind, by name; of two with one name the first, which `plugin_of` refuses."""
-    found: dict[str, Plugin] = {}
-    for one in _declared():
-        if one.kind == kind:
-            found.setdefault(one.name, one)
-    return tuple(found[name] for name in sorted(found))
+    return tuple(found[0] for found in _by_name(kind).values())
+
+
+def clashes(kind: str) -> dict[str, tuple[Plugin, ...]]:
+    """Return the plugins of a kind whose name several packages bring, by name."""
+    return {name: found for name, found in _by_name(kind).items() if len(found) > 1}
+
+
+def _by_name(kind: str) -> dict[str, tuple[Plugin, ...]]:
+    own = [one for one in _declared() if one.kind == kind]
+    return {name: tuple(one for one in own if one.name == name) for name in sorted({one.name for one in own})}
 
 
 def plugin_of(kind: str, name: str) -> Plugin | None:
@@ -94,7 +100,7 @@ def plugin_of(kind: str, name: str) -> Plugin | None:
     Raises:
         ConfigError: Two packages bring it.
     """
-    found = [one for one in _declared() if (one.kind, one.name) == (kind, name)]
+    found = _by_name(kind).get(name, ())
     if len(found) > 1:
         raise ConfigError(
             f"{found[0].what} exists twice, also in the package {found[1].package} {found[1].version}: remove one of "
@@ -126,9 +132,9 @@ def adopt(kind: str, name: str, register: Callable[[str, Any], None]) -> None:
 
 
 def adopt_all(kind: str, register: Callable[[str, Any], None]) -> None:
-    """Register all plugins of a kind; see `adopt`."""
-    for one in plugins(kind):
-        adopt(kind, one.name, register)
+    """Register all plugins of a kind but those of `clashes`; see `adopt`."""
+    for name in _by_name(kind).keys() - clashes(kind).keys():
+        adopt(kind, name, register)
 
 
 @contextmanager
