@@ -35,7 +35,7 @@ gpu: $(VENV)/.installed  ## on a CUDA device: results equal the CPU's, then what
 		case $$? in 0 | 3) exit $$tests;; *) exit 1;; esac
 
 join: $(VENV)/.installed  ## a coordinator and three sites as real processes: kills, doors, approvals; prints the figures
-	$(PYTEST) -m slow tests/deploy tests/test_docs.py
+	$(PYTEST) -m slow tests/deploy tests/test_story.py
 
 faults: $(VENV)/.installed  ## kills, cut lines, full disks, hostile replies: prints the table; fails if anything is lost
 	$(PYTEST) -m slow tests/faults

@@ -1,64 +1,22 @@
 """A coordinator and three sites as processes on loopback, over TLS, through gateway and filters."""
 
 import ssl
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from cdtl_core.config import RunConfig, SimulationConfig
-from cdtl_core.data.listing.folders import rows_of
-from cdtl_core.data.synthetic.phantom import write_phantoms
 from cdtl_core.deploy.approvals import approvals, withdraw
 from cdtl_core.deploy.runs import load_run_state
 from cdtl_core.results.spent import spent_of_site
-from cdtl_core.simulation.simulate import simulate
 from cdtl_core.system.foreign import read_json
 from tests.deploy.conftest import Figures
-from tests.deploy.deployment import MODEL, Deployment
+from tests.deploy.deployment import MODEL
+from tests.deploy.joined import ALL, Make, Tiny, expect_models_of, make, under_way
 
+__all__ = ["make"]
 pytestmark = pytest.mark.slow
-Tiny = Callable[..., SimulationConfig]
-ALL = {"model": MODEL, "federation": {"rounds": 3, "min_sites": 3, "round_timeout_s": 200.0, "join_timeout_s": 200.0}}
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[[SimulationConfig], Deployment]]:
-    made: list[Deployment] = []
-
-    def build(config: SimulationConfig) -> Deployment:
-        made.append(Deployment(tmp_path, list(config.sites), config.of_method("cdtl")))
-        return made[-1]
-
-    yield build
-    for deployment in made:
-        deployment.end()
-
-
-Make = Callable[[SimulationConfig], Deployment]
-
-
-def under_way(deployment: Deployment, config: SimulationConfig) -> tuple[Deployment, Path]:
-    """Everybody started, a run asked for and approved everywhere."""
-    deployment.start_all()
-    run = deployment.request(config.of_method("cdtl"))
-    deployment.approve(run)
-    deployment.play(run)
-    return deployment, run
-
-
-def expect_models_of(config: SimulationConfig, deployment: Deployment, out: Path) -> None:
-    """Every site's model, byte for byte, is the one of a simulation with the same seed."""
-    simulate(config, out)
-    for site, home in deployment.homes.items():
-        for name in ("model.safetensors", "scores.csv"):
-            simulated = out / "sites" / site / "models" / "tiny-cdtl" / name
-            assert (home / "models" / "tiny-cdtl" / name).read_bytes() == simulated.read_bytes(), (site, name)
 
 
 @pytest.mark.ci
@@ -109,68 +67,6 @@ def test_private_sites_spend_from_their_own_ledgers_and_send_no_figure(tiny: Tin
     for line in deployment.lines(run):
         for said in (line.get("sites") or line["finish"]).values():
             assert set(said) <= {"bytes_received", "bytes_sent", "initial_weights_bytes", "chosen"}
-    deployment.stop()
-
-
-KILLS = {
-    "a site": "alba",
-    "the SuperLink": "flower-superlink",
-    "the gateway": "cdtl_core.deploy.gateway",
-    "the coordinator": "coordinator",
-}
-
-
-@pytest.mark.parametrize("who", [pytest.param(who, marks=pytest.mark.ci) if "coor" in who else who for who in KILLS])
-def test_a_kill_in_mid_round_costs_one_round_at_most_and_changes_no_model(
-    who: str, tiny: Tiny, make: Make, tmp_path: Path, figures: Figures
-) -> None:
-    config = tiny(**ALL)
-    deployment, run = under_way(make(config), config)
-    deployment.in_round(run, 2)
-    began = time.monotonic()
-    if KILLS[who] in {"alba", "coordinator"}:
-        deployment.kill(KILLS[who])
-        deployment.start(KILLS[who])
-    else:
-        psutil.Process(deployment.program("coordinator", KILLS[who])).kill()
-    assert deployment.ended(run) == "completed", deployment.story()
-    figures(f"kill -9 of {who} in round 2 of 3: to the end", f"{time.monotonic() - began:.0f} s")
-    lines = deployment.lines(run)
-    assert [line["round"] for line in lines] == [1, 2, 3, 4]
-    assert all(not line["refused"] and not line["absent"] for line in lines[:3]), lines
-    deployment.stop()
-    expect_models_of(config, deployment, tmp_path / "simulated")
-
-
-def test_a_site_that_is_away_is_named_and_takes_part_again_when_it_is_back(
-    tiny: Tiny, make: Make, figures: Figures
-) -> None:
-    config = tiny(
-        model=MODEL, federation={"rounds": 6, "min_sites": 2, "round_timeout_s": 200.0, "join_timeout_s": 200.0}
-    )
-    deployment, run = under_way(make(config), config)
-    deployment.in_round(run, 2)
-    deployment.kill("bari")
-    deployment.until(lambda: bool(deployment.lines(run)[-1].get("refused")), 200.0, "a round without bari")
-    without = deployment.lines(run)[-1]
-    assert without["refused"] in ({"bari": "not connected"}, {"bari": "lost in this round"})
-    assert set(without["sites"]) == {"alba", "como"}
-    deployment.start("bari")
-    assert deployment.ended(run) == "completed", deployment.story()
-    assert any("bari" in line["sites"] for line in deployment.lines(run)[:-1] if line["round"] > without["round"])
-    assert (deployment.homes["bari"] / "models" / "tiny-cdtl" / "model.safetensors").exists()
-    deployment.stop()
-
-
-def test_a_run_whose_site_never_ends_is_incomplete_and_says_who(tiny: Tiny, make: Make) -> None:
-    config = tiny(
-        model=MODEL, federation={"rounds": 3, "min_sites": 2, "round_timeout_s": 45.0, "join_timeout_s": 200.0}
-    )
-    deployment, run = under_way(make(config), config)
-    deployment.in_round(run, 3)
-    deployment.kill("bari")
-    assert deployment.ended(run) == "incomplete", deployment.story()
-    assert "bari" in deployment.lines(run)[-1]["missing"]
     deployment.stop()
 
 
@@ -261,58 +157,3 @@ def test_the_public_port_shows_nothing_but_the_fleet(tiny: Tiny, make: Make) -> 
     for reason in ("unknown path", "no client certificate", "plain HTTP"):
         assert reason in reasons
     deployment.stop()
-
-
-@pytest.mark.ci
-def test_a_new_engineer_gets_from_a_folder_of_images_to_an_accepted_update_in_ten_minutes(
-    tiny: Tiny, make: Make, tmp_path: Path, figures: Figures
-) -> None:
-    """Commands and default settings only; all that the coordinator does is to admit the site and ask for a run."""
-    images = tmp_path / "images"
-    write_class_folders(images, patients=40)
-    others = [site.model_dump(exclude_none=True) for site in tiny().sites[2:]]
-    run_config = RunConfig(name="first", federation={"rounds": 4, "min_sites": 2, "join_timeout_s": 300.0})  # type: ignore[arg-type]
-    deployment = make(tiny(model=MODEL, sites=others))
-    deployment.start_all()
-    deployment.connected()
-    home, began = tmp_path / "engineer", time.monotonic()
-    pattern = r"^(p[0-9a-f]+)_"
-    asked = ["--name", "zeno", "--modality", "ultrasound", "--data", str(images), "--patient-pattern", pattern]
-    cdtl("site", "init", str(home), *asked)
-    cdtl("server", "admit", str(deployment.coordinator), str(home / "enrolment.json"), "--yes")
-    where = ["--server", f"localhost:{deployment.port}", "--ca", str(deployment.ca)]
-    checked = cdtl("site", "check", str(home), *where)
-    assert "this site is admitted" in checked
-    assert "with the default settings, measured in a" in checked
-    figures("a new engineer: init, admission, check with rehearsal", f"{time.monotonic() - began:.0f} s")
-    run = deployment.request(run_config)
-    deployment.approve(run, "como")
-    deployment.play(run)
-    deployment.homes["zeno"] = home
-    deployment.start("zeno")
-    cdtl("site", "approve", str(home), str(run / "request.json"), "--yes")
-    deployment.until(lambda: (run / "rounds.jsonl").exists(), 500.0, "the first round")
-    took = time.monotonic() - began
-    figures("a new engineer: images to first accepted update", f"{took:.0f} s")
-    assert "zeno" in deployment.lines(run)[0]["sites"]
-    assert took < 600
-    deployment.stop()
-
-
-def write_class_folders(images: Path, *, patients: int) -> None:
-    """PNG files in a folder per label, the patient in each file's name, as an export often leaves them."""
-    drafts = images.with_name("drafts")
-    write_phantoms(drafts, modality="ultrasound", num_patients=patients, seed=5, size=160)
-    for number, row in enumerate(rows_of(drafts)):
-        target = images / row.label / f"p{row.patient.strip('p')}_{number}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        row.file.rename(target)
-
-
-def cdtl(*arguments: str) -> str:
-    """Run a command as a person does; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cdtl_core.cli.main", *arguments], capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout

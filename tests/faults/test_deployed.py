@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,29 +15,16 @@ from cdtl_core.config import SimulationConfig
 from cdtl_core.config.folders import RunFolder
 from cdtl_core.coordinator.admission import enrolled_contracts
 from tests.deploy.deployment import MODEL, Deployment
+from tests.deploy.joined import Make, Tiny, make
 from tests.faults.link import Link
 from tests.faults.rig import Fault
 
+__all__ = ["make"]
 pytestmark = pytest.mark.slow
-Tiny = Callable[..., SimulationConfig]
 Line = Callable[[str], Fault]
 Whole = Callable[[SimulationConfig], Path]
-Make = Callable[[SimulationConfig], Deployment]
 LIMITS = {"min_sites": 3, "round_timeout_s": 400.0, "join_timeout_s": 400.0}
 PROGRAMS = {"flower-superlink": "coordinator", "cdtl_core.deploy.gateway": "coordinator", "flower-supernode": "bari"}
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[Deployment] = []
-
-    def build(config: SimulationConfig) -> Deployment:
-        made.append(Deployment(tmp_path, list(config.sites), config.of_method("cdtl")))
-        return made[-1]
-
-    yield build
-    for deployment in made:
-        deployment.end()
 
 
 def under_way(deployment: Deployment, config: SimulationConfig) -> Path:
