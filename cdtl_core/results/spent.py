@@ -9,8 +9,8 @@ from cdtl_core.config.folders import SiteFolder
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.journal import unprotected_runs
 from cdtl_core.privacy.accounting import Steps, affordable_steps, epsilon, epsilon_prv
-from cdtl_core.privacy.ledger import PrivacyLedger, ledger_exists, read_ledger
 from cdtl_core.privacy.ledger_entries import Plan, Reservation
+from cdtl_core.privacy.ledger_file import PrivacyLedger, ledger_exists, read_ledger
 
 __all__ = ["RoundSpent", "RunSpent", "Spent", "ledger_folders", "not_covered", "spent_of", "spent_of_site"]
 

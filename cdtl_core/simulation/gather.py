@@ -18,7 +18,7 @@ from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.journal import Journal, read_journal
 from cdtl_core.federation.round import round_matrices
 from cdtl_core.federation.state import Member, start
-from cdtl_core.privacy.ledger import read_ledger
+from cdtl_core.privacy.ledger_file import read_ledger
 from cdtl_core.results.material import material_of
 from cdtl_core.results.report import Bytes, Counts, Privacy, Report, SiteReport
 from cdtl_core.results.spent import spent_of

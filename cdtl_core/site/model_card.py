@@ -17,7 +17,7 @@ from cdtl_core.metrics.bands import average_precision_interval, mean_interval
 from cdtl_core.metrics.metrics import Interval, auroc_interval
 from cdtl_core.metrics.operating import choose_threshold, confusion_at
 from cdtl_core.metrics.summary import expected_calibration_error
-from cdtl_core.privacy.ledger import read_ledger
+from cdtl_core.privacy.ledger_file import read_ledger
 from cdtl_core.results.card import (
     INTENDED_USE,
     OUT_OF_SCOPE,

@@ -9,16 +9,8 @@ from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.contract import round_patients
 from cdtl_core.federation.journal import unprotected_runs
 from cdtl_core.federation.site import Site
-from cdtl_core.privacy.ledger import (
-    Budget,
-    PrivacyLedger,
-    Reservation,
-    commit,
-    ledger_exists,
-    note_unprotected,
-    open_ledger,
-    reserve,
-)
+from cdtl_core.privacy.ledger import Budget, Reservation, commit, note_unprotected, open_ledger, reserve
+from cdtl_core.privacy.ledger_file import PrivacyLedger, ledger_exists
 from cdtl_core.privacy.mechanism import Grant, Mechanism, check_terms, without_noise
 from cdtl_core.site.memory import was_private
 

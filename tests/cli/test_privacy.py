@@ -8,7 +8,8 @@ import pytest
 
 from cdtl_core.cli.privacy_text import _ranges
 from cdtl_core.privacy.accounting import epsilon_prv
-from cdtl_core.privacy.ledger import Budget, commit, open_ledger, read_ledger, reserve
+from cdtl_core.privacy.ledger import Budget, commit, open_ledger, reserve
+from cdtl_core.privacy.ledger_file import read_ledger
 from tests.conftest import Cdtl
 from tests.privacy.test_ledger import of_earlier_version
 

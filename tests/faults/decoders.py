@@ -35,7 +35,8 @@ from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, HeadSum, Member, Record
 from cdtl_core.inference.model_folder import read_note
 from cdtl_core.models.weights import load_weights, save_weights, weights_hash
-from cdtl_core.privacy.ledger import open_ledger, read_ledger
+from cdtl_core.privacy.ledger import open_ledger
+from cdtl_core.privacy.ledger_file import read_ledger
 from cdtl_core.results.card import CARD_FILE, load_card
 from cdtl_core.results.scores import TEST_FILE, read_scores
 from cdtl_core.site.session import describe_site, finish_run, train_round

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.privacy.ledger import read_ledger
+from cdtl_core.privacy.ledger_file import read_ledger
 from tests.conftest import TINY_SITES, Tries
 from tests.faults.disk import EIO, ENOSPC, Call, Disk
 from tests.faults.rig import Fault, finished, play, said

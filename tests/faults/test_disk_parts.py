@@ -32,7 +32,8 @@ from cdtl_core.deploy.service import is_running, running_service
 from cdtl_core.deploy.used import used_of
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.limits import Order
-from cdtl_core.privacy.ledger import Budget, commit, open_ledger, read_ledger, reserve
+from cdtl_core.privacy.ledger import Budget, commit, open_ledger, reserve
+from cdtl_core.privacy.ledger_file import read_ledger
 from cdtl_core.report.egress_log import logged_lines
 from cdtl_core.system.chained import ChainedLog, LogFiles
 from cdtl_core.system.rotating import RotatingLog

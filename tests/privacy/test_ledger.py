@@ -14,7 +14,8 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 
 from cdtl_core.errors import PrivacyError
 from cdtl_core.privacy.accounting import Steps, epsilon, epsilon_prv
-from cdtl_core.privacy.ledger import Budget, commit, ledger_exists, note_unprotected, open_ledger, read_ledger, reserve
+from cdtl_core.privacy.ledger import Budget, commit, note_unprotected, open_ledger, reserve
+from cdtl_core.privacy.ledger_file import ledger_exists, read_ledger
 
 ROOT = Path(__file__).parents[2]
 DELTA = 1e-4

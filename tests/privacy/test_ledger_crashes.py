@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdtl_core.privacy.accounting import Steps, epsilon
-from cdtl_core.privacy.ledger import Budget, Reservation, commit, open_ledger, read_ledger, reserve
+from cdtl_core.privacy.ledger import Budget, Reservation, commit, open_ledger, reserve
+from cdtl_core.privacy.ledger_file import read_ledger
 
 DELTA = 1e-5
 BUDGETS = {

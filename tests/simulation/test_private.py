@@ -17,7 +17,7 @@ from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.egress import egress_manifest
 from cdtl_core.federation.egress_check import check_outline
 from cdtl_core.federation.packing import arrays_of, outline, unpacked
-from cdtl_core.privacy.ledger import read_ledger
+from cdtl_core.privacy.ledger_file import read_ledger
 from cdtl_core.simulation.inprocess import InProcessGrid, run_in_process
 from cdtl_core.simulation.simulate import resume_simulation, simulate
 from cdtl_core.site import memory

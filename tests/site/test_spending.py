@@ -9,7 +9,8 @@ from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import PrivacyError
-from cdtl_core.privacy.ledger import Budget, commit, read_ledger, reserve
+from cdtl_core.privacy.ledger import Budget, commit, reserve
+from cdtl_core.privacy.ledger_file import read_ledger
 from cdtl_core.site.home import open_site
 from cdtl_core.site.spending import ledger_of
 from tests.privacy.test_ledger import of_earlier_version

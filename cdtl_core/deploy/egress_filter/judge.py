@@ -20,7 +20,7 @@ from cdtl_core.federation.contract import enrolled_contract
 from cdtl_core.federation.egress import EgressManifest, limit_of
 from cdtl_core.federation.egress_check import Own, check_outline, own_fault
 from cdtl_core.federation.packing import encoded_again, is_packed, not_finite, outline, packed, unpacked
-from cdtl_core.privacy.ledger import ledger_exists, read_ledger
+from cdtl_core.privacy.ledger_file import ledger_exists, read_ledger
 
 __all__ = ["Judged", "judge", "own_of"]
 

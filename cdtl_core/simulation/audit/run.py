@@ -22,7 +22,7 @@ from cdtl_core.federation.site import Site
 from cdtl_core.metrics.metrics import log_loss_by_patient
 from cdtl_core.privacy.audit import CONFIDENCE, correct_guesses, lower_bound, num_guesses
 from cdtl_core.privacy.canaries import draw_canaries
-from cdtl_core.privacy.ledger import read_ledger
+from cdtl_core.privacy.ledger_file import read_ledger
 from cdtl_core.privacy.mechanism import Grant, check_terms, without_noise
 from cdtl_core.privacy.membership import Membership, membership
 from cdtl_core.simulation.audit.canary_run import Subject, guess_scores, train
