@@ -1,7 +1,7 @@
 """A site's privacy ledger: all steps on its patients' images, over every round, run and restart.
 
-Steps are reserved BEFORE training; a reservation without a commitment counts in full. `ledger_file` reads and writes the
-file.
+Steps are reserved BEFORE training; a reservation without a commitment counts in full. `ledger_file` reads and
+writes the file.
 """
 
 import secrets
