@@ -17,6 +17,9 @@ Through Flower an error travels as a code and a fixed sentence, never with its t
 `ERROR_CODE_BASE`, above all of Flower's own.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "ERROR_CODE_BASE",
     "KINDS",
@@ -27,11 +30,18 @@ __all__ = [
     "FederationError",
     "ModelError",
     "PrivacyError",
+    "did_you_mean",
     "error_of_code",
     "reply_error",
 ]
 
 ERROR_CODE_BASE = 100
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return how a sentence about an unknown name goes on: the known name most like it, if there is one, and "use"."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f": did you mean {near[0]}? Use" if near else ": use"
 
 
 class CdtlError(Exception):

@@ -65,7 +65,7 @@ def check_file(path: Path, changes: Sequence[str] = ()) -> Checked:
 
 
 def _kind_of(tree: dict[str, Any]) -> str:
-    if "sites" in tree:
+    if "sites" in tree or isinstance(tree.get("site"), list):
         return "simulation"
     return "site" if {"site", "modality"} & tree.keys() else "run"
 

@@ -57,7 +57,9 @@ def load_config(source: str | Path | Mapping[str, Any], changes: Iterable[str] =
         2
     """
     if isinstance(source, Mapping):
-        return _simulation_of(copy.deepcopy(dict(source)), changes, "the settings")
+        tree = copy.deepcopy(dict(source))
+        _applied(tree, changes)
+        return _simulation_of(tree, (), "the settings")
     return load_simulation(find_config(Path(source)), changes)
 
 
@@ -74,8 +76,8 @@ def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConf
 
 
 def _simulation_of(tree: dict[str, Any], overrides: Iterable[str], source: str) -> SimulationConfig:
-    for override in overrides:
-        _apply(tree, override)
+    _refuse_site_list(tree, source)
+    typed = _applied(tree, overrides)
     shared, sites = _typed(tree, "data", {}), _typed(tree, "sites", [])
     if "method" in tree:
         raise ConfigError(
@@ -87,7 +89,12 @@ def _simulation_of(tree: dict[str, Any], overrides: Iterable[str], source: str) 
         document["paper"] = paper
     if methods is not None:
         document["methods"] = methods.split(",") if isinstance(methods, str) else methods
-    return validated(SimulationConfig, document, source)
+    return validated(SimulationConfig, document, source, typed)
+
+
+def _refuse_site_list(tree: Mapping[str, Any], source: str) -> None:
+    if isinstance(tree.get("site"), list | dict):
+        raise ConfigError(f"[[site]] in {source} is unknown: did you mean [[sites]]?")
 
 
 def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
@@ -109,8 +116,8 @@ def load_run(path: Path, overrides: Iterable[str] = (), *, deployed: bool = Fals
         ConfigError: The file is missing or not TOML, or a setting is unknown, ill-typed or of a simulation.
     """
     tree = anchored(read_toml(path), path)
-    for override in overrides:
-        _apply(tree, override)
+    _refuse_site_list(tree, str(path))
+    typed = _applied(tree, overrides)
     simulated = {key: text for key, text in _OF_SIMULATIONS.items() if tree.pop(key, None)}
     if deployed and simulated:
         raise ConfigError(
@@ -118,7 +125,7 @@ def load_run(path: Path, overrides: Iterable[str] = (), *, deployed: bool = Fals
             "sites that were admitted (federation.sites chooses among them), each with its own images, and one method "
             f"(method). Remove them from the file, or add {' '.join(f'--set {key}=' for key in simulated)}"
         )
-    return validated(RunConfig, tree, str(path))
+    return validated(RunConfig, tree, str(path), typed)
 
 
 def changed_run(run: RunConfig, changes: Mapping[str, Any], source: str) -> RunConfig:
@@ -226,7 +233,12 @@ def _typed(tree: dict[str, Any], key: str, default: Any) -> Any:
     return value
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _applied(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str, ...]:
+    """Change settings, and return their keys."""
+    return tuple(_apply(tree, override) for override in overrides)
+
+
+def _apply(tree: dict[str, Any], override: str) -> str:
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"'--set {override}' is not a setting: write key=value, for example --set train.lr=0.001.")
@@ -237,6 +249,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not isinstance(node, dict):
         raise ConfigError(f"'--set {override}' is not a setting: '{'.'.join(path)}' has no keys below it.")
     node[last] = _value(text)
+    return key.strip()
 
 
 def _step(node: Any, part: str, key: str) -> Any:

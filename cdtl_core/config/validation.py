@@ -19,16 +19,32 @@ __all__ = ["validated"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _MOST_SHOWN, _MOST_NEAR = 80, 3
+_RATE, _ROUNDS, _BACKBONE = ("train.lr", "dp.lr"), ("federation.rounds", "train.steps"), ("model.backbone",)
+_USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "algorithm": ("methods", "method"), "strategy": ("methods", "method"),
+    "arch": _BACKBONE, "architecture": _BACKBONE, "network": _BACKBONE,
+    "batch": ("train.batch_size",), "bs": ("train.batch_size",),
+    "classes": ("task.labels",), "class_names": ("task.labels",),
+    "clients": ("sites",), "hospitals": ("sites",),
+    "criterion": ("train.loss",), "pretrained": ("model.weights",),
+    "delta": ("dp.target_delta",), "epsilon": ("dp.target_epsilon",), "clip": ("dp.max_grad_norm",),
+    "epoch": _ROUNDS, "epochs": _ROUNDS, "num_rounds": _ROUNDS, "iterations": ("train.steps",),
+    "image_size": ("image.size",), "img_size": ("image.size",), "resolution": ("image.size",),
+    "learning_rate": _RATE, "learningrate": _RATE, "l2": ("train.weight_decay",), "wd": ("train.weight_decay",),
+    "random_seed": ("seed",), "random_state": ("seed",),
+}  # fmt: skip
+"""Names of other programs to the settings of cdtl."""
 _RENAMED = "the same method under its common name (each site keeps its norms)"
 
 
-def validated(kind: type[_Model], document: Mapping[str, Any], source: str) -> _Model:
+def validated(kind: type[_Model], document: Mapping[str, Any], source: str, typed: Sequence[str] = ()) -> _Model:
     """Return the settings that a tree holds.
 
     Args:
         kind: Their model.
         document: The tree, as read from TOML or a message.
         source: Its name in errors.
+        typed: Keys of the settings that came with ``--set``, which errors about these name instead.
 
     Raises:
         ConfigError: A setting is unknown, ill-typed, or of an earlier version. Its notes are the sentences about all
@@ -39,8 +55,11 @@ def validated(kind: type[_Model], document: Mapping[str, Any], source: str) -> _
     except ValidationError as error:
         if former := _former(document):
             raise ConfigError(_of_earlier_version(former, source)) from None
-        sentences = [_sentence(kind, fault, document, source) for fault in faults_of(error)]
-        found, more = ConfigError(sentences[0]), len(sentences) - 1
+        faults = [one for fault in faults_of(error) for one in _opened(kind, fault)]
+        named = [(fault, ".".join(_named(fault.place, document))) for fault in faults]
+        sources = ["--set" if _is_typed(place, typed) else source for _, place in named]
+        sentences = [_sentence(kind, *one, where) for one, where in zip(named, sources, strict=True)]
+        found, more = ConfigError(sentences[0]), sources[1:].count(source)
         if more and Path(source).is_file():
             found = ConfigError(f"{sentences[0].removesuffix('.')} ({more} more: cdtl config check {source}).")
         for sentence in sentences:
@@ -78,18 +97,33 @@ def _of_earlier_version(former: str, source: str) -> str:
     return f"{source} is of an earlier version of cdtl. It holds {former}."
 
 
-def _sentence(kind: type[BaseModel], fault: Fault, document: Mapping[str, Any], source: str) -> str:
-    place = ".".join(_named(fault.place, document))
+def _is_typed(place: str, typed: Sequence[str]) -> bool:
+    return any(f"{place}.".startswith(f"{key}.") or f"{key}.".startswith(f"{place}.") for key in typed if place)
+
+
+def _opened(kind: type[BaseModel], fault: Fault) -> list[Fault]:
+    """Return a fault for each setting of an unknown table if a setting of such a name exists, else the fault itself."""
+    known, inner = _keys_of(kind), fault.value if isinstance(fault.value, Mapping) else {}
+    if fault.type != "extra_forbidden" or not inner or _nearest(_key_of(fault), known):
+        return [fault]
+    found = [fault._replace(place=(*fault.place, str(name)), value=value) for name, value in inner.items()]
+    return found if any(_nearest(_key_of(one), known) for one in found) else [fault]
+
+
+def _key_of(fault: Fault) -> str:
+    """Return a setting with dots, a site's without its number."""
+    return ".".join(str(part) for part in fault.place if not isinstance(part, int)).removeprefix("run.")
+
+
+def _sentence(kind: type[BaseModel], fault: Fault, place: str, source: str) -> str:
     key = place or "the file"
     if fault.type == "missing":
         return f"{key} is missing in {source}: add it."
     got = f", got {visible(repr(fault.value), _MOST_SHOWN)}"
     if fault.type == "extra_forbidden":
         of_site = fault.place[:1] == ("sites",) and len(fault.place) > 2
-        parts = [str(part) for part in fault.place if not isinstance(part, int)]
-        start = key.removesuffix(".".join(parts[1:])) if of_site else ""
-        end = _did_you_mean(kind, ".".join(parts).removeprefix("run."), start)
-        return f"{key} in {source} is unknown{got}{end}"
+        start = key.removesuffix(_key_of(fault).removeprefix("sites.")) if of_site else ""
+        return f"{key} in {source} is unknown{got}{_did_you_mean(kind, _key_of(fault), start)}"
     if fault.type == "value_error":
         return f"{f'{place} in ' if place else ''}{source}: {fault.reason}; correct the setting."
     return f"{key} in {source} {fault.reason}{got}."
@@ -128,12 +162,14 @@ def _did_you_mean(kind: type[BaseModel], key: str, start: str) -> str:
 
 
 def _nearest(key: str, known: Sequence[str], cutoff: float = 0.75) -> list[str]:
-    """Return the settings of the same name in other tables, else the most similar setting, else a similar name's."""
+    """Return the settings of this name in other tables, else of a usual name for it, else those named most like it."""
     names: dict[str, list[str]] = {}
     for one in known:
         names.setdefault(one.rpartition(".")[2], []).append(one)
     last = key.rpartition(".")[2]
     if found := [one for one in names.get(last, ()) if one != key]:
+        return found
+    if found := [one for one in _USUAL_NAMES.get(last.lower().replace("-", "_"), ()) if one in known]:
         return found
     if found := get_close_matches(key, known, n=1, cutoff=cutoff):
         return found
@@ -150,6 +186,6 @@ def _keys_of(kind: type[BaseModel]) -> list[str]:
 
 def _shown(key: str, start: str) -> str:
     if not key.startswith("sites."):
-        return key
+        return "[[sites]]" if key == "sites" else key
     own = key.removeprefix("sites.")
     return f"{start}{own}" if start else f"{own} under [[sites]]"

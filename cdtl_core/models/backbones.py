@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from cdtl_core.errors import ConfigError, ModelError
+from cdtl_core.errors import ConfigError, ModelError, did_you_mean
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.own_nets import OWN, OwnNet
 from cdtl_core.system.plugins import adopt, adopt_all, naming_plugin, plugins
@@ -129,10 +129,11 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     elif name in torchvision.models.list_models(torchvision.models):
         module, mean, std = _torchvision_backbone(name), _IMAGENET_MEAN, _IMAGENET_STD
     else:
-        known = dict.fromkeys([*OWN, *(one.name for one in plugins("backbones"))])
+        known = dict.fromkeys([_LITE0, *OWN, *(one.name for one in plugins("backbones"))])
+        libraries = (*timm.list_models(), *torchvision.models.list_models(torchvision.models))
         raise ModelError(
-            f"the backbone '{name}' is unknown: use efficientnet_lite0, {', '.join(known)}, or a classifier of timm or "
-            "torchvision."
+            f"the backbone '{name}' is unknown{did_you_mean(name, (*known, *libraries))} {', '.join(known)}, or a "
+            "classifier of timm or torchvision."
         )
     return Backbone(module, _num_features(module, name, image_size), mean, std)
 

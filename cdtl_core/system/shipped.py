@@ -3,7 +3,7 @@
 import tomllib
 from pathlib import Path
 
-from cdtl_core.errors import ConfigError
+from cdtl_core.errors import ConfigError, did_you_mean
 
 __all__ = ["bundle_root", "code_version", "find_config", "is_shipped"]
 
@@ -41,5 +41,8 @@ def find_config(name: Path) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    names = ", ".join(sorted(path.stem for path in shipped.glob("*.toml")))
-    raise ConfigError(f"the configuration {name} does not exist: give a .toml file or a shipped name ({names}).")
+    names = sorted(path.stem for path in shipped.glob("*.toml"))
+    raise ConfigError(
+        f"the configuration {name} does not exist{did_you_mean(name.stem, names)} a .toml file or a shipped name "
+        f"({', '.join(names)})."
+    )

@@ -130,7 +130,18 @@ def test_what_a_file_needs_and_is_not_here_is_named(cdtl: Cdtl, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("lr=0.1", "lr in study.toml is unknown, got 0.1: did you mean train.lr or dp.lr?"),
+        ("lr=0.1", "lr in --set is unknown, got 0.1: did you mean train.lr or dp.lr?"),
+        ("optim.lr=0.01", "optim.lr in --set is unknown, got 0.01: did you mean train.lr or dp.lr?"),
+        ("train.learning_rate=0.01", "train.learning_rate in --set is unknown, got 0.01: did you mean train.lr or"),
+        ("optimizer.learning-rate=0.01", "did you mean train.lr or dp.lr?"),
+        ("train.epochs=3", "did you mean federation.rounds or train.steps?"),
+        ("batch=3", "did you mean train.batch_size?"),
+        ("train.seed=3", "did you mean seed or "),
+        ("random_state=3", "did you mean seed?"),
+        ("model.network=unet", "did you mean model.backbone?"),
+        ("algorithm=cdtl", "did you mean methods?"),
+        ("clients=3", "did you mean [[sites]]?"),
+        ("wubble.x=3", "wubble in --set is unknown, got {'x': 3}; remove it."),
         ("model.lr=0.1", "did you mean train.lr or dp.lr?"),
         ("trian.lr=0.1", "did you mean train?"),
         ("augment.flip=0", "did you mean train.augment?"),
@@ -138,19 +149,20 @@ def test_what_a_file_needs_and_is_not_here_is_named(cdtl: Cdtl, tmp_path: Path) 
         ("sites.north.manifest=x", "did you mean sites.north.data.manifest?"),
         ("sites.north.lr=1", "did you mean train.lr or dp.lr?"),
         ("sites.south.site=Süd", "sites.Süd.site in study.toml must be a name of a-z, 0-9, - and _ (at most 48"),
-        ("name=My study", "name in study.toml must be a name of a-z, 0-9, - and _"),
+        ("name=My study", "name in --set must be a name of a-z, 0-9, - and _"),
         ("model.backbone=a/b", "must be a name of letters, digits, _, . and -"),
-        ("sites.north.device=gpu", "sites.north.device in study.toml must be auto, cpu, mps, cuda, cuda:0"),
-        ("train.steps=1.5", "train.steps in study.toml must be a whole number, got 1.5."),
-        ("train.lr=-1", "train.lr in study.toml must be above 0, got -1."),
+        ("sites.north.device=gpu", "sites.north.device in --set must be auto, cpu, mps, cuda, cuda:0"),
+        ("train.steps=1.5", "train.steps in --set must be a whole number, got 1.5."),
+        ("train.lr=-1", "train.lr in --set must be above 0, got -1."),
         ("federation.rounds=10000", "must be 9999 or less"),
         ("share.head=maybe", "must be true or false"),
         ("methods=magic", "must be alone, fedbn or cdtl, got 'magic'."),
         ("sites.north.data.frame=lost", "must be first, middle or last or a whole number, got 'lost'."),
-        ("sites.south.modality=xrays", "sites.south.modality in study.toml: modality 'xrays' is unknown: use one of"),
-        ('sites.south.labels=["a"]', "sites.south.labels in study.toml must have 2 or more entries"),
-        ("sites.south.data.where={a=1}", "sites.south.data.where.a in study.toml must be text or a list"),
-        ("sites.south.data.box={}", "sites.south.data.box.column is missing in study.toml"),
+        ("sites.south.modality=ultrasonic", "modality 'ultrasonic' is unknown: did you mean ultrasound? Use one of"),
+        ("sites.south.modality=xrays", "sites.south.modality in --set: modality 'xrays' is unknown: did you mean xray"),
+        ('sites.south.labels=["a"]', "sites.south.labels in --set must have 2 or more entries"),
+        ("sites.south.data.where={a=1}", "sites.south.data.where.a in --set must be text or a list"),
+        ("sites.south.data.box={}", "sites.south.data.box.column is missing in --set"),
     ],
 )
 def test_a_wrong_setting_is_said_in_words_that_help(cdtl: Cdtl, tmp_path: Path, override: str, says: str) -> None:
@@ -160,6 +172,38 @@ def test_a_wrong_setting_is_said_in_words_that_help(cdtl: Cdtl, tmp_path: Path, 
     assert says in done.err
     assert not OF_PYDANTIC.search(done.err)
     assert done.err.count("\n") == 1
+
+
+def test_a_list_of_sites_under_another_name_is_recognised(cdtl: Cdtl, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('name = "study"\n' + SITES.replace("[[sites]]", "[[site]]"))
+    for command in (("simulate", "study.toml"), ("config", "check", "study.toml")):
+        done = cdtl(*command)
+        assert (done.code, done.err) == (3, "Error: [[site]] in study.toml is unknown: did you mean [[sites]]?\n")
+
+
+def test_only_what_the_file_holds_is_said_to_be_in_it(cdtl: Cdtl, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('name = "study"\noptim = { lr = 0.1, momentum = 0.9, x = 1 }\n' + SITES)
+    done = cdtl("config", "check", "study.toml", "--set", "optim.lr=1")
+    assert done.err.splitlines() == [
+        "Error: optim.lr in --set is unknown, got 1: did you mean train.lr or dp.lr?",
+        "Error: optim.momentum in study.toml is unknown, got 0.9: did you mean dp.momentum?",
+        "Error: optim.x in study.toml is unknown, got 1; remove it.",
+    ]
+    done = cdtl("simulate", "tiny", "--set", "learning_rate=1", "--set", "epochs=1")
+    assert done.err == "Error: learning_rate in --set is unknown, got 1: did you mean train.lr or dp.lr?\n"
+
+
+def test_a_name_much_like_a_known_one_is_answered_with_it(cdtl: Cdtl) -> None:
+    for command, says in (
+        (("simulate", "tinny"), "the configuration tinny does not exist: did you mean tiny? Use a .toml file or a"),
+        (("simulate", "tiny", "--set", "model.backbone=u2net"), "the backbone 'u2net' is unknown: did you mean unet?"),
+        (("simulate", "tiny", "--set", "model.backbone=resnet-18"), "did you mean resnet18? Use efficientnet_lite0, "),
+        (("compare", "tiny", "--methods", "alone,fedprx"), "the method 'fedprx' is unknown: did you mean fedprox?"),
+        (("data", "check", ".", "--modality", "ultrasonic"), "did you mean ultrasound? Use one of"),
+    ):
+        done = cdtl(*command)
+        assert done.code in {3, 5}
+        assert says in done.err
 
 
 def test_no_value_of_any_setting_brings_a_sentence_of_pydantic() -> None:

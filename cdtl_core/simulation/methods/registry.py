@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from cdtl_core.errors import ConfigError
+from cdtl_core.errors import ConfigError, did_you_mean
 from cdtl_core.simulation.methods.alone import alone
 from cdtl_core.simulation.methods.apfl import apfl
 from cdtl_core.simulation.methods.blended import blended
@@ -61,5 +61,6 @@ def method_of(name: str, also: Iterable[str] = ()) -> Method[Any]:
         ConfigError: No method has this name.
     """
     if name not in METHODS:
-        raise ConfigError(f"the method '{name}' is unknown: use one of {', '.join(dict.fromkeys((*METHODS, *also)))}.")
+        known = dict.fromkeys((*METHODS, *also))
+        raise ConfigError(f"the method '{name}' is unknown{did_you_mean(name, known)} one of {', '.join(known)}.")
     return METHODS[name]
