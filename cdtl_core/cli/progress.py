@@ -3,6 +3,7 @@
 After Ctrl-C: how the work continues.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from cdtl_core.cli.screen import open_console
 from cdtl_core.system.foreign import visible
 from cdtl_core.system.progress import listen, report
 
-__all__ = ["resumable", "showing_progress", "showing_steps"]
+__all__ = ["ending_once", "resumable", "showing_progress", "showing_steps"]
 
 
 @contextmanager
@@ -60,6 +61,27 @@ def resumable(command: str, folder: Path) -> Iterator[None]:
         how = f"continue with: {command} --resume {folder}" if folder.exists() else "nothing is kept"
         typer.echo(f"\nInterrupted; {how}", err=True)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def ending_once() -> Iterator[None]:
+    """End the block at the first SIGINT, SIGTERM or SIGHUP; later ones cannot cut the clean-up short."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, _: object) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        typer.echo("Ending all programs ...", err=True)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Display:

@@ -106,7 +106,7 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check everything, then rehearse; exit code 7 if something would prevent the site from taking part."""
-    from cdtl_core.cli.progress import showing_steps
+    from cdtl_core.cli.progress import ending_once, showing_steps
     from cdtl_core.cli.rehearsing import print_checks
     from cdtl_core.deploy.coordinator_address import save_address
     from cdtl_core.deploy.readiness import check_site
@@ -116,7 +116,7 @@ def check(
         raise typer.BadParameter("give --server and --ca together")
     if server and ca:
         save_address(folder, server, ca)
-    with showing_steps() as tell:
+    with ending_once(), showing_steps() as tell:
         found = check_site(folder, rehearse=rehearse, tell=tell)
     typer.echo(json.dumps(found, indent=1)) if json_ else print_checks(found)
     if any(one["state"] == "wrong" for one in found["checks"]):

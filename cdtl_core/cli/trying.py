@@ -1,16 +1,14 @@
 """`cdtl try`: a whole federation as real processes on this machine, from enrolment to the report."""
 
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cdtl_core.cli.data import PATTERN_HELP
+from cdtl_core.cli.progress import ending_once
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def try_federation(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not empty: choose another --out.")
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _ending_once():
+    with ending_once():
         try:
             if folders:
                 settings = given_sites(settings, out, folders, label_map, patient_pattern)
@@ -191,24 +189,3 @@ def _has_screen() -> bool:
 
     desktop = sys.platform == "darwin" or any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
     return sys.stdout.isatty() and desktop
-
-
-@contextmanager
-def _ending_once() -> Iterator[None]:
-    """End the block at the first SIGINT, SIGTERM or SIGHUP; later ones cannot cut the clean-up short."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def end(number: int, _: object) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
-        typer.echo("Ending all programs ...", err=True)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

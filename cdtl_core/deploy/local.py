@@ -3,6 +3,7 @@
 Between hospitals a person compares fingerprints before a site is admitted. Here all folders belong to one account.
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.flower import flower_environment
 from cdtl_core.system.processes import ProcessGroup, free_port
+from cdtl_core.system.scratch import scratch_folder
 
 __all__ = ["COORDINATOR", "LocalFederation", "await_end"]
 
@@ -65,20 +67,22 @@ class LocalFederation:
         return [*own, "site", "start", str(self.homes[name]), "--part", part, *address]
 
     @contextmanager
-    def running(self, logs: Path, *, farewell: str = ":") -> Iterator[ProcessGroup]:
+    def running(self, logs: Path, *remove: Path) -> Iterator[ProcessGroup]:
         """Run all services while the block runs; nothing of them is left after it, also if this process is killed.
 
         Args:
             logs: An existing folder; the output of each service goes to ``<name>.log``.
-            farewell: Shell line for `ProcessGroup`.
+            remove: Further folders to remove if this process is killed.
         """
-        group = ProcessGroup(flower_environment({}), logs, farewell=farewell)
-        try:
-            for name in (COORDINATOR, *self.homes):
-                group.start(name, self.command(name), logs / f"{name}.log")
-            yield group
-        finally:
-            group.stop(patience_s=_PATIENCE_S)
+        with scratch_folder() as scratch:
+            farewell = shlex.join(["rm", "-rf", *map(str, (scratch, *remove))])
+            group = ProcessGroup(flower_environment({"TMPDIR": scratch}), logs, farewell=farewell)
+            try:
+                for name in (COORDINATOR, *self.homes):
+                    group.start(name, self.command(name), logs / f"{name}.log")
+                yield group
+            finally:
+                group.stop(patience_s=_PATIENCE_S)
 
 
 def await_end(

@@ -1,7 +1,6 @@
 """Connection check from a site to its coordinator: port, TLS, clock, admission; each failure has its own sentence."""
 
 import ssl
-import tempfile
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -14,6 +13,7 @@ from cdtl_core.deploy.coordinator_address import CoordinatorAddress
 from cdtl_core.deploy.egress_filter.signing import load_signer
 from cdtl_core.deploy.filter import CERTIFICATE_FILE, outbound_proxy, save_tls_key
 from cdtl_core.deploy.keys import KEY_FILE
+from cdtl_core.system.scratch import scratch_folder
 
 __all__ = ["check_coordinator", "knows_key"]
 
@@ -63,10 +63,10 @@ def knows_key(keys: Path, address: CoordinatorAddress, ca: Path) -> bool:
 
 def _admitted(keys: Path, address: CoordinatorAddress, ca: Path) -> tuple[State, str]:
     host = f"[{address.host}]" if ":" in address.host else address.host
-    with tempfile.TemporaryDirectory(prefix="cdtl-") as scratch:
+    with scratch_folder() as scratch:
         context = ssl.create_default_context(cafile=ca)
-        save_tls_key(keys, Path(scratch) / "client.key")
-        context.load_cert_chain(keys / CERTIFICATE_FILE, Path(scratch) / "client.key")
+        save_tls_key(keys, scratch / "client.key")
+        context.load_cert_chain(keys / CERTIFICATE_FILE, scratch / "client.key")
     with httpx.Client(
         base_url=f"https://{host}:{address.port}",
         verify=context,

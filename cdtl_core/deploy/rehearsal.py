@@ -1,7 +1,5 @@
 """Rehearsal: two rounds with the site's own images against a coordinator on this machine."""
 
-import shlex
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from cdtl_core.errors import FederationError
 from cdtl_core.federation.journal import Journal, read_diary, read_entries, read_journal
 from cdtl_core.system.foreign import read_json
 from cdtl_core.system.processes import ProcessGroup
+from cdtl_core.system.scratch import scratch_folder
 
 __all__ = ["rehearse_rounds"]
 
@@ -46,8 +45,7 @@ def rehearse_rounds(
     Raises:
         FederationError: A round failed; the sentence names the log's last words.
     """
-    with tempfile.TemporaryDirectory(prefix="cdtl-rehearsal-") as name:
-        scratch = Path(name)
+    with scratch_folder("rehearsal-") as scratch:
         local, shadow = LocalFederation(scratch), scratch / own.site
         _shadow(home, own, shadow)
         config = RunConfig.model_validate(
@@ -57,7 +55,7 @@ def rehearse_rounds(
         run, request, _ = prepare_run(local.coordinator, config)
         approve(shadow, request, load_site(shadow / SITE_FILE))
         queue_run(run)
-        with local.running(scratch, farewell=f"rm -rf {shlex.quote(name)}") as group:
+        with local.running(scratch, scratch) as group:
             memory = _watch(group, run, scratch, own.site, tell)
             (journal,) = read_journal(RunFolder(run).journal)
             own_model = _of_own_model(shadow)  # before the last program removes the folder

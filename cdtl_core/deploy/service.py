@@ -2,9 +2,7 @@
 
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,9 +11,10 @@ from pathlib import Path
 import psutil
 
 from cdtl_core.errors import CheckpointError, FederationError
-from cdtl_core.system.durable import locked, replace_json, unwritable
+from cdtl_core.system.durable import locked, replace_json
 from cdtl_core.system.foreign import get_logger, read_json
 from cdtl_core.system.rotating import RotatingLog
+from cdtl_core.system.scratch import scratch_folder
 
 __all__ = ["SERVICE_FILE", "Troubles", "is_running", "note_service", "require_running", "running_service"]
 __all__ += ["stop_service", "troubles_of"]
@@ -35,14 +34,7 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
         CheckpointError: Another service runs on this folder, or the disk is full or read-only.
     """
     end = threading.Event()
-    with locked(folder), _logging(folder / "logs"):
-        old = Path(str(read_json(folder / SERVICE_FILE).get("scratch", "")) or os.devnull)
-        if old.name.startswith("cdtl-"):
-            shutil.rmtree(old, ignore_errors=True)  # left by a killed service
-        try:
-            scratch = Path(tempfile.mkdtemp(prefix="cdtl-"))
-        except OSError as error:
-            raise unwritable(Path(tempfile.gettempdir()), error) from None
+    with locked(folder), _logging(folder / "logs"), scratch_folder() as scratch:
         before = {number: signal.signal(number, lambda *_: end.set()) for number in _ENDINGS}
         try:
             note = {"pid": os.getpid(), "began": _began(os.getpid()), "scratch": str(scratch)}
@@ -51,7 +43,6 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            shutil.rmtree(scratch, ignore_errors=True)
             with suppress(OSError):  # the note of an ended process is ignored
                 (folder / SERVICE_FILE).unlink(missing_ok=True)
 

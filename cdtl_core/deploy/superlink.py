@@ -1,7 +1,6 @@
 """A coordinator's SuperLink with its executor, on loopback only, and its list of sites."""
 
 import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,8 +130,3 @@ def _register(link: SuperLink, site: str, line: str) -> str:
     if not answer.get("node-id"):
         raise FederationError(f"Flower did not take the key of {site}: read {link.logs / 'superlink.log'}.")
     return str(answer["node-id"])
-
-
-def remove_scratch(scratch: Path) -> None:
-    """Remove the scratch folders of a killed service."""
-    shutil.rmtree(scratch, ignore_errors=True)

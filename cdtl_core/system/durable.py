@@ -14,6 +14,7 @@ from typing import Any
 from cdtl_core.errors import CheckpointError
 
 __all__ = [
+    "LOCK_FILE",
     "append_bytes",
     "append_line",
     "disk_fault",
@@ -24,6 +25,9 @@ __all__ = [
     "replace_json",
 ]
 __all__ += ["sync_folder", "unwritable"]
+
+LOCK_FILE = ".lock"
+"""File in a folder that a process keeps locked while it uses the folder."""
 
 
 def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -140,7 +144,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+        file = open(folder / LOCK_FILE, "w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be used ({error.strerror}): check its permissions and the free space, or choose another "
