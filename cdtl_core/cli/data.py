@@ -153,6 +153,7 @@ def check(
     source: Annotated[Path, typer.Argument(help="A manifest.csv, a folder that holds one, or class folders.")],
     modality: Annotated[str, typer.Option(help="Modality of the images, e.g. ultrasound.")],
     site: Annotated[Path | None, typer.Option(help="site.toml with the [checks] and the label map to use.")] = None,
+    patient_pattern: Annotated[str, typer.Option(help=f"For class folders without a manifest. {PATTERN_HELP}")] = "",
     labels: Annotated[str, typer.Option(help="Allowed labels, separated by commas; default: any.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="HTML page to write, with the images concerned.")] = None,
@@ -170,7 +171,14 @@ def check(
     declared, (off, label_map) = modality_of(modality), _site_settings(site)
     allowed = [label for label in labels.split(",") if label]
     with showing_progress():
-        result = check_cohort(source, modality=declared, labels=allowed, label_map=label_map, switched_off=off)
+        result = check_cohort(
+            source,
+            modality=declared,
+            labels=allowed,
+            label_map=label_map,
+            switched_off=off,
+            patient_pattern=patient_pattern,
+        )
     if html is not None:
         root = source if source.is_dir() else source.parent
         replace_bytes(html, cohort_html(result, root=root, title=f"Cohort check: {root.name}").encode())

@@ -83,7 +83,7 @@ def _files(given: Sequence[Path]) -> list[Path]:
     """Return the image files of files, folders and patterns, in this order.
 
     Raises:
-        DataError: A folder holds no image, or a pattern matches no file.
+        DataError: A file or folder does not exist, a folder holds no image, or a pattern matches no file.
     """
     from cdtl_core.data.listing.files import find_images
     from cdtl_core.errors import DataError
@@ -98,6 +98,8 @@ def _files(given: Sequence[Path]) -> list[Path]:
             if not matched:
                 raise DataError(f"no file matches {one}: correct the pattern.")
             found += matched
+        elif not one.exists():
+            raise DataError(f"{one} does not exist: give an image, a folder of images or a pattern such as '*.png'.")
         else:
             found.append(one)
     return found

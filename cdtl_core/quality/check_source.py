@@ -18,6 +18,7 @@ def check_cohort(
     labels: Sequence[str] = (),
     label_map: Mapping[str, str] | None = None,
     switched_off: Mapping[str, str] | None = None,
+    patient_pattern: str = "",
 ) -> CohortCheck:
     """Check a manifest, a folder that contains one, or class folders. Every image is read once; nothing is written.
 
@@ -27,12 +28,14 @@ def check_cohort(
         labels: Labels that may occur. Without them: those that `label_map` names, or any.
         label_map: Local label to task label. Images whose label maps to ``""`` are left out.
         switched_off: Rule to the reason why it does not apply here; its findings are marked as waived.
+        patient_pattern: For class folders: where the patient is in an image's path, ``"{patient}_*"`` or a regular
+            expression whose first group is the patient.
 
     Returns:
         Counts and findings; `has_errors` is true if there is an unwaived error.
 
     Raises:
-        DataError: The source is none of these.
+        DataError: The source is none of these, or a pattern is given for a manifest.
         ConfigError: The modality is unknown, or `switched_off` names no rule or gives no reason.
 
     Examples:
@@ -44,7 +47,7 @@ def check_cohort(
     """
     declared = modality_of(modality) if isinstance(modality, str) else modality
     names = label_map or {}
-    entries = [Entry(row.file, row.label, row.patient, row.split) for row in rows_of(Path(source))]
+    entries = [Entry(row.file, row.label, row.patient, row.split) for row in rows_of(Path(source), patient_pattern)]
     entries = [entry for entry in entries if names.get(entry.label) != ""]
     allowed = list(labels) or [label for label, task in names.items() if task]
     facts = examine_all([entry.file for entry in entries])

@@ -319,3 +319,27 @@ def test_a_table_with_an_unused_column_of_patients_ends_with_that_column(cdtl: C
     assert "6 images of 3 patients" in cdtl(*command).out
     table(Path("t.csv"), "file,label,Pathology", *rows)
     assert again(cdtl(*MAKE, "--force", "--labels", "t.csv").out)[-2] == "{patient}_*"
+
+
+def test_the_check_finds_patients_by_the_same_pattern(cdtl: Cdtl) -> None:
+    for number in range(6):
+        for view in (1, 2):
+            png(Path("images") / ("ab"[number % 2]) / f"P{number}_{view}.png", seed=10 * number + view)
+    check = ("data", "check", "images", "--modality", "ultrasound", "--json")
+    assert "patient-missing" in cdtl(*check).out
+    told = json.loads(cdtl(*check, "--patient-pattern", "{patient}_*").out)
+    assert told["counts"]["patients"] == 6
+    assert "patient-missing" not in {one["rule"] for one in told["findings"]}
+    assert cdtl(*MAKE).code == 0
+    done = cdtl(*check, "--patient-pattern", "{patient}_*")
+    assert done.code == 4
+    assert "cdtl data make-manifest images --patient-pattern '{patient}_*' --force" in done.err
+
+
+@pytest.mark.parametrize("source", ["nofolder", "nofolder/manifest.csv"])
+def test_checking_what_does_not_exist_says_only_that(cdtl: Cdtl, source: str) -> None:
+    done = cdtl("data", "check", source, "--modality", "ultrasound")
+    assert done.code == 4
+    assert (
+        done.err == f"Error: {source} does not exist: give a manifest.csv, a folder that holds one, or class folders.\n"
+    )

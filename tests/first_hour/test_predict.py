@@ -68,6 +68,16 @@ def test_patterns_folders_and_files_are_one_list(cdtl: Cdtl, sites: Path, images
     assert (none.code, "no file matches new/*.tif" in none.err) == (4, True)
 
 
+@pytest.mark.parametrize("missing", ["nofolder/", "lesion.png"])
+def test_a_missing_folder_or_image_is_named_before_any_is_read(
+    cdtl: Cdtl, sites: Path, images: Path, missing: str
+) -> None:
+    done = cdtl("predict", sites / "alba", images, missing)
+    assert (done.code, done.out) == (4, "")
+    assert f"{missing.rstrip('/')} does not exist: give an image, a folder of images or a pattern" in done.err
+    assert "manifest" not in done.err
+
+
 def test_uncalibrated_probabilities_are_named_so(cdtl: Cdtl, sites: Path, images: Path) -> None:
     said = " ".join(cdtl("predict", sites / "como", images).out.split())
     assert "NOT calibrated" in said

@@ -28,11 +28,11 @@ def read_picture(path: Path, frame: Frame = "middle") -> Picture:
     """
     try:
         if path.exists() and not path.is_file():
-            raise refuse(path, UnreadableError("is no file", "correct the manifest"))
+            raise refuse(path, UnreadableError("is no file", "correct its path"))
         with open(path, "rb") as file:
             head = file.read(132)
     except FileNotFoundError:
-        raise refuse(path, UnreadableError("does not exist", "correct the manifest or restore the file")) from None
+        raise refuse(path, UnreadableError("does not exist", "correct its path or restore the file")) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "its name is no path"
         raise refuse(path, UnreadableError(f"cannot be read ({reason})")) from None

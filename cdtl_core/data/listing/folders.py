@@ -21,15 +21,26 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 _Tags = Mapping[Path, DicomTags | None]
 
 
-def rows_of(source: Path) -> list[Row]:
+def rows_of(source: Path, pattern: str = "") -> list[Row]:
     """Return the rows of a manifest, of a folder that holds ``manifest.csv``, or of class folders.
 
+    Args:
+        source: One of these.
+        pattern: For class folders: where the patient is in an image's path, see `parse_pattern`.
+
     Raises:
-        DataError: It is none of these.
+        DataError: It is none of these, or a pattern is given for a manifest.
     """
+    if not source.exists():
+        raise DataError(f"{source} does not exist: give a manifest.csv, a folder that holds one, or class folders.")
     manifest = source / "manifest.csv" if source.is_dir() else source
     if source.is_dir() and not manifest.exists():
-        return list(list_folders(source).rows)
+        return list(list_folders(source, pattern).rows)
+    if pattern:
+        raise DataError(
+            f"{manifest} names the patients, so --patient-pattern has no use: leave it out, or write the manifest with "
+            f"{_MAKE} {manifest.parent} --patient-pattern '{pattern}' --force."
+        )
     return rows_of_manifest(manifest)
 
 

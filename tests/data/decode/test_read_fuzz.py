@@ -195,7 +195,7 @@ def test_threads_read_side_by_side_and_leave_the_warning_filters_alone(tmp_path:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda path: None, "does not exist: correct the manifest"),
+        (lambda path: None, "does not exist: correct its path or restore the file"),
         (Path.mkdir, "is no file"),
         (Path.touch, "is empty"),
         (lambda path: path.write_text("this is no image"), "is in no format that can be read"),
