@@ -107,7 +107,8 @@ def _files(given: Sequence[Path]) -> list[Path]:
 
 def _answer(model: Path, files: Sequence[Path], boxes: Sequence[str]) -> _Answer:
     from cdtl_core.inference.predict import predict as score_images
-    from cdtl_core.results.calling import calibration_sentence, call_labels, operating_sentences, threshold_of
+    from cdtl_core.results.calling import calibration_sentence, call_labels, operating_sentences
+    from cdtl_core.results.calling import other_labels_sentence, threshold_of
     from cdtl_core.results.card import load_card
 
     faults: list[str] = []
@@ -115,7 +116,8 @@ def _answer(model: Path, files: Sequence[Path], boxes: Sequence[str]) -> _Answer
     table, card = score_images(model, files, boxes, unreadable=keep), load_card(model)
     threshold = threshold_of(card, table.weights_sha256)
     called = call_labels(table.probabilities, table.labels, table.positive, threshold)
-    meaning = (*operating_sentences(card), calibration_sentence(table.kind, card))
+    other = other_labels_sentence(table.labels, card)
+    meaning = (*operating_sentences(card), calibration_sentence(table.kind, card), other)
     return _Answer(table, called, threshold, meaning, tuple(faults))
 
 
@@ -127,7 +129,7 @@ def _print(answer: _Answer) -> None:
     shown.add_column("image", overflow="fold")
     for label in table.labels:
         shown.add_column(f"p_{visible(label)}", justify="right", no_wrap=True)
-    shown.add_column("called")
+    shown.add_column("called" if answer.threshold is None else f"called (from {answer.threshold:.3f})")
     shown.add_column("like training")
     for path, row, called, unlike in _rows(answer):
         like = Text("UNLIKE", "bold red") if unlike else Text("?" if table.not_judged else "yes")

@@ -9,7 +9,7 @@ from cdtl_core.errors import ModelError
 from cdtl_core.results.card import ModelCard
 from cdtl_core.results.report import Estimate
 
-__all__ = ["calibration_sentence", "call_labels", "operating_sentences", "threshold_of"]
+__all__ = ["calibration_sentence", "call_labels", "operating_sentences", "other_labels_sentence", "threshold_of"]
 
 
 def threshold_of(card: ModelCard | None, weights_sha256: str) -> float | None:
@@ -88,6 +88,21 @@ def calibration_sentence(kind: str, card: ModelCard | None) -> str:
     by = f" on {told.validation_patients} validation patients" if told else ""
     off = f" On the test patients they were off by {told.ece:.2f} on average." if told and told.ece is not None else ""
     return f"The probabilities are calibrated{by}: of 100 images with 0.80, about 80 should have this label.{off}"
+
+
+def other_labels_sentence(labels: Sequence[str], card: ModelCard | None) -> str:
+    """Return what happens to images of labels that the model does not have.
+
+    Args:
+        labels: The model's labels.
+        card: The card in the model's folder; it names the labels whose images the site left out.
+    """
+    left_out = sorted(own for own, task in card.cohort.label_map.items() if not task) if card else []
+    named = f"of the labels that the site left out ({', '.join(left_out)})" if left_out else "of any other label"
+    return (
+        f"Images {named} are not recognised as such: the model gives them one of its labels, {', '.join(labels)}, and "
+        "they can look like the training images."
+    )
 
 
 def _of_100(found: Estimate) -> str:

@@ -51,10 +51,26 @@ def test_a_folder_gets_a_called_label_and_what_it_means(cdtl: Cdtl, sites: Path,
     assert f"calibrated on {patients['val']} validation patients" in said
     assert "synthetic" in said
     assert "not a medical device" in said
+    assert f"called (from {threshold:.3f})" in said
+    assert "Images of any other label are not recognised as such" in said
     told = rows(cdtl("predict", sites / "alba", images, "--csv").out)
     assert len(told) == len(list(images.iterdir()))
     for row in told:
         assert row["called"] == ("malignant" if float(row["p_malignant"]) >= threshold else "benign")
+
+
+def test_labels_that_the_site_left_out_are_named(cdtl: Cdtl, sites: Path, images: Path) -> None:
+    path = sites / "alba" / "model_card.json"
+    card = json.loads(path.read_text())
+    card["cohort"]["label_map"] = {"sano": "", "Benigno": "benign", "cicatriz": ""}
+    path.write_text(json.dumps(card))
+    said = "Images of the labels that the site left out (cicatriz, sano) are not recognised as such"
+    assert said in " ".join(cdtl("predict", sites / "alba", images).out.split())
+    assert any(said in one for one in json.loads(cdtl("predict", sites / "alba", images, "--json").out)["meaning"])
+    path.unlink()
+    text = " ".join(cdtl("predict", sites / "alba", images).out.split())
+    assert "Images of any other label are not recognised" in text
+    assert "called (from" not in text
 
 
 def test_patterns_folders_and_files_are_one_list(cdtl: Cdtl, sites: Path, images: Path) -> None:
