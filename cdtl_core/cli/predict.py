@@ -107,8 +107,13 @@ def _files(given: Sequence[Path]) -> list[Path]:
 
 def _answer(model: Path, files: Sequence[Path], boxes: Sequence[str]) -> _Answer:
     from cdtl_core.inference.predict import predict as score_images
-    from cdtl_core.results.calling import calibration_sentence, call_labels, operating_sentences
-    from cdtl_core.results.calling import other_labels_sentence, threshold_of
+    from cdtl_core.results.calling import (
+        calibration_sentence,
+        call_labels,
+        operating_sentences,
+        other_labels_sentence,
+        threshold_of,
+    )
     from cdtl_core.results.card import load_card
 
     faults: list[str] = []
