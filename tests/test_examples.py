@@ -99,6 +99,15 @@ def test_the_example_of_a_guide_runs_as_it_stands(page: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.ci
+def test_the_comparison_in_the_index_runs_as_it_stands(tmp_path: Path) -> None:
+    (comparison,) = (code for code in blocks(ROOT / "docs" / "guides" / "index.md") if "study_of" in code)
+    told = run(comparison, tmp_path).splitlines()
+    assert [line.rpartition(" ")[0] for line in told] == ["south alone AUROC", "south fedbn AUROC"]
+    assert (tmp_path / "runs" / "study" / "compare.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_methods_of_the_guide_are_what_it_says(tmp_path: Path) -> None:
     first, loss = blocks(ROOT / "docs" / "guides" / "method.md")
     run(first.partition("if __name__")[0] + loss + PLAYED, tmp_path)
