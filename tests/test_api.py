@@ -173,6 +173,21 @@ def test_settings_come_from_a_dictionary_as_from_a_file_and_leave_it_alone() -> 
         cdtl.load_config("nothing")
 
 
+def test_a_used_folder_names_what_continues_its_run(tmp_path: Path) -> None:
+    (out := tmp_path / "run").mkdir()
+    (out / "config.toml").touch()
+    config = cdtl.load_config("tiny")
+    study = cdtl.study_of(config, methods=("alone",), seeds=1, folds=2)
+    for start, name in (
+        (lambda: cdtl.simulate(config, out), "resume_simulation"),
+        (lambda: cdtl.compare(config, study, out, jobs=1), "resume_comparison"),
+    ):
+        with pytest.raises(cdtl.CheckpointError, match="is not empty") as caught:
+            start()
+        assert f"--resume {out} (in Python: {name}({str(out)!r}))" in str(caught.value)
+        assert hasattr(cdtl, name)
+
+
 def test_a_site_opens_by_its_folder(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('site = "north"\nmodality = "mri"\ndata.phantom = { patients = 16 }\n')
     site = cdtl.open_site(str(tmp_path), cdtl.load_config("tiny").run)

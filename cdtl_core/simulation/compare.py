@@ -72,11 +72,11 @@ def compare(config: SimulationConfig, study: Study, out: Path | str, *, jobs: in
         [('south', ['alone', 'fedavg'])]
     """
     out = Path(out)
-    refuse_used(out)
+    refuse_used(out, resume_comparison)
     config = with_absolute_paths(config)
     with locked(out):
         if (out / STUDY_FILE).exists():
-            refuse_used(out)
+            refuse_used(out, resume_comparison)
         try:
             save_toml(out / SETTINGS_FILE, simulation_toml(config))
             replace_json(out / STUDY_FILE, study.model_dump(mode="json"))

@@ -1,6 +1,6 @@
 """Run directories: refuse a used one, make settings independent of the working folder, name the site in errors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,12 @@ _BEFORE = {".lock", ".config.toml.draft"}
 """Files of a run that was killed before its settings were written: there is nothing to continue."""
 
 
-def refuse_used(out: Path) -> None:
+def refuse_used(out: Path, resume: Callable[..., object]) -> None:
     """Raise an error if a new run would write into existing files.
+
+    Args:
+        out: Folder of the new run.
+        resume: The function that continues a run in it, for callers in Python.
 
     Raises:
         CheckpointError: `out` is a file, or a folder that is not empty.
@@ -22,7 +26,10 @@ def refuse_used(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file: choose a folder for --out.")
     if out.exists() and any(path.name not in _BEFORE for path in out.iterdir()):
-        raise CheckpointError(f"{out} is not empty: continue its run with --resume {out}, or choose another --out.")
+        raise CheckpointError(
+            f"{out} is not empty: continue its run with --resume {out} (in Python: {resume.__name__}({str(out)!r})), "
+            "or choose another folder."
+        )
 
 
 def with_absolute_paths(config: SimulationConfig) -> SimulationConfig:

@@ -63,11 +63,11 @@ def simulate(config: SimulationConfig, out: Path | str, *, engine: Engine = "in-
         ['ultrasound', 'mammography']
     """
     out = Path(out)
-    refuse_used(out)
+    refuse_used(out, resume_simulation)
     config = with_absolute_paths(config)
     with locked(out):
         if RunFolder(out).config.exists():
-            refuse_used(out)
+            refuse_used(out, resume_simulation)
         try:
             save_toml(RunFolder(out).config, simulation_toml(config))
             _prepare(config, out)

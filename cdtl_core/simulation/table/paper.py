@@ -49,11 +49,11 @@ def play_table(config: SimulationConfig, out: Path, *, jobs: int) -> ModelTable:
         CdtlError: A site's data, a setting or the training fails; the sentence says which.
     """
     table_of(config)
-    refuse_used(out)
+    refuse_used(out, resume_table)
     config = with_absolute_paths(config)
     with locked(out):
         if (out / SETTINGS_FILE).exists():
-            refuse_used(out)
+            refuse_used(out, resume_table)
         try:
             save_toml(out / SETTINGS_FILE, simulation_toml(config))
             _prepare(config, out)
