@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,23 @@ def own_backbones() -> dict[str, OwnNet]:
 
 
 def _register(name: str, build: object) -> None:
-    """Register a plugin's network: a function without arguments that may carry `mean` and `std`."""
+    """Register a plugin's network: a function without arguments. It, or its network, may carry `mean` and `std`."""
     if not callable(build):
         raise ConfigError("it is not a function that returns a torch.nn.Module.")
-    constants = {key: tuple(getattr(build, key)) for key in ("mean", "std") if hasattr(build, key)}
+    with naming_plugin("backbones", name):
+        constants = _constants(build)
     register_backbone(name, build, **constants)
+    OWN[name] = replace(OWN[name], of_plugin=True)
+
+
+def _constants(carrier: object) -> dict[str, Any]:
+    """Return the `mean` and `std` that a function or a network carries; a tensor is a part of the network itself."""
+    found = {key: getattr(carrier, key, None) for key in ("mean", "std")}
+    constants = {key: tuple(value) for key, value in found.items() if isinstance(value, tuple | list)}
+    for key, value in constants.items():
+        if len(value) != 3 or not all(isinstance(one, int | float) for one in value):
+            raise ValueError(f"{key} is {value!r}, not three numbers")
+    return constants
 
 
 def build_backbone(name: str, image_size: int) -> Backbone:
@@ -122,7 +134,10 @@ def build_backbone(name: str, image_size: int) -> Backbone:
     if name in OWN:
         with naming_plugin("backbones", name):
             module: Any = OWN[name].build()
-        mean, std = OWN[name].mean, OWN[name].std
+            constants: dict[str, Any] = {"mean": OWN[name].mean, "std": OWN[name].std}
+            if OWN[name].of_plugin:
+                constants |= _constants(module) | _constants(OWN[name].build)
+        mean, std = constants["mean"], constants["std"]
     elif timm.is_model(_timm_name(name)):
         module = _timm_backbone(_timm_name(name), image_size)
         mean, std = tuple(module.pretrained_cfg["mean"]), tuple(module.pretrained_cfg["std"])

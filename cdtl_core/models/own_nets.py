@@ -24,12 +24,14 @@ class OwnNet:
         mean: Per colour channel, taken off pixels in [0, 1].
         std: Per colour channel, which the rest is divided by.
         about: The network in a few words, for lists.
+        of_plugin: Whether a package brings it. Then the built network may carry `mean` and `std` too.
     """
 
     build: Callable[[], nn.Module]
     mean: tuple[float, float, float] = _HALVES
     std: tuple[float, float, float] = _HALVES
     about: str = ""
+    of_plugin: bool = False
 
 
 class PlainCNN(nn.Sequential):

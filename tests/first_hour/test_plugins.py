@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cdtl_core.models.backbones import build_backbone
 from cdtl_core.results.report import Report
 from tests.conftest import Cdtl
 from tests.first_hour.conftest import CODE, POINTS, Install
@@ -135,6 +136,11 @@ def test_a_broken_metric_is_refused_before_the_training(cdtl: Cdtl, install: Ins
         ("metrics", "number", "it is not a function of truth"),
         ("methods", "nothing", "it is neither a cdtl_core.Method nor a function that returns one"),
         ("modalities", "number", "it is 1, not a cdtl_core.Modality called 'odd'"),
+        (
+            "backbones",
+            "short",
+            "failed (ValueError: mean is (0.1,), not three numbers): repair the package",
+        ),
         ("backbones", "fails", "failed (RuntimeError: on purpose): repair the package odd-plugin"),
         ("losses", "fails", "the loss 'odd' of the package odd-plugin 1.0 failed (RuntimeError: on purpose)"),
         ("transforms", "fails", "the transform 'odd' of the package odd-plugin 1.0 failed (RuntimeError: on purpose)"),
@@ -146,6 +152,7 @@ def test_a_plugin_that_is_or_does_something_else_is_named(
     cdtl: Cdtl, install: Install, kind: str, value: str, says: str
 ) -> None:
     code = "number = 1\ndef nothing(): return 1\ndef smaller(images, rng): return images[:, :, 1:]\n"
+    code += "def short(): nothing.mean = (0.1,); return nothing\n"
     install(
         "odd-plugin", {kind: {"odd": f"odd_plugin:{value}"}}, code + "def fails(*_): raise RuntimeError('on purpose')\n"
     )
@@ -159,6 +166,19 @@ def test_a_plugin_that_is_or_does_something_else_is_named(
     assert says in done.err
     assert "odd-plugin" in done.err or "the transform 'odd'" in done.err
     assert "Traceback" not in done.err
+
+
+def test_the_normalisation_is_read_from_the_function_and_from_its_network(install: Install) -> None:
+    net = "\n\ndef built():\n    net = SmallNet()\n    net.mean, net.std = {}\n    return net\n"
+    points = {"backbones": {"of_class": "a_plugin:SmallNet", "of_net": "a_plugin:built", "of_both": "b_plugin:built"}}
+    install("a-plugin", points, CODE + net.format("(0.4, 0.5, 0.6), [1, 2, 3]"))
+    install("b-plugin", {}, CODE + net.format("(9.0, 9.0, 9.0), torch.ones(3)") + "built.mean = (0.7, 0.8, 0.9)\n")
+    found = {name: build_backbone(name, 32) for name in ("of_class", "of_net", "of_both")}
+    assert {name: (one.mean, one.std) for name, one in found.items()} == {
+        "of_class": ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)),
+        "of_net": ((0.4, 0.5, 0.6), (1, 2, 3)),
+        "of_both": ((0.7, 0.8, 0.9), (0.5, 0.5, 0.5)),  # a tensor is a part of the network
+    }
 
 
 def test_a_name_that_exists_twice_is_refused(cdtl: Cdtl, install: Install) -> None:
