@@ -159,12 +159,12 @@ for name in {COPIED!r}:
     assert open(os.path.join(home, name)).read() == f"the content of {{name}}"
 assert open({str(place.images[0] / "P001.png")!r}, "rb").read() == b"pixels"
 assert not [name for name in os.environ if name not in ("PATH", "PWD", "LC_CTYPE")], os.environ
-open("/tmp/x", "w").write("x")
+open("/tmp/written-in-the-sandbox", "w").write("x")
 """
     command = enclosed(place, [sys.executable, "-I", "-c", code], {"PATH": os.defpath})
     subprocess.run(command, check=True, timeout=60)
     assert all((place.home / name / "kept").read_text() == "kept" for name in NODE_FOLDERS)
-    assert not Path("/tmp/x").exists()
+    assert not Path("/tmp/written-in-the-sandbox").exists()
 
 
 def test_only_folders_with_images_are_shown_where_the_manifest_lies_with_the_keys(tmp_path: Path) -> None:
