@@ -141,7 +141,10 @@ def _check_waivers(waivers: Mapping[str, str]) -> None:
 
 
 def _apply(rule: Rule, cohort: Cohort, reason: str) -> list[Finding]:
-    return [Finding(rule.id, rule.severity, hit.message, rule.advice, hit.files, reason) for hit in rule.find(cohort)]
+    return [
+        Finding(rule.id, rule.severity, hit.message, hit.advice or rule.advice, hit.files, reason)
+        for hit in rule.find(cohort)
+    ]
 
 
 def _count(cohort: Cohort) -> Counts:

@@ -57,9 +57,11 @@ def _colour(cohort: Cohort) -> Iterator[Hit]:
         usual = "in colour" if cohort.modality.colour else "gray"
         found = count_of(len(odd), "image", verb, total=len(cohort.samples))
         files = tuple(s.file for s in sorted(odd, key=lambda s: -s.facts.coloured))
+        right = f"No image is {usual}: check whether {cohort.modality.name} is the right modality, and the export."
         yield Hit(
             f"{found} {'gray' if cohort.modality.colour else 'colour'}, {cohort.modality.name} is {usual}.",
             files,
+            right if len(odd) == len(cohort.samples) else "",
         )
 
 
@@ -99,7 +101,8 @@ RULES = (
         "colour",
         "warning",
         "An image has colour where the declared modality is gray, or the reverse.",
-        "Check whether it is a photo, a Doppler frame or a screenshot; export it like the others or remove it.",
+        "A photo, a Doppler frame or a screenshot has colour, and an export can lose it: export the image like the "
+        "others, or remove it.",
         _colour,
     ),
     Rule(

@@ -14,10 +14,11 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Hit:
-    """One finding of a rule: a sentence, and the files concerned, worst first."""
+    """One finding of a rule: a sentence, the files concerned, worst first, and advice in place of the rule's."""
 
     message: str
     files: tuple[Path, ...] = ()
+    advice: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cdtl_core.data.synthetic.phantom import write_phantoms
 from tests.conftest import Cdtl
@@ -343,3 +345,19 @@ def test_checking_what_does_not_exist_says_only_that(cdtl: Cdtl, source: str) ->
     assert (
         done.err == f"Error: {source} does not exist: give a manifest.csv, a folder that holds one, or class folders.\n"
     )
+
+
+def test_gray_images_of_a_modality_in_colour_ask_for_the_modality(cdtl: Cdtl) -> None:
+    for number in range(6):
+        png(Path("images") / ("ab"[number % 2]) / f"P{number}.png", seed=number)
+    check = ("data", "check", "images", "--modality", "histology", "--patient-pattern", "(P.)", "--json")
+
+    def colour() -> dict[str, str]:
+        return next(one for one in json.loads(cdtl(*check).out)["findings"] if one["rule"] == "colour")
+
+    assert colour()["message"] == "6 of 6 images are gray, histology is in colour."
+    assert "whether histology is the right modality" in colour()["advice"]
+    noise = np.random.default_rng(9).integers(0, 255, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save("images/a/P6.png")
+    assert colour()["message"].startswith("6 of 7 images are gray")
+    assert "modality" not in colour()["advice"]
