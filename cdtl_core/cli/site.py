@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,11 +10,7 @@ from cdtl_core.cli.approving import approve, approver
 from cdtl_core.cli.data import PATTERN_HELP
 from cdtl_core.cli.help import new_app
 from cdtl_core.cli.logs import site_app
-from cdtl_core.system.foreign import visible
-
-if TYPE_CHECKING:
-    from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
-    from cdtl_core.deploy.invitation import Invitation
+from cdtl_core.cli.new_site import known_task, new_site, read_invitation, words_of
 
 __all__ = ["app"]
 
@@ -60,7 +56,7 @@ def init(
     from cdtl_core.deploy.invitation import accept_invitation, kept_invitation
     from cdtl_core.deploy.keys import KEY_FILE
 
-    invitation = _invitation(invite, folder, name, labels or positive) if invite else None
+    invitation = read_invitation(invite, folder, name, labels or positive) if invite else None
     asked = {"site": invitation.site if invitation else name, "modality": modality}
     options = any((name, modality, data, patient_pattern, labels, map_, ignore, phantom))
     enrolled = (folder / SITE_FILE).exists() and (folder / KEY_FILE).exists()
@@ -70,13 +66,13 @@ def init(
         options or not (folder / SITE_FILE).exists()
     ):  # an init that stopped at the images may be repeated with other options
         label_map = label_map_of(map_ or [], ignore or [])
-        words = invitation.task.labels if invitation else _words(labels)
-        make_site(folder, _new_site(folder, asked, data, patient_pattern, words, label_map, phantom))
+        words = invitation.task.labels if invitation else words_of(labels)
+        make_site(folder, new_site(folder, asked, data, patient_pattern, words, label_map, phantom))
     own = load_site(folder / SITE_FILE)
     if invitation:
         accept_invitation(folder, invitation)
     known = kept_invitation(folder)
-    task = _task(_words(labels) or own.labels or (), positive, known)
+    task = known_task(words_of(labels) or own.labels or (), positive, known)
     found = check_data(own, quiet=json_)
     if not own.data.where:  # conditions may leave out whole labels
         check_labels(found, own.data.label_map, task.task.labels)
@@ -204,83 +200,3 @@ def unit(
     else:
         text = (filter_unit if part == "filter" else node_unit)(folder.absolute(), user, node_user)
         typer.echo(text, nl=False)
-
-
-def _new_site(
-    folder: Path,
-    asked: dict[str, str],
-    data: Path | None,
-    pattern: str,
-    labels: tuple[str, ...],
-    label_map: dict[str, str],
-    phantom: int,
-) -> "SiteConfig":
-    from cdtl_core.config import TaskConfig
-    from cdtl_core.config.settings import site_of
-    from cdtl_core.deploy.enrolling import place_data
-
-    missing = [f"--{key}" for key, value in (("name", asked["site"]), ("modality", asked["modality"])) if not value]
-    if missing or (data is None) == (phantom == 0):
-        missing += [] if data or phantom else ["--data"]
-        raise typer.BadParameter(
-            f"a new site needs {', '.join(missing)}" if missing else "give --data or --phantom, not both"
-        )
-    tree: dict[str, object] = dict(asked)
-    placed: dict[str, object] = (
-        {"phantom": {"patients": phantom}}
-        if data is None
-        else {**place_data(folder, data, patient_pattern=pattern, tell=_note)}
-    )
-    tree["data"] = placed | ({"label_map": label_map} if label_map else {})
-    tree["labels"] = list(labels or TaskConfig().labels)
-    return site_of(tree, "the options")
-
-
-def _note(text: str) -> None:
-    typer.echo(f"Note: {visible(text, 2000)}", err=True)
-
-
-def _invitation(path: Path, folder: Path, name: str, labels: str) -> "Invitation":
-    """Read an invitation; refuse options and a folder that contradict it.
-
-    Args:
-        path: The invitation.
-        folder: The site's folder.
-        name: The site's name, if it was given.
-        labels: Labels, if any were given.
-    """
-    from cdtl_core.config.folders import SITE_FILE
-    from cdtl_core.config.settings import load_site
-    from cdtl_core.deploy.invitation import load_invitation
-    from cdtl_core.errors import ConfigError
-
-    if labels:
-        raise typer.BadParameter("--invite names the labels: leave out --labels and --positive")
-    found = load_invitation(path)
-    known = name or (load_site(folder / SITE_FILE).site if (folder / SITE_FILE).exists() else found.site)
-    if known != found.site:
-        raise ConfigError(f"the invitation is for the site {found.site}, not {known}: ask for one for {known}.")
-    return found
-
-
-def _words(labels: str) -> tuple[str, ...]:
-    return tuple(label for label in labels.split(",") if label)
-
-
-def _task(labels: tuple[str, ...], positive: str, invited: "TaskConfig | None") -> "RunConfig":
-    """Return what is known of the federation: its labels, from the options, the invitation or the defaults.
-
-    Args:
-        labels: May be empty.
-        positive: The positive label; may be empty.
-        invited: The labels of the invitation.
-    """
-    from cdtl_core.config import RunConfig, TaskConfig
-    from cdtl_core.errors import ConfigError
-
-    known = invited or TaskConfig()
-    names = labels or known.labels
-    chosen = positive or known.positive
-    if chosen not in names:
-        raise ConfigError(f"the positive label '{chosen}' is not among {', '.join(names)}: give --positive.")
-    return RunConfig(task=TaskConfig(labels=names, positive=chosen))

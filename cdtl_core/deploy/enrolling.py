@@ -50,8 +50,14 @@ def place_data(
 
     Raises:
         DataError: The source is none of these, or it is not clear which folders are the labels.
+        ConfigError: The new site's folder is the images' folder.
     """
     source = source.expanduser().absolute()
+    if source.resolve() == home.resolve() and not (home / SITE_FILE).exists():
+        raise ConfigError(
+            f"{home} is the folder of the images, and a site needs a folder of its own for its key and its models: "
+            f"give a new one, for example {home}-site."
+        )
     if source.is_file():
         return {"root": str(source.parent), "manifest": source.name}
     if (source / "manifest.csv").exists():

@@ -38,6 +38,38 @@ def test_the_error_prints_the_options_that_make_the_site(cdtl: Cdtl, tmp_path: P
     }  # fmt: skip
 
 
+def test_an_init_that_stopped_at_the_labels_continues_with_the_options_that_were_missing(
+    cdtl: Cdtl, tmp_path: Path, images: Path
+) -> None:
+    given = ["--name", "madrid", "--modality", "ultrasound", "--data", str(images), "--patient-pattern", r"^(\w\d+)"]
+    assert cdtl("site", "init", "madrid", *given).code == 3
+    made = cdtl("site", "init", "madrid", "--map", "Benigno=benign", "--map", "Maligno=malignant", "--ignore", "normal")
+    assert made.code == 0, made.err
+    own = load_site(tmp_path / "madrid" / "site.toml")
+    assert (own.site, own.modality, str(own.data.manifest)) == ("madrid", "ultrasound", "manifest.csv")
+
+
+def test_a_pattern_alone_gets_the_whole_command_to_give(cdtl: Cdtl, images: Path) -> None:
+    bare = cdtl("site", "init", "madrid", "--patient-pattern", "{patient}_*")
+    whole = "cdtl site init madrid --name NAME --modality MODALITY --data IMAGES --patient-pattern '{patient}_*'"
+    assert (bare.code, whole in " ".join(bare.err.replace("│", " ").split())) == (2, True), bare.err
+    given = ["--name", "madrid", "--modality", "ultrasound", "--data", str(images), "--patient-pattern", r"^(\w\d+)"]
+    assert cdtl("site", "init", "madrid", *given).code == 3
+    begun = cdtl("site", "init", "madrid", "--patient-pattern", "{patient}_*")
+    told = " ".join(begun.err.replace("│", " ").split())
+    assert "needs --data. Give the whole command" in told
+    assert "--name madrid --modality ultrasound --data IMAGES" in told
+
+
+def test_the_folder_of_the_images_is_no_folder_for_a_site(cdtl: Cdtl, images: Path) -> None:
+    given = ["--name", "madrid", "--modality", "ultrasound", "--data", "images"]
+    done = cdtl("site", "init", "images", *given)
+    assert done.code == 3
+    assert "images is the folder of the images, and a site needs a folder of its own" in done.err
+    assert "for example images-site" in done.err
+    assert sorted(path.name for path in images.iterdir()) == ["Benigno", "Maligno", "normal"]
+
+
 @pytest.mark.parametrize(
     ("pairs", "ignored", "says"),
     [
