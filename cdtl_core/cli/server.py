@@ -114,7 +114,7 @@ def invite(
         f"Send {target}. It holds nothing secret, but it must arrive unaltered: call the hospital at a number that"
     )
     typer.echo(f"you know from another source, and let it compare this fingerprint:\n  {invitation.fingerprint}")
-    typer.echo(f"There: cdtl site init {site} --invite {target.name} --modality MODALITY --data IMAGES")
+    typer.echo(f"There: cdtl site init {site}-site --invite {target.name} --modality MODALITY --data IMAGES")
 
 
 @app.command("admit")

@@ -36,6 +36,7 @@ def invited(cdtl: Cdtl, tmp_path: Path) -> str:
 def test_the_invitation_stands_for_name_address_authority_and_labels(invited: str, cdtl: Cdtl, tmp_path: Path) -> None:
     assert "Send hub/invitations/north.json. It holds nothing secret" in invited
     assert "sano, enfermo (positive: enfermo)" in invited
+    assert "There: cdtl site init north-site --invite north.json" in invited, "no folder of images has this name"
     file = tmp_path / "hub" / "invitations" / "north.json"
     assert "PRIVATE" not in file.read_text()
     made = cdtl("site", "init", "north", "--invite", file, *MAPPED)
