@@ -49,6 +49,9 @@ def approve(
     request = request or request_of(find(folder, what))
     config = unflatten(request.settings)
     check_carried(config, [own.modality])
+    typer.echo(
+        "Building the initial weights to list the tensors that may leave; this takes up to a minute ...", err=True
+    )
     check_request(request)
     if fault := lock_fault(request.settings, own.lock):
         raise PrivacyError(fault)

@@ -70,6 +70,7 @@ def test_the_site_approves_what_it_has_installed_and_refuses_what_it_has_not(
     assert request.settings["plugins"] == '["My_Plugin"]'
     done = cdtl("site", "approve", "north", run / "request.json", "--yes")
     assert done.code == 0, done.err
+    assert done.err.startswith("Building the initial weights to list the tensors that may leave"), "the slow part"
     assert 'plugins = ["My_Plugin"]' in done.out
     assert "The bundle also holds code of others: My_Plugin" in done.out
     assert "The code is the same as the cdtl, My_Plugin installed here, byte for byte." in done.out
