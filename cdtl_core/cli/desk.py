@@ -149,7 +149,8 @@ def print_site(found: Mapping[str, Any]) -> None:
     typer.echo(f"Site {found['site']} ({found['modality']}): {_running(found)}")
     coordinator = found["coordinator"]
     if coordinator:
-        link = "connected" if found["connected"] else f"not connected ({_ago(found['last_contact'])})"
+        link = "connecting" if found["connecting"] else f"not connected ({_ago(found['last_contact'])})"
+        link = "connected" if found["connected"] else link
         typer.echo(f"Coordinator {coordinator['host']}:{coordinator['port']}: {link}")
     _print_separation(found)
     _print_notices(found)

@@ -88,7 +88,7 @@ def print_ending(ending: "Ending", patients: Mapping[str, str]) -> None:
         patients: Site to its enrolled patients, of whom the coordinator does not know how many are for testing.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"finished in {ending.seconds or 0:.0f} s")
-    for name in ("site", "AUROC on test patients (95 %)", "patients", "model"):
+    for name in ("site", "AUROC on test patients (95 %)", "enrolled patients", "model"):
         table.add_column(name, overflow="fold")
     for site, end in ending.sites.items():
         value, low, high = (end.get(name) for name in ("test_auroc", "test_auroc_low", "test_auroc_high"))

@@ -2,8 +2,9 @@
 
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import load_site
@@ -15,13 +16,13 @@ from cdtl_core.deploy.link import LINK, Link
 from cdtl_core.deploy.renewing import adopt_key, finish_adoption, is_renewing, knows_next_key
 from cdtl_core.deploy.sent import SentReplies
 from cdtl_core.deploy.separation import find_separation, note_separation, require_separation
-from cdtl_core.deploy.service import Troubles, running_service
+from cdtl_core.deploy.service import CONNECTING_S, Troubles, running_service
 from cdtl_core.deploy.supernode import NodeService, link_state, start_node
 from cdtl_core.deploy.unit import Unit
 from cdtl_core.site.spending import check_one_ledger
 from cdtl_core.system.foreign import get_logger, parse_json
 
-__all__ = ["NODE_FOLDER", "Part", "serve_site"]
+__all__ = ["NODE_FOLDER", "ConnectionLog", "Part", "serve_site"]
 
 Part = Literal["all", "filter", "node"]
 NODE_FOLDER = "node"
@@ -76,7 +77,7 @@ def serve_site(home: Path, part: Part = "all") -> None:
 def _keep_going(
     filter: Filter, unit: Unit, node: "_Node | None", address: CoordinatorAddress, end: threading.Event
 ) -> None:
-    said: dict[str, object] = {}
+    state = ConnectionLog(filter.home)
     notices = DailyNotices(lambda now: site_notices(filter.home, now))
     renewing, troubles, sent = _Renewing(filter, unit, address), Troubles(filter.home), SentReplies(filter.home)
     while not end.is_set():
@@ -87,7 +88,7 @@ def _keep_going(
             node.keep()
         troubles.note(filter=unit.trouble, node=node.trouble if node else "")
         filter.link.copy_from(filter.home)
-        said = _say(filter.home, said)
+        state.say()
         sent.say()
         end.wait(_TICK_S)
     _log.info("ending; cdtl site start %s takes part again, and a run continues", filter.home)
@@ -181,20 +182,42 @@ class _Node:
         self._unit.stop()
 
 
-def _say(home: Path, said: dict[str, object]) -> dict[str, object]:
-    """Log changes in the filter's state."""
-    status = read_status(home)
-    now: dict[str, object] = {name: status.get(name) for name in ("connected", "last_refusal", "pending")}
-    fault = status.get("last_fault")
-    now["why"] = fault.get("why") if isinstance(fault, dict) and not now["connected"] else None
-    if any(now[name] != said.get(name) for name in ("connected", "why")) and status:
-        why = f": {now['why']}" if now["why"] else ""
-        _log.info("connected" if now["connected"] else f"not connected to the coordinator{why}")
-    refusal = now["last_refusal"]
-    if isinstance(refusal, dict) and refusal != said.get("last_refusal"):
-        _log.warning("the coordinator refused this site: %s", refusal.get("why"))
-    pending = now["pending"]
-    if isinstance(pending, list) and pending != said.get("pending"):
-        for one in pending:
-            _log.warning("a run waits for your approval: look at it with cdtl site approve %s %s", home, one)
-    return now
+class ConnectionLog:
+    """Logs changes in the filter's state.
+
+    A site that has just started is connecting: "not connected" is logged only after the first attempt has had its time,
+    or after a connection.
+
+    Args:
+        home: The site's folder.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
+        self._home, self._clock, self._began = home, clock, clock()
+        self._link: tuple[bool, object] | None = None
+        self._refusal: object = None
+        self._pending: object = []
+
+    def say(self) -> None:
+        """Log what is new."""
+        status = read_status(self._home)
+        if (status.get("started") or 0) < self._began:  # of an earlier filter
+            return
+        self._say_link(status)
+        refusal, pending = status.get("last_refusal"), status.get("pending")
+        if isinstance(refusal, dict) and refusal != self._refusal:
+            _log.warning("the coordinator refused this site: %s", refusal.get("why"))
+        if isinstance(pending, list) and pending != self._pending:
+            for one in pending:
+                _log.warning("a run waits for your approval: look at it with cdtl site approve %s %s", self._home, one)
+        self._refusal, self._pending = refusal, pending
+
+    def _say_link(self, status: Mapping[str, Any]) -> None:
+        connected, fault = bool(status.get("connected")), status.get("last_fault")
+        why = fault.get("why") if isinstance(fault, dict) and not connected else None
+        first = self._link is None and self._clock() - self._began < CONNECTING_S
+        if (connected, why) == self._link or (first and not connected):
+            return
+        self._link = connected, why
+        _log.info("connected" if connected else f"not connected to the coordinator{f': {why}' if why else ''}")

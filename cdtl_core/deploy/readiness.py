@@ -69,7 +69,10 @@ def check_site(home: Path, *, rehearse: bool, tell: Callable[[str], object]) -> 
     if rehearse and not _is_stopped(found):
         from cdtl_core.deploy.rehearsal import rehearse_rounds
 
-        tell("rehearsal: two rounds against a coordinator on this machine ...")
+        tell(
+            "rehearsal: two rounds with the default network and image size, against a coordinator on this machine. It "
+            "takes some minutes; --no-rehearse leaves it out ..."
+        )
         try:
             estimates = rehearse_rounds(home, own, task_of(home), tell=tell)
             found.append(Finding("rehearsal", "ok", "two rounds trained, sent and received"))

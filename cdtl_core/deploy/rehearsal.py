@@ -1,5 +1,6 @@
 """Rehearsal: two rounds with the site's own images against a coordinator on this machine."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = ["rehearse_rounds"]
 
 _ROUNDS = 2
 _LIMIT_S = 1800.0
+_SAY_EVERY_S = 15.0
 _LINKS = (10, 100)
 """Line speeds in Mbit/s for the estimated transfer times."""
 
@@ -84,19 +86,36 @@ def _watch(group: ProcessGroup, run: Path, logs: Path, site: str, tell: Callable
         site: The site's name.
         tell: Called with each step.
     """
-    most, said = 0, ""
+    most, steps = 0, _Steps(tell)
 
     def look() -> None:
-        nonlocal most, said
+        nonlocal most
         most = max(most, _memory(group.pids()[site]))
-        if (step := _step(run)) != said:
-            tell(step)
-            said = step
+        steps.say(_step(run))
 
     state = await_end(group, run, logs, look=look, limit_s=_LIMIT_S)
     if state.status != "completed":
         raise FederationError(f"the rehearsal ended as {state.status}: {state.reason}")
     return most
+
+
+class _Steps:
+    """Tells each step when it begins, and from time to time how long all of them have taken so far."""
+
+    def __init__(self, tell: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell, self._clock, self._began = tell, clock, clock()
+        self._said, self._said_at = "", self._began
+
+    def say(self, step: str) -> None:
+        """Tell a step that is new, or has lasted for a while."""
+        now = self._clock()
+        if step != self._said:
+            self._tell(step)
+        elif now - self._said_at >= _SAY_EVERY_S:
+            self._tell(f"{step} {now - self._began:.0f} s so far")
+        else:
+            return
+        self._said, self._said_at = step, now
 
 
 def _step(run: Path) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from cdtl_core.config.folders import federation_key
 from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.egress_filter.refusals import NOT_APPROVED
 from cdtl_core.deploy.records import egress_files
 from cdtl_core.results.text import bytes_text
 from cdtl_core.system.chained import parse_line
@@ -49,6 +50,8 @@ class SentReplies:
 
     def _text(self, line: dict[str, Any]) -> str:
         run, round = visible(line.get("run") or "a run"), visible(line.get("round"))
+        if line.get("error") == list(NOT_APPROVED):
+            return f"{run}: its code does not run here: {visible(line.get('why'))}"
         if line.get("verdict") != "approved":
             return f"{run}: {visible(line.get('verdict'))}, no update was sent: {visible(line.get('why'))}"
         method, rounds = self._terms(str(line.get("run")))

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,10 +17,20 @@ from cdtl_core.system.foreign import get_logger, read_json
 from cdtl_core.system.rotating import RotatingLog
 from cdtl_core.system.scratch import scratch_folder
 
-__all__ = ["SERVICE_FILE", "Troubles", "is_running", "note_service", "require_running", "running_service"]
+__all__ = [
+    "CONNECTING_S",
+    "SERVICE_FILE",
+    "Troubles",
+    "is_running",
+    "note_service",
+    "require_running",
+    "running_service",
+]
 __all__ += ["stop_service", "troubles_of"]
 
 SERVICE_FILE = "service.json"
+CONNECTING_S = 15.0
+"""Time that a site's first attempt to connect takes, with the start of its programs."""
 _log = get_logger("cdtl.deploy")
 
 
@@ -37,7 +48,7 @@ def running_service(folder: Path) -> Iterator[tuple[threading.Event, Path]]:
     with locked(folder), _logging(folder / "logs"), scratch_folder() as scratch:
         before = {number: signal.signal(number, lambda *_: end.set()) for number in _ENDINGS}
         try:
-            note = {"pid": os.getpid(), "began": _began(os.getpid()), "scratch": str(scratch)}
+            note = {"pid": os.getpid(), "began": _began(os.getpid()), "scratch": str(scratch), "started": time.time()}
             replace_json(folder / SERVICE_FILE, note)
             yield end, scratch
         finally:

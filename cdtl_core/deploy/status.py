@@ -18,7 +18,7 @@ from cdtl_core.deploy.runs import load_run_state, run_folders
 from cdtl_core.deploy.seen import last_seen
 from cdtl_core.deploy.separation import noted_separation
 from cdtl_core.deploy.server_config import load_server
-from cdtl_core.deploy.service import SERVICE_FILE, is_running, troubles_of
+from cdtl_core.deploy.service import CONNECTING_S, SERVICE_FILE, is_running, troubles_of
 from cdtl_core.deploy.used import used_text
 from cdtl_core.errors import PrivacyError
 from cdtl_core.results.spent import spent_of_site
@@ -82,6 +82,7 @@ def site_status(home: Path) -> dict[str, Any]:
         "connected": bool(pid)
         and bool(filter.get("connected"))
         and time.time() - (filter.get("last_contact") or 0) < _FRESH_S,
+        "connecting": bool(pid) and time.time() - read_json(home / SERVICE_FILE).get("started", 0) < CONNECTING_S,
         "separation": _separation(home),
         "last_contact": filter.get("last_contact"),
         "last_refusal": filter.get("last_refusal"),

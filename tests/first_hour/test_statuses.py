@@ -13,12 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from cdtl_core.cli.follow import print_ending
 from cdtl_core.deploy.egress_filter.egress_log import EgressLog
+from cdtl_core.deploy.egress_filter.refusals import NOT_APPROVED
+from cdtl_core.deploy.egress_filter.status import Status
+from cdtl_core.deploy.participation import ConnectionLog
+from cdtl_core.deploy.rehearsal import _Steps
 from cdtl_core.deploy.run_keeper import RoundLog
 from cdtl_core.deploy.sent import SentReplies
 from cdtl_core.deploy.service import Troubles, running_service
 from cdtl_core.deploy.unit import Unit
 from cdtl_core.errors import FederationError
+from cdtl_core.federation.journal import Ending
 from cdtl_core.system.processes import ProcessGroup
 from cdtl_core.system.progress import listen
 from tests.conftest import Cdtl
@@ -183,3 +189,69 @@ def test_site_check_without_a_coordinator_answers_before_it_reads_images(cdtl: C
     assert "images: not checked yet" in done.out
     assert not Path("site/cache").exists()
     assert done.err.splitlines()[:2] == ["key ...", "coordinator ..."]
+
+
+def test_a_site_that_starts_is_connecting_until_its_first_attempt_had_its_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 100.0
+    caplog.set_level(logging.INFO, "cdtl.deploy")
+    before = Status(tmp_path, lambda: 90.0)
+    before.lost("of an earlier start")
+    before.write(force=True)
+    log, filter = ConnectionLog(tmp_path, lambda: now), Status(tmp_path, lambda: now)
+    log.say()
+    filter.lost("the coordinator cannot be reached")
+    filter.write(force=True)
+    now = 114.0
+    log.say()
+    assert caplog.messages == []
+    now = 116.0
+    log.say()
+    filter.contact(200)
+    filter.write(force=True)
+    log.say()
+    filter.lost("the line broke")
+    filter.write(force=True)
+    log.say()
+    assert caplog.messages == [
+        "not connected to the coordinator: the coordinator cannot be reached",
+        "connected",
+        "not connected to the coordinator: the line broke",
+    ]
+
+
+def test_status_says_connecting_after_the_start(cdtl: Cdtl, tmp_path: Path) -> None:
+    join_alone = ("--name", "alba", "--modality", "ultrasound", "--phantom", "16")
+    assert cdtl("site", "init", "alba", *join_alone).code == 0
+    (tmp_path / "alba" / "coordinator.json").write_text('{"host": "localhost", "port": 1, "ca": "ca.crt"}')
+    with running_service(tmp_path / "alba"):
+        young = cdtl("site", "status", "alba").out
+    assert "Coordinator localhost:1: connecting" in young
+
+
+def test_a_run_that_waits_for_approval_is_no_error_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log, sent = EgressLog(tmp_path), SentReplies(tmp_path)
+    caplog.set_level(logging.INFO, "cdtl.deploy")
+    why = "the bundle 0123456789ab is not approved at this site: approve or ignore it."
+    log.write("reply", run="study", type="query", round="0", verdict="error", why=why, error=list(NOT_APPROVED))
+    sent.say()
+    assert caplog.messages == [f"study: its code does not run here: {why}"]
+
+
+def test_the_rehearsal_says_how_long_it_has_taken() -> None:
+    now, told = 0.0, list[str]()
+    steps = _Steps(told.append, lambda: now)
+    for second, step in {1: "start ...", 9: "round 1 ...", 20: "round 1 ...", 25: "round 1 ...", 26: "end"}.items():
+        now = float(second)
+        steps.say(step)
+    assert told == ["start ...", "round 1 ...", "round 1 ... 25 s so far", "end"]
+
+
+def test_the_results_at_the_coordinator_say_that_its_patients_are_the_enrolled_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_ending(Ending("cdtl", 2, 3.0, {"alba": {"test_auroc": 0.75, "chosen": "own"}}, {}), {"alba": "~40"})
+    head = next(line for line in capsys.readouterr().out.splitlines() if "AUROC" in line)
+    assert head.split("  ")[-1].strip() == "model"
+    assert "enrolled patients" in head
