@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PATTERN_HELP", "app"]
 
+MODALITY_HELP = (
+    "Modality of the images: ultrasound, mammography, histology, mri, ct, xray, thermography, dermoscopy, or one of a "
+    "package (cdtl config list modalities)."
+)
 PATTERN_HELP = (
     "Where the patient is in an image's path: a template such as '{label}/{patient}/*' or '{patient}_*', or a regular "
     "expression whose first group is the patient."
@@ -151,7 +155,7 @@ def _by_label(rows: "Sequence[Row]") -> str:
 @app.command("check")
 def check(
     source: Annotated[Path, typer.Argument(help="A manifest.csv, a folder that holds one, or class folders.")],
-    modality: Annotated[str, typer.Option(help="Modality of the images, e.g. ultrasound.")],
+    modality: Annotated[str, typer.Option(help=MODALITY_HELP)],
     site: Annotated[Path | None, typer.Option(help="site.toml with the [checks] and the label map to use.")] = None,
     patient_pattern: Annotated[str, typer.Option(help=f"For class folders without a manifest. {PATTERN_HELP}")] = "",
     labels: Annotated[str, typer.Option(help="Allowed labels, separated by commas; default: any.")] = "",

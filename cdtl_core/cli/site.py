@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from cdtl_core.cli.approving import approve, approver
-from cdtl_core.cli.data import PATTERN_HELP
+from cdtl_core.cli.data import MODALITY_HELP, PATTERN_HELP
 from cdtl_core.cli.help import new_app
 from cdtl_core.cli.logs import site_app
 from cdtl_core.cli.new_site import known_task, new_site, read_invitation, words_of
@@ -30,7 +30,7 @@ Authority = Annotated[Path | None, typer.Option(help="The coordinator's ca.crt."
 def init(
     folder: Folder,
     name: Annotated[str, typer.Option(help="The site's name: a-z, 0-9, - and _.")] = "",
-    modality: Annotated[str, typer.Option(help="Modality of the images, e.g. ultrasound.")] = "",
+    modality: Annotated[str, typer.Option(help=MODALITY_HELP)] = "",
     data: Annotated[Path | None, typer.Option(help="manifest.csv, a folder that holds one, or class folders.")] = None,
     patient_pattern: Annotated[str, typer.Option(help=PATTERN_HELP)] = "",
     labels: Annotated[str, typer.Option(help="The labels that the federation predicts, separated by commas.")] = "",

@@ -13,6 +13,7 @@ from PIL import Image
 from cdtl_core.cli.columns import Column, print_columns
 from cdtl_core.cli.main import app
 from cdtl_core.cli.screen import open_console
+from cdtl_core.config.modalities import MODALITIES, SHIPPED_MODALITIES
 from cdtl_core.results.report import Report
 from tests.conftest import Cdtl
 
@@ -26,6 +27,13 @@ def _pages(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 PAGES = list(_pages(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("command", [("site", "init"), ("data", "check")])
+def test_the_help_of_a_modality_lists_the_modalities(cdtl: Cdtl, command: tuple[str, str]) -> None:
+    page = " ".join(cdtl(*command, "--help").out.split())
+    assert f"Modality of the images: {', '.join(MODALITIES)}, or one of a package" in page
+    assert set(MODALITIES) == SHIPPED_MODALITIES
 
 
 def test_every_page_of_help_is_whole_at_80_columns(cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch) -> None:
