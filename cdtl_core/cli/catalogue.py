@@ -1,10 +1,7 @@
 """Names that a setting can have, with a few words on each: what `cdtl config list` prints."""
 
-import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
-from itertools import takewhile
-from pathlib import Path
 
 import typer
 from rich.padding import Padding
@@ -127,15 +124,10 @@ def _first_line(thing: object) -> str:
 
 
 def _configurations() -> dict[str, str]:
-    from cdtl_core.system.shipped import bundle_root
+    from cdtl_core.config.template import about_shipped
+    from cdtl_core.system.shipped import shipped_names
 
-    return {path.stem: _about(path) for path in sorted((bundle_root() / "configs").glob("*.toml"))}
-
-
-def _about(path: Path) -> str:
-    """Return the first sentence of the comment at the beginning of a file."""
-    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
-    return re.split(r"(?<=[.?]) ", " ".join(line.removeprefix("# ") for line in lines))[0]
+    return {name: about_shipped(name) for name in shipped_names()}
 
 
 _LISTS: Mapping[str, Callable[[], dict[str, str]]] = {

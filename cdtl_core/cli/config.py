@@ -16,12 +16,6 @@ __all__ = ["app"]
 _MOST = 2000  # characters of a sentence about a setting
 
 
-class Kind(StrEnum):
-    """Templates."""
-
-    DEMO, STUDY, SITE = "demo", "study", "site"
-
-
 class What(StrEnum):
     """Lists."""
 
@@ -35,8 +29,12 @@ app = new_app("Write, check and look up configuration files.")
 @app.command("new")
 def new(
     kind: Annotated[
-        Kind, typer.Argument(help="demo: synthetic hospitals; study: what all sites agree on; site: a hospital's own.")
-    ] = Kind.STUDY,
+        str,
+        typer.Argument(
+            help="study: what all sites agree on; site: a hospital's own; or the name of a shipped configuration, "
+            "such as demo or tiny (cdtl config list configurations)."
+        ),
+    ] = "study",
     out: Annotated[Path | None, typer.Option(help="File to write; default KIND.toml. -: print it.")] = None,
 ) -> None:
     """Write a commented file with every setting: its meaning, unit, range and default."""
@@ -44,8 +42,8 @@ def new(
     from cdtl_core.errors import ConfigError
     from cdtl_core.system.durable import replace_bytes
 
-    target = out or Path(f"{kind.value}.toml")
-    text = template(kind.value, target.name)
+    target = out or Path(f"{kind}.toml")
+    text = template(kind, target.name)
     if str(target) == "-":
         typer.echo(text, nl=False)
         return

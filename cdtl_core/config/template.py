@@ -1,24 +1,27 @@
 """Commented templates of configuration files, with every setting and its default."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import tomli_w
 
 from cdtl_core.config.reference import Table, table_of_settings, toml_value
 from cdtl_core.config.run import RunConfig
 from cdtl_core.config.settings import read_toml
 from cdtl_core.config.simulation import SimulationConfig
 from cdtl_core.config.site import SiteConfig
-from cdtl_core.system.shipped import find_config
+from cdtl_core.errors import ConfigError, did_you_mean
+from cdtl_core.system.shipped import find_config, shipped_names
 
-__all__ = ["Kind", "template"]
+__all__ = ["about_shipped", "template"]
 
-Kind = Literal["demo", "study", "site"]
 _WIDTH = 100
-_HEADS: Mapping[Kind, str] = {
-    "demo": "Four SYNTHETIC hospitals on this machine, three modalities. Play it: cdtl simulate {name}",
+_HEADS: Mapping[str, str] = {
     "study": "A study: what all sites agree on. Between hospitals: cdtl server run DIR {name}. On one machine: "
     "describe the sites at the end of the file, then cdtl simulate {name}",
     "site": "A hospital's own settings, site.toml in the site's folder. They stay there.",
@@ -38,24 +41,38 @@ _STUDY: Mapping[str, Any] = {
 _SITE: Mapping[str, Any] = {"site": "north", "modality": "ultrasound", "data": {"manifest": "manifest.csv"}}
 
 
-def template(kind: Kind, name: str) -> str:
+def template(kind: str, name: str) -> str:
     """Return the text of a configuration file.
 
     Args:
-        kind: ``demo``: a simulation of synthetic hospitals that runs as it stands. ``study``: a run's settings.
-            ``site``: a hospital's.
+        kind: ``study``: a run's settings. ``site``: a hospital's. The name of a shipped configuration: its settings.
         name: Name of the file, for the commands in it.
+
+    Raises:
+        ConfigError: There is no template of this kind.
     """
-    lines = [*_comment(_HEADS[kind].format(name=name)), *_comment(_EVERY.format(name=name)), ""]
+    known = (*_HEADS, *shipped_names())
+    if kind not in known:
+        raise ConfigError(f"the template '{kind}' is unknown{did_you_mean(kind, known)} one of {', '.join(known)}.")
+    head = _HEADS[kind] if kind in _HEADS else f"{about_shipped(kind)} Play it: cdtl simulate {{name}}"
+    lines = [*_comment(head.format(name=name)), *_comment(_EVERY.format(name=name)), ""]
     if kind == "site":
         return "\n".join([*lines, *_written(table_of_settings(SiteConfig), _SITE)])
-    given = read_toml(find_config(Path("demo"))) if kind == "demo" else _STUDY
+    given = _STUDY if kind == "study" else read_toml(find_config(Path(kind)))
     lines += _written(_of_a_run(deployed=kind == "study"), given)
+    lines += tomli_w.dumps({"paper": given["paper"]}).splitlines() if "paper" in given else []
     lines += _comment("The sites of a simulation. Each may hold every setting of cdtl config new site.")
     for site in given["sites"]:
         settings = [f"{key} = {toml_value(value)}" for key, value in site.items()]
         lines += ["", *(f"{'#' * (kind == 'study')}{line}" for line in ("[[sites]]", *settings))]
     return "\n".join([*lines, ""])
+
+
+def about_shipped(name: str) -> str:
+    """Return the first sentence of the comment at the beginning of a shipped configuration."""
+    text = find_config(Path(name)).read_text(encoding="utf-8")
+    comment = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return re.split(r"(?<=[.?]) ", " ".join(line.removeprefix("# ") for line in comment))[0]
 
 
 def _of_a_run(*, deployed: bool) -> Table:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cdtl_core.errors import ConfigError, did_you_mean
 
-__all__ = ["bundle_root", "code_version", "find_config", "is_shipped"]
+__all__ = ["bundle_root", "code_version", "find_config", "is_shipped", "shipped_names"]
 
 
 def bundle_root() -> Path:
@@ -28,6 +28,11 @@ def is_shipped(path: Path) -> bool:
     return path.resolve().parent == bundle_root() / "configs"
 
 
+def shipped_names() -> list[str]:
+    """Return the names of the configurations that cdtl ships."""
+    return sorted(path.stem for path in (bundle_root() / "configs").glob("*.toml"))
+
+
 def find_config(name: Path) -> Path:
     """Find a configuration by path, or by the name of a shipped one (``demo`` or ``configs/demo.toml``).
 
@@ -41,7 +46,7 @@ def find_config(name: Path) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    names = sorted(path.stem for path in shipped.glob("*.toml"))
+    names = shipped_names()
     raise ConfigError(
         f"the configuration {name} does not exist{did_you_mean(name.stem, names)} a .toml file or a shipped name "
         f"({', '.join(names)})."

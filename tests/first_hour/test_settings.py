@@ -15,7 +15,7 @@ from cdtl_core.config.forms import FORMS
 from cdtl_core.config.reference import reference_page, table_of_settings
 from cdtl_core.config.settings import load_config, load_site
 from cdtl_core.config.training import setting_keys, table_of
-from cdtl_core.system.shipped import bundle_root
+from cdtl_core.system.shipped import bundle_root, shipped_names
 from tests.conftest import Cdtl
 
 pytestmark = pytest.mark.integration
@@ -91,9 +91,20 @@ def _required(lines: list[str], header: int) -> Iterator[int]:
             yield at + 1
 
 
-def test_the_demo_template_is_the_shipped_demo(cdtl: Cdtl) -> None:
-    cdtl("config", "new", "demo")
-    assert load_config("demo.toml") == load_config(bundle_root() / "configs" / "demo.toml")
+@pytest.mark.parametrize("name", shipped_names())
+def test_a_template_of_a_shipped_name_is_that_configuration(cdtl: Cdtl, name: str) -> None:
+    done = cdtl("config", "new", name)
+    assert (done.code, done.err) == (0, "")
+    assert load_config(f"{name}.toml", ["data.root=x"]) == load_config(
+        bundle_root() / "configs" / f"{name}.toml", ["data.root=x"]
+    )
+    assert "weight_decay = " in Path(f"{name}.toml").read_text(), "it holds every setting"
+
+
+def test_an_unknown_template_is_answered_with_the_known(cdtl: Cdtl) -> None:
+    done = cdtl("config", "new", "tinny")
+    assert (done.code, list(Path().glob("tinny*"))) == (3, [])
+    assert "the template 'tinny' is unknown: did you mean tiny? Use one of study, site, breast, demo, " in done.err
 
 
 def test_a_file_is_checked_with_all_its_faults_at_once(cdtl: Cdtl, tmp_path: Path) -> None:
