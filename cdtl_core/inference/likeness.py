@@ -2,9 +2,9 @@
 
 A model gives a probability for any image, also for one of another modality. At the end of a run the site therefore
 writes ``training_statistics.json`` beside its model: mean and spread of a few measures of the training images, and of
-their features. An image is unlike them if it is farther away than almost all validation images. The file describes the
-site's patients together and no patient alone, and no differential privacy covers it: it stays in the model's folder, no
-message and no exported model holds it. docs/privacy.md says what it reveals.
+their features. An image is unlike them if it is farther away than almost all validation images. No differential privacy
+covers the file: it stays in the model's folder, no message and no exported model holds it. docs/privacy.md says what it
+reveals.
 """
 
 from collections.abc import Sequence

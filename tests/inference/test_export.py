@@ -14,6 +14,7 @@ from cdtl_core.federation.donors import DonorShare
 from cdtl_core.federation.pool import Pool, Standard
 from cdtl_core.inference import export as exporting
 from cdtl_core.inference.export import TOLERANCE, export_onnx
+from cdtl_core.inference.likeness import Gauge, Likeness, save_likeness
 from cdtl_core.inference.model_folder import ModelNote, PoolNote, load_model
 from cdtl_core.inference.predict import predict
 from cdtl_core.models.model import build_classifier
@@ -85,7 +86,16 @@ def test_a_model_of_lesions_looks_at_the_box_and_wants_one_for_each_image(folder
 def test_onnx_says_what_predict_says_in_batches_of_any_size(folder: Path, images: tuple[Path, ...]) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    mean = 1234.56789
+    gauge = Gauge(mean=(mean,) * 10, spread=(2.0,) * 10, threshold=3.0)
+    weights = json.loads((folder / "model.json").read_text())["weights_sha256"]
+    told_apart = {"images": 1, "validation": 1, "coloured": 0, "pixels": gauge, "features": None}
+    save_likeness(folder, Likeness(weights_sha256=weights, **told_apart))
+    before = set(folder.iterdir())
     done = export_onnx(folder, folder / "model.onnx", images)
+    assert set(folder.iterdir()) == before | {folder / "model.onnx"}
+    written = (folder / "model.onnx").read_bytes()
+    assert not any(one in written for one in (b"1234.5", np.float32(mean).tobytes(), np.float64(mean).tobytes()))
     assert done.images == 3
     assert done.largest_difference < TOLERANCE
     session = runtime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])

@@ -56,16 +56,30 @@ def test_damaged_statistics_are_a_sentence(tmp_path: Path) -> None:
 def test_the_file_holds_means_over_images_and_nothing_of_one(
     played: Played, tiny: Callable[..., SimulationConfig]
 ) -> None:
-    run = played(tiny(methods=("fedbn",)))
-    for site in ("alba", "bari", "como"):
+    many = {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 80, "seed": 1}}}
+    few = {"site": "como", "modality": "histology", "data": {"phantom": {"patients": 12, "seed": 3}}}
+    run = played(tiny(methods=("fedbn",), sites=[many, few]))
+    sent = b"".join(
+        array.data for pair in run.messages for one in pair for record in one.content.array_records.values()
+        for array in record.values()
+    )  # fmt: skip
+    assert len(sent) > 10_000
+    gauged = 0
+    for site in ("alba", "como"):
         text = (run.out / "sites" / site / likeness.STATISTICS_FILE).read_text()
         told = json.loads(text)
         assert told["images"] > told["validation"]
         assert set(told) == set(Likeness.model_fields)
         for name, count in (("pixels", 10), ("features", 32)):
             gauge = told[name]
-            assert gauge is None or (len(gauge["mean"]), len(gauge["spread"])) == (count, count)
+            if gauge is None:
+                continue
+            gauged += 1
+            assert (len(gauge["mean"]), len(gauge["spread"])) == (count, count)
+            for values in (gauge["mean"], gauge["spread"]):
+                assert not any(np.array(values, kind).tobytes() in sent for kind in ("<f4", "<f8"))
         assert ".png" not in text
+    assert gauged == 2  # of the site with enough validation images
     for asked, reply in run.messages:
         assert b"spread" not in repr(asked.content).encode() + repr(reply.content).encode()
 
