@@ -9,7 +9,7 @@ import torch
 from timm.models import register_model
 from torch import nn
 
-__all__ = ["STUB", "stub_net"]
+__all__ = ["STUB", "TINY_SETTINGS", "phantom_sites", "stub_net"]
 
 STUB = "stub_net"
 TINY_SETTINGS = f"""
@@ -28,6 +28,13 @@ rounds = 2
 settle = 1
 """
 """Settings of a run of seconds as TOML; a test adds its sites."""
+
+
+def phantom_sites(patients: int = 12, **modalities: str) -> str:
+    """Return sites of synthetic images as TOML, given as name=modality; none: alba and como, of two modalities."""
+    given = modalities or {"alba": "ultrasound", "como": "histology"}
+    head, data = '[[sites]]\nsite = "{}"\nmodality = "{}"\n', f"data.phantom = {{ patients = {patients} }}\n"
+    return "\n" + "".join(head.format(*one) + data for one in given.items())
 
 
 class _Stub(nn.Module):

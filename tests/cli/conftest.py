@@ -4,21 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.stub import TINY_SETTINGS
+from tests.stub import TINY_SETTINGS, phantom_sites
 
-TINY = (
-    TINY_SETTINGS
-    + """
-[[sites]]
-site = "alba"
-modality = "ultrasound"
-data.phantom = { patients = 12 }
-[[sites]]
-site = "como"
-modality = "histology"
-data.phantom = { patients = 12 }
-"""
-)
+TINY = TINY_SETTINGS + phantom_sites()
 
 
 @pytest.fixture(autouse=True)

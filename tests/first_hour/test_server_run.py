@@ -15,18 +15,9 @@ from cdtl_core.deploy.runs import RunState, load_run_state, save_run_state
 from cdtl_core.deploy.service import running_service
 from tests.conftest import Cdtl, Done
 from tests.deploy.conftest import contract
-from tests.stub import TINY_SETTINGS
+from tests.stub import TINY_SETTINGS, phantom_sites
 
-SITES = """
-[[sites]]
-site = "alba"
-modality = "ultrasound"
-data.phantom = { patients = 12 }
-[[sites]]
-site = "como"
-modality = "histology"
-data.phantom = { patients = 12 }
-"""
+SITES = phantom_sites()
 RUN = Path("office/runs/tiny")
 Start = Callable[..., Done]
 

@@ -17,18 +17,10 @@ from cdtl_core.config.settings import load_config, load_site
 from cdtl_core.config.training import setting_keys, table_of
 from cdtl_core.system.shipped import bundle_root, shipped_names
 from tests.conftest import Cdtl
+from tests.stub import phantom_sites
 
 pytestmark = pytest.mark.integration
-SITES = """
-[[sites]]
-site = "north"
-modality = "ultrasound"
-data.phantom = { patients = 16 }
-[[sites]]
-site = "south"
-modality = "mri"
-data.phantom = { patients = 16 }
-"""
+SITES = phantom_sites(16, north="ultrasound", south="mri")
 OF_PYDANTIC = re.compile(
     r"Input should|String should|should be|should match|pattern '|validation error|\^\[", re.IGNORECASE
 )

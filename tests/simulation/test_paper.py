@@ -16,21 +16,11 @@ from cdtl_core.simulation.table.row_cell import RowCell, cells_of_table, run_of_
 from cdtl_core.site.home import open_site
 from cdtl_core.system.shipped import find_config
 from tests.conftest import Cdtl
+from tests.stub import STUB, TINY_SETTINGS
 
-TINY = """
-name = "tiny"
-[image]
-size = 32
-[model]
-backbone = "plain_cnn"
-weights = "random"
-[train]
-steps = 1
-batch_size = 4
-[federation]
-rounds = 2
-[blend]
-settle = 1
+TINY = (
+    TINY_SETTINGS.replace(STUB, "plain_cnn")
+    + """
 [paper]
 target = "alba"
 test_images = 12
@@ -57,6 +47,7 @@ site = "como"
 modality = "histology"
 data.phantom = { patients = 16, seed = 2 }
 """
+)
 
 
 @pytest.fixture(autouse=True)
