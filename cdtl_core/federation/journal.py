@@ -36,8 +36,7 @@ class Traffic:
         bytes_received: Received by the site: size of the message, including the initial weights.
         initial_weights_bytes: The part for the initial weights.
         bytes_sent: Sent by the site: size of its reply.
-        seconds: From the last request to the answer; if sites take turns, as in a simulation, including the others'
-            work.
+        seconds: From the last request to the answer, with the work of other sites if they take turns.
     """
 
     bytes_received: int = 0
@@ -191,9 +190,7 @@ class Diary:
         kept = [line for line in lines if _round_of(line) < round]
         if kept != lines or not self._path.exists():
             replace_bytes(self._path, "".join(line + "\n" for line in kept).encode())
-        sizes = {"seconds": traffic.seconds, "bytes_received": traffic.bytes_received, "bytes_sent": traffic.bytes_sent}
-        if traffic.initial_weights_bytes:
-            sizes["initial_weights_bytes"] = traffic.initial_weights_bytes
+        sizes = {"seconds": traffic.seconds, **_sizes(traffic, {})}
         kind = {"ends": True} if ends else {}
         append_line(self._path, json.dumps(_plain({"round": round, **kind, **sizes, **figures})))
 

@@ -89,9 +89,8 @@ class SiteUpdate:
         metrics: Scalars: training loss, and validation figures of the received weights; empty under differential
             privacy.
         private: Whether it was trained with differential privacy.
-        own: The head of the site's own model, float16, after the last round of a run that trains only heads: other
-            sites
-            judge the joint model by the sum of such heads.
+        own: The head of the site's own model, float16, after the last round of a run that trains only heads. Other
+            sites judge the joint model by the sum of such heads.
         spent: Whether the site sends nothing more, since its privacy budget is spent: a normal state.
     """
 
@@ -266,9 +265,9 @@ def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts,
         PrivacyError: The steps updated other tensors than those that would leave.
     """
     from cdtl_core.models.draws import SECRET_BYTES, keyed_draws
-    from cdtl_core.privacy.partial import (
-        fit_part,
-    )  # imported here: Opacus takes a second to load, and other runs do not need it
+
+    # imported here: Opacus takes a second to load, and other runs do not need it
+    from cdtl_core.privacy.partial import fit_part
 
     updated = fit_part(
         site.model,

@@ -1,4 +1,4 @@
-"""A site's handling of each message: check the order, open its folder, act, store local files, encode the reply."""
+"""A site's handling of an order: check it, open its folder, act, store local files, encode the reply."""
 
 import time
 from dataclasses import dataclass, replace
@@ -10,15 +10,12 @@ from flwr.app import RecordDict
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import SiteFolder, federation_key
 from cdtl_core.config.settings import load_site
-from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
-from cdtl_core.federation.contract import ModalityContract, enrolled_contract, label_hash, most_patients
 from cdtl_core.federation.egress import sends_own_head
 from cdtl_core.federation.evidence import donor_heads, mean_of_others
 from cdtl_core.federation.finish import Outcome, candidate, finish, finish_one
 from cdtl_core.federation.journal import Diary, Traffic
 from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteUpdate, is_centred, own_head, run_round, train_own
-from cdtl_core.federation.state import Member
 from cdtl_core.inference.likeness import likeness_of, save_likeness
 from cdtl_core.inference.model_folder import save_model
 from cdtl_core.metrics.metrics import auroc_interval
@@ -28,13 +25,14 @@ from cdtl_core.results.card import save_card
 from cdtl_core.results.scores import save_scores, scores_of
 from cdtl_core.site import memory
 from cdtl_core.site.asked import check_order
-from cdtl_core.site.home import contract_of, open_site
-from cdtl_core.site.initial_weights import holds_initial_weights, load_initial_weights, save_initial_weights
+from cdtl_core.site.home import open_site
+from cdtl_core.site.initial_weights import load_initial_weights, save_initial_weights
+from cdtl_core.site.introduction import describe_site
 from cdtl_core.site.model_card import card_of
-from cdtl_core.site.spending import exempt_grant, is_private, ledger_of, reserve_round, settle
+from cdtl_core.site.spending import exempt_grant, is_private, reserve_round, settle
 from cdtl_core.system.foreign import get_logger
 
-__all__ = ["describe_site", "finish_run", "train_round"]
+__all__ = ["describe_site", "finish_run", "train_round"]  # the handler of each kind of message, by name
 
 _log = get_logger("cdtl.site")
 
@@ -65,28 +63,6 @@ class _Here:
     @property
     def diary(self) -> Diary:
         return Diary(self.folder.diary(self.federation))
-
-
-def describe_site(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
-    """Return the introduction: name, modality, patients, label map, contract, and whether it has the initial weights.
-
-    Args:
-        content: The message.
-        home: The site's folder.
-        config: The run.
-    """
-    holds = holds_initial_weights(home, wire.decode_question(content))
-    here = _open(home, config)
-    site, contract, enrolled = here.site, contract_of(home, here.site), enrolled_contract(home)
-    member = Member(site.name, site.modality, site.cohort.folds["train"].num_patients, label_hash(site.cohort.labels))
-    if here.private:
-        ledger = ledger_of(home, here.own, config, site, here.federation)
-        first, count = ledger.opening, len(ledger.reservations)
-        member = replace(member, num_patients=first.num_patients, ledger=first.ledger, reservations=count)
-        contract = contract.model_copy(update=dict(first.published))
-    if enrolled is not None:
-        member, contract = _as_enrolled(member, contract, enrolled), enrolled
-    return wire.encode_introduction(wire.Introduction(member, holds, contract))
 
 
 def train_round(content: RecordDict, home: Path, config: RunConfig) -> RecordDict:
@@ -153,32 +129,6 @@ def _open(home: Path, config: RunConfig) -> _Here:
     folder = SiteFolder(home)
     own, federation = load_site(folder.settings), federation_key(config.name, config.method)
     return _Here(folder, own, open_site(home, config), federation, is_private(own, config))
-
-
-def _as_enrolled(member: Member, now: ModalityContract, enrolled: ModalityContract) -> Member:
-    """Return the member as in its enrolment, even if its cohort has grown since.
-
-    Args:
-        member: The site now.
-        now: Its current contract.
-        enrolled: The contract of its enrolment.
-
-    Raises:
-        FederationError: Another site enrolled, or the run predicts other labels.
-    """
-    fields = [name for name, value in now if value != getattr(enrolled, name)]
-    if wrong := sorted({"site", "modality", "labels", "positive", "intake_version"} & set(fields)):
-        raise FederationError(
-            f"this site enrolled with another {' and '.join(wrong)} than it has in this run: run cdtl site init, send "
-            "the new enrolment.json to the coordinator, and start again once it is admitted."
-        )
-    if fields:
-        _log.warning(
-            "this site's %s changed since it enrolled, and it takes part as it enrolled: run cdtl site init and send "
-            "the new enrolment.json to the coordinator",
-            " and ".join(fields), extra={"site": member.site},
-        )  # fmt: skip
-    return replace(member, num_patients=min(member.num_patients, most_patients(enrolled)))
 
 
 def _accept(content: RecordDict, home: Path, config: RunConfig) -> tuple[RoundOrder, Weights]:
