@@ -60,8 +60,10 @@ def predict(
     """
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.errors import DataError
+    from cdtl_core.inference.model_folder import NOTE_FILE, read_note
     from cdtl_core.system.durable import replace_bytes
 
+    read_note(model / NOTE_FILE)  # a wrong folder is said first, whatever the images are
     with showing_progress():
         answer = _answer(model, _files(images), box or ())
     text = _json(answer) if json_ else _csv(answer)
