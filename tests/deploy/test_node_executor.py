@@ -39,6 +39,8 @@ def client():
 
     told = {{"command": sys.argv, "numbers": [random.random(), float(numpy.random.random())]}}
     told |= {{"seen": [hasattr(os, "left"), torch.get_default_dtype() is torch.float64]}}
+    status = open(f"/proc/{{os.getppid()}}/status").read()
+    told |= {{"threads": status.partition("Threads:")[2].split()[0]}}
     told |= {{"memory": [opens("/proc/self/mem"), opens(f"/proc/{{os.getppid()}}/mem")]}}
     os.left = torch.set_default_dtype(torch.float64)
     print("print of a message", flush=True)
@@ -80,6 +82,7 @@ def test_a_message_sees_nothing_of_an_earlier_one(place: Place, tries: Tries) ->
         begin = ["flwr-clientapp", "--runtime-api-address", "127.0.0.1:1", "--token", f"token{number}"]
         assert told["command"] == [*begin, "--insecure"]
         assert told["seen"] == [False, False]
+        assert told["threads"] == "1"  # a fork of several threads could stop at a lock
         assert told["memory"] == [True, False]  # its own, not that of the prepared process
     assert not set(first["numbers"]) & set(second["numbers"])
     tries.add(8)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Message
@@ -11,6 +12,7 @@ from flwr.app import Message
 from cdtl_core.config import Method, RunConfig, SimulationConfig
 from cdtl_core.config.settings import flatten, load_simulation
 from cdtl_core.coordinator.exchange import Exchange
+from cdtl_core.data.transforms import TRANSFORMS
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import label_hash
@@ -19,6 +21,7 @@ from cdtl_core.federation.site import SiteMemory, run_round
 from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import load_weights
+from cdtl_core.simulation.cell import open_sites
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.simulation.simulate import resume_simulation, simulate
 from cdtl_core.site.app import app as client_app
@@ -260,3 +263,19 @@ def test_a_wait_for_sites_that_never_come_ends_and_says_how_many_came(
     membership = open_membership(exchange, run, build_initial_weights(run.model, run.seed, run.image.size))
     with pytest.raises(FederationError, match="0 of the 2 needed sites introduced themselves"):
         gather_sites(membership, {})
+
+
+def test_a_transform_sees_training_images_only(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[bytes] = set()
+
+    def spy(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        seen.update(one.tobytes() for one in np.round(images.numpy() * 255).astype(np.uint8))
+        return images
+
+    monkeypatch.setitem(TRANSFORMS.functions, "spy", spy)
+    still = dict.fromkeys(("flip", "rotate_deg", "translate", "scale", "brightness", "contrast", "noise"), 0.0)
+    config = tiny(train={"augment": {**still, "transforms": ["spy"]}})
+    simulate(config, tmp_path / "run")
+    folds = [site.cohort.folds["train"] for site in open_sites(config, tmp_path / "run")]
+    assert seen
+    assert seen <= {fold.pixels[row].tobytes() for fold in folds for row in fold.rows}
