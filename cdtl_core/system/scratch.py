@@ -38,12 +38,17 @@ def scratch_folder(kind: str = "") -> Iterator[Path]:
         new = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}{kind}"))
     except OSError as error:
         raise unwritable(Path(tempfile.gettempdir()), error) from None
-    with locked(new):
-        folder = new.rename(new.with_name(new.name[1:]))  # only now, because a folder without a lock would be removed
-        try:
+    folder = new.with_name(new.name[1:])
+    try:
+        with locked(new):
+            try:
+                new.rename(folder)  # only now, because a folder without a lock would be removed
+            except OSError as error:
+                raise unwritable(folder, error) from None
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for left in (new, folder):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove_left() -> None:
