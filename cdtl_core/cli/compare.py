@@ -1,10 +1,14 @@
 """`cdtl compare`: methods and controls on the same patients, with intervals and claims."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from cdtl_core.results.comparison import Comparison
 
 __all__ = ["compare"]
 
@@ -43,6 +47,16 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option(help="Cells at a time, each on one core; default: the cores.", min=1)
     ] = None,
+    engine: Annotated[
+        Literal["processes", "ray"], typer.Option(help="ray: the Ray cluster at --address plays the cells.")
+    ] = "processes",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Head of the Ray cluster; auto: that of this machine.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Play part I of N, beside other jobs with the same --out; the last combines."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print compare.json instead of the table.")] = False,
 ) -> None:
     """Compare METHODS at the sites of CONFIG: each receiver's gain over local training, with intervals."""
@@ -54,11 +68,13 @@ def compare(
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue (not both)")
+    _check_place(engine, address, shard, jobs, out)
     counts = {"seeds": seeds, "folds": folds, "runs": runs}
     own = (set_, methods, seeds, patients, target, donors, sites, folds, runs, out)
     if resume is not None and any(value is not None for value in own):
         raise typer.BadParameter(
-            "--resume continues with the study's own settings: remove all options but --jobs and --json"
+            "--resume continues with the study's own settings: remove all options but --jobs, --engine, --address and "
+            "--json"
         )
     from cdtl_core.simulation import compare as room
     from cdtl_core.simulation.study import only_sites, study_of
@@ -74,16 +90,51 @@ def compare(
             **{name: value for name, value in counts.items() if value is not None},
         )
         folder = out or new_folder(Path("runs"), f"{settings.run.name}-compare")
-        play = partial(room.compare, settings, study, folder, jobs=jobs)
+        play: Callable[[], Comparison | None] = partial(
+            room.compare, settings, study, folder, jobs=jobs, address=address or ""
+        )
+        if shard is not None:
+            play = partial(room.compare_shard, settings, study, folder, shard=_part(shard), jobs=jobs)
     else:
         folder = resume or Path()
-        play = partial(room.resume_comparison, folder, jobs=jobs)
+        play = partial(room.resume_comparison, folder, jobs=jobs, address=address or "")
     with resumable("cdtl compare", folder), showing_cells():
         result = play()
-    if json_:
+    if result is None:
+        typer.echo(f"This part is finished, others are not. The last one combines; or: cdtl compare --resume {folder}")
+    elif json_:
         typer.echo(result.model_dump_json(indent=1))
     else:
         print_comparison(result, folder)
+
+
+def _check_place(engine: str, address: str | None, shard: str | None, jobs: int | None, out: Path | None) -> None:
+    """Check options of where the cells are played.
+
+    Args:
+        engine: The engine.
+        address: Of the cluster.
+        shard: The part of the study.
+        jobs: Number of processes.
+        out: The study's folder.
+    """
+    if engine == "ray" and address is None:
+        raise typer.BadParameter(
+            "--engine ray needs --address; on this machine alone --jobs uses all cores without Ray"
+        )
+    if engine != "ray" and address is not None:
+        raise typer.BadParameter("--address is of a Ray cluster: add --engine ray")
+    if engine == "ray" and (shard is not None or jobs is not None):
+        raise typer.BadParameter("--engine ray divides the cells itself: remove --shard and --jobs")
+    if shard is not None and out is None:
+        raise typer.BadParameter("--shard needs CONFIG and --out, the same for all parts")
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"--shard is '{text}': give I/N, with I from 1 to N")
+    return int(number), int(count)
 
 
 def _listed(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`cdtl simulate`: a whole federation on one machine."""
+"""`cdtl simulate`: a whole federation on one machine, or on a Ray cluster."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,8 +19,12 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Run directory to write; default runs/<name>, numbered.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run directory to continue.")] = None,
     engine: Annotated[
-        Literal["in-process", "ray"], typer.Option(help="ray: Flower's own simulation engine, one process per site.")
+        Literal["in-process", "ray"],
+        typer.Option(help="ray: one process per site, by Flower's own simulation engine or on a cluster."),
     ] = "in-process",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Head of a Ray cluster; auto: that of this machine.")
+    ] = None,
     open_: Annotated[
         bool, typer.Option("--open", help="Show the run's page in a browser during the run (loopback only).")
     ] = False,
@@ -28,7 +32,9 @@ def simulate(
     json_: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
 ) -> None:
     """Train FedBN and CDTL over the sites of CONFIG, and compare both with local training at each site."""
-    if engine == "ray":
+    if engine != "ray" and address is not None:
+        raise typer.BadParameter("--address is of a Ray cluster: add --engine ray")
+    if engine == "ray" and address is None:
         _isolate_ray(online=open_ or bool(mlflow))  # before any import that starts threads
     from cdtl_core.cli.progress import resumable, showing_progress
     from cdtl_core.cli.table import print_report
@@ -48,9 +54,9 @@ def simulate(
     shown = watching(folder, settings, open_=open_, mlflow=mlflow, json=json_)
     with resumable("cdtl simulate", folder), shown, showing_progress():
         if settings is not None:
-            report = start_simulation(settings, folder, engine=engine)
+            report = start_simulation(settings, folder, engine=engine, address=address or "")
         else:
-            report = resume_simulation(folder, engine=engine)
+            report = resume_simulation(folder, engine=engine, address=address or "")
     if json_:
         typer.echo(report.model_dump_json(indent=1))
     else:

@@ -18,7 +18,7 @@ from cdtl_core.config.run import (
     ShareConfig,
 )
 from cdtl_core.config.schema import SiteName
-from cdtl_core.config.simulation import SimulationConfig
+from cdtl_core.config.simulation import ClusterConfig, SimulationConfig
 from cdtl_core.config.site import (
     ApprovalConfig,
     BoxConfig,
@@ -50,6 +50,7 @@ __all__ = [
     "BlendConfig",
     "BoxConfig",
     "ChecksConfig",
+    "ClusterConfig",
     "ComputeConfig",
     "DataConfig",
     "DpConfig",

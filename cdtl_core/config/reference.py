@@ -181,7 +181,7 @@ def reference_page() -> str:
     for title, about, kind in _PARTS:
         lines += [f"## {title}", "", about, ""]
         for table in table_of_settings(kind).walk():
-            if kind is not SimulationConfig or table.name.split(".")[0] in {"", "paper"}:
+            if kind is not SimulationConfig or table.name.split(".")[0] in {"", "paper", "cluster"}:
                 lines += _markdown(table)
     return "\n".join(lines).rstrip("\n") + "\n"
 

@@ -32,7 +32,13 @@ __all__ = [
 ]
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_OF_SIMULATIONS = {"sites": "[[sites]]", "methods": "methods", "data": "[data]", "paper": "[paper]"}
+_OF_SIMULATIONS = {
+    "sites": "[[sites]]",
+    "methods": "methods",
+    "data": "[data]",
+    "paper": "[paper]",
+    "cluster": "[cluster]",
+}
 """Settings that only a simulation has, as they look in TOML."""
 
 
@@ -66,8 +72,8 @@ def load_config(source: str | Path | Mapping[str, Any], changes: Iterable[str] =
 def load_simulation(path: Path, overrides: Iterable[str] = ()) -> SimulationConfig:
     """Read a simulation's TOML file; `overrides` are ``key=value`` with dots, values as in TOML or plain text.
 
-    Top-level `[data]` is what all sites share (``data.root``); all other tables but `sites` and `paper` are the run's.
-    Paths in the file are relative to its folder, those in `overrides` to the working folder.
+    Top-level `[data]` is what all sites share (``data.root``); all other tables but `sites`, `paper` and
+    `cluster` are the run's. Paths in the file are relative to its folder, those in `overrides` to the working folder.
 
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
@@ -83,10 +89,8 @@ def _simulation_of(tree: dict[str, Any], overrides: Iterable[str], source: str) 
         raise ConfigError(
             f"method in {source} is not a setting of a simulation: list the methods to compare under methods."
         )
-    methods, paper = tree.pop("methods", None), tree.pop("paper", None)
-    document: dict[str, Any] = {"run": tree, "sites": [_with_shared(site, shared) for site in sites]}
-    if paper is not None:
-        document["paper"] = paper
+    methods, parts = tree.pop("methods", None), {key: tree.pop(key) for key in ("paper", "cluster") if key in tree}
+    document: dict[str, Any] = {"run": tree, "sites": [_with_shared(site, shared) for site in sites], **parts}
     if methods is not None:
         document["methods"] = methods.split(",") if isinstance(methods, str) else methods
     return validated(SimulationConfig, document, source, typed)
@@ -101,7 +105,7 @@ def simulation_toml(config: SimulationConfig) -> dict[str, Any]:
     """Return the simulation as a TOML tree that `load_simulation` reads back to an equal value."""
     plain = config.model_dump(mode="json", exclude_none=True)
     run = {key: value for key, value in plain["run"].items() if key != "method"}
-    return {**run, **{key: plain[key] for key in ("methods", "sites", "paper") if key in plain}}
+    return {**run, **{key: plain[key] for key in ("methods", "sites", "paper", "cluster") if key in plain}}
 
 
 def load_run(path: Path, overrides: Iterable[str] = (), *, deployed: bool = False) -> RunConfig:

@@ -79,7 +79,9 @@ def _of_a_run(*, deployed: bool) -> Table:
     """Return the settings of a run and what a simulation adds to its top level; `method` is for deployed runs only."""
     run, whole = table_of_settings(RunConfig), table_of_settings(SimulationConfig)
     own = tuple(replace(one, meaning=f"{one.meaning} In simulations only.") for one in whole.settings)
-    return replace(run, settings=tuple(one for one in run.settings if deployed or one.key != "method") + own)
+    cluster = next(table for table in whole.tables if table.name == "cluster")
+    settings = tuple(one for one in run.settings if deployed or one.key != "method") + own
+    return replace(run, settings=settings, tables=(*run.tables, cluster))
 
 
 def _written(table: Table, given: Mapping[str, Any], *, off: bool = False) -> Iterator[str]:

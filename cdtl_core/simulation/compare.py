@@ -1,35 +1,28 @@
-"""Runs a comparison: prepares the sites, runs every cell, combines the scores."""
+"""Runs a comparison: prepares the sites, runs every cell on this machine or a cluster, combines the scores."""
 
-import hashlib
-import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import load_simulation, save_toml, simulation_toml
-from cdtl_core.errors import CheckpointError, ConfigError, DataError
-from cdtl_core.federation.site import Site
-from cdtl_core.metrics.summary import load_metrics
-from cdtl_core.models.model import build_initial_weights
-from cdtl_core.results.comparison import Comparison, LeftOut, save_comparison
-from cdtl_core.simulation.arms import arm_of
+from cdtl_core.errors import CheckpointError
+from cdtl_core.results.comparison import Comparison, save_comparison
 from cdtl_core.simulation.cell import (
     CELLS,
     SETTINGS_FILE,
     STUDY_FILE,
-    cut_of,
+    Workplace,
     open_sites,
-    party_of,
     play_cell,
     prepare_features,
+    to_send,
 )
-from cdtl_core.simulation.crew import work_through
+from cdtl_core.simulation.crew import Crew, Processes
 from cdtl_core.simulation.curves import save_curves
-from cdtl_core.simulation.folds import whole_fold
+from cdtl_core.simulation.preparing import cells_left, is_prepared, prepare_study, read_left_out
 from cdtl_core.simulation.run_folder import refuse_used, with_absolute_paths
 from cdtl_core.simulation.study import Cell, Study, cells_of, load_study
 from cdtl_core.simulation.tally import tally
@@ -38,13 +31,12 @@ from cdtl_core.system.progress import report
 from cdtl_core.system.threads import num_cores
 from cdtl_core.training.inputs import trains_only_heads
 
-__all__ = ["check_patients", "compare", "resume_comparison"]
-
-_COHORTS = "cohorts.json"
-_LEFT_OUT = "left_out.json"
+__all__ = ["compare", "compare_shard", "resume_comparison"]
 
 
-def compare(config: SimulationConfig, study: Study, out: Path | str, *, jobs: int | None = None) -> Comparison:
+def compare(
+    config: SimulationConfig, study: Study, out: Path | str, *, jobs: int | None = None, address: str = ""
+) -> Comparison:
     """Run every cell of `study` and write the study's folder `out`.
 
     All images are read and every cut of the receivers is tried before training. If that fails, nothing is left behind.
@@ -55,12 +47,15 @@ def compare(config: SimulationConfig, study: Study, out: Path | str, *, jobs: in
         out: The study's folder, new or empty. docs/compare.md describes its contents.
         jobs: Processes that play cells, each on one core; None: as many as there are cores. More than one is for
             scripts: each process imports the script again, with the methods that it registers.
+        address: A Ray cluster that plays the cells instead, ``host:port`` or ``auto`` (docs/cluster.md); `jobs` then
+            has no effect. Its nodes know methods of installed packages, not those that a script registers.
 
     Returns:
         Gains of each method over local training at each receiver, with intervals, as in ``out/compare.json``.
 
     Raises:
         CheckpointError: `out` is not empty.
+        FederationError: The cluster cannot be used, or is lost.
         CdtlError: A site's data, a setting or the training fails; the sentence says which.
 
     Examples:
@@ -74,25 +69,23 @@ def compare(config: SimulationConfig, study: Study, out: Path | str, *, jobs: in
     out = Path(out)
     refuse_used(out, resume_comparison)
     config = with_absolute_paths(config)
-    with locked(out):
+    with locked(out), ExitStack() as stack:
         if (out / STUDY_FILE).exists():
             refuse_used(out, resume_comparison)
-        try:
-            save_toml(out / SETTINGS_FILE, simulation_toml(config))
-            replace_json(out / STUDY_FILE, study.model_dump(mode="json"))
-            _prepare(config, study, out)
-        except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
-            raise
-        return _play(config, study, out, jobs or num_cores())
+        with _removing(out):
+            crew = stack.enter_context(_crew(config, out, jobs, address))
+            _begin(config, study, out)
+        _play(config, study, out, crew, cells_of(study, read_left_out(out)))
+        return _combine(config, study, out)
 
 
-def resume_comparison(out: Path | str, *, jobs: int | None = None) -> Comparison:
+def resume_comparison(out: Path | str, *, jobs: int | None = None, address: str = "") -> Comparison:
     """Continue the study in `out`, whose finished cells stay; a finished study is reported again.
 
     Args:
         out: The folder of an earlier `compare`.
         jobs: As in `compare`.
+        address: As in `compare`; a study may continue elsewhere than it began.
 
     Returns:
         The result of the whole study.
@@ -113,108 +106,130 @@ def resume_comparison(out: Path | str, *, jobs: int | None = None) -> Comparison
     study = load_study(out / STUDY_FILE)
     config = load_simulation(out / SETTINGS_FILE)
     with locked(out):
-        if not (out / _LEFT_OUT).exists() or _cells_left(study, out):
-            _prepare(config, study, out)
-        return _play(config, study, out, jobs or num_cores())
+        if not is_prepared(out) or cells_left(study, out):
+            with _crew(config, out, jobs, address) as crew:
+                prepare_study(config, study, out)
+                _play(config, study, out, crew, cells_of(study, read_left_out(out)))
+        return _combine(config, study, out)
 
 
-def _prepare(config: SimulationConfig, study: Study, out: Path) -> None:
-    """Decode every site's images, and check which cut of which receiver is possible.
+def compare_shard(
+    config: SimulationConfig, study: Study, out: Path | str, *, shard: tuple[int, int], jobs: int | None = None
+) -> Comparison | None:
+    """Play one of several parts of `study`, while other processes or machines play the others in the same folder.
 
-    Repeating it changes nothing, so a study that was killed here can be resumed.
-    """
-    load_metrics()
-    build_initial_weights(config.run.model, config.run.seed, config.run.image.size)
-    for own in config.sites:
-        save_toml(RunFolder(out).site(own.site).settings, own.model_dump(mode="json", exclude_none=True))
-        report(preparing=own.site)
-    sites = open_sites(config, out)
-    check_patients(sites, out)
-    left_out = list(_left_out(sites, study))
-    _refuse_nothing(study, left_out)
-    replace_json(out / _LEFT_OUT, [one.model_dump(mode="json") for one in left_out])
+    The first to come prepares the study, the last to end combines the scores. A part that was stopped continues when it
+    is started again; `resume_comparison` plays what is missing of all parts.
 
+    Args:
+        config: The run and its sites, the same for all parts.
+        study: The study, the same for all parts.
+        out: The study's folder, on a disk that all parts see.
+        shard: The number of this part, from 1, and the number of parts.
+        jobs: As in `compare`.
 
-def _left_out(sites: Sequence[Site], study: Study) -> Iterator[LeftOut]:
-    """Return receivers without enough patients for a size in some draw and fold, or without donors in a set."""
-    takes_donors = any(arm_of(name).takes_donors for name in study.methods)
-    for target in study.targets:
-        receiver = next(site for site in sites if site.name == target)
-        for size in study.patients:
-            cells = [cell for cell in cells_of(study) if (cell.target, cell.patients) == (target, size)]
-            if (why := _why_not(sites, study, cells)) is not None:
-                yield LeftOut(target=target, patients=size, donors=None, why=why)
-                continue
-            for donors in study.donors:
-                if takes_donors and len(party_of(sites, receiver, donors)) == 1:
-                    why = f"site {target} has no other site" + " of another modality" * (donors == "other")
-                    yield LeftOut(target=target, patients=size, donors=donors, why=f"{why}: name more with --sites.")
-
-
-def _refuse_nothing(study: Study, left_out: Sequence[LeftOut]) -> None:
-    """Raise an error if nothing is left to compare."""
-    parts = sum(1 if one.donors else len(study.donors) for one in left_out)
-    if parts == len(study.targets) * len(study.patients) * len(study.donors):
-        raise ConfigError(left_out[0].why) if left_out[0].donors else DataError(left_out[0].why)
-
-
-def _why_not(sites: Sequence[Site], study: Study, cells: Sequence[Cell]) -> str | None:
-    try:
-        for cell in cells:
-            cut_of(sites, study, cell)
-    except DataError as error:
-        return str(error)
-    return None
-
-
-def check_patients(sites: Sequence[Site], out: Path) -> None:
-    """Check that a site's patients have not changed, since cells name images by their index.
+    Returns:
+        The result of the whole study, or None while other parts are not finished.
 
     Raises:
-        CheckpointError: A site's patients have changed since the study in `out` began.
+        CheckpointError: `out` holds something else, another process plays this part, or parts of another number run.
+        CdtlError: A site's data, a setting or the training fails; the sentence says which.
     """
-    wholes = {site.name: whole_fold(site.cohort) for site in sites}
-    found = {
-        name: hashlib.sha256(whole.labels.tobytes() + whole.patients.tobytes()).hexdigest()
-        for name, whole in wholes.items()
-    }
-    path = out / _COHORTS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else found
-    for name in found:
-        if before[name] != found[name]:
-            raise CheckpointError(f"the patients of site {name} have changed since {out} began: start a new study.")
-    if not path.exists():
-        replace_json(path, found)
+    out, (number, count) = Path(out), shard
+    config = with_absolute_paths(config)
+    with locked(out, wait=True):
+        if not (out / STUDY_FILE).exists():
+            refuse_used(out, resume_comparison)
+            with _removing(out):
+                _begin(config, study, out)
+        elif (load_study(out / STUDY_FILE), load_simulation(out / SETTINGS_FILE)) != (study, config):
+            raise CheckpointError(f"{out} holds another study: give each study a folder of its own.")
+        elif not is_prepared(out):
+            prepare_study(config, study, out)
+    with locked(out, wait=True, shared=True), _part(out, number, count):
+        everyone = list(cells_of(study, read_left_out(out)))
+        own = everyone[len(everyone) * (number - 1) // count : len(everyone) * number // count]
+        _play(config, study, out, Processes(jobs or num_cores()), own)
+    if cells_left(study, out):
+        return None
+    with locked(out, wait=True):
+        return _combine(config, study, out)
 
 
-def _cells_left(study: Study, out: Path) -> list[Cell]:
-    return [cell for cell in cells_of(study, _read_left_out(out)) if not (out / CELLS / cell.file).exists()]
+@contextmanager
+def _removing(out: Path) -> Iterator[None]:
+    """Remove the study's folder if the block fails."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
-def _read_left_out(out: Path) -> list[LeftOut]:
-    return [LeftOut.model_validate(one) for one in json.loads((out / _LEFT_OUT).read_text(encoding="utf-8"))]
+@contextmanager
+def _part(out: Path, number: int, count: int) -> Iterator[None]:
+    """Lock one part of a study, and see that no parts of another division are being played."""
+    for other in (out / "shards").glob("*-of-*"):
+        if not other.name.endswith(f"-of-{count}"):
+            with locked(other):
+                pass
+    with locked(out / "shards" / f"{number}-of-{count}"):
+        yield
 
 
-def _play(config: SimulationConfig, study: Study, out: Path, jobs: int) -> Comparison:
-    left_out = _read_left_out(out)
-    left, total = _cells_left(study, out), sum(1 for _ in cells_of(study, left_out))
+@contextmanager
+def _crew(config: SimulationConfig, out: Path, jobs: int | None, address: str) -> Iterator[Crew]:
+    if not address:
+        yield Processes(jobs or num_cores())
+        return
+    from cdtl_core.simulation.cluster.crew import joined
+
+    shared = not config.cluster.send_images
+    with joined(address, config.cluster, out, needs_folder=shared, threads=1) as crew:
+        yield crew
+
+
+def _begin(config: SimulationConfig, study: Study, out: Path) -> None:
+    save_toml(out / SETTINGS_FILE, simulation_toml(config))
+    replace_json(out / STUDY_FILE, study.model_dump(mode="json"))
+    prepare_study(config, study, out)
+
+
+def _play(config: SimulationConfig, study: Study, out: Path, crew: Crew, cells: Iterable[Cell]) -> None:
+    """Play the cells that have no file, and write the file of each when it is done."""
+    cells = list(cells)
+    left, total = [cell for cell in cells if not (out / CELLS / cell.file).exists()], len(cells)
     report(cells=total, cells_done=total - len(left))
-    if left and trains_only_heads(config.run):
-        _compute_features(config, out, jobs)
-    with closing(work_through(left, partial(play_cell, out), jobs=jobs)) as played:
-        for done, cell in enumerate(played, start=total - len(left) + 1):
+    place = _workplace(config, study, out, crew)
+    if left and trains_only_heads(config.run) and not place.own_folder:
+        _compute_features(place, crew)
+    with closing(crew.work_through(left, partial(play_cell, place))) as played:
+        for done, (cell, found) in enumerate(played, start=total - len(left) + 1):
+            replace_json(out / CELLS / cell.file, found)
             run = f", run {cell.run}" if study.runs > 1 else ""
             what = f"{cell.target}, seed {cell.seed}, fold {cell.fold}, {cell.patients} patients{run}"
             report(cells=total, cells_done=done, cell=what)
-    result = tally(config, study, left_out, out)
+
+
+def _workplace(config: SimulationConfig, study: Study, out: Path, crew: Crew) -> Workplace:
+    cluster = config.cluster
+    if isinstance(crew, Processes) or not (cluster.send_images or cluster.feature_cache == "node"):
+        return Workplace(config, study, out.resolve())
+    cohorts = {site.name: to_send(site.cohort) for site in open_sites(config, out)} if cluster.send_images else {}
+    return Workplace(config, study, out.resolve(), crew.own_folder, cohorts)
+
+
+def _compute_features(place: Workplace, crew: Crew) -> None:
+    """Compute features, one site per process, before all processes need all of them."""
+    names = [own.site for own in place.config.sites]
+    with closing(crew.work_through(names, partial(prepare_features, place))) as computed:
+        for name, _ in computed:
+            report(preparing=f"features of {name}")
+
+
+def _combine(config: SimulationConfig, study: Study, out: Path) -> Comparison:
+    """Write the result of a study all of whose cells have a file."""
+    result = tally(config, study, read_left_out(out), out)
     save_comparison(out / "compare.json", result)
     save_curves(out, result)
     return result
-
-
-def _compute_features(config: SimulationConfig, out: Path, jobs: int) -> None:
-    """Compute features, one site per process, before all processes need all of them."""
-    names = [own.site for own in config.sites]
-    with closing(work_through(names, partial(prepare_features, out), jobs=jobs)) as computed:
-        for name in computed:
-            report(preparing=f"features of {name}")

@@ -1,4 +1,8 @@
-"""Worker processes for a list of tasks, one torch thread each, that end with the process that started them."""
+"""Processes that work through a list of tasks: those of this machine, one torch thread each.
+
+A `Crew` hides where the work is done. `Processes` are on this machine and end with the process that started them;
+`cluster.crew.RayCrew` is a Ray cluster.
+"""
 
 import multiprocessing
 import os
@@ -7,55 +11,75 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from cdtl_core.errors import CdtlError
 
-__all__ = ["work_through"]
+__all__ = ["Crew", "Processes", "end_with_parent", "outcome_of"]
 
 Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
-def work_through(tasks: Sequence[Task], work: Callable[[Task], None], *, jobs: int) -> Generator[Task]:
-    """Run `work` on every task; yield each task when it is done, in the order of their ends.
+class Crew(Protocol):
+    """What works through tasks."""
+
+    @property
+    def own_folder(self) -> str:
+        """Name of a folder among the temporary files of each machine, which is removed when the crew ends; or empty."""
+
+    def work_through(self, tasks: Sequence[Task], work: Callable[[Task], Result]) -> Generator[tuple[Task, Result]]:
+        """Run `work` on every task; yield each task with its result when it is done, in the order of their ends.
+
+        Args:
+            tasks: The tasks; they and `work` are sent to the processes.
+            work: A function of a module, also with arguments by `functools.partial`.
+
+        Raises:
+            CdtlError: An error of `work`, or a process ended before its task; unfinished tasks are given up.
+        """
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Processes of this machine.
 
     With one job the work runs in this process. Otherwise each of `jobs` spawned processes takes the next task when it
-    is free. All processes have ended when this generator has, and they end at once if this process is killed.
-
-    Args:
-        tasks: The tasks; they and `work` are sent to the processes.
-        work: A function of a module.
-        jobs: Number of processes.
-
-    Raises:
-        CdtlError: An error of `work`, or a process ended before its task; unfinished tasks are given up.
+    is free. All processes have ended when the generator has, and they end at once if this process is killed.
     """
-    if jobs == 1 or len(tasks) < 2:
-        for task in tasks:
-            with _one_thread():
-                work(task)
-            yield task
-        return
-    with _crew(min(jobs, len(tasks)), work) as crew:
-        left = list(reversed(tasks))
-        busy: dict[Connection, Task] = {}
-        for connection in crew:
-            busy[connection] = _give(connection, left)
-        while busy:
-            ready = wait(list(busy))
-            for connection in [one for one in busy if one in ready]:
-                _hear(connection, crew[connection])
-                yield busy.pop(connection)
-                if left:
-                    busy[connection] = _give(connection, left)
+
+    jobs: int
+    own_folder: str = ""
+
+    def work_through(self, tasks: Sequence[Task], work: Callable[[Task], Result]) -> Generator[tuple[Task, Result]]:
+        """As `Crew.work_through`."""
+        if self.jobs == 1 or len(tasks) < 2:
+            for task in tasks:
+                with _one_thread():
+                    result = work(task)
+                yield task, result
+            return
+        with _crew(min(self.jobs, len(tasks)), work) as crew:
+            left = list(reversed(tasks))
+            busy: dict[Connection, Task] = {}
+            for connection in crew:
+                busy[connection] = _give(connection, left)
+            while busy:
+                ready = wait(list(busy))
+                for connection in [one for one in busy if one in ready]:
+                    result = _hear(connection, crew[connection])
+                    yield busy.pop(connection), result
+                    if left:
+                        busy[connection] = _give(connection, left)
 
 
 @contextmanager
-def _crew(jobs: int, work: Callable[[Task], None]) -> Iterator[dict[Connection, SpawnProcess]]:
+def _crew(jobs: int, work: Callable[[Task], Result]) -> Iterator[dict[Connection, SpawnProcess]]:
     context = multiprocessing.get_context("spawn")
     crew: dict[Connection, SpawnProcess] = {}
     try:
@@ -79,10 +103,10 @@ def _give(connection: Connection, left: list[Task]) -> Task:
     return left.pop()
 
 
-def _hear(connection: Connection, process: SpawnProcess) -> None:
-    """Receive the end of a task; raises the error it ended with."""
+def _hear(connection: Connection, process: SpawnProcess) -> Any:
+    """Receive the result of a task; raises the error it ended with."""
     try:
-        error = connection.recv()
+        result, error = connection.recv()
     except EOFError:
         process.join(timeout=10)
         raise CdtlError(
@@ -91,32 +115,34 @@ def _hear(connection: Connection, process: SpawnProcess) -> None:
         ) from None
     if error is not None:
         raise error
+    return result
 
 
-def _serve(connection: Connection, work: Callable[[Task], None]) -> None:
+def _serve(connection: Connection, work: Callable[[Task], Result]) -> None:
     """Work until the other process closes the pipe, or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process gets it too, and ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     while True:
         try:
             task = connection.recv()
         except EOFError:
             return
-        connection.send(_done(work, task))
+        connection.send(outcome_of(work, task))
 
 
-def _done(work: Callable[[Task], None], task: Task) -> Exception | None:
+def outcome_of(work: Callable[[Task], Result], task: Task) -> tuple[Result | None, Exception | None]:
+    """Return the result of a task, or the error it ended with, in a form that can be sent to another process."""
     try:
-        work(task)
+        return work(task), None
     except CdtlError as error:
-        return type(error)(str(error))
+        return None, type(error)(str(error))
     except Exception:
-        return RuntimeError(traceback.format_exc())
-    return None
+        return None, RuntimeError(traceback.format_exc())
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["InProcessGrid", "run_in_process"]
+__all__ = ["InProcessGrid", "run_in_process", "run_on", "set_identity"]
 
 _RUN_ID = 1
 _FIRST_NODE = 101
@@ -24,13 +24,13 @@ _FIRST_NODE = 101
 class InProcessGrid(Grid):
     """Nodes are folders of sites; `offline` holds the ids of nodes that do not answer."""
 
-    def __init__(self, app: ClientApp, homes: Iterable[Path], run_config: UserConfig) -> None:
+    def __init__(self, app: ClientApp, homes: Iterable[Path], run_config: Mapping[str, object]) -> None:
         self._app = app
         self._contexts = {node: _context(node, home, run_config) for node, home in enumerate(homes, _FIRST_NODE)}
         self._pending: dict[str, Message] = {}
         self._numbers = itertools.count(1)
         self.offline: set[int] = set()
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, 1
+        set_identity()
 
     def set_run(self, run: Run) -> None:
         """Do nothing: there is one run, known from the start."""
@@ -106,12 +106,28 @@ def run_in_process(
     Raises:
         CdtlError: As the server raises it.
     """
+    run_on(InProcessGrid(client, homes, settings), server, folder, settings)
+
+
+def run_on(grid: Grid, server: ServerApp, folder: Path, settings: Mapping[str, object]) -> None:
+    """Run a ServerApp in this process over a grid.
+
+    Args:
+        grid: The sites.
+        server: The ServerApp.
+        folder: Its folder.
+        settings: The run's flat settings.
+    """
+    server(grid, _context(1, folder, settings))
+
+
+def set_identity() -> None:
+    """Give this process the numbers that Flower's messages ask for."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, 1
+
+
+def _context(node: int, home: Path, settings: Mapping[str, object]) -> Context:
     run_config: UserConfig = dict(settings)  # type: ignore[arg-type]
-    context = _context(1, folder, run_config)
-    server(InProcessGrid(client, homes, run_config), context)
-
-
-def _context(node: int, home: Path, run_config: UserConfig) -> Context:
     return Context(
-        run_id=_RUN_ID, node_id=node, node_config={"home": str(home)}, state=RecordDict(), run_config=dict(run_config)
+        run_id=_RUN_ID, node_id=node, node_config={"home": str(home)}, state=RecordDict(), run_config=run_config
     )

@@ -2,10 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -34,12 +35,16 @@ from cdtl_core.system.durable import locked, replace_bytes
 from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.progress import report
 
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
 __all__ = ["Engine", "resume_simulation", "simulate"]
 
 Engine = Literal["in-process", "ray"]
+_Player = Callable[[RunConfig, Path, Sequence[Path]], None]
 
 
-def simulate(config: SimulationConfig, out: Path | str, *, engine: Engine = "in-process") -> Report:
+def simulate(config: SimulationConfig, out: Path | str, *, engine: Engine = "in-process", address: str = "") -> Report:
     """Run every method of `config` over its sites and write the run directory `out`.
 
     All images are read and split before training. If that fails, nothing is left behind.
@@ -48,12 +53,14 @@ def simulate(config: SimulationConfig, out: Path | str, *, engine: Engine = "in-
         config: The run, its sites and its methods, for example of `load_config`.
         out: The run directory, new or empty. docs/report.md describes its contents.
         engine: ``"ray"`` runs each site in a separate process, by Flower's simulation engine.
+        address: With ``"ray"``: a Ray cluster that runs the sites instead, ``host:port`` or ``auto`` (docs/cluster.md).
 
     Returns:
         What each site gained, as in ``out/report.json``.
 
     Raises:
         CheckpointError: `out` is not empty.
+        FederationError: The cluster cannot be used, or is lost.
         CdtlError: A site's data, a setting or the training fails; the sentence says which.
 
     Examples:
@@ -64,25 +71,29 @@ def simulate(config: SimulationConfig, out: Path | str, *, engine: Engine = "in-
     """
     out = Path(out)
     refuse_used(out, resume_simulation)
-    config = with_absolute_paths(config)
+    config, prepared = with_absolute_paths(config), False
     with locked(out):
         if RunFolder(out).config.exists():
             refuse_used(out, resume_simulation)
         try:
-            save_toml(RunFolder(out).config, simulation_toml(config))
-            _prepare(config, out)
+            with _player(config, out, engine, address) as play:
+                save_toml(RunFolder(out).config, simulation_toml(config))
+                _prepare(config, out)
+                prepared = True
+                return _play(config, out, engine, play)
         except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
+            if not prepared:
+                shutil.rmtree(out, ignore_errors=True)
             raise
-        return _play(config, out, engine)
 
 
-def resume_simulation(out: Path | str, *, engine: Engine = "in-process") -> Report:
+def resume_simulation(out: Path | str, *, engine: Engine = "in-process", address: str = "") -> Report:
     """Continue the run in `out` from its last complete round; a finished run is reported again.
 
     Args:
         out: The run directory of an earlier `simulate`.
         engine: As in `simulate`; either engine gives the same bits.
+        address: As in `simulate`; a run may continue elsewhere than it began.
 
     Returns:
         The report of the whole run.
@@ -99,9 +110,9 @@ def resume_simulation(out: Path | str, *, engine: Engine = "in-process") -> Repo
     if not RunFolder(out).config.exists():
         raise CheckpointError(f"{out} holds no run (config.toml is missing): give the folder of an earlier --out.")
     config = load_simulation(RunFolder(out).config)
-    with locked(out):
+    with locked(out), _player(config, out, engine, address) as play:
         _prepare(config, out)
-        return _play(config, out, engine)
+        return _play(config, out, engine, play)
 
 
 def _prepare(config: SimulationConfig, out: Path) -> None:
@@ -129,13 +140,13 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         check_run(candidates, _all_take_part(config, method), weights_hash(initial_weights))
 
 
-def _play(config: SimulationConfig, out: Path, engine: Engine) -> Report:
+def _play(config: SimulationConfig, out: Path, engine: Engine, play: _Player) -> Report:
     folder = RunFolder(out)
     homes = [folder.site(own.site).home for own in config.sites]
     report(visits=sum(_rounds_left(config, method, out) for method in config.methods) * len(homes))
     for method in config.methods:
         if not JournalFile(folder.journal, method).finished():
-            _play_method(_all_take_part(config, method), out, homes, engine)
+            play(_all_take_part(config, method), out, homes)
     _publish_models(config, folder)
     result = gather_report(config, folder, engine)
     save_report(folder.report, result)
@@ -183,19 +194,48 @@ def _all_take_part(config: SimulationConfig, method: Method) -> RunConfig:
     return run.model_copy(update={"federation": federation})
 
 
-def _play_method(run: RunConfig, out: Path, homes: Sequence[Path], engine: Engine) -> None:
-    if engine == "ray":
+@contextmanager
+def _player(config: SimulationConfig, out: Path, engine: Engine, address: str) -> Iterator[_Player]:
+    """Return the function that runs one method: in this process, in Flower's engine or on a cluster.
+
+    Args:
+        config: The run and its sites.
+        out: The run directory.
+        engine: The engine.
+        address: Of a Ray cluster.
+    """
+    if engine == "ray" and not address:
         from cdtl_core.simulation.ray import run_with_ray
 
-        run_with_ray(run, out, homes)
-        return
-    from cdtl_core.coordinator.app import app as server_app
-    from cdtl_core.simulation.inprocess import run_in_process
-    from cdtl_core.site.app import app as client_app
+        yield run_with_ray
+    elif engine == "ray":
+        from cdtl_core.simulation.cluster.grid import connected_grids
 
+        with connected_grids(address, config.cluster, out) as open_grid:
+            yield partial(_run_here, open_grid)
+    else:
+        from cdtl_core.simulation.inprocess import InProcessGrid
+        from cdtl_core.site.app import app
+
+        yield partial(_run_here, partial(InProcessGrid, app))
+
+
+def _run_here(open_grid: "Callable[..., Grid]", run: RunConfig, out: Path, homes: Sequence[Path]) -> None:
+    """Run one federation with the ServerApp in this process.
+
+    Args:
+        open_grid: Returns the grid of the sites' folders with these settings.
+        run: The run's settings.
+        out: The server's folder.
+        homes: The sites' folders.
+    """
+    from cdtl_core.coordinator.app import app as server_app
+    from cdtl_core.simulation.inprocess import run_on
+
+    settings = flatten(run)
     with _site_log(out) as failures:
         try:
-            run_in_process(server_app, client_app, folder=out, homes=homes, settings=flatten(run))
+            run_on(open_grid(homes, settings), server_app, out, settings)
         except FederationError as error:
             if not failures:
                 raise

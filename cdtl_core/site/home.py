@@ -21,7 +21,7 @@ from cdtl_core.system.foreign import parse_json
 from cdtl_core.training.device import open_hardware
 from cdtl_core.training.objective import LOSSES
 
-__all__ = ["contract_of", "labels_of", "open_site"]
+__all__ = ["build_site", "contract_of", "labels_of", "open_site"]
 
 
 def open_site(home: Path | str, config: RunConfig) -> Site:
@@ -53,21 +53,41 @@ def open_site(home: Path | str, config: RunConfig) -> Site:
 
 @functools.lru_cache(maxsize=128)
 def _open(home: Path, own: SiteConfig, config: RunConfig) -> Site:
-    LOSSES.find(config.train.loss)  # an unknown one is refused before the images are read
+    _check_names(own, config)  # before the images are read
+    return build_site(own, config, _cohort(home, own, config, labels_of(own, config)), cache=SiteFolder(home).features)
+
+
+def _check_names(own: SiteConfig, config: RunConfig) -> None:
+    LOSSES.find(config.train.loss)
     for name in config.train.augment.transforms:
         TRANSFORMS.find(name)
-    labels = labels_of(own, config)
-    if config.task.positive not in labels:
+    if config.task.positive not in labels_of(own, config):
         raise ConfigError(f"site {own.site} lacks the positive label '{config.task.positive}': add it to labels.")
+
+
+def build_site(own: SiteConfig, config: RunConfig, cohort: Cohort, *, cache: Path) -> Site:
+    """Return the site of a cohort that was read before, here or on another machine.
+
+    Args:
+        own: The site's settings.
+        config: What the federation agreed on.
+        cohort: Its images.
+        cache: Folder of its feature cache.
+
+    Raises:
+        ConfigError: The device that it asks for is not on this machine.
+        ModelError: As in `open_site`.
+    """
+    labels = cohort.labels
     site = Site(
         name=own.site,
         modality=own.modality,
         positive=labels.index(config.task.positive),
-        cohort=_cohort(home, own, config, labels),
+        cohort=cohort,
         config=config,
         model=_classifier(config.model, len(labels), config.image.size, config.dp.enabled),
         device=open_hardware(own.device, own.compute),
-        cache=SiteFolder(home).features,
+        cache=cache,
     )
     if site.entry is not None and site.entry.stages is not None:
         check_division(site.model.backbone, site.entry.stages, config.image.size)

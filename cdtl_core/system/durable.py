@@ -132,12 +132,13 @@ def file_hash(path: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
     """Lock a folder for this process.
 
     Args:
         folder: Made if it does not exist.
         wait: Wait until another process releases it, instead of raising.
+        shared: Let other processes that ask for a shared lock in too.
 
     Raises:
         CheckpointError: Another process holds it, or it cannot be written.
@@ -152,7 +153,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         ) from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise CheckpointError(
                 f"the folder {folder} is in use by another cdtl process: wait for it or choose another folder."

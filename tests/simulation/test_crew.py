@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from cdtl_core.errors import CdtlError, DataError
-from cdtl_core.simulation.crew import work_through
+from cdtl_core.simulation.crew import Processes
 
 
 def fails(task: int) -> None:
@@ -27,6 +27,6 @@ def fails(task: int) -> None:
 )
 def test_an_error_in_a_process_is_told_and_all_processes_end(task: int, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
-        list(work_through([task, 1], fails, jobs=2))
+        list(Processes(2).work_through([task, 1], fails))
     found = [" ".join(child.cmdline()) for child in psutil.Process().children()]
     assert [command for command in found if "resource_tracker" not in command] == []  # Python's own, ends with it

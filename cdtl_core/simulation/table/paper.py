@@ -12,8 +12,8 @@ from cdtl_core.errors import CheckpointError, ConfigError
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.results.model_table import ModelTable, save_table
 from cdtl_core.simulation.cell import CELLS, SETTINGS_FILE, open_sites
-from cdtl_core.simulation.compare import check_patients
-from cdtl_core.simulation.crew import work_through
+from cdtl_core.simulation.crew import Processes
+from cdtl_core.simulation.preparing import check_patients
 from cdtl_core.simulation.run_folder import refuse_used, with_absolute_paths
 from cdtl_core.simulation.table.row_cell import (
     RowCell,
@@ -25,7 +25,7 @@ from cdtl_core.simulation.table.row_cell import (
     table_of,
 )
 from cdtl_core.simulation.table.row_tally import tally_rows
-from cdtl_core.system.durable import locked
+from cdtl_core.system.durable import locked, replace_json
 from cdtl_core.system.progress import report
 
 __all__ = ["only_rows", "play_table", "resume_table"]
@@ -115,8 +115,9 @@ def _play(config: SimulationConfig, out: Path, jobs: int) -> ModelTable:
     table = table_of(config)
     left, total = _cells_left(table, out), sum(1 for _ in cells_of_table(table))
     report(cells=total, cells_done=total - len(left))
-    with closing(work_through(left, partial(play_row_cell, out), jobs=jobs)) as played:
-        for done, cell in enumerate(played, start=total - len(left) + 1):
+    with closing(Processes(jobs).work_through(left, partial(play_row_cell, out))) as played:
+        for done, (cell, found) in enumerate(played, start=total - len(left) + 1):
+            replace_json(out / CELLS / cell.file, found)
             what = f"{cell.row}, {cell.split}, repeat {cell.repeat}, fold {cell.fold}"
             report(cells=total, cells_done=done, cell=what)
     result = tally_rows(config, out)

@@ -12,12 +12,11 @@ from cdtl_core.config.settings import changed_run, load_simulation
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
 from cdtl_core.models.model import build_initial_weights
-from cdtl_core.simulation.cell import CELLS, SETTINGS_FILE, open_sites, scores_of
+from cdtl_core.simulation.cell import SETTINGS_FILE, open_sites, scores_of
 from cdtl_core.simulation.folds import scarce_site
 from cdtl_core.simulation.methods.loop import play
 from cdtl_core.simulation.methods.registry import method_of
 from cdtl_core.simulation.table.leak import leaked_share, leaky_site
-from cdtl_core.system.durable import replace_json
 
 __all__ = ["RowCell", "cells_of_row", "cells_of_table", "play_row_cell", "row_sites", "run_of_row", "table_of"]
 
@@ -83,8 +82,8 @@ def run_of_row(config: SimulationConfig, row: RowConfig) -> RunConfig:
     return changed_run(config.run, row.changes, f"row '{row.row}'")
 
 
-def play_row_cell(out: Path, cell: RowCell) -> None:
-    """Train and score a cell of the table in `out` and write its scores atomically.
+def play_row_cell(out: Path, cell: RowCell) -> dict[str, Any]:
+    """Train and score a cell of the table in `out`; returns the content of its file.
 
     Raises:
         CdtlError: The data, a setting or the training fails; the sentence says which.
@@ -99,7 +98,7 @@ def play_row_cell(out: Path, cell: RowCell) -> None:
     scores["leaked"] = leaked_share(target)
     scores["training_images"] = target.cohort.folds["train"].num_images
     seconds = round(time.perf_counter() - began, 2)
-    replace_json(out / CELLS / cell.file, {"targets": {target.name: scores}, "seconds": seconds})
+    return {"targets": {target.name: scores}, "seconds": seconds}
 
 
 def row_sites(config: SimulationConfig, table: PaperConfig, row: RowConfig, cell: RowCell, out: Path) -> list[Site]:

@@ -1,7 +1,18 @@
 """The rows of the table, in its order; a file holds those that are measured together."""
 
 from simulations.bench.row import Row
-from simulations.bench.rows import aggregation, deployed, growth, image_cost, memory, peers, pipeline, sending, start
+from simulations.bench.rows import (
+    aggregation,
+    cluster,
+    deployed,
+    growth,
+    image_cost,
+    memory,
+    peers,
+    pipeline,
+    sending,
+    start,
+)
 from simulations.bench.rows import federation as overhead
 
 __all__ = ["ROWS"]
@@ -16,6 +27,7 @@ ROWS: tuple[Row, ...] = (
     *pipeline.ROWS,
     *image_cost.ROWS,
     *growth.ROWS,
+    *cluster.ROWS,
     *start.ROWS,
 )
 """All rows; names are distinct."""

@@ -1,0 +1,1 @@
+"""Simulations and comparisons on an existing Ray cluster."""

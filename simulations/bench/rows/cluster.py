@@ -1,0 +1,76 @@
+"""`compare` on two Ray nodes of one core each over one node, and with one of two killed in the middle."""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from simulations.bench.program import play, python_program
+from simulations.bench.ratio import alternate, median_ratio, middle
+from simulations.bench.row import Measured, Row
+from simulations.bench.session import Session
+from simulations.raylets import LIKE_THE_DRIVER, Raylets, wait_until
+
+__all__ = ["ROWS"]
+
+_STUDY = ("demo", "--methods", "alone,fedbn,cdtl", "--seeds", "2", "--folds", "3", "--patients", "20,all")
+_CELLS = 48
+_MOST_RUNS = 3
+
+
+def _speed(session: Session) -> Measured:
+    arms = {count: partial(_cells_per_hour, count) for count in (1, 2)}
+    found = alternate(arms, min(session.runs, _MOST_RUNS))
+    note = f"{middle(found[2]):.0f} cells an hour against {middle(found[1]):.0f}, from the end of the preparation"
+    floor = "two busy nodes share this machine's caches and memory, with Ray's own processes and the driver beside them"
+    return Measured(median_ratio(found[2], found[1]), note, {"two": found[2], "one": found[1]}, floor)
+
+
+def _cells_per_hour(count: int) -> float:
+    with _nodes(count) as (nodes, folder):
+        _compare(folder / "study", "--engine", "ray", "--address", nodes.address)
+        prepared = (folder / "study" / "left_out.json").stat().st_mtime
+        ends = [path.stat().st_mtime for path in (folder / "study" / "cells").iterdir()]
+    return 3600 * len(ends) / (max(ends) - prepared)
+
+
+def _kill(_session: Session) -> Measured:
+    with _nodes(2) as (nodes, folder):
+        whole, killed = folder / "whole", folder / "killed"
+        _compare(whole)
+        killer = threading.Thread(target=_kill_second, args=(nodes, killed / "cells"))
+        killer.start()
+        _compare(killed, "--engine", "ray", "--address", nodes.address)
+        killer.join()
+        cells = len(list((killed / "cells").iterdir()))
+        same = cells == _CELLS and (whole / "compare.json").read_bytes() == (killed / "compare.json").read_bytes()
+    return Measured(float(same), f"{cells} of {_CELLS} cells; 1: compare.json has the bytes of one machine's")
+
+
+def _kill_second(nodes: Raylets, cells: Path) -> None:
+    wait_until(lambda: cells.exists() and len(list(cells.iterdir())) >= _CELLS // 2, timeout_s=600)
+    nodes.kill(nodes.nodes[1])
+
+
+@contextmanager
+def _nodes(count: int) -> Iterator[tuple[Raylets, Path]]:
+    with tempfile.TemporaryDirectory(prefix="cdtl-bench-") as name:
+        nodes = Raylets(Path(name))
+        try:
+            for _ in range(count):
+                nodes.add()
+            yield nodes, Path(name)
+        finally:
+            nodes.end()
+
+
+def _compare(out: Path, *where: str) -> None:
+    play(python_program("cdtl_core.cli.main", "compare", *_STUDY, "--out", out, *where), **LIKE_THE_DRIVER)
+
+
+ROWS = (
+    Row("cluster", "compare on two Ray nodes of one core over one, cells an hour", 1.8, _speed, "at least", minutes=12),
+    Row("cluster-kill", "the same with one node killed in the middle: the same bytes", 1.0, _kill, "at least", unit=""),
+)

@@ -1,0 +1,278 @@
+"""Comparisons and simulations on a Ray cluster of real raylets, and what a cluster may lack."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cdtl_core.simulation.cluster.nodes import Demand, fault_here, versions
+from simulations.raylets import LIKE_THE_DRIVER, Raylets, wait_until
+from tests.conftest import Cdtl
+from tests.simulation.test_compare import TINY
+from tests.stub import STUB
+
+ROOT = Path(__file__).parents[2]
+STUDY = ("--methods", "alone,cdtl", "--seeds", "2", "--folds", "2", "--patients", "4,all", "--target", "alba")
+
+
+@pytest.fixture
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
+    found = Raylets(tmp_path_factory.mktemp("nodes"))
+    try:
+        yield found
+    finally:
+        found.end()
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY.replace(STUB, "test_efficientnet"))  # other processes know no stub
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "cdtl_core.cli.main", *words]
+
+
+def call(folder: Path, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **LIKE_THE_DRIVER}
+    return subprocess.run(command(*words), cwd=folder, env=env, capture_output=True, text=True, timeout=timeout)
+
+
+def on(nodes: Raylets) -> tuple[str, ...]:
+    return "--engine", "ray", "--address", nodes.address
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_two_nodes_give_the_bytes_of_one_machine(cdtl: Cdtl, nodes: Raylets, tmp_path: Path) -> None:
+    """A comparison, from its command to its bytes, with images on a shared path; both nodes play cells."""
+    nodes.add()
+    nodes.add()
+    assert cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")[0] == 0
+    done = call(tmp_path, "compare", "tiny.toml", *STUDY, "--out", "b", *on(nodes))
+    assert done.returncode == 0, done.stderr
+    assert "8 of 8 cells; " in done.stderr
+    assert (tmp_path / "b" / "compare.json").read_bytes() == (tmp_path / "a" / "compare.json").read_bytes()
+    assert not list((tmp_path / "b").glob(".on-cluster*"))
+
+
+@pytest.mark.slow
+def test_a_killed_node_costs_its_cells_alone(cdtl: Cdtl, nodes: Raylets, tmp_path: Path) -> None:
+    """One of two nodes is killed while it plays a cell: the same bytes, and no finished cell is played again."""
+    nodes.add()
+    victim = nodes.add()
+    assert cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")[0] == 0
+    cells = tmp_path / "b" / "cells"
+    killed: list[dict[str, int]] = []
+
+    def kill() -> None:
+        wait_until(lambda: len(list(cells.glob("*.json"))) >= 2)
+        killed.append({path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")})
+        nodes.kill(victim)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    done = call(tmp_path, "compare", "tiny.toml", *STUDY, "--out", "b", *on(nodes))
+    killer.join()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b" / "compare.json").read_bytes() == (tmp_path / "a" / "compare.json").read_bytes()
+    assert 2 <= len(killed[0]) < 8
+    assert {name: (cells / name).stat().st_mtime_ns for name in killed[0]} == killed[0]
+
+
+@pytest.mark.slow
+def test_a_lost_head_ends_with_one_sentence_and_the_study_continues_without_it(
+    cdtl: Cdtl, nodes: Raylets, tmp_path: Path
+) -> None:
+    nodes.add()
+    words = command("compare", "tiny.toml", *STUDY, "--out", "b", *on(nodes))
+    env = {**os.environ, **LIKE_THE_DRIVER}
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: len(list((tmp_path / "b" / "cells").glob("*.json"))) >= 2)
+        nodes.end()
+        _, error = process.communicate(timeout=120)
+    last = error.splitlines()[-1]
+    assert process.returncode == 7, error
+    assert "Ray cluster" in last
+    assert f"continue with --resume {tmp_path / 'b'}" in last
+    assert "Traceback" not in error
+    assert cdtl("compare", "--resume", "b", "--jobs", "1")[0] == 0
+    assert cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")[0] == 0
+    assert (tmp_path / "b" / "compare.json").read_bytes() == (tmp_path / "a" / "compare.json").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_command_leaves_no_process_and_no_task(nodes: Raylets, tmp_path: Path, number: int) -> None:
+    nodes.add()
+    words = command("compare", "tiny.toml", *STUDY, "--out", "b", *on(nodes))
+    env = {**os.environ, **LIKE_THE_DRIVER}
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=env, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        wait_until(lambda: len(list((tmp_path / "b" / "cells").glob("*.json"))) >= 1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+        assert number == signal.SIGKILL or b"continue with: cdtl compare --resume b" in error
+    assert children
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    found = sorted((tmp_path / "b" / "cells").glob("*.json"))
+    time.sleep(3)  # that nothing happens cannot be awaited
+    assert sorted((tmp_path / "b" / "cells").glob("*.json")) == found
+
+
+@pytest.mark.slow
+def test_a_node_without_the_folder_is_refused_unless_the_images_are_sent(
+    cdtl: Cdtl, nodes: Raylets, tmp_path: Path
+) -> None:
+    """The only node with a core sees an empty folder in place of the study's."""
+    nodes.add(cores=0)
+    nodes.add(around=f"exec unshare --map-root-user --mount sh -c 'mount -t tmpfs none {tmp_path}; exec \"$@\"' -")
+    heads = [word for one in ("model.levels=[2,3]", "train.freeze=3", "train.views=1") for word in ("--set", one)]
+    refused = call(tmp_path, "compare", "tiny.toml", *heads, *STUDY, "--out", "b", *on(nodes))
+    assert refused.returncode == 7, refused.stderr
+    assert "does not see the folder" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "b").exists()
+    assert cdtl("compare", "tiny.toml", *heads, *STUDY, "--out", "a", "--jobs", "1")[0] == 0
+    send = ("--set", "cluster.send_images=true")
+    done = call(tmp_path, "compare", "tiny.toml", *heads, *send, *STUDY, "--out", "b", *on(nodes))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b" / "compare.json").read_bytes() == (tmp_path / "a" / "compare.json").read_bytes()
+    assert not list(Path("/tmp").glob("cdtl-*/cache/*"))
+
+
+@pytest.mark.slow
+def test_a_node_with_other_code_is_refused(nodes: Raylets, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "cdtl_core", tmp_path / "other" / "cdtl_core")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path / "other")
+    for app in ("server", "client"):
+        shutil.copytree(ROOT / app, tmp_path / "other" / app)
+    with open(tmp_path / "other" / "cdtl_core" / "errors.py", "a") as file:
+        file.write("# another commit\n")
+    nodes.add()
+    nodes.add(PYTHONPATH=str(tmp_path / "other"))
+    done = call(tmp_path, "compare", "tiny.toml", *STUDY, "--out", "b", *on(nodes))
+    assert done.returncode == 7, done.stderr
+    assert "check out the same commit on all nodes" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_too_small_nodes_end_the_command(nodes: Raylets, tmp_path: Path) -> None:
+    nodes.add()
+    for change, says in (("cluster.cpus=2", "2 CPUs and 0 GPUs"), ("cluster.gpus=1", "1 CPUs and 1 GPUs")):
+        done = call(tmp_path, "compare", "tiny.toml", *STUDY, "--set", change, "--out", "b", *on(nodes))
+        assert (done.returncode, says in done.stderr, done.stderr.count("\n")) == (3, True, 1), done.stderr
+        assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_the_sites_of_a_simulation_on_two_nodes_give_the_bytes_of_one_process(nodes: Raylets, tmp_path: Path) -> None:
+    """One node is killed in the middle."""
+    nodes.add()
+    victim = nodes.add()
+    assert call(tmp_path, "simulate", "tiny.toml", "--out", "a").returncode == 0
+    journal = tmp_path / "b" / "rounds.jsonl"
+
+    def kill() -> None:
+        wait_until(lambda: journal.exists() and len(journal.read_text().splitlines()) >= 1)
+        nodes.kill(victim)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    done = call(tmp_path, "simulate", "tiny.toml", "--out", "b", *on(nodes))
+    killer.join()
+    assert done.returncode == 0, done.stderr
+    for site in ("alba", "como"):
+        for name in ("model.safetensors", "model.json", "models/tiny-cdtl/scores.csv"):
+            assert (tmp_path / "a/sites" / site / name).read_bytes() == (
+                tmp_path / "b/sites" / site / name
+            ).read_bytes()
+    last = "checkpoints/cdtl/round-0002/state.safetensors"
+    assert (tmp_path / "a" / last).read_bytes() == (tmp_path / "b" / last).read_bytes()
+
+
+def test_parts_of_a_study_give_the_bytes_of_the_whole(cdtl: Cdtl, tmp_path: Path) -> None:
+    """Two shards after each other; the last one combines. A part of another study is refused."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    assert cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")[0] == 0
+    code, out, lines = cdtl("compare", "tiny.toml", *STUDY, "--out", "b", "--jobs", "1", "--shard", "2/2")
+    assert (code, "others are not" in out) == (0, True), lines
+    assert "4 of 4 cells" in lines
+    assert not (tmp_path / "b" / "compare.json").exists()
+    other = cdtl("compare", "tiny.toml", *STUDY[:-2], "--target", "como", "--out", "b", "--shard", "1/2")
+    assert (other[0], "holds another study" in other[2]) == (6, True)
+    code, table, lines = cdtl("compare", "tiny.toml", *STUDY, "--out", "b", "--jobs", "1", "--shard", "1/2")
+    assert (code, "SYNTHETIC" in table) == (0, True), lines
+    for name in ("compare.json", "curves.svg"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("compare", "--address", "127.0.0.1:6379"), 2, "add --engine ray"),
+        (("simulate", "--address", "127.0.0.1:6379"), 2, "add --engine ray"),
+        (("compare", "--engine", "ray"), 2, "needs --address"),
+        (("compare", "--engine", "ray", "--address", "auto", "--shard", "1/2"), 2, "remove --shard"),
+        (("compare", "--shard", "1/2"), 2, "needs CONFIG and --out"),
+        (("compare", "--shard", "3/2", "--out", "x"), 2, "with I from 1 to N"),
+        (("compare", "--engine", "ray", "--address", "ray://head:10001"), 3, "is not HOST:PORT"),
+        (("simulate", "--engine", "ray", "--address", "head"), 3, "is not HOST:PORT"),
+        (
+            ("simulate", "--engine", "ray", "--address", "h:1", "--set", "cluster.send_images=true"),
+            3,
+            "every node must",
+        ),
+        (("compare", "--engine", "ray", "--address", "no.such.name.invalid:6379"), 7, "nothing answers at no.such"),
+        (("compare", "--set", "cluster.cpus=0"), 3, "cluster.cpus"),
+    ],
+)
+def test_wrong_options_are_one_sentence_and_leave_nothing(
+    cdtl: Cdtl, tmp_path: Path, words: tuple[str, ...], code: int, says: str
+) -> None:
+    found, _, error = cdtl(words[0], "tiny.toml", *words[1:])
+    assert (found, says in error) == (code, True), error
+    assert code == 2 or error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"tiny.toml", "runs"}
+    assert not any((tmp_path / "runs").glob("*"))
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(cdtl: Cdtl, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        for what in ("compare", "simulate"):
+            code, _, error = cdtl(what, "tiny.toml", "--engine", "ray", "--address", address, "--out", "x")
+            assert (code, f"nothing answers at {address}" in error, error.count("\n")) == (7, True, 1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_ray_the_sentence_says_how_to_install_it(cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it was not installed
+    code, _, error = cdtl("compare", "tiny.toml", "--engine", "ray", "--address", "127.0.0.1:6379")
+    assert (code, "Ray is not installed" in error) == (3, True)
+
+
+def test_a_node_says_what_it_lacks(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    mark.write_text("this study")
+    assert fault_here(Demand(versions(), str(mark), "this study")) == ""
+    assert "does not see the folder" in fault_here(Demand(versions(), str(mark), "another study"))
+    assert "does not see the folder" in fault_here(Demand(versions(), str(tmp_path / "none"), "this study"))
+    assert "has torch" in fault_here(Demand({**versions(), "torch": "1.0"}))
+    assert "has package ours none, and this machine 1" in fault_here(Demand({**versions(), "package ours": "1"}))
+    assert "has cdtl" in fault_here(Demand({**versions(), "cdtl": "0.2.0 (code 0)"}))
