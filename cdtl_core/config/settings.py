@@ -89,8 +89,9 @@ def _simulation_of(tree: dict[str, Any], overrides: Iterable[str], source: str) 
         raise ConfigError(
             f"method in {source} is not a setting of a simulation: list the methods to compare under methods."
         )
-    methods, parts = tree.pop("methods", None), {key: tree.pop(key) for key in ("paper", "cluster") if key in tree}
-    document: dict[str, Any] = {"run": tree, "sites": [_with_shared(site, shared) for site in sites], **parts}
+    methods, parts = tree.pop("methods", None), [key for key in ("paper", "cluster") if key in tree]
+    document: dict[str, Any] = {key: tree.pop(key) for key in parts}
+    document |= {"run": tree, "sites": [_with_shared(site, shared) for site in sites]}
     if methods is not None:
         document["methods"] = methods.split(",") if isinstance(methods, str) else methods
     return validated(SimulationConfig, document, source, typed)

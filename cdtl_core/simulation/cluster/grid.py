@@ -65,7 +65,7 @@ class RayGrid(InProcessGrid):
     """
 
     def __init__(self, crew: RayCrew, homes: Iterable[Path], run_config: Mapping[str, object]) -> None:
-        super().__init__(app, homes, run_config)
+        super().__init__(app, [home.resolve() for home in homes], run_config)
         self._crew = crew
         self._names: dict[int, str] = {}
         crew.begin(answer)

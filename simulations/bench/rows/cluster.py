@@ -11,7 +11,7 @@ from simulations.bench.program import play, python_program
 from simulations.bench.ratio import alternate, median_ratio, middle
 from simulations.bench.row import Measured, Row
 from simulations.bench.session import Session
-from simulations.raylets import LIKE_THE_DRIVER, Raylets, wait_until
+from simulations.raylets import Raylets, wait_until
 
 __all__ = ["ROWS"]
 
@@ -67,7 +67,7 @@ def _nodes(count: int) -> Iterator[tuple[Raylets, Path]]:
 
 
 def _compare(out: Path, *where: str) -> None:
-    play(python_program("cdtl_core.cli.main", "compare", *_STUDY, "--out", out, *where), **LIKE_THE_DRIVER)
+    play(python_program("cdtl_core.cli.main", "compare", *_STUDY, "--out", out, *where), OMP_NUM_THREADS=1)
 
 
 ROWS = (
