@@ -61,8 +61,9 @@ evidence: $(VENV)/.installed  ## what four sites gain over alone from others: do
 		--methods alone,fedavg,fedbn,cdtl,cdtl:shuffled --patients 20,50,200 --folds 3 --seeds 10 --out runs/evidence
 
 NVFLARE ?=
-bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; about an hour
-	$(BIN)/python -m simulations.bench $(if $(NVFLARE),--nvflare $(NVFLARE)) --json runs/bench.json --plot runs/bench.png
+RUNS ?= 3
+bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; three runs of each
+	$(BIN)/python -m simulations.bench $(if $(NVFLARE),--nvflare $(NVFLARE)) --runs $(RUNS) --json runs/bench.json --table docs/benchmarks.md
 
 page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-core; screenshots in runs/page, to be looked at
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends chromium)

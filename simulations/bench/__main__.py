@@ -1,8 +1,8 @@
 """Measure the rows, print the table, write the JSON.
 
-    python -m simulations.bench [--rows a,b] [--runs 5] [--nvflare PYTHON] [--json FILE] [--plot FILE.png]
+    python -m simulations.bench [--rows a,b] [--runs 5] [--nvflare PYTHON] [--json FILE] [--table FILE.md]
 
-All rows with five runs take about 35 minutes on two idle cores, 20 more with NVFlare. NVFlare is optional and has an
+`make bench` plays three runs. NVFlare is optional and has an
 environment of its own: ``python -m venv nv``, a file ``nv/lib/python3.*/site-packages/torch.pth`` with the path of this
 environment's site-packages, ``nv/bin/pip install nvflare``, then ``--nvflare nv/bin/python``.
 Rows that FILE already holds stay in it and in the table, so that the rows can be measured in several calls. Exit code 1
@@ -25,7 +25,7 @@ from cdtl_core.errors import CdtlError
 from cdtl_core.system.shipped import bundle_root
 from cdtl_core.system.threads import num_cores, set_thread_defaults
 from simulations.bench.row import Row
-from simulations.bench.table import entry_of, table_text
+from simulations.bench.table import entry_of, table_page, table_text
 
 __all__ = ["main"]
 
@@ -47,13 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json and options.json.exists():
         entries = json.loads(options.json.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="cdtl-bench-", ignore_cleanup_errors=True) as folder:
-        session = Session(Path(folder), options.runs, options.nvflare, say=_say, plot=options.plot)
+        session = Session(Path(folder), options.runs, options.nvflare, say=_say)
         for row in rows:
             entries[row.name] = _measured(row, session, rows)
             if options.json:
                 options.json.parent.mkdir(parents=True, exist_ok=True)
                 options.json.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(table_text(ROWS, entries) + "\n")
+    if options.table:
+        options.table.write_text(table_page(ROWS, entries), encoding="utf-8")
     return int(any(entries[row.name]["verdict"] == "missed" for row in rows))
 
 
@@ -94,7 +96,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="of each arm, in turn (default 5)")
     parser.add_argument("--nvflare", type=Path, help="the Python of an environment with nvflare and this torch")
     parser.add_argument("--json", type=Path, help="write the figures here; rows it holds already stay")
-    parser.add_argument("--plot", type=Path, help="draw the growth rows to this PNG")
+    parser.add_argument("--table", type=Path, help="write the rows as a page of the docs")
     return parser.parse_args(arguments)
 
 

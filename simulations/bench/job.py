@@ -36,7 +36,7 @@ class Job:
 
 
 JOBS = {
-    "train": Job(5, 6, "efficientnet_lite0", "imagenet", 128, 60),
+    "train": Job(3, 12, "efficientnet_lite0", "imagenet", 128, 60),  # steps: the default
     "memory": Job(2, 3, "efficientnet_lite0", "imagenet", 128, 60),
     "empty": Job(5, 0, "resnet18", "random", 32, 12),
 }

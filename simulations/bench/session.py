@@ -26,14 +26,12 @@ class Session:
         runs: Of each arm.
         nvflare: The Python of an environment that has NVFlare; None: that arm says that it was not played.
         say: Told what is under way.
-        plot: Where the growth is drawn; None: nowhere.
     """
 
     folder: Path
     runs: int
     nvflare: Path | None = None
     say: Callable[[str], None] = lambda _: None
-    plot: Path | None = None
     _played: dict[Play, list[Run]] = field(default_factory=dict)
 
     def play_for(self, rows: Iterable[Row]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from simulations.bench.row import Measured, Row, verdict
 
-__all__ = ["entry_of", "table_text"]
+__all__ = ["entry_of", "table_page", "table_text"]
 
 _WIDTH = 118
 
@@ -43,8 +43,34 @@ def table_text(rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]]) ->
     return "\n".join(lines)
 
 
+_PAGE = """# Benchmarks
+
+What cdtl costs over a plain PyTorch loop, Flower's own simulation and NVFlare, on two idle cores. A value is the
+median of runs that take turns with what they are compared to. Most are ratios, since machines differ.
+`make bench NVFLARE=PYTHON RUNS=5` measures all rows and writes this page; NVFlare has an environment of its own
+(`simulations/bench/__main__.py` says how to make it).
+
+| command | what | bar | measured | | figures |
+|---|---|---|---|---|---|
+"""
+
+
+def table_page(rows: Sequence[Row], entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the page of the docs: a row each with its command; below it, where and when it was measured."""
+    lines, about = [], []
+    for row in rows:
+        entry = entries.get(row.name, {"value": None, "verdict": "not measured", "note": "", "floor": ""})
+        floor = f"; floor: {entry['floor']}" if entry["floor"] and entry["verdict"] == "missed" else ""
+        cells = (f"`python -m simulations.bench --rows {row.name}`", row.what, _bar(row), _number(entry["value"]))
+        lines.append(f"| {' | '.join(cells)} | {entry['verdict']} | {entry['note']}{floor} |")
+        if "commit" in entry:
+            about.append(f"{row.name} {entry['commit']} ({entry['at']}, {entry['runs']} runs, {entry['cores']} cores)")
+    return _PAGE + "\n".join([*lines, "", f"Commits: {', '.join(about)}." if about else "Not measured yet.", ""])
+
+
 def _bar(row: Row) -> str:
-    return f"{'<=' if row.sense == 'at most' else '>='} {row.bar:g}{'' if row.unit == 'x' else ' ' + row.unit}"
+    unit = "" if row.unit == "x" else f" {row.unit}"
+    return f"{'<=' if row.sense == 'at most' else '>='} {row.bar:g}{unit.rstrip()}"
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,6 @@ import psutil
 import pytest
 import torch
 
-from cdtl_core.config import RunConfig
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.models.model import build_classifier, build_initial_weights
@@ -20,14 +19,12 @@ from cdtl_core.site.home import open_site
 from cdtl_core.training.train import fit
 from simulations.bench import pss
 from simulations.bench.__main__ import main
-from simulations.bench.arms.server_memory import play_server
 from simulations.bench.job import JOBS, prepare
 from simulations.bench.plain import Net, images_of, initial_weights_of, read_job, train
 from simulations.bench.program import play
 from simulations.bench.ratio import alternate, median_ratio
 from simulations.bench.row import Measured, Row, verdict
 from simulations.bench.rows import ROWS
-from simulations.bench.rows.growth import memory_growth, slope_ratio
 from simulations.bench.table import entry_of, table_text
 
 pytestmark = pytest.mark.integration
@@ -57,18 +54,6 @@ def test_a_bar_bounds_from_its_side_and_counts_as_reached(value: float, sense: s
     assert verdict(ROW, Measured(None, "no such program")) == "not had"
 
 
-def test_the_server_takes_what_the_memory_arms_sites_answer(tmp_path: Path) -> None:
-    model = {"backbone": "test_efficientnet", "weights": "random"}
-    config = RunConfig.model_validate(
-        {"name": "memory", "method": "fedbn", "image": {"size": 32}, "model": model, "federation": {"rounds": 3}}
-    )
-    play_server(4, tmp_path, config)
-    rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
-    assert [sorted(line["sites"]) for line in rounds if line["round"] <= 3] == [
-        [f"site{n}" for n in range(101, 105)]
-    ] * 3
-
-
 def test_the_table_names_every_row_and_the_floor_of_a_missed_one_only() -> None:
     other = replace(ROW, name="size", bar=1.0)
     floors = {"speed": "air", "size": "water"}
@@ -83,12 +68,6 @@ def test_the_table_names_every_row_and_the_floor_of_a_missed_one_only() -> None:
 def test_rows_have_distinct_names_and_read_jobs_that_there_are() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert {job for row in ROWS for job, _ in row.needs} <= set(JOBS)
-
-
-def test_growth_is_measured_between_stretches() -> None:
-    assert slope_ratio((1, 4, 10), (5.0, 8.0, 14.0)) == 1.0  # 4 s of starting, 1 s each
-    assert slope_ratio((1, 4, 10), (1.0, 16.0, 100.0)) == pytest.approx(14 / 5)  # squares
-    assert memory_growth((100, 103, 110)) == 1.1
 
 
 def test_memory_of_a_tree_is_the_sum_over_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +117,10 @@ def test_one_row_from_the_command_line_to_the_table_and_the_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "bench.json"
-    assert main(["--rows", "import", "--runs", "1", "--json", str(out)]) == 0
+    page = tmp_path / "benchmarks.md"
+    assert main(["--rows", "import", "--runs", "1", "--json", str(out), "--table", str(page)]) == 0
+    row = "| `python -m simulations.bench --rows import` | import cdtl_core loads torch | <= 0 | 0 | met |"
+    assert row in page.read_text()
     entry = json.loads(out.read_text())["import"]
     assert (entry["value"], entry["verdict"], entry["runs"]) == (0.0, "met", 1)
     assert "import cdtl_core loads torch" in capsys.readouterr().out

@@ -1,18 +1,7 @@
 """The rows of the table, in its order; a file holds those that are measured together."""
 
 from simulations.bench.row import Row
-from simulations.bench.rows import (
-    aggregation,
-    cluster,
-    deployed,
-    growth,
-    image_cost,
-    memory,
-    peers,
-    pipeline,
-    sending,
-    start,
-)
+from simulations.bench.rows import aggregation, cluster, deployed, memory, peers, sending, start
 from simulations.bench.rows import federation as overhead
 
 __all__ = ["ROWS"]
@@ -24,10 +13,7 @@ ROWS: tuple[Row, ...] = (
     *aggregation.ROWS,
     *sending.ROWS,
     *deployed.ROWS,
-    *pipeline.ROWS,
-    *image_cost.ROWS,
-    *growth.ROWS,
-    *cluster.ROWS,
     *start.ROWS,
+    *cluster.ROWS,
 )
 """All rows; names are distinct."""

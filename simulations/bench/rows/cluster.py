@@ -15,8 +15,8 @@ from simulations.raylets import Raylets, wait_until
 
 __all__ = ["ROWS"]
 
-_STUDY = ("demo", "--methods", "alone,fedbn,cdtl", "--seeds", "2", "--folds", "3", "--patients", "20,all")
-_CELLS = 48
+_STUDY = ("demo", "--methods", "alone,fedbn,cdtl", "--seeds", "1", "--folds", "3", "--patients", "20,all")
+_CELLS = 24
 _MOST_RUNS = 3
 
 
@@ -71,6 +71,6 @@ def _compare(out: Path, *where: str) -> None:
 
 
 ROWS = (
-    Row("cluster", "compare on two Ray nodes of one core over one, cells an hour", 1.8, _speed, "at least", minutes=12),
+    Row("cluster", "compare on two Ray nodes of one core over one, cells an hour", 1.8, _speed, "at least", minutes=6),
     Row("cluster-kill", "the same with one node killed in the middle: the same bytes", 1.0, _kill, "at least", unit=""),
 )
