@@ -1,8 +1,12 @@
 """All settings with key, meaning, allowed values and default, from the models of the settings: the only list."""
 
+import ast
+import inspect
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from cdtl_core.config.simulation import SimulationConfig
 from cdtl_core.config.site import SiteConfig
 from cdtl_core.config.training import table_of
 
-__all__ = ["Setting", "Table", "reference_page", "table_of_settings", "toml_value"]
+__all__ = ["Setting", "Table", "meanings_of", "reference_page", "table_of_settings", "toml_value"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ def table_of_settings(kind: type[BaseModel], name: str = "", *, optional: bool =
     """
     schema = kind.model_json_schema(by_alias=False)
     fields = {key: (field, table_of(field.annotation)) for key, field in kind.model_fields.items()}
-    values = [_setting(key, field, schema) for key, (field, part) in fields.items() if part is None]
+    meanings = meanings_of(kind)
+    values = [
+        _setting(key, field, meanings.get(key, ""), schema) for key, (field, part) in fields.items() if part is None
+    ]
     tables = [
         table_of_settings(part, f"{name}.{key}".lstrip("."), optional=field.default is None)
         for key, (field, part) in fields.items()
@@ -87,11 +94,25 @@ def table_of_settings(kind: type[BaseModel], name: str = "", *, optional: bool =
     return Table(name, meaning, tuple(values), tuple(tables), optional)
 
 
-def _setting(key: str, field: FieldInfo, schema: Mapping[str, Any]) -> Setting:
+def meanings_of(kind: type[BaseModel]) -> dict[str, str]:
+    """Return the meaning of each field on one line: its description, or else the text below it in the source.
+
+    pydantic's ``use_attribute_docstrings`` reads the same at every import, which costs each program half a second.
+    """
+    found = {}
+    for base in reversed(kind.__mro__[: kind.__mro__.index(BaseModel)]):
+        (written,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        for field, text in pairwise(written.body):  # type: ignore[attr-defined]
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                    found[name] = " ".join(meaning.split())
+    return found | {name: field.description for name, field in kind.model_fields.items() if field.description}
+
+
+def _setting(key: str, field: FieldInfo, meaning: str, schema: Mapping[str, Any]) -> Setting:
     part = schema["properties"][key]
     default = None if field.is_required() else _plain(field.default)
     example = next(iter(field.examples or ()), None)
-    meaning = " ".join((field.description or "").split())
     return Setting(key, meaning, _words(part), default, field.is_required(), example)
 
 

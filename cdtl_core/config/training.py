@@ -46,7 +46,7 @@ class Settings(BaseModel):
     The text below a field is its meaning in templates, in `cdtl config list settings` and in the reference.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # pydantic's own fails on tables such as blend.donors, which are dicts

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.config.forms import FORMS
-from cdtl_core.config.reference import reference_page, table_of_settings
+from cdtl_core.config.reference import meanings_of, reference_page, table_of_settings
 from cdtl_core.config.settings import load_config, load_site
 from cdtl_core.config.training import setting_keys, table_of
 from cdtl_core.system.shipped import bundle_root
@@ -174,8 +174,9 @@ def test_every_setting_has_a_meaning_and_every_pattern_words() -> None:
                 yield from models(part)
 
     for kind in models(SimulationConfig):
+        meanings = meanings_of(kind)
         for name, field in kind.model_fields.items():
-            told = (field.description or "") if table_of(field.annotation) is None else "table"
+            told = meanings.get(name, "") if table_of(field.annotation) is None else "table"
             assert told, f"{kind.__name__}.{name}"
             assert name.endswith("_s") <= ("second" in told)
             assert name.endswith("_px") <= ("pixel" in told)
