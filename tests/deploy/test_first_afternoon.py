@@ -18,7 +18,6 @@ __all__ = ["make"]
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.ci
 def test_a_new_engineer_gets_from_a_folder_of_images_to_an_accepted_update_in_ten_minutes(
     tiny: Tiny, make: Make, tmp_path: Path, figures: Figures
 ) -> None:
