@@ -9,8 +9,9 @@ from cdtl_core.errors import CheckpointError, ConfigError, DataError, PrivacyErr
 
 __all__ = ["naming", "refuse_used", "with_absolute_paths"]
 
-_BEFORE = {".lock", ".config.toml.draft"}
-"""Files of a run that was killed before its settings were written: there is nothing to continue."""
+_BEFORE = (".lock", ".config.toml.draft", ".on-cluster-", "ray.log")
+"""Beginnings of the names of files of a run that was killed before its settings were written: there is nothing to
+continue."""
 
 
 def refuse_used(out: Path, resume: Callable[..., object]) -> None:
@@ -25,7 +26,7 @@ def refuse_used(out: Path, resume: Callable[..., object]) -> None:
     """
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file: choose a folder for --out.")
-    if out.exists() and any(path.name not in _BEFORE for path in out.iterdir()):
+    if out.exists() and any(not path.name.startswith(_BEFORE) for path in out.iterdir()):
         raise CheckpointError(
             f"{out} is not empty: continue its run with --resume {out} (in Python: {resume.__name__}({str(out)!r})), "
             "or choose another folder."

@@ -261,6 +261,15 @@ def test_an_address_where_nothing_listens_is_refused_at_once(cdtl: Cdtl, tmp_pat
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
+def test_another_service_at_the_address_ends_with_a_sentence(cdtl: Cdtl, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:  # it accepts, and never speaks
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        code, _, error = cdtl("compare", "tiny.toml", "--engine", "ray", "--address", address, "--out", "x")
+    assert (code, "no Ray cluster took this machine" in error, error.count("\n")) == (7, True, 1)
+    assert not (tmp_path / "x").exists()
+
+
 def test_without_ray_the_sentence_says_how_to_install_it(cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it was not installed
     code, _, error = cdtl("compare", "tiny.toml", "--engine", "ray", "--address", "127.0.0.1:6379")

@@ -24,6 +24,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 LOG_FILE = "ray.log"
 _CONNECT_S = 5.0
+_JOIN_S = 60.0
 _END_S = 15.0
 
 
@@ -70,17 +71,19 @@ class RayCrew:
         return number, result
 
     def await_nodes(self) -> None:
-        """Wait until all nodes are checked.
+        """Wait until the cluster has taken this machine and all nodes are checked.
 
         Raises:
             CdtlError: One lacks something, or the cluster cannot be used.
         """
+        if not self._connection.poll(_JOIN_S):  # Ray waits for ever if another service listens there
+            raise FederationError(
+                f"no Ray cluster took this machine within {_JOIN_S:.0f} s: give the address of a running head, and run "
+                "cdtl on a node of its cluster."
+            )
+        self._receive()
         _, nodes, places = self._receive()
         report(preparing=f"{nodes} nodes of the cluster, {places} tasks at a time")
-
-    def has_news(self) -> bool:
-        """Whether a task has ended, or the cluster is lost."""
-        return self._connection.poll(0)
 
     def end(self) -> None:
         """Tell the other process to remove what it left on the nodes."""

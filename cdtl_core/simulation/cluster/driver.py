@@ -1,9 +1,9 @@
 """The process that speaks to Ray: it runs the tasks that it is given, and returns their results.
 
 It is a process of its own because Ray's core ends the process in which it loses its node or its head, without an
-exception. `RayCrew` sees that as the end of a pipe. Through the pipe come ``("work", function)`` and
-``("task", number, value)``; back go ``("ready", nodes, places)``, ``("done", number, result, error)`` and
-``("failed", kind, sentence)``.
+exception. `RayCrew` sees that as the end of a pipe. Through the pipe come ``("work", function)``,
+``("task", number, value)`` and ``("end",)``; back go ``("joined",)``, ``("ready", nodes, places)``,
+``("done", number, result, error)`` and ``("failed", kind, sentence)``.
 """
 
 import logging
@@ -74,6 +74,7 @@ def serve(connection: Connection, connect: Connect, log: str) -> None:
     _redirect(log)
     try:
         driver = _Driver(connect)
+        connection.send(("joined",))
         driver.serve(connection)
     except CdtlError as error:
         connection.send(("failed", type(error), str(error)))
