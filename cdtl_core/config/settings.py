@@ -1,6 +1,7 @@
 """Settings on disk and on the wire: TOML files, ``--set key=value``, and the flat scalars of Flower's run config."""
 
 import copy
+import functools
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -158,7 +159,12 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
-    return validated(SiteConfig, with_root(anchored(read_toml(path), path), path), str(path))
+    return _site_in(path, _text_of(path))
+
+
+@functools.lru_cache(maxsize=64)  # a site reads its settings several times for each message
+def _site_in(path: Path, text: str) -> SiteConfig:
+    return validated(SiteConfig, with_root(anchored(_tree_of(path, text), path), path), str(path))
 
 
 def site_of(tree: Mapping[str, Any], source: str) -> SiteConfig:
@@ -222,11 +228,22 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It is missing or not TOML.
     """
+    return _tree_of(path, _text_of(path))
+
+
+def _text_of(path: Path) -> str:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"the configuration {path} does not exist: give the path of a .toml file.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration {path} cannot be read ({error}): correct the file.") from None
+
+
+def _tree_of(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"the configuration {path} cannot be read ({error}): correct the file.") from None
 
 

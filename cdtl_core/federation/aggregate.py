@@ -8,7 +8,7 @@ patients can be false. It needs every update of a group at once, tensor by tenso
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,22 +16,34 @@ import numpy as np
 import torch
 
 from cdtl_core.errors import FederationError
-from cdtl_core.models.pieces import Piece, over_pieces, scratch, widened
+from cdtl_core.models.pieces import Buffers, in_parts
 from cdtl_core.models.weights import Weights
 from cdtl_core.system.durable import unwritable
 
-__all__ = ["FEWEST", "Mean", "check_shapes", "fold_in", "mean_of", "robust_mean", "spooled"]
+__all__ = ["FEWEST", "Mean", "check_shapes", "fold_in", "mean_in_parts", "mean_of", "robust_mean"]
+__all__ += ["spooled"]
 
 FEWEST = 4
 """Smallest number of sites in a modality with which a rule can outvote one of them."""
+_AT_ONCE = 4
+"""Updates that are added in one pass over the sums, which are four times as large as one of them."""
 
 
 @dataclass
 class Mean:
-    """A running patient-weighted sum of updates; a tensor that only some sites hold is averaged over those."""
+    """A running patient-weighted sum of updates; a tensor that only some sites hold is averaged over those.
 
-    sums: Weights = field(default_factory=dict)
+    Attributes:
+        weights: Tensor to the patients of all sites that hold it.
+        shapes: Tensor to its shape.
+        sums: Of all updates but those that wait, float64.
+        waiting: The newest updates, each with its patients.
+    """
+
     weights: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, torch.Size] = field(default_factory=dict)
+    sums: Weights = field(default_factory=dict)
+    waiting: list[tuple[Mapping[str, torch.Tensor], int]] = field(default_factory=list)
 
 
 def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
@@ -39,7 +51,7 @@ def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
 
     Args:
         mean: The running sum.
-        delta: Finite; `screening.norm_of` checks that.
+        delta: Finite; `screening.norm_of` checks that. It must not be written to afterwards.
         weight: Patients.
 
     Raises:
@@ -47,37 +59,69 @@ def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
     """
     if weight < 1:
         raise FederationError(f"an update has the weight {weight}: a site needs at least one patient.")
-    check_shapes(delta, mean.sums)
+    check_shapes(delta, mean.shapes)
+    if len(mean.waiting) == _AT_ONCE:
+        _add_waiting(mean)
+    mean.waiting.append((delta, weight))
     for name, value in delta.items():
-        if name not in mean.sums:
-            mean.sums[name] = torch.zeros(value.shape, dtype=torch.float64)
+        mean.shapes[name] = value.shape
         mean.weights[name] = mean.weights.get(name, 0) + weight
 
-    def add(pieces: Sequence[Piece]) -> None:
-        single, double = scratch(torch.float32), scratch(torch.float64)
-        for total, value in pieces:
-            total.add_(widened(value, single, double), alpha=weight)
 
-    over_pieces(add, [(mean.sums[name], value) for name, value in delta.items()])
-
-
-def check_shapes(delta: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> None:
+def check_shapes(delta: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
     """Refuse an update that cannot be averaged with others.
 
     Raises:
-        FederationError: A tensor has another shape than in `others`.
+        FederationError: A tensor has another shape than in `shapes`.
     """
     for name, value in delta.items():
-        other = others.get(name)
-        if other is not None and other.shape != value.shape:
+        other = shapes.get(name, value.shape)
+        if other != value.shape:
             raise FederationError(
-                f"an update has '{name}' with shape {tuple(value.shape)}, others {tuple(other.shape)}: use one model."
+                f"an update has '{name}' with shape {tuple(value.shape)}, others {tuple(other)}: use one model."
             )
 
 
+def mean_in_parts(mean: Mean, name: str, buffers: Buffers) -> Iterator[torch.Tensor]:
+    """Yield the flat parts of a tensor's patient-weighted mean update, float64; the sum is used up.
+
+    Args:
+        mean: The sum.
+        name: The tensor.
+        buffers: Holds each part until the next one.
+    """
+    for part in _sum_in_parts(mean, name, buffers):
+        yield part.div_(mean.weights[name])
+
+
 def mean_of(mean: Mean) -> Weights:
-    """Return the patient-weighted mean update, float64; the sum is divided in place."""
-    return {name: total.div_(mean.weights[name]) for name, total in mean.sums.items()}
+    """Return the patient-weighted mean update, float64; the sum is used up."""
+    buffers = Buffers()
+    return {
+        name: torch.cat([part.clone() for part in mean_in_parts(mean, name, buffers)]).view(shape)
+        for name, shape in mean.shapes.items()
+    }
+
+
+def _add_waiting(mean: Mean) -> None:
+    buffers = Buffers()
+    for name, shape in mean.shapes.items():
+        if name not in mean.sums:
+            mean.sums[name] = torch.zeros(shape, dtype=torch.float64)
+        for _ in _sum_in_parts(mean, name, buffers):
+            pass  # in place
+    mean.waiting.clear()
+
+
+def _sum_in_parts(mean: Mean, name: str, buffers: Buffers) -> Iterator[torch.Tensor]:
+    """Yield the flat parts of a tensor's sum with the updates that wait, in place of the sum if there is one."""
+    held = [(delta[name], weight) for delta, weight in mean.waiting if name in delta]
+    before = [mean.sums[name]] if name in mean.sums else []
+    for parts in in_parts(*before, *(value for value, _ in held)):
+        total = parts[0] if before else buffers.zeros(parts[0])
+        for value, (_, weight) in zip(parts[len(before) :], held, strict=True):
+            total.add_(buffers.double(value), alpha=weight)
+        yield total
 
 
 def robust_mean(deltas: Mapping[str, Weights], weights: Mapping[str, int], rule: str) -> Weights:

@@ -10,7 +10,7 @@ that is left at the end, and `alpha_of_retention` is its inverse.
 Source: eq. (10), Inbaraj et al. 2025.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,12 @@ import torch
 
 from cdtl_core.config import BlendConfig
 from cdtl_core.errors import ConfigError, FederationError
-from cdtl_core.models.pieces import Piece, over_pieces, scratch, widened
+from cdtl_core.models.pieces import Buffers, in_parts
 from cdtl_core.models.weights import Weights
 
-__all__ = ["alpha_of_retention", "blend", "blend_matrix", "check_blend_matrix", "contraction", "retention"]
-__all__ += ["Matrix", "retention_of", "retention_of_transfer", "transfer_of"]
+__all__ = ["Matrix", "alpha_of_retention", "blend", "blend_matrix", "blend_tensor", "check_blend_matrix"]
+__all__ += ["check_one_shape", "contraction", "layers_of", "retention", "retention_of", "retention_of_transfer"]
+__all__ += ["transfer_of"]
 
 Matrix = npt.NDArray[np.float64]
 _TOLERANCE = 1e-9
@@ -93,21 +94,50 @@ def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none")
         matrix: Row-stochastic, K x K.
         depth: ``none``, or ``share_early`` / ``share_late``: own share grows to 1 towards the last / first layer.
     """
-    positions = _positions(models)
     result: dict[str, Weights] = {name: {} for name in models}
-    for tensor, position in positions.items():
-        layer = _at_depth(matrix, position, depth)
-        holders = [(index, name) for index, name in enumerate(models) if tensor in models[name]]
-        values = [models[name][tensor] for _, name in holders]
-        mixed: dict[bytes, torch.Tensor] = {}
-        for index, name in holders:
-            shares, own = layer[index, [other for other, _ in holders]], models[name][tensor]
-            if _is_own(values, shares, own):
-                result[name][tensor] = own.clone()
-                continue
-            if shares.tobytes() not in mixed:
-                mixed[shares.tobytes()] = _mix(values, shares)
-            result[name][tensor] = mixed[shares.tobytes()]
+    for tensor, layer in layers_of({name: list(weights) for name, weights in models.items()}, matrix, depth):
+        before = {name: weights[tensor] for name, weights in models.items() if tensor in weights}
+        for name, value in blend_tensor(before, list(models), layer).items():
+            result[name][tensor] = value.clone() if value is before[name] else value
+    return result
+
+
+def layers_of(names: Mapping[str, Sequence[str]], matrix: Matrix, depth: str = "none") -> Iterator[tuple[str, Matrix]]:
+    """Yield every tensor in order, with the matrix that blends it.
+
+    Args:
+        names: Modality to the names of its tensors, in the matrix's order.
+        matrix: Row-stochastic, K x K.
+        depth: As in `blend`.
+    """
+    for tensor, position in _positions(names).items():
+        yield tensor, _at_depth(matrix, position, depth)
+
+
+def blend_tensor(values: Mapping[str, torch.Tensor], modalities: Sequence[str], matrix: Matrix) -> Weights:
+    """Return one tensor of each modality that holds it: float32, or the very tensor if it takes nothing from others.
+
+    Args:
+        values: Modality to the tensor.
+        modalities: All K, in the matrix's order.
+        matrix: K x K, of this tensor's layer.
+
+    Raises:
+        FederationError: The tensors have several shapes.
+    """
+    columns = [index for index, name in enumerate(modalities) if name in values]
+    held = [values[modalities[index]] for index in columns]
+    check_one_shape(value.shape for value in held)
+    mixed: dict[bytes, torch.Tensor] = {}
+    result: Weights = {}
+    for index in columns:
+        shares, own = matrix[index, columns], values[modalities[index]]
+        if _is_own(held, shares, own):
+            result[modalities[index]] = own
+            continue
+        if shares.tobytes() not in mixed:
+            mixed[shares.tobytes()] = _mix(held, shares)
+        result[modalities[index]] = mixed[shares.tobytes()]
     return result
 
 
@@ -211,9 +241,9 @@ def _donors(config: BlendConfig, name: str, names: Sequence[str]) -> list[str]:
     return donors
 
 
-def _positions(models: Mapping[str, Weights]) -> dict[str, float]:
+def _positions(held: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Return each tensor's position from the first layer, 0, to the last, 1; heads are last, by name."""
-    names = list(dict.fromkeys(tensor for weights in models.values() for tensor in weights))
+    names = list(dict.fromkeys(tensor for tensors in held.values() for tensor in tensors))
     backbone = [name for name in names if not name.startswith("head.")]
     places = {name: index / max(len(backbone) - 1, 1) for index, name in enumerate(backbone)}
     return {**places, **dict.fromkeys(sorted(set(names) - set(backbone)), 1.0)}
@@ -233,6 +263,19 @@ def _at_depth(matrix: Matrix, position: float, depth: str) -> Matrix:
     return matrix + pull * (np.eye(len(matrix)) - matrix)
 
 
+def check_one_shape(shapes: Iterable[torch.Size]) -> torch.Size:
+    """Return the shape of a tensor at all modalities.
+
+    Raises:
+        FederationError: There are several.
+    """
+    found = sorted(map(tuple, shapes))
+    if len(set(found)) > 1:
+        several = sorted(set(found))
+        raise FederationError(f"a tensor has the shapes {several} at different modalities: use one backbone.")
+    return torch.Size(found[0])
+
+
 def _is_own(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own: torch.Tensor) -> bool:
     """Whether a row takes nothing from others.
 
@@ -240,13 +283,7 @@ def _is_own(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own
         values: Tensors of the modalities.
         shares: The row.
         own: Index of the row.
-
-    Raises:
-        FederationError: The modalities have tensors of several shapes.
     """
-    shapes = {tuple(value.shape) for value in values}
-    if len(shapes) > 1:
-        raise FederationError(f"a tensor has the shapes {sorted(shapes)} at different modalities: use one backbone.")
     total = float(shares.sum())
     return total <= 0 or any(share == total and value is own for share, value in zip(shares, values, strict=True))
 
@@ -254,14 +291,10 @@ def _is_own(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own
 def _mix(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64]) -> torch.Tensor:
     total, mixed = float(shares.sum()), torch.empty(values[0].shape, dtype=torch.float32)
     given = [(float(share / total), value) for share, value in zip(shares, values, strict=True) if share]
-
-    def mix(pieces: Sequence[Piece]) -> None:
-        single, double, summed = scratch(torch.float32), scratch(torch.float64), scratch(torch.float64)
-        for out, *parts in pieces:
-            result = summed[: out.numel()].zero_()
-            for (share, _), part in zip(given, parts, strict=True):
-                result.add_(widened(part, single, double), alpha=share)
-            out.copy_(result)
-
-    over_pieces(mix, [(mixed, *(value for _, value in given))])
+    buffers = Buffers()
+    for out, *parts in in_parts(mixed, *(value for _, value in given)):
+        result = buffers.zeros(out)
+        for (share, _), part in zip(given, parts, strict=True):
+            result.add_(buffers.double(part), alpha=share)
+        out.copy_(result)
     return mixed

@@ -11,7 +11,8 @@ from cdtl_core.federation.evidence import PooledModel, fold, pool_models, score_
 from cdtl_core.federation.model_selection import JOINT, OWN, POOL, Selection, select_model
 from cdtl_core.federation.one_network import differ_in_heads_only, with_one_network
 from cdtl_core.federation.pool import FEWEST_PATIENTS
-from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, load_round, with_fresh_norms
+from cdtl_core.federation.received import load_round
+from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, with_fresh_norms
 from cdtl_core.metrics.calibration import fit_temperature
 from cdtl_core.metrics.metrics import log_loss_by_patient
 from cdtl_core.models.weights import Weights

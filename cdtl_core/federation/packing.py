@@ -57,14 +57,14 @@ def is_packed(content: RecordDict, key: str) -> bool:
 
 
 def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
-    """Return the arrays of a record, packed or not; each may be written to.
+    """Return the arrays of a record, packed or not: read-only, they are the bytes of the message.
 
     Raises:
         KeyError, TypeError, ValueError: The record is missing or malformed.
     """
     record = content.array_records[key]
     if not is_packed(content, key):
-        return {name: numbers_of(array.data).copy() for name, array in record.items()}
+        return {name: numbers_of(array.data) for name, array in record.items()}
     (data,) = (numbers_of(array.data) for array in record.values())
     (text,) = content.config_records[key + _INDEX].values()
     index = parse_json(str(text))
@@ -75,7 +75,7 @@ def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
         raise ValueError("the index does not fit its pack")
     ends = np.cumsum(sizes)
     return {
-        str(name): data[end - size : end].copy().view(dtype).reshape(shape)
+        str(name): _aligned(data[end - size : end].view(dtype)).reshape(shape)
         for (name, dtype, shape), size, end in zip(index, sizes, ends, strict=True)
     }
 
@@ -164,6 +164,14 @@ def _joined(parts: Collection[np.ndarray]) -> Array:
     np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
     data = b"".join([head.getvalue(), *(part.data for part in parts)])
     return Array(dtype="uint8", shape=(count,), stype="numpy.ndarray", data=data)
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """Return a copy of an array that begins between two of its numbers, as after a tensor of a smaller type."""
+    if not array.flags.aligned:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
 
 
 def _written(index: object) -> str:

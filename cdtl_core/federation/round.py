@@ -11,22 +11,21 @@
 `cdtl_core.coordinator.run`. Rows of a blend matrix sum to 1, hence blending offsets is blending weights.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import zeros_like
 
 from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
-from cdtl_core.federation.aggregate import FEWEST
-from cdtl_core.federation.blend import Matrix, blend, blend_matrix
+from cdtl_core.federation.aggregate import FEWEST, Mean, mean_in_parts
+from cdtl_core.federation.blend import Matrix, blend_matrix, blend_tensor, check_one_shape, layers_of
 from cdtl_core.federation.screening import Screening, close_screening, open_screening, screen
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, HeadSum, Member, group_of, weight_of
-from cdtl_core.models.pieces import Piece, over_pieces, scratch, widened
-from cdtl_core.models.weights import Weights, to_half
+from cdtl_core.models.pieces import Buffers, in_parts
+from cdtl_core.models.weights import Weights, check_finite
 
 __all__ = ["RoundReport", "close_round", "robust_notes", "round_matrices", "step"]
 
@@ -92,10 +91,9 @@ def close_round(
         screening: The received updates; it is used up.
         config: The run's settings.
     """
-    means = close_screening(screening)
-    applied = _complete({group: _apply(offset, means.get(group, {})) for group, offset in state.offsets.items()})
+    means = {group: Mean() for group in state.offsets} | close_screening(screening)
     matrix = _matrix(state, config, present=_present(state, screening, config))
-    offsets = _halved(blend(applied, matrix, depth=_blend_settings(config).depth))
+    offsets = _next_offsets(state.offsets, means, matrix, _blend_settings(config).depth)
     after = replace(
         state,
         round=screening.round,
@@ -111,7 +109,7 @@ def close_round(
         absent=tuple(m.site for m in state.members if m.site not in {*metrics, *refused, *spent}),
         refused=refused,
         metrics={m.site: metrics[m.site] for m in state.members if m.site in metrics},
-        groups=tuple(applied),
+        groups=tuple(state.offsets),
         matrix=matrix,
     )
     return after, report
@@ -190,41 +188,93 @@ def _with_head(before: HeadSum | None, member: Member, own: Weights, config: Run
     return HeadSum({**found.total, **added}, counts, {**found.sites, member.site: patients})
 
 
-def _apply(offset: Weights, mean: Weights) -> Weights:
-    """Return U = W + mean update, float64, in place of the mean; tensors without an update keep their value."""
+def _next_offsets(
+    offsets: Mapping[str, Weights], means: Mapping[str, Mean], matrix: Matrix, depth: str
+) -> dict[str, Weights]:
+    """Return every group's offset after a round, float16: tensor by tensor, so that each part of it is read once.
 
-    def add(pieces: Sequence[Piece]) -> None:
-        single, double = scratch(torch.float32), scratch(torch.float64)
-        for total, value in pieces:
-            total.add_(widened(value, single, double))
+    Groups that share tensors continue to share them.
 
-    over_pieces(add, [(mean[name], value) for name, value in offset.items() if name in mean])
-    return {name: mean[name] if name in mean else value.to(torch.float64) for name, value in (offset | mean).items()}
-
-
-def _halved(models: Mapping[str, Weights]) -> dict[str, Weights]:
-    """Return every group's offset rounded to float16; groups that share tensors continue to share them."""
-    done: dict[tuple[int, ...], Weights] = {}
-    for weights in models.values():
-        same = tuple(map(id, weights.values()))
-        if same not in done:
-            done[same] = to_half(weights)
-    return {group: done[tuple(map(id, weights.values()))] for group, weights in models.items()}
-
-
-def _complete(models: dict[str, Weights]) -> dict[str, Weights]:
-    """Return every group with every tensor of the backbone, in one order; a group without any update has offset zero.
-
-    Heads belong to their label maps and stay with the groups that hold them, after the backbone, sorted.
+    Args:
+        offsets: Group to its offset before the round, in the matrix's order.
+        means: Group to the mean of its accepted updates; used up.
+        matrix: The blend matrix.
+        depth: As in `blend`.
     """
-    shapes = {name: value for weights in models.values() for name, value in weights.items()}
-    backbone = [name for name in shapes if not name.startswith("head.")]
-    complete: dict[str, Weights] = {}
-    for group, weights in models.items():
-        heads = sorted(name for name in weights if name.startswith("head."))
-        complete[group] = {name: weights[name] if name in weights else zeros_like(shapes[name]) for name in backbone}
-        complete[group] |= {name: weights[name] for name in heads}
-    return complete
+    after: dict[str, Weights] = {group: {} for group in offsets}
+    held = [{name: value.shape for name, value in offset.items()} for offset in offsets.values()]
+    held += [mean.shapes for mean in means.values()]
+    buffers = {group: Buffers() for group in offsets}
+    names = _names({group: offsets[group] | means[group].shapes for group in offsets})
+    for tensor, layer in layers_of(names, matrix, depth):
+        shape = check_one_shape(shapes[tensor] for shapes in held if tensor in shapes)
+        moved = {
+            group: _moved_in_parts(tensor, shape, offsets[group], means[group], buffers[group])
+            for group in offsets
+            if tensor in names[group]
+        }
+        blended = _blended(moved, shape, list(offsets), layer)
+        for value in {id(value): value for value in blended.values()}.values():
+            check_finite({tensor: value}, "the rounded difference")
+        for group, value in blended.items():
+            after[group][tensor] = value
+    same = {tuple(map(id, weights.values())): weights for weights in after.values()}
+    return {group: same[tuple(map(id, weights.values()))] for group, weights in after.items()}
+
+
+def _moved_in_parts(
+    tensor: str, shape: torch.Size, offset: Weights, mean: Mean, buffers: Buffers
+) -> Iterator[torch.Tensor]:
+    """Yield the flat parts of U = W + mean update, float64; without an update it is W, and zero without either.
+
+    Args:
+        tensor: Its name.
+        shape: Its shape.
+        offset: The group's offset before the round.
+        mean: The group's mean update.
+        buffers: Hold each part until the next one.
+    """
+    before = in_parts(offset[tensor] if tensor in offset else torch.zeros(shape, dtype=torch.float16))
+    if tensor not in mean.shapes:
+        yield from (buffers.double(part) for (part,) in before)
+        return
+    for moved, (part,) in zip(mean_in_parts(mean, tensor, buffers), before, strict=True):
+        yield moved.add_(buffers.double(part)) if tensor in offset else moved
+
+
+def _blended(
+    moved: Mapping[str, Iterator[torch.Tensor]], shape: torch.Size, groups: Sequence[str], layer: Matrix
+) -> Weights:
+    """Return group to a tensor after the blend, rounded to float16.
+
+    Args:
+        moved: Group to the tensor before the blend, in parts.
+        shape: Of the tensor.
+        groups: All groups, in the matrix's order.
+        layer: The blend matrix of the tensor.
+    """
+    after: Weights = {}
+    done = 0
+    for parts in zip(*moved.values(), strict=True):
+        blended = blend_tensor(dict(zip(moved, parts, strict=True)), groups, layer)
+        for group, value in blended.items():
+            twin = next(other for other, same in blended.items() if same is value)
+            if group not in after:
+                after[group] = after[twin] if twin in after else torch.empty(shape, dtype=torch.float16)
+            if twin == group:
+                after[group].view(-1)[done : done + value.numel()].copy_(value)
+        done += parts[0].numel()
+    return after
+
+
+def _names(held: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Return group to the names of its tensors after the round, in one order.
+
+    Every group has every tensor of the backbone. Heads belong to their label maps and stay with the groups that hold
+    them, after the backbone, sorted.
+    """
+    backbone = list(dict.fromkeys(n for names in held.values() for n in names if not n.startswith("head.")))
+    return {group: backbone + sorted(n for n in names if n.startswith("head.")) for group, names in held.items()}
 
 
 def _matrix(state: CoordinatorState, config: RunConfig, present: Iterable[str]) -> Matrix:

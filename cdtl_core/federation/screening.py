@@ -18,10 +18,10 @@ import torch
 
 from cdtl_core.config import AggregateConfig, RunConfig
 from cdtl_core.errors import FederationError
-from cdtl_core.federation.aggregate import Mean, check_shapes, fold_in, mean_of, robust_mean, spooled
+from cdtl_core.federation.aggregate import Mean, check_shapes, fold_in, robust_mean, spooled
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, Record, group_of, weight_of
-from cdtl_core.models.pieces import Piece, over_pieces, scratch
+from cdtl_core.models.pieces import Buffers, rows_of
 from cdtl_core.models.weights import Weights, is_finite
 
 __all__ = ["Screening", "Seat", "close_screening", "digest_of", "miss", "norm_of", "open_screening", "refuse"]
@@ -153,18 +153,19 @@ def refuse(screening: Screening, site: str, why: str) -> None:
     screening.refused[site] = record.quarantined or why
 
 
-def close_screening(screening: Screening) -> dict[str, Weights]:
-    """Judge the waiting updates; return each group's mean update, float64, empty for a group without a usable one."""
+def close_screening(screening: Screening) -> dict[str, Mean]:
+    """Judge the waiting updates; return each group's mean update, empty for a group without a usable one."""
     pools, now = _pools(screening), {site: (norm,) for site, norm in screening._norms.items()}
     for site in sorted(screening._held):
         update, norm, digest = screening._held.pop(site)
         usual = max(_usual(screening, site) or 0.0, running_median(now, pools, site) or 0.0)
         _settle(screening, update, norm, digest, usual or None)
-    means = {group: mean_of(mean) for group, mean in screening._means.items()}
     weights = {site: seat.weight for site, seat in screening.seats.items()}
     for group, deltas in screening._deltas.items():
-        means[group] = robust_mean(deltas, weights, screening.settings.robust)
-    return {group: means.get(group, {}) for group in {seat.group for seat in screening.seats.values()}}
+        mean = robust_mean(deltas, weights, screening.settings.robust)
+        shapes = {name: value.shape for name, value in mean.items()}
+        screening._means[group] = Mean(dict.fromkeys(mean, 1), shapes, mean)
+    return {seat.group: screening._means.get(seat.group, Mean()) for seat in screening.seats.values()}
 
 
 def norm_of(delta: Weights) -> float:
@@ -172,17 +173,12 @@ def norm_of(delta: Weights) -> float:
 
     Squares of float16 are summed in float32 within a piece, which they cannot exceed; pieces are summed exactly.
     """
-
-    def squares(pieces: Sequence[Piece]) -> list[float]:
-        single, double = scratch(torch.float32), scratch(torch.float64)
-        found = []
-        for (value,) in pieces:
-            wide = (single if value.dtype == torch.float16 else double)[: value.numel()].copy_(value)
-            found.append(float(wide.square_().sum()))
-        return found
-
-    shares = over_pieces(squares, [(value,) for value in delta.values()])
-    return math.sqrt(math.fsum(value for share in shares for value in share))
+    buffers, found = Buffers(), list[float]()
+    for value in delta.values():
+        for rows in rows_of(value):
+            wide = buffers.single(rows) if value.dtype == torch.float16 else rows.to(torch.float64, copy=True)
+            found += wide.square_().sum(dim=1).tolist()
+    return math.sqrt(math.fsum(found))
 
 
 def digest_of(delta: Weights, norm: float) -> str:
@@ -292,5 +288,5 @@ def _add(screening: Screening, update: SiteUpdate) -> None:
         return
     held = screening._deltas.setdefault(seat.group, {})
     for other in held.values():
-        check_shapes(update.delta, other)
+        check_shapes(update.delta, {name: value.shape for name, value in other.items()})
     held[update.site] = spooled(update.delta)

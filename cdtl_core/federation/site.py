@@ -14,11 +14,12 @@ import torch
 
 from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Cohort
-from cdtl_core.errors import PrivacyError
+from cdtl_core.errors import ModelError, PrivacyError
 from cdtl_core.federation.contract import head_name
+from cdtl_core.federation.received import load
 from cdtl_core.metrics.metrics import auroc, log_loss_by_patient
-from cdtl_core.models.model import Classifier, Parts, frozen_stages, parts_of
-from cdtl_core.models.weights import Weights, check_finite, check_shapes, load_into, take, to_half
+from cdtl_core.models.model import Classifier, Parts
+from cdtl_core.models.weights import Weights, check_finite, load_into, take, to_half
 from cdtl_core.privacy.mechanism import Grant
 from cdtl_core.system.progress import report
 from cdtl_core.training.device import Where
@@ -27,7 +28,7 @@ from cdtl_core.training.objective import PLAIN, Objective
 from cdtl_core.training.scoring import score
 from cdtl_core.training.train import fit, refresh_norms
 
-__all__ = ["OwnModel", "RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "load_round", "run_round"]
+__all__ = ["OwnModel", "RoundOrder", "Site", "SiteMemory", "SiteUpdate", "is_centred", "run_round"]
 __all__ += ["own_head", "train_own", "with_fresh_norms"]
 
 
@@ -143,8 +144,7 @@ def run_round(
         PrivacyError: The network has no per-patient gradients, or tensors would leave that privacy does not cover.
     """
     report(site=site.name, round=order.round)
-    parts = load_round(site, initial_weights, memory, order)
-    received = _shared(site, parts)
+    parts, received = load(site, initial_weights, memory, order)
     private = grant is not None and grant.private
     metrics = {} if private else _validation(site)
     if grant is None:
@@ -195,53 +195,26 @@ def with_fresh_norms(site: Site, weights: Weights | None = None) -> Weights:
     return take(site.model, [name for name, value in state.items() if value.is_floating_point()])
 
 
-def _shared(site: Site, parts: Parts) -> Weights:
-    """Return copies of the shared tensors in the model's memory layout."""
-    state = site.model.state_dict()
-    return {name: state[name].to("cpu", copy=True) for name in parts.shared}
-
-
 def _delta(site: Site, parts: Parts, received: Weights) -> Weights:
-    """Return trained minus received tensors by shared names, float16; `received` is used up.
+    """Return trained minus received tensors by shared names, float16.
 
     Args:
         site: The hospital.
         parts: Names of the shared tensors.
         received: The received tensors.
     """
-    state = site.model.state_dict()
-    check_finite({name: state[name] for name in parts.shared}, "the trained model")
-    moved = {name: torch.sub(state[name].cpu(), received[name], out=received[name]) for name in parts.shared}
-    half = to_half({head_name(name, site.cohort.labels): value for name, value in moved.items()})
-    return {name: value.contiguous() for name, value in half.items()}
-
-
-def load_round(site: Site, initial_weights: Weights, memory: SiteMemory, order: RoundOrder) -> Parts:
-    """Load initial weights, offset and the site's local tensors into its model; return shared and local names.
-
-    Args:
-        site: The hospital.
-        initial_weights: Of the federation.
-        memory: Its local tensors.
-        order: The server's order.
-
-    Raises:
-        ModelError: The weights do not fit the model.
-    """
-    parts = parts_of(site.model, freeze=frozen_stages(site.model, site.config), share_head=order.share_head)
-    own = dict(memory.local or {})
-    for name, value in site.model.state_dict().items():
-        if name.startswith(("head.", "centre.")):
-            own.setdefault(name, torch.zeros_like(value, device="cpu"))
-    load_into(site.model, {**initial_weights, **own})
-    names = {head_name(name, site.cohort.labels): name for name in parts.shared}
-    state = site.model.state_dict()
-    offset = {names[wire]: value for wire, value in order.offset.items() if wire in names}
-    check_shapes(state, offset)
-    for name, value in offset.items():
-        wide = torch.empty_like(state[name]).copy_(value)  # into the layout of the model, then in one go
-        state[name].add_(wide)
-    return parts
+    state, delta = site.model.state_dict(), Weights()
+    room = torch.empty(max((state[name].numel() for name in parts.shared), default=0))  # one for all: memory is slow
+    for name in parts.shared:
+        wire, value = head_name(name, site.cohort.labels), state[name].cpu()
+        moved = room[: value.numel()].as_strided(value.shape, value.stride())
+        try:
+            half = to_half({wire: torch.sub(value, received[name], out=moved)})
+        except ModelError:
+            check_finite({name: value}, "the trained model")
+            raise
+        delta[wire] = half[wire].contiguous()
+    return delta
 
 
 def _train(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts, objective: Objective) -> float:

@@ -4,6 +4,7 @@ Only fields named here can leave a site: replies are built from `Member`, `SiteU
 federation, only this module and `packing` know Flower.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -286,8 +287,11 @@ def _arrays(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def _weights(content: RecordDict, key: str) -> Weights:
+    """Return the tensors of a record, which are the bytes of the message: they must not be written to."""
     try:
-        return {name: torch.from_numpy(array) for name, array in arrays_of(content, key).items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return {name: torch.from_numpy(array) for name, array in arrays_of(content, key).items()}
     except (KeyError, ValueError, TypeError) as error:
         raise FederationError(f"the record '{key}' of a message cannot be read ({type(error).__name__}).") from None
 

@@ -1,57 +1,64 @@
-"""Processes large tensors in pieces that fit a core's cache, on threads of our own.
+"""Passes over large tensors in parts that stay in the cores' caches.
 
-torch shares a call among threads only if it is larger than a piece, which costs more than it gains. Adding numbers of
-two types takes torch eight times as long as widening a piece and adding that.
+Several operations on a part read it from memory once. torch shares each operation among its threads. Adding numbers of
+two types takes torch eight times as long as widening a part and adding that.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import torch
 
-__all__ = ["PIECE", "Piece", "over_pieces", "scratch", "widened"]
+__all__ = ["PIECE", "Buffers", "in_parts", "rows_of"]
 
 PIECE = 32752
-"""Numbers in a piece, in whole cache lines; torch shares calls of 32768 or more among its threads."""
+"""Numbers in a piece, in whole cache lines. The sum of squares of a piece is one float32: another length changes bits
+of the norms in a run's records."""
+_PIECES = 8
+"""Pieces in a part, for each thread: 0.5 MB of float16, 2 MB of float64."""
 
-_T = TypeVar("_T")
-Piece = tuple[torch.Tensor, ...]
+
+class Buffers:
+    """Room for one part in float32, in float64, and for a sum, used again for each part."""
+
+    def __init__(self) -> None:
+        self._single = torch.empty(_length(), dtype=torch.float32)
+        self._double = torch.empty(_length(), dtype=torch.float64)
+        self._sum = torch.empty(_length(), dtype=torch.float64)
+
+    def single(self, part: torch.Tensor) -> torch.Tensor:
+        """Return a float16 or float32 part as float32."""
+        return self._single[: part.numel()].view_as(part).copy_(part)
+
+    def double(self, part: torch.Tensor) -> torch.Tensor:
+        """Return a part as float64; float16 goes through float32, since torch casts slower in one step."""
+        if part.dtype == torch.float64:
+            return part
+        return self._double[: part.numel()].copy_(self.single(part) if part.dtype == torch.float16 else part)
+
+    def zeros(self, part: torch.Tensor) -> torch.Tensor:
+        """Return as many float64 zeros as the part has numbers."""
+        return self._sum[: part.numel()].zero_()
 
 
-def over_pieces(act: Callable[[Sequence[Piece]], _T], rows: Iterable[Sequence[torch.Tensor]]) -> list[_T]:
-    """Call `act` with each thread's share of the pieces; returns the results in the order of the pieces.
+def in_parts(*values: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield the same flat part of each tensor, part by part; all have equally many numbers.
 
-    Args:
-        act: Works on pieces in turn; it may write to tensors that are contiguous.
-        rows: Tensors that belong together, of equally many numbers; each is cut into the same flat pieces.
+    A contiguous tensor may be written to through its parts.
     """
-    parts = [part for row in rows for part in zip(*(torch.split(_flat(value), PIECE) for value in row), strict=True)]
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads < 2:
-        return [act(parts)] if parts else []
-    share = -(-len(parts) // threads)
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(act, [parts[at : at + share] for at in range(0, len(parts), share)]))
+    yield from zip(*(torch.split(_flat(value), _length()) for value in values), strict=True)
 
 
-def scratch(dtype: torch.dtype) -> torch.Tensor:
-    """Return a buffer for one piece."""
-    return torch.empty(PIECE, dtype=dtype)
+def rows_of(value: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield a tensor as parts of whole pieces, one piece a row, and the rest as one shorter row."""
+    flat = _flat(value)
+    whole = flat.numel() // PIECE * PIECE
+    for part in (*torch.split(flat[:whole], _length()), flat[whole:]):
+        if part.numel():
+            yield part.view(-1, min(PIECE, part.numel()))
 
 
-def widened(piece: torch.Tensor, single: torch.Tensor, double: torch.Tensor) -> torch.Tensor:
-    """Return a piece as float64.
-
-    Args:
-        piece: The numbers.
-        single: Buffer; float16 goes through it, since torch casts slower in one step.
-        double: Buffer for the result.
-    """
-    count = piece.numel()
-    if piece.dtype == torch.float16:
-        piece = single[:count].copy_(piece)
-    return double[:count].copy_(piece)
+def _length() -> int:
+    return PIECE * _PIECES * torch.get_num_threads()
 
 
 def _flat(value: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -52,8 +53,9 @@ def place_network(model: Network, entry: Entry | None, device: Where) -> Hardwar
     What follows stored features are small matrices. A CPU multiplies them faster than a GPU can be started, so with
     stored features only the backbone, which computes them, is on the GPU.
     """
-    hardware = hardware_of(device)
-    model.to(hardware.device)
+    hardware, module = hardware_of(device), cast(nn.Module, model)
+    if any(value.device != hardware.device for value in chain(module.parameters(), module.buffers())):
+        module.to(hardware.device)
     if hardware.device.type == "cpu" or entry is None or entry.stages is not None:
         return hardware
     cast(Classifier, model).end().to(CPU)

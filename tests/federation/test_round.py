@@ -3,12 +3,16 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, FederationError
-from cdtl_core.federation.blend import retention, retention_of
+from cdtl_core.federation.blend import blend, retention, retention_of
 from cdtl_core.federation.round import round_matrices, step
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
@@ -64,6 +68,30 @@ def test_the_order_of_replies_changes_no_bit() -> None:
     updates = [update(s, v) for s, v in zip("abcd", (0.123, -0.4567, 0.789, 1e-4), strict=True)]
     results = [step(start(MEMBERS, config()), order, config())[0] for order in itertools.permutations(updates)]
     assert len({tuple(values(state).items()) for state in results}) == 1
+
+
+FINITE = arrays.arrays(np.uint16, 5, elements=st.integers(0, 2**16 - 1).filter(lambda bits: bits & 0x7C00 != 0x7C00))
+"""Five float16 of any bits: subnormal, negative zero, the largest, huge ones that cancel; not infinite, not NaN."""
+
+
+@given(st.lists(FINITE, min_size=10, max_size=10), st.permutations(range(10)), st.sampled_from(["cdtl", "fedbn"]))
+def test_a_round_has_the_bits_of_plain_sums_over_whole_tensors(
+    bits: list[np.ndarray], order: list[int], method: str
+) -> None:
+    settings = config(method, aggregate={"norm_bound": 0.0})
+    members = [Member(f"s{i}", "ultrasound" if i < 7 else "mri", 1 + i * i, "L1") for i in range(10)]
+    updates = [
+        SiteUpdate(member.site, 1, {"w": torch.from_numpy(own.view(np.float16) * np.float16(0.25))})
+        for member, own in zip(members, bits, strict=True)
+    ]
+    state, report = step(start(members, settings), [updates[i] for i in order], settings)
+    means = {}
+    for group in report.groups:
+        held = [(m.num_patients, u.delta["w"]) for m, u in zip(members, updates, strict=True) if m.modality == group]
+        total = sum((n * value.double() for n, value in held), torch.zeros(5, dtype=torch.float64))
+        means[group] = {"w": total / sum(n for n, _ in held)}
+    for group, after in blend(means, report.matrix).items():
+        assert state.offsets[group]["w"].view(torch.int16).equal(after["w"].half().view(torch.int16))
 
 
 def test_own_heads_are_summed_of_all_whose_updates_count_also_where_these_are_judged_at_the_rounds_end() -> None:

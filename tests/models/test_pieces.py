@@ -1,17 +1,18 @@
-"""Work in pieces: with any number of threads, the bits are those of the plain sum."""
+"""Work in parts: with any number of threads, the bits are those of the plain sum."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from cdtl_core.federation.aggregate import Mean, fold_in
+from cdtl_core.federation.aggregate import Mean, fold_in, mean_of
 from cdtl_core.federation.blend import blend
 from cdtl_core.federation.screening import digest_of, norm_of
-from cdtl_core.models.pieces import PIECE, over_pieces, scratch, widened
+from cdtl_core.models.pieces import PIECE, Buffers, in_parts, rows_of
 
-SIZES = [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5]
+SIZES = [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5, 40 * PIECE + 3]
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -27,33 +28,44 @@ def halves(seed: int) -> dict[str, torch.Tensor]:
     return {f"w{size}": torch.randn(size, generator=rng).half() for size in SIZES}
 
 
-def test_every_number_is_visited_once_and_in_order(threads: int) -> None:
-    values = [torch.arange(size, dtype=torch.float32) + 1000 * size for size in SIZES]
-
-    def read(pieces: Sequence[tuple[torch.Tensor, ...]]) -> list[float]:
-        return [float(number) for one, same in pieces for number in one if one.data_ptr() == same.data_ptr()]
-
-    found = over_pieces(read, [(value, value) for value in values])
-    assert 1 <= len(found) <= threads
-    assert torch.tensor([number for share in found for number in share]).equal(torch.cat(values))
-    assert over_pieces(read, []) == []
+@pytest.mark.parametrize("size", [0, *SIZES])
+def test_every_number_is_visited_once_and_in_order(threads: int, size: int) -> None:
+    value = torch.arange(size, dtype=torch.float32)
+    parts = list(in_parts(value, value))
+    assert all(one.data_ptr() == same.data_ptr() for one, same in parts)
+    assert torch.cat([one for one, _ in parts]).equal(value)
+    rows = list(rows_of(value))
+    assert torch.cat([row.flatten() for row in (*rows, value[:0])]).equal(value)
+    assert {row.shape[1] for row in rows[:-1]} <= {PIECE}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_widening_is_exact(dtype: torch.dtype) -> None:
-    piece = torch.tensor([1.1, -0.0, 65504.0, 6e-8]).to(dtype)
-    assert widened(piece, scratch(torch.float32), scratch(torch.float64)).equal(piece.to(torch.float64))
+    part = torch.tensor([1.1, -0.0, 65504.0, 6e-8]).to(dtype)
+    assert Buffers().double(part).equal(part.to(torch.float64))
 
 
 def test_sums_and_blends_are_those_of_whole_tensors(threads: int) -> None:
-    mean, one, other = Mean(), halves(0), halves(1)
-    fold_in(mean, one, 3)
-    fold_in(mean, other, 5)
-    for name, total in mean.sums.items():
-        assert total.equal(3 * one[name].double() + 5 * other[name].double())
+    mean, updates = Mean(), [(halves(seed), 3 + seed) for seed in range(6)]
+    for update, weight in updates:
+        fold_in(mean, update, weight)
+    patients = sum(weight for _, weight in updates)
+    for name, value in mean_of(mean).items():
+        total = torch.stack([weight * update[name].double() for update, weight in updates]).sum(0)
+        assert value.equal(total / patients)
+    one, other = updates[0][0], updates[1][0]
     mixed = blend({"a": one, "b": other}, np.array([[0.75, 0.25], [0.0, 1.0]]))
     for name in one:
         assert mixed["a"][name].equal((0.75 * one[name].double() + 0.25 * other[name].double()).float())
+        assert mixed["b"][name].equal(other[name])
+        assert mixed["b"][name] is not other[name]
+
+
+def test_the_length_is_the_exact_sum_over_pieces_of_float32_sums(threads: int) -> None:
+    """Norms are in a run's records: their bits are part of what a resumed run must find."""
+    delta = halves(2)
+    pieces = [piece for value in delta.values() for piece in torch.split(value, PIECE)]
+    assert norm_of(delta) == math.sqrt(math.fsum(float(piece.float().square_().sum()) for piece in pieces))
 
 
 def test_the_length_of_an_update_is_that_of_all_its_values(threads: int) -> None:
@@ -65,11 +77,18 @@ def test_the_length_of_an_update_is_that_of_all_its_values(threads: int) -> None
     assert norm_of({}) == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_measuring_an_update_does_not_change_it(dtype: torch.dtype) -> None:
+    delta = {"w": torch.full((PIECE + 1,), 3.0, dtype=dtype)}
+    assert norm_of(delta) == pytest.approx(3 * (PIECE + 1) ** 0.5)
+    assert delta["w"].unique().tolist() == [3.0]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("place", [0, PIECE, 3 * PIECE + 4])
 def test_one_value_that_is_not_finite_shows_in_the_length(bad: float, place: int) -> None:
     delta = halves(3)
-    delta[f"w{SIZES[-1]}"][place] = bad
+    delta[f"w{3 * PIECE + 5}"][place] = bad
     assert not torch.tensor(norm_of(delta)).isfinite()
 
 

@@ -8,8 +8,9 @@ import torch
 
 from cdtl_core.federation.contract import head_name
 from cdtl_core.federation.finish import candidate
+from cdtl_core.federation.received import load_round
 from cdtl_core.federation.round import step
-from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate, load_round, run_round
+from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate, run_round
 from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
 from cdtl_core.models.model import frozen_stages, parts_of
 from cdtl_core.models.weights import Weights, take, to_half
