@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-__all__ = ["Detail", "measure_texture"]
+__all__ = ["Detail", "detail_spreads", "measure_texture"]
 
 OCTAVES = 4
 SIDE = 128  # pixels
@@ -28,6 +28,11 @@ def measure_texture(image: Image.Image) -> tuple[Detail, ...]:
     return tuple(_detail(level) for level in _octaves(image))
 
 
+def detail_spreads(image: Image.Image) -> tuple[float, ...]:
+    """Return the standard deviations of the four details of `measure_texture`."""
+    return tuple(float(_difference(level).std()) for level in _octaves(image))
+
+
 def _octaves(image: Image.Image) -> Iterator[npt.NDArray[np.float32]]:
     level = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     for _ in range(OCTAVES):
@@ -41,9 +46,14 @@ def _halved(level: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return means
 
 
+def _difference(level: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return what one octave adds to the next coarser one."""
+    return level - _halved(level).repeat(2, axis=0).repeat(2, axis=1)
+
+
 def _detail(level: npt.NDArray[np.float32]) -> Detail:
     """Return the detail that one octave adds to the next coarser one."""
-    detail = level - _halved(level).repeat(2, axis=0).repeat(2, axis=1)
+    detail = _difference(level)
     spread = float(detail.std())
     tissue = np.abs(detail[(level > TISSUE[0]) & (level < TISSUE[1])])
     return Detail(

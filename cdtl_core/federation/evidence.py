@@ -48,6 +48,7 @@ class PooledModel:
         pool: How their logits are combined.
         val: Log-probabilities N K of the validation images; if they are the evidence, from pools fitted without their
             patients. None: the pool was not fitted on them.
+        parts_val: Log-probabilities N K of the validation images by own and joint classifier, if they are known.
         one: One network that replaces both, see `cdtl_core.federation.one_network`.
         networks_log_loss: Validation log-loss of ``one`` and of ``two`` networks, if they were compared.
         donors: Share of each donor modality, descriptive only; empty if it is not known.
@@ -57,6 +58,7 @@ class PooledModel:
     joint: Weights
     pool: Pool
     val: Floats | None = None
+    parts_val: tuple[Floats, Floats] | None = None
     one: Weights | None = None
     networks_log_loss: Mapping[str, float] = field(default_factory=dict)
     donors: tuple[DonorShare, ...] = ()
@@ -97,8 +99,9 @@ def pool_models(
     if equal:
         return PooledModel(own, joint, fit_pool(*units, None))
     if others is None or not trains_only_heads(site.config):
-        pool, of_val = fit_on_validation(site, units, (_scores(site, own, val), _scores(site, joint, val)))
-        return PooledModel(own, joint, pool, of_val)
+        of_parts = _scores(site, own, val), _scores(site, joint, val)
+        pool, of_val = fit_on_validation(site, units, of_parts)
+        return PooledModel(own, joint, pool, of_val, of_parts)
     heads = site if train.holds_features else on_features(site, own)
     given = {name: value for name, value in own.items() if not name.startswith("backbone.")}
     unseen = (judge or out_of_fold)(heads)

@@ -99,9 +99,7 @@ def finish_one(site: Site, model: Weights, *, labels_differ: bool = False) -> Ou
 
 def _outcome(site: Site, models: Mapping[str, SiteModel], pooled: PooledModel | None) -> Outcome:
     val, test = site.cohort.folds["val"], site.cohort.folds["test"]
-    of_val, of_test = (_scores(site, models, part) for part in (val, test))
-    if pooled is not None and pooled.val is not None:
-        of_val[POOL] = pooled.val
+    of_val, of_test = _scores(site, models, val, _known(pooled)), _scores(site, models, test, {})
     losses = {name: log_loss_by_patient(val.labels, scores, val.patients) for name, scores in of_val.items()}
     settings = site.config.model_selection
     selection = select_model(losses, standard_errors=settings.standard_errors if settings.enabled else None)
@@ -119,17 +117,30 @@ def _deviation(name: str, pooled: PooledModel | None) -> float | None:
     return _NEARLY_CALIBRATED if pooled.pool.num_patients >= FEWEST_PATIENTS else None
 
 
-def _scores(site: Site, models: Mapping[str, SiteModel], images: Fold) -> dict[str, Floats]:
-    """Return log-probabilities N K by candidate, without running two pooled networks again.
+def _known(pooled: PooledModel | None) -> dict[str, Floats]:
+    """Return candidate to log-probabilities N K of the validation images that the pool's fit has computed."""
+    if pooled is None or pooled.val is None:
+        return {}
+    parts = zip((OWN, JOINT), pooled.parts_val or (), strict=False)
+    return {**dict(parts), POOL: pooled.val}
+
+
+def _scores(
+    site: Site, models: Mapping[str, SiteModel], images: Fold, known: Mapping[str, Floats]
+) -> dict[str, Floats]:
+    """Return log-probabilities N K by candidate, without running a network again.
 
     Args:
         site: The hospital.
         models: Candidate to model.
         images: The images.
+        known: Those of the same images that were computed before.
     """
     found: dict[str, Floats] = {}
     for name, model in models.items():
-        if isinstance(model, PooledModel):
+        if name in known:
+            found[name] = known[name]
+        elif isinstance(model, PooledModel):
             found[name] = model.pool(found[OWN], found[JOINT])
         else:
             found[name] = score_model(site, model, images)

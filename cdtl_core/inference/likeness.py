@@ -7,7 +7,9 @@ covers the file: it stays in the model's folder, no message and no exported mode
 reveals.
 """
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.special import stdtrit
 
 from cdtl_core.data.cohort import Fold
-from cdtl_core.data.texture import measure_texture
+from cdtl_core.data.texture import detail_spreads
 from cdtl_core.errors import ModelError
 from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.finish import SiteModel
@@ -118,7 +120,7 @@ def likeness_of(site: Site, model: SiteModel, weights_sha256: str) -> Likeness:
         weights_sha256: Hash of its file.
     """
     train, val = site.cohort.folds["train"], site.cohort.folds["val"]
-    pixels = [np.stack([measure(fold.pixels[row]) for row in fold.rows]) for fold in (train, val) if fold.num_images]
+    pixels = [_measures(fold) for fold in (train, val) if fold.num_images]
     features = [_features(site, model, fold) for fold in (train, val) if fold.num_images]
     enough = val.num_images >= _FEWEST
     return Likeness(
@@ -160,7 +162,7 @@ def measure(square: Pixels) -> Floats:
     values = np.asarray(gray, np.float64)
     edges = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     levels = [values.mean(), values.std(), *np.quantile(values, (0.1, 0.5, 0.9)), np.median(edges)]
-    details = [np.log1p(detail.spread) for detail in measure_texture(gray)]
+    details = [np.log1p(spread) for spread in detail_spreads(gray)]
     return np.array([*levels, *details], np.float64)
 
 
@@ -175,6 +177,25 @@ def gauge_of(train: Floats, val: Floats) -> Gauge:
     spread = np.maximum(spread, max(_FLOOR * float(spread.mean()), 1e-9))
     gauge = Gauge(mean=tuple(train.mean(axis=0).tolist()), spread=tuple(spread.tolist()), threshold=0.0)
     return gauge.model_copy(update={"threshold": _threshold(gauge.distances(val))})
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image C H W; those of one content are equal."""
+
+    content: str
+    square: Pixels = field(compare=False)
+
+
+def _measures(fold: Fold) -> Floats:
+    """Return the measures N F of a fold's images."""
+    found = zip(fold.image_ids, fold.rows, strict=True)
+    return np.stack([_measure_once(_Image(content, fold.pixels[row])) for content, row in found])
+
+
+@functools.lru_cache(maxsize=32768)  # every method of a simulation measures the same images
+def _measure_once(image: _Image) -> Floats:
+    return measure(image.square)
 
 
 def _features(site: Site, model: SiteModel, fold: Fold) -> Floats:

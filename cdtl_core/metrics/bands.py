@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.metrics.metrics import Interval, resample_patients
+from cdtl_core.metrics.metrics import Interval, resample_of_seed
 from cdtl_core.metrics.operating import wilson
 
 __all__ = ["Bin", "Curve", "average_precision", "average_precision_interval", "mean_interval", "precision_recall"]
@@ -200,4 +200,4 @@ def _counts(positive: Bools, scores: Floats, weights: Floats) -> Iterator[tuple[
 
 def _weights(patients: Ints, seed: int) -> Floats:
     """Return how often each image is drawn in each resample of the patients, R N."""
-    return resample_patients(patients, np.random.default_rng(seed), _RESAMPLES).T
+    return resample_of_seed(patients, seed, _RESAMPLES).T

@@ -1,5 +1,6 @@
 """AUROC with patient-level bootstrap intervals, and log-loss."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ __all__ = [
     "log_loss_by_patient",
     "paired_difference",
 ]
-__all__ += ["RESAMPLES", "bootstrap_auroc", "resample_patients", "sensitivity_at", "weighted_auroc"]
+__all__ += ["RESAMPLES", "bootstrap_auroc", "resample_of_seed", "resample_patients", "sensitivity_at"]
+__all__ += ["weighted_auroc"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -192,7 +194,7 @@ def weighted_auroc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Flo
 
 def _auroc_draws(positive: npt.NDArray[np.bool_], scores: Floats, patients: Ints, seed: int) -> Floats:
     """Return the AUROC of each bootstrap resample, R; NaN for a resample without a class."""
-    return weighted_auroc(positive, scores, resample_patients(patients, np.random.default_rng(seed)))
+    return weighted_auroc(positive, scores, resample_of_seed(patients, seed))
 
 
 def resample_patients(patients: Ints, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
@@ -204,5 +206,26 @@ def resample_patients(patients: Ints, rng: np.random.Generator, resamples: int =
         resamples: R.
     """
     names, index = np.unique(patients, return_inverse=True)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return np.asarray(counts.T[index], np.float64)
+    return np.asarray(_counts(len(names), rng, resamples).T[index], np.float64)
+
+
+def resample_of_seed(patients: Ints, seed: int, resamples: int = RESAMPLES) -> Floats:
+    """Return `resample_patients` with the draws of a seed, which many figures of the same patients share.
+
+    Args:
+        patients: Number of each image's patient, N.
+        seed: Of the draws.
+        resamples: R.
+    """
+    names, index = np.unique(patients, return_inverse=True)
+    return np.asarray(_counts_of_seed(len(names), seed, resamples).T[index], np.float64)
+
+
+@functools.lru_cache(maxsize=4)
+def _counts_of_seed(patients: int, seed: int, resamples: int) -> Ints:
+    return _counts(patients, np.random.default_rng(seed), resamples)
+
+
+def _counts(patients: int, rng: np.random.Generator, resamples: int) -> Ints:
+    """Return how often each patient is drawn in each resample, R by patients."""
+    return rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
