@@ -38,10 +38,16 @@ __all__ = [
 ERROR_CODE_BASE = 100
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return how a sentence about an unknown name goes on: the known name most like it, if there is one, and "use"."""
+def did_you_mean(name: str, known: Iterable[str], remedy: str = "use") -> str:
+    """Return how a sentence about an unknown name goes on: the known name most like it, if there is one, and a remedy.
+
+    Args:
+        name: The unknown name.
+        known: The known names.
+        remedy: What to do, lower case; by default the sentence goes on with the names to use.
+    """
     near = get_close_matches(name, list(known), n=1, cutoff=0.75)
-    return f": did you mean {near[0]}? Use" if near else ": use"
+    return f": did you mean {near[0]}? {remedy[0].upper()}{remedy[1:]}" if near else f": {remedy}"
 
 
 class CdtlError(Exception):

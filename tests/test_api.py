@@ -18,6 +18,7 @@ from torch import nn
 
 import cdtl_core as cdtl
 from cdtl_core.config.modalities import MODALITIES
+from cdtl_core.data.transforms import TRANSFORMS
 from cdtl_core.metrics import summary
 from cdtl_core.models.backbones import build_backbone
 from cdtl_core.models.own_nets import OWN
@@ -25,6 +26,7 @@ from cdtl_core.simulation.arms import arm_of
 from cdtl_core.simulation.methods import coordinated
 from cdtl_core.simulation.methods.registry import METHODS
 from cdtl_core.system.shipped import bundle_root
+from cdtl_core.training.objective import LOSSES
 
 ROOT = bundle_root()
 SOURCE = ast.parse((ROOT / "cdtl_core" / "__init__.py").read_text())
@@ -34,7 +36,8 @@ TINY = tomllib.loads((ROOT / "configs" / "tiny.toml").read_text())
 @pytest.fixture(autouse=True)
 def _nothing_stays_registered() -> Iterator[None]:
     kept: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (known, dict(known)) for known in (MODALITIES, METHODS, OWN, summary._REGISTERED)
+        (known, dict(known))
+        for known in (MODALITIES, METHODS, OWN, summary._REGISTERED, LOSSES.functions, TRANSFORMS.functions)
     ]
     yield
     for known, before in kept:

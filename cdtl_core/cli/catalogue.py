@@ -1,4 +1,7 @@
-"""Names that a setting can have, with a few words on each: what `cdtl config list` prints."""
+"""Names that a setting can have, with a few words on each: what `cdtl config list` prints.
+
+torch is loaded only where a package brings a backbone, loss, method or transform, or timm's names are asked for.
+"""
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
@@ -9,7 +12,7 @@ from rich.table import Column, Table
 
 from cdtl_core.cli.screen import open_console
 from cdtl_core.system.foreign import visible
-from cdtl_core.system.plugins import KINDS, Plugin, clashes, plugins
+from cdtl_core.system.plugins import KINDS, Plugin, clashes, faults, plugins
 
 __all__ = ["entries_of", "print_entries"]
 
@@ -29,7 +32,9 @@ def entries_of(what: str, match: str = "") -> dict[str, str]:
     if what == "backbones" and match:
         found |= _libraries()
     if what in KINDS:
-        found |= {one.name: f"{found.get(one.name, '')} [{_package(one)}]".strip() for one in plugins(what)}
+        broken = dict.fromkeys(faults(what), "cannot be used")
+        texts = {one.name: f"{(found | broken).get(one.name, '')} [{_package(one)}]" for one in plugins(what)}
+        found |= {name: text.strip() for name, text in texts.items()}
         found |= {
             name: f"cannot be used: {' and '.join(sorted(map(_package, several)))} bring it; remove all but one"
             for name, several in clashes(what).items()
@@ -54,30 +59,31 @@ def print_entries(found: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def _backbones() -> dict[str, str]:
-    import timm
-    import torchvision
+    from cdtl_core.models.own_nets import OWN
 
-    from cdtl_core.models.backbones import own_backbones
+    if plugins("backbones"):
+        from cdtl_core.models.backbones import own_backbones
 
-    own = {name: net.about for name, net in own_backbones().items()}
-    number = len(timm.list_models()), len(torchvision.models.list_models(torchvision.models))
+        own_backbones()
     return {
         "efficientnet_lite0": "EfficientNet-Lite0; its ImageNet weights are installed with cdtl",
-        **own,
-        "...": f"{number[0]} classifiers of timm and {number[1]} of torchvision: cdtl config list backbones --match "
-        "'resnet*'",
+        **{name: net.about for name, net in OWN.items()},
+        "...": "every classifier of timm and torchvision: cdtl config list backbones --match 'resnet*'",
     }
 
 
 def _libraries() -> dict[str, str]:
-    import timm
-    import torchvision
+    from cdtl_core.models.libraries import timm, torchvision
 
     names = dict.fromkeys(torchvision.models.list_models(torchvision.models), "torchvision")
     return names | dict.fromkeys(timm.list_models(), "timm")
 
 
 def _methods() -> dict[str, str]:
+    from cdtl_core.simulation.about import ABOUT
+
+    if not plugins("methods"):
+        return dict(ABOUT)
     from cdtl_core.simulation.arms import methods
 
     return {name: method.about for name, method in methods().items()}
@@ -105,15 +111,17 @@ def _metrics() -> dict[str, str]:
 
 
 def _losses() -> dict[str, str]:
+    found = {"cross_entropy": "cross-entropy, weighted by class"}
+    if not plugins("losses"):
+        return found
     from cdtl_core.training.objective import LOSSES
 
-    return {
-        name: "cross-entropy, weighted by class" if name == "cross_entropy" else _first_line(loss)
-        for name, loss in LOSSES.all().items()
-    }
+    return {name: _first_line(loss) for name, loss in LOSSES.all().items()} | found
 
 
 def _transforms() -> dict[str, str]:
+    if not plugins("transforms"):
+        return {}
     from cdtl_core.data.transforms import TRANSFORMS
 
     return {name: _first_line(transform) for name, transform in TRANSFORMS.all().items()}

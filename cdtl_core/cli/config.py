@@ -4,12 +4,15 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cdtl_core.cli.help import new_app
 from cdtl_core.system.foreign import visible
+
+if TYPE_CHECKING:
+    from cdtl_core.config import RunConfig
 
 __all__ = ["app"]
 
@@ -103,22 +106,49 @@ def _missing_here(settings: Any) -> list[str]:
         if site.data.manifest and not (path := site.data.root.expanduser() / site.data.manifest).is_file()
     ]
     if isinstance(run, RunConfig):
-        from cdtl_core.data.transforms import TRANSFORMS
-        from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
-        from cdtl_core.training.objective import LOSSES
-
         try:
-            LOSSES.find(run.train.loss)
-            for name in run.train.augment.transforms:
-                TRANSFORMS.find(name)
-            model = build_classifier(run.model, len(run.task.labels), run.image.size)
-            parts_of(model, freeze=frozen_stages(model, run), share_head=run.share.head)
+            _check_code(run)
         except CdtlError as error:
             faults.append(str(error))
         weights = run.model.weights
         if weights not in NAMED_WEIGHTS and not Path(weights).is_file():
             faults.append(f"model.weights {weights} does not exist: give a .safetensors file, imagenet or random.")
     return faults
+
+
+def _check_code(run: "RunConfig") -> None:
+    """Refuse a backbone, loss or transform that there is not, and stages that the backbone does not have.
+
+    Only what does not come with cdtl is built to find out, since that loads torch.
+
+    Raises:
+        CdtlError: Something is missing.
+    """
+    if _is_shipped(run):
+        return
+    from cdtl_core.data.transforms import TRANSFORMS
+    from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
+    from cdtl_core.training.objective import LOSSES
+
+    LOSSES.find(run.train.loss)
+    for name in run.train.augment.transforms:
+        TRANSFORMS.find(name)
+    model = build_classifier(run.model, len(run.task.labels), run.image.size)
+    parts_of(model, freeze=frozen_stages(model, run), share_head=run.share.head)
+
+
+def _is_shipped(run: "RunConfig") -> bool:
+    """Whether a run names only code that comes with cdtl, and only stages that its backbone has."""
+    from cdtl_core.models.own_nets import STAGES
+    from cdtl_core.system.plugins import plugins
+
+    own = {one.name for kind in ("backbones", "losses") for one in plugins(kind)}
+    name, levels = run.model.backbone, run.model.levels
+    if name not in STAGES or run.train.loss != "cross_entropy" or {name, run.train.loss} & own:
+        return False
+    last = max(levels, default=STAGES[name])
+    trained = run.dp.stages if run.dp.enabled else 0
+    return not run.train.augment.transforms and max(last, run.train.freeze) <= STAGES[name] and trained <= last
 
 
 @app.command("list")
@@ -131,19 +161,15 @@ def list_(
 ) -> None:
     """Print the names that a setting can have: backbones, methods, modalities, policies and more."""
     from cdtl_core.cli.catalogue import entries_of, print_entries
-    from cdtl_core.errors import ConfigError
+    from cdtl_core.system.plugins import faults
 
-    found, faults = {}, []
-    for one in [what] if what else What:
-        try:
-            found[one.value] = entries_of(one.value, match)
-        except ConfigError as error:  # of one package: the other lists are printed
-            faults.append(str(error))
+    asked = [one.value for one in ([what] if what else What)]
+    found = {one: entries_of(one, match) for one in asked}
     if json_:
         typer.echo(json.dumps(found, indent=1))
     else:
         print_entries(found)
-    _end_with(faults)
+    _end_with([sentence for one in asked for sentence in faults(one).values()])
 
 
 @app.command("reference")

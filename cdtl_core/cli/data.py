@@ -169,8 +169,6 @@ def check(
     from cdtl_core.errors import DataError
     from cdtl_core.quality import as_dict
     from cdtl_core.quality.check_source import check_cohort
-    from cdtl_core.report.cohort_page import cohort_html
-    from cdtl_core.system.durable import replace_bytes
 
     declared, (off, label_map) = modality_of(modality), _site_settings(site)
     allowed = [label for label in labels.split(",") if label]
@@ -184,6 +182,9 @@ def check(
             patient_pattern=patient_pattern,
         )
     if html is not None:
+        from cdtl_core.report.cohort_page import cohort_html
+        from cdtl_core.system.durable import replace_bytes
+
         root = source if source.is_dir() else source.parent
         replace_bytes(html, cohort_html(result, root=root, title=f"Cohort check: {root.name}").encode())
     if json_:

@@ -1,5 +1,6 @@
 """Findings of the cohort check on a terminal: a block for each rule, with a few of its findings, the advice once."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from cdtl_core.cli.progress import showing_progress
 from cdtl_core.cli.screen import open_console
 from cdtl_core.config import SiteConfig
 from cdtl_core.config.modalities import modality_of
+from cdtl_core.data.listing.patients import name_form
+from cdtl_core.data.source import rows_of_manifest
 from cdtl_core.errors import DataError
 from cdtl_core.quality import CohortCheck, Finding
 from cdtl_core.quality.check_source import check_cohort
@@ -43,8 +46,23 @@ def check_data(own: SiteConfig, *, quiet: bool) -> list[str]:
         raise DataError(
             "the images have errors: fix them, or switch a rule off in site.toml [checks] with a reason, "
             "and run cdtl site init again without options (or with others, for example --patient-pattern)."
+            + (_patient_hint(source) if any(one.rule == "patient-missing" for one in found.findings) else "")
         )
     return [one.label for one in found.counts.classes]
+
+
+def _patient_hint(manifest: Path) -> str:
+    """Return where the patient may be in the names of images without one, and what to write; empty if unknown."""
+    rows = rows_of_manifest(manifest)
+    form = name_form(rows)
+    if form is None:
+        return ""
+    given = f"--patient-pattern {shlex.quote(form.pattern)}"
+    how = f"add {given}."
+    if any(row.file.is_relative_to(manifest.parent) for row in rows):  # the hospital's own manifest
+        table = ["cdtl", "data", "make-manifest", str(manifest.parent), "--labels", str(manifest), "--out", "new.csv"]
+        how = f"write another manifest with {shlex.join(table)} {given}, and give --data new.csv."
+    return f" If '{form.patient}' in {form.name} is the patient ({form.patients} in all), {how}"
 
 
 def print_check(check: CohortCheck, root: Path) -> None:

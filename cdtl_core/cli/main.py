@@ -1,6 +1,8 @@
-"""The `cdtl` command: thread settings, imports inside the commands, errors as one sentence."""
+"""The `cdtl` command: thread settings, imports inside the commands, errors as one sentence. Typer ends at Ctrl-C."""
 
+import atexit
 import errno
+import gc
 import sys
 import traceback
 
@@ -65,6 +67,7 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 def main() -> None:
     """Run the command line; exit with the error's code (0 without error)."""
     set_thread_defaults()
+    atexit.register(gc.freeze)  # else Python, as it ends, looks for garbage: a second with torch's modules, for nothing
     with guarded_screen():
         try:
             app()
@@ -78,9 +81,6 @@ def main() -> None:
             fault = disk_fault(error)
             print(f"Error: {visible(fault, _MOST)}", file=sys.stderr)
             sys.exit(fault.exit_code)
-        except KeyboardInterrupt:
-            print("Interrupted.", file=sys.stderr)
-            sys.exit(130)
         except Exception:
             traceback.print_exc()  # here, while the screen is guarded
             sys.exit(CdtlError.exit_code)

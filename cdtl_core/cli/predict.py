@@ -59,8 +59,9 @@ def predict(
     An image that is unlike the training images gets a warning. Exit code 4 if an image cannot be read.
     """
     from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.config.folders import NOTE_FILE
     from cdtl_core.errors import DataError
-    from cdtl_core.inference.model_folder import NOTE_FILE, read_note
+    from cdtl_core.inference.model_folder import read_note
     from cdtl_core.system.durable import replace_bytes
 
     read_note(model / NOTE_FILE)  # a wrong folder is said first, whatever the images are

@@ -1,6 +1,7 @@
 """The sites of `cdtl try`: a number of synthetic ones, or folders of images."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import typer
 
 from cdtl_core.config.settings import site_of
 from cdtl_core.errors import ConfigError
+from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
     from cdtl_core.config import SimulationConfig, SiteConfig
@@ -61,12 +63,17 @@ def given_sites(
 
     sites = []
     for name, (folder, modality) in folders.items():
-        data = place_data(RunFolder(out).site(name).home, folder, patient_pattern=patient_pattern, tell=typer.echo)
+        home, tell = RunFolder(out).site(name).home, partial(_tell, name)
+        data = place_data(home, folder, patient_pattern=patient_pattern, tell=tell)
         tree = {"site": name, "modality": modality, "data": {**data, "label_map": label_map}}
         own = site_of(tree, f"--site {name}")
         check_labels(check_data(own, quiet=False), label_map, settings.run.task.labels)
         sites.append(own)
     return settings.model_copy(update={"sites": tuple(sites)})
+
+
+def _tell(site: str, text: str) -> None:
+    typer.echo(f"{site}: {visible(text, 2000)}")
 
 
 def folders_of(given: Sequence[str], modalities: Sequence[str]) -> dict[str, tuple[Path, str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdtl_core.cli.data import PATTERN_HELP
+from cdtl_core.cli.data import MODALITY_HELP, PATTERN_HELP
 from cdtl_core.cli.progress import ending_once
 from cdtl_core.system.foreign import visible
 
@@ -36,7 +36,7 @@ def try_federation(
         ),
     ] = None,
     modality: Annotated[
-        list[str] | None, typer.Option(help="Modality of the folders, or NAME=MODALITY for each; repeat it.")
+        list[str] | None, typer.Option(help=f"{MODALITY_HELP} For each folder its own: NAME=MODALITY; repeat it.")
     ] = None,
     map_: Annotated[
         list[str] | None,

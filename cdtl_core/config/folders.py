@@ -39,6 +39,8 @@ __all__ = [
     "APPROVED_FILE",
     "AUDIT_FILE",
     "ENROLMENT_FILE",
+    "MODEL_FILE",
+    "NOTE_FILE",
     "SITE_FILE",
     "RunFolder",
     "SiteFolder",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 SITE_FILE, ENROLMENT_FILE, APPROVED_FILE, AUDIT_FILE = "site.toml", "enrolment.json", "approved.json", "audit.json"
+MODEL_FILE, NOTE_FILE = "model.safetensors", "model.json"
 _DIARY = ".jsonl"
 
 

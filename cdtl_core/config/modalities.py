@@ -43,11 +43,7 @@ SHIPPED_MODALITIES = frozenset(MODALITIES)
 
 
 def modalities() -> dict[str, Modality]:
-    """Return all modalities by name, those of plugins too.
-
-    Raises:
-        ConfigError: A plugin is broken.
-    """
+    """Return all modalities by name, those of plugins too, but for broken ones (`plugins.faults`)."""
     adopt_all("modalities", _register)
     return dict(MODALITIES)
 

@@ -201,6 +201,13 @@ class RunConfig(Settings):
     dp: DpConfig = DpConfig()
     limits: LimitsConfig = LimitsConfig()
 
+    @property
+    def trains_only_heads(self) -> bool:
+        """Whether the backbone is frozen, its features are cached, and only the head is trained."""
+        levels, train = self.model.levels, self.train
+        frozen = bool(levels) and max(levels) <= train.freeze
+        return frozen and train.views > 0 and not self.dp.enabled and not self.model.adapter
+
     @model_validator(mode="after")
     def _levels_behind_views(self) -> "RunConfig":
         levels, freeze = self.model.levels, self.train.freeze

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.fft import dctn
 
 from cdtl_core.data.decode.picture import DicomTags, Picture
 from cdtl_core.data.decode.read import read_picture
@@ -190,6 +189,8 @@ def _coloured(pixels: npt.NDArray[np.uint8]) -> float:
 
 
 def _perceptual_hash(thumbnail: npt.NDArray[np.uint8]) -> int:
+    from scipy.fft import dctn
+
     low = dctn(thumbnail.astype(np.float64))[:8, :8].ravel()
     bits = low > np.median(low[1:])
     return int("".join("1" if bit else "0" for bit in bits), 2)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 __all__ = ["count_glyphs"]
 
@@ -34,6 +33,8 @@ def count_glyphs(gray: npt.NDArray[np.uint8]) -> int:
 
 def _marks(gray: npt.NDArray[np.uint8]) -> Marks:
     """Letter-like blobs, from left to right."""
+    from scipy import ndimage
+
     ground = ndimage.grey_opening(gray, size=(WINDOW, WINDOW))
     strokes = gray.astype(np.int16) - ground > CONTRAST
     labelled, count = ndimage.label(strokes, structure=np.ones((3, 3)))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import psutil
 
 from cdtl_core.data.box import Square, cut
+from cdtl_core.data.decode import INTAKE_VERSION
 from cdtl_core.data.decode.read import fit_square, read_picture
 from cdtl_core.data.frame import Frame
 from cdtl_core.errors import DataError
@@ -22,9 +23,8 @@ from cdtl_core.system.durable import file_hash, replace_json, unwritable
 from cdtl_core.system.progress import report
 from cdtl_core.system.threads import num_cores
 
-__all__ = ["INTAKE_VERSION", "PixelFile", "Pixels", "content_id", "load_pixels", "one_channel"]
+__all__ = ["PixelFile", "Pixels", "content_id", "load_pixels", "one_channel"]
 
-INTAKE_VERSION = 2
 Pixels = npt.NDArray[np.uint8]
 
 

@@ -37,19 +37,20 @@ class Symptom:
     text: str
 
 
-def examine_machine(folder: Path, port: int) -> dict[str, Any]:
+def examine_machine(folder: Path, port: int, *, quick: bool = False) -> dict[str, Any]:
     """Run all checks.
 
     Args:
         folder: Folder of future runs, or of a site.
         port: Port of a future coordinator.
+        quick: Leave out the device, since loading torch takes seconds.
 
     Returns:
         ``checks``, each a `Symptom` as a dictionary.
     """
     looks: tuple[tuple[str, Callable[[], Iterator[tuple[State, str]]]], ...] = (
         ("versions", _versions),
-        ("device", _device),
+        *([] if quick else [("device", _device)]),
         ("memory", _memory),
         ("disk", lambda: _disk(folder)),
         ("ports", lambda: _ports(port)),

@@ -17,7 +17,7 @@ from cdtl_core.deploy.enrolment import Enrolment, make_enrolment, save_enrolment
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
 from cdtl_core.errors import CheckpointError, ConfigError, DataError
-from cdtl_core.site.home import contract_of, open_site
+from cdtl_core.site.cohort import contract_of, open_cohort
 from cdtl_core.system.durable import replace_bytes
 
 __all__ = ["check_labels", "enrol_site", "label_map_of", "make_site", "place_data"]
@@ -46,7 +46,7 @@ def place_data(
         home: The site's folder.
         source: Where the images are.
         patient_pattern: Where the patient is in an image's path: a template, or a regular expression with a group.
-        tell: Gets how the folders were read, and what was left out.
+        tell: Gets how the images were read, and what was left out.
 
     Raises:
         DataError: The source is none of these, or it is not clear which folders are the labels.
@@ -58,10 +58,10 @@ def place_data(
             f"{home} is the folder of the images, and a site needs a folder of its own for its key and its models: "
             f"give a new one, for example {home}-site."
         )
-    if source.is_file():
-        return {"root": str(source.parent), "manifest": source.name}
-    if (source / "manifest.csv").exists():
-        return {"root": str(source), "manifest": "manifest.csv"}
+    manifest = source if source.is_file() else source / "manifest.csv"
+    if manifest.exists():
+        tell(f"The images were read as {manifest} lists them.")
+        return {"root": str(manifest.parent), "manifest": manifest.name}
     if not source.is_dir():
         raise DataError(f"{source} does not exist: give a manifest.csv or a folder of images.")
     found = list_folders(source, patient_pattern)
@@ -122,8 +122,7 @@ def enrol_site(home: Path, config: RunConfig) -> Enrolment:
         DataError: The images cannot be used, or the key is damaged.
         ConfigError: A setting is wrong.
     """
-    site = open_site(home, config)
-    contract = contract_of(home, site)
+    contract = contract_of(home, open_cohort(home, config), config.task.positive)
     key = load_key(home) if (home / KEY_FILE).exists() else make_key(home)
     enrolment = make_enrolment(key, contract, _certificate(home, key, contract.site))
     replace_bytes(home / CERTIFICATE_FILE, enrolment.certificate.encode())

@@ -23,7 +23,7 @@ from cdtl_core.deploy.separation import find_separation, noted_separation
 from cdtl_core.errors import CdtlError
 from cdtl_core.quality.check_source import check_cohort
 from cdtl_core.results.spent import not_covered, spent_of_site
-from cdtl_core.site.home import open_site
+from cdtl_core.site.cohort import open_cohort
 from cdtl_core.site.spending import check_one_ledger
 from cdtl_core.training.device import choose_device
 
@@ -130,7 +130,7 @@ def _images(home: Path, own: SiteConfig) -> Iterator[Finding]:
             if not finding.waived:
                 state: Literal["wrong", "warning"] = "wrong" if finding.severity == "error" else "warning"
                 yield Finding("images", state, f"{finding.rule}: {finding.message} {finding.advice}")
-    cohort = open_site(home, RunConfig(task=task_of(home))).cohort
+    cohort = open_cohort(home, RunConfig(task=task_of(home)))
     parts = ", ".join(f"{fold.num_patients} {name}" for name, fold in cohort.folds.items())
     yield Finding("images", "ok", f"{cohort.num_patients} patients: {parts}")
 

@@ -17,7 +17,6 @@ from cdtl_core.deploy.coordinator_address import CoordinatorAddress
 from cdtl_core.deploy.enrolment import load_enrolment, make_enrolment, save_enrolment
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
-from cdtl_core.deploy.reaching import knows_key
 from cdtl_core.deploy.renewal import save_renewal
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import get_logger
@@ -57,6 +56,8 @@ def is_renewing(home: Path) -> bool:
 
 def knows_next_key(home: Path, address: CoordinatorAddress) -> bool:
     """Whether the coordinator accepts the next key; False if it cannot be reached."""
+    from cdtl_core.deploy.reaching import knows_key  # loads Flower, which no status needs
+
     return knows_key(home / _NEXT, address, home / address.ca)
 
 

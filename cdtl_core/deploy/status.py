@@ -21,7 +21,7 @@ from cdtl_core.deploy.server_config import load_server
 from cdtl_core.deploy.service import CONNECTING_S, SERVICE_FILE, is_running, troubles_of
 from cdtl_core.deploy.used import used_text
 from cdtl_core.errors import PrivacyError
-from cdtl_core.results.spent import spent_of_site
+from cdtl_core.results.spent import epsilons_of_site
 from cdtl_core.system.foreign import read_json
 
 __all__ = ["coordinator_status", "node_status", "site_status"]
@@ -130,10 +130,10 @@ def _separation(home: Path) -> str:
 def _privacy(home: Path) -> str:
     """Return the state of the site's privacy ledger in a few words; empty if it never trained with privacy."""
     try:
-        spent = spent_of_site(home)
+        spent = epsilons_of_site(home)
     except PrivacyError as error:
         return str(error)
-    return "; ".join(f"epsilon {one.epsilon_rdp:.2f} at delta {one.target_delta or 0:g} spent" for one in spent)
+    return "; ".join(f"epsilon {epsilon:.2f} at delta {delta:g} spent" for epsilon, delta in spent)
 
 
 def _run(path: Path) -> dict[str, Any]:

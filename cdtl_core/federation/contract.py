@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cdtl_core.config import ModalityName, RunConfig
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.config.schema import FORMERLY_THETA0, MAX_PATIENTS, Label, Sha256, SiteName, first_fault
-from cdtl_core.data.pixels import INTAKE_VERSION
+from cdtl_core.data.decode import INTAKE_VERSION
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.system.foreign import parse_json
 

@@ -5,6 +5,7 @@ hold less than the list (the coordinator decides in each round whether the head 
 names and ranges of `cdtl_core.config.schema`. `cdtl_core.federation.egress_check` applies the list.
 """
 
+import functools
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -146,10 +147,8 @@ def egress_manifest(
 
 def sends_own_head(config: RunConfig) -> bool:
     """Whether sites send their own heads after the last round; sums of them set the pool's share at other sites."""
-    from cdtl_core.training.inputs import trains_only_heads
-
     asked = config.method == "cdtl" and config.share.head and config.pool.share == "evidence"
-    return asked and trains_only_heads(config)
+    return asked and config.trains_only_heads
 
 
 def expected_shapes(
@@ -220,13 +219,24 @@ def _introduction(site: str, modality: str, labels: Sequence[str], private: bool
 
 
 def _shared_tensors(config: RunConfig, labels: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors of an update by their names in messages; a head has a row for each label."""
+    shapes = {
+        name: (len(labels), *shape[1:]) if name.startswith("head.") else shape
+        for name, shape in _shared_shapes(config).items()
+    }
+    return {head_name(name, labels): _half(shape) for name, shape in shapes.items()}
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_shapes(config: RunConfig) -> Mapping[str, tuple[int, ...]]:
+    """Build a run's network, and return the shapes of the tensors that sites share."""
     from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
 
-    model = build_classifier(config.model, len(labels), config.image.size)
+    model = build_classifier(config.model, len(config.task.labels), config.image.size)
     share_head = config.share.head and config.method != "alone"
     state = model.state_dict()
     names = parts_of(model, freeze=frozen_stages(model, config), share_head=share_head).shared
-    return {head_name(name, labels): _half(tuple(state[name].shape)) for name in names}
+    return {name: tuple(state[name].shape) for name in names}
 
 
 def _half(shape: tuple[int, ...]) -> Tensor:

@@ -24,7 +24,6 @@ from cdtl_core.federation.site import Site
 from cdtl_core.models.model import build_feature_classifier
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.training.features import feature_views
-from cdtl_core.training.inputs import trains_only_heads
 from cdtl_core.training.scoring import score
 from cdtl_core.training.train import fit
 
@@ -98,7 +97,7 @@ def pool_models(
     units = standard_of(seen[0], train.patients), standard_of(seen[1], train.patients)
     if equal:
         return PooledModel(own, joint, fit_pool(*units, None))
-    if others is None or not trains_only_heads(site.config):
+    if others is None or not site.config.trains_only_heads:
         of_parts = _scores(site, own, val), _scores(site, joint, val)
         pool, of_val = fit_on_validation(site, units, of_parts)
         return PooledModel(own, joint, pool, of_val, of_parts)

@@ -16,7 +16,6 @@ from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, with_fresh_n
 from cdtl_core.metrics.calibration import fit_temperature
 from cdtl_core.metrics.metrics import log_loss_by_patient
 from cdtl_core.models.weights import Weights
-from cdtl_core.training.inputs import trains_only_heads
 
 __all__ = ["Outcome", "SiteModel", "candidate", "finish", "finish_one"]
 
@@ -79,7 +78,7 @@ def finish(
         ModelError: The weights do not fit the site's model.
     """
     pooled = pool_models(site, own, joint, others, donors, equal=site.config.pool.share == "equal")
-    if trains_only_heads(site.config) or differ_in_heads_only(pooled):
+    if site.config.trains_only_heads or differ_in_heads_only(pooled):
         return _outcome(site, {OWN: own, JOINT: joint, POOL: fold(pooled)}, pooled)
     pooled = with_one_network(site, pooled)
     return _outcome(site, {OWN: own, JOINT: joint, POOL: pooled.one or pooled}, pooled)

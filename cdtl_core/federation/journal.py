@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.system.durable import append_line, replace_bytes
 from cdtl_core.system.foreign import parse_json
@@ -133,7 +131,7 @@ class JournalFile:
                 "refused": dict(report.refused),
                 "joined": list(joined),
                 "groups": list(report.groups),
-                "matrix": np.round(report.matrix, 12).tolist(),
+                "matrix": report.matrix.round(12).tolist(),
                 "seconds": round(seconds, 3),
             }
         )

@@ -20,10 +20,11 @@ import torch
 from cdtl_core.config import BlendConfig, RunConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.aggregate import FEWEST, Mean, mean_in_parts
-from cdtl_core.federation.blend import Matrix, blend_matrix, blend_tensor, check_one_shape, layers_of
+from cdtl_core.federation.blend import blend_matrix, blend_tensor, check_one_shape, layers_of
 from cdtl_core.federation.screening import Screening, close_screening, open_screening, screen
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, HeadSum, Member, group_of, weight_of
+from cdtl_core.federation.transfer import Matrix
 from cdtl_core.models.pieces import Buffers, in_parts
 from cdtl_core.models.weights import Weights, check_finite
 

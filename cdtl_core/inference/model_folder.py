@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core import __version__
 from cdtl_core.config import BoxConfig, ModelConfig
+from cdtl_core.config.folders import MODEL_FILE, NOTE_FILE
 from cdtl_core.errors import ModelError
 from cdtl_core.federation.donors import DonorShare
 from cdtl_core.federation.evidence import PooledModel
@@ -31,10 +32,8 @@ from cdtl_core.models.weights import load_into, load_weights, save_weights
 from cdtl_core.system.durable import file_hash, replace_json
 from cdtl_core.system.foreign import parse_json
 
-__all__ = ["MODEL_FILE", "NOTE_FILE", "ModelNote", "PoolNote", "PooledNetwork", "Which", "load_model", "read_note"]
-__all__ += ["save_model"]
+__all__ = ["ModelNote", "PoolNote", "PooledNetwork", "Which", "load_model", "read_note", "save_model"]
 
-MODEL_FILE, NOTE_FILE = "model.safetensors", "model.json"
 Which = Literal["used", "own", "joint"]
 _FILES: Mapping[Which, str] = {"used": MODEL_FILE, "own": "own.safetensors", "joint": "joint.safetensors"}
 _SCHEMA = 2

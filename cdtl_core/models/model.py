@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import normalize
-from torchvision.ops import FrozenBatchNorm2d
 
 from cdtl_core.config import NAMED_WEIGHTS, ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.models.backbones import Backbone, build_backbone, load_initial_weights
 from cdtl_core.models.draws import PatientDropout
+from cdtl_core.models.libraries import torchvision
 from cdtl_core.models.pooling import pooled
 from cdtl_core.models.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
 from cdtl_core.models.weights import Weights, check_finite
@@ -266,7 +266,7 @@ def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
         for prefix, module in model.backbone.named_modules(prefix="backbone")
         if isinstance(module, NORMS)
         for name, value in module.state_dict().items()
-        if value.is_floating_point() and not isinstance(module, FrozenBatchNorm2d)
+        if value.is_floating_point() and not isinstance(module, torchvision.ops.FrozenBatchNorm2d)
     }
     centre = [f"centre.{name}" for name in model.centre.state_dict()]
     heads = [f"head.{name}" for name, _ in model.head.named_parameters()]

@@ -1,16 +1,16 @@
-"""Our own networks by name. Only the trunk of `lite0_levels` has ImageNet weights."""
+"""Our own networks by name, and those that others register. Only the trunk of `lite0_levels` has ImageNet weights.
+
+A network's code, and torch, are imported when it is built.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from cdtl_core.models.deepunet import DeepUNet
-from cdtl_core.models.lite0_levels import Lite0Levels
-from cdtl_core.models.unet import UNet
-
-__all__ = ["OWN", "OwnNet", "PlainCNN"]
+__all__ = ["OWN", "STAGES", "OwnNet"]
 
 _HALVES = (0.5, 0.5, 0.5)
 
@@ -27,32 +27,42 @@ class OwnNet:
         of_plugin: Whether a package brings it. Then the built network may carry `mean` and `std` too.
     """
 
-    build: Callable[[], nn.Module]
+    build: "Callable[[], nn.Module]"
     mean: tuple[float, float, float] = _HALVES
     std: tuple[float, float, float] = _HALVES
     about: str = ""
     of_plugin: bool = False
 
 
-class PlainCNN(nn.Sequential):
-    """B 3 H W to B D: 3 x 3 convolutions with batch norm and ReLU, each halving the size, then the spatial mean.
+def _unet() -> "nn.Module":
+    from cdtl_core.models.unet import UNet
 
-    Source: the usual form since LeCun et al. 1998; Inbaraj et al. 2025 print neither depth nor width of theirs.
-    """
+    return UNet()
 
-    def __init__(self, width: int = 16, depth: int = 5) -> None:
-        widths = [3, *(width * 2**level for level in range(depth))]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.num_features = widths[-1]
+
+def _deepunet() -> "nn.Module":
+    from cdtl_core.models.deepunet import DeepUNet
+
+    return DeepUNet()
+
+
+def _plain_cnn() -> "nn.Module":
+    from cdtl_core.models.unet import PlainCNN
+
+    return PlainCNN()
+
+
+def _lite0_levels() -> "nn.Module":
+    from cdtl_core.models.lite0_levels import Lite0Levels
+
+    return Lite0Levels()
 
 
 OWN: dict[str, OwnNet] = {
-    "unet": OwnNet(UNet, about="U-Net as a feature extractor; random weights"),
-    "deepunet": OwnNet(DeepUNet, about="DeepUNet as a feature extractor; random weights"),
-    "plain_cnn": OwnNet(PlainCNN, about="five convolutions with batch norm; random weights"),
-    "lite0_levels": OwnNet(Lite0Levels, about="middle stages of EfficientNet-Lite0, frozen, and a hidden layer"),
+    "unet": OwnNet(_unet, about="U-Net as a feature extractor; random weights"),
+    "deepunet": OwnNet(_deepunet, about="DeepUNet as a feature extractor; random weights"),
+    "plain_cnn": OwnNet(_plain_cnn, about="five convolutions with batch norm; random weights"),
+    "lite0_levels": OwnNet(_lite0_levels, about="middle stages of EfficientNet-Lite0, frozen, and a hidden layer"),
 }
+STAGES = {"efficientnet_lite0": 9, "unet": 9, "deepunet": 11, "plain_cnn": 5, "lite0_levels": 2}
+"""Number of stages of the backbones that come with cdtl, so that settings are checked without building a network."""

@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torchvision
-from timm.layers.norm import RmsNorm
 from torch import nn
 
 from cdtl_core.errors import ModelError
+from cdtl_core.models.libraries import timm, torchvision
 
 __all__ = ["NORMS", "FrozenNorm", "check_division", "freeze_norms", "level_modules", "run_stages", "skip_stages"]
 __all__ += ["stages_of", "tensors_of_stages"]
@@ -19,7 +18,7 @@ NORMS = (
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
-    RmsNorm,
+    timm.layers.norm.RmsNorm,
     torchvision.ops.FrozenBatchNorm2d,
 )
 

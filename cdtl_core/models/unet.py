@@ -1,10 +1,15 @@
-"""U-Net as a feature extractor: encoder and decoder, with the spatial means of the last map of both."""
+"""Two networks of convolutions as feature extractors, from random weights.
+
+U-Net: encoder and decoder, with the spatial means of the last map of both; and a plain stack.
+"""
+
+from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-__all__ = ["UNet"]
+__all__ = ["PlainCNN", "UNet"]
 
 
 class _Convolutions(nn.Sequential):
@@ -63,3 +68,19 @@ class UNet(nn.Module):
         for block in self.up:
             found = block(found, maps.pop())
         return torch.cat([bottom.mean(dim=(2, 3)), found.mean(dim=(2, 3))], dim=1)
+
+
+class PlainCNN(nn.Sequential):
+    """B 3 H W to B D: 3 x 3 convolutions with batch norm and ReLU, each halving the size, then the spatial mean.
+
+    Source: the usual form since LeCun et al. 1998; Inbaraj et al. 2025 print neither depth nor width of theirs.
+    """
+
+    def __init__(self, width: int = 16, depth: int = 5) -> None:
+        widths = [3, *(width * 2**level for level in range(depth))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.num_features = widths[-1]

@@ -3,16 +3,23 @@
 Sources: Mironov, Talwar, Zhang 2019 (RDP of the sampled Gaussian mechanism); Gopi, Lee, Wutschitz 2021 (PRV).
 """
 
+import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-
-import numpy as np
-import numpy.typing as npt
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cdtl_core.errors import PrivacyError
+from cdtl_core.system.standins import late, stand_in, standing_in
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["Steps", "affordable_steps", "epsilon", "epsilon_prv", "merged", "plan_noise"]
 
@@ -39,16 +46,13 @@ class Steps:
 
 def epsilon(history: Sequence[Steps], target_delta: float) -> float:
     """Return epsilon of a history at `target_delta`, by Renyi DP: an upper bound, the one that budgets use."""
-    from opacus.accountants import RDPAccountant
-    from opacus.accountants.analysis.rdp import get_privacy_spent
-
     rows = merged(history)
     if not rows:
         return 0.0
-    orders = RDPAccountant.DEFAULT_ALPHAS
     spent = sum(row.steps * _renyi(row.noise_multiplier, row.sample_rate) for row in rows)
     with _quiet():
-        return float(get_privacy_spent(orders=orders, rdp=spent, delta=target_delta)[0])
+        found = _opacus("rdp").privacy_analysis.get_privacy_spent(orders=_orders(), rdp=spent, delta=target_delta)
+    return float(found[0])
 
 
 def epsilon_prv(history: Sequence[Steps], target_delta: float) -> float:
@@ -56,12 +60,12 @@ def epsilon_prv(history: Sequence[Steps], target_delta: float) -> float:
 
     Above an epsilon of 100, which promises nothing and whose grid may not fit into memory, it returns `epsilon`.
     """
-    from opacus.accountants import PRVAccountant
+    import numpy as np
 
     bound = epsilon(history, target_delta)
     if bound == 0 or bound > _PRV_MOST:
         return bound
-    accountant = PRVAccountant()
+    accountant = _opacus("prv").PRVAccountant()
     accountant.history = [(row.noise_multiplier, row.sample_rate, row.steps) for row in merged(history)]
     with _quiet(), np.errstate(divide="ignore"):  # the whole cohort in each batch: log(1 - q) is correctly -inf
         return float(accountant.get_epsilon(delta=target_delta))
@@ -128,14 +132,41 @@ def merged(history: Sequence[Steps]) -> tuple[Steps, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _renyi(noise_multiplier: float, sample_rate: float) -> npt.NDArray[np.float64]:
+def _renyi(noise_multiplier: float, sample_rate: float) -> "npt.NDArray[np.float64]":
     """Return the cost of one step at each of Opacus's orders; the costs of steps add up."""
-    from opacus.accountants import RDPAccountant
-    from opacus.accountants.analysis.rdp import compute_rdp
+    import numpy as np
 
-    orders = RDPAccountant.DEFAULT_ALPHAS
-    costs = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
-    return np.asarray(costs, np.float64)
+    compute = _opacus("rdp").privacy_analysis.compute_rdp
+    return np.asarray(compute(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=_orders()), np.float64)
+
+
+def _orders() -> Any:
+    return _opacus("rdp").RDPAccountant.DEFAULT_ALPHAS
+
+
+@cache
+def _opacus(name: str) -> Any:
+    """Return Opacus's module of an accountant.
+
+    The accountants need numpy and scipy only. The packages around them load torch, which a process that only reads a
+    ledger does not need: unless Opacus is loaded already, bare packages stand in for them.
+    """
+    if "opacus" in sys.modules:
+        return importlib.import_module(f"opacus.accountants.{name}")
+    spec = find_spec("opacus")
+    assert spec is not None and spec.origin is not None  # noqa: S101, PT018 - installed with cdtl
+    root = Path(spec.origin).parent
+    packages = (
+        stand_in("opacus", __path__=[str(root)]),
+        stand_in("opacus.optimizers", DPOptimizer=object),  # an annotation
+        stand_in("opacus.accountants", __path__=[str(root / "accountants")]),
+        stand_in("scipy.signal", convolve=late("scipy.signal", "convolve")),  # for steps of several kinds
+    )
+    with standing_in(*packages):
+        found = importlib.import_module(f"opacus.accountants.{name}")
+    for own in [key for key in sys.modules if key.startswith("opacus.")]:
+        del sys.modules[own]  # Opacus itself, when it is imported, loads them as its own
+    return found
 
 
 @contextmanager

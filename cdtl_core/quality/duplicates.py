@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from cdtl_core.quality.cohort import Cohort
 from cdtl_core.quality.rule import Hit, Rule, count_of
@@ -20,6 +18,9 @@ def group_duplicates(size: int, pairs: Iterable[Pair]) -> npt.NDArray[np.int32]:
     links = [(pair.first, pair.second) for pair in pairs]
     if not links:
         return np.arange(size, dtype=np.int32)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     first, second = np.array(links).T
     graph = coo_array((np.ones(len(links)), (first, second)), shape=(size, size))
     groups: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]

@@ -8,8 +8,6 @@ feature changes its sign under inversion, so the model needs no labels and a min
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold
 
 from cdtl_core.quality.sample import Floats, Sample, leading_axes, standard_thumbnails
 
@@ -39,6 +37,9 @@ def find_negatives(samples: Sequence[Sample]) -> tuple[int, ...]:
 
 
 def _scores(features: Floats) -> Floats:
+    from sklearn.linear_model import LogisticRegression  # takes a second: only for cohorts that are large enough
+    from sklearn.model_selection import KFold
+
     signs = np.ones(len(features), np.float32)
     scores = np.zeros(len(features), np.float32)
     for _ in range(PASSES):

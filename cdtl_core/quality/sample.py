@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
 
 from cdtl_core.data.facts import ImageFacts
 
@@ -60,6 +59,8 @@ def standard_thumbnails(samples: Sequence[Sample]) -> Floats:
 
 def leading_axes(blocks: Iterable[Floats], count: int) -> Floats:
     """Return the `count` orthonormal axes (D K) along which the rows (N D, in blocks) vary most, strongest first."""
+    from scipy.linalg import eigh
+
     gram = np.sum([rows.T @ rows for rows in blocks], axis=0)
     size = len(gram)
     _, axes = eigh(gram, subset_by_index=(size - count, size - 1))

@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 
 from cdtl_core.quality.cohort import Cohort
 from cdtl_core.quality.duplicates import group_duplicates
@@ -91,6 +87,11 @@ def _features(sample: Sample) -> list[float]:
 
 def _predict(features: Numbers, positive: npt.NDArray[np.bool_], groups: Whole) -> Numbers:
     """Return each image's rank within its own test fold, which makes folds comparable."""
+    from scipy.stats import rankdata  # these take a second: only for cohorts that are large enough
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.preprocessing import StandardScaler
+
     scores = np.zeros(len(features))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for known, asked in folds.split(features, positive, groups):
@@ -102,6 +103,8 @@ def _predict(features: Numbers, positive: npt.NDArray[np.bool_], groups: Whole) 
 
 
 def _auroc(scores: Numbers, positive: npt.NDArray[np.bool_]) -> float:
+    from scipy.stats import rankdata
+
     count = int(positive.sum())
     if count in (0, len(positive)):
         return float("nan")

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
 from cdtl_core.quality.sample import Floats, Sample, leading_axes, standard_thumbnails
 
@@ -87,6 +86,8 @@ def _standard(features: Floats) -> Floats:
 
 
 def _to_neighbour(points: Floats, reference: Floats) -> npt.NDArray[np.float64]:
+    from scipy.spatial.distance import cdist
+
     rank = max(NEIGHBOUR, round(NEIGHBOUR_SHARE * len(reference)))
     blocks = (points[i : i + BLOCK] for i in range(0, len(points), BLOCK))
     return np.concatenate([np.partition(cdist(block, reference), rank, axis=1)[:, rank].copy() for block in blocks])

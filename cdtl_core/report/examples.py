@@ -13,18 +13,13 @@ from cdtl_core.config.folders import SiteFolder, federation_key
 from cdtl_core.config.settings import unflatten
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import CdtlError
-from cdtl_core.inference.model_folder import load_model
 from cdtl_core.report.charts.figure import Gallery, Picture
 from cdtl_core.report.charts.score_figures import Operation, operation_of
 from cdtl_core.report.page import Section
 from cdtl_core.results.material import Material
 from cdtl_core.results.scores import Scores
 from cdtl_core.results.text import plain
-from cdtl_core.site.home import open_site
-from cdtl_core.training.batches import on_device
-from cdtl_core.training.device import choose_device
-from cdtl_core.training.inputs import plain_inputs
-from cdtl_core.training.saliency import grad_cam
+from cdtl_core.site.cohort import open_cohort
 
 __all__ = ["examples"]
 
@@ -47,7 +42,7 @@ def examples(one: Material) -> Section:
         return Section("examples", [], _NO_MODEL)
     test = one.test[main]
     try:
-        cohort = open_site(one.home, unflatten(one.cards[main].config)).cohort
+        cohort = open_cohort(one.home, unflatten(one.cards[main].config))
     except CdtlError as error:
         return Section("examples", [], f"The images cannot be read now: {error}")
     fold = cohort.folds["test"]
@@ -64,6 +59,12 @@ def examples(one: Material) -> Section:
 
 
 def _pictures(one: Material, fold: Fold, test: Scores, told: Operation, positive: str) -> list[Picture]:
+    from cdtl_core.inference.model_folder import load_model  # torch: only for a site that has a model
+    from cdtl_core.training.batches import on_device
+    from cdtl_core.training.device import choose_device
+    from cdtl_core.training.inputs import plain_inputs
+    from cdtl_core.training.saliency import grad_cam
+
     choices = _chosen(test, told.confusion.threshold)
     key = federation_key(str(one.cards[one.main or ""].config["name"]), one.main or "")
     model, note = load_model(SiteFolder(one.home).model(key))

@@ -8,9 +8,9 @@ import numpy as np
 from cdtl_core import __version__
 from cdtl_core.config import RunConfig
 from cdtl_core.config.settings import flatten
-from cdtl_core.federation.blend import transfer_of
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.federation.journal import Journal
+from cdtl_core.federation.transfer import transfer_of
 from cdtl_core.report.charts.figure import Table
 from cdtl_core.report.page import Block, Note
 from cdtl_core.report.records import settings_table
@@ -34,11 +34,9 @@ def transfer(journal: Journal | None) -> tuple[Sequence[str], Sequence[Sequence[
 
 def why_no_shares(config: RunConfig | None) -> str:
     """Return why a site has no share of each donor, by the run's settings or else for lack of patients."""
-    from cdtl_core.training.inputs import trains_only_heads
-
     if config is None or config.method != "cdtl" or config.pool.share == "equal":
         return "No share of each donor: this run pools in equal shares, or not at all, and sends no own heads."
-    if not trains_only_heads(config):
+    if not config.trains_only_heads:
         return (
             "No share of each donor: this run trains whole networks, and the site receives no model of the other sites "
             "of one modality that it could judge on its own patients."

@@ -188,8 +188,8 @@ def known_limits(
         limits.append("Its probabilities are not calibrated.")
     if private:
         limits.append(
-            "training_statistics.json beside the model describes its training images without differential privacy: "
-            "remove it before the folder leaves the site."
+            "training_statistics.json, scores.csv and validation.csv beside the model describe this site's patients "
+            "without differential privacy: remove them before the folder leaves the site."
         )
     else:
         limits.append("Trained without differential privacy: it can disclose information about training patients.")

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdtl_core.config.folders import SiteFolder, federation_key
+from cdtl_core.config.folders import NOTE_FILE, SiteFolder, federation_key
 from cdtl_core.errors import CheckpointError
 from cdtl_core.federation.journal import Journal, read_diary
-from cdtl_core.inference.model_folder import NOTE_FILE
 from cdtl_core.metrics.metrics import auroc
 from cdtl_core.metrics.summary import expected_calibration_error
 from cdtl_core.results.card import ModelCard, load_card
@@ -90,14 +89,14 @@ def material_of(
         home: The site's folder.
         site: Its name.
         modality: Of its images.
-        run: Name of the run.
+        run: Name of the run; empty: there is none yet.
         seed: Seed of the bootstrap of intervals.
         methods: In the order of the results; a method without a model is absent.
 
     Raises:
         CheckpointError, ModelError: A file is damaged.
     """
-    place = SiteFolder(home)
+    place, methods = SiteFolder(home), methods if run else ()
     folders = {method: place.model(federation_key(run, method)) for method in methods}
     test = {method: found for method, folder in folders.items() if (found := read_scores(folder))}
     val = {method: found for method, folder in folders.items() if (found := read_scores(folder, VALIDATION_FILE))}

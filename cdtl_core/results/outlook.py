@@ -7,8 +7,6 @@ from pydantic import BaseModel, ConfigDict
 
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, PrivacyError
-from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
-from cdtl_core.models.stages import stages_of
 from cdtl_core.privacy.accounting import Steps, epsilon, epsilon_prv, plan_noise
 from cdtl_core.privacy.mechanism import check_terms
 
@@ -108,6 +106,8 @@ def outlook(config: RunConfig, patients: int) -> Outlook:
 
 def num_trainable(config: RunConfig) -> int:
     """Return how many numbers a private run trains: all that leave a site that shares its head."""
+    from cdtl_core.models.model import build_classifier, frozen_stages, parts_of  # torch: not for what is spent
+
     model = build_classifier(config.model, len(config.task.labels), config.image.size)
     private = config.model_copy(update={"dp": config.dp.model_copy(update={"enabled": True})})
     parts, state = parts_of(model, freeze=frozen_stages(model, private), share_head=True), model.state_dict()
@@ -151,6 +151,9 @@ def _name(config: RunConfig) -> str:
 
 
 def _alternatives(config: RunConfig) -> dict[str, RunConfig]:
+    from cdtl_core.models.model import build_classifier
+    from cdtl_core.models.stages import stages_of
+
     model = build_classifier(config.model, len(config.task.labels), config.image.size)
     whole = max(config.model.levels) if config.model.levels else len(stages_of(model.backbone))
     return {

@@ -10,15 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from cdtl_core.config.folders import NOTE_FILE
 from cdtl_core.data.split import Split
 from cdtl_core.errors import CheckpointError
-from cdtl_core.federation.finish import Outcome
-from cdtl_core.federation.site import Site
-from cdtl_core.inference.model_folder import NOTE_FILE
 from cdtl_core.metrics.bands import mean_interval
 from cdtl_core.metrics.calibration import rescale
 from cdtl_core.metrics.metrics import auroc_interval, paired_difference
@@ -26,6 +25,10 @@ from cdtl_core.metrics.summary import log_losses, summarise
 from cdtl_core.results.report import Estimate, MethodResult
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import parse_json
+
+if TYPE_CHECKING:  # they need torch, which a report of scores does not load
+    from cdtl_core.federation.finish import Outcome
+    from cdtl_core.federation.site import Site
 
 __all__ = ["TEST_FILE", "VALIDATION_FILE", "Scores", "candidate_losses", "gains", "log_loss_changes"]
 __all__ += ["method_result", "read_scores", "save_scores", "scores_of", "with_own_model"]
@@ -88,7 +91,7 @@ class Scores:
         return len(np.unique(self.patients))
 
 
-def scores_of(site: Site, outcome: Outcome, split: Split) -> Scores:
+def scores_of(site: "Site", outcome: "Outcome", split: Split) -> Scores:
     """Return the predictions of a run's models for the images of a split.
 
     Args:

@@ -12,7 +12,8 @@ from cdtl_core.privacy.accounting import Steps, affordable_steps, epsilon, epsil
 from cdtl_core.privacy.ledger_entries import Plan, Reservation
 from cdtl_core.privacy.ledger_file import PrivacyLedger, ledger_exists, read_ledger
 
-__all__ = ["RoundSpent", "RunSpent", "Spent", "ledger_folders", "not_covered", "spent_of", "spent_of_site"]
+__all__ = ["RoundSpent", "RunSpent", "Spent", "epsilons_of_site", "ledger_folders", "not_covered", "spent_of"]
+__all__ += ["spent_of_site"]
 
 _MANY = 1_000_000
 
@@ -126,6 +127,17 @@ def spent_of_site(home: Path) -> tuple[Spent, ...]:
     return tuple(spent_of(read_ledger(folder), folder, unprotected) for folder in ledger_folders(home))
 
 
+def epsilons_of_site(home: Path) -> tuple[tuple[float, float], ...]:
+    """Epsilon by RDP, which budgets use, and its delta, of each ledger of a site's folder; 0 and 0 before a plan.
+
+    Raises:
+        ConfigError: There is no such folder.
+        PrivacyError: A ledger is missing where there was one, damaged, or shorter than it was.
+    """
+    found = [(ledger, _delta_of(ledger)) for ledger in map(read_ledger, ledger_folders(home))]
+    return tuple((epsilon(ledger.history, delta), delta) if delta else (0.0, 0.0) for ledger, delta in found)
+
+
 def spent_of(ledger: PrivacyLedger, folder: Path, unprotected: Iterable[str] = ()) -> Spent:
     """Return the contents of a ledger.
 
@@ -135,7 +147,7 @@ def spent_of(ledger: PrivacyLedger, folder: Path, unprotected: Iterable[str] = (
         unprotected: Runs without privacy that it need not name yet.
     """
     plans = [entry for entry in ledger.entries if isinstance(entry, Plan)]
-    delta = plans[-1].target_delta if plans else None
+    delta = _delta_of(ledger)
     opening = ledger.opening
     return Spent(
         folder=str(folder),
@@ -149,6 +161,11 @@ def spent_of(ledger: PrivacyLedger, folder: Path, unprotected: Iterable[str] = (
         runs=tuple(_run(ledger, run) for run in dict.fromkeys(plan.run for plan in plans)),
         unprotected=tuple(dict.fromkeys((*ledger.unprotected, *unprotected))),
     )
+
+
+def _delta_of(ledger: PrivacyLedger) -> float | None:
+    """Return the delta of the newest plan; None before the first."""
+    return next((entry.target_delta for entry in reversed(ledger.entries) if isinstance(entry, Plan)), None)
 
 
 def _run(ledger: PrivacyLedger, run: str) -> RunSpent:

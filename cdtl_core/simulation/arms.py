@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
+from cdtl_core.simulation.about import ABOUT
 from cdtl_core.simulation.methods.alone import alone_ridge
 from cdtl_core.simulation.methods.apfl import apfl
 from cdtl_core.simulation.methods.baselines import donors_only, ensemble, fedbn_tuned
@@ -32,16 +33,16 @@ Control = Literal["", "shuffled", "initial", "phantom"]
 
 # three values for each strength; those of a penalty are a power of ten apart
 _OWN: Mapping[str, Method[Any]] = {
-    name: replace(method, about=about)
-    for name, method, about in (
-        ("alone_ridge", tuned(alone_ridge, (0.01, 0.1, 1.0)), "local training with ridge, its strength by validation"),
-        ("fedprox", tuned(fedprox, (0.01, 0.1, 1.0)), METHODS["fedprox"].about),
-        ("ditto", tuned(ditto, (0.01, 0.1, 1.0)), METHODS["ditto"].about),
-        ("apfl", tuned(apfl, (0.25, 0.5, 0.75)), METHODS["apfl"].about),
-        ("fedbn_tuned", fedbn_tuned(), "FedBN, then one more round of local training"),
-        ("donors", donors_only(), "FedBN of the other sites only"),
-        ("ensemble", ensemble(), "mean of the probabilities of alone and fedavg"),
-        ("own_twice", own_twice(), "control: two own models of different seeds, pooled"),
+    name: replace(method, about=ABOUT[name])
+    for name, method in (
+        ("alone_ridge", tuned(alone_ridge, (0.01, 0.1, 1.0))),
+        ("fedprox", tuned(fedprox, (0.01, 0.1, 1.0))),
+        ("ditto", tuned(ditto, (0.01, 0.1, 1.0))),
+        ("apfl", tuned(apfl, (0.25, 0.5, 0.75))),
+        ("fedbn_tuned", fedbn_tuned()),
+        ("donors", donors_only()),
+        ("ensemble", ensemble()),
+        ("own_twice", own_twice()),
     )
 }
 """Methods that a comparison trains in a special way, or that exist only in a comparison."""
@@ -130,11 +131,7 @@ def register_method(name: str, method: Method[Any]) -> None:
 
 
 def methods() -> dict[str, Method[Any]]:
-    """Return all methods of a comparison by name; METHOD:shuffled and other controls are made of them.
-
-    Raises:
-        ConfigError: A plugin is broken.
-    """
+    """Return all methods of a comparison by name, but for broken plugins; controls are made of them."""
     adopt_all("methods", _register)
     return {**METHODS, **_OWN}
 

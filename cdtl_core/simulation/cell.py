@@ -25,7 +25,6 @@ from cdtl_core.simulation.methods.method import Model, federation_of, score_any
 from cdtl_core.simulation.run_folder import naming
 from cdtl_core.simulation.study import Cell, Study
 from cdtl_core.site.home import build_site, open_site
-from cdtl_core.training.inputs import trains_only_heads
 
 __all__ = ["CELLS", "SETTINGS_FILE", "STUDY_FILE", "Workplace", "cut_of", "open_sites", "party_of", "play_cell"]
 __all__ += ["prepare_features", "scores_of", "to_send"]
@@ -171,7 +170,7 @@ def _scores(place: Workplace, run: RunConfig, cell: Cell, donors: Donors, arm: A
 def _opened(place: Workplace, with_images: bool, run: RunConfig) -> _Open:
     """Open all sites of a run; on features if only heads are trained."""
     initial_weights, sites = _initial_weights(run), place.open()
-    if with_images or not trains_only_heads(place.config.run):
+    if with_images or not place.config.run.trains_only_heads:
         return _Open(sites, initial_weights, Kept())
     rest = {name: value for name, value in initial_weights.items() if not name.startswith("backbone.")}
     return _Open([on_features(site, initial_weights) for site in sites], rest, Kept())

@@ -29,7 +29,6 @@ from cdtl_core.simulation.tally import tally
 from cdtl_core.system.durable import locked, replace_json
 from cdtl_core.system.progress import report
 from cdtl_core.system.threads import num_cores
-from cdtl_core.training.inputs import trains_only_heads
 
 __all__ = ["compare", "compare_shard", "resume_comparison"]
 
@@ -201,7 +200,7 @@ def _play(config: SimulationConfig, study: Study, out: Path, crew: Crew, cells: 
     left, total = [cell for cell in cells if not (out / CELLS / cell.file).exists()], len(cells)
     report(cells=total, cells_done=total - len(left))
     place = _workplace(config, study, out, crew)
-    if left and trains_only_heads(config.run) and not place.own_folder:
+    if left and config.run.trains_only_heads and not place.own_folder:
         _compute_features(place, crew)
     with closing(crew.work_through(left, partial(play_cell, place))) as played:
         for done, (cell, found) in enumerate(played, start=total - len(left) + 1):

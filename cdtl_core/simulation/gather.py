@@ -13,11 +13,11 @@ from cdtl_core.config import SimulationConfig, SiteConfig
 from cdtl_core.config.folders import RunFolder, SiteFolder, federation_key
 from cdtl_core.data.cohort import Cohort
 from cdtl_core.errors import CheckpointError
-from cdtl_core.federation.blend import retention_of
 from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.journal import Journal, read_journal
 from cdtl_core.federation.round import round_matrices
 from cdtl_core.federation.state import Member, start
+from cdtl_core.federation.transfer import retention_of
 from cdtl_core.privacy.ledger_file import read_ledger
 from cdtl_core.results.material import material_of
 from cdtl_core.results.report import Bytes, Counts, Privacy, Report, SiteReport

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from cdtl_core.config import Method, RunConfig, SimulationConfig
-from cdtl_core.config.folders import RunFolder, federation_key
+from cdtl_core.config.folders import MODEL_FILE, NOTE_FILE, RunFolder, federation_key
 from cdtl_core.config.settings import flatten, load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import CheckpointError, FederationError, error_of_code
-from cdtl_core.federation.blend import retention_of, transfer_of
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.journal import Journal, JournalFile, read_journal
 from cdtl_core.federation.preflight import Candidate, check_network, check_run
 from cdtl_core.federation.state import Member
+from cdtl_core.federation.transfer import retention_of, transfer_of
 from cdtl_core.inference.likeness import STATISTICS_FILE
-from cdtl_core.inference.model_folder import MODEL_FILE, NOTE_FILE
 from cdtl_core.metrics.summary import load_metrics
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.models.weights import weights_hash
@@ -29,7 +28,8 @@ from cdtl_core.results.card import CARD_FILE, CARD_TEXT, load_card, save_card
 from cdtl_core.results.report import Report, save_report
 from cdtl_core.simulation.gather import gather_report
 from cdtl_core.simulation.run_folder import naming, refuse_used, with_absolute_paths
-from cdtl_core.site.home import contract_of, open_site
+from cdtl_core.site.cohort import contract_of
+from cdtl_core.site.home import open_site
 from cdtl_core.site.spending import is_private
 from cdtl_core.system.durable import locked, replace_bytes
 from cdtl_core.system.foreign import get_logger
@@ -135,7 +135,8 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
             site = open_site(folder.home, config.of_method(config.methods[0]))
         patients = site.cohort.folds["train"].num_patients
         member = Member(site.name, site.modality, patients, label_hash(site.cohort.labels))
-        candidates.append(Candidate(member, contract_of(folder.home, site), private[own.site]))
+        contract = contract_of(folder.home, site.cohort, run.task.positive)
+        candidates.append(Candidate(member, contract, private[own.site]))
     for method in config.methods:
         check_run(candidates, _all_take_part(config, method), weights_hash(initial_weights))
 

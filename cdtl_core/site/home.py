@@ -6,22 +6,16 @@ from pathlib import Path
 from cdtl_core.config import ModelConfig, RunConfig, SiteConfig
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.config.settings import load_site
-from cdtl_core.data.cohort import Cohort, build_cohort, pixel_statistics
-from cdtl_core.data.identity import KEY_FILE, load_key, pseudonym
-from cdtl_core.data.manifest import Case, read_manifest
-from cdtl_core.data.split import Split, split_patients
+from cdtl_core.data.cohort import Cohort
 from cdtl_core.data.transforms import TRANSFORMS
-from cdtl_core.errors import ConfigError, DataError
-from cdtl_core.federation.contract import ModalityContract, PixelStatistics, round_patients
 from cdtl_core.federation.site import Site
 from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.stages import check_division
-from cdtl_core.system.durable import replace_json
-from cdtl_core.system.foreign import parse_json
+from cdtl_core.site.cohort import open_cohort
 from cdtl_core.training.device import open_hardware
 from cdtl_core.training.objective import LOSSES
 
-__all__ = ["build_site", "contract_of", "labels_of", "open_site"]
+__all__ = ["build_site", "open_site"]
 
 
 def open_site(home: Path | str, config: RunConfig) -> Site:
@@ -53,16 +47,10 @@ def open_site(home: Path | str, config: RunConfig) -> Site:
 
 @functools.lru_cache(maxsize=128)
 def _open(home: Path, own: SiteConfig, config: RunConfig) -> Site:
-    _check_names(own, config)  # before the images are read
-    return build_site(own, config, _cohort(home, own, config, labels_of(own, config)), cache=SiteFolder(home).features)
-
-
-def _check_names(own: SiteConfig, config: RunConfig) -> None:
-    LOSSES.find(config.train.loss)
+    LOSSES.find(config.train.loss)  # an unknown one is refused before the images are read
     for name in config.train.augment.transforms:
         TRANSFORMS.find(name)
-    if config.task.positive not in labels_of(own, config):
-        raise ConfigError(f"site {own.site} lacks the positive label '{config.task.positive}': add it to labels.")
+    return build_site(own, config, open_cohort(home, config), cache=SiteFolder(home).features)
 
 
 def build_site(own: SiteConfig, config: RunConfig, cohort: Cohort, *, cache: Path) -> Site:
@@ -78,105 +66,19 @@ def build_site(own: SiteConfig, config: RunConfig, cohort: Cohort, *, cache: Pat
         ConfigError: The device that it asks for is not on this machine.
         ModelError: As in `open_site`.
     """
-    labels = cohort.labels
     site = Site(
         name=own.site,
         modality=own.modality,
-        positive=labels.index(config.task.positive),
+        positive=cohort.labels.index(config.task.positive),
         cohort=cohort,
         config=config,
-        model=_classifier(config.model, len(labels), config.image.size, config.dp.enabled),
+        model=_classifier(config.model, len(cohort.labels), config.image.size, config.dp.enabled),
         device=open_hardware(own.device, own.compute),
         cache=cache,
     )
     if site.entry is not None and site.entry.stages is not None:
         check_division(site.model.backbone, site.entry.stages, config.image.size)
     return site
-
-
-def contract_of(home: Path, site: Site) -> ModalityContract:
-    """Return the facts that the site publishes about its cohort."""
-    own, cohort = load_site(SiteFolder(home).settings), site.cohort
-    statistics = None
-    if own.publish.pixel_statistics:
-        train = cohort.folds["train"]
-        mean, std = pixel_statistics(train)
-        statistics = PixelStatistics(mean=round(mean, 1), std=round(std, 1))
-    return ModalityContract(
-        site=site.name,
-        modality=site.modality,
-        labels=cohort.labels,
-        positive=cohort.labels[site.positive],
-        label_map=own.data.label_map,
-        channels=cohort.channels,
-        bit_depth=cohort.bits,
-        patients=round_patients(cohort.num_patients),
-        statistics=statistics,
-        initial_weights_hash=own.publish.initial_weights_hash,
-    )
-
-
-def labels_of(own: SiteConfig, config: RunConfig) -> tuple[str, ...]:
-    """Return the labels a site predicts: its own if it names any, else the task's."""
-    return own.labels or config.task.labels
-
-
-def _cohort(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> Cohort:
-    cases = _cases(home, own, config, labels)
-    split = _split(home, cases, config, labels)
-    data, size, cache = own.data, config.image.size, SiteFolder(home).cache
-    return build_cohort(
-        cases, split, labels=labels, size=size, cache=cache, frame=data.frame, strict=data.strict, box=data.box
-    )
-
-
-def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple[str, ...]) -> dict[str, Split]:
-    """Return the split, stored at the site by patient pseudonym, so that no patient moves when others are added.
-
-    Args:
-        home: The site's folder.
-        cases: All images.
-        config: The run.
-        labels: The site's labels.
-    """
-    splits = SiteFolder(home).splits
-    if splits.exists() and not (home / KEY_FILE).exists():
-        raise DataError(
-            f"{home / KEY_FILE} is missing but the folder splits exists: restore the key, or remove the folder splits."
-        )
-    key, shares = load_key(home), config.split
-    path = splits / f"seed{config.seed}-test{shares.test}-val{shares.val}.json"
-    kept: dict[str, Split] = parse_json(path.read_text()) if path.exists() else {}
-    names = {case.patient: pseudonym(key, case.patient) for case in cases}
-    before = {patient: kept[name] for patient, name in names.items() if name in kept}
-    split = split_patients(cases, test=shares.test, val=shares.val, seed=config.seed, labels=labels, before=before)
-    after = kept | {names[patient]: where for patient, where in split.items()}
-    if after != kept:
-        replace_json(path, after)
-    return split
-
-
-def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> tuple[Case, ...]:
-    phantom = own.data.phantom
-    if phantom is not None:
-        few = f"-{phantom.train}" if phantom.train else ""
-        folder = SiteFolder(home).cache / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}{few}"
-        manifest = folder / "manifest.csv"
-        if not manifest.exists():
-            from cdtl_core.data.synthetic.phantom import write_phantoms
-
-            write_phantoms(
-                folder,
-                modality=own.modality,
-                num_patients=phantom.patients,
-                seed=phantom.seed,
-                size=config.image.size,
-                train=phantom.train,
-            )
-    else:
-        manifest = own.data.root.expanduser() / (own.data.manifest or "")
-    data = own.data
-    return read_manifest(manifest, labels=labels, label_map=data.label_map, where=data.where, box=data.box)
 
 
 @functools.lru_cache(maxsize=4)

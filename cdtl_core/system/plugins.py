@@ -20,7 +20,7 @@ from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.system.foreign import visible
 from cdtl_core.system.shipped import bundle_root
 
-__all__ = ["KINDS", "Plugin", "adopt", "adopt_all", "clashes", "guarded", "kind_in_words", "naming_plugin"]
+__all__ = ["KINDS", "Plugin", "adopt", "adopt_all", "clashes", "faults", "guarded", "kind_in_words", "naming_plugin"]
 __all__ += ["package_key", "plugin_of", "plugin_packages", "plugins", "plugins_of_package", "sources_of"]
 
 _SINGULAR = {
@@ -34,6 +34,7 @@ _SINGULAR = {
 KINDS = tuple(_SINGULAR)
 _OURS = {"cdtl_core", "server", "client"}
 _adopted: set[tuple[str, str]] = set()
+_faults: dict[tuple[str, str], str] = {}
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,17 @@ def adopt(kind: str, name: str, register: Callable[[str, Any], None]) -> None:
 
 
 def adopt_all(kind: str, register: Callable[[str, Any], None]) -> None:
-    """Register all plugins of a kind but those of `clashes`; see `adopt`."""
+    """Register all plugins of a kind but those of `clashes` and broken ones, for a list; `faults` names the latter."""
     for name in _by_name(kind).keys() - clashes(kind).keys():
-        adopt(kind, name, register)
+        try:
+            adopt(kind, name, register)
+        except ConfigError as error:
+            _faults[kind, name] = str(error)
+
+
+def faults(kind: str) -> dict[str, str]:
+    """Return why plugins of a kind could not be registered by `adopt_all`, a sentence each, by name."""
+    return {name: why for (of, name), why in _faults.items() if of == kind}
 
 
 @contextmanager

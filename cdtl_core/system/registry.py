@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from cdtl_core.errors import ConfigError
+from cdtl_core.errors import ConfigError, did_you_mean
 from cdtl_core.system.plugins import adopt, adopt_all, guarded, kind_in_words, plugins
 
 __all__ = ["Registry"]
@@ -47,17 +47,14 @@ class Registry(Generic[_Function]):
         """
         adopt(self._kind, name, self._adopt)
         if name not in self.functions:
-            known = ", ".join(dict.fromkeys([*self.functions, *(one.name for one in plugins(self._kind))]))
-            remedy = self._remedy.format(known=known or "one of a package; none is installed")
-            raise ConfigError(f"the {kind_in_words(self._kind)} '{name}' is unknown: {remedy}.")
+            known = dict.fromkeys([*self.functions, *(one.name for one in plugins(self._kind))])
+            remedy = self._remedy.format(known=", ".join(known) or "one of a package; none is installed")
+            what = f"the {kind_in_words(self._kind)} '{name}' is unknown"
+            raise ConfigError(f"{what}{did_you_mean(name, known, remedy)}.")
         return self.functions[name]
 
     def all(self) -> dict[str, _Function]:
-        """Return all functions by name, those of plugins too.
-
-        Raises:
-            ConfigError: A plugin is broken.
-        """
+        """Return all functions by name, those of plugins too, but for the broken ones (`plugins.faults`)."""
         adopt_all(self._kind, self._adopt)
         return dict(self.functions)
 

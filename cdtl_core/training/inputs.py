@@ -26,7 +26,7 @@ from cdtl_core.training.features import Features, cached_features
 from cdtl_core.training.views import Views
 
 __all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entered", "entry_of"]
-__all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "runs_a_network", "trains_only_heads"]
+__all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "runs_a_network"]
 
 _Network = TypeVar("_Network", bound="Network")
 Ints = npt.NDArray[np.int64]
@@ -50,12 +50,6 @@ class Entry:
     stages: int | None
     views: Views
     cache: Path | None = None
-
-
-def trains_only_heads(config: RunConfig) -> bool:
-    """Whether the backbone is frozen, its features are cached, and only the head is trained."""
-    entry = entry_of(config, None)
-    return entry is not None and entry.stages is None and not config.model.adapter
 
 
 def entry_of(config: RunConfig, cache: Path | None) -> Entry | None:

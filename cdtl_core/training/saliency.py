@@ -5,11 +5,12 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
+
+from cdtl_core.models.libraries import torchvision
 
 __all__ = ["grad_cam"]
 
-_MAPS = (nn.Conv2d, nn.BatchNorm2d, FrozenBatchNorm2d)
+_MAPS = (nn.Conv2d, nn.BatchNorm2d, torchvision.ops.FrozenBatchNorm2d)
 """Layers that give feature maps; in attention, four dimensions mean something else."""
 _SMALLEST = 5
 """Smallest number of rows and columns of a feature map; coarser ones do not show where."""

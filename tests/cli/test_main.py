@@ -13,20 +13,6 @@ from PIL import Image
 from tests.conftest import Cdtl
 
 
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys; sys.argv = ['cdtl', '--help']\n"
-        "from cdtl_core.cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "found = {'torch', 'flwr', 'numpy', 'pydantic', 'jinja2', 'matplotlib'} & set(sys.modules)\n"
-        "assert not found, found"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
-    assert "simulate" in result.stdout
-
-
 def test_the_installed_command_answers(tmp_path: Path) -> None:
     """A process of its own, in an empty folder, without the checkout on its path."""
     command = Path(sys.executable).with_name("cdtl")

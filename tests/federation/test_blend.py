@@ -8,14 +8,8 @@ from hypothesis import strategies as st
 
 from cdtl_core.config import BlendConfig
 from cdtl_core.errors import ConfigError
-from cdtl_core.federation.blend import (
-    alpha_of_retention,
-    blend,
-    blend_matrix,
-    check_blend_matrix,
-    contraction,
-    retention,
-)
+from cdtl_core.federation.blend import blend, blend_matrix, check_blend_matrix
+from cdtl_core.federation.transfer import alpha_of_retention, contraction, retention
 
 
 def models(*values: float) -> dict[str, dict[str, torch.Tensor]]:

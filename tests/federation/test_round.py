@@ -12,10 +12,11 @@ from hypothesis.extra import numpy as arrays
 
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError, FederationError
-from cdtl_core.federation.blend import blend, retention, retention_of
+from cdtl_core.federation.blend import blend
 from cdtl_core.federation.round import round_matrices, step
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
+from cdtl_core.federation.transfer import retention, retention_of
 
 MEMBERS = [
     Member("a", "ultrasound", 30, "L1"),

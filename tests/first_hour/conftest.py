@@ -107,6 +107,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         one.clear()
         one.update(was)
     plugin_room._adopted.clear()
+    plugin_room._faults.clear()
     plugin_room._declared.cache_clear()
     for name in set(sys.modules) - modules:
         if "plugin" in name and not name.startswith(("cdtl_core", "_pytest")):

@@ -29,8 +29,8 @@ def _pages(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple
 PAGES = list(_pages(typer.main.get_command(app)))
 
 
-@pytest.mark.parametrize("command", [("site", "init"), ("data", "check")])
-def test_the_help_of_a_modality_lists_the_modalities(cdtl: Cdtl, command: tuple[str, str]) -> None:
+@pytest.mark.parametrize("command", [("site", "init"), ("data", "check"), ("try",)])
+def test_the_help_of_a_modality_lists_the_modalities(cdtl: Cdtl, command: tuple[str, ...]) -> None:
     page = " ".join(cdtl(*command, "--help").out.split())
     assert f"Modality of the images: {', '.join(MODALITIES)}, or one of a package" in page
     assert set(MODALITIES) == SHIPPED_MODALITIES

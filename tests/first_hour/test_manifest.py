@@ -49,6 +49,22 @@ def test_folders_of_views_are_not_taken_for_patients(cdtl: Cdtl) -> None:
     assert "12 of 12 images have no patient id" in done.out
 
 
+def test_site_init_says_where_the_patients_may_be_if_the_manifest_lacks_them(cdtl: Cdtl) -> None:
+    for number in range(6):
+        png(Path("images") / ("benign", "malignant")[number % 2] / f"P{number}_1.png", seed=number)
+    init = ("site", "init", "north", "--name", "north", "--modality", "mri", "--data")
+    done = cdtl(*init, "images")
+    assert (done.code, done.err.count("\n")) == (4, 2), done.err
+    assert "If 'P0' in P0_1.png is the patient (6 in all), add --patient-pattern '{patient}_*'." in done.err
+    rows = [f"{path.relative_to('images')},{path.parent.name}," for path in Path("images").glob("*/*.png")]
+    Path("images/manifest.csv").write_text("\n".join(["file,label,patient_id", *rows]) + "\n")
+    told = " ".join(cdtl(*init, "images").err.split())
+    command = told.partition("write another manifest with cdtl ")[2].partition(", and give --data new.csv.")[0]
+    written = cdtl(*shlex.split(command))
+    assert "6 images of 6 patients" in written.out, written.err
+    assert "in P0_1.png" not in cdtl(*init, "new.csv").err
+
+
 @pytest.mark.parametrize(
     ("pattern", "path", "label", "patient"),
     [

@@ -116,8 +116,12 @@ def test_a_broken_package_disturbs_only_what_uses_it_and_is_named(cdtl: Cdtl, in
         assert "ImportError: no such thing" in done.err
     done = cdtl("compare", "tiny", "--methods", "alone,bad_one")
     assert "the method 'bad_one' of the package bad-plugin 1.0 cannot be loaded" in done.err
-    listed = cdtl("config", "list", "losses")
-    assert (listed.code, "bad-plugin 1.0" in listed.err) == (3, True)
+    listed = cdtl("config", "list")
+    shown = " ".join(listed.out.split())
+    assert (listed.code, listed.err.count("of the package bad-plugin 1.0 cannot be loaded")) == (3, 5)
+    assert shown.count("bad_one cannot be used [bad-plugin 1.0]") == 5
+    for name in ("unet", "cross_entropy", "fedprox", "ultrasound"):  # a broken package hides nothing else
+        assert name in shown
 
 
 def test_a_broken_metric_is_refused_before_the_training(cdtl: Cdtl, install: Install, tmp_path: Path) -> None:
@@ -204,6 +208,10 @@ def test_what_no_package_brings_is_unknown_and_the_known_names_are_said(cdtl: Cd
         "unknown: set train.loss to one of cross_entropy, halved."
         in cdtl("simulate", "tiny", "--set", "train.loss=x").err
     )
+    near = cdtl("simulate", "tiny", "--set", "train.loss=halvd").err
+    assert "unknown: did you mean halved? Set train.loss to one of cross_entropy, halved." in near
+    near = cdtl("simulate", "tiny", "--set", 'train.augment.transforms=["speckles"]').err
+    assert "unknown: did you mean speckle? Remove it from train.augment.transforms, or use speckle." in near
     done = cdtl("simulate", "tiny", "--set", 'train.augment.transforms=["x"]')
     assert "the transform 'x' is unknown: remove it from train.augment.transforms, or use speckle." in done.err
     assert "small_net" in cdtl("simulate", "tiny", "--set", "model.backbone=x").err

@@ -158,6 +158,12 @@ def test_ctrl_c_says_how_to_resume_a_simulation(cdtl: Cdtl) -> None:
     assert not Path("other").exists()
 
 
+def test_ctrl_c_of_any_command_ends_it_without_a_word(cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdtl_core.config.reference.reference_page", lambda: signal.raise_signal(signal.SIGINT))
+    done = cdtl("config", "reference")
+    assert (done.code, done.out, done.err) == (130, "", "")
+
+
 def interrupt_in(function: str) -> None:
     """Press Ctrl-C once the main thread is in a function."""
     main, pause = threading.main_thread().ident, threading.Event()

@@ -244,6 +244,11 @@ def test_what_cannot_be_tried_is_refused_before_anything_starts(
     assert not list(tmp_path.glob("runs/*")), "nothing is left of it"
 
 
+def test_how_each_folder_was_read_is_said(cdtl: Cdtl, images: Path) -> None:
+    done = cdtl("try", "--site", f"madrid={images}", "--modality", "mri", *PATIENT)  # ends at the labels
+    assert f"madrid: The images were read as {images} by the pattern" in " ".join(done.out.split())
+
+
 def test_more_synthetic_sites_are_other_patients(cdtl: Cdtl) -> None:
     from cdtl_core.cli.try_sites import repeated
 

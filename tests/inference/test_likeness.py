@@ -12,6 +12,7 @@ from cdtl_core.errors import ModelError
 from cdtl_core.inference import likeness
 from cdtl_core.inference.likeness import DETAILS, MEASURES, Gauge, Likeness, load_likeness, measure, save_likeness
 from cdtl_core.results.card import known_limits
+from cdtl_core.results.scores import TEST_FILE, VALIDATION_FILE
 from tests.conftest import Played
 
 
@@ -84,9 +85,10 @@ def test_the_file_holds_means_over_images_and_nothing_of_one(
         assert b"spread" not in repr(asked.content).encode() + repr(reply.content).encode()
 
 
-def test_a_private_models_card_says_to_remove_the_statistics() -> None:
+def test_a_private_models_card_says_to_remove_what_describes_patients() -> None:
     for private in (True, False):
         limits = known_limits(
             synthetic=False, test_patients=200, has_interval=True, calibrated=True, private=private, gain=None
         )
-        assert any(likeness.STATISTICS_FILE in limit for limit in limits) is private
+        for name in (likeness.STATISTICS_FILE, TEST_FILE, VALIDATION_FILE):
+            assert any(name in limit for limit in limits) is private

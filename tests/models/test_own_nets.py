@@ -14,9 +14,9 @@ from cdtl_core.models.cost import cost_of
 from cdtl_core.models.deepunet import DeepUNet
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.model import build_classifier, build_initial_weights, parts_of, set_training
-from cdtl_core.models.own_nets import OWN, PlainCNN
+from cdtl_core.models.own_nets import OWN, STAGES
 from cdtl_core.models.stages import NORMS, check_division, stages_of
-from cdtl_core.models.unet import UNet
+from cdtl_core.models.unet import PlainCNN, UNet
 
 RANDOM = ("unet", "deepunet", "plain_cnn")
 
@@ -52,6 +52,12 @@ def test_features_and_parameters_are_those_counted_by_hand(net: Any, features: i
     assert net(images(2, 32)).shape == (2, features)
     assert net.num_features == features
     assert net(images(2, 45)).shape == (2, features)  # halved to odd sizes on the way
+
+
+def test_the_stages_of_cdtls_own_backbones_are_those_that_settings_are_checked_against() -> None:
+    assert set(STAGES) == {"efficientnet_lite0", *OWN}
+    smallest = 32
+    assert {name: len(stages_of(build_backbone(name, smallest).module)) for name in STAGES} == STAGES
 
 
 @pytest.mark.parametrize("name", RANDOM)

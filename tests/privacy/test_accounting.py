@@ -3,6 +3,8 @@
 # mypy: disable-error-code=arg-type
 
 import math
+import subprocess
+import sys
 import time
 from random import Random
 
@@ -149,3 +151,22 @@ def test_affordable_steps_are_all_that_fit_and_not_one_more(before: list[Steps],
 
 def _after(before: list[Steps], wanted: Steps, count: int) -> float:
     return epsilon([*before, Steps(wanted.noise_multiplier, wanted.sample_rate, count)], DELTA)
+
+
+@pytest.mark.integration
+def test_without_torch_the_figures_are_opacus_own_to_the_last_bit() -> None:
+    """A process that only reads a ledger loads Opacus's accountants alone, and may load Opacus itself later."""
+    code = (
+        "import sys\n"
+        "from cdtl_core.privacy.accounting import Steps, epsilon, epsilon_prv\n"
+        "steps = [Steps(1.0, 0.16, 24), Steps(2.0, 0.3, 10)]\n"
+        f"print(epsilon(steps, {DELTA}), epsilon_prv(steps, {DELTA}))\n"
+        "print('torch' in sys.modules, [name for name in sys.modules if name.startswith('opacus')])\n"
+        "from opacus.accountants import PRVAccountant\nfrom opacus.optimizers import DPOptimizer\n"
+        f"print(DPOptimizer.__module__, epsilon_prv(steps, {DELTA}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    steps = [Steps(1.0, 0.16, 24), Steps(2.0, 0.3, 10)]
+    prv = epsilon_prv(steps, DELTA)
+    said = [f"{epsilon(steps, DELTA)} {prv}", "False []", f"opacus.optimizers.optimizer {prv}"]
+    assert done.stdout.splitlines() == said

@@ -32,6 +32,13 @@ def test_report_writes_one_file_and_says_where(cdtl: Cdtl, finished: Path, tmp_p
     assert cdtl("report", tmp_path / "nowhere").code == 6
 
 
+def test_a_site_without_a_run_has_a_report_that_says_so(cdtl: Cdtl, tmp_path: Path) -> None:
+    assert cdtl("site", "init", "alba", "--name", "alba", "--modality", "mri", "--phantom", 16).code == 0
+    done = cdtl("report", "alba")
+    assert (done.code, done.err) == (0, "")
+    assert "No run has left a model at this site yet" in (tmp_path / "alba" / "report.html").read_text()
+
+
 def test_a_coordinators_report_lies_in_its_run(cdtl: Cdtl, hospitals: Hospitals) -> None:
     assert cdtl("report", hospitals.coordinator).code == 0
     assert (hospitals.run / "report.html").exists()
@@ -97,6 +104,8 @@ def test_doctor_looks_at_everything_and_changes_nothing(cdtl: Cdtl, tmp_path: Pa
     assert done.code == int(any(one["state"] == "wrong" for one in found))
     assert list(tmp_path.iterdir()) == []
     assert "\x1b[" not in cdtl("doctor", tmp_path).out
+    quick = json.loads(cdtl("doctor", tmp_path, "--quick", "--json").out)["checks"]
+    assert {one["name"] for one in quick} == {one["name"] for one in found} - {"device"}
 
 
 def test_no_color_is_heard_and_completion_offered() -> None:

@@ -80,10 +80,13 @@ def read_headers(found: Found) -> tuple[dict[Path, DicomTags | None], list[str]]
     Raises:
         DataError: Nothing is left.
     """
-    from cdtl_core.data.decode.dicom import read_tags  # imported here: pydicom takes a while to load
+    dicom = [image for image in found.images if is_dicom(_head(image))]
+    tags: dict[Path, DicomTags | None] = dict.fromkeys(found.images)
+    if dicom:
+        from cdtl_core.data.decode.dicom import read_tags  # pydicom takes a while to load
 
-    tags = {image: read_tags(image) for image in found.images}
-    without = [image for image, one in tags.items() if one is None and is_dicom(_head(image))]
+        tags |= {image: read_tags(image) for image in dicom}
+    without = [image for image in dicom if tags[image] is None]
     notes = []
     if without:
         many = f"{len(without)} DICOM files hold" if len(without) > 1 else "1 DICOM file holds"

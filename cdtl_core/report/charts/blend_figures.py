@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cdtl_core.federation.blend import retention_of_transfer
 from cdtl_core.federation.journal import Round
+from cdtl_core.federation.transfer import retention_of_transfer
 from cdtl_core.report.charts.figure import Axis, Forest, Heat, Row, ticks_of
 from cdtl_core.results.report import Estimate
 from cdtl_core.results.text import estimate_text, plain

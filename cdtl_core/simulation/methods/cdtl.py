@@ -8,7 +8,6 @@ from cdtl_core.federation.site import OwnModel, own_head
 from cdtl_core.models.weights import Weights
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.track import Track, advance, begin, deployed
-from cdtl_core.training.inputs import trains_only_heads
 
 __all__ = ["Pair", "cdtl", "mean_of_other_heads"]
 
@@ -46,14 +45,14 @@ def cdtl(*, equal: bool = False) -> Method[Pair]:
         others = mean_of_other_heads(federation, state.own, site)
         here = federation.sites[site]
         pooled = pool_models(here, own, joint, others, equal=equal, judge=federation.kept.out_of_fold)
-        return pooled if trains_only_heads(federation.config) else with_one_network(here, pooled)
+        return pooled if federation.config.trains_only_heads else with_one_network(here, pooled)
 
     return Method(start, round, model_of)
 
 
 def _own_part(federation: Federation) -> Federation:
     """Return local training of all sites if other sites' heads are evidence, else of the receivers."""
-    everyone = trains_only_heads(federation.config)
+    everyone = federation.config.trains_only_heads
     return (federation if everyone else federation.only(federation.receivers)).under({"method": "alone"})
 
 

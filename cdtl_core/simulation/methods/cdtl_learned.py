@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cdtl_core.config import RunConfig
-from cdtl_core.federation.blend import Matrix, blend, check_blend_matrix
+from cdtl_core.federation.blend import blend, check_blend_matrix
 from cdtl_core.federation.finish import candidate
 from cdtl_core.federation.site import RoundOrder
 from cdtl_core.federation.state import group_of, shares_head
+from cdtl_core.federation.transfer import Matrix
 from cdtl_core.metrics.metrics import log_loss_by_patient
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.simulation.methods.blended import settings_of, unblended_round

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import torch
 
-from cdtl_core.federation.blend import Matrix, blend
+from cdtl_core.federation.blend import blend
 from cdtl_core.federation.round import round_matrices
+from cdtl_core.federation.transfer import Matrix
 from cdtl_core.models.weights import Weights
 from cdtl_core.simulation.methods.blended import Policy, blended, settings_of, unblended_round
 from cdtl_core.simulation.methods.method import Federation, Method

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cdtl_core.federation.blend import Matrix, blend
+from cdtl_core.federation.blend import blend
+from cdtl_core.federation.transfer import Matrix
 from cdtl_core.models.weights import Weights
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.peers import Peers, begin_peers, deployed_peer, received_peer, train_peers

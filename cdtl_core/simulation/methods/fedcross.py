@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from cdtl_core.federation.blend import Matrix
+from cdtl_core.federation.transfer import Matrix
 from cdtl_core.models.weights import Weights
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.peers import Peers, begin_peers, deployed_peer, mix_peers, train_peers, weights_of

@@ -6,7 +6,6 @@ from cdtl_core.federation.evidence import PooledModel, evidence_of, pool_models
 from cdtl_core.federation.pool import fit_pool, standard_of
 from cdtl_core.simulation.methods.method import Federation, Method, score_any
 from cdtl_core.simulation.methods.track import Track, advance, begin, deployed
-from cdtl_core.training.inputs import trains_only_heads
 
 __all__ = ["own_twice"]
 
@@ -36,7 +35,7 @@ def own_twice() -> Method[Twice]:
         one, two = _parts(federation)
         models = deployed(one, state.one, site), deployed(two, state.two, site)
         here, train = one.sites[site], one.sites[site].cohort.folds["train"]
-        if not trains_only_heads(here.config) or not train.holds_features:
+        if not here.config.trains_only_heads or not train.holds_features:
             return pool_models(here, *models)
         spread, other = (standard_of(score_any(here, model, train), train.patients) for model in models)
         first, second = (federation.kept.out_of_fold(part.sites[site]) for part in (one, two))

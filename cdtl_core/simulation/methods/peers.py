@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from cdtl_core.federation.blend import Matrix, blend
+from cdtl_core.federation.blend import blend
 from cdtl_core.federation.finish import candidate
 from cdtl_core.federation.received import load_round
 from cdtl_core.federation.site import RoundOrder, SiteMemory
 from cdtl_core.federation.state import shares_head, start
+from cdtl_core.federation.transfer import Matrix
 from cdtl_core.models.weights import Weights, take, to_half
 from cdtl_core.simulation.methods.method import Federation
 from cdtl_core.simulation.methods.track import ObjectiveOf, plain, round_of

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cdtl_core.config import BlendConfig, RunConfig
-from cdtl_core.federation.blend import Matrix, blend_matrix, transfer_of
+from cdtl_core.federation.blend import blend_matrix
+from cdtl_core.federation.transfer import Matrix, transfer_of
 from cdtl_core.simulation.methods.blended import settings_of, unblended_round
 from cdtl_core.simulation.methods.cdtl_learned import (
     cdtl_learned,
