@@ -209,7 +209,7 @@ def _lost_task(error: Exception, kinds: Any) -> str:
         return f"a node of the cluster cannot run a task: {last_line(error)}"
     return (
         f"a task was lost {_RETRIES + 1} times with its process or node ({last_line(error)}): give each more memory, "
-        "for example by a larger cluster.cpus."
+        "for example by a larger cluster.cpus, then continue with --resume."
     )
 
 
