@@ -4,6 +4,7 @@ A `Crew` hides where the work is done. `Processes` are on this machine and end w
 `cluster.crew.RayCrew` is a Ray cluster.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -109,19 +110,28 @@ def _hear(connection: Connection, process: SpawnProcess) -> Any:
         result, error = connection.recv()
     except EOFError:
         process.join(timeout=10)
-        raise CdtlError(
-            f"a process of the study ended with exit code {process.exitcode}: free memory or lower --jobs, then "
-            "continue with --resume."
-        ) from None
+        raise CdtlError(f"a process of the study {_end_in_words(process.exitcode)}") from None
     if error is not None:
         raise error
     return result
+
+
+def _end_in_words(code: int | None) -> str:
+    """Return how a process ended and what helps; a negative exit code is that of a signal."""
+    name = signal.Signals(-code).name if code and -code in {*signal.Signals} else f"exit code {code}"
+    if name == signal.SIGKILL.name:
+        return (
+            f"was ended by {name}, as the system does when memory is short: free memory or lower --jobs, then continue "
+            "with --resume."
+        )
+    return f"ended with {name}: its last lines above say where; correct the cause, then continue with --resume."
 
 
 def _serve(connection: Connection, work: Callable[[Task], Result]) -> None:
     """Work until the other process closes the pipe, or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process gets it too, and ends this one
     threading.Thread(target=end_with_parent, daemon=True).start()
+    faulthandler.enable()
     torch.set_num_threads(1)
     while True:
         try:

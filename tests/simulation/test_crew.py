@@ -15,6 +15,8 @@ def fails(task: int) -> None:
         raise DataError("two cannot be done: leave it out.")
     if task == 3:
         os.kill(os.getpid(), signal.SIGKILL)
+    if task == 5:
+        os.kill(os.getpid(), signal.SIGSEGV)
     if task == 4:
         raise KeyError("four")
 
@@ -23,10 +25,21 @@ def fails(task: int) -> None:
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("task", "error", "says"),
-    [(2, DataError, "two cannot"), (3, CdtlError, "exit code -9"), (4, RuntimeError, "KeyError: 'four'")],
+    [
+        (2, DataError, "two cannot"),
+        (3, CdtlError, "ended by SIGKILL.*free memory"),
+        (4, RuntimeError, "KeyError: 'four'"),
+        (5, CdtlError, "ended with SIGSEGV: its last lines above"),
+    ],
 )
-def test_an_error_in_a_process_is_told_and_all_processes_end(task: int, error: type[Exception], says: str) -> None:
+def test_an_error_in_a_process_is_told_and_all_processes_end(
+    task: int, error: type[Exception], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(error, match=says):
         list(Processes(2).work_through([task, 1], fails))
     found = [" ".join(child.cmdline()) for child in psutil.Process().children()]
     assert [command for command in found if "resource_tracker" not in command] == []  # Python's own, ends with it
+    if task == 5:
+        told = capfd.readouterr().err
+        assert "Fatal Python error: Segmentation fault" in told
+        assert "test_crew.py" in told
