@@ -69,7 +69,8 @@ def main() -> None:
     """Run the command line; exit with the error's code (0 without error)."""
     set_thread_defaults()
     atexit.register(gc.freeze)  # else Python, as it ends, looks for garbage: a second with torch's modules, for nothing
-    faulthandler.enable()  # a library that crashes says in which line of Python
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # a library that crashes says in which line of Python
     with guarded_screen():
         try:
             app()

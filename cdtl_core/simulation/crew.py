@@ -8,6 +8,7 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -131,7 +132,8 @@ def _serve(connection: Connection, work: Callable[[Task], Result]) -> None:
     """Work until the other process closes the pipe, or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process gets it too, and ends this one
     threading.Thread(target=end_with_parent, daemon=True).start()
-    faulthandler.enable()
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)
     torch.set_num_threads(1)
     while True:
         try:
