@@ -20,13 +20,13 @@ from cdtl_core.models.pieces import Buffers, in_parts
 from cdtl_core.models.weights import Weights
 from cdtl_core.system.durable import unwritable
 
-__all__ = ["FEWEST", "Mean", "check_shapes", "fold_in", "mean_in_parts", "mean_of", "robust_mean"]
+__all__ = ["AT_ONCE", "FEWEST", "Mean", "check_shapes", "fold_in", "mean_in_parts", "mean_of", "robust_mean"]
 __all__ += ["spooled"]
 
 FEWEST = 4
 """Smallest number of sites in a modality with which a rule can outvote one of them."""
-_AT_ONCE = 4
-"""Updates that are added in one pass over the sums, which are four times as large as one of them."""
+AT_ONCE = 4
+"""Updates that wait in memory to be added in one pass over the sums, which are four times as large as one of them."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
     if weight < 1:
         raise FederationError(f"an update has the weight {weight}: a site needs at least one patient.")
     check_shapes(delta, mean.shapes)
-    if len(mean.waiting) == _AT_ONCE:
+    if len(mean.waiting) == AT_ONCE:
         _add_waiting(mean)
     mean.waiting.append((delta, weight))
     for name, value in delta.items():

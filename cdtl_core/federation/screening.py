@@ -1,9 +1,9 @@
 """Screening: each update of a round is checked on arrival, then added to its group's mean, or refused with a reason.
 
-One update at a time is in memory: it is dropped once it has been added. An update waits in a temporary file for the end
-of the round in three cases. Too few sites have earlier updates for a comparison, as in the first round. Or its norm is
-too large for the history: then the norms of this round show whether the site or the whole run has changed. Or
-`aggregate.robust` is set, whose rules need all updates of a group.
+A few updates at a time are in memory: they are dropped once they have been added. An update waits for the end of the
+round in three cases, all but the first few in a temporary file. Too few sites have earlier updates for a comparison, as
+in the first round. Or its norm is too large for the history: then the norms of this round show whether the site or the
+whole run has changed. Or `aggregate.robust` is set, whose rules need all updates of a group.
 
 A site with `aggregate.strikes` refused updates is quarantined: none of its updates counts any more.
 """
@@ -18,7 +18,7 @@ import torch
 
 from cdtl_core.config import AggregateConfig, RunConfig
 from cdtl_core.errors import FederationError
-from cdtl_core.federation.aggregate import Mean, check_shapes, fold_in, robust_mean, spooled
+from cdtl_core.federation.aggregate import AT_ONCE, Mean, check_shapes, fold_in, robust_mean, spooled
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, Record, group_of, weight_of
 from cdtl_core.models.pieces import Buffers, rows_of
@@ -124,7 +124,8 @@ def screen(screening: Screening, update: SiteUpdate) -> None:
     screening._norms[site] = norm
     usual, pool = _usual(screening, site), screening.seats[site].pool
     if pool and (usual is None or 0 < screening.settings.norm_bound * usual < norm):
-        screening._held[site] = (replace(update, delta=spooled(update.delta)), norm, digest)
+        kept = update.delta if len(screening._held) < AT_ONCE else spooled(update.delta)
+        screening._held[site] = (replace(update, delta=kept), norm, digest)
     else:
         _settle(screening, update, norm, digest, usual)
 
