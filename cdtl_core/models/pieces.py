@@ -14,7 +14,8 @@ PIECE = 32752
 """Numbers in a piece, in whole cache lines. The sum of squares of a piece is one float32: another length changes bits
 of the norms in a run's records."""
 _PIECES = 8
-"""Pieces in a part, for each thread: 0.5 MB of float16, 2 MB of float64."""
+"""Pieces in a part: 0.5 MB of float16, 2 MB of float64. Several threads get twice as many each, since to share an
+operation among them takes about as long as to work through one."""
 
 
 class Buffers:
@@ -58,7 +59,8 @@ def rows_of(value: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _length() -> int:
-    return PIECE * _PIECES * torch.get_num_threads()
+    threads = torch.get_num_threads()
+    return PIECE * _PIECES * threads * min(threads, 2)
 
 
 def _flat(value: torch.Tensor) -> torch.Tensor:
