@@ -15,7 +15,7 @@ from tests.conftest import Tries
 from tests.faults.decoders import Decoder, decoders, numpy_files
 from tests.faults.fuzz import OUTCOMES, attempt, bounded, peak_mb, run
 
-CODE = ("cdtl_core", "server", "client", "simulations", "benchmarks")
+CODE = ("cdtl_core", "server", "client", "simulations")
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,13 @@ def test_a_killed_node_costs_its_cells_alone(cdtl: Cdtl, nodes: Raylets, tmp_pat
     assert 2 <= len(killed[0]) < 8
     assert {name: (cells / name).stat().st_mtime_ns for name in killed[0]} == killed[0]
 
+    for lost in sorted(cells.glob("alba-seed1-*")):
+        lost.unlink()
+    done = call(tmp_path, "compare", "--resume", "b", *on(nodes))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("4 of 8 cells\n5 of 8 cells; alba, seed 1")
+    assert (tmp_path / "b" / "compare.json").read_bytes() == (tmp_path / "a" / "compare.json").read_bytes()
+
 
 @pytest.mark.slow
 def test_a_lost_head_ends_with_one_sentence_and_the_study_continues_without_it(
@@ -108,6 +115,21 @@ def test_a_lost_head_ends_with_one_sentence_and_the_study_continues_without_it(
     assert cdtl("compare", "--resume", "b", "--jobs", "1")[0] == 0
     assert cdtl("compare", "tiny.toml", *STUDY, "--out", "a", "--jobs", "1")[0] == 0
     assert (tmp_path / "b" / "compare.json").read_bytes() == (tmp_path / "a" / "compare.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_cluster_without_a_core_left_is_not_waited_for_without_end(nodes: Raylets, tmp_path: Path) -> None:
+    nodes.add(cores=0)
+    victim = nodes.add()
+    words = command("compare", "tiny.toml", *STUDY, "--out", "b", *on(nodes))
+    env = {**os.environ, **LIKE_THE_DRIVER}
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: len(list((tmp_path / "b" / "cells").glob("*.json"))) >= 2)
+        nodes.kill(victim)
+        _, error = process.communicate(timeout=180)
+    assert process.returncode == 7, error
+    assert "no node of the cluster has the 1 CPUs" in error.splitlines()[-1]
+    assert f"continue with --resume {tmp_path / 'b'}" in error.splitlines()[-1]
 
 
 @pytest.mark.slow

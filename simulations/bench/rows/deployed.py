@@ -12,9 +12,7 @@ _ARMS = {"cdtl": "cdtl, deployed", "backbone": "Flower, same network", "plain": 
 
 def _measure(session: Session) -> Measured:
     repeats = max(1, session.runs // 3)  # each gives three rounds
-    found = figures_of("round_cost.py", "--rounds", _ROUNDS, "--repeats", repeats)
-    if found is None:
-        return Measured(None, "needs a checkout: benchmarks/round_cost.py is not in the wheel")
+    found = figures_of("round_cost", "--rounds", _ROUNDS, "--repeats", repeats)
     seconds = {arm: found[name]["median_s"] for arm, name in _ARMS.items()}
     note = (
         f"{seconds['cdtl']:.1f} s a round against {seconds['backbone']:.1f} s; against the same bytes in ten plain "

@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/private_settings.py ../shared/data --seeds 5
+    python -m simulations.studies.private_settings ../shared/data --seeds 5
 
 750 training patients a seed, the rest test; every figure is test AUROC, mean over seeds, of one training of 4 rounds.
 Noise has no seed, so figures move by some thousandths from run to run. Features are kept in CACHE between runs.

@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/private_utility.py ../shared/data --seeds 5 --out private.json
+    python -m simulations.studies.private_utility ../shared/data --seeds 5 --out private.json
 
 Each cell is a whole federation of configs/private.toml through `cdtl simulate`; inf is the same part of the network,
 the same steps, every site exempt. Splits differ by seed, so an interval over seeds is Student's over paired splits.

@@ -1,6 +1,6 @@
 """Cost of a training image: the whole network, half of it frozen, and half of it frozen with cached output.
 
-    OMP_NUM_THREADS=1 python benchmarks/feature_cache.py [CONFIG --site NAME --set data.root=FOLDER] [--out FILE]
+    OMP_NUM_THREADS=1 python -m simulations.studies.feature_cache [CONFIG --site NAME --set data.root=DIR] [--out FILE]
 
 EfficientNet-Lite0 at 128 px, batches of 24 as by default, one round of 12 steps of `fit` for each figure. The arms take
 turns; a figure is the median of `--repeats`, in milliseconds of the processor, which other processes disturb least. An
@@ -24,7 +24,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import load_simulation, save_toml
 from cdtl_core.data.cohort import Fold
-from cdtl_core.models.model import build_classifier, build_initial_weights
+from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights
 from cdtl_core.models.weights import load_into
 from cdtl_core.system.shipped import find_config
 from cdtl_core.training.inputs import entry_of, plain_inputs
@@ -84,7 +84,7 @@ def _fill(config: RunConfig, fold: Fold, cache: Path) -> tuple[float, int]:
     return took, sum(path.stat().st_size for path in cache.glob("*/*.npy"))
 
 
-def _model(config: RunConfig):  # noqa: ANN202
+def _model(config: RunConfig) -> Classifier:
     model = build_classifier(config.model, 2, config.image.size)
     load_into(model, build_initial_weights(config.model, 0, config.image.size))
     return model

@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/hostile_site.py --seeds 3 --out hostile.json
+    python -m simulations.studies.hostile_site --seeds 3 --out hostile.json
 
 Three ultrasound sites and one mammography site train with `fedbn` (heads shared); the fifth, of ultrasound too, is
 honest, absent, or hostile in one way. Of four sites of a modality `trimmed` and `median` are the same rule. The plain

@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/unlike_images.py ../shared/data
+    python -m simulations.studies.unlike_images ../shared/data
 
 Each of four breast-imaging sets in turn is the training cohort. Its patients are divided at random 60 : 15 : 25 into
 training, validation and left out, ten times. The features are those of an ImageNet `efficientnet_lite0` at 128 pixels.
@@ -47,7 +47,7 @@ def load(folder: Path, model: Classifier) -> Images:
     """Return a few images of each patient of a set, in random order of the patients."""
     rows = sorted(rows_of_manifest(folder / "manifest.csv"), key=lambda row: row.patient)
     groups = [list(group)[: EACH.get(folder.name, 2)] for _, group in groupby(rows, key=lambda row: row.patient)]
-    np.random.default_rng(0).shuffle(groups)  # type: ignore[arg-type]  # a list of lists is shuffled in place
+    np.random.default_rng(0).shuffle(groups)  # a list of lists is shuffled in place
     chosen = [(number, row) for number, group in enumerate(groups) for row in group][:IMAGES]
     squares = [fit_square(read_image(row.file), SIDE) for _, row in chosen]
     colour = np.stack([np.repeat(one[None], 3, 0) if one.ndim == 2 else one.transpose(2, 0, 1) for one in squares])

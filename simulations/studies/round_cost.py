@@ -1,6 +1,6 @@
 """Cost of a federation round without training: cdtl's deployed stack against Flower's quickstart app.
 
-    OMP_NUM_THREADS=1 python benchmarks/round_cost.py [--rounds 6] [--repeats 2] [--out round_cost.json]
+    OMP_NUM_THREADS=1 python -m simulations.studies.round_cost [--rounds 6] [--repeats 2] [--out round_cost.json]
 
 Both arms run on this machine, one after the other, `--repeats` times in turn: two sites and a 13 MB backbone
 (EfficientNet-Lite0's size), on loopback. Seconds are those from one round's end to the next; the median is over all
@@ -36,10 +36,10 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from quickstart import write_app
 
 from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment
 from cdtl_core.system.processes import ProcessGroup, free_port
+from simulations.studies.quickstart import write_app
 
 BAR = 0.6
 SITES = {"alba": "ultrasound", "bari": "histology"}

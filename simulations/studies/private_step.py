@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/private_step.py
+    python -m simulations.studies.private_step
 
 The arms alternate and each ratio is of neighbours; the figure is the median. Inputs are random: what is measured is
 arithmetic, of configs/private.toml's network on 750 patients with two images each.
@@ -41,7 +41,7 @@ def main() -> None:
     print("| trained | parameters | ms a plain step | ms a private step | ratio (quartiles) |\n|---|---|---|---|---|")
     for name, (more, stages, batch, steps) in cases.items():
         config = RunConfig(
-            model=ModelConfig(levels=(6, 8), dropout=0.0, weights="random", **more),  # type: ignore[arg-type]
+            model=ModelConfig(levels=(6, 8), dropout=0.0, weights="random", **more),
             dp=DpConfig(enabled=True, stages=stages, multiplicity=1 if stages else 2),
         )
         print(f"| {name} | " + " | ".join(compare(config, batch, steps)) + " |")
