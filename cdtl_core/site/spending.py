@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.contract import round_patients
 from cdtl_core.federation.journal import unprotected_runs
-from cdtl_core.federation.site import Site
 from cdtl_core.privacy.ledger import Budget, Reservation, commit, note_unprotected, open_ledger, reserve
 from cdtl_core.privacy.ledger_file import PrivacyLedger, ledger_exists
 from cdtl_core.privacy.mechanism import Grant, Mechanism, check_terms, without_noise
-from cdtl_core.site.memory import was_private
+
+if TYPE_CHECKING:
+    from cdtl_core.federation.site import Site  # torch, which a site's service does not load
 
 __all__ = [
     "Granted",
@@ -72,7 +74,7 @@ def ledger_folder(home: Path, own: SiteConfig, federation: str) -> Path:
     return folder.ledger(federation) if own.privacy.ledger == "run" else folder.privacy
 
 
-def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str) -> PrivacyLedger:
+def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: "Site", federation: str) -> PrivacyLedger:
     """Return the site's ledger, created with its first private run.
 
     Args:
@@ -87,6 +89,8 @@ def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federa
         PrivacyError: The terms give no protection for so few patients; or the ledger is missing although it existed,
             damaged, shorter than it was, or holds steps of an earlier version that the site has not accepted.
     """
+    from cdtl_core.site.memory import was_private
+
     train = site.cohort.folds["train"].num_patients
     check_terms(config.dp, train)
     if own.publish.pixel_statistics:
@@ -110,7 +114,7 @@ def ledger_of(home: Path, own: SiteConfig, config: RunConfig, site: Site, federa
 
 
 def reserve_round(
-    home: Path, own: SiteConfig, config: RunConfig, site: Site, federation: str, *, round: int, centred: bool
+    home: Path, own: SiteConfig, config: RunConfig, site: "Site", federation: str, *, round: int, centred: bool
 ) -> Granted | None:
     """Reserve a round's steps; None if the budget allows none: the site sends nothing more.
 
@@ -152,7 +156,7 @@ def settle(home: Path, own: SiteConfig, federation: str, granted: Granted) -> No
     commit(ledger_folder(home, own, federation), granted.reservation, granted.reservation.steps)
 
 
-def exempt_grant(config: RunConfig, site: Site, *, centred: bool) -> Grant:
+def exempt_grant(config: RunConfig, site: "Site", *, centred: bool) -> Grant:
     """Return the steps of a site without differential privacy in a run with it: the same steps, no noise and no clip.
 
     Args:

@@ -92,7 +92,7 @@ def _say(text: str) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulations.bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", default="", help="only these, e.g. bytes,help; default all")
+    parser.add_argument("--rows", default="", help="only these, e.g. bytes,commands; default all")
     parser.add_argument("--runs", type=int, default=5, help="of each arm, in turn (default 5)")
     parser.add_argument("--nvflare", type=Path, help="the Python of an environment with nvflare and this torch")
     parser.add_argument("--json", type=Path, help="write the figures here; rows it holds already stay")

@@ -121,3 +121,14 @@ def test_a_command_loads_nothing_heavy_that_it_does_not_need(folder: Path, famil
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shutil.rmtree(folder)
+
+
+SERVICES = ("coordination", "egress_filter.app", "gateway", "participation", "superlink", "supernode")
+"""Modules of programs that run for months, or start with a site or a coordinator."""
+
+
+def test_a_service_loads_no_torch() -> None:
+    modules = ", ".join(f"cdtl_core.deploy.{name}" for name in SERVICES)
+    code = f"import sys, {modules}\nprint(*(name for name in ('torch', *{TRAINS!r}) if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
