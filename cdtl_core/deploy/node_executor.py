@@ -8,6 +8,7 @@ file is run by its path, like ``node_main.py``, and needs nothing else of cdtl.
 """
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -59,6 +60,7 @@ def _await_command(control: socket.socket) -> list[str]:
     _set_dumpable(False)
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.freeze()  # as it ends, a fork does not look through these objects for garbage: a second of each message
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for a fork; Flower counts its heartbeats
     while packet := control.recv(_MOST_BYTES):
         if os.fork() == 0:

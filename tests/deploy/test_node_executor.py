@@ -17,7 +17,7 @@ from tests.deploy.test_sandbox import needs_sandbox, place
 __all__ = ["place"]
 
 PROGRAMS = f"""
-import importlib.util, json, os, random, sys
+import gc, importlib.util, json, os, random, sys
 
 spec = importlib.util.spec_from_file_location("node_executor", {node_executor.__file__!r})
 own = importlib.util.module_from_spec(spec)
@@ -39,6 +39,7 @@ def client():
 
     told = {{"command": sys.argv, "numbers": [random.random(), float(numpy.random.random())]}}
     told |= {{"seen": [hasattr(os, "left"), torch.get_default_dtype() is torch.float64]}}
+    told |= {{"frozen": gc.get_freeze_count()}}
     status = open(f"/proc/{{os.getppid()}}/status").read()
     told |= {{"threads": status.partition("Threads:")[2].split()[0]}}
     told |= {{"memory": [opens("/proc/self/mem"), opens(f"/proc/{{os.getppid()}}/mem")]}}
@@ -82,6 +83,7 @@ def test_a_message_sees_nothing_of_an_earlier_one(place: Place, tries: Tries) ->
         begin = ["flwr-clientapp", "--runtime-api-address", "127.0.0.1:1", "--token", f"token{number}"]
         assert told["command"] == [*begin, "--insecure"]
         assert told["seen"] == [False, False]
+        assert told["frozen"] > 100_000  # objects of the libraries, which no fork looks through
         assert told["threads"] == "1"  # a fork of several threads could stop at a lock
         assert told["memory"] == [True, False]  # its own, not that of the prepared process
     assert not set(first["numbers"]) & set(second["numbers"])
