@@ -35,7 +35,7 @@ _FLAT = 1e-6
 _SPREAD = 1.4
 """Standard deviation of the normal prior of r, whose mean is 1; docs/decisions.md explains the value."""
 _VAGUE = 4.0
-"""Variance of the priors of bias and log scale: almost unconstrained."""
+"""Variance of the priors of bias and log scale, almost unconstrained; `_variance_of_scale` with few patients."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,9 @@ def fit_pool(own: Standard, joint: Standard, evidence: Evidence | None) -> Pool:
 
     The evidence is the log-loss over held-out patients, with equal weight for all classes. r is never negative and has
     a normal prior around 1 with standard deviation 1.4, or n / 20 of that with n < 20 patients. Scale and bias are then
-    fitted with equal weight for all patients, so that probabilities fit the site's own mix of classes. Without evidence
-    of both classes r is 1, and the scale is the own model's.
+    fitted with equal weight for all patients, so that probabilities fit the site's own mix of classes; with n < 20
+    patients the log scale's prior is narrower too, else five patients make a pool sure. Without evidence of both
+    classes r is 1, and the scale is the own model's.
 
     Args:
         own: Standard of the own model.
@@ -237,30 +238,40 @@ def _fit_share(evidence: Evidence) -> float:
     return float(found[0])
 
 
+def _variance_of_scale(patients: float) -> float:
+    """Return the variance of the log scale's prior; docs/decisions.md explains it."""
+    return _VAGUE * min(1.0, patients / FEWEST_PATIENTS) ** 2
+
+
 def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:
     """Return scale and bias with the lowest penalised log-loss.
 
     Args:
         mixed: Sum of the models' logits, N K.
         labels: Class index, N.
-        weights: Weight of each image, N.
+        weights: Weight of each image, N; their sum is the number of patients.
     """
     from scipy.optimize import minimize
+
+    variance = _variance_of_scale(float(weights.sum()))
 
     def loss(values: Floats) -> tuple[float, Floats]:
         scale, bias = np.exp(values[0]), values[1:]
         value, slope = _log_loss(bias + scale * mixed, labels, weights)
-        of_scale = scale * float((slope * mixed).sum()) + values[0] / _VAGUE
-        return value + _prior(values[0], bias), np.array([of_scale, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
+        of_scale = scale * float((slope * mixed).sum()) + values[0] / variance
+        return value + _prior(values[0], bias, variance), np.array([of_scale, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
 
     bounds = [(-3, 3), *[(None, None)] * mixed.shape[1]]
     found = minimize(loss, np.zeros(1 + mixed.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
     return float(np.exp(found[0])), np.asarray(found[1:] - found[1:].mean(), np.float64)
 
 
-def _prior(log_scale: float, bias: Floats) -> float:
-    """Return minus the log of normal priors; for two classes the bias counts as that of the margin."""
-    return float((log_scale**2 + 2 * np.square(bias).sum()) / (2 * _VAGUE))
+def _prior(log_scale: float, bias: Floats, variance: float = _VAGUE) -> float:
+    """Return minus the log of normal priors, that of the log scale with `variance`.
+
+    For two classes the bias counts as that of the margin.
+    """
+    return float(log_scale**2 / (2 * variance) + np.square(bias).sum() / _VAGUE)
 
 
 def _log_loss(logits: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:

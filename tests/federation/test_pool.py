@@ -128,6 +128,17 @@ def test_few_patients_set_the_scale_too_so_that_a_head_that_is_too_sure_does_not
     assert pool.scale < 2
 
 
+def test_five_patients_that_both_models_tell_apart_do_not_make_the_pool_sure():
+    labels, patients = np.array([0, 0, 0, 1, 1]), np.arange(5)
+    own, joint = of_margin([-1.0, -0.5, -0.8, 0.9, 1.2]), of_margin([-0.6, -1.1, -0.4, 1.0, 0.7])
+    unit = standard_of(own, patients)
+    pool = fit_pool(unit, standard_of(joint, patients), Evidence(unit(own), unit(joint), labels, patients))
+    assert pool.by == "evidence"
+    assert pool.scale < 2.5
+    many = Evidence(*(np.repeat(one, 8, axis=0) for one in (unit(own), unit(joint), labels)), np.arange(40))
+    assert fit_pool(unit, standard_of(joint, patients), many).scale > 3
+
+
 def test_nothing_jumps_at_twenty_patients():
     rng = np.random.default_rng(5)
     labels = np.arange(20) % 2
