@@ -87,7 +87,7 @@ def print_ending(ending: "Ending", patients: Mapping[str, str]) -> None:
         ending: The end of a run.
         patients: Site to its enrolled patients, of whom the coordinator does not know how many are for testing.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"finished in {ending.seconds or 0:.0f} s")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"final evaluation in {ending.seconds or 0:.0f} s")
     for name in ("site", "AUROC on test patients (95 %)", "enrolled patients", "model"):
         table.add_column(name, overflow="fold")
     for site, end in ending.sites.items():

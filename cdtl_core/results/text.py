@@ -103,7 +103,7 @@ def ending_lines(one: "Ending") -> list[str]:
         for site, end in one.sites.items()
     )
     return [
-        f"finished in {one.seconds or 0:.0f} s; test AUROC: {sites or '-'}",
+        f"final evaluation in {one.seconds or 0:.0f} s; test AUROC: {sites or '-'}",
         *(f"{visible(site)} has no model: {visible(why)}" for site, why in one.missing.items()),
     ]
 

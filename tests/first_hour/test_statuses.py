@@ -99,7 +99,7 @@ def test_the_coordinators_log_has_a_line_for_each_round(
     log.say(run)
     assert caplog.messages == [
         "study: round 1 of 2 in 3 s; validation AUROC of what was received: alba 0.500; without como: not connected",
-        "study: finished in 1 s; test AUROC: alba 0.750 (own)",
+        "study: final evaluation in 1 s; test AUROC: alba 0.750 (own)",
     ]
 
 
