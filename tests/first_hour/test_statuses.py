@@ -128,7 +128,7 @@ def test_simulate_into_a_file_prints_a_line_for_each_round_and_one_at_the_end(cd
     Path("tiny.toml").write_text(TINY_SETTINGS + SITES)
     done = cdtl("simulate", "tiny.toml", "--out", "run")
     lines = [line for line in done.out.splitlines() if line.startswith(("FedBN", "CDTL"))]
-    begins = ["FedBN: round 1 of 2", "FedBN: round 2 of 2", "FedBN, 2 rounds: finished"]
+    begins = ["FedBN: round 1 of 2", "FedBN: round 2 of 2", "FedBN, 2 rounds: final evaluation in"]
     begins += [text.replace("FedBN", "CDTL") for text in begins]
     assert [line[: len(begin)] for line, begin in zip(lines, begins, strict=True)] == begins
     again = cdtl("simulate", "--resume", "run", "--json")
