@@ -26,7 +26,7 @@ def entries_of(what: str, match: str = "") -> dict[str, str]:
         what: ``backbones``, ``methods``, ``losses``, ``transforms``, ``modalities``, ``policies``, ``metrics`` or
             ``configurations``.
         match: A form of names such as ``resnet*``; empty: all. Without it backbones of timm and torchvision are
-            counted, not named.
+            mentioned, not named.
     """
     found = _LISTS[what]()
     if what == "backbones" and match:
