@@ -16,6 +16,7 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.models.model import Classifier, set_training
 from cdtl_core.models.weights import load_into
 from cdtl_core.system.progress import report
+from cdtl_core.training.adamw import AdamW, Group
 from cdtl_core.training.batches import plain_batches, training_batches
 from cdtl_core.training.device import Hardware, Where, autocast, compiled, computing, prepared
 from cdtl_core.training.inputs import Entry, entered
@@ -167,7 +168,7 @@ def _settings(model: Classifier, hardware: Hardware, entry: Entry | None) -> Ite
 
 
 def _gradients(
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     hardware: Hardware,
     images: torch.Tensor,
@@ -186,7 +187,7 @@ def _gradients(
         weight: Class weights K, or None.
         cut: The parts of the batch; each counts with the weight of its labels.
     """
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     if len(cut) == 1:
         with autocast(hardware):
             loss = loss_of(images, labels)
@@ -202,13 +203,10 @@ def _gradients(
     return total
 
 
-def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> torch.optim.Optimizer:
+def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> AdamW:
     lr = learning_rate(config, epoch)
-    groups = [
-        {"params": [p for p in model.backbone.parameters() if p.requires_grad], "lr": lr},
-        {"params": list(model.head.parameters()), "lr": lr * config.head_lr_factor},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=config.weight_decay)
+    backbone = Group([p for p in model.backbone.parameters() if p.requires_grad], lr)
+    return AdamW([backbone, Group(list(model.head.parameters()), lr * config.head_lr_factor)], config.weight_decay)
 
 
 def _ema_of(model: Classifier, decay: float) -> AveragedModel | None:
