@@ -135,7 +135,7 @@ def test_five_patients_that_both_models_tell_apart_do_not_make_the_pool_sure():
     pool = fit_pool(unit, standard_of(joint, patients), Evidence(unit(own), unit(joint), labels, patients))
     assert pool.by == "evidence"
     assert pool.scale < 2.5
-    many = Evidence(*(np.repeat(one, 8, axis=0) for one in (unit(own), unit(joint), labels)), np.arange(40))
+    many = Evidence(*(np.repeat(one, 8, axis=0) for one in (unit(own), unit(joint), labels)), np.arange(40))  # type: ignore[call-arg]
     assert fit_pool(unit, standard_of(joint, patients), many).scale > 3
 
 
