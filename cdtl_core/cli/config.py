@@ -128,9 +128,9 @@ def _check_code(run: "RunConfig") -> None:
         return
     from cdtl_core.data.transforms import TRANSFORMS
     from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
-    from cdtl_core.training.objective import LOSSES
+    from cdtl_core.training.objective import check_loss
 
-    LOSSES.find(run.train.loss)
+    check_loss(run)
     for name in run.train.augment.transforms:
         TRANSFORMS.find(name)
     model = build_classifier(run.model, len(run.task.labels), run.image.size)

@@ -13,7 +13,7 @@ import numpy as np
 from cdtl_core.config import Method, RunConfig, SimulationConfig
 from cdtl_core.config.folders import MODEL_FILE, NOTE_FILE, RunFolder, federation_key
 from cdtl_core.config.settings import flatten, load_simulation, save_toml, simulation_toml
-from cdtl_core.errors import CheckpointError, FederationError, error_of_code
+from cdtl_core.errors import CdtlError, CheckpointError, FederationError, error_of_code
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.journal import Journal, JournalFile, read_journal
@@ -32,7 +32,7 @@ from cdtl_core.site.cohort import contract_of
 from cdtl_core.site.home import open_site
 from cdtl_core.site.spending import is_private
 from cdtl_core.system.durable import locked, replace_bytes
-from cdtl_core.system.foreign import get_logger
+from cdtl_core.system.foreign import get_logger, visible
 from cdtl_core.system.progress import report
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "resume_simulation", "simulate"]
 
+SITES_LOG = "sites.log"
 Engine = Literal["in-process", "ray"]
+_MOST = 300  # characters of a cause
 _Player = Callable[[RunConfig, Path, Sequence[Path]], None]
 
 
@@ -240,15 +242,30 @@ def _run_here(open_grid: "Callable[..., Grid]", run: RunConfig, out: Path, homes
         except FederationError as error:
             if not failures:
                 raise
-            first = failures[0].__dict__
-            raise error_of_code(first["exit_code"])(f"site {first['site']}: {failures[0].getMessage()}") from error
+            cause = failures[0].exc_info  # None from another machine
+            raise _failure(failures[0], out) from (cause[1] if cause else error)
+
+
+def _failure(record: logging.LogRecord, out: Path) -> CdtlError:
+    """Return the error of the first site that failed: the reader of a simulation owns all sites, so it has the cause.
+
+    Args:
+        record: The site's line in its log.
+        out: The run directory.
+    """
+    facts, text = record.__dict__, record.getMessage()
+    if record.exc_text:  # a traceback: its first line at the margin is the exception
+        last = record.exc_text.rpartition("Traceback (most recent call last):")[2].strip("\n").split("\n")
+        cause = next(line for line in last if not line.startswith(" " * 5)).strip().rstrip(".")
+        text = f"{visible(cause, _MOST)}. The traceback is in {out / SITES_LOG}."
+    return error_of_code(facts["exit_code"])(f"site {facts['site']}: {text}")
 
 
 @contextmanager
 def _site_log(out: Path) -> Iterator[list[logging.LogRecord]]:
-    """Keep the sites' error logs: in ``sites.log``, and for the error message."""
+    """Keep the sites' error logs: in `SITES_LOG`, and for the error message."""
     failures: list[logging.LogRecord] = []
-    logger, handler = get_logger("cdtl.site"), logging.FileHandler(out / "sites.log", delay=True)
+    logger, handler = get_logger("cdtl.site"), logging.FileHandler(out / SITES_LOG, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(site)s: %(message)s"))
     handler.addFilter(lambda record: record.levelno < logging.ERROR or not failures.append(record))  # type: ignore[func-returns-value]
     logger.addHandler(handler)

@@ -13,7 +13,7 @@ from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.stages import check_division
 from cdtl_core.site.cohort import open_cohort
 from cdtl_core.training.device import open_hardware
-from cdtl_core.training.objective import LOSSES
+from cdtl_core.training.objective import check_loss
 
 __all__ = ["build_site", "open_site"]
 
@@ -47,7 +47,7 @@ def open_site(home: Path | str, config: RunConfig) -> Site:
 
 @functools.lru_cache(maxsize=128)
 def _open(home: Path, own: SiteConfig, config: RunConfig) -> Site:
-    LOSSES.find(config.train.loss)  # an unknown one is refused before the images are read
+    check_loss(config)  # a wrong or unknown one is refused before the images are read
     for name in config.train.augment.transforms:
         TRANSFORMS.find(name)
     return build_site(own, config, open_cohort(home, config), cache=SiteFolder(home).features)

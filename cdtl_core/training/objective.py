@@ -13,9 +13,13 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from cdtl_core.config import RunConfig
+from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.system.foreign import visible
 from cdtl_core.system.registry import Registry
 
-__all__ = ["LOSSES", "PLAIN", "Loss", "Mixture", "Objective", "Proximal", "Slope", "mix_tensors", "register_loss"]
+__all__ = ["LOSSES", "PLAIN", "Loss", "Mixture", "Objective", "Proximal", "Slope", "check_loss", "mix_tensors"]
+__all__ += ["register_loss"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Logits B K, labels B, and class weights K or None, to the batch's loss as a scalar: a mean weighted by class."""
@@ -46,6 +50,38 @@ def register_loss(name: str, loss: Loss) -> None:
         >>> register_loss("margin", lambda logits, labels, weight: multi_margin_loss(logits, labels, weight=weight))
     """
     LOSSES.register(name, loss)
+
+
+def check_loss(config: RunConfig) -> None:
+    """Refuse a loss that no training could use, before any image is read: one call with two images of each label.
+
+    Raises:
+        ConfigError: `train.loss` is unknown, or a registered one fails or returns something else than one number that
+            depends on the logits.
+    """
+    name, count = config.train.loss, len(config.task.labels)
+    loss = LOSSES.find(name)
+    if name in LOSSES.shipped:
+        return
+    logits = torch.linspace(-1, 1, 2 * count * count).reshape(2 * count, count).requires_grad_()
+    labels, weight = torch.arange(count).repeat(2), torch.ones(count) if config.train.class_weighted else None
+    with torch.random.fork_rng(devices=[]):  # the check changes no random number of the training
+        try:
+            found = loss(logits, labels, weight)
+        except CdtlError:
+            raise  # of a plugin; the sentence names its package
+        except Exception as error:  # anyone's code may raise anything
+            raise ConfigError(
+                f"the loss '{name}' failed on a small batch ({type(error).__name__}: {visible(error)}): write it as a "
+                "function of logits (B K), labels (B) and class weights (K or None)."
+            ) from error
+    if not isinstance(found, torch.Tensor) or found.numel() != 1 or not found.requires_grad:
+        got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+        got += ", without a gradient" if isinstance(found, torch.Tensor) and not found.requires_grad else ""
+        raise ConfigError(
+            f"the loss '{name}' returned {got}: return one number that depends on the logits, the mean over the batch "
+            "as a tensor."
+        )
 
 
 @dataclass(frozen=True)

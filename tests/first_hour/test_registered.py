@@ -1,0 +1,58 @@
+"""What a script registers and gets wrong: the sentence names the cause, in the first seconds where that is possible."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import cdtl_core
+from cdtl_core.errors import CdtlError
+from tests.conftest import Cdtl
+from tests.first_hour.conftest import Install
+
+pytestmark = pytest.mark.integration
+ONE_ROUND = ("--set", "federation.rounds=1", "--set", "methods=fedbn", "--out", "run")
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda logits, labels: cross_entropy(logits, labels), "failed on a small batch (TypeError: "),
+        (
+            lambda logits, labels, weight: cross_entropy(logits, labels, weight, reduction="none"),
+            "of shape (4,): return",
+        ),
+        (lambda logits, labels, weight: cross_entropy(logits, labels, weight).item(), "returned float: return one"),
+        (lambda logits, labels, weight: cross_entropy(logits.detach(), labels), "without a gradient: return one"),
+    ],
+)
+@pytest.mark.usefixtures("install")
+def test_a_loss_that_no_training_could_use_is_refused_before_any_image(cdtl: Cdtl, loss: object, says: str) -> None:
+    cdtl_core.register_loss("mine", loss)  # type: ignore[arg-type]
+    done = cdtl("simulate", "tiny", "--set", "train.loss=mine", *ONE_ROUND)
+    assert (done.code, "the loss 'mine'" in done.err, says in done.err) == (3, True, True), done.err
+    assert not Path("run").exists()
+    Path("study.toml").write_text('[train]\nloss = "mine"\n')
+    done = cdtl("config", "check", "study.toml")
+    assert (done.code, says in done.err) == (3, True)
+
+
+def test_a_simulation_that_fails_names_the_cause_and_the_log_with_the_traceback(cdtl: Cdtl, install: Install) -> None:
+    def late(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        if logits[0, 0].item() != -1.0:  # not in the check at the start
+            raise KeyError("no such table\nfor these images")
+        return cross_entropy(logits, labels, weight)
+
+    del install
+    cdtl_core.register_loss("late", late)
+    done = cdtl("simulate", "tiny", "--set", "train.loss=late", *ONE_ROUND)
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == (
+        r"Error: site north: KeyError: 'no such table\nfor these images'. The traceback is in run/sites.log."
+    )
+    assert "in late" in Path("run/sites.log").read_text()
+    config = cdtl_core.load_config("tiny", ["train.loss=late", "methods=fedbn"])
+    with pytest.raises(CdtlError, match=r"KeyError: .* The traceback is in again/sites.log") as failed:
+        cdtl_core.simulate(config, "again")
+    assert isinstance(failed.value.__cause__, KeyError)  # the author's own lines are in the traceback
