@@ -186,8 +186,8 @@ def _print_runs(found: Mapping[str, Any]) -> None:
         typer.echo(f"Approved: {name} ({visible(run)}): {visible(found['used'][name], _MOST)}")
     for name, why in found["half_approved"].items():
         typer.echo(f"Needs another person's approval: {name}: {visible(why, _MOST)}")
-    for name in found["pending"]:
-        typer.echo(f"Waits for your approval: {visible(name)}")
+    for what in found["pending"].values():
+        typer.echo(f"Waits for your approval: {visible(what, _MOST)}")
 
 
 def _running(found: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from cdtl_core.deploy.approvals import approvals
 from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.system.durable import replace_bytes
-from cdtl_core.system.foreign import get_logger
+from cdtl_core.system.foreign import get_logger, visible
 
 __all__ = ["PendingRun", "find", "keep_pending", "pending", "request_of"]
 
@@ -42,6 +42,16 @@ class PendingRun(BaseModel):
     def id(self) -> str:
         """Sixteen hex digits, the same as of its approval."""
         return request_id(self.bundle_sha256, self.settings)
+
+    @property
+    def name(self) -> str:
+        """The name that the coordinator gave the run; empty if its settings are not those of a run."""
+        return visible(self.settings.get("name", ""))
+
+    @property
+    def what(self) -> str:
+        """The run by all of its names, for a person who looks for one of them."""
+        return f"{self.id} (run {self.name}, bundle {self.bundle_sha256[:8]}...)"
 
 
 def keep_pending(
@@ -85,17 +95,19 @@ def pending(home: Path) -> dict[str, PendingRun]:
 
 
 def find(home: Path, prefix: str) -> PendingRun:
-    """Return the pending run whose id or bundle hash begins with `prefix`.
+    """Return the pending run whose id or bundle hash begins with `prefix`, or whose name it is.
 
     Raises:
         ConfigError: None or several do.
     """
-    found = [run for run in pending(home).values() if run.id.startswith(prefix) or run.bundle_sha256.startswith(prefix)]
+    runs = list(pending(home).values())
+    begun = [run for run in runs if run.id.startswith(prefix) or run.bundle_sha256.startswith(prefix)]
+    found = begun or [run for run in runs if run.name == prefix]
     if len(found) != 1:
-        known = ", ".join(run.id for run in found or pending(home).values()) or "none"
+        known = ", ".join(run.what for run in found or runs) or "none"
         raise ConfigError(
-            f"'{prefix}' is not a file and matches {len(found)} pending runs (pending: {known}): "
-            "give the coordinator's request.json or the id of one run."
+            f"'{visible(prefix)}' is not a file and matches {len(found)} pending runs (pending: {known}): "
+            "give the coordinator's request.json, or the id or the name of one run."
         )
     return found[0]
 

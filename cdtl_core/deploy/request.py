@@ -14,6 +14,7 @@ from cdtl_core.config.settings import flatten, unflatten
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.foreign import read_json
 
 __all__ = ["ApprovalRequest", "check_initial_weights", "check_request", "load_request", "make_request", "request_id"]
 __all__ += ["request_sha256", "save_request"]
@@ -133,6 +134,11 @@ def load_request(path: Path) -> ApprovalRequest:
             f"the request {path} cannot be read ({error.strerror}): give the file of the coordinator."
         ) from None
     except ValidationError as error:
+        if read_json(path).get("kind") == "invitation":
+            raise ConfigError(
+                f"{path} is an invitation, which site init takes: give the request.json that the coordinator sends "
+                "for each run, or the id of a run that waits (cdtl site status)."
+            ) from None
         raise ConfigError(
             f"the request {path} is wrong in {first_fault(error)}: ask the coordinator for one of this version of cdtl."
         ) from None

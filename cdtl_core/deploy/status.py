@@ -89,7 +89,7 @@ def site_status(home: Path) -> dict[str, Any]:
         "last_fault": filter.get("last_fault"),
         "notices": site_notices(home),
         **_approvals(home, own),
-        "pending": sorted(pending(home)),
+        "pending": {id: run.what for id, run in sorted(pending(home).items())},
         "privacy": _privacy(home),
         "models": [folder.name for folder in SiteFolder(home).models()],
     }

@@ -127,7 +127,7 @@ def print_site(text: str) -> None:
 
 
 def _runs(text: str) -> dict[str, Any]:
-    return {"approved": {"a": text}, "used": {"a": text}, "half_approved": {"b": text}, "pending": [text]}
+    return {"approved": {"a": text}, "used": {"a": text}, "half_approved": {"b": text}, "pending": {"c": text}}
 
 
 def print_run(text: str) -> None:
