@@ -32,9 +32,7 @@ def _without_collector() -> Iterator[None]:
 @_without_collector()
 def approve(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")],
-    what: Annotated[
-        str, typer.Argument(metavar="RUN|REQUEST", help="request.json, or a waiting run by name or id.")
-    ],
+    what: Annotated[str, typer.Argument(metavar="RUN|REQUEST", help="request.json, or a waiting run by name or id.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     withdraw: Annotated[bool, typer.Option(help="Withdraw the approval; nothing more of the run is sent.")] = False,
     note: Annotated[str, typer.Option(help="Who approved it and why, for the site's own records.")] = "",
