@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "BY_SCRIPT",
     "ERROR_CODE_BASE",
     "KINDS",
     "CdtlError",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 ERROR_CODE_BASE = 100
+BY_SCRIPT = " If a script registers it, run the command through that script."
+"""Last sentence of an error about an unknown name of a kind that scripts can register."""
 
 
 def did_you_mean(name: str, known: Iterable[str], remedy: str = "use") -> str:

@@ -18,7 +18,7 @@ from cdtl_core.quality import CohortCheck, Finding
 from cdtl_core.quality.check_source import check_cohort
 from cdtl_core.system.foreign import visible
 
-__all__ = ["check_data", "print_check", "print_findings"]
+__all__ = ["check_data", "listed_labels", "print_check", "print_findings"]
 
 _SHOWN = 3  # findings of a rule
 _NAMED = 6  # files of a finding
@@ -27,14 +27,26 @@ _LABELS = 20
 _STYLES = {"error": "bold red", "warning": "yellow", "waived": "dim"}
 
 
-def check_data(own: SiteConfig, *, quiet: bool) -> list[str]:
-    """Check the images of a new site and print the findings; returns the labels of the images.
+def listed_labels(own: SiteConfig) -> list[str]:
+    """Return the labels that a site's manifest gives its images; none of synthetic ones.
+
+    Raises:
+        DataError: The manifest is missing or lacks a column.
+    """
+    if own.data.phantom is not None:
+        return []
+    rows = rows_of_manifest(own.data.root.expanduser() / (own.data.manifest or ""))
+    return sorted({row.label for row in rows} - {""})  # an empty one is a finding of the check
+
+
+def check_data(own: SiteConfig, *, quiet: bool) -> None:
+    """Check the images of a new site and print the findings.
 
     Raises:
         DataError: There is an error that is not waived.
     """
     if own.data.phantom is not None:
-        return []
+        return
     source = own.data.root.expanduser() / (own.data.manifest or "")
     with showing_progress():
         found = check_cohort(
@@ -48,7 +60,6 @@ def check_data(own: SiteConfig, *, quiet: bool) -> list[str]:
             "and run cdtl site init again without options (or with others, for example --patient-pattern)."
             + (_patient_hint(source) if any(one.rule == "patient-missing" for one in found.findings) else "")
         )
-    return [one.label for one in found.counts.classes]
 
 
 def _patient_hint(manifest: Path) -> str:

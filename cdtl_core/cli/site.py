@@ -48,7 +48,7 @@ def init(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
-    from cdtl_core.cli.findings import check_data
+    from cdtl_core.cli.findings import check_data, listed_labels
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
     from cdtl_core.config.settings import load_site
@@ -73,9 +73,9 @@ def init(
         accept_invitation(folder, invitation)
     known = kept_invitation(folder)
     task = known_task(words_of(labels) or own.labels or (), positive, known)
-    found = check_data(own, quiet=json_)
-    if not own.data.where:  # conditions may leave out whole labels
-        check_labels(found, own.data.label_map, task.task.labels)
+    listed = [] if own.data.where else listed_labels(own)  # conditions may leave out whole labels
+    check_labels(listed, own.data.label_map, task.task.labels)  # before the images, which can take minutes
+    check_data(own, quiet=json_)
     with showing_progress():
         enrolment = enrol_site(folder, task)
     if json_:

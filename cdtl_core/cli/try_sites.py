@@ -57,7 +57,7 @@ def given_sites(
         ConfigError: A label is unknown.
         DataError: A folder holds no images, or they have errors.
     """
-    from cdtl_core.cli.findings import check_data
+    from cdtl_core.cli.findings import check_data, listed_labels
     from cdtl_core.config.folders import RunFolder
     from cdtl_core.deploy.enrolling import check_labels, place_data
 
@@ -67,7 +67,8 @@ def given_sites(
         data = place_data(home, folder, patient_pattern=patient_pattern, tell=tell)
         tree = {"site": name, "modality": modality, "data": {**data, "label_map": label_map}}
         own = site_of(tree, f"--site {name}")
-        check_labels(check_data(own, quiet=False), label_map, settings.run.task.labels)
+        check_labels(listed_labels(own), label_map, settings.run.task.labels)
+        check_data(own, quiet=False)
         sites.append(own)
     return settings.model_copy(update={"sites": tuple(sites)})
 

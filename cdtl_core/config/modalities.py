@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from cdtl_core.errors import ConfigError, did_you_mean
+from cdtl_core.errors import BY_SCRIPT, ConfigError, did_you_mean
 from cdtl_core.system.plugins import adopt, adopt_all, plugins
 
 __all__ = ["MODALITIES", "SHIPPED_MODALITIES", "Modality", "modalities", "modality_of", "register_modality"]
@@ -57,7 +57,8 @@ def modality_of(name: str) -> Modality:
     adopt("modalities", name, _register)
     if name not in MODALITIES:
         known = dict.fromkeys([*MODALITIES, *(one.name for one in plugins("modalities"))])
-        raise ConfigError(f"modality '{name}' is unknown{did_you_mean(name, known)} one of {', '.join(known)}.")
+        names = f"{did_you_mean(name, known)} one of {', '.join(known)}"
+        raise ConfigError(f"modality '{name}' is unknown{names}.{BY_SCRIPT}")
     return MODALITIES[name]
 
 

@@ -16,7 +16,7 @@ from cdtl_core.data.source import write_manifest
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment, save_enrolment
 from cdtl_core.deploy.filter import CERTIFICATE_FILE
 from cdtl_core.deploy.keys import KEY_FILE, load_key, make_key
-from cdtl_core.errors import CheckpointError, ConfigError, DataError
+from cdtl_core.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from cdtl_core.site.cohort import contract_of, open_cohort
 from cdtl_core.system.durable import replace_bytes
 
@@ -89,7 +89,7 @@ def label_map_of(pairs: Sequence[str], ignored: Sequence[str]) -> dict[str, str]
 
 
 def check_labels(found: Sequence[str], label_map: Mapping[str, str], labels: Sequence[str]) -> None:
-    """Refuse labels of images that the federation does not know; the error holds the options to add.
+    """Refuse labels that the federation does not know, of images or in a map; the error holds the options to change.
 
     Args:
         found: Labels of the images.
@@ -97,8 +97,14 @@ def check_labels(found: Sequence[str], label_map: Mapping[str, str], labels: Seq
         labels: The task's labels.
 
     Raises:
-        ConfigError: A label is neither a task label nor mapped.
+        ConfigError: A label is neither a task label nor mapped, or mapped to a label that the task does not have.
     """
+    for own, task in label_map.items():
+        if task and task not in labels:
+            raise ConfigError(
+                f"--map '{own}={task}': the federation has no label '{task}'{did_you_mean(task, labels)} one of "
+                f"{', '.join(labels)}, and give the command again."
+            )
     unknown = [one for one in found if one not in label_map and one not in labels]
     if not unknown:
         return

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core import __version__
 from cdtl_core.config import BoxConfig, ModelConfig
-from cdtl_core.config.folders import MODEL_FILE, NOTE_FILE
+from cdtl_core.config.folders import MODEL_FILE, NOTE_FILE, SITE_FILE, SiteFolder
 from cdtl_core.errors import ModelError
 from cdtl_core.federation.donors import DonorShare
 from cdtl_core.federation.evidence import PooledModel
@@ -226,10 +226,19 @@ def read_note(path: Path) -> ModelNote:
         return ModelNote.model_validate(content)
     except FileNotFoundError:
         raise ModelError(
-            f"{path.parent} is not a model folder (model.json is missing): give sites/<name> of a run."
+            f"{path.parent} is not a model folder (model.json is missing): {_other(path.parent)}"
         ) from None
     except (OSError, ValueError, ValidationError) as error:
         raise ModelError(f"{path} cannot be read ({type(error).__name__}): copy the model folder again.") from None
+
+
+def _other(folder: Path) -> str:
+    """Return what to give in place of a folder without a model: of a site's folder its models."""
+    if not (folder / SITE_FILE).exists():
+        return "give sites/<name> of a run."
+    if models := SiteFolder(folder).models():
+        return f"it is a site's folder, so give one of its models: {', '.join(map(str, models))}."
+    return "it is a site's folder without a model; it has one once a run has ended."
 
 
 def _flat(model: SiteModel) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from cdtl_core.errors import ConfigError, ModelError, did_you_mean
+from cdtl_core.errors import BY_SCRIPT, ConfigError, ModelError, did_you_mean
 from cdtl_core.models.libraries import timm, torchvision
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.own_nets import OWN, OwnNet
@@ -143,7 +143,7 @@ def build_backbone(name: str, image_size: int) -> Backbone:
         libraries = (*timm.list_models(), *torchvision.models.list_models(torchvision.models))
         raise ModelError(
             f"the backbone '{name}' is unknown{did_you_mean(name, (*known, *libraries))} {', '.join(known)}, or a "
-            "classifier of timm or torchvision."
+            f"classifier of timm or torchvision.{BY_SCRIPT}"
         )
     return Backbone(module, _num_features(module, name, image_size), mean, std)
 

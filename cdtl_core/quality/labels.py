@@ -118,7 +118,7 @@ RULES = (
         "label-unknown",
         "error",
         "A label is not mapped to the task, or is empty.",
-        "Correct the label in the list, or map it in data.label_map (to an empty text to leave its images out).",
+        "Correct the label in the list, or map it: --map of cdtl site init, or data.label_map (empty: left out).",
         _unknown,
     ),
     Rule(

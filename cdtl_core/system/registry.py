@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from cdtl_core.errors import ConfigError, did_you_mean
+from cdtl_core.errors import BY_SCRIPT, ConfigError, did_you_mean
 from cdtl_core.system.plugins import adopt, adopt_all, guarded, kind_in_words, plugins
 
 __all__ = ["Registry"]
@@ -50,7 +50,7 @@ class Registry(Generic[_Function]):
             known = dict.fromkeys([*self.functions, *(one.name for one in plugins(self._kind))])
             remedy = self._remedy.format(known=", ".join(known) or "one of a package; none is installed")
             what = f"the {kind_in_words(self._kind)} '{name}' is unknown"
-            raise ConfigError(f"{what}{did_you_mean(name, known, remedy)}.")
+            raise ConfigError(f"{what}{did_you_mean(name, known, remedy)}.{BY_SCRIPT}")
         return self.functions[name]
 
     def all(self) -> dict[str, _Function]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from cdtl_core.errors import ConfigError, did_you_mean
+from cdtl_core.errors import BY_SCRIPT, ConfigError, did_you_mean
 from cdtl_core.simulation.about import ABOUT
 from cdtl_core.simulation.methods.alone import alone
 from cdtl_core.simulation.methods.apfl import apfl
@@ -63,5 +63,6 @@ def method_of(name: str, also: Iterable[str] = ()) -> Method[Any]:
     """
     if name not in METHODS:
         known = dict.fromkeys((*METHODS, *also))
-        raise ConfigError(f"the method '{name}' is unknown{did_you_mean(name, known)} one of {', '.join(known)}.")
+        names = f"{did_you_mean(name, known)} one of {', '.join(known)}"
+        raise ConfigError(f"the method '{name}' is unknown{names}.{BY_SCRIPT}")
     return METHODS[name]
