@@ -13,7 +13,7 @@ from cdtl_core.deploy.local import LocalFederation, await_end
 from cdtl_core.deploy.preparing import prepare_run
 from cdtl_core.deploy.runs import queue_run
 from cdtl_core.errors import FederationError
-from cdtl_core.federation.journal import Journal, read_diary, read_entries, read_journal
+from cdtl_core.federation.journal import Journal, Round, read_diary, read_entries, read_journal
 from cdtl_core.system.foreign import read_json
 from cdtl_core.system.processes import ProcessGroup
 from cdtl_core.system.scratch import scratch_folder
@@ -100,7 +100,7 @@ def _watch(group: ProcessGroup, run: Path, logs: Path, site: str, tell: Callable
 
 
 class _Steps:
-    """Tells each step when it begins, and from time to time how long all of them have taken so far."""
+    """Tells each step when it begins, and from time to time how long it has taken so far."""
 
     def __init__(self, tell: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
         self._tell, self._clock, self._began = tell, clock, clock()
@@ -110,6 +110,7 @@ class _Steps:
         """Tell a step that is new, or has lasted for a while."""
         now = self._clock()
         if step != self._said:
+            self._began = now
             self._tell(step)
         elif now - self._said_at >= _SAY_EVERY_S:
             self._tell(f"{step} {now - self._began:.0f} s so far")
@@ -120,11 +121,17 @@ class _Steps:
 
 def _step(run: Path) -> str:
     """Return the present step of the rehearsal."""
-    done = len(list(read_entries(RunFolder(run).journal)))
-    if done:
-        return f"rehearsal: round {done} of {_ROUNDS} done"
-    round = read_json(RunFolder(run).progress).get("round")
-    return f"rehearsal: round {round} of {_ROUNDS} ..." if round else "rehearsal: coordinator and site start ..."
+    entries = list(read_entries(RunFolder(run).journal))
+    done, progress = sum(isinstance(one, Round) for one in entries), read_json(RunFolder(run).progress)
+    if len(entries) > done:
+        return "rehearsal: final evaluation done"
+    if done == _ROUNDS:
+        return f"rehearsal: rounds 1 to {_ROUNDS} done, final evaluation running ..."
+    if done or progress.get("round"):
+        return f"rehearsal: round {done + 1} of {_ROUNDS} running ..."
+    if progress:
+        return "rehearsal: the site starts and opens its images ..."
+    return "rehearsal: the coordinator starts ..."
 
 
 def _memory(pid: int) -> int:

@@ -36,7 +36,7 @@ def test_a_rehearsal_says_what_the_own_model_takes(tmp_path: Path, capsys: pytes
     )
     told: list[str] = []
     found = rehearse_rounds(tmp_path, load_site(tmp_path / SITE_FILE), TaskConfig(), tell=told.append)
-    steps = ["coordinator and site start ...", "round 1 of 2 ...", "round 1 of 2 done"]
+    steps = ["the coordinator starts ...", "the site starts and opens its images ...", "round 1 of 2 running ..."]
     told = [step for step in told if not step.endswith("s so far")]
     assert told[:3] == [f"rehearsal: {step}" for step in steps]
     assert 0 < found["own_seconds_per_round"] < found["site_seconds_per_round"]

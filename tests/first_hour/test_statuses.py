@@ -1,5 +1,6 @@
 """What commands say while they work and when they are stopped, as a user sees it."""
 
+import json
 import logging
 import os
 import signal
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.cli.follow import print_ending
+from cdtl_core.config.folders import RunFolder
 from cdtl_core.deploy.egress_filter.egress_log import EgressLog
 from cdtl_core.deploy.egress_filter.refusals import NOT_APPROVED
 from cdtl_core.deploy.egress_filter.status import Status
 from cdtl_core.deploy.participation import ConnectionLog
-from cdtl_core.deploy.rehearsal import _Steps
+from cdtl_core.deploy.rehearsal import _step, _Steps
 from cdtl_core.deploy.run_keeper import RoundLog
 from cdtl_core.deploy.sent import SentReplies
 from cdtl_core.deploy.service import Troubles, running_service
@@ -251,7 +253,27 @@ def test_the_rehearsal_says_how_long_it_has_taken() -> None:
     for second, step in {1: "start ...", 9: "round 1 ...", 20: "round 1 ...", 25: "round 1 ...", 26: "end"}.items():
         now = float(second)
         steps.say(step)
-    assert told == ["start ...", "round 1 ...", "round 1 ... 25 s so far", "end"]
+    assert told == ["start ...", "round 1 ...", "round 1 ... 16 s so far", "end"]
+
+
+def test_the_rehearsal_names_the_round_that_runs_and_counts_no_final_evaluation(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    told = [_step(tmp_path)]
+    for progress in ({"pid": 1}, {"round": 1}):
+        run.progress.write_text(json.dumps(progress))
+        told.append(_step(tmp_path))
+    for line in (*({"method": "cdtl", "round": n, "sites": {}} for n in (1, 2)), {"round": 2, "finish": {}}):
+        with open(run.journal, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        told.append(_step(tmp_path))
+    assert [step.removeprefix("rehearsal: ").removesuffix(" ...") for step in told] == [
+        "the coordinator starts",
+        "the site starts and opens its images",
+        "round 1 of 2 running",
+        "round 2 of 2 running",
+        "rounds 1 to 2 done, final evaluation running",
+        "final evaluation done",
+    ]
 
 
 def test_the_results_at_the_coordinator_say_that_its_patients_are_the_enrolled_ones(
