@@ -53,6 +53,12 @@ class FederationConfig(Settings):
     patient_cap: int = Field(0, ge=0)
     """Largest number of patients by which one site is weighted; 0: no limit."""
 
+    @model_validator(mode="after")
+    def _enough_sites(self) -> "FederationConfig":
+        if self.sites and self.min_sites > len(self.sites):
+            raise ValueError(f"min_sites is {self.min_sites} and sites names {len(self.sites)}, so no round could end")
+        return self
+
 
 class BlendConfig(Settings):
     """How modalities blend in the rounds, see docs/decisions.md."""

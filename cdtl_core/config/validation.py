@@ -1,5 +1,6 @@
 """Settings checked: a tree of values becomes settings, or an error that says what to write."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -55,7 +56,8 @@ def validated(kind: type[_Model], document: Mapping[str, Any], source: str, type
     except ValidationError as error:
         if former := _former(document):
             raise ConfigError(_of_earlier_version(former, source)) from None
-        faults = [one for fault in faults_of(error) for one in _opened(kind, fault)]
+        all_of = [*faults_of(error), *_hidden(kind, document, error)]
+        faults = [one for fault in all_of for one in _opened(kind, fault)]
         named = [(fault, ".".join(_named(fault.place, document))) for fault in faults]
         sources = ["--set" if _is_typed(place, typed) else source for _, place in named]
         sentences = [_sentence(kind, *one, where) for one, where in zip(named, sources, strict=True)]
@@ -65,6 +67,29 @@ def validated(kind: type[_Model], document: Mapping[str, Any], source: str, type
         for sentence in sentences:
             found.add_note(sentence)
         raise found from None
+
+
+def _hidden(kind: type[_Model], document: Mapping[str, Any], error: ValidationError) -> list[Fault]:
+    """Return the faults that pydantic looks for only where no setting is unknown: between several settings.
+
+    Args:
+        kind: The model.
+        document: The tree.
+        error: Its error.
+    """
+    first = faults_of(error)
+    known = copy.deepcopy(dict(document))
+    for place in [one.place for one in first if one.type == "extra_forbidden"]:
+        node: Any = known
+        for part in place[:-1]:
+            node = node[part] if _holds(node, part) else {}
+        if isinstance(node, dict):
+            node.pop(place[-1], None)
+    try:
+        kind.model_validate(known)
+    except ValidationError as other:
+        return [one for one in faults_of(other) if one.place not in {each.place for each in first}]
+    return []
 
 
 def _former(document: Mapping[str, Any]) -> str:

@@ -240,3 +240,12 @@ def test_the_copy_of_a_site_file_for_the_node_keeps_its_images(tmp_path: Path) -
     Link(link).copy_from(home)
     assert (link / "site.toml").read_bytes() == (home / "site.toml").read_bytes()
     assert before["data"]["root"] == "own"
+
+
+def test_an_unknown_setting_hides_no_fault_between_settings(cdtl: Cdtl, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('stepz = 3\n[federation]\nsites = ["a", "b", "c"]\nmin_sites = 4\nround = 2\n')
+    done = cdtl("config", "check", "study.toml")
+    assert done.code == 3
+    assert "stepz in study.toml is unknown" in done.err
+    assert "federation.round in study.toml is unknown" in done.err
+    assert "federation in study.toml: min_sites is 4 and sites names 3" in done.err
