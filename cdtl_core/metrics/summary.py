@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.errors import ConfigError
+from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.metrics.bands import average_precision
+from cdtl_core.system.foreign import visible
 from cdtl_core.system.plugins import adopt, adopt_all, guarded, plugins
 
 __all__ = [
@@ -99,8 +100,30 @@ def summarise(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str,
     Source: eqs. (11)-(15), Inbaraj et al. 2025.
     """
     load_metrics()
-    added = {name: float(metric(positive, probability)) for name, metric in _REGISTERED.items()}
+    added = {name: _value_of(name, positive, probability) for name in _REGISTERED}
     return {**_usual(positive, probability), **added}
+
+
+def _value_of(name: str, positive: npt.NDArray[np.bool_], probability: Floats) -> float:
+    """Return a registered metric.
+
+    Args:
+        name: Its name.
+        positive: Truth, N.
+        probability: Of the positive class, N.
+
+    Raises:
+        ConfigError: It fails; the training before it is kept.
+    """
+    try:
+        return float(_REGISTERED[name](positive, probability))
+    except CdtlError:
+        raise  # of a plugin; the sentence names its package
+    except Exception as error:  # anyone's code may raise anything
+        raise ConfigError(
+            f"the metric '{name}' failed ({type(error).__name__}: {visible(error)}): correct it, then give the command "
+            "with --resume and the run's folder; what was trained is kept."
+        ) from error
 
 
 def _usual(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:

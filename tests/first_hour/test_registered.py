@@ -56,3 +56,15 @@ def test_a_simulation_that_fails_names_the_cause_and_the_log_with_the_traceback(
     with pytest.raises(CdtlError, match=r"KeyError: .* The traceback is in again/sites.log") as failed:
         cdtl_core.simulate(config, "again")
     assert isinstance(failed.value.__cause__, KeyError)  # the author's own lines are in the traceback
+
+
+@pytest.mark.usefixtures("install")
+def test_a_metric_that_fails_is_named_and_nothing_trained_is_lost(cdtl: Cdtl) -> None:
+    broken = [True]
+    cdtl_core.register_metric("mine", lambda _truth, _score: 1 / 0 if broken else 0.5)
+    done = cdtl("simulate", "tiny", *ONE_ROUND)
+    assert done.code == 3
+    assert done.err.splitlines()[-1].startswith("Error: the metric 'mine' failed (ZeroDivisionError: division by zero)")
+    assert "--resume" in done.err
+    broken.clear()
+    assert cdtl("simulate", "--resume", "run").code == 0
