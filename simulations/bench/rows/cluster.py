@@ -15,8 +15,8 @@ from simulations.raylets import Raylets, wait_until
 
 __all__ = ["ROWS"]
 
-_STUDY = ("demo", "--methods", "alone,fedbn,cdtl", "--seeds", "1", "--folds", "3", "--patients", "20,all")
-_CELLS = 24
+_STUDY = ("demo", "--methods", "alone,fedbn,cdtl", "--seeds", "1", "--folds", "5", "--patients", "20,all")
+_CELLS = 40
 _MOST_RUNS = 3
 
 
