@@ -41,7 +41,7 @@ from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environmen
 from cdtl_core.system.processes import ProcessGroup, free_port
 from simulations.studies.quickstart import write_app
 
-BAR = 0.6
+BAR = 0.15
 SITES = {"alba": "ultrasound", "bari": "histology"}
 DEADLINE_S = 900.0
 RUN = {
