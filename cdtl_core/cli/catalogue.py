@@ -3,6 +3,7 @@
 torch is loaded only where a package brings a backbone, loss, method or transform, or timm's names are asked for.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 
@@ -61,13 +62,13 @@ def print_entries(found: Mapping[str, Mapping[str, str]]) -> None:
 def _backbones() -> dict[str, str]:
     from cdtl_core.models.own_nets import OWN
 
-    if plugins("backbones"):
+    if _added("backbones", "cdtl_core.models.backbones"):
         from cdtl_core.models.backbones import own_backbones
 
         own_backbones()
     return {
         "efficientnet_lite0": "EfficientNet-Lite0; its ImageNet weights are installed with cdtl",
-        **{name: net.about for name, net in OWN.items()},
+        **{name: net.about or _first_line(net.build) for name, net in OWN.items()},
         "...": "every classifier of timm and torchvision: cdtl config list backbones --match 'resnet*'",
     }
 
@@ -82,20 +83,21 @@ def _libraries() -> dict[str, str]:
 def _methods() -> dict[str, str]:
     from cdtl_core.simulation.about import ABOUT
 
-    if not plugins("methods"):
+    if not _added("methods", "cdtl_core.simulation.arms"):
         return dict(ABOUT)
     from cdtl_core.simulation.arms import methods
 
-    return {name: method.about for name, method in methods().items()}
+    return {name: method.about or _first_line(method.round) for name, method in methods().items()}
 
 
 def _modalities() -> dict[str, str]:
     from cdtl_core.config.modalities import modalities
 
-    return {
-        one.name: f"{'colour' if one.colour else 'gray'}; DICOM Modality {', '.join(one.dicom) or 'none'}"
-        for one in modalities().values()
-    }
+    return {one.name: f"{'colour' if one.colour else 'gray'}; {_dicom(one.dicom)}" for one in modalities().values()}
+
+
+def _dicom(codes: tuple[str, ...]) -> str:
+    return f"DICOM Modality {', '.join(codes)}" if codes else "no DICOM code"
 
 
 def _policies() -> dict[str, str]:
@@ -112,7 +114,7 @@ def _metrics() -> dict[str, str]:
 
 def _losses() -> dict[str, str]:
     found = {"cross_entropy": "cross-entropy, weighted by class"}
-    if not plugins("losses"):
+    if not _added("losses", "cdtl_core.training.objective"):
         return found
     from cdtl_core.training.objective import LOSSES
 
@@ -120,15 +122,21 @@ def _losses() -> dict[str, str]:
 
 
 def _transforms() -> dict[str, str]:
-    if not plugins("transforms"):
+    if not _added("transforms", "cdtl_core.data.transforms"):
         return {}
     from cdtl_core.data.transforms import TRANSFORMS
 
     return {name: _first_line(transform) for name, transform in TRANSFORMS.all().items()}
 
 
+def _added(kind: str, module: str) -> bool:
+    """Whether a package or a script may have added to a kind: a script that did has loaded the module."""
+    return bool(plugins(kind)) or module in sys.modules
+
+
 def _first_line(thing: object) -> str:
-    return (thing.__doc__ or "").strip().partition("\n")[0]
+    """Return what a registered function says of itself."""
+    return (getattr(thing, "__doc__", None) or "registered by a script").strip().partition("\n")[0]
 
 
 def _configurations() -> dict[str, str]:

@@ -41,11 +41,16 @@ def simulate(
     from cdtl_core.config.folders import new_folder
     from cdtl_core.config.settings import load_config
 
-    if (config is None) == (resume is None):
-        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue (not both)")
-    if resume is not None and (set_ or out):
+    if config is None and resume is None:
+        raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue")
+    if resume is not None and (out or (set_ and config is None)):
         raise typer.BadParameter("--resume continues with the run's own settings and folder: remove --set and --out")
     settings = load_config(config, set_ or ()) if config is not None else None
+    if settings is not None and resume is not None:
+        from cdtl_core.simulation.run_folder import refuse_changed
+
+        refuse_changed(settings, resume)
+        settings = None
     from cdtl_core.cli.watching import watching
     from cdtl_core.simulation.simulate import resume_simulation
     from cdtl_core.simulation.simulate import simulate as start_simulation

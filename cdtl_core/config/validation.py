@@ -144,7 +144,8 @@ def _sentence(kind: type[BaseModel], fault: Fault, place: str, source: str) -> s
     key = place or "the file"
     if fault.type == "missing":
         return f"{key} is missing in {source}: add it."
-    got = f", got {visible(repr(fault.value), _MOST_SHOWN)}"
+    shown = str(fault.value).lower() if isinstance(fault.value, bool) else repr(fault.value)  # as TOML has it
+    got = f", got {visible(shown, _MOST_SHOWN)}"
     if fault.type == "extra_forbidden":
         of_site = fault.place[:1] == ("sites",) and len(fault.place) > 2
         start = key.removesuffix(_key_of(fault).removeprefix("sites.")) if of_site else ""

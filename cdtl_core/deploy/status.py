@@ -143,7 +143,7 @@ def _run(path: Path) -> dict[str, Any]:
         "name": path.name,
         "status": state.status if state else "not requested",
         "reason": state.reason if state else "",
-        "round": progress.get("round", 0),
-        "rounds": progress.get("rounds", 0),
+        "round": progress.get("round"),  # None before the first
+        "rounds": progress.get("rounds"),
         "waiting": progress.get("waiting", {}),
     }

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cdtl_core.config import NAMED_WEIGHTS, SimulationConfig
+from cdtl_core.config.folders import RunFolder
+from cdtl_core.config.settings import flatten, load_simulation
 from cdtl_core.errors import CheckpointError, ConfigError, DataError, PrivacyError
 
-__all__ = ["naming", "refuse_used", "with_absolute_paths"]
+__all__ = ["kept_settings", "naming", "refuse_changed", "refuse_used", "with_absolute_paths"]
 
 _BEFORE = (".lock", ".config.toml.draft", ".on-cluster-", "ray.log")
 """Beginnings of the names of files of a run that was killed before its settings were written: there is nothing to
@@ -31,6 +33,34 @@ def refuse_used(out: Path, resume: Callable[..., object]) -> None:
             f"{out} is not empty: continue its run with --resume {out} (in Python: {resume.__name__}({str(out)!r})), "
             "or choose another folder."
         )
+
+
+def kept_settings(out: Path) -> SimulationConfig:
+    """Return the settings of the run in a folder.
+
+    Raises:
+        CheckpointError: The folder holds no run.
+    """
+    if not RunFolder(out).config.exists():
+        raise CheckpointError(f"{out} holds no run (config.toml is missing): give the folder of an earlier --out.")
+    return load_simulation(RunFolder(out).config)
+
+
+def refuse_changed(config: SimulationConfig, out: Path) -> None:
+    """Refuse to continue a run with other settings than its own.
+
+    Raises:
+        CheckpointError: `out` holds no run, or one with other settings; the sentence names the first of them.
+    """
+    was, now = kept_settings(out), with_absolute_paths(config)
+    if was == now:
+        return
+    before, after = flatten(was.run), flatten(now.run)
+    changed = [f"{key} was {before[key]} and is {value}" for key, value in after.items() if before[key] != value]
+    raise CheckpointError(
+        f"{out} is a run with other settings ({'; '.join(changed[:3]) or 'its sites or methods differ'}): continue it "
+        f"with its own, --resume {out} alone, or start another run without --resume."
+    )
 
 
 def with_absolute_paths(config: SimulationConfig) -> SimulationConfig:

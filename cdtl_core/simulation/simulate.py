@@ -12,8 +12,8 @@ import numpy as np
 
 from cdtl_core.config import Method, RunConfig, SimulationConfig
 from cdtl_core.config.folders import MODEL_FILE, NOTE_FILE, RunFolder, federation_key
-from cdtl_core.config.settings import flatten, load_simulation, save_toml, simulation_toml
-from cdtl_core.errors import CdtlError, CheckpointError, FederationError, error_of_code
+from cdtl_core.config.settings import flatten, save_toml, simulation_toml
+from cdtl_core.errors import CdtlError, FederationError, error_of_code
 from cdtl_core.federation.checkpoint import load_latest
 from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.journal import Journal, JournalFile, read_journal
@@ -27,7 +27,7 @@ from cdtl_core.models.weights import weights_hash
 from cdtl_core.results.card import CARD_FILE, CARD_TEXT, load_card, save_card
 from cdtl_core.results.report import Report, save_report
 from cdtl_core.simulation.gather import gather_report
-from cdtl_core.simulation.run_folder import naming, refuse_used, with_absolute_paths
+from cdtl_core.simulation.run_folder import kept_settings, naming, refuse_used, with_absolute_paths
 from cdtl_core.site.cohort import contract_of
 from cdtl_core.site.home import open_site
 from cdtl_core.site.spending import is_private
@@ -109,9 +109,7 @@ def resume_simulation(out: Path | str, *, engine: Engine = "in-process", address
         2
     """
     out = Path(out)
-    if not RunFolder(out).config.exists():
-        raise CheckpointError(f"{out} holds no run (config.toml is missing): give the folder of an earlier --out.")
-    config = load_simulation(RunFolder(out).config)
+    config = kept_settings(out)
     with locked(out), _player(config, out, engine, address) as play:
         _prepare(config, out)
         return _play(config, out, engine, play)

@@ -61,7 +61,7 @@ def test_json_is_the_report(cdtl: Cdtl, tmp_path: Path) -> None:
     ("arguments", "code", "says"),
     [
         (("simulate",), 2, "CONFIG"),
-        (("simulate", "tiny.toml", "--resume", "x"), 2, "not both"),
+        (("simulate", "tiny.toml", "--resume", "x"), 6, "holds no run"),
         (("simulate", "none.toml"), 3, "does not exist"),
         (("simulate", "tiny.toml", "--set", "train.lrr=1"), 3, "train.lrr"),
         (("simulate", "tiny.toml", "--set", "model.backbone=resnet0"), 5, "resnet0"),

@@ -68,3 +68,33 @@ def test_a_metric_that_fails_is_named_and_nothing_trained_is_lost(cdtl: Cdtl) ->
     assert "--resume" in done.err
     broken.clear()
     assert cdtl("simulate", "--resume", "run").code == 0
+
+
+@pytest.mark.usefixtures("install")
+def test_what_a_script_registers_is_listed_with_its_own_words(cdtl: Cdtl) -> None:
+    def focal(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        """Cross-entropy that counts hard images more."""
+        return cross_entropy(logits, labels, weight)
+
+    cdtl_core.register_loss("focal", focal)
+    cdtl_core.register_loss("mine", lambda *given: cross_entropy(*given))
+    cdtl_core.register_modality(cdtl_core.Modality("endoscopy", colour=True, dicom=()))
+    listed = " ".join(cdtl("config", "list").out.split())
+    assert "focal Cross-entropy that counts hard images more." in listed
+    assert "mine registered by a script" in listed
+    assert "endoscopy colour; no DICOM code" in listed
+
+
+def test_a_run_is_continued_with_its_file_beside_it_and_not_with_another(cdtl: Cdtl) -> None:
+    settings = ("--set", "federation.rounds=1", "--set", "methods=fedbn")
+    assert cdtl("simulate", "tiny", *settings, "--out", "run").code == 0
+    done = cdtl("simulate", "tiny", *settings, "--resume", "run")
+    assert done.code == 0, done.err
+    done = cdtl("simulate", "tiny", *settings, "--set", "train.lr=0.25", "--resume", "run")
+    assert done.code == 6
+    assert "run is a run with other settings (train.lr was " in done.err
+    assert "--resume run alone" in done.err
+
+
+def test_a_value_is_shown_as_toml_has_it(cdtl: Cdtl) -> None:
+    assert ", got true." in cdtl("simulate", "tiny", "--set", "train.loss=true").err
