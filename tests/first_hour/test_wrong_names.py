@@ -62,3 +62,12 @@ def test_an_unknown_name_may_be_one_of_a_script(cdtl: Cdtl, command: tuple[str, 
         True,
         True,
     )
+
+
+def test_files_that_are_no_images_are_named(cdtl: Cdtl, images: Path) -> None:
+    (images.parent / "README.txt").write_text("of the archive")
+    (images.parent / "images" / "Thumbs.db").write_bytes(b"-")
+    done = cdtl("data", "make-manifest", images.parent, "--labels", images, "--out", "new.csv")
+    assert done.code == 0, done.err
+    assert "no images by their endings, left out: README.txt, images/Thumbs.db." in done.err
+    assert "manifest.csv" not in done.err

@@ -14,20 +14,30 @@ from cdtl_core.errors import DataError
 __all__ = ["Found", "Listing", "find_images", "named", "read_headers"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".dcm"}
-_NO_IMAGES = {".csv", ".tsv", ".txt", ".md", ".xml", ".json", ".toml", ".xls", ".xlsx", ".ods", ".pdf", ".doc", ".docx"}
+_TABLES = {".csv", ".tsv", ".xls", ".xlsx", ".ods"}
+"""Endings of tables, one of which may hold the labels: the notes do not name them."""
+_NO_IMAGES = {".txt", ".md", ".xml", ".json", ".toml", ".pdf", ".doc", ".docx"}
 _NO_IMAGES |= {".html", ".db", ".ini", ".log", ".py", ".zip", ""}
-"""Endings of files that are no images anyway: the notes do not name them."""
+"""Endings of files that are no images anyway."""
 _HEAD = 132  # bytes that tell DICOM
 _EXAMPLES = 3
 
 
 @dataclass(frozen=True)
 class Found:
-    """Images below a folder, and how many files of other kinds were left out, by ending."""
+    """Images below a folder, and what was left out.
+
+    Attributes:
+        folder: The folder.
+        images: The images.
+        others: How many files of kinds that may be images, by ending.
+        papers: Files that are no images anyway, such as ``README.txt``.
+    """
 
     folder: Path
     images: tuple[Path, ...]
     others: Mapping[str, int]
+    papers: tuple[Path, ...] = ()
 
     def path_of(self, image: Path) -> str:
         """Return the path of an image below the folder, with slashes."""
@@ -62,16 +72,18 @@ def find_images(folder: Path) -> Found:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {what}: give a folder of images.")
-    images, others = [], Counter[str]()
+    images, papers, others = list[Path](), list[Path](), Counter[str]()
     for path in _files(folder):
         if _is_image(path):
             images.append(path)
-        elif path.suffix.lower() not in _NO_IMAGES:
+        elif path.suffix.lower() in _NO_IMAGES:
+            papers.append(path)
+        elif path.suffix.lower() not in _TABLES:
             others[path.suffix.lower()] += 1
     if not images:
         held = f" but {', '.join(f'{count} {kind}' for kind, count in others.most_common(_EXAMPLES))}" if others else ""
         raise DataError(f"{folder} holds no image{held}: give a folder of PNG, JPEG, TIFF, BMP or DICOM files.")
-    return Found(folder, tuple(sorted(images)), others)
+    return Found(folder, tuple(sorted(images)), others, tuple(sorted(papers)))
 
 
 def read_headers(found: Found) -> tuple[dict[Path, DicomTags | None], list[str]]:
@@ -96,6 +108,8 @@ def read_headers(found: Found) -> tuple[dict[Path, DicomTags | None], list[str]]
     if found.others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.others.most_common(_EXAMPLES))  # type: ignore[attr-defined]
         notes.append(f"files of other kinds were left out: {kinds}.")
+    if found.papers:
+        notes.append(f"no images by their endings, left out: {named([*map(found.path_of, found.papers)])}.")
     return {image: one for image, one in tags.items() if image not in set(without)}, notes
 
 
