@@ -131,7 +131,7 @@ def start(folder: Folder, server: Server = "", ca: Authority = None, part: SiteP
 
     if bool(server) != bool(ca):
         raise typer.BadParameter("give --server and --ca together")
-    if server and ca:
+    if server and ca and part != "node":  # the node never reaches the coordinator; both may start at the same moment
         save_address(folder, server, ca)
     serve_site(folder, part)
 

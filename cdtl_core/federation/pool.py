@@ -16,6 +16,7 @@ Source: eq. (10), Inbaraj et al. 2025. Differs: applied once at the receiver, at
 evidence.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,9 @@ _FLAT = 1e-6
 _SPREAD = 1.4
 """Standard deviation of the normal prior of r, whose mean is 1; docs/decisions.md explains the value."""
 _VAGUE = 4.0
-"""Variance of the priors of bias and log scale, almost unconstrained; `_variance_of_scale` with few patients."""
+"""Variance of the priors of bias and log scale, almost unconstrained; `_prior_of_scale` with few patients."""
+_SCALE = 0.5
+"""Scale that is expected where no patient speaks: right for a pool with an AUROC of about 0.75."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,8 @@ def fit_pool(own: Standard, joint: Standard, evidence: Evidence | None) -> Pool:
     The evidence is the log-loss over held-out patients, with equal weight for all classes. r is never negative and has
     a normal prior around 1 with standard deviation 1.4, or n / 20 of that with n < 20 patients. Scale and bias are then
     fitted with equal weight for all patients, so that probabilities fit the site's own mix of classes; with n < 20
-    patients the log scale's prior is narrower too, else five patients make a pool sure. Without evidence of both
-    classes r is 1, and the scale is the own model's.
+    patients the log scale's prior is narrower and its mean lower, else five patients make a pool sure. Without evidence
+    of both classes r is 1, and the scale is the own model's.
 
     Args:
         own: Standard of the own model.
@@ -238,9 +241,10 @@ def _fit_share(evidence: Evidence) -> float:
     return float(found[0])
 
 
-def _variance_of_scale(patients: float) -> float:
-    """Return the variance of the log scale's prior; docs/decisions.md explains it."""
-    return _VAGUE * min(1.0, patients / FEWEST_PATIENTS) ** 2
+def _prior_of_scale(patients: float) -> tuple[float, float]:
+    """Return mean and variance of the log scale's prior; docs/decisions.md explains them."""
+    known = min(1.0, patients / FEWEST_PATIENTS)
+    return (1 - known) * math.log(_SCALE), _VAGUE * known**2
 
 
 def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:
@@ -253,13 +257,14 @@ def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Flo
     """
     from scipy.optimize import minimize
 
-    variance = _variance_of_scale(float(weights.sum()))
+    mean, variance = _prior_of_scale(float(weights.sum()))
 
     def loss(values: Floats) -> tuple[float, Floats]:
         scale, bias = np.exp(values[0]), values[1:]
         value, slope = _log_loss(bias + scale * mixed, labels, weights)
-        of_scale = scale * float((slope * mixed).sum()) + values[0] / variance
-        return value + _prior(values[0], bias, variance), np.array([of_scale, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
+        off = values[0] - mean
+        of_scale = scale * float((slope * mixed).sum()) + off / variance
+        return value + _prior(off, bias, variance), np.array([of_scale, *(slope.sum(axis=0) + 2 * bias / _VAGUE)])
 
     bounds = [(-3, 3), *[(None, None)] * mixed.shape[1]]
     found = minimize(loss, np.zeros(1 + mixed.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
@@ -267,7 +272,7 @@ def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Flo
 
 
 def _prior(log_scale: float, bias: Floats, variance: float = _VAGUE) -> float:
-    """Return minus the log of normal priors, that of the log scale with `variance`.
+    """Return minus the log of normal priors; `log_scale` is its distance from the prior's mean.
 
     For two classes the bias counts as that of the margin.
     """

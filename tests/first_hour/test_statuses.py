@@ -160,6 +160,7 @@ def test_ctrl_c_says_how_to_resume_a_simulation(cdtl: Cdtl) -> None:
     assert not Path("other").exists()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_of_any_command_ends_it_without_a_word(cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cdtl_core.config.reference.reference_page", lambda: signal.raise_signal(signal.SIGINT))
     done = cdtl("config", "reference")
