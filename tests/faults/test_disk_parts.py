@@ -4,6 +4,7 @@ What a part did not say was done may be missing, and is done again; what it said
 """
 
 import asyncio
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,12 @@ def test_what_a_filter_keeps_beside_its_log_is_whole_or_absent(room: Room) -> No
 
 
 @pytest.mark.attack(PROPERTY, "the k-th call of a service's start fails")
-def test_a_service_starts_or_says_why(room: Room) -> None:
+def test_a_service_starts_or_says_why(
+    room: Room, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder of its own for temporary files: what other processes leave in the common one is removed at a start, once.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("scratch")))
+
     def act(folder: Path, disk: Disk) -> None:
         with running_service(folder) as (_, scratch):
             assert scratch.is_dir()
