@@ -29,16 +29,16 @@ __all__ += ["fit_shares", "patient_weights", "share_prior", "standard_of"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+_FLAT = 1e-6
 EQUAL_SHARE = 1.0
 FEWEST_PATIENTS = 20
-"""With fewer held-out patients the evidence is weak, and the prior holds the share closer to 1."""
-_FLAT = 1e-6
+"""With fewer held-out patients the priors of share and scale are narrower."""
 _SPREAD = 1.4
 """Standard deviation of the normal prior of r, whose mean is 1; docs/decisions.md explains the value."""
 _VAGUE = 4.0
-"""Variance of the priors of bias and log scale, almost unconstrained; `_prior_of_scale` with few patients."""
+"""Variance of the priors of bias and log scale, almost unconstrained; the scale's is smaller with few patients."""
 _SCALE = 0.5
-"""Scale that is expected where no patient speaks: right for a pool with an AUROC of about 0.75."""
+"""Scale that is expected without patients: right for an AUROC of about 0.75; docs/decisions.md."""
 
 
 @dataclass(frozen=True)
@@ -241,12 +241,6 @@ def _fit_share(evidence: Evidence) -> float:
     return float(found[0])
 
 
-def _prior_of_scale(patients: float) -> tuple[float, float]:
-    """Return mean and variance of the log scale's prior; docs/decisions.md explains them."""
-    known = min(1.0, patients / FEWEST_PATIENTS)
-    return (1 - known) * math.log(_SCALE), _VAGUE * known**2
-
-
 def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Floats]:
     """Return scale and bias with the lowest penalised log-loss.
 
@@ -257,7 +251,8 @@ def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Flo
     """
     from scipy.optimize import minimize
 
-    mean, variance = _prior_of_scale(float(weights.sum()))
+    known = min(1.0, float(weights.sum()) / FEWEST_PATIENTS)
+    mean, variance = (1 - known) * math.log(_SCALE), _VAGUE * known**2
 
     def loss(values: Floats) -> tuple[float, Floats]:
         scale, bias = np.exp(values[0]), values[1:]
@@ -272,10 +267,7 @@ def _fit_scale(mixed: Floats, labels: Ints, weights: Floats) -> tuple[float, Flo
 
 
 def _prior(log_scale: float, bias: Floats, variance: float = _VAGUE) -> float:
-    """Return minus the log of normal priors; `log_scale` is its distance from the prior's mean.
-
-    For two classes the bias counts as that of the margin.
-    """
+    """Return minus the log of normal priors, of `log_scale` less its mean; for two classes the bias is the margin's."""
     return float(log_scale**2 / (2 * variance) + np.square(bias).sum() / _VAGUE)
 
 

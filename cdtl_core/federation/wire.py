@@ -34,26 +34,10 @@ from cdtl_core.federation.state import HeadSum, Member
 from cdtl_core.models.weights import Weights, check_finite
 from cdtl_core.system.foreign import visible
 
-__all__ = [
-    "FinalScalars",
-    "Introduction",
-    "decode_final",
-    "decode_heads",
-    "decode_initial_weights",
-    "decode_introduction",
-    "decode_order",
-    "decode_question",
-    "decode_update",
-    "encode_final",
-    "encode_heads",
-    "encode_initial_weights",
-    "encode_introduction",
-    "encode_order",
-    "encode_question",
-    "encode_update",
-    "initial_weights_bytes",
-    "num_bytes",
-]
+__all__ = ["FinalScalars", "Introduction", "decode_final", "decode_heads", "decode_initial_weights"]
+__all__ += ["decode_introduction", "decode_order", "decode_question", "decode_update", "encode_final"]
+__all__ += ["encode_heads", "encode_initial_weights", "encode_introduction", "encode_order", "encode_question"]
+__all__ += ["encode_update", "initial_weights_bytes", "num_bytes"]
 
 _Record = TypeVar("_Record", ConfigRecord, MetricRecord)
 _CHOICES = (POOL, OWN, JOINT)

@@ -171,6 +171,21 @@ def test_the_share_is_the_minimum_of_the_penalised_loss(count):
     assert around[1] == min(around)
 
 
+@pytest.mark.parametrize("count", [6, 12, 40])
+def test_the_scale_is_the_minimum_of_the_penalised_loss(count):
+    """The prior of docs/decisions.md, written out for two classes and searched on a grid."""
+    rng = np.random.default_rng(4)
+    labels = (np.arange(count) % 3 == 0).astype(np.int64)
+    own, joint = informed(labels, 1.0, rng), informed(labels, 0.8, rng)
+    own, joint = (own - own.mean()) / own.std(), (joint - joint.mean()) / joint.std()
+    pool, known = evidence_of(own, joint, labels), min(1, count / 20)
+    scales, biases = np.meshgrid(np.geomspace(0.05, 20, 600), np.linspace(-4, 4, 321), indexing="ij")
+    loss = (np.log(scales) - (1 - known) * np.log(0.5)) ** 2 / (8 * known**2) + biases**2 / 8
+    for margin, label in zip(own + pool.share * joint, labels, strict=True):
+        loss -= np.log(expit((2 * label - 1) * (biases + scales * margin)))
+    assert pool.scale == pytest.approx(scales.flat[loss.argmin()], rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("own", "joint", "patients", "least"),
     [(0.91, 0.42, 20, -1.6), (0.75, 0.75, 20, 1.0), (0.55, 0.70, 20, 8.0), (0.55, 0.70, 100, 11.0)],

@@ -57,6 +57,18 @@ def test_a_port_in_use_ends_the_start_at_once(cdtl: Cdtl) -> None:
     assert (status.code, "not running" in status.out) == (7, True)
 
 
+@pytest.mark.parametrize(("part", "stored"), [("filter", True), ("node", False)])
+def test_only_the_part_that_reaches_the_coordinator_stores_its_address(
+    cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch, part: str, stored: bool
+) -> None:
+    """Both parts may start at the same moment with the same options, and one file has one writer."""
+    monkeypatch.setattr("cdtl_core.deploy.participation.serve_site", lambda *_: None)
+    Path("ca.crt").write_text("-----BEGIN CERTIFICATE-----")
+    Path("alba").mkdir()
+    assert cdtl("site", "start", "alba", "--part", part, "--server", "localhost:8443", "--ca", "ca.crt").code == 0
+    assert Path("alba/coordinator.json").exists() == stored
+
+
 def test_a_url_is_no_name_of_a_server(cdtl: Cdtl, tmp_path: Path) -> None:
     done = cdtl("server", "init", "office", "--name", "https://federation.example.org:8443")
     assert done.code == 3
