@@ -228,16 +228,6 @@ def test_a_torn_first_line_was_no_ledger(tmp_path: Path) -> None:
     assert len(read_ledger(torn).entries) == 1
 
 
-def test_a_kill_before_the_first_head_json_and_another_soon_after_lock_no_process_out(folder: Path) -> None:
-    (folder / "head.json").unlink()
-    open_ledger(folder, site="alba", num_patients=200)
-    head = (folder / "head.json").read_bytes()
-    reserve(folder, run="study", round=1, steps=4, budget=FAST)
-    (folder / "head.json").write_bytes(head)
-    trained(folder, range(2, 3), steps=4, budget=FAST)
-    assert sum(one.steps for one in read_ledger(folder).history) == 8
-
-
 def test_a_known_ledger_keeps_its_number_and_its_patients(folder: Path) -> None:
     first = read_ledger(folder)
     assert open_ledger(folder, site="other", num_patients=5) == first

@@ -117,3 +117,17 @@ def test_the_ledger_never_says_less_than_the_truth_and_never_more_than_the_targe
             assert after >= world.truth() - 1e-9
             assert after <= max(one.target_epsilon for one in BUDGETS.values()) * (1 + 1e-9)
             assert after >= before - 1e-9 or kind == "commit"  # only steps reserved and not taken are given back
+
+
+def test_a_kill_before_the_first_head_json_and_another_soon_after_lock_no_process_out(tmp_path: Path) -> None:
+    folder, budget = tmp_path / "privacy", Budget(target_epsilon=4.0, target_delta=DELTA, sample_rate=1.0, steps=30)
+    open_ledger(folder, site="alba", num_patients=200)
+    (folder / "head.json").unlink()
+    open_ledger(folder, site="alba", num_patients=200)
+    head = (folder / "head.json").read_bytes()
+    reserve(folder, run="study", round=1, steps=4, budget=budget)
+    (folder / "head.json").write_bytes(head)
+    reservation = reserve(folder, run="study", round=2, steps=4, budget=budget)
+    assert reservation is not None
+    commit(folder, reservation, 4)
+    assert sum(one.steps for one in read_ledger(folder).history) == 8
