@@ -15,8 +15,7 @@ import pytest
 
 from simulations.raylets import LIKE_THE_DRIVER, Raylets, wait_until
 from tests.conftest import Cdtl
-from tests.simulation.test_cluster_options import STUDY
-from tests.simulation.test_compare import TINY
+from tests.simulation.test_compare import STUDY, TINY
 from tests.stub import STUB
 
 ROOT = Path(__file__).parents[2]

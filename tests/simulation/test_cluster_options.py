@@ -1,21 +1,69 @@
 """A study in parts, and what is refused of a cluster's options and nodes; no raylet is started."""
 
+import pickle
 import socket
 import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from cdtl_core.config.settings import load_simulation
+from cdtl_core.simulation.cell import open_sites
 from cdtl_core.simulation.cluster.nodes import Demand, fault_here, versions
-from tests.conftest import Cdtl
-from tests.simulation.test_compare import TINY
-
-STUDY = ("--methods", "alone,cdtl", "--seeds", "2", "--folds", "2", "--patients", "4,all", "--target", "alba")
+from tests.conftest import Cdtl, Tries
+from tests.simulation.test_compare import STUDY, TINY
 
 
 @pytest.fixture(autouse=True)
 def config(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
+
+
+class Recording:
+    """A crew that keeps what would be sent to other machines, and works here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.own_folder, self.sent = str(folder), b""
+
+    def work_through(self, tasks: Sequence[Any], work: Callable[[Any], Any]) -> Generator[tuple[Any, Any]]:
+        self.sent += pickle.dumps(work)
+        for task in tasks:
+            self.sent += pickle.dumps(task)
+            yield task, work(task)
+
+
+@pytest.mark.attack("no image leaves a machine unasked", "look for each image in what a cluster's nodes are sent")
+@pytest.mark.parametrize("asked", [False, True])
+def test_no_image_is_sent_to_a_cluster_unless_the_settings_ask_for_it(
+    cdtl: Cdtl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: Tries, asked: bool
+) -> None:
+    crew = Recording(tmp_path / "node")
+    monkeypatch.setattr("cdtl_core.simulation.cluster.crew.joined", lambda *_, **__: nullcontext(crew))
+    options = (
+        "--engine",
+        "ray",
+        "--address",
+        "auto",
+        "--out",
+        "x",
+        "--set",
+        f"cluster.send_images={str(asked).lower()}",
+    )
+    done = cdtl("compare", "tiny.toml", *STUDY, *options)
+    assert done.code == 0, done.err
+    pixels = [
+        np.asarray(site.cohort.folds["train"].pixels)
+        for site in open_sites(load_simulation(Path("tiny.toml")), Path("x"))
+    ]
+    images = [image.tobytes() for of_site in pixels for image in of_site]
+    tries.add(len(images))
+    assert len(images) > 30
+    assert {image in crew.sent for image in images} == {asked}
+    assert b".png" not in crew.sent
 
 
 def test_parts_of_a_study_give_the_bytes_of_the_whole(cdtl: Cdtl, tmp_path: Path) -> None:
