@@ -6,10 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.errors import ConfigError
 from cdtl_core.metrics.bands import average_precision
-from cdtl_core.system.foreign import visible
-from cdtl_core.system.plugins import adopt, adopt_all, guarded, plugins
+from cdtl_core.system.plugins import adopt, adopt_all, explaining, guarded, plugins
 
 __all__ = [
     "Metric",
@@ -115,15 +114,9 @@ def _value_of(name: str, positive: npt.NDArray[np.bool_], probability: Floats) -
     Raises:
         ConfigError: It fails; the training before it is kept.
     """
-    try:
+    remedy = "correct it, then give the command with --resume and the run's folder; what was trained is kept"
+    with explaining(f"the metric '{name}' failed", remedy):
         return float(_REGISTERED[name](positive, probability))
-    except CdtlError:
-        raise  # of a plugin; the sentence names its package
-    except Exception as error:  # anyone's code may raise anything
-        raise ConfigError(
-            f"the metric '{name}' failed ({type(error).__name__}: {visible(error)}): correct it, then give the command "
-            "with --resume and the run's folder; what was trained is kept."
-        ) from error
 
 
 def _usual(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:

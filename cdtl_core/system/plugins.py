@@ -20,8 +20,16 @@ from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.system.foreign import visible
 from cdtl_core.system.shipped import bundle_root
 
-__all__ = ["KINDS", "Plugin", "adopt", "adopt_all", "clashes", "faults", "guarded", "kind_in_words", "naming_plugin"]
-__all__ += ["package_key", "plugin_of", "plugin_packages", "plugins", "plugins_of_package", "sources_of"]
+__all__ = ["KINDS", "Plugin", "adopt", "adopt_all", "clashes", "explaining", "faults", "guarded", "kind_in_words"]
+__all__ += [
+    "naming_plugin",
+    "package_key",
+    "plugin_of",
+    "plugin_packages",
+    "plugins",
+    "plugins_of_package",
+    "sources_of",
+]
 
 _SINGULAR = {
     "backbones": "backbone",
@@ -165,6 +173,25 @@ def naming_plugin(kind: str, name: str) -> Iterator[None]:
             f"{plugin.what} failed ({type(error).__name__}: {visible(error)}): repair the package {plugin.package}, or "
             "choose another."
         ) from error
+
+
+@contextmanager
+def explaining(what: str, remedy: str) -> Iterator[None]:
+    """Say what failed and what to do where a registered function raises; cdtl's own errors pass, as those of plugins.
+
+    Args:
+        what: What was done, such as ``the loss 'focal' failed``.
+        remedy: What to do, without a full stop.
+
+    Raises:
+        ConfigError: It raised.
+    """
+    try:
+        yield
+    except CdtlError:
+        raise
+    except Exception as error:  # anyone's code may raise anything
+        raise ConfigError(f"{what} ({type(error).__name__}: {visible(error)}): {remedy}.") from error
 
 
 def guarded(kind: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import RunConfig
-from cdtl_core.errors import CdtlError, ConfigError
-from cdtl_core.system.foreign import visible
+from cdtl_core.errors import ConfigError
+from cdtl_core.system.plugins import explaining
 from cdtl_core.system.registry import Registry
 
 __all__ = ["LOSSES", "PLAIN", "Loss", "Mixture", "Objective", "Proximal", "Slope", "check_loss", "mix_tensors"]
@@ -65,16 +65,9 @@ def check_loss(config: RunConfig) -> None:
         return
     logits = torch.linspace(-1, 1, 2 * count * count).reshape(2 * count, count).requires_grad_()
     labels, weight = torch.arange(count).repeat(2), torch.ones(count) if config.train.class_weighted else None
-    with torch.random.fork_rng(devices=[]):  # the check changes no random number of the training
-        try:
-            found = loss(logits, labels, weight)
-        except CdtlError:
-            raise  # of a plugin; the sentence names its package
-        except Exception as error:  # anyone's code may raise anything
-            raise ConfigError(
-                f"the loss '{name}' failed on a small batch ({type(error).__name__}: {visible(error)}): write it as a "
-                "function of logits (B K), labels (B) and class weights (K or None)."
-            ) from error
+    remedy = "write it as a function of logits (B K), labels (B) and class weights (K or None)"
+    with explaining(f"the loss '{name}' failed on a small batch", remedy), torch.random.fork_rng(devices=[]):
+        found = loss(logits, labels, weight)  # the check changes no random number of the training
     if not isinstance(found, torch.Tensor) or found.numel() != 1 or not found.requires_grad:
         got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
         got += ", without a gradient" if isinstance(found, torch.Tensor) and not found.requires_grad else ""
