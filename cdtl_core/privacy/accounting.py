@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cdtl_core.errors import PrivacyError
@@ -154,19 +153,21 @@ def _opacus(name: str) -> Any:
     """
     if "opacus" in sys.modules:
         return importlib.import_module(f"opacus.accountants.{name}")
-    root = _place("opacus")
+    root = _place()
     packages = (
-        *_plain_special(name),
         stand_in("opacus", __path__=[str(root)]),
         stand_in("opacus.optimizers", DPOptimizer=object),  # an annotation
         stand_in("opacus.accountants", __path__=[str(root / "accountants")]),
         stand_in("scipy.signal", convolve=late("scipy.signal", "convolve")),  # for steps of several kinds
     )
-    with standing_in(*packages):
-        found = importlib.import_module(f"opacus.accountants.{name}")
+    try:
+        with standing_in(*packages):
+            found = importlib.import_module(f"opacus.accountants.{name}")
+    except (ImportError, AttributeError):  # another version, which needs more of them
+        found = None
     for own in [key for key in sys.modules if key.startswith("opacus.")]:
         del sys.modules[own]  # Opacus itself, when it is imported, loads them as its own
-    return found
+    return found or importlib.import_module(f"opacus.accountants.{name}")
 
 
 @contextmanager
@@ -177,17 +178,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _plain_special(name: str) -> tuple[ModuleType, ...]:
-    """Return what the RDP formulas need of ``scipy.special``, whose package takes four times as long as the rest."""
-    if name != "rdp" or "scipy.special" in sys.modules:
-        return ()
-    with standing_in(stand_in("scipy.special", __path__=[str(_place("scipy") / "special")])):
-        functions = importlib.import_module("scipy.special._ufuncs")
-    return (stand_in("scipy.special", binom=functions.binom, log_ndtr=functions.log_ndtr),)
-
-
-def _place(package: str) -> Path:
-    spec = find_spec(package)
+def _place() -> Path:
+    spec = find_spec("opacus")
     assert spec is not None and spec.origin is not None  # noqa: S101, PT018 - installed with cdtl
     return Path(spec.origin).parent
 

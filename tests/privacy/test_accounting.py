@@ -170,3 +170,15 @@ def test_without_torch_the_figures_are_opacus_own_to_the_last_bit() -> None:
     prv = epsilon_prv(steps, DELTA)
     said = [f"{epsilon(steps, DELTA)} {prv}", "False []", f"opacus.optimizers.optimizer {prv}"]
     assert done.stdout.splitlines() == said
+
+
+@pytest.mark.integration
+def test_where_the_accountants_need_more_of_opacus_all_of_it_is_loaded() -> None:
+    code = (
+        "import sys, types\n"
+        "import cdtl_core.privacy.accounting as room\n"
+        "room.stand_in = lambda name, **_: types.ModuleType(name)\n"  # too little, as of another version
+        f"print(room.epsilon([room.Steps(1.0, 0.16, 24)], {DELTA}), 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(epsilon([Steps(1.0, 0.16, 24)], DELTA)), "True"]
