@@ -54,7 +54,7 @@ def test_approved_code_that_attacks_its_site_in_mid_training_gets_nothing(
     made.start("coordinator")
     made.start("alba", "filter")
     made.start("alba", "node")
-    made.until(lambda: node_status(home)["running"], 240.0, "the node")
+    made.until(lambda: node_status(home)["running"] and site_status(home)["running"], 240.0, "both parts of the site")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         facts = known(home, made, listener)
         before = {path: path.read_bytes() for path in map(Path, facts["files"])}  # type: ignore[call-overload]
