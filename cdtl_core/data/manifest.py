@@ -105,7 +105,7 @@ def _refuse_repeated(cases: Sequence[Case], source: str) -> None:
 
 def _cell(row: Row, column: str) -> str:
     own = {"file": str(row.file), "label": row.label, "patient_id": row.patient, "split": row.split, "group": row.group}
-    cells = {**own, **row.more}
+    cells = {**own, "exam_id": row.exam, **row.more}
     if column not in cells:
         raise ConfigError(f"data.where names the column {column}, the manifest has {', '.join(cells)}: use one.")
     return cells[column]

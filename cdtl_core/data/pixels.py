@@ -23,9 +23,10 @@ from cdtl_core.system.durable import file_hash, replace_json, unwritable
 from cdtl_core.system.progress import report
 from cdtl_core.system.threads import num_cores
 
-__all__ = ["PixelFile", "Pixels", "content_id", "load_pixels", "one_channel"]
+__all__ = ["Ints", "PixelFile", "Pixels", "content_id", "load_pixels", "one_channel"]
 
 Pixels = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class PixelFile:
     Attributes:
         array: N C size size, memory-mapped; C = 1 if all are gray, else 3.
         bits: Most bits per sample among the source files.
+        counts: Number of images of each file, in the order of the files; they stand in `array` one after the other.
     """
 
     array: Pixels
     bits: int
+    counts: Ints
 
 
 def load_pixels(
@@ -77,7 +80,8 @@ def load_pixels(
         bits = _decode(list(zip(files, parts, strict=True)), size, frame, data, workers or num_cores())
         replace_json(note, {"images": len(files), "size": size, "intake": INTAKE_VERSION, "bits": bits})
     found: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
-    return PixelFile(found, int(json.loads(note.read_text(encoding="utf-8"))["bits"]))
+    bits = int(json.loads(note.read_text(encoding="utf-8"))["bits"])
+    return PixelFile(found, bits, np.ones(len(files), np.int64))
 
 
 def one_channel(image: Pixels) -> Pixels:

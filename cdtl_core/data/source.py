@@ -13,6 +13,7 @@ from cdtl_core.system.durable import replace_bytes
 __all__ = ["Row", "read_table", "rows_of_manifest", "write_manifest"]
 
 _COLUMNS = ("file", "label", "patient_id", "split", "group")
+_EXAM = "exam_id"  # written only if an image has one
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -20,7 +21,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 class Row:
     """One image as its source lists it; label, patient and split may be empty.
 
-    `more` holds further columns.
+    `more` holds further columns. `exam` names the exam that the image belongs to; empty: the image is its own exam.
     """
 
     file: Path
@@ -29,6 +30,7 @@ class Row:
     split: str = ""
     group: str = ""
     more: Mapping[str, str] = field(default_factory=dict)
+    exam: str = ""
 
 
 def rows_of_manifest(path: Path) -> list[Row]:
@@ -90,18 +92,20 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as manifest.csv, atomically; files below its folder are written as relative paths."""
     found = list(rows)
     more = list(dict.fromkeys(name for row in found for name in row.more))
-    lines = [[*_COLUMNS, *more]]
+    exam = [_EXAM] if any(row.exam for row in found) else []
+    lines = [[*_COLUMNS, *exam, *more]]
     for row in found:
         values = [_relative(row.file, path.parent), row.label, row.patient, row.split, row.group]
+        values += [row.exam] if exam else []
         lines.append([*values, *(row.more.get(name, "") for name in more)])
     text = "".join(",".join(_quoted(cell) for cell in line) + "\n" for line in lines)
     replace_bytes(path, text.encode())
 
 
 def _row(folder: Path, line: Mapping[str, str]) -> Row:
-    more = {name: value for name, value in line.items() if name not in _COLUMNS}
+    more = {name: value for name, value in line.items() if name not in (*_COLUMNS, _EXAM)}
     file, label, patient, split, group = (line.get(name, "") for name in _COLUMNS)
-    return Row(folder / file, label, patient, split, group, more)
+    return Row(folder / file, label, patient, split, group, more, line.get(_EXAM, ""))
 
 
 def _relative(file: Path, folder: Path) -> str:
