@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
     from cdtl_core.config.modalities import Modality, register_modality
     from cdtl_core.config.settings import load_config
-    from cdtl_core.data.synthetic.phantom import write_phantoms
+    from cdtl_core.data.synthetic.writing import write_phantoms
     from cdtl_core.data.transforms import register_transform
     from cdtl_core.federation.site import Site
     from cdtl_core.inference.model_folder import ModelNote, load_model
@@ -122,7 +122,7 @@ _PLACES = {
     "resume_simulation": ".simulation.simulate",
     "simulate": ".simulation.simulate",
     "study_of": ".simulation.study",
-    "write_phantoms": ".data.synthetic.phantom",
+    "write_phantoms": ".data.synthetic.writing",
 }
 """Module of each name that is loaded late, relative to this package."""
 

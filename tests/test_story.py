@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cdtl_core.data.synthetic.phantom import write_phantoms
+from cdtl_core.data.synthetic.writing import write_phantoms
 from cdtl_core.deploy.runs import ENDED, load_run_state
 from cdtl_core.deploy.status import site_status
 from cdtl_core.system.foreign import read_json

@@ -164,7 +164,9 @@ def _count(schema: Mapping[str, Any], what: str, unit: str) -> str:
         return ""
     if least is None:
         return f", at most {most} {unit}"
-    return f", {least} or more {unit}" if most is None else f", {least} to {most} {unit}"
+    if most is None:
+        return f", {least} or more {unit}"
+    return f", {most} {unit}" if least == most else f", {least} to {most} {unit}"
 
 
 def _range(schema: Mapping[str, Any]) -> str:

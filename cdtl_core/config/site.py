@@ -15,6 +15,9 @@ __all__ = ["ApprovalConfig", "BoxConfig", "ComputeConfig", "DataConfig", "Locks"
 __all__ += ["SitePrivacy"]
 
 
+_Count = Annotated[int, Field(ge=1, le=4096)]
+
+
 class PhantomConfig(Settings):
     """Synthetic images in place of a hospital's own."""
 
@@ -25,11 +28,33 @@ class PhantomConfig(Settings):
     train: int | None = Field(None, ge=4, examples=[24])
     """Number of patients for training, and the same number for validation; all others are tested. A site can then have
     few training patients and still measure its model."""
+    images: _Count | Annotated[tuple[_Count, ...], Field(min_length=2, max_length=2)] | None = Field(
+        None, examples=[8, (2, 6)]
+    )
+    """Images of an exam: a number, or the fewest and the most. Each patient then has one exam, and one of its images
+    shows what the label says. Without it each patient has one or two images, and all show it."""
+    series: bool = False
+    """Each exam is an MRI volume, a folder of DICOM files with one slice each; `images` is the number of slices."""
+
+    @property
+    def exam_images(self) -> tuple[int, int] | None:
+        """Fewest and most images of an exam; None: no exams."""
+        if self.images is None:
+            return None
+        return (self.images, self.images) if isinstance(self.images, int) else (self.images[0], self.images[1])
 
     @model_validator(mode="after")
     def _some_are_tested(self) -> "PhantomConfig":
         if self.train is not None and self.patients < 2 * self.train + 4:
             raise ValueError(f"train is {self.train} of {self.patients} patients: at least 4 must be left for the test")
+        return self
+
+    @model_validator(mode="after")
+    def _exams(self) -> "PhantomConfig":
+        if self.exam_images is not None and self.exam_images[0] > self.exam_images[1]:
+            raise ValueError(f"images is {list(self.exam_images)}: give the fewest, then the most")
+        if self.series and self.images is None:
+            raise ValueError("series asks for volumes and images is not given: set images to the number of slices")
         return self
 
 
@@ -182,4 +207,6 @@ class SiteConfig(Settings):
     def _one_source(self) -> "SiteConfig":
         if (self.data.manifest is None) == (self.data.phantom is None):
             raise ValueError("a site needs either data.manifest (its own images) or data.phantom (synthetic ones)")
+        if self.data.phantom is not None and self.data.phantom.series and self.modality != "mri":
+            raise ValueError(f"data.phantom.series gives MRI volumes and the modality is {self.modality}: leave it out")
         return self

@@ -98,11 +98,12 @@ def _split(home: Path, cases: tuple[Case, ...], config: RunConfig, labels: tuple
 def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ...]) -> tuple[Case, ...]:
     phantom = own.data.phantom
     if phantom is not None:
-        few = f"-{phantom.train}" if phantom.train else ""
-        folder = SiteFolder(home).cache / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}{few}"
+        few, exam = f"-{phantom.train}" if phantom.train else "", phantom.exam_images
+        form = f"-{'slices' if phantom.series else 'images'}{exam[0]}to{exam[1]}" if exam else ""
+        folder = SiteFolder(home).cache / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}{few}{form}"
         manifest = folder / "manifest.csv"
         if not manifest.exists():
-            from cdtl_core.data.synthetic.phantom import write_phantoms
+            from cdtl_core.data.synthetic.writing import write_phantoms
 
             write_phantoms(
                 folder,
@@ -111,6 +112,8 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
                 seed=phantom.seed,
                 size=config.image.size,
                 train=phantom.train,
+                images=exam,
+                series=phantom.series,
             )
     else:
         manifest = own.data.root.expanduser() / (own.data.manifest or "")

@@ -46,7 +46,7 @@ def prepare(job: Job, folder: Path) -> Path:
     """Write a job's folder and return it."""
     import torch
 
-    from cdtl_core.data.synthetic.phantom import write_phantoms
+    from cdtl_core.data.synthetic.writing import write_phantoms
     from cdtl_core.models.model import build_initial_weights
     from cdtl_core.site.home import open_site
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdtl_core.data.synthetic.phantom import write_phantoms
+from cdtl_core.data.synthetic.writing import write_phantoms
 from tests.conftest import Cdtl
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from cdtl_core.config.modalities import modality_of
 from cdtl_core.data.manifest import read_manifest
 from cdtl_core.data.synthetic import phantom
-from cdtl_core.data.synthetic.phantom import MODALITIES, draw_patient, render_phantom, render_view, write_phantoms
+from cdtl_core.data.synthetic.phantom import MODALITIES, draw_patient, render_phantom, render_view
+from cdtl_core.data.synthetic.writing import write_phantoms
 from cdtl_core.errors import DataError
 
 LABELS = ("benign", "malignant")
@@ -112,7 +113,7 @@ def test_lesion_area_does_not_depend_on_the_outline() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         patient = draw_patient(seed % 2 == 1, rng)
-        scene = phantom._draw_scene(patient, rng, 256)
+        scene = phantom.draw_scene(patient, rng, 256)
         assert scene.inside.sum() == pytest.approx(np.pi * (256 * patient.radius) ** 2, rel=0.02)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cdtl_core.config import RunConfig
 from cdtl_core.data.listing.folders import rows_of
-from cdtl_core.data.synthetic.phantom import write_phantoms
+from cdtl_core.data.synthetic.writing import write_phantoms
 from tests.deploy.conftest import Figures
 from tests.deploy.deployment import MODEL
 from tests.deploy.joined import Make, Tiny, make

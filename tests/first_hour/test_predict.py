@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.data.synthetic.phantom import write_phantoms
+from cdtl_core.data.synthetic.writing import write_phantoms
 from tests.conftest import Cdtl, Played
 from tests.data.written import dicom
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.config.folders import SITE_FILE
-from cdtl_core.data.synthetic.phantom import write_phantoms
+from cdtl_core.data.synthetic.writing import write_phantoms
 from tests.conftest import Cdtl
 
 pytestmark = pytest.mark.integration
