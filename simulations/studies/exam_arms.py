@@ -59,12 +59,12 @@ def play(home: Path, own: Mapping[str, Any], run: RunConfig, arms: Mapping[str, 
     save_toml(home / SITE_FILE, dict(own))
     rows = rows_of_manifest(Path(own["data"]["root"]) / own["data"]["manifest"])
     exam_of = {row.file.name: row.exam for row in rows} | {row.exam: row.exam for row in rows}
-    exams, truth, scores = (), np.zeros(0, bool), dict[str, Floats]()
+    exams, truth, scores = tuple[str, ...](), np.zeros(0, np.bool_), dict[str, Floats]()
     for name, changes in arms.items():
         found, positive, values = _trained(home, changed_run(run, changes, name))
         names = np.array([exam_of[one] for one in found])
         exams = tuple(sorted(set(names.tolist())))
-        groups = [names == exam for exam in exams]
+        groups: list[npt.NDArray[np.bool_]] = [names == exam for exam in exams]
         truth = np.array([positive[group].all() for group in groups])
         if changes["task"]["unit"] == "image":
             scores[f"{name}, mean"] = np.array([values[group].mean() for group in groups])
