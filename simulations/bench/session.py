@@ -71,7 +71,12 @@ class Session:
         return run
 
 
-_QUIET = {"FLWR_TELEMETRY_ENABLED": 0, "RAY_USAGE_STATS_ENABLED": 0, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 0}
+_QUIET: dict[str, object] = {
+    "FLWR_TELEMETRY_ENABLED": 0,
+    "RAY_USAGE_STATS_ENABLED": 0,
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 0,
+}
+_QUIET["RAY_ADDRESS"] = "local"  # Ray would join the cluster that a killed program has noted as running
 
 
 def _commands(folder: Path, nvflare: Path | None) -> Mapping[str, list[str]]:
