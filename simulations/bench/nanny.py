@@ -3,7 +3,9 @@
     python -m simulations.bench.nanny OUT.json PSS_EVERY_S COMMAND ...
 
 A process that is orphaned below this one becomes its child (Linux), so processes that detach, as Ray's do, are counted
-and ended too. It ends with the program's exit code.
+and ended too. The kernel counts a process when its parent waits for it. Ray's node does not wait for its workers, so
+the processor time of each process is read every second, too; the larger of the two sums is taken. It ends with the
+program's exit code.
 """
 
 import ctypes
@@ -25,6 +27,7 @@ from simulations.bench.pss import tree_pss
 __all__ = ["main"]
 
 _PR_SET_CHILD_SUBREAPER = 36
+_CPU_EVERY_S = 1.0
 
 
 def main() -> int:
@@ -33,34 +36,57 @@ def main() -> int:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    peak = _Peak(every)
+    watch = _Watch(every)
     began = time.monotonic()
     program = subprocess.Popen(command)  # noqa: S603
     try:
-        if every:
-            threading.Thread(target=peak.watch, args=(program.pid,), daemon=True).start()
+        threading.Thread(target=watch.follow, args=(program.pid,), daemon=True).start()
         code = program.wait()
         wall = time.monotonic() - began
+        watch.read_processors()
     finally:
         _end_all()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    figures = {"code": code, "wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_pss": peak.bytes}
+    cpu = max(used.ru_utime + used.ru_stime, watch.cpu_s)
+    figures = {"code": code, "wall_s": wall, "cpu_s": cpu, "peak_pss": watch.peak_bytes}
     out.write_text(json.dumps(figures), encoding="utf-8")
     return code
 
 
-class _Peak:
-    """The most memory that a tree of processes had at any look."""
+class _Watch:
+    """The most memory that a tree of processes had at any look, and the processor time of each of its processes.
 
-    def __init__(self, every_s: float) -> None:
-        self._every_s, self.bytes = every_s, 0
+    Args:
+        memory_every_s: Seconds between two looks at memory; 0: none.
+    """
 
-    def watch(self, pid: int) -> None:
-        me = os.getpid()
+    def __init__(self, memory_every_s: float) -> None:
+        self._memory_every_s, self.peak_bytes = memory_every_s, 0
+        self._cpu_s: dict[tuple[int, float], float] = {}
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of all processes that were seen, without the last second of those that ended."""
+        return sum(self._cpu_s.values())
+
+    def follow(self, pid: int) -> None:
+        """Look at the processes below this one until the program has ended."""
+        read_at = 0.0
         while psutil.pid_exists(pid):
-            children = psutil.Process(me).children()
-            self.bytes = max(self.bytes, sum(tree_pss(child.pid) for child in children))
-            time.sleep(self._every_s)
+            if self._memory_every_s:
+                children = psutil.Process().children()
+                self.peak_bytes = max(self.peak_bytes, sum(tree_pss(child.pid) for child in children))
+            if time.monotonic() - read_at >= _CPU_EVERY_S:
+                self.read_processors()
+                read_at = time.monotonic()
+            time.sleep(self._memory_every_s or _CPU_EVERY_S)
+
+    def read_processors(self) -> None:
+        """Note the processor time of each process below this one."""
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                self._cpu_s[process.pid, process.create_time()] = times.user + times.system
 
 
 def _end_all() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cdtl_core.errors import CdtlError
 from simulations.bench.job import JOBS, prepare
@@ -71,7 +72,7 @@ class Session:
         return run
 
 
-_QUIET: dict[str, object] = {
+_QUIET: dict[str, Any] = {
     "FLWR_TELEMETRY_ENABLED": 0,
     "RAY_USAGE_STATS_ENABLED": 0,
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 0,

@@ -93,6 +93,13 @@ def test_a_program_prints_and_leaves_no_process_behind() -> None:
     assert not [one for one in psutil.process_iter(["cmdline"]) if orphan in " ".join(one.info["cmdline"] or ())]
 
 
+def test_processor_time_counts_of_children_for_which_their_parent_does_not_wait() -> None:
+    burn = "import time\nwhile time.process_time() < 2.5: pass"
+    parent = "import signal, subprocess, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+    run = play([sys.executable, "-c", f"{parent}subprocess.Popen([sys.executable, '-c', {burn!r}]).wait()"])
+    assert run.cpu_s >= 1.0
+
+
 def test_a_program_that_fails_is_told_with_its_last_words() -> None:
     with pytest.raises(CdtlError, match="code 3: no room left"):
         play([sys.executable, "-c", "print('no room left'); raise SystemExit(3)"])
