@@ -16,8 +16,10 @@ import psutil
 
 from cdtl_core.data.box import Square, cut
 from cdtl_core.data.decode import INTAKE_VERSION
-from cdtl_core.data.decode.read import fit_square, read_picture
-from cdtl_core.data.frame import Frame
+from cdtl_core.data.decode.formats import series_files
+from cdtl_core.data.decode.plan import Plan, Survey
+from cdtl_core.data.decode.read import fit_square, read_images, read_picture, survey_images
+from cdtl_core.data.frame import Frame, Slices
 from cdtl_core.errors import DataError
 from cdtl_core.system.durable import file_hash, replace_json, unwritable
 from cdtl_core.system.progress import report
@@ -27,6 +29,7 @@ __all__ = ["Ints", "PixelFile", "Pixels", "content_id", "load_pixels", "one_chan
 
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
+_BLOCK = 256  # images that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -53,35 +56,43 @@ def load_pixels(
     frame: Frame = "middle",
     strict: bool = False,
     workers: int = 0,
+    slices: Slices | None = None,
+    tile_um: float = 1.0,
 ) -> PixelFile:
     """Return the images of `files` as one memory-mapped array.
 
-    The first call decodes them in parallel into `folder`. Later calls map the same file while all of these are
-    unchanged: the paths, sizes and times of the files (with `strict` their contents), the squares, the frame, the image
-    size and the intake version.
+    The first call decodes them in parallel into `folder`, one image of each file in memory at a time. Later calls map
+    the same file while all of these are unchanged: the paths, sizes and times of the files (with `strict` their
+    contents), the squares, the frame or the slices, the image size and the intake version.
 
     Args:
-        files: Image files.
+        files: Image files; also folders of DICOM series.
         size: Side of the square images in pixels.
         folder: Folder for decoded images.
         squares: The square to cut out of each image; empty: whole images.
-        frame: Which frame of a file with several.
+        frame: Which frame of a file with several, if each file gives one image.
         strict: Compare file contents instead of size and time.
-        workers: Number of processes; None: one per core.
+        workers: Number of processes; 0: one per core.
+        slices: Which images of a file with several, if a file gives several; None: each file gives one.
+        tile_um: Micrometres per pixel of a whole slide's tiles; 0: its finest level as it is.
 
     Raises:
         DataError: A file is missing or cannot be decoded, or a square lies outside its image.
         CheckpointError: The disk is full or read-only.
     """
     parts = tuple(squares) if any(squares) else (None,) * len(files)
-    key = _key(files, f"{INTAKE_VERSION}/{size}/{frame}" + (f"/{parts}" if any(squares) else ""), strict)
+    asked = None if slices is None else Survey(slices, size, tile_um)
+    settings = f"{INTAKE_VERSION}/{size}/{frame}" + (f"/{parts}" if any(squares) else "")
+    key = _key(files, settings + (f"/{slices}/{tile_um}" if asked else ""), strict)
     data, note = folder / f"{key}.npy", folder / f"{key}.json"
     if not note.exists():
-        bits = _decode(list(zip(files, parts, strict=True)), size, frame, data, workers or num_cores())
-        replace_json(note, {"images": len(files), "size": size, "intake": INTAKE_VERSION, "bits": bits})
+        jobs = _jobs(files, parts, asked, workers or num_cores())
+        bits = _decode(jobs, size, frame, data, workers or num_cores())
+        told = {"images": len(files), "size": size, "intake": INTAKE_VERSION, "bits": bits}
+        replace_json(note, told | ({"counts": [job.count for job in jobs]} if asked else {}))
     found: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
-    bits = int(json.loads(note.read_text(encoding="utf-8"))["bits"])
-    return PixelFile(found, bits, np.ones(len(files), np.int64))
+    told = json.loads(note.read_text(encoding="utf-8"))
+    return PixelFile(found, int(told["bits"]), np.array(told.get("counts", [1] * len(files)), np.int64))
 
 
 def one_channel(image: Pixels) -> Pixels:
@@ -99,35 +110,80 @@ def _key(files: Sequence[Path], settings: str, strict: bool) -> str:
     digest = hashlib.sha256(settings.encode())
     for file in files:
         try:
-            stat = file.stat()
-            state = file_hash(file) if strict else f"{stat.st_size}/{stat.st_mtime_ns}"
+            state = _state(file, strict)
         except (OSError, ValueError):
             raise DataError(f"the image {file} does not exist: correct the manifest or restore the file.") from None
         digest.update(f"\n{file.absolute()}/{state}".encode())
     return digest.hexdigest()[:24]
 
 
-def _decode(files: Sequence[tuple[Path, Square | None]], size: int, frame: Frame, target: Path, workers: int) -> int:
+def _state(file: Path, strict: bool) -> str:
+    if file.is_dir():
+        return "".join(f"/{child.name}/{_state(child, strict)}" for child in series_files(file))
+    stat = file.stat()
+    return file_hash(file) if strict else f"{stat.st_size}/{stat.st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file to decode; its images begin at row `start`. Without a plan it gives one image."""
+
+    file: Path
+    square: Square | None
+    plan: Plan | None
+    start: int
+
+    @property
+    def count(self) -> int:
+        return self.plan.count if self.plan else 1
+
+
+def _jobs(
+    files: Sequence[Path], squares: Sequence[Square | None], asked: Survey | None, workers: int
+) -> tuple[_Job, ...]:
+    """Return the files with the number of images of each, found in their headers.
+
+    Args:
+        files: The files.
+        squares: The square to cut out of each, if any.
+        asked: Which of their images are used; None: one of each.
+        workers: Number of threads.
+    """
+    plans: list[Plan | None] = [None] * len(files)
+    if asked is not None:
+        with ThreadPoolExecutor(workers) as pool:
+            plans = list(pool.map(lambda file: survey_images(file, asked), files))
+    for file, square, plan in zip(files, squares, plans, strict=True):
+        if square and plan and plan.kind not in {"image", "pages", "frames"}:
+            raise DataError(
+                f"data.box cuts lesions out of flat images, and {file} is a volume or a slide: leave data.box out."
+            )
+    starts = np.cumsum([0, *(plan.count if plan else 1 for plan in plans)]).tolist()
+    return tuple(_Job(*one) for one in zip(files, squares, plans, starts[:-1], strict=True))
+
+
+def _decode(jobs: Sequence[_Job], size: int, frame: Frame, target: Path, workers: int) -> int:
     """Write the array; return the most bits per sample of any file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob("*.draft"):
         if not psutil.pid_exists(int(left.name.split(".")[1])):  # left by a killed process
             left.unlink(missing_ok=True)
     draft, slim = (target.with_suffix(f".{os.getpid()}.{part}.draft") for part in ("all", "gray"))
+    total = sum(job.count for job in jobs)
     try:
-        array = _mapped(draft, (len(files), 3, size, size))
+        array = _mapped(draft, (total, 3, size, size))
         is_gray, bits = True, 1
         with ThreadPoolExecutor(workers) as pool:
-            for index, (square, depth) in enumerate(pool.map(lambda one: _square(one[0], one[1], size, frame), files)):
-                is_gray &= square.ndim == 2
+            for job, (gray, depth) in zip(jobs, pool.map(lambda job: _fill(array, job, frame), jobs), strict=True):
+                is_gray &= gray
                 bits = max(bits, depth)
-                array[index] = square if square.ndim == 2 else square.transpose(2, 0, 1)
-                report(decoded=index + 1, of=len(files))
+                report(decoded=job.start + job.count, of=total)
         array.flush()
         if is_gray:
-            gray = _mapped(slim, (len(files), 1, size, size))
-            gray[:] = array[:, :1]
-            gray.flush()
+            only = _mapped(slim, (total, 1, size, size))
+            for start in range(0, total, _BLOCK):
+                only[start : start + _BLOCK] = array[start : start + _BLOCK, :1]
+            only.flush()
         os.replace(slim if is_gray else draft, target)
         return bits
     except OSError as error:
@@ -147,6 +203,14 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> "np.memmap[Any, np.dtype[np.u
     return array
 
 
-def _square(file: Path, square: Square | None, size: int, frame: Frame) -> tuple[Pixels, int]:
-    picture = read_picture(file, frame)
-    return fit_square(cut(picture.pixels, square) if square else picture.pixels, size), picture.bits
+def _fill(array: Pixels, job: _Job, frame: Frame) -> tuple[bool, int]:
+    """Write the images of a file to their rows; return whether all are gray, and the most bits per sample."""
+    is_gray, bits = True, 1
+    pictures = read_images(job.file, job.plan) if job.plan else iter([read_picture(job.file, frame)])
+    for row, picture in enumerate(pictures, start=job.start):
+        pixels = cut(picture.pixels, job.square) if job.square else picture.pixels
+        square = fit_square(pixels, array.shape[-1])
+        array[row] = square if square.ndim == 2 else square.transpose(2, 0, 1)
+        is_gray &= square.ndim == 2
+        bits = max(bits, picture.bits)
+    return is_gray, bits

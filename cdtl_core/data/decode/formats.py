@@ -2,13 +2,18 @@
 
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["drop_equal_channels", "is_dicom", "is_tiff", "silenced"]
+__all__ = ["HEAD_BYTES", "drop_equal_channels", "is_dicom", "is_nifti", "is_tiff", "series_files", "silenced"]
+
+HEAD_BYTES = 4096
+"""First bytes of a file that tell its format."""
 
 _LIBRARIES = r"(PIL|pydicom|openjpeg|rle|pylibjpeg|gdcm|cdtl_core\.data)(\.|$)"
 _lock = threading.Lock()
@@ -29,6 +34,24 @@ def is_dicom(head: bytes) -> bool:
 def is_tiff(head: bytes) -> bool:
     """Whether a file that starts with these bytes is TIFF or BigTIFF."""
     return head[:4] in {b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"}
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether a file that starts with these bytes (`HEAD_BYTES`) is a NIfTI volume, compressed by gzip or not."""
+    if head[:2] == b"\x1f\x8b":
+        with suppress(zlib.error):
+            return is_nifti(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, 540))
+        return False
+    return head[344:348] == b"n+1\0" or head[4:12] == b"n+2\0\r\n\x1a\n"
+
+
+def series_files(folder: Path) -> list[Path]:
+    """Return the files in a folder of a DICOM series, by name, without hidden ones and the index of an export."""
+    return sorted(
+        child
+        for child in folder.iterdir()
+        if child.is_file() and not child.name.startswith(".") and child.name.upper() != "DICOMDIR"
+    )
 
 
 def drop_equal_channels(colour: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -1,5 +1,7 @@
 """Decodes PNG, JPEG, TIFF, BMP and PNM files."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from cdtl_core.data.decode.picture import Picture
 from cdtl_core.data.fault import UnreadableError, check_size, refuse
 from cdtl_core.data.frame import Frame, choose_frame
 
-__all__ = ["read_raster"]
+__all__ = ["count_pages", "read_pages", "read_raster"]
 
 # only these: some of Pillow's formats start programs (EPS), and rare formats are rarely fixed
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
@@ -29,10 +31,39 @@ def read_raster(path: Path, frame: Frame = "middle") -> Picture:
     Raises:
         DataError: The file is missing, in another format, damaged or too large.
     """
+    with _opened(path) as image:
+        pages = _pages(image)
+        return _picture(image, pages[choose_frame(frame, len(pages))])
+
+
+def count_pages(path: Path) -> int:
+    """Return the number of images in a file: the pages of a TIFF without thumbnails, otherwise 1.
+
+    Raises:
+        DataError: As `read_raster`.
+    """
+    with _opened(path) as image:
+        return len(_pages(image))
+
+
+def read_pages(path: Path, chosen: Iterable[int]) -> Iterator[Picture]:
+    """Yield the pages of a TIFF file, by index from 0.
+
+    Raises:
+        DataError: As `read_raster`.
+    """
+    with _opened(path) as image:
+        pages = _pages(image)
+        for index in chosen:
+            yield _picture(image, pages[index])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         # not by path: Pillow 13 maps such a TIFF into memory and scrambles it if its orientation swaps the axes
         with silenced(), open(path, "rb") as file, Image.open(file, formats=_FORMATS) as image:
-            return _picture(image, frame)
+            yield image
     except UnreadableError as fault:
         raise refuse(path, fault) from None
     except UnidentifiedImageError:
@@ -49,10 +80,8 @@ def read_raster(path: Path, frame: Frame = "middle") -> Picture:
         raise refuse(path, UnreadableError(f"cannot be decoded ({_reason(error)})")) from None
 
 
-def _picture(image: Image.Image, frame: Frame) -> Picture:
-    pages = _pages(image)
-    index = pages[choose_frame(frame, len(pages))]
-    if index:
+def _picture(image: Image.Image, index: int) -> Picture:
+    if index or image.tell():
         image.seek(index)
     check_size(image.height, image.width, _bytes_per_pixel(image.mode))
     bits, is_white_zero = _bits(image), _tag(image, _PHOTOMETRIC) == 0

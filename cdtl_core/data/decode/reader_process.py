@@ -1,20 +1,25 @@
-"""The process started by `cdtl_core.data.decode.reader`: paths in, pixels out, until stdin ends."""
+"""The process started by `cdtl_core.data.decode.reader`: requests in, answers with pixels out, until stdin ends.
+
+A request is a line of JSON. It names a path and asks for one image (``frame``), for what the file holds (``survey``),
+or for all images of a plan from one on (``plan``, ``start``). An answer is a line of JSON, with the pixels of an image.
+"""
 
 import json
 import os
 import sys
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pydicom
 
-from cdtl_core.data.decode.dicom import read_dicom
-from cdtl_core.data.decode.formats import is_dicom
-from cdtl_core.data.decode.raster import read_raster
+from cdtl_core.data.decode.picture import Picture
+from cdtl_core.data.decode.plan import Plan, Survey
+from cdtl_core.data.decode.several import pictures, read_one, survey
 from cdtl_core.data.fault import UnreadableError, refuse
-from cdtl_core.data.frame import Frame
 from cdtl_core.errors import DataError
 
 __all__ = ["serve"]
@@ -30,27 +35,41 @@ def serve() -> None:
     warnings.simplefilter("ignore")
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     for line in sys.stdin.buffer:
-        request = json.loads(line)
-        for part in _answer(Path(request["path"]), request["frame"]):
+        for part in _answer(json.loads(line)):
             answers.write(part)
-        answers.flush()
+            answers.flush()
 
 
-def _answer(path: Path, frame: Frame) -> list[bytes]:
+def _answer(request: Mapping[str, Any]) -> Iterator[bytes]:
+    path = Path(request["path"])
     try:
-        with open(path, "rb") as file:
-            read = read_dicom if is_dicom(file.read(132)) else read_raster
-        picture = read(path, frame)
+        if "survey" in request:
+            yield _line({"plan": survey(path, Survey.from_dict(request["survey"])).as_dict()})
+        elif "plan" in request:
+            for picture in pictures(path, Plan.from_dict(request["plan"]), request["start"]):
+                yield from _sent(picture)
+        else:
+            yield from _sent(read_one(path, request["frame"]))
     except (DataError, OSError) as fault:
         error = fault if isinstance(fault, DataError) else refuse(path, UnreadableError("can no longer be opened"))
-        return [json.dumps({"error": str(error)}).encode() + b"\n"]
-    head = {
-        "shape": picture.pixels.shape,
-        "bits": picture.bits,
-        "format": picture.format,
-        "tags": asdict(picture.tags) if picture.tags else None,
-    }
-    return [json.dumps(head).encode() + b"\n", picture.pixels.tobytes()]
+        yield _line({"error": str(error)})
+
+
+def _sent(picture: Picture) -> Iterator[bytes]:
+    yield _line(
+        {
+            "shape": picture.pixels.shape,
+            "bits": picture.bits,
+            "format": picture.format,
+            "tags": asdict(picture.tags) if picture.tags else None,
+            "neighbours": picture.neighbours,
+        }
+    )
+    yield picture.pixels.tobytes()
+
+
+def _line(answer: Mapping[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 def _limit() -> None:

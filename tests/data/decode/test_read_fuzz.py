@@ -196,7 +196,7 @@ def test_threads_read_side_by_side_and_leave_the_warning_filters_alone(tmp_path:
     ("make", "why"),
     [
         (lambda path: None, "does not exist: correct its path or restore the file"),
-        (Path.mkdir, "is no file"),
+        (Path.mkdir, "holds no DICOM files"),
         (Path.touch, "is empty"),
         (lambda path: path.write_text("this is no image"), "is in no format that can be read"),
     ],

@@ -1,18 +1,20 @@
 """Reads one frame of a DICOM file's pixel data; no other frame is decoded."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import ceil
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy.typing as npt
 from pydicom import uid
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import encapsulate, generate_fragments, get_frame, parse_basic_offsets, parse_fragments
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 
 from cdtl_core.data.decode.dicom.codestream import check_codestream
 from cdtl_core.data.decode.dicom.header import Header, integer, text
 from cdtl_core.data.fault import UnreadableError, check_size
 
-__all__ = ["read_frame"]
+__all__ = ["Places", "frame_places", "read_frame"]
 
 # Order of the decoders. gdcm is the only one for JPEG-LS, lossless and 12-bit JPEG, and can abort the process on
 # damaged data. Therefore DICOM files are read in a separate process: see cdtl_core.data.decode.reader.
@@ -25,8 +27,41 @@ _CODECS = {
 }
 
 
-def read_frame(header: Header, index: int) -> tuple[npt.NDArray[Any], str]:
+Places = Sequence[tuple[int, int]]
+"""Where the fragments of each frame begin and end in a file."""
+
+
+def frame_places(header: Header) -> Places:
+    """Return the places of a compressed file's frames; empty if it says itself where they are, or that is not known.
+
+    Without a table of offsets pydicom looks through all fragments for each frame; here they are looked through once.
+    """
+    frames = integer(header.dataset, "NumberOfFrames", 1)
+    if frames < 2 or not header.syntax.is_encapsulated or _offsets(header):
+        return ()
+    with _where_it_is(header.source) as source:
+        try:
+            items = [] if parse_basic_offsets(source) else _items(source)
+        except Exception:  # reading the frame reports it
+            return ()
+        if len(items) == frames:
+            return items
+        found, first = [], 0
+        for last, (_, end) in enumerate(items):
+            source.seek(end - 10)
+            if b"\xff\xd9" in source.read(10):  # ends a JPEG or JPEG 2000 stream
+                found.append((items[first][0], end))
+                first = last + 1
+        return found if len(found) == frames else ()
+
+
+def read_frame(header: Header, index: int, places: Places = ()) -> tuple[npt.NDArray[Any], str]:
     """The stored values of one frame, H W or H W 3 in the file's type, and their photometric interpretation.
+
+    Args:
+        header: The file.
+        index: Index of the frame, from 0.
+        places: What `frame_places` found, if several frames are read.
 
     Raises:
         UnreadableError: The header contradicts itself, or the frame is too large, truncated or cannot be decompressed.
@@ -36,12 +71,32 @@ def read_frame(header: Header, index: int) -> tuple[npt.NDArray[Any], str]:
     check_size(options["rows"], options["columns"], samples * max(1.0, options["bits_allocated"] / 8))
     decoder = _decoder(header.syntax, options["bits_stored"])
     if decoder.is_encapsulated:
-        values, found = _decompress(header, index, decoder, options)
+        values, found = _decompress(header, index, decoder, options, places)
     else:
         if header.source.tell() + ceil(_frame_bytes(options) * (index + 1)) > header.size:
             raise UnreadableError("is truncated (its pixel data end before the frame does)")
-        values, found = decoder.as_array(header.source, index=index, **options)
+        with _where_it_is(header.source) as source:
+            values, found = decoder.as_array(source, index=index, **options)
     return values.astype(values.dtype.newbyteorder("="), copy=False), str(found["photometric_interpretation"])
+
+
+@contextmanager
+def _where_it_is(source: BinaryIO) -> Iterator[BinaryIO]:
+    """Put a file back to its position afterwards."""
+    position = source.tell()
+    try:
+        yield source
+    finally:
+        source.seek(position)
+
+
+def _items(source: BinaryIO) -> list[tuple[int, int]]:
+    """Return where each item of compressed data begins and ends."""
+    found = []
+    for start in parse_fragments(source)[1]:
+        source.seek(start + 4)
+        found.append((start, start + 8 + int.from_bytes(source.read(4), "little")))
+    return found
 
 
 def _options(header: Header) -> dict[str, Any]:
@@ -91,12 +146,10 @@ def _decoder(syntax: uid.UID, bits: int) -> Decoder:
 
 
 def _decompress(
-    header: Header, index: int, decoder: Decoder, options: dict[str, Any]
+    header: Header, index: int, decoder: Decoder, options: dict[str, Any], places: Places
 ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
     try:
-        data = get_frame(
-            header.source, index, number_of_frames=options["number_of_frames"], extended_offsets=_offsets(header)
-        )
+        data = _fragments(header, *places[index]) if places else _find(header, index, options["number_of_frames"])
     except Exception:
         raise UnreadableError("is truncated or damaged (the compressed frame cannot be found)") from None
     data = check_codestream(data, options)
@@ -112,6 +165,16 @@ def _decompress(
             continue
         return values, found
     raise UnreadableError(f"has pixel data that cannot be decompressed{_name(header.syntax)}")
+
+
+def _find(header: Header, index: int, frames: int) -> bytes:
+    return get_frame(header.source, index, number_of_frames=frames, extended_offsets=_offsets(header))
+
+
+def _fragments(header: Header, start: int, end: int) -> bytes:
+    with _where_it_is(header.source) as source:
+        source.seek(start)
+        return b"".join(generate_fragments(source.read(end - start)))
 
 
 def _offsets(header: Header) -> tuple[bytes, bytes] | None:

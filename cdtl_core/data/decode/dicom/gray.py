@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 from cdtl_core.data.decode.dicom.header import integer, numbers, text
 from cdtl_core.data.decode.dicom.table import read_table
 
-__all__ = ["Look", "by_value", "read_look", "render_gray"]
+__all__ = ["Curve", "Look", "by_value", "frame_group", "linear_window", "read_look", "render_gray", "shown_values"]
+__all__ += ["stretch"]
 
 Floats = npt.NDArray[np.float64]
 Curve = Callable[[Floats], Floats]
@@ -67,7 +68,7 @@ def render_gray(stored: npt.NDArray[Any], look: Look) -> npt.NDArray[np.uint8]:
     Without a window, values of up to 8 bits keep their type's range; values of more bits are stretched from the
     smallest to the largest value in the image. Padding and non-finite values are black.
     """
-    window = look.window or _stretch(*_range(stored, look))
+    window = look.window or stretch(*_range(stored, look))
 
     def show(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         shown = np.clip(window(look.modality(values.astype(np.float64))), 0.0, 1.0)
@@ -96,7 +97,7 @@ def _modality(dataset: Dataset, index: int) -> Curve:
     table = read_table(dataset, "ModalityLUTSequence")
     if table is not None:
         return table.values
-    holder = _frame_group(dataset, index, "PixelValueTransformationSequence")
+    holder = frame_group(dataset, index, "PixelValueTransformationSequence")
     slope, intercept = numbers(holder, "RescaleSlope"), numbers(holder, "RescaleIntercept")
     if not slope and not intercept:
         return lambda values: values
@@ -108,7 +109,7 @@ def _window(dataset: Dataset, index: int) -> Curve | None:
     table = read_table(dataset, "VOILUTSequence")
     if table is not None:
         return table.shares
-    holder = _frame_group(dataset, index, "FrameVOILUTSequence")
+    holder = frame_group(dataset, index, "FrameVOILUTSequence")
     centres, widths = numbers(holder, "WindowCenter"), numbers(holder, "WindowWidth")
     if not centres or not widths or widths[0] <= 0:
         return None
@@ -119,11 +120,15 @@ def _window(dataset: Dataset, index: int) -> Curve | None:
         case "LINEAR_EXACT":
             return lambda values: (values - centre) / width + 0.5
         case _:
-            # PS3.3 C.11.2.1.2.1; a width of 1 is a step between two whole numbers.
-            return lambda values: (values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5
+            return linear_window(centre, width)
 
 
-def _frame_group(dataset: Dataset, index: int, keyword: str) -> Dataset:
+def linear_window(centre: float, width: float) -> Curve:
+    """Return the window from centre and width, PS3.3 C.11.2.1.2.1; a width of 1 is a step between whole numbers."""
+    return lambda values: (values - (centre - 0.5)) / max(width - 1, 1e-9) + 0.5
+
+
+def frame_group(dataset: Dataset, index: int, keyword: str) -> Dataset:
     """Return the functional group of a frame in an enhanced multi-frame file; for other files the data set itself."""
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
@@ -150,13 +155,19 @@ def _range(stored: npt.NDArray[Any], look: Look) -> tuple[float, float]:
         return float(values.min()), float(values.max())
     low, high = np.inf, -np.inf
     for block in _blocks(_distinct(stored)):
-        values = look.modality(block[_is_image(block, look)].astype(np.float64))
+        values = shown_values(block, look)
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))
     return (low, high) if low <= high else (0.0, 0.0)
 
 
-def _stretch(low: float, high: float) -> Curve:
+def shown_values(stored: npt.NDArray[Any], look: Look) -> Floats:
+    """Return the modality's values of what is image and not padding, N."""
+    return look.modality(stored[_is_image(stored, look)].astype(np.float64))
+
+
+def stretch(low: float, high: float) -> Curve:
+    """Return the window from the smallest to the largest value that is shown."""
     return lambda values: (values - low) / ((high - low) or 1.0)
 
 

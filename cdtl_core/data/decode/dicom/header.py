@@ -25,6 +25,8 @@ _PALETTE = [
 ]
 _KEPT: list[Any] = [
     *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "AccessionNumber", "BurnedInAnnotation"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "ViewPosition", "ViewCodeSequence", "ImageLaterality", "Laterality"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction"),

@@ -1,0 +1,160 @@
+"""Whole slides: tissue is found, tiles come at the wanted resolution, and what is no usable slide is a sentence."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cdtl_core.data.decode import reader
+from cdtl_core.data.decode.plan import Plan, Survey
+from cdtl_core.data.decode.read import read_images, survey_images
+from cdtl_core.data.decode.slide.tissue import covered, tissue_mask
+from cdtl_core.data.frame import Slices
+from cdtl_core.data.pixels import load_pixels
+from cdtl_core.errors import DataError
+
+pytest.importorskip("tiffslide", reason="tiffslide is not installed: pip install 'cdtl[slides]'")
+tifffile = pytest.importorskip("tifffile")
+
+SIDE = 1024
+GLASS, PINK = np.array([243, 242, 244], np.uint8), np.array([214, 120, 176], np.uint8)
+
+
+def picture(rows: slice, columns: slice) -> np.ndarray:
+    """A slide with tissue in one rectangle, whose shade tells the place."""
+    pixels = np.tile(GLASS, (SIDE, SIDE, 1))
+    pixels[rows, columns] = PINK
+    y, x = np.mgrid[:SIDE, :SIDE]
+    shade = (y // 128 + x // 128).astype(np.uint8) * 4
+    pixels[rows, columns, 1] += shade[rows, columns]
+    return pixels
+
+
+def write_slide(path: Path, pixels: np.ndarray, *, um: float | None = 0.5, levels: int = 3) -> Path:
+    """A pyramidal TIFF in tiles of 256 pixels, as scanners write it."""
+    told = {"resolution": (1e4 / um, 1e4 / um), "resolutionunit": "CENTIMETER"} if um else {}
+    options = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib", **told}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, subifds=levels - 1, **options)
+        for level in range(1, levels):
+            writer.write(pixels[:: 2**level, :: 2**level], subfiletype=1, **{**options, "resolution": None})
+    return path
+
+
+def read(path: Path, um: float, slices: str = "all", size: int = 64) -> tuple[Plan, list[np.ndarray]]:
+    plan = survey_images(path, Survey(Slices.parse(slices), size, um))
+    return plan, [one.pixels for one in read_images(path, plan)]
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    return write_slide(tmp_path / "slide.tiff", picture(slice(256, 680), slice(100, 548)))
+
+
+@pytest.mark.parametrize(("um", "side"), [(0.5, 64), (1.0, 128), (2.0, 256), (0.0, 64)])
+def test_tiles_with_tissue_come_row_by_row_at_the_wanted_resolution(slide: Path, um: float, side: int) -> None:
+    plan, found = read(slide, um)
+    expected = [
+        (x, y)
+        for y in range(0, SIDE, side)
+        for x in range(0, SIDE, side)
+        if min(y + side, 680) - max(y, 256) > 0 and min(x + side, 548) - max(x, 100) > 0
+        and (min(y + side, 680) - max(y, 256)) * (min(x + side, 548) - max(x, 100)) >= 0.5 * side**2
+    ]  # fmt: skip
+    assert [tuple(place) for place in plan.items] == expected
+    assert plan.kind == "slide"
+    for (x, y), tile in zip(expected, found, strict=True):
+        assert tile.shape == (64, 64, 3)
+        row, column = (min(max(at + side // 2, low + 8), high - 8) for at, low, high in ((y, 256, 680), (x, 100, 548)))
+        seen = tile[(row - y) * 64 // side, (column - x) * 64 // side]
+        assert abs(int(seen[1]) - int(PINK[1]) - 4 * (row // 128 + column // 128)) <= 4
+
+
+def test_a_number_of_tiles_is_spread_over_the_tissue(slide: Path) -> None:
+    plan, found = read(slide, 0.5, "4")
+    assert (len(found), plan.total) == (4, 48)
+    assert len({y for _, y in plan.items}) == 4
+
+
+def test_a_level_that_does_not_fit_is_resampled(slide: Path) -> None:
+    plan, found = read(slide, 0.75)
+    assert plan.level == (0, 96, 64)
+    assert all(tile.shape == (64, 64, 3) for tile in found)
+
+
+def test_a_slide_without_coarse_levels_is_read_as_well(tmp_path: Path) -> None:
+    pixels = np.tile(picture(slice(0, 1024), slice(0, 512)), (5, 5, 1))
+    path = write_slide(tmp_path / "flat.tiff", pixels, levels=1)
+    plan, found = read(path, 2.0)
+    assert plan.total == len(found) == 20 * 10
+
+
+@pytest.mark.parametrize(
+    ("pixels", "um", "asked", "says"),
+    [
+        (picture(slice(0, 0), slice(0, 0)), 0.5, 1.0, "shows no tissue: .*scan it again, or leave it out"),
+        (picture(slice(0, 40), slice(0, 40)), 0.5, 4.0, "half of no tile: set data.tile_um lower"),
+        (picture(slice(0, 512), slice(0, 512)), None, 1.0, "does not say how many micrometres .*data.tile_um = 0"),
+        (picture(slice(0, 512), slice(0, 512)), 0.5, 0.25, "has 0.50 micrometres per pixel.*0.25: set data.tile_um"),
+        (picture(slice(0, 512), slice(0, 512)), 0.5, 500.0, "has no level near 500 micrometres"),
+    ],
+)
+def test_a_fault_is_a_sentence_that_names_the_slide_and_what_to_do(
+    tmp_path: Path, pixels: np.ndarray, um: float | None, asked: float, says: str
+) -> None:
+    path = write_slide(tmp_path / "exam.tiff", pixels, um=um)
+    with pytest.raises(DataError, match=says) as error:
+        read(path, asked)
+    assert str(error.value).startswith(f"the image {path} ")
+
+
+def test_a_damaged_tile_is_refused_with_its_place(slide: Path) -> None:
+    with tifffile.TiffFile(slide) as file:
+        page = file.pages[0]
+        at, length = page.dataoffsets[5], page.databytecounts[5]
+    content = bytearray(slide.read_bytes())
+    content[at : at + length] = bytes(length)
+    slide.write_bytes(content)
+    with pytest.raises(DataError, match=r"has a part that cannot be decoded \(.* on level 0: DeflateError\)"):
+        read(slide, 0.5)
+
+
+def test_tiles_become_rows_of_the_decoded_cohort(slide: Path, tmp_path: Path) -> None:
+    _, tiles = read(slide, 1.0, "5")
+    found = load_pixels([slide], size=64, folder=tmp_path / "cache", slices=Slices(5), tile_um=1.0)
+    assert found.counts.tolist() == [5]
+    np.testing.assert_array_equal(found.array.transpose(0, 2, 3, 1), tiles)
+    assert load_pixels([slide], size=64, folder=tmp_path / "cache", slices=Slices(5), tile_um=2.0).counts.sum() < 5
+
+
+def test_a_small_tiled_image_is_no_slide(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.tiff", picture(slice(0, 9), slice(0, 9))[:300, :300], tile=(128, 128), photometric="rgb"
+    )
+    assert survey_images(tmp_path / "a.tiff", Survey()).kind == "image"
+
+
+def test_without_tiffslide_the_sentence_says_what_to_install(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (slide.parent / "hidden").mkdir()
+    (slide.parent / "hidden" / "tiffslide.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", os.fspath(slide.parent / "hidden"))
+    monkeypatch.setattr(reader, "_idle", [])
+    with pytest.raises(DataError, match=r"need the package tiffslide.*pip install 'cdtl\[slides\]'"):
+        read(slide, 1.0)
+    for process in reader._idle:
+        reader._end(process)
+
+
+def test_tissue_is_coloured_and_pen_and_dust_are_not() -> None:
+    pixels = np.tile(GLASS, (200, 200, 1))
+    pixels[20:80, 20:80] = PINK
+    pixels[120:180, 20:80] = 15  # pen
+    pixels[150, 150] = PINK  # dust
+    mask = tissue_mask(pixels)
+    assert mask[22:78, 22:78].all()
+    assert not mask[100:].any()
+    shares = covered(mask, np.array([[20.0, 20, 80, 80], [0, 100, 200, 200], [0, 0, 200, 200]]))
+    assert shares[0] > 0.99
+    assert shares[1] == 0
+    assert shares[2] == pytest.approx(0.09, abs=0.003)

@@ -1,0 +1,86 @@
+"""Volumes and slides as hospitals have them, written small, for tests of what reads them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence as Items
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def ramp(count: int, height: int = 6, width: int = 8) -> np.ndarray:
+    """D H W of int16 whose slices differ and whose rows and columns have a direction."""
+    z, y, x = np.mgrid[:count, :height, :width]
+    return (100 * z + 10 * y + x).astype(np.int16)
+
+
+def write_slice(path: Path, pixels: np.ndarray, position: Sequence[float], **told: Any) -> Path:
+    """One slice; `told` are further elements of its header, None removes one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = _image(pixels)
+    data.ImagePositionPatient, data.ImageOrientationPatient = list(position), list(AXIAL)
+    data.PixelSpacing = [1.0, 1.0]
+    for keyword, value in told.items():
+        if value is None:
+            delattr(data, keyword)
+        else:
+            setattr(data, keyword, value)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_series(folder: Path, volume: np.ndarray, *, step: float = 5.0, **told: Any) -> Path:
+    """An axial series from the feet up, whose files are named from the head down."""
+    series = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid()} | told
+    for place, pixels in enumerate(volume):
+        write_slice(folder / f"IM{len(volume) - place:04d}", pixels, (0.0, 0.0, step * place), **series)
+    return folder
+
+
+def write_enhanced(path: Path, volume: np.ndarray, order: Sequence[int], *, step: float = 5.0, **told: Any) -> Path:
+    """An enhanced multi-frame file: frame i is slice `order[i]` of the volume."""
+    data = _image(volume[list(order)])
+    data.NumberOfFrames = len(order)
+    shared = Dataset()
+    shared.PlaneOrientationSequence = _items(ImageOrientationPatient=list(AXIAL))
+    shared.PixelMeasuresSequence = _items(PixelSpacing=[1.0, 1.0])
+    data.SharedFunctionalGroupsSequence = Items([shared])
+    frames = []
+    for place in order:
+        frame = Dataset()
+        frame.PlanePositionSequence = _items(ImagePositionPatient=[0.0, 0.0, step * place])
+        frames.append(frame)
+    data.PerFrameFunctionalGroupsSequence = Items(frames)
+    for keyword, value in told.items():
+        setattr(data, keyword, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _items(**elements: Any) -> Items:
+    item = Dataset()
+    for keyword, value in elements.items():
+        setattr(item, keyword, value)
+    return Items([item])
+
+
+def _image(pixels: np.ndarray) -> Dataset:
+    data, uid = Dataset(), generate_uid()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.MRImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = uid
+    data.Modality, data.PatientID = "MR", "P1"
+    data.Rows, data.Columns = pixels.shape[-2:]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation = 15, 1
+    data.PixelData = pixels.astype("<i2").tobytes()
+    return data
