@@ -5,7 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -35,7 +35,7 @@ app = new_app("Check a cohort, and write its manifest.")
 
 @app.command("make-manifest")
 def make_manifest(
-    source: Annotated[Path, typer.Argument(help="The folder of images; PNG, JPEG, TIFF, BMP or DICOM.")],
+    source: Annotated[Path, typer.Argument(help="The folder of images; PNG, JPEG, TIFF, BMP, DICOM or NIfTI.")],
     labels: Annotated[
         Path | None,
         typer.Option(help="Table of labels, with the column label and one of file, patient_id or a DICOM key."),
@@ -44,6 +44,8 @@ def make_manifest(
         list[str] | None, typer.Option(help="NAME=YOURS: a column of the table under another name; repeat it.")
     ] = None,
     patient_pattern: Annotated[str, typer.Option(help=PATTERN_HELP)] = "",
+    series: Annotated[bool, typer.Option("--series", help="A folder of DICOM slices is one row, a volume.")] = False,
+    exams: Annotated[Literal["study", "series"], typer.Option(help="What the exam_id of DICOM files names.")] = "study",
     out: Annotated[Path | None, typer.Option(help="Manifest to write; default SOURCE/manifest.csv.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a manifest that exists.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -65,20 +67,27 @@ def make_manifest(
         raise DataError(f"{target} exists: give --force to write it again, or choose another file with --out.")
     if labels is not None and target.exists() and target.samefile(labels):
         raise DataError(f"{target} is the table of labels and would be lost: choose another file with --out.")
-    found = list_labelled(source, labels, patient_pattern, columns) if labels else list_folders(source, patient_pattern)
+    found = (
+        list_labelled(source, labels, patient_pattern, columns, series=series, exams=exams)
+        if labels
+        else list_folders(source, patient_pattern, series=series, exams=exams)
+    )
     write_manifest(target, found.rows)
-    refused = check_list([Entry(row.file, row.label, row.patient, row.split) for row in found.rows])
+    refused = check_list([Entry(row.file, row.label, row.patient, row.split, row.exam) for row in found.rows])
     for note in found.notes:
         typer.echo(f"Note: {visible(note, _MOST)}", err=True)
     given = [str(source), *(("--labels", str(labels)) if labels else ()), *(("--out", str(out)) if out else ())]
     given += [part for pair in column or () for part in ("--column", pair)]
+    given += [*(("--series",) if series else ()), *(("--exams", exams) if exams != "study" else ())]
     again = _with_patients(found, given, patient_pattern)
     if json_:
         typer.echo(json.dumps(_told(target, found, refused) | {"next": again}, indent=1))
         return
     patients = len({row.patient for row in found.rows if row.patient})
+    named = len({row.exam for row in found.rows} - {""})
     typer.echo(f"Read as {visible(found.layout, _MOST)}.")
-    typer.echo(f"{len(found.rows)} images of {patients} patients: {_by_label(found.rows)}.\nWritten: {target}")
+    of = f"{patients} patients{f' in {named} exams' if named else ''}"
+    typer.echo(f"{len(found.rows)} images of {of}: {_by_label(found.rows)}.\nWritten: {target}")
     if refused:
         from cdtl_core.cli.findings import print_findings
 
@@ -138,6 +147,7 @@ def _told(target: Path, found: "Listing", refused: "Sequence[Finding]") -> dict[
         "manifest": str(target),
         "read_as": found.layout,
         "images": len(found.rows),
+        "exams": len({row.exam for row in found.rows} - {""}),
         "labels": dict(sorted(counts.items())),
         "without_patient": sum(not row.patient for row in found.rows),
         "notes": list(found.notes),

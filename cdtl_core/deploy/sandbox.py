@@ -121,7 +121,7 @@ def readable_folders(home: Path, own: SiteConfig) -> tuple[Path, ...]:
             shown.add(file.parent)
     if not _is_site(folder) and folder != home:
         return _few({*shown, folder} - {manifest})
-    if loose := [file for file in below if file.parent == folder]:
+    if loose := [file for file in below if file.parent == folder and not file.is_dir()]:
         raise ConfigError(
             f"the image {loose[0].name} is directly in the site's folder: move the images to a subfolder."
         )

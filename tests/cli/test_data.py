@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from cdtl_core.data.synthetic.writing import write_phantoms
 from tests.conftest import Cdtl
+from tests.data.volumes import write_series
 
 
 @pytest.fixture
@@ -85,3 +87,26 @@ def test_wrong_input_is_one_sentence(cdtl: Cdtl, arguments: tuple[str, ...], cod
     assert done.code == code
     assert says in done.err
     assert done.err.count("\n") == 1
+
+
+def test_series_become_exams_of_a_manifest_that_the_check_reads_slice_by_slice(cdtl: Cdtl, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        volume = rng.integers(0, 900, (4, 40, 40)).astype(np.int16)
+        told: Any = {"PatientID": f"P{number}", "StudyInstanceUID": f"2.{number}", "SeriesInstanceUID": f"1.{number}"}
+        write_series(tmp_path / "images" / ("benign", "malignant")[number % 2] / f"S{number}", volume, **told)
+    done = cdtl("data", "make-manifest", "images", "--series")
+    assert done.code == 0, done.err
+    assert "24 slices are listed as 6 series" in done.err
+    assert "6 images of 6 patients in 6 exams: 3 benign, 3 malignant" in done.out
+    lines = Path("images/manifest.csv").read_text().splitlines()
+    assert lines[:2] == ["file,label,patient_id,split,group,exam_id", "benign/S0,benign,P0,,,2.0"]
+    done = cdtl("data", "check", "images", "--modality", "mri")
+    assert done.code == 0, done.out
+    assert "6 of them hold several images, 24 in all, 5 to 5 mm apart (median 5)" in done.out
+    slice_ = Path("images/benign/S2/IM0003")
+    slice_.write_bytes(slice_.read_bytes()[:-9])
+    done = cdtl("data", "check", "images", "--modality", "mri")
+    assert done.code == 4
+    assert "exam 2.2: the image" in done.out
+    assert "has a slice, IM0003, that is truncated" in done.out

@@ -17,9 +17,16 @@ def png(path: Path, seed: int = 0) -> Path:
 
 
 def dicom(
-    path: Path, patient: str, accession: str = "", uid: str = "", *, modality: str = "US", image: bool = True
+    path: Path,
+    patient: str,
+    accession: str = "",
+    uid: str = "",
+    *,
+    modality: str = "US",
+    image: bool = True,
+    **told: object,
 ) -> str:
-    """A DICOM file of 16 pixels, or a report without any; returns its SOPInstanceUID."""
+    """A DICOM file of 16 pixels, or a report without any; returns its SOPInstanceUID. `told` is further elements."""
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -28,6 +35,8 @@ def dicom(
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.PatientID, dataset.AccessionNumber, dataset.Modality = patient, accession, modality
     dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    for keyword, value in told.items():
+        setattr(dataset, keyword, value)
     if image:
         dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 4, 4, 1
         dataset.PhotometricInterpretation = "MONOCHROME2"

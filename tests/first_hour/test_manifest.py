@@ -216,7 +216,7 @@ def test_a_manifest_is_written_again_with_force_and_its_own_output_is_no_data(cd
 )
 def test_what_cannot_be_listed_is_one_sentence(cdtl: Cdtl, arguments: tuple[str, ...], says: str) -> None:
     class_folders(1)
-    table(Path("empty/notes.nii"), "x")
+    table(Path("empty/notes.mp4"), "x")
     dicom(Path("reports/benign/SR1"), "P", image=False)
     png(Path("flat/1.png"))
     table(Path("t.csv"), "file,label", "1.png,x")

@@ -14,6 +14,8 @@ from cdtl_core.errors import DataError
 __all__ = ["Found", "Listing", "find_images", "named", "read_headers"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".dcm"}
+_SUFFIXES |= {".nii", ".svs", ".ndpi", ".scn", ".bif"}
+_PACKED = ".nii.gz"
 _TABLES = {".csv", ".tsv", ".xls", ".xlsx", ".ods"}
 """Endings of tables, one of which may hold the labels: the notes do not name them."""
 _NO_IMAGES = {".txt", ".md", ".xml", ".json", ".toml", ".pdf", ".doc", ".docx"}
@@ -82,7 +84,7 @@ def find_images(folder: Path) -> Found:
             others[path.suffix.lower()] += 1
     if not images:
         held = f" but {', '.join(f'{count} {kind}' for kind, count in others.most_common(_EXAMPLES))}" if others else ""
-        raise DataError(f"{folder} holds no image{held}: give a folder of PNG, JPEG, TIFF, BMP or DICOM files.")
+        raise DataError(f"{folder} holds no image{held}: give a folder of PNG, JPEG, TIFF, BMP, DICOM or NIfTI files.")
     return Found(folder, tuple(sorted(images)), others, tuple(sorted(papers)))
 
 
@@ -134,7 +136,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    if path.suffix.lower() in _SUFFIXES:
+    if path.suffix.lower() in _SUFFIXES or path.name.lower().endswith(_PACKED):
         return True
     if path.name.upper() == "DICOMDIR":  # the index of an export, itself DICOM
         return False

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cdtl_core.data.decode.picture import DicomTags
+from cdtl_core.data.listing.exams import ExamsBy, arrange_slices, name_exams
 from cdtl_core.data.listing.files import Found, Listing, find_images, named, read_headers
 from cdtl_core.data.listing.pattern import PathPattern, parse_pattern
 from cdtl_core.data.source import Row, rows_of_manifest
@@ -44,7 +45,7 @@ def rows_of(source: Path, pattern: str = "") -> list[Row]:
     return rows_of_manifest(manifest)
 
 
-def list_folders(folder: Path, pattern: str = "") -> Listing:
+def list_folders(folder: Path, pattern: str = "", *, series: bool = False, exams: ExamsBy = "study") -> Listing:
     """Return the images of class folders, ``folder/<label>/**/image`` unless the pattern says where the label is.
 
     The patient is found by the pattern, else in a DICOM file's PatientID, else it is the folder below the label if all
@@ -53,12 +54,16 @@ def list_folders(folder: Path, pattern: str = "") -> Listing:
     Args:
         folder: The images.
         pattern: A template or regular expression on the path below the folder, see `parse_pattern`.
+        series: Whether a folder of DICOM slices is one row, instead of one for each slice.
+        exams: Whether a DICOM study or a series is an exam.
 
     Raises:
         DataError: There is no image, or it is not clear which folder is the label; the sentence says what settles it.
     """
     asked, found = parse_pattern(pattern), find_images(folder)
     tags, notes = read_headers(found)
+    tags, merged = arrange_slices(found, tags, series)
+    notes += merged
     paths = [found.path_of(image) for image in tags]
     fields = asked.read(paths) if asked else [{} for _ in paths]
     if asked is None or "label" not in asked.fields:
@@ -87,12 +92,15 @@ def list_folders(folder: Path, pattern: str = "") -> Listing:
     notes += _unmatched(asked, paths, fields)
     if not rows:
         raise DataError(f"no path in {folder} matches '{pattern}': the first is {paths[0]}; correct --patient-pattern.")
-    return Listing(rows, tuple(notes), _layout(folder, asked, bool(second), tags))
+    rows, told = name_exams(rows, tags, exams)
+    return Listing(rows, (*notes, *told), _layout(folder, asked, bool(second), tags))
 
 
 def _row(image: Path, fields: Mapping[str, str], tags: DicomTags | None, below: str) -> Row:
     patient = fields.get("patient") or (tags.patient_id if tags else "") or below
-    return Row(image, fields["label"], patient, split_of(fields.get("split", "")), fields.get("group", ""))
+    more = {name: fields[name] for name in ("view", "laterality") if fields.get(name)}
+    split, group = split_of(fields.get("split", "")), fields.get("group", "")
+    return Row(image, fields["label"], patient, split, group, more, fields.get("exam", ""))
 
 
 def split_of(name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdtl_core.data.decode.picture import DicomTags
+from cdtl_core.data.listing.exams import ExamsBy, arrange_slices, name_exams, side_of
 from cdtl_core.data.listing.files import Found, Listing, find_images, named, read_headers
 from cdtl_core.data.listing.folders import split_of
 from cdtl_core.data.listing.patients import is_patient_column
@@ -16,9 +17,11 @@ from cdtl_core.errors import DataError
 
 __all__ = ["list_labelled"]
 
-_KEYS = ("file", "SOPInstanceUID", "AccessionNumber", "patient_id")
+_KEYS = ("file", "SOPInstanceUID", "SeriesInstanceUID", "AccessionNumber", "StudyInstanceUID", "patient_id")
 """Columns that join, the most specific first."""
-_KNOWN = (*_KEYS, "label", "split", "group")
+_TAGS = {"SOPInstanceUID": "sop_uid", "SeriesInstanceUID": "series_uid"}
+_TAGS |= {"AccessionNumber": "accession", "StudyInstanceUID": "study_uid"}
+_KNOWN = (*_KEYS, "label", "split", "group", "exam_id", "laterality")
 _ALIASES = {"patientid": "patient_id"}
 
 
@@ -29,7 +32,7 @@ class _Table:
     Attributes:
         path: The file.
         key: The column that joins.
-        lines: By key, first occurrence first.
+        lines: By key, first occurrence first; by key and side if the table tells labels by side.
         more: Further columns to keep.
         patient_column: A column that seems to hold the patient; empty if there is none, or if patient_id is known.
     """
@@ -39,21 +42,38 @@ class _Table:
     lines: Mapping[str, Mapping[str, str]]
     more: tuple[str, ...]
     patient_column: str
+    by_side: bool = False
+
+    def key_of(self, key: str, side: str) -> str:
+        """Return the key of a line."""
+        return f"{key} {side}" if self.by_side else key
 
 
-def list_labelled(folder: Path, table: Path, pattern: str = "", columns: Mapping[str, str] | None = None) -> Listing:
+def list_labelled(
+    folder: Path,
+    table: Path,
+    pattern: str = "",
+    columns: Mapping[str, str] | None = None,
+    *,
+    series: bool = False,
+    exams: ExamsBy = "study",
+) -> Listing:
     """Return the images below a folder that a table gives a label.
 
     The table is text with commas, semicolons or tabs. Its column ``label`` and one of ``file``, ``SOPInstanceUID``,
-    ``AccessionNumber`` and ``patient_id`` (or ``PatientID``) are used, the most specific first; ``split`` and ``group``
-    are kept. A file may be written as a path, as a name, or without its ending. The patient is that of the table, else
-    of the pattern, else of the DICOM header; a patient of the table may also be the name of a folder.
+    ``AccessionNumber`` and ``patient_id`` (or ``PatientID``) are used, also ``SeriesInstanceUID`` and
+    ``StudyInstanceUID``, the most specific first; ``split``, ``group`` and ``exam_id`` are kept. With a column
+    ``laterality`` (L, R) a line is about one side. A file may be written as a path, as a name, or without its ending.
+    The patient is that of the table, else of the pattern, else of the DICOM header; a patient of the table may also be
+    the name of a folder.
 
     Args:
         folder: The images.
         table: The table.
         pattern: Where the patient is in the path, see `parse_pattern`.
         columns: Column of the manifest to the table's name for it; names that a manifest does not know are kept.
+        series: Whether a folder of DICOM slices is one row, instead of one for each slice.
+        exams: Whether a DICOM study or a series is an exam.
 
     Raises:
         DataError: The table is missing, lacks a column, gives an image two labels, or names no image.
@@ -61,11 +81,13 @@ def list_labelled(folder: Path, table: Path, pattern: str = "", columns: Mapping
     content = read_table(table, "label table", "correct --labels")
     found = find_images(folder)
     tags, notes = read_headers(found)
+    tags, merged = arrange_slices(found, tags, series)
+    notes += merged
     read = _table(table, content, columns or {}, found)
     paths = {image: found.path_of(image) for image in tags}
-    patients = _patients(read, paths, tags, pattern)
-    joined = _join(read, paths, tags, patients)
-    rows = [_row(image, read, read.lines[key], patients[image]) for image, key in joined.items()]
+    told = _told(read, paths, tags, pattern)
+    joined = _join(read, paths, tags, told)
+    rows = [_row(image, read, read.lines[key], told[image]) for image, key in joined.items()]
     rows = [row for row in rows if row.label]
     if not rows:
         raise DataError(
@@ -75,7 +97,8 @@ def list_labelled(folder: Path, table: Path, pattern: str = "", columns: Mapping
         )
     notes += _left_over(read, paths, {row.file for row in rows}, set(joined.values()))
     layout = f"{folder} with the labels of {table} by {read.key}"
-    return Listing(tuple(rows), tuple(notes), layout, read.patient_column)
+    named_rows, more = name_exams(rows, tags, exams, label_by_side=read.by_side)
+    return Listing(named_rows, (*notes, *more), layout, read.patient_column)
 
 
 def _left_over(table: _Table, paths: Mapping[Path, str], labelled: set[Path], used: set[str]) -> list[str]:
@@ -119,13 +142,15 @@ def _table(
             f"{', '.join(_KEYS)}: say which is which, for example {_proposal(columns, lines, names, found)}"
         )
     by_key: dict[str, dict[str, str]] = {}
+    by_side = "laterality" in names and key != "file"
     for line in lines:
         told = {target: line[column] for target, column in names.items()}
-        if told[key] and by_key.setdefault(told[key], told)["label"] != told["label"]:
+        place = f"{told[key]} {side_of(told['laterality'])}" if by_side and told[key] else told[key]
+        if place and by_key.setdefault(place, told)["label"] != told["label"]:
             raise DataError(f"the label table {path} gives two labels to one {key}: give each {key} one label.")
     left = [column for column in columns if column not in names.values() and is_patient_column(column)]
     unused = left[0] if left and "patient_id" not in names else ""
-    return _Table(path, key, by_key, tuple(name for name in names if name not in _KNOWN), unused)
+    return _Table(path, key, by_key, tuple(name for name in names if name not in _KNOWN), unused, by_side)
 
 
 def _target(column: str) -> str | None:
@@ -156,7 +181,10 @@ def _proposal(
 
 
 def _join(
-    table: _Table, paths: Mapping[Path, str], tags: Mapping[Path, DicomTags | None], patients: Mapping[Path, str]
+    table: _Table,
+    paths: Mapping[Path, str],
+    tags: Mapping[Path, DicomTags | None],
+    told: Mapping[Path, Mapping[str, str]],
 ) -> dict[Path, str]:
     """Return the table's key of each image that it lists.
 
@@ -164,14 +192,14 @@ def _join(
         table: The table.
         paths: Image to its path below the folder.
         tags: Image to its DICOM tags.
-        patients: Image to its patient, if known without the table.
+        told: Image to its patient, exam, view and side, as far as they are known without the table.
     """
     if table.key == "file":
         return _join_files(table, paths)
-    keys = patients
+    keys = {image: one["patient"] for image, one in told.items()}
     if table.key != "patient_id":
-        attribute = {"SOPInstanceUID": "sop_uid", "AccessionNumber": "accession"}[table.key]
-        keys = {image: getattr(one, attribute) if one else "" for image, one in tags.items()}
+        keys = {image: getattr(one, _TAGS[table.key]) if one else "" for image, one in tags.items()}
+    keys = {image: table.key_of(key, told[image]["laterality"]) for image, key in keys.items()}
     return {image: keys[image] for image in paths if keys[image] in table.lines}
 
 
@@ -208,10 +236,12 @@ def _endings(path: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _patients(
+def _told(
     table: _Table, paths: Mapping[Path, str], tags: Mapping[Path, DicomTags | None], pattern: str
-) -> dict[Path, str]:
-    """Return the patient of each image: by the pattern, else its DICOM header, else a folder that the table lists.
+) -> dict[Path, dict[str, str]]:
+    """Return what is known of each image without the table: by the pattern, else by its DICOM header.
+
+    The patient is also a folder that the table lists.
 
     Args:
         table: The table.
@@ -221,19 +251,19 @@ def _patients(
     """
     asked, found = parse_pattern(pattern), {}
     fields = asked.read(list(paths.values())) if asked else [{} for _ in paths]
+    listed = {line["patient_id"] for line in table.lines.values()} if table.key == "patient_id" else set()
     for (image, path), one in zip(paths.items(), fields, strict=True):
         header = tags[image]
-        found[image] = one.get("patient") or (header.patient_id if header else "") or _folder_in(path, table)
+        nearest = next((part for part in reversed(path.split("/")[:-1]) if part in listed), "")
+        patient = one.get("patient") or (header.patient_id if header else "") or nearest
+        side = side_of(one.get("laterality", "")) or (header.laterality if header else "")
+        found[image] = {**one, "patient": patient, "laterality": side}
     return found
 
 
-def _folder_in(path: str, table: _Table) -> str:
-    """Return the nearest folder of a path that the table lists as a patient; empty if there is none."""
-    folders = reversed(path.split("/")[:-1]) if table.key == "patient_id" else ()
-    return next((part for part in folders if part in table.lines), "")
-
-
-def _row(image: Path, table: _Table, line: Mapping[str, str], patient: str) -> Row:
-    told = {name: line.get(name, "") for name in table.more}
-    split = split_of(line.get("split", ""))
-    return Row(image, line["label"], line.get("patient_id") or patient, split, line.get("group", ""), told)
+def _row(image: Path, table: _Table, line: Mapping[str, str], told: Mapping[str, str]) -> Row:
+    views = {"view": told.get("view", ""), "laterality": side_of(line.get("laterality", "")) or told["laterality"]}
+    more = {name: value for name, value in views.items() if value} | {name: line.get(name, "") for name in table.more}
+    split, patient = split_of(line.get("split", "")), line.get("patient_id") or told["patient"]
+    exam = line.get("exam_id") or told.get("exam", "")
+    return Row(image, line["label"], patient, split, line.get("group", ""), more, exam)

@@ -8,7 +8,7 @@ from cdtl_core.errors import DataError
 
 __all__ = ["FIELDS", "PathPattern", "parse_pattern"]
 
-FIELDS = ("label", "patient", "split", "group")
+FIELDS = ("label", "patient", "exam", "view", "laterality", "split", "group")
 _MARK = re.compile(r"(\{[a-z_]+\}|\*\*|\*)")
 _WILD = {"*": "[^/]*", "**": ".*"}
 
