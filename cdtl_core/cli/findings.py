@@ -80,12 +80,17 @@ def print_check(check: CohortCheck, root: Path) -> None:
     """Print the check; files are named relative to `root`."""
     console, counts = open_console(soft_wrap=True), check.counts
     console.print(
-        f"{counts.images} images ({counts.readable} readable) of {counts.patients} patients, {check.modality}"
+        f"{counts.images} images ({counts.readable} readable) of {counts.patients} patients"
+        f"{f' in {counts.exams} exams' if counts.exams else ''}, {check.modality}"
     )
     for one in counts.classes[:_LABELS]:
         console.print(f"  {visible(one.label) or '(no label)'}: {one.images} images, {one.patients} patients")
     if len(counts.classes) > _LABELS:
         console.print(f"  and {len(counts.classes) - _LABELS} more labels")
+    if counts.volumes:
+        least, median, most = counts.spacing_mm or (0.0, 0.0, 0.0)
+        apart = f", {least:g} to {most:g} mm apart (median {median:g})" if counts.spacing_mm else ""
+        console.print(f"  {counts.volumes} of them hold several images, {counts.slices} in all{apart}")
     sizes = list(counts.sizes)
     bits = ", ".join(str(depth) for depth in counts.bits)
     console.print(f"  {len(sizes)} sizes (most: {sizes[0] if sizes else '-'}), bits per sample: {bits or '-'}")

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cdtl_core.data.decode.formats import series_files
 from cdtl_core.data.decode.picture import DicomTags, Picture
-from cdtl_core.data.decode.read import read_picture
+from cdtl_core.data.decode.plan import Plan, Survey
+from cdtl_core.data.decode.read import read_images, read_picture, survey_images
+from cdtl_core.data.frame import Slices
 from cdtl_core.data.glyphs import count_glyphs
 from cdtl_core.data.texture import measure_texture
 from cdtl_core.errors import DataError
@@ -28,6 +32,7 @@ BINS = 32
 CHROMA = 24  # gray levels
 EMPTY_SPREAD = 1.0  # standard deviation in gray levels of 255 below which nothing can be seen
 TEXT_SIDE = 512
+TILES = 100  # of a whole slide: a check looks whether tiles can be read, not at each
 WORTH_A_POOL = 200  # images; spawning a process takes about a second
 
 
@@ -69,6 +74,8 @@ class ImageFacts:
         file_sha256: Of the file's bytes.
         glyphs: The most letter-like marks in one row.
         tags: Of a DICOM file, else None.
+        plan: How many images the file holds, without a list of them. The other facts are of the middle one, but both
+            SHA-256 are of all.
     """
 
     file: Path
@@ -91,6 +98,7 @@ class ImageFacts:
     file_sha256: str
     glyphs: int
     tags: DicomTags | None
+    plan: Plan = field(default_factory=lambda: Plan("image"))
 
     @property
     def is_empty(self) -> bool:
@@ -103,17 +111,51 @@ class ImageFacts:
         return float(np.median(self.edges[::2]))
 
 
-def examine(path: Path) -> ImageFacts | Fault:
-    """Decode one image and return its facts, or the reason why it cannot be decoded."""
+def examine(path: Path, tile_um: float = 1.0) -> ImageFacts | Fault:
+    """Decode one image and return its facts, or the reason why it cannot be decoded.
+
+    Of a volume every slice is decoded, of a whole slide up to 100 tiles: a fault of one is a fault of the file.
+
+    Args:
+        path: A file, or the folder of a DICOM series.
+        tile_um: Micrometres per pixel of a whole slide's tiles.
+    """
     try:
-        picture = read_picture(path)
-        digest = file_hash(path)
+        picture, plan, content = _read(path, tile_um)
+        digest = _digest(path)
     except (DataError, OSError) as error:
         return Fault(path, str(error))
-    return _facts(path, picture, digest)
+    return _facts(path, picture, digest, content, plan)
 
 
-def examine_all(paths: Sequence[Path], workers: int | None = None) -> list[ImageFacts | Fault]:
+def _read(path: Path, tile_um: float) -> tuple[Picture, Plan, str]:
+    """Return the middle image of a file, what else it holds, and the SHA-256 of what was decoded."""
+    plan = survey_images(path, Survey(Slices(TILES), tile_um=tile_um))
+    if plan.kind != "slide":
+        plan = replace(plan, chosen=tuple(range(plan.total)))
+    if not (plan.has_neighbours or plan.kind == "slide"):
+        middle = read_picture(path)
+        return middle, plan, _sha256(middle.pixels)
+    digests: list[str] = []
+    for picture in read_images(path, plan):
+        if len(digests) <= plan.count // 2:
+            middle = picture
+        digests.append(_sha256(picture.alone))
+    return middle, plan, hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _sha256(pixels: npt.NDArray[np.uint8]) -> str:
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a series."""
+    if not path.is_dir():
+        return file_hash(path)
+    return hashlib.sha256("".join(file_hash(child) for child in series_files(path)).encode()).hexdigest()
+
+
+def examine_all(paths: Sequence[Path], workers: int | None = None, tile_um: float = 1.0) -> list[ImageFacts | Fault]:
     """Return the facts or the fault of each image, in order.
 
     Each process holds at most one image in memory. Progress goes to `cdtl_core.system.progress`.
@@ -121,33 +163,44 @@ def examine_all(paths: Sequence[Path], workers: int | None = None) -> list[Image
     Args:
         paths: Image files.
         workers: Number of processes; None: one per core.
+        tile_um: Micrometres per pixel of a whole slide's tiles.
 
     Raises:
         DataError: A process was killed, for lack of memory or by a decoder that crashed.
     """
     count = workers or num_cores()
     found = []
-    for number, facts in enumerate(_stream(paths, count), start=1):
+    for number, facts in enumerate(_stream(paths, count, tile_um), start=1):
         found.append(facts)
         report(examined=number, of=len(paths))
     return found
 
 
-def _stream(paths: Sequence[Path], workers: int) -> Iterator[ImageFacts | Fault]:
+def _stream(paths: Sequence[Path], workers: int, tile_um: float) -> Iterator[ImageFacts | Fault]:
+    look = partial(examine, tile_um=tile_um)
     if workers == 1 or len(paths) < WORTH_A_POOL:
-        yield from map(examine, paths)
+        yield from map(look, paths)
         return
     try:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(examine, paths, chunksize=16)
+            yield from pool.map(look, paths, chunksize=16)
     except BrokenProcessPool:
         raise DataError(
             "a process that decoded images was killed: give it more memory, or find the image with one worker."
         ) from None
 
 
-def _facts(path: Path, picture: Picture, digest: str) -> ImageFacts:
-    image = Image.fromarray(picture.pixels).convert("L")
+def _facts(path: Path, picture: Picture, digest: str, content: str, plan: Plan) -> ImageFacts:
+    """Return the facts of an image.
+
+    Args:
+        path: Its file.
+        picture: The image.
+        digest: SHA-256 of the file.
+        content: SHA-256 of the decoded pixels.
+        plan: Which images the file holds.
+    """
+    image = Image.fromarray(picture.alone).convert("L")
     gray = np.asarray(image)
     height, width = gray.shape
     details = measure_texture(image)
@@ -159,7 +212,7 @@ def _facts(path: Path, picture: Picture, digest: str) -> ImageFacts:
         bits=picture.bits,
         format=picture.format,
         is_colour=picture.is_colour,
-        coloured=_coloured(picture.pixels),
+        coloured=_coloured(picture.alone),
         mean=float(gray.mean()),
         std=float(gray.std()),
         histogram=(np.bincount(gray.ravel() // (256 // BINS), minlength=BINS) / gray.size).astype(np.float32),
@@ -169,10 +222,11 @@ def _facts(path: Path, picture: Picture, digest: str) -> ImageFacts:
         skews=tuple(detail.skew for detail in details),
         thumbnail=thumbnail,
         perceptual_hash=_perceptual_hash(thumbnail),
-        pixels_sha256=hashlib.sha256(f"{picture.pixels.shape}".encode() + picture.pixels.tobytes()).hexdigest(),
+        pixels_sha256=content,
         file_sha256=digest,
         glyphs=count_glyphs(_reduced(image)),
         tags=picture.tags,
+        plan=replace(plan, chosen=(), items=()),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from cdtl_core.config.modalities import Modality
 from cdtl_core.data.facts import Fault, ImageFacts
 from cdtl_core.errors import ConfigError
-from cdtl_core.quality import duplicates, files, labels, look, patients, shortcut
+from cdtl_core.quality import duplicates, exams, files, labels, look, patients, shortcut
 from cdtl_core.quality.cohort import Cohort, assemble, unread
 from cdtl_core.quality.limits import limits_of
 from cdtl_core.quality.rule import Finding, Rule
@@ -21,6 +21,7 @@ RULES: tuple[Rule, ...] = (
     *files.RULES,
     *labels.RULES,
     *patients.RULES,
+    *exams.RULES,
     *duplicates.RULES,
     *look.RULES,
     *shortcut.RULES,
@@ -51,6 +52,10 @@ class Counts:
         colour: Images with colour.
         duplicate_pairs: Pairs that show the same.
         opposite_pairs: Duplicate pairs with different labels.
+        exams: Exams that the list names.
+        volumes: Files and folders that hold several slices or tiles.
+        slices: Images that they hold.
+        spacing_mm: Least, median and largest distance of neighbouring slices; empty: no volume.
     """
 
     images: int
@@ -63,6 +68,10 @@ class Counts:
     colour: int
     duplicate_pairs: int
     opposite_pairs: int
+    exams: int = 0
+    volumes: int = 0
+    slices: int = 0
+    spacing_mm: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,9 +119,9 @@ def check_entries(
 
 
 def check_list(entries: Sequence[Entry]) -> tuple[Finding, ...]:
-    """Return the errors of a list that are known before an image is read: labels, patients and splits."""
+    """Return the errors of a list that are known before an image is read: labels, patients, exams and splits."""
     cohort = unread(entries)
-    rules = [rule for rule in (*labels.RULES, *patients.RULES) if rule.severity == "error"]
+    rules = [rule for rule in (*labels.RULES, *patients.RULES, *exams.RULES) if rule.severity == "error"]
     return tuple(finding for rule in rules for finding in _apply(rule, cohort, ""))
 
 
@@ -152,6 +161,8 @@ def _count(cohort: Cohort) -> Counts:
     images = Counter(sample.entry.label for sample in samples)
     owners = {(sample.entry.label, sample.owner) for sample in samples}
     by_label = Counter(label for label, _ in owners)
+    held = [sample.facts.plan for sample in samples if sample.facts.plan.total > 1]
+    spacings = sorted(plan.spacing_mm for plan in held if plan.spacing_mm)
     opposite = [p for p in cohort.pairs if samples[p.first].entry.label != samples[p.second].entry.label]
     return Counts(
         images=len(cohort.entries),
@@ -164,4 +175,8 @@ def _count(cohort: Cohort) -> Counts:
         colour=sum(sample.facts.is_colour for sample in samples),
         duplicate_pairs=len(cohort.pairs),
         opposite_pairs=len(opposite),
+        exams=len({entry.exam for entry in cohort.entries} - {""}),
+        volumes=len(held),
+        slices=sum(plan.total for plan in held),
+        spacing_mm=(spacings[0], spacings[len(spacings) // 2], spacings[-1]) if spacings else (),
     )

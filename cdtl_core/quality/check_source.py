@@ -7,6 +7,7 @@ from cdtl_core.config.modalities import Modality, modality_of
 from cdtl_core.data.facts import examine_all
 from cdtl_core.data.listing.folders import rows_of
 from cdtl_core.quality import CohortCheck, Entry, check_entries
+from cdtl_core.quality.sample import spread_labels
 
 __all__ = ["check_cohort"]
 
@@ -19,8 +20,9 @@ def check_cohort(
     label_map: Mapping[str, str] | None = None,
     switched_off: Mapping[str, str] | None = None,
     patient_pattern: str = "",
+    tile_um: float = 1.0,
 ) -> CohortCheck:
-    """Check a manifest, a folder that contains one, or class folders. Every image is read once; nothing is written.
+    """Check a manifest, a folder that contains one, or class folders. Every file is read once; nothing is written.
 
     Args:
         source: A manifest.csv (file, label, patient_id), a folder that holds one, or ``FOLDER/<label>/<image>``.
@@ -30,6 +32,7 @@ def check_cohort(
         switched_off: Rule to the reason why it does not apply here; its findings are marked as waived.
         patient_pattern: For class folders: where the patient is in an image's path, ``"{patient}_*"`` or a regular
             expression whose first group is the patient.
+        tile_um: Micrometres per pixel of a whole slide's tiles.
 
     Returns:
         Counts and findings; `has_errors` is true if there is an unwaived error.
@@ -47,8 +50,9 @@ def check_cohort(
     """
     declared = modality_of(modality) if isinstance(modality, str) else modality
     names = label_map or {}
-    entries = [Entry(row.file, row.label, row.patient, row.split) for row in rows_of(Path(source), patient_pattern)]
-    entries = [entry for entry in entries if names.get(entry.label) != ""]
+    rows = rows_of(Path(source), patient_pattern)
+    listed = spread_labels([Entry(row.file, row.label, row.patient, row.split, row.exam) for row in rows])
+    entries = [entry for entry in listed if names.get(entry.label) != ""]
     allowed = list(labels) or [label for label, task in names.items() if task]
-    facts = examine_all([entry.file for entry in entries])
+    facts = examine_all([entry.file for entry in entries], tile_um=tile_um)
     return check_entries(entries, facts, modality=declared, labels=allowed, switched_off=switched_off or {})

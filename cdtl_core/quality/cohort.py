@@ -7,7 +7,7 @@ from cdtl_core.config.modalities import Modality
 from cdtl_core.data.facts import Fault, ImageFacts
 from cdtl_core.errors import DataError
 from cdtl_core.quality.polarity import find_negatives
-from cdtl_core.quality.sample import Entry, Sample
+from cdtl_core.quality.sample import Entry, Sample, spread_labels
 from cdtl_core.quality.similarity import Pair, find_pairs
 from cdtl_core.quality.strangers import find_strangers
 
@@ -19,7 +19,7 @@ class Cohort:
     """All data that a rule may use.
 
     Attributes:
-        entries: The site's list.
+        entries: The site's list; images of an exam that had no label have the exam's.
         modality: The modality that the site declares.
         labels: The labels it may use; empty if not known.
         faults: Images that cannot be read.
@@ -45,7 +45,7 @@ class Cohort:
 
 def unread(entries: Sequence[Entry]) -> Cohort:
     """Return a cohort whose images were not read and whose modality is not known, for the rules about the list."""
-    every = tuple(entries)
+    every = spread_labels(entries)
     unknown = Modality("unknown", colour=False, dicom=())
     return Cohort(every, unknown, (), (), (), (), every, (), (), ())
 
@@ -66,13 +66,14 @@ def assemble(
     """
     if len(entries) != len(facts):
         raise DataError(f"{len(entries)} images are listed and {len(facts)} were examined: examine each listed image.")
+    entries = spread_labels(entries)
     readable = [Sample(entry, one) for entry, one in zip(entries, facts, strict=True) if isinstance(one, ImageFacts)]
     samples = tuple(sample for sample in readable if not sample.facts.is_empty)
     gray = [sample for sample in samples if sample.facts.is_colour == modality.colour]
     negatives = find_negatives(gray)
     strangers = find_strangers(gray, negatives)
     return Cohort(
-        entries=tuple(entries),
+        entries=entries,
         modality=modality,
         labels=tuple(labels),
         faults=tuple(one for one in facts if isinstance(one, Fault)),

@@ -32,7 +32,14 @@ def _exact(cohort: Cohort) -> Iterator[Hit]:
 
 
 def _near(cohort: Cohort) -> Iterator[Hit]:
-    yield from _groups(cohort, [pair for pair in cohort.pairs if not pair.exact], "look the same")
+    pairs = [pair for pair in cohort.pairs if not pair.exact and not _is_one_exam(cohort, pair)]
+    yield from _groups(cohort, pairs, "look the same")
+
+
+def _is_one_exam(cohort: Cohort, pair: Pair) -> bool:
+    """Whether two images are of one exam, whose images may resemble each other."""
+    first, second = (cohort.samples[index].entry for index in (pair.first, pair.second))
+    return bool(first.exam) and (first.exam, first.owner) == (second.exam, second.owner)
 
 
 def _groups(cohort: Cohort, pairs: list[Pair], what: str) -> Iterator[Hit]:

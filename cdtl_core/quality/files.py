@@ -13,14 +13,18 @@ __all__ = ["RULES"]
 
 SMALLEST = 32  # pixels of the shorter side
 SIZE_FACTOR = 3.0
+_NAMED = 5  # exams
 
 
 def _unreadable(cohort: Cohort) -> Iterator[Hit]:
+    exams = {entry.file: entry.exam for entry in cohort.entries}
     by_reason: dict[str, list[Fault]] = defaultdict(list)
     for fault in cohort.faults:
         by_reason[fault.reason].append(fault)
     for reason, faults in by_reason.items():
         message = faults[0].sentence if len(faults) == 1 else f"each of {len(faults)} images {reason}"
+        named = sorted({exams.get(fault.file, "") for fault in faults} - {""})
+        message = f"exam {', '.join(named[:_NAMED])}{', ...' * (len(named) > _NAMED)}: {message}" if named else message
         yield Hit(message, tuple(fault.file for fault in faults))
 
 
@@ -58,8 +62,9 @@ RULES = (
     Rule(
         "unreadable",
         "error",
-        "A file is missing, truncated or in no format that can be decoded.",
-        "Restore the file from its source, or remove it from the list.",
+        "A file is missing, truncated or in no format that can be decoded; the slices of a series do not belong "
+        "together; a slide shows no tissue.",
+        "Restore the file from its source, do what the sentence says, or remove it from the list.",
         _unreadable,
     ),
     Rule(

@@ -20,7 +20,7 @@ DENIALS = frozenset({"no", "non", "not", "vs"})
 
 
 def _unknown(cohort: Cohort) -> Iterator[Hit]:
-    groups = _by_label(cohort.entries)
+    groups = _by_label([entry for entry in cohort.entries if entry.label or not entry.exam])
     if unlabelled := groups.pop("", ()):
         yield Hit(f"{count_of(len(unlabelled), 'image', 'have')} no label.", unlabelled)
     for label, files in groups.items():

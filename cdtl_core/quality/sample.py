@@ -1,7 +1,7 @@
 """A readable image of a cohort: its entry in the site's list and the facts of its file."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cdtl_core.data.facts import ImageFacts
 
-__all__ = ["Entry", "Floats", "Sample", "leading_axes", "standard_thumbnails"]
+__all__ = ["Entry", "Floats", "Sample", "leading_axes", "spread_labels", "standard_thumbnails"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -22,11 +22,22 @@ class Entry:
     label: str
     patient: str = ""
     split: str = ""
+    exam: str = ""
 
     @property
     def owner(self) -> str:
         """The patient; an image without one is its own group."""
         return self.patient or f"file:{self.file}"
+
+
+def spread_labels(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Return the entries with the label of their exam where they have none; an exam with several labels keeps gaps."""
+    labels: dict[str, set[str]] = {}
+    for entry in entries:
+        if entry.exam and entry.label:
+            labels.setdefault(entry.exam, set()).add(entry.label)
+    told = {exam: next(iter(found)) for exam, found in labels.items() if len(found) == 1}
+    return tuple(entry if entry.label else replace(entry, label=told.get(entry.exam, "")) for entry in entries)
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,7 +116,7 @@ def _name(file: Path, root: Path) -> str:
 
 def _data_url(file: Path) -> str:
     try:
-        image = Image.fromarray(read_picture(file).pixels)
+        image = Image.fromarray(read_picture(file).alone)
     except DataError:
         return ""
     image.thumbnail((SIDE, SIDE))

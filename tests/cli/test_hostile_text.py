@@ -139,7 +139,7 @@ def print_run(text: str) -> None:
 
 
 def print_check(text: str) -> None:
-    none = {"colour": 0, "duplicate_pairs": 0, "opposite_pairs": 0}
+    none: Any = {"colour": 0, "duplicate_pairs": 0, "opposite_pairs": 0}
     counts = Counts(
         images=1, readable=1, patients=1, classes=(ClassCount(text, 1, 1),), sizes={}, bits={}, formats={}, **none
     )

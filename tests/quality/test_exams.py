@@ -1,0 +1,159 @@
+"""Rules about exams: each finds a planted fault, names the exam, and is silent without it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cdtl_core.quality import CohortCheck, Entry, as_dict, check_list
+from tests.data.volumes import SAGITTAL, ramp, write_series, write_slice
+from tests.quality.planted import look, named, write_cohort
+
+EXAM_RULES = {
+    "exam-unlabelled", "exam-two-labels", "exam-two-patients", "exam-two-studies", "missing-slices",
+    "series-left-out", "slices-one-by-one", "orientation",
+}  # fmt: skip
+
+
+def noise(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 900, (count, 40, 40)).astype(np.int16)
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> list[Entry]:
+    """Six patients with an MR series each; every second is malignant."""
+    return [
+        Entry(
+            write_series(tmp_path / f"mr{i}", noise(4, i), SeriesInstanceUID=f"1.{i}", StudyInstanceUID=f"2.{i}"),
+            ("benign", "malignant")[i % 2],
+            f"P{i}",
+            exam=f"E{i}",
+        )
+        for i in range(6)
+    ]
+
+
+@pytest.fixture
+def views(tmp_path: Path) -> list[Entry]:
+    """Thirty exams of two images; the label stands on the first."""
+    films = write_cohort(tmp_path, patients=60)
+    return [
+        replace(film, patient=f"p{i // 2}", exam=f"E{i // 2}", label=films[i - i % 2].label if i % 2 == 0 else "")
+        for i, film in enumerate(films)
+    ]
+
+
+def says(check: CohortCheck, rule: str) -> str:
+    return " ".join(f"{one.message} {one.advice}" for one in check.findings if one.rule == rule)
+
+
+def test_clean_exams_have_no_finding_and_one_label_counts_for_all_images(views: list[Entry]) -> None:
+    check = look(views)
+    assert not EXAM_RULES & set(named(check))
+    assert "label-unknown" not in named(check)
+    assert check.counts.exams == 30
+    assert sum(one.images for one in check.counts.classes) == 60
+    assert check_list(views) == ()
+
+
+def test_clean_series_are_counted_with_their_slices_and_spacing(series: list[Entry]) -> None:
+    check = look(series, modality="mri")
+    assert not (EXAM_RULES | {"unreadable", "colour"}) & set(named(check))
+    counts = as_dict(check)["counts"]
+    assert (counts["volumes"], counts["slices"], list(counts["spacing_mm"])) == (6, 24, [5.0, 5.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "message"),
+    [
+        ({"label": ""}, "exam-unlabelled", r"the exam 'E0' has no label"),
+        ({"label": "malignant"}, "exam-two-labels", r"'E0' has 2 labels: 'benign' \(1 image\) and 'malignant'"),
+        ({"patient": "p99"}, "exam-two-patients", r"'E0' has images of 2 patients"),
+    ],
+)
+def test_a_fault_of_the_list_is_found_before_an_image_is_read(
+    views: list[Entry], change: dict[str, Any], rule: str, message: str
+) -> None:
+    spoilt = [replace(views[0], label="" if rule == "exam-unlabelled" else "benign"), replace(views[1], **change)]
+    found = [one for one in check_list([*spoilt, *views[2:]]) if one.rule == rule]
+    assert [one.files for one in found] == [(views[0].file, views[1].file)]
+    assert re.search(message, found[0].message)
+    assert found[0].advice.endswith(".")
+
+
+def _two_studies(series: list[Entry]) -> list[Entry]:
+    return [replace(series[0], patient="P2", label=series[2].label, exam="E2"), *series[1:]]
+
+
+def _gap(series: list[Entry]) -> list[Entry]:
+    write_slice(series[0].file / "Z", ramp(1, 40, 40)[0], (0, 0, 30), SeriesInstanceUID="1.0", StudyInstanceUID="2.0")
+    return series
+
+
+def _left_out(series: list[Entry]) -> list[Entry]:
+    (series[0].file / "VERSION").write_text("7")
+    return series
+
+
+def _turned(series: list[Entry]) -> list[Entry]:
+    for place, file in enumerate(sorted(series[0].file.iterdir())):
+        turned = {"ImageOrientationPatient": list(SAGITTAL), "SeriesInstanceUID": "1.0", "StudyInstanceUID": "2.0"}
+        write_slice(file, noise(4, 0)[place], (place, 0, 0), **turned)
+    return series
+
+
+def _one_by_one(series: list[Entry]) -> list[Entry]:
+    return [*(replace(series[0], file=file) for file in sorted(series[0].file.iterdir())), *series[1:]]
+
+
+def _corrupt(series: list[Entry]) -> list[Entry]:
+    path = series[0].file / "IM0003"
+    path.write_bytes(path.read_bytes()[:-100])
+    return series
+
+
+def _mixed(series: list[Entry]) -> list[Entry]:
+    write_slice(series[0].file / "Z", ramp(1, 40, 40)[0], (0, 0, 30), SeriesInstanceUID="9.9")
+    return series
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule", "message"),
+    [
+        (_two_studies, "exam-two-studies", "the exam 'E2' has images of 2 DICOM studies"),
+        (_gap, "missing-slices", "the exam 'E0' lacks 2 slices between its 5, which are 5 mm apart"),
+        (_turned, "orientation", "1 volume is sagittal, 5 are axial"),
+        (_left_out, "series-left-out", r"the exam 'E0': 1 file in its folder (VERSION)"),
+        (_one_by_one, "slices-one-by-one", "4 slices of 1 DICOM series are listed one by one"),
+        (_corrupt, "unreadable", "exam E0: the image"),
+        (_corrupt, "unreadable", "has a slice, IM0003, that is truncated"),
+        (_mixed, "unreadable", "2 series (4, 1 files): put each series into a folder"),
+    ],
+)
+def test_a_fault_of_the_files_names_the_exam_and_what_to_do(
+    series: list[Entry], spoil: Callable[[list[Entry]], list[Entry]], rule: str, message: str
+) -> None:
+    check = look(spoil(series), modality="mri")
+    assert message in says(check, rule)
+    others = set(named(check)) & EXAM_RULES - {rule}
+    assert others == set()
+
+
+def test_the_same_series_under_two_exams_is_a_duplicate_by_all_of_its_slices(series: list[Entry]) -> None:
+    for place, file in enumerate(sorted(series[0].file.iterdir())):
+        (series[1].file / f"IM{place + 1:04d}").write_bytes(file.read_bytes())
+    found = named(look(series, modality="mri"))
+    assert {"mr0", "mr1"} <= found["opposite-labels"]
+
+
+def test_images_of_one_exam_may_resemble_each_other(views: list[Entry], tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(views[0].file)).astype(int)
+    Image.fromarray(np.clip(pixels + 2, 0, 255).astype(np.uint8)).save(views[1].file)
+    assert "near-duplicate" not in named(look(views))
+    assert "near-duplicate" in named(look([replace(one, exam="") for one in views]))
