@@ -85,13 +85,13 @@ def check_initial_weights(config: RunConfig) -> str:
         ModelError: The backbone is unknown.
         PrivacyError: They differ.
     """
-    from cdtl_core.models.backbones import PRETRAINED_HERE
+    from cdtl_core.models.backbones import is_pretrained_here
     from cdtl_core.models.model import build_initial_weights
     from cdtl_core.models.weights import weights_hash
 
     if config.model.weights not in NAMED_WEIGHTS:
         return "they come from a file of the coordinator"
-    if config.model.weights == "imagenet" and config.model.backbone not in PRETRAINED_HERE:
+    if config.model.weights == "imagenet" and not is_pretrained_here(config.model.backbone):
         return "they would have to be downloaded, and a site downloads nothing"
     found = weights_hash(build_initial_weights(config.model, config.seed, config.image.size))
     if found != config.limits.initial_weights_hash:

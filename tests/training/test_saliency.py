@@ -1,7 +1,10 @@
 """Grad-CAM: the map is bright where the network finds evidence."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.models.model import build_classifier
@@ -52,6 +55,27 @@ def test_the_map_follows_what_is_in_the_image() -> None:
     other = grad_cam(model, images, 0)
     assert other is not None
     assert other.max() == 0  # nothing in it speaks for the other label
+
+
+@pytest.mark.parametrize("levels", [(), (2, 5)])
+def test_the_map_of_a_vision_transformer_lies_over_its_patches(levels: tuple[int, ...]) -> None:
+    config = ModelConfig(backbone="test_vit", weights="random", levels=levels)
+    model = build_classifier(config, 2, 128)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.head.weight)
+    outputs: list[torch.Tensor] = []
+    blocks: Any = model.backbone.blocks
+    block = blocks[3 if levels else -2]  # stage 5; the class token takes nothing from patches after the last block
+    hook = block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    images = torch.randn(2, 3, 128, 128)
+    said = model.eval()(images).log_softmax(1)[:, 1].sum()
+    (slope,) = torch.autograd.grad(said, outputs)
+    hook.remove()
+    each = (slope[:, 1:].mean(dim=1, keepdim=True) * outputs[0][:, 1:]).sum(dim=2).clamp(min=0)
+    wanted = interpolate(each.reshape(2, 1, 8, 8).detach(), size=(128, 128), mode="bilinear")[:, 0]
+    heat = grad_cam(model, images, 1)
+    assert heat is not None
+    torch.testing.assert_close(heat, wanted / wanted.amax(dim=(1, 2), keepdim=True))
 
 
 def test_a_network_without_feature_maps_has_none() -> None:
