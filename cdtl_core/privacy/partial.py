@@ -12,6 +12,7 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.models.draws import SECRET_BYTES, Draws, keyed_draws
 from cdtl_core.models.model import Classifier, frozen_stages, set_training
 from cdtl_core.models.noise import Entropy, kernel_entropy
+from cdtl_core.models.stages import NORMS
 from cdtl_core.privacy.dp_sgd import Examples, fit_private, private_mean
 from cdtl_core.privacy.mechanism import Grant, Mechanism, without_noise
 from cdtl_core.training.device import CPU, Where, hardware_of
@@ -67,6 +68,7 @@ def fit_part(
         _centre(model, features, fold, grant.mechanism, spent, draws, entropy)
         steps -= spent
     set_training(model, freeze=frozen_stages(model, config))
+    _hold_norms(model)
     place = hardware_of(device).device
     if frozen and features is not None:
         inputs = patient_views(features, draws)
@@ -103,6 +105,13 @@ def set_centre(model: Classifier, fold: Fold, config: RunConfig, *, device: Wher
         plain = feature_views(model, fold, views=0, change=config.train.augment, seed=0, device=device, cache=cache)
     everyone = keyed_draws(bytes(SECRET_BYTES))  # without noise every patient is in
     _centre(model, plain, fold, without_noise(fold.num_patients), 1, everyone, kernel_entropy)
+
+
+def _hold_norms(model: Classifier) -> None:
+    """Keep the affine parameters of layer and group norms: norms stay at the site, and only what leaves is trained."""
+    for module in model.backbone.modules():
+        if isinstance(module, NORMS):
+            module.requires_grad_(False)
 
 
 def _features(model: Classifier, fold: Fold, config: RunConfig, device: Where, cache: Path | None) -> Features:

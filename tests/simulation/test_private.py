@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Message
 from opacus.accountants import RDPAccountant
 
-from cdtl_core.config import RunConfig, SimulationConfig
+from cdtl_core.config import ModelConfig, RunConfig, SimulationConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import flatten, load_site, save_toml
 from cdtl_core.coordinator.app import app as server_app
@@ -28,6 +28,7 @@ from tests.conftest import Played
 Tiny = Callable[..., SimulationConfig]
 DP = {"enabled": True, "target_epsilon": 4.0, "centre_steps": 2}
 MODEL = {"levels": [2, 3], "adapter": 3, "dropout": 0.0}
+VIT = ModelConfig(backbone="test_vit", weights="random", dropout=0.0)
 
 
 @pytest.fixture
@@ -94,6 +95,18 @@ def test_a_private_site_sends_what_its_steps_updated_and_nothing_else(private: T
         rule = egress_manifest(config.run, private=here)
         assert check_outline(rule, kind, outline(unpacked(content))) == ""
     assert len(seen) == 15
+
+
+def test_the_last_block_of_a_vision_transformer_trains_with_privacy_and_its_norms_do_not_leave(
+    private: Tiny, played: Played
+) -> None:
+    config = private(dp={"stages": 1}, train={"steps": 1})
+    config = config.model_copy(update={"run": config.run.model_copy(update={"model": VIT})})
+    seen = [reply for asked, reply in played(config).messages if asked.metadata.message_type == "train"]
+    sent = [set(arrays_of(reply.content, "delta")) for reply in seen]
+    assert len(sent) == 9  # of three sites in three rounds
+    assert all("backbone.blocks.5.attn.qkv.weight" in names for names in sent)
+    assert not any("norm" in name for names in sent for name in names)
 
 
 def test_the_ledger_says_what_opacus_says_and_the_report_says_it_too(private: Tiny, played: Played) -> None:
