@@ -25,7 +25,7 @@ from cdtl_core.system.durable import file_hash
 from cdtl_core.system.progress import report
 from cdtl_core.system.threads import num_cores
 
-__all__ = ["BINS", "THUMBNAIL", "Fault", "ImageFacts", "examine", "examine_all"]
+__all__ = ["BINS", "THUMBNAIL", "TILES", "Fault", "ImageFacts", "examine", "examine_all"]
 
 THUMBNAIL = 32
 BINS = 32

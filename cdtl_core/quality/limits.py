@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from cdtl_core.data import glyphs
+from cdtl_core.data.facts import TILES
 from cdtl_core.quality import polarity, shortcut, strangers
 from cdtl_core.quality.cohort import Cohort
 from cdtl_core.quality.rule import count_of
@@ -18,6 +19,7 @@ def limits_of(cohort: Cohort) -> tuple[str, ...]:
         *_comparisons(cohort),
         *_shortcuts(cohort),
         *_text(cohort),
+        *_held(cohort),
         *_labels(cohort),
         "whether labels and patient ids are right, and copies that are mirrored, rotated or cropped",
     )
@@ -53,6 +55,16 @@ def _text(cohort: Cohort) -> Iterator[str]:
     small = sum(max(s.facts.width, s.facts.height) < glyphs.SMALLEST for s in cohort.samples)
     if small:
         yield f"burned-in text in {count_of(small, 'image')} of fewer than {glyphs.SMALLEST} pixels"
+
+
+def _held(cohort: Cohort) -> Iterator[str]:
+    plans = [sample.facts.plan for sample in cohort.samples]
+    slides = sum(plan.kind == "slide" and plan.total > TILES for plan in plans)
+    if slides:
+        yield f"whether every tile can be read: {TILES} were of each of {count_of(slides, 'slide')}"
+    frames = sum(plan.kind in {"frames", "pages"} for plan in plans)
+    if frames:
+        yield f"the frames of {count_of(frames, 'file')} that are not in the middle"
 
 
 def _labels(cohort: Cohort) -> Iterator[str]:

@@ -123,6 +123,13 @@ def test_a_pattern_finds_exam_view_and_side(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["P1.nii", "P1.nii.gz", "P1.NII.GZ", "P1.svs", "P1.ndpi"])
+def test_volumes_and_slides_are_known_by_their_endings(tmp_path: Path, name: str) -> None:
+    table(tmp_path / "benign" / name, "x")
+    (row,) = list_folders(tmp_path, "{patient}.*").rows
+    assert (row.file.name, row.label, row.patient) == (name, "benign", "P1")
+
+
 def test_a_manifest_without_exams_has_no_column_for_them(tmp_path: Path) -> None:
     write_manifest(tmp_path / "manifest.csv", [Row(tmp_path / "a.png", "benign", "P1")])
     assert (tmp_path / "manifest.csv").read_text().startswith("file,label,patient_id,split,group\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cdtl_core.quality import CohortCheck, Entry, as_dict, check_list
 from tests.data.volumes import SAGITTAL, ramp, write_series, write_slice
@@ -143,6 +144,13 @@ def test_a_fault_of_the_files_names_the_exam_and_what_to_do(
     assert others == set()
 
 
+def test_what_was_not_read_of_a_file_is_said(views: list[Entry], tmp_path: Path) -> None:
+    page = Image.fromarray(noise(1, 0)[0].astype(np.uint8))
+    page.save(tmp_path / "cine.tiff", save_all=True, append_images=[page, page])
+    check = look([*views, Entry(tmp_path / "cine.tiff", "benign", "p99")])
+    assert "the frames of 1 file that are not in the middle" in check.not_judged
+
+
 def test_the_same_series_under_two_exams_is_a_duplicate_by_all_of_its_slices(series: list[Entry]) -> None:
     for place, file in enumerate(sorted(series[0].file.iterdir())):
         (series[1].file / f"IM{place + 1:04d}").write_bytes(file.read_bytes())
@@ -151,8 +159,6 @@ def test_the_same_series_under_two_exams_is_a_duplicate_by_all_of_its_slices(ser
 
 
 def test_images_of_one_exam_may_resemble_each_other(views: list[Entry], tmp_path: Path) -> None:
-    from PIL import Image
-
     pixels = np.asarray(Image.open(views[0].file)).astype(int)
     Image.fromarray(np.clip(pixels + 2, 0, 255).astype(np.uint8)).save(views[1].file)
     assert "near-duplicate" not in named(look(views))

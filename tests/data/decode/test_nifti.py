@@ -170,3 +170,23 @@ def test_without_nibabel_the_sentence_says_what_to_install(tmp_path: Path, monke
         read(path)
     for process in reader._idle:
         reader._end(process)
+
+
+@pytest.mark.integration
+@given(st.booleans(), st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 255)), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_volume_is_read_or_refused_in_a_sentence(
+    tmp_path: Path, packed: bool, flips: list[tuple[int, int]]
+) -> None:
+    path = tmp_path / "v.nii"
+    content = bytearray(save(path, ramp(3), (0, 1, 2), (False, False, False)).read_bytes())
+    for place, value in flips:
+        content[place % 400] = value
+    path.write_bytes(gzip.compress(content) if packed else content)
+    try:
+        assert len(read(path)[1]) > 0
+    except DataError as error:
+        sentence = str(error)
+        assert sentence.startswith(f"the image {path} ")
+        assert sentence.endswith(".")
+        assert "crashes" not in sentence
