@@ -9,10 +9,10 @@ import typer
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
-    from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
+    from cdtl_core.config import RunConfig, SiteConfig, TaskConfig, Unit
     from cdtl_core.deploy.invitation import Invitation
 
-__all__ = ["known_task", "new_site", "read_invitation", "words_of"]
+__all__ = ["enrolled_unit", "known_task", "new_site", "read_invitation", "words_of"]
 
 
 def new_site(
@@ -113,13 +113,24 @@ def words_of(labels: str) -> tuple[str, ...]:
     return tuple(label for label in labels.split(",") if label)
 
 
-def known_task(labels: tuple[str, ...], positive: str, invited: "TaskConfig | None") -> "RunConfig":
-    """Return what is known of the federation: its labels, from the options, the invitation or the defaults.
+def enrolled_unit(folder: Path) -> "Unit | None":
+    """Return what has a label by the site's last enrolment; None before it."""
+    from cdtl_core.federation.contract import enrolled_contract
+
+    enrolled = enrolled_contract(folder)
+    return enrolled.unit if enrolled else None
+
+
+def known_task(
+    labels: tuple[str, ...], positive: str, unit: "Unit | None", invited: "TaskConfig | None"
+) -> "RunConfig":
+    """Return what is known of the federation: its task, from the options, the invitation or the defaults.
 
     Args:
         labels: May be empty.
         positive: The positive label; may be empty.
-        invited: The labels of the invitation.
+        unit: What has a label; None: not said.
+        invited: The task of the invitation.
     """
     from cdtl_core.config import RunConfig, TaskConfig
     from cdtl_core.errors import ConfigError
@@ -129,4 +140,4 @@ def known_task(labels: tuple[str, ...], positive: str, invited: "TaskConfig | No
     chosen = positive or known.positive
     if chosen not in names:
         raise ConfigError(f"the positive label '{chosen}' is not among {', '.join(names)}: give --positive.")
-    return RunConfig(task=TaskConfig(labels=names, positive=chosen))
+    return RunConfig(task=TaskConfig(labels=names, positive=chosen, unit=unit or known.unit))

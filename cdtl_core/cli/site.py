@@ -10,7 +10,7 @@ from cdtl_core.cli.approving import approve, approver
 from cdtl_core.cli.data import MODALITY_HELP, PATTERN_HELP
 from cdtl_core.cli.help import new_app
 from cdtl_core.cli.logs import site_app
-from cdtl_core.cli.new_site import known_task, new_site, read_invitation, words_of
+from cdtl_core.cli.new_site import enrolled_unit, known_task, new_site, read_invitation, words_of
 
 __all__ = ["app"]
 
@@ -35,6 +35,10 @@ def init(
     patient_pattern: Annotated[str, typer.Option(help=PATTERN_HELP)] = "",
     labels: Annotated[str, typer.Option(help="The labels that the federation predicts, separated by commas.")] = "",
     positive: Annotated[str, typer.Option(help="The positive label.")] = "",
+    unit: Annotated[
+        Literal["image", "exam", "patient"] | None,
+        typer.Option(help="What has a label, as task.unit of the run; default: as invited, else image."),
+    ] = None,
     map_: Annotated[
         list[str] | None,
         typer.Option("--map", help="YOURS=THEIRS: a label of the images and the federation's word; repeat it."),
@@ -72,7 +76,7 @@ def init(
     if invitation:
         accept_invitation(folder, invitation)
     known = kept_invitation(folder)
-    task = known_task(words_of(labels) or own.labels or (), positive, known)
+    task = known_task(words_of(labels) or own.labels or (), positive, unit or enrolled_unit(folder), known)
     listed = [] if own.data.where else listed_labels(own)  # conditions may leave out whole labels
     check_labels(listed, own.data.label_map, task.task.labels)  # before the images, which can take minutes
     check_data(own, quiet=json_)

@@ -37,9 +37,11 @@ from cdtl_core.config.training import (
     ImageConfig,
     ModalityName,
     ModelConfig,
+    Pooling,
     SplitConfig,
     TaskConfig,
     TrainConfig,
+    Unit,
 )
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "PaperConfig",
     "PhantomConfig",
     "PoolConfig",
+    "Pooling",
     "PublishConfig",
     "RowConfig",
     "RunConfig",
@@ -76,4 +79,5 @@ __all__ = [
     "SplitConfig",
     "TaskConfig",
     "TrainConfig",
+    "Unit",
 ]

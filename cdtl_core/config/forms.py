@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 __all__ = ["DEVICE", "FORMS", "HASH", "LABEL_HASH", "LEDGER_ID", "MODEL_NAME", "NAME", "PACKAGE", "Fault", "faults_of"]
-__all__ += ["PERSON", "PUBLIC_KEY", "ROW_NAME", "SETTING_NAME", "VERSION"]
+__all__ += ["PERSON", "PUBLIC_KEY", "ROW_NAME", "SETTING_NAME", "SLICES", "VERSION"]
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,47}$"
 MODEL_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$"
@@ -20,6 +20,7 @@ DEVICE = r"^(auto|cpu|mps|cuda(:\d+)?|GPU-[0-9A-Fa-f-]{36})$"
 PACKAGE = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
 ROW_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,47}$"
 PERSON = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,47}$"
+SLICES = r"^(all|\d*:\d*(:[1-9]\d*)?)$"
 PUBLIC_KEY = r"^ssh-ed25519 [A-Za-z0-9+/]{68}$"
 
 FORMS: Mapping[str, str] = {
@@ -35,6 +36,7 @@ FORMS: Mapping[str, str] = {
     PACKAGE: "the name of a Python package",
     ROW_NAME: "a name of letters, digits, blanks, ., _, + and - (at most 48 characters, a letter or digit first)",
     PERSON: "a name of letters, digits, blanks, ., _ and - (at most 48 characters, a letter or digit first)",
+    SLICES: "all, or a range such as 100:300 or 100:300:2",
     PUBLIC_KEY: "a public key as cdtl site approver prints it (ssh-ed25519 AAAA...)",
 }
 """Pattern to its words."""

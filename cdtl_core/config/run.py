@@ -226,6 +226,15 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _pooling_of_exams(self) -> "RunConfig":
+        if self.task.unit == "image" and self.model.pooling != "mean":
+            raise ValueError(
+                f"model.pooling = '{self.model.pooling}' pools the images of an exam, and task.unit is image: set "
+                "task.unit to exam or patient, or leave model.pooling out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_own_with_privacy(self) -> "RunConfig":
         """Clipping bounds a patient's influence for the cross-entropy and for changes that treat images one by one."""
         loss, transforms = self.train.loss != "cross_entropy", self.train.augment.transforms

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cdtl_core.config.forms import DEVICE, PERSON, PUBLIC_KEY
+from cdtl_core.config.forms import DEVICE, PERSON, PUBLIC_KEY, SLICES
 from cdtl_core.config.run import RunConfig
 from cdtl_core.config.schema import FORMERLY_THETA0, Label, Sha256, SiteName
 from cdtl_core.config.training import ModalityName, Settings, setting_keys
@@ -77,7 +77,12 @@ class DataConfig(Settings):
     root: Path = Path()
     """Folder of the images, relative to the configuration file."""
     frame: Literal["first", "middle", "last"] | Annotated[int, Field(ge=0)] = "middle"
-    """The frame of a multi-frame image that is used, by place or by number from 0."""
+    """The frame of a multi-frame image that is used, by place or by number from 0; with `task.unit` = image."""
+    slices: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=SLICES)] = Field(
+        "all", examples=["100:300:2", 32]
+    )
+    """The images of a file with several, such as the slices of a volume, if `task.unit` is not image: all, a number of
+    evenly spaced ones, or a range from 0."""
     strict: bool = False
     """Keep a decoded image only while the file's contents are unchanged; otherwise its size and time decide."""
     manifest: Path | None = Field(None, examples=["manifest.csv"])

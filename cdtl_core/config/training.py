@@ -16,10 +16,12 @@ __all__ = [
     "ImageConfig",
     "ModalityName",
     "ModelConfig",
+    "Pooling",
     "Settings",
     "SplitConfig",
     "TaskConfig",
     "TrainConfig",
+    "Unit",
     "setting_keys",
     "table_of",
 ]
@@ -28,6 +30,9 @@ _Name = Annotated[str, Field(pattern=NAME)]
 NAMED_WEIGHTS = frozenset({"imagenet", "random"})
 """Values of `model.weights` that are no file."""
 _Share = Annotated[float, Field(ge=0, le=1)]
+Unit = Literal["image", "exam", "patient"]
+"""What has a label, a score and a place in every metric."""
+Pooling = Literal["mean", "max", "lse", "attention"]
 
 
 def _known_modality(value: str) -> str:
@@ -81,6 +86,10 @@ class TaskConfig(Settings):
     """The labels that all sites predict, two or more. Sites translate their own words by `data.label_map`."""
     positive: Label = "malignant"
     """The label whose probability is the score of AUROC, sensitivity and specificity; one of `task.labels`."""
+    unit: Unit = "image"
+    """What has a label, a score and a place in every metric: an image; an exam, all rows of the manifest with the same
+    `exam_id`; or a patient with all her images. With exam and patient all images of a file count, such as the slices of
+    a volume."""
 
     @model_validator(mode="after")
     def _positive_is_a_label(self) -> "TaskConfig":
@@ -114,6 +123,9 @@ class ModelConfig(Settings):
     the rest."""
     adapter: int = Field(0, ge=0)
     """Width of a small residual layer between features and head; 0: none."""
+    pooling: Pooling = "mean"
+    """How the features of an exam's images become one: their mean, their largest values, their log-sum-exp (between
+    both), or attention, which learns the weight of each image (Ilse et al. 2018). With one image all are the same."""
 
     @model_validator(mode="after")
     def _regions_of_levels(self) -> "ModelConfig":
@@ -161,7 +173,9 @@ class TrainConfig(Settings):
     steps: int = Field(12, ge=0)
     """Training steps in a round, the same number at every site."""
     batch_size: int = Field(24, ge=2)
-    """Images in a step."""
+    """Images in a step; exams or patients if `task.unit` says so."""
+    exam_images: int = Field(8, ge=1)
+    """Most images of an exam in a step; of more, each step draws this number at random. Scores use all images."""
     lr: float = Field(5e-4, gt=0)
     """Learning rate of the backbone in the first round."""
     lr_decay: float = Field(0.1, ge=0)

@@ -128,7 +128,7 @@ def enrol_site(home: Path, config: RunConfig) -> Enrolment:
         DataError: The images cannot be used, or the key is damaged.
         ConfigError: A setting is wrong.
     """
-    contract = contract_of(home, open_cohort(home, config), config.task.positive)
+    contract = contract_of(home, open_cohort(home, config), config.task)
     key = load_key(home) if (home / KEY_FILE).exists() else make_key(home)
     enrolment = make_enrolment(key, contract, _certificate(home, key, contract.site))
     replace_bytes(home / CERTIFICATE_FILE, enrolment.certificate.encode())

@@ -87,13 +87,13 @@ def _is_stopped(found: Sequence[Finding]) -> bool:
 
 
 def task_of(home: Path) -> TaskConfig:
-    """Return the labels that the site enrolled with.
+    """Return the task that the site enrolled with: its labels, and what has one.
 
     Raises:
         CdtlError: The enrolment is missing or damaged.
     """
     contract = load_enrolment(home / ENROLMENT_FILE).contract
-    return TaskConfig(labels=contract.labels, positive=contract.positive)
+    return TaskConfig(labels=contract.labels, positive=contract.positive, unit=contract.unit)
 
 
 def _looked(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cdtl_core.config import ModalityName, RunConfig
+from cdtl_core.config import ModalityName, RunConfig, Unit
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.config.schema import FORMERLY_THETA0, MAX_PATIENTS, Label, Sha256, SiteName, first_fault
 from cdtl_core.data.decode import INTAKE_VERSION
@@ -19,10 +19,12 @@ from cdtl_core.errors import DataError, FederationError
 from cdtl_core.system.foreign import parse_json
 
 __all__ = ["ModalityContract", "PixelStatistics", "check_contract", "enrolled_contract"]
-__all__ += ["head_name", "label_hash", "load_contract", "most_patients", "round_patients"]
+__all__ += ["head_name", "label_hash", "load_contract", "most_patients", "own_name", "round_patients"]
+__all__ += ["wire_name"]
 
 SCHEMA_VERSION = 1
 _ROUNDED = 4
+_OF_HEAD = ("head.", "pooling.")  # as in models.model, which would load torch
 
 
 class PixelStatistics(BaseModel):
@@ -49,6 +51,7 @@ class ModalityContract(BaseModel):
         statistics: Pixel statistics, or None.
         initial_weights_hash: The only initial weights the site accepts, or None for any.
         intake_version: Version of the image decoding.
+        unit: What has a label at the site, as in `task.unit`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +68,7 @@ class ModalityContract(BaseModel):
     statistics: PixelStatistics | None = None
     initial_weights_hash: Sha256 | None = Field(None, validation_alias=FORMERLY_THETA0)
     intake_version: int = Field(INTAKE_VERSION, ge=0, le=9999)
+    unit: Unit = "image"
 
 
 def label_hash(labels: Sequence[str]) -> str:
@@ -73,8 +77,23 @@ def label_hash(labels: Sequence[str]) -> str:
 
 
 def head_name(name: str, labels: Sequence[str]) -> str:
-    """Return a head tensor's name in messages: ``head.weight`` becomes ``head.<label hash>.weight``."""
-    return f"head.{label_hash(labels)}.{name.removeprefix('head.')}" if name.startswith("head.") else name
+    """Return a tensor's name in messages: of the head's, ``head.weight`` becomes ``head.<label hash>.weight``.
+
+    Attention over the images of an exam belongs to the head: ``pooling.score.weight`` becomes
+    ``head.<label hash>.pooling.score.weight``.
+    """
+    return wire_name(name, label_hash(labels))
+
+
+def wire_name(name: str, head_of: str) -> str:
+    """Return `head_name` for the labels with this hash."""
+    return f"head.{head_of}.{name.removeprefix('head.')}" if name.startswith(_OF_HEAD) else name
+
+
+def own_name(wire: str) -> str:
+    """Return the name at a site of a head's tensor in messages, the inverse of `head_name`."""
+    own = wire.split(".", 2)[2]
+    return own if own.startswith(_OF_HEAD) else f"head.{own}"
 
 
 def round_patients(count: int) -> int:
@@ -118,6 +137,9 @@ def check_contract(contract: ModalityContract, config: RunConfig, initial_weight
     wrong = (
         _differs("intake_version", contract.intake_version, INTAKE_VERSION, "install the same cdtl version")
         or _differs("positive", contract.positive, config.task.positive, "agree on the positive label")
+        or _differs(
+            "unit", contract.unit, config.task.unit, f"enrol again with cdtl site init --unit {config.task.unit}"
+        )
         or _absent("labels", contract.positive, contract.labels)
         or _unmapped(contract)
         or (

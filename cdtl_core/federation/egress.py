@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cdtl_core.config import RunConfig
 from cdtl_core.config.schema import Crossing, FinalNumbers, Hello, KeptNumbers, PrivateNumbers, UpdateNumbers
-from cdtl_core.federation.contract import head_name, label_hash
+from cdtl_core.federation.contract import head_name, label_hash, wire_name
 from cdtl_core.system.foreign import visible
 
 __all__ = ["LIST_VERSION", "EgressManifest", "Number", "ReplyRule", "Tensor", "Text", "egress_hash", "egress_manifest"]
@@ -164,12 +164,9 @@ def expected_shapes(
         config: The run.
         head_of: Hash of the site's labels.
     """
-    backbone = {name: shape for name, shape in shared.items() if not name.startswith("head.")}
-    if not config.share.head:
-        return backbone
     count = len(config.task.labels) if head_of == label_hash(config.task.labels) else -1
-    features = shared["head.weight"][1]
-    return {**backbone, f"head.{head_of}.weight": (count, features), f"head.{head_of}.bias": (count,)}
+    wired = {wire_name(name, head_of): _rows(name, count, shape) for name, shape in shared.items()}
+    return {name: shape for name, shape in wired.items() if config.share.head or not name.startswith("head.")}
 
 
 def egress_hash(manifest: EgressManifest) -> str:
@@ -220,11 +217,13 @@ def _introduction(site: str, modality: str, labels: Sequence[str], private: bool
 
 def _shared_tensors(config: RunConfig, labels: Sequence[str]) -> dict[str, Tensor]:
     """Return the tensors of an update by their names in messages; a head has a row for each label."""
-    shapes = {
-        name: (len(labels), *shape[1:]) if name.startswith("head.") else shape
-        for name, shape in _shared_shapes(config).items()
-    }
+    shapes = {name: _rows(name, len(labels), shape) for name, shape in _shared_shapes(config).items()}
     return {head_name(name, labels): _half(shape) for name, shape in shapes.items()}
+
+
+def _rows(name: str, count: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a tensor at a site with a number of labels: a head has a row for each."""
+    return (count, *shape[1:]) if name.startswith("head.") else shape
 
 
 @functools.lru_cache(maxsize=4)

@@ -18,6 +18,7 @@ import torch
 from cdtl_core.data.cohort import Fold
 from cdtl_core.data.pixels import Pixels
 from cdtl_core.data.split import SPLITS
+from cdtl_core.federation.contract import own_name
 from cdtl_core.federation.donors import DonorShare, donor_shares
 from cdtl_core.federation.pool import Evidence, Pool, Standard, fit_pool, fold_heads, standard_of
 from cdtl_core.federation.site import Site
@@ -133,12 +134,12 @@ def fit_on_validation(
         said = [unit(values[rows]) for unit, values in zip(units, scores, strict=True)]
         return fit_pool(*units, Evidence(said[0], said[1], val.labels[rows], val.patients[rows]))
 
-    found = np.empty((val.num_images, units[0].centre.size))
+    found = np.empty((val.num_units, units[0].centre.size))
     part = deal(val.labels, val.patients, _FOLDS, _rng(site, b"validation"))
     for number in np.unique(part):
         held = part == number
         found[held] = fitted(np.flatnonzero(~held))(scores[0][held], scores[1][held])
-    return fitted(np.arange(val.num_images)), found
+    return fitted(np.arange(val.num_units)), found
 
 
 def evidence_of(own: Floats, joint: Floats, fold: Fold) -> Evidence:
@@ -169,7 +170,7 @@ def mean_of_others(sums: Mapping[str, tuple[Weights, int]], own: Weights, counte
         total = sum(
             (one[name] for one, _ in sums.values() if name in one), torch.zeros_like(value, dtype=torch.float64)
         )
-        mean[f"head.{name.rpartition('.')[2]}"] = (total - counted * value.double()).div(others).float()
+        mean[own_name(name)] = (total - counted * value.double()).div(others).float()
     return mean
 
 
@@ -252,7 +253,7 @@ def out_of_fold(site: Site) -> Floats:
     """
     train = site.cohort.folds["train"]
     rng = _rng(site, b"out of fold")
-    scores = np.zeros((train.num_images, site.model.head.out_features))
+    scores = np.zeros((train.num_units, site.model.head.out_features))
     for _ in range(_REPEATS):
         fold = deal(train.labels, train.patients, _FOLDS, rng)
         for number in range(_FOLDS):
@@ -288,7 +289,7 @@ def _rng(site: Site, purpose: bytes) -> np.random.Generator:
 def _fit_own(site: Site, fold: Fold, rng: np.random.Generator) -> None:
     """Train the site's head from zero over all rounds, as in local training."""
     config = site.config
-    for value in site.model.head.parameters():
+    for value in (*site.model.head.parameters(), *site.model.pooling.parameters()):
         value.data.zero_()
     if config.model.levels:
         from cdtl_core.privacy.partial import set_centre  # imported here: Opacus takes a second to load

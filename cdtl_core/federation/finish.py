@@ -78,7 +78,7 @@ def finish(
         ModelError: The weights do not fit the site's model.
     """
     pooled = pool_models(site, own, joint, others, donors, equal=site.config.pool.share == "equal")
-    if site.config.trains_only_heads or differ_in_heads_only(pooled):
+    if (site.config.trains_only_heads and site.config.model.pooling != "attention") or differ_in_heads_only(pooled):
         return _outcome(site, {OWN: own, JOINT: joint, POOL: fold(pooled)}, pooled)
     pooled = with_one_network(site, pooled)
     return _outcome(site, {OWN: own, JOINT: joint, POOL: pooled.one or pooled}, pooled)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cdtl_core.federation.contract import head_name
-from cdtl_core.models.model import Parts, frozen_stages, parts_of
+from cdtl_core.models.model import OF_HEAD, Parts, frozen_stages, parts_of
 from cdtl_core.models.weights import Weights, check_shapes, load_into
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def load(site: "Site", initial_weights: Weights, memory: "SiteMemory", order: "R
     parts = parts_of(site.model, freeze=frozen_stages(site.model, site.config), share_head=order.share_head)
     state, own = site.model.state_dict(), dict(memory.local or {})
     for name, value in state.items():
-        if name.startswith(("head.", "centre.")):
+        if name.startswith((*OF_HEAD, "centre.")):
             own.setdefault(name, torch.zeros_like(value, device="cpu"))
     before = {**initial_weights, **own}
     names = {head_name(name, site.cohort.labels): name for name in parts.shared}

@@ -18,7 +18,7 @@ from cdtl_core.errors import ModelError, PrivacyError
 from cdtl_core.federation.contract import head_name
 from cdtl_core.federation.received import load
 from cdtl_core.metrics.metrics import auroc, log_loss_by_patient
-from cdtl_core.models.model import Classifier, Parts
+from cdtl_core.models.model import OF_HEAD, Classifier, Parts
 from cdtl_core.models.weights import Weights, check_finite, load_into, take, to_half
 from cdtl_core.privacy.mechanism import Grant
 from cdtl_core.system.progress import report
@@ -181,7 +181,7 @@ def train_own(
 
 def own_head(site: Site, own: OwnModel) -> Weights:
     """Return the own model's head by shared names, float16."""
-    head = {name: value for name, value in (own.memory.local or {}).items() if name.startswith("head.")}
+    head = {name: value for name, value in (own.memory.local or {}).items() if name.startswith(OF_HEAD)}
     return to_half({head_name(name, site.cohort.labels): value for name, value in head.items()})
 
 
@@ -254,7 +254,7 @@ def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts,
         # The coordinator knows the run's seed, so it seeds only an exempt site's draws, which may be repeated.
         draws=None if grant.private else keyed_draws(_rng(site, order).bytes(SECRET_BYTES)),
     )
-    kept = {name for name in parts.local if name.startswith("head.")}
+    kept = {name for name in parts.local if name.startswith(OF_HEAD)}
     if set(updated) != set(parts.shared) | kept:
         raise PrivacyError("what would leave is not what was trained with privacy: nothing is sent; this is a bug.")
     return float("nan")

@@ -1,4 +1,7 @@
-"""Exports a model folder as one ONNX file, from images to the probabilities of `cdtl predict`."""
+"""Exports a model folder as one ONNX file, from images to the probabilities of `cdtl predict`.
+
+The file of a model of exams takes all images of one exam and returns one row of probabilities.
+"""
 
 import json
 import warnings
@@ -16,6 +19,7 @@ from torch import nn
 from cdtl_core.data.decode.read import fit_square, read_image
 from cdtl_core.errors import ModelError
 from cdtl_core.inference.model_folder import ModelNote, PooledNetwork, Which, load_model
+from cdtl_core.models.exams import Exams
 from cdtl_core.models.model import Classifier
 from cdtl_core.system.durable import replace_bytes
 
@@ -36,12 +40,28 @@ class Exported:
     largest_difference: float
 
 
-class _Whole(nn.Module):
-    """Images B 3 H W in [0, 1] to probabilities B K, including normalisation and temperature."""
+class _OneExam(Exams):
+    """All images of a single exam, however many: without its length, which a written network does not know."""
 
-    def __init__(self, model: Classifier | PooledNetwork, temperature: float | None) -> None:
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        return values.sum(dim=0, keepdim=True)
+
+    def highest(self, values: torch.Tensor) -> torch.Tensor:
+        return values.amax(dim=0, keepdim=True)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        return values.mean(dim=0, keepdim=True)
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+class _Whole(nn.Module):
+    """Images B 3 H W in [0, 1] to probabilities B K, including normalisation and temperature; of an exam 1 K."""
+
+    def __init__(self, model: Classifier | PooledNetwork, temperature: float | None, *, exam: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.exam = model, exam
         self.register_buffer("mean", torch.tensor(model.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(model.std).view(1, 3, 1, 1))
         self.mean: torch.Tensor
@@ -49,7 +69,8 @@ class _Whole(nn.Module):
         self.temperature = temperature or 1.0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits = self.model((images - self.mean) / self.std)
+        normalised = (images - self.mean) / self.std
+        logits = self.model(_OneExam(normalised, ()) if self.exam else normalised)
         probabilities: torch.Tensor = (logits / self.temperature).softmax(dim=1)
         return probabilities
 
@@ -75,9 +96,8 @@ def export_onnx(folder: Path, out: Path, images: tuple[Path, ...] = (), which: W
             f"the model in {folder} holds a part that was trained without differential privacy, so it must not leave "
             "the site: export the joint model, with --model joint."
         )
-    whole = (
-        _Whole(model, note.temperature if which == "used" else None).eval().to(memory_format=torch.contiguous_format)
-    )
+    whole = _Whole(model, note.temperature if which == "used" else None, exam=note.unit != "image")
+    whole = whole.eval().to(memory_format=torch.contiguous_format)
     pixels = _read(images, note.image_size) if images else _drawn(note.image_size)
     try:
         content = _converted(whole, pixels, note)
@@ -87,9 +107,10 @@ def export_onnx(folder: Path, out: Path, images: tuple[Path, ...] = (), which: W
         ) from error
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     with torch.inference_mode():
-        expected = whole(torch.from_numpy(pixels)).numpy()
-    found = np.concatenate([session.run(None, {"images": one[None]})[0] for one in pixels])
-    difference = float(np.abs(found - expected).max())
+        expected = [whole(torch.from_numpy(batch)).numpy() for batch in _batches(pixels, exam=whole.exam)]
+    single = [one[None] for one in pixels] if not whole.exam else _batches(pixels, exam=True)
+    found = np.concatenate([session.run(None, {"images": batch})[0] for batch in single])
+    difference = float(np.abs(found - np.concatenate(expected)).max())
     if not difference <= TOLERANCE:
         raise ModelError(
             f"the ONNX scores differ from torch's by {difference:.2g}: nothing was written; use the model with torch."
@@ -138,6 +159,8 @@ def _converted(whole: nn.Module, pixels: npt.NDArray[np.float32], note: ModelNot
         mode="json", exclude={"pool": {"donors"}}
     )  # the donors' shares are facts about the site's patients
     told |= {"input": "RGB in [0, 1], padded to a square", "use": "research only"}
+    if note.unit != "image":
+        told["input"] = f"all images of one {note.unit}, {told['input']}"
     onnx.helper.set_model_props(
         proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items() if v is not None}
     )
@@ -155,6 +178,11 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def _batches(pixels: npt.NDArray[np.float32], *, exam: bool) -> list[npt.NDArray[np.float32]]:
+    """Return the images as one batch, or as exams of one image, of two, and of all."""
+    return [pixels[:1], pixels[:2], pixels] if exam else [pixels]
 
 
 def _read(images: tuple[Path, ...], size: int) -> npt.NDArray[np.float32]:

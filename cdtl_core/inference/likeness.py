@@ -40,6 +40,7 @@ MEASURES = ("brightness", "contrast", "dark parts", "middle gray", "bright parts
 DETAILS = ("finest detail", "fine detail", "coarse detail", "coarsest detail")
 _FEWEST = 10  # validation images below which no threshold is set
 _BEYOND = 1 / 500  # share of images like the training images that may lie beyond a threshold
+_MOST_OF_UNIT = 8  # images of an exam: more are alike, and a volume of hundreds must not outvote the others
 _FLOOR = 0.05  # share of the mean spread: a feature that is constant in training must not decide alone
 
 
@@ -119,7 +120,7 @@ def likeness_of(site: Site, model: SiteModel, weights_sha256: str) -> Likeness:
         model: The model that the site uses.
         weights_sha256: Hash of its file.
     """
-    train, val = site.cohort.folds["train"], site.cohort.folds["val"]
+    train, val = (site.cohort.folds[name].thinned(_MOST_OF_UNIT) for name in ("train", "val"))
     pixels = [_measures(fold) for fold in (train, val) if fold.num_images]
     features = [_features(site, model, fold) for fold in (train, val) if fold.num_images]
     enough = val.num_images >= _FEWEST

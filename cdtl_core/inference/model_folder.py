@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core import __version__
-from cdtl_core.config import BoxConfig, ModelConfig
+from cdtl_core.config import BoxConfig, ModelConfig, Pooling, Unit
 from cdtl_core.config.folders import MODEL_FILE, NOTE_FILE, SITE_FILE, SiteFolder
 from cdtl_core.errors import ModelError
 from cdtl_core.federation.donors import DonorShare
@@ -93,6 +93,9 @@ class ModelNote(_Closed):
     """The contents of model.json.
 
     Attributes:
+        pooling: How the features of an exam's images become one.
+        unit: What has a label, and is predicted.
+        slices: Which images of a file with several were used, as in `data.slices`.
         chosen: The candidate that the site uses: ``pool``, ``own`` or ``joint``.
         pool: How it was pooled; None for a run with one model.
         networks: Number of classifiers in model.safetensors: 2 for a pool that is neither folded into one head nor
@@ -115,6 +118,9 @@ class ModelNote(_Closed):
     levels: tuple[int, ...] = ()
     regions: Literal["whole", "centre"] = "whole"
     adapter: int = 0
+    pooling: Pooling = "mean"
+    unit: Unit = "image"
+    slices: str | int = "all"
     labels: tuple[str, ...]
     positive: str
     image_size: int
@@ -158,6 +164,9 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         levels=site.config.model.levels,
         regions=site.config.model.regions,
         adapter=site.config.model.adapter,
+        pooling=site.config.model.pooling,
+        unit=site.config.task.unit,
+        slices=site.cohort.slices,
         labels=site.cohort.labels,
         positive=site.cohort.labels[site.positive],
         image_size=site.config.image.size,
@@ -251,7 +260,7 @@ def _part(weights: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Ten
 
 
 def _network(note: ModelNote, weights: Mapping[str, torch.Tensor], path: Path) -> Classifier:
-    network = ModelConfig(backbone=note.backbone, levels=note.levels, regions=note.regions, adapter=note.adapter)
+    network = ModelConfig(**note.model_dump(include={"backbone", "levels", "regions", "adapter", "pooling"}))
     model = build_classifier(network, len(note.labels), note.image_size)
     needed = {name for name, value in model.state_dict().items() if value.is_floating_point()}
     if needed - set(weights):

@@ -14,55 +14,25 @@ from cdtl_core.config import NAMED_WEIGHTS, ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError
 from cdtl_core.models.backbones import Backbone, build_backbone, load_initial_weights
 from cdtl_core.models.draws import PatientDropout
+from cdtl_core.models.end import Adapter, Centre, End
+from cdtl_core.models.exams import Batch, Exams, pooling_of
 from cdtl_core.models.libraries import torchvision
 from cdtl_core.models.pooling import pooled
 from cdtl_core.models.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
 from cdtl_core.models.weights import Weights, check_finite
 
-__all__ = ["Adapter", "Centre", "Classifier", "Parts", "build_classifier", "build_feature_classifier"]
+__all__ = ["OF_HEAD", "Classifier", "Parts", "build_classifier", "build_feature_classifier"]
 __all__ += ["build_initial_weights", "frozen_stages", "parts_of", "set_training"]
 
-
-_LENGTH = 4.0
-
-
-class Centre(nn.Module):
-    """Subtract the site's own mean from features B D and scale them to one length.
-
-    What all images of a site share carries no information about the label. As in a norm, `mean` stays at the site. The
-    length, 4, leaves the head's bias a small share of a clipped gradient.
-    """
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(num_features))
-        self.mean: torch.Tensor
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """... D to ... D."""
-        return _LENGTH * normalize(features - self.mean, dim=-1)
-
-
-class Adapter(nn.Module):
-    """A narrow residual layer, initially the identity: x + up(gelu(down(x))).
-
-    Source: Houlsby et al. 2019.
-    """
-
-    def __init__(self, num_features: int, width: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(num_features, width, bias=False)
-        self.up = nn.Linear(width, num_features, bias=False)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """... D to ... D."""
-        adapted: torch.Tensor = features + self.up(nn.functional.gelu(self.down(features)))
-        return adapted
+OF_HEAD = ("head.", "pooling.")
+"""Beginnings of the names of tensors that are shared or local as the head is: the head, and attention over images."""
 
 
 class Classifier(nn.Module):
     """A backbone and a linear head with dropout before it: B 3 H W to logits B K.
+
+    A batch may also be `Exams` with several images each; the features of an exam's images become one before the head
+    (`model.pooling`).
 
     The head starts at zero, so it is the same at every site without being sent, and the first steps do not distort the
     features. With `levels`, the features are the pooled outputs of those stages, each of unit length, centred;
@@ -81,13 +51,16 @@ class Classifier(nn.Module):
         num_features = self._num_features(image_size) if self.levels and image_size else found.num_features
         self.centre = Centre(num_features) if self.levels else nn.Identity()
         self.adapter = Adapter(num_features, config.adapter) if config.adapter else nn.Identity()
+        self.pooling = pooling_of(config.pooling, num_features)
         self.dropout = PatientDropout(config.dropout)
         self.head = nn.Linear(num_features, num_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits B K of normalised images B 3 H W."""
+    def forward(self, images: Batch) -> torch.Tensor:
+        """Return logits B K of normalised images B 3 H W, or of the images of exams."""
+        if isinstance(images, Exams):
+            return self.classify(images.map(self.features))
         return self.classify(self.features(images))
 
     def behind(self, entry: int | None) -> "Classifier":
@@ -122,14 +95,18 @@ class Classifier(nn.Module):
         """The backbones of the model; a pool of two models has two."""
         return (self.backbone,)
 
-    def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits B K of features B D."""
+    def classify(self, features: Batch) -> torch.Tensor:
+        """Return logits B K of features B D, or of the features of exams."""
         logits: torch.Tensor = self.end()(features)
         return logits
 
-    def end(self) -> nn.Module:
+    def weights(self, features: Exams) -> torch.Tensor:
+        """Return how much each image counts in its exam's decision, N, of features; the sum over an exam is 1."""
+        return self.end().weights(features)
+
+    def end(self) -> End:
         """The layers behind the backbone as one module, features B D to logits B K, with the same tensors."""
-        return nn.Sequential(self.centre, self.adapter, self.dropout, self.head)
+        return End(self.centre, self.adapter, self.pooling, self.dropout, self.head)
 
     @property
     def feature_length(self) -> float:
@@ -269,8 +246,8 @@ def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
         if value.is_floating_point() and not isinstance(module, torchvision.ops.FrozenBatchNorm2d)
     }
     centre = [f"centre.{name}" for name in model.centre.state_dict()]
-    heads = [f"head.{name}" for name, _ in model.head.named_parameters()]
-    weights = [name for name, _ in model.named_parameters(prefix="") if not name.startswith("head.")]
+    heads = [name for name, _ in model.named_parameters() if name.startswith(OF_HEAD)]
+    weights = [name for name, _ in model.named_parameters(prefix="") if not name.startswith(OF_HEAD)]
     shared = [name for name in weights if name not in norms | frozen]
     local = [name for name in model.state_dict() if name in norms - frozen] + centre
     return Parts(tuple(shared + heads * share_head), tuple(local + heads * (not share_head)))

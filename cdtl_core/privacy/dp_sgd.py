@@ -7,7 +7,7 @@ Sources: Abadi et al. 2016 (DP-SGD); De et al. 2022 (a gradient averaged over an
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -17,48 +17,19 @@ from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import nn
 
 from cdtl_core.config import DpConfig
+from cdtl_core.data.pixels import Ints
 from cdtl_core.errors import PrivacyError
-from cdtl_core.models.draws import Draws, PatientDropout, below, dropout_masks, poisson
+from cdtl_core.models.draws import Draws, PatientDropout, dropout_masks, poisson
+from cdtl_core.models.exams import Batch
 from cdtl_core.models.model import Classifier
 from cdtl_core.models.noise import Entropy, gaussian, kernel_entropy
 from cdtl_core.privacy.clipping import Clipping, check_lengths, check_private, clipping, loss_by_patient
 from cdtl_core.privacy.mechanism import Mechanism
-from cdtl_core.training.inputs import Ints, PatientInputs
+from cdtl_core.privacy.one_by_one import sums_one_by_one
 from cdtl_core.training.parts import Parts
+from cdtl_core.training.patient_inputs import Examples
 
-__all__ = ["Examples", "fit_private", "private_mean"]
-
-
-class Examples:
-    """Training images by patient.
-
-    Args:
-        identities: Number of each image's patient, N, independent of the presence of other patients.
-        labels: N.
-        inputs: Inputs of the module.
-    """
-
-    def __init__(self, identities: Ints, labels: Ints, inputs: PatientInputs) -> None:
-        self.identities, which = np.unique(identities, return_inverse=True)
-        self._order = np.argsort(which, kind="stable")
-        self._counts = np.bincount(which)
-        self._first = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
-        self._labels, self._inputs = labels, inputs
-
-    def of(self, patients: Ints, multiplicity: int, step: int, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs B M ... and labels B M: M images of each patient in turn; for M = 1 B ... and B.
-
-        Args:
-            patients: B.
-            multiplicity: M.
-            step: Number of the step.
-            draws: Draws of the training.
-        """
-        counts, identities = self._counts[patients][:, None], self.identities[patients]
-        turns = (below(draws, "image", step, identities, counts) + np.arange(multiplicity)) % counts
-        rows = self._order[self._first[patients][:, None] + turns]
-        inputs, labels = self._inputs(step, identities, rows), torch.from_numpy(self._labels[rows])
-        return (inputs, labels) if multiplicity > 1 else (inputs[:, 0], labels[:, 0])
+__all__ = ["fit_private", "private_mean"]
 
 
 class _KernelNoise(DPOptimizerFastGradientClipping):  # type: ignore[misc]
@@ -95,6 +66,7 @@ def fit_private(
     draws: Draws,
     device: torch.device,
     entropy: Entropy = kernel_entropy,
+    one_by_one: bool = False,
 ) -> tuple[str, ...]:
     """Train the parameters of `model` that require a gradient, in place; return their names, which may leave the site.
 
@@ -111,6 +83,8 @@ def fit_private(
         draws: Poisson sample, images and dropout, but NOT the noise.
         device: Where to compute, in float64, which Apple's GPUs lack.
         entropy: Source of the noise.
+        one_by_one: Compute each patient's gradient separately, without Opacus: for units with several images, and for
+            layers that a batch may leave out.
 
     Raises:
         PrivacyError: A part of the model would mix patients, or Opacus cannot compute its gradients per patient.
@@ -119,7 +93,8 @@ def fit_private(
     _still(model.backbone)
     names = tuple(name for name, value in model.named_parameters() if value.requires_grad)
     trained = {name: value for name, value in model.named_parameters() if name in names}
-    with _double(module, device), clipping(module, mechanism.max_grad_norm) as wrapped:
+    separate = nullcontext(module) if one_by_one else clipping(module, mechanism.max_grad_norm)
+    with _double(module, device), separate as wrapped:
         sgd = torch.optim.SGD(trained.values(), lr=lr, momentum=config.momentum)
         optimizer = _KernelNoise(sgd, mechanism, entropy)
         mean, parts = {name: value.detach().clone() for name, value in trained.items()}, Parts("a private step")
@@ -127,9 +102,9 @@ def fit_private(
             patients = poisson(draws, "drawn", step, examples.identities, mechanism.sample_rate)
             batch = examples.of(patients, config.multiplicity, step, draws)
             masks = _masks(model, batch[1], step, examples.identities[patients], draws)
-            if not step:
+            if isinstance(wrapped, Clipping) and isinstance(batch[0], torch.Tensor) and not step:
                 with _only_own_draws(model, torch.ones_like(model.head.bias[:1]), device):
-                    check_lengths(wrapped, *batch)
+                    check_lengths(wrapped, batch[0], batch[1])
             with _only_own_draws(model, masks, device):
                 _step(wrapped, optimizer, batch, model.dropout, parts)
             for name, value in trained.items():
@@ -234,17 +209,20 @@ def _double(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _step(
-    wrapped: Clipping,
+    wrapped: nn.Module,
     optimizer: _KernelNoise,
-    batch: tuple[torch.Tensor, torch.Tensor],
+    batch: tuple[Batch, torch.Tensor],
     dropout: PatientDropout,
     parts: Parts,
 ) -> None:
     """Take one noised step on the sum of the patients' clipped gradients; without a patient the step is noise only."""
     like = optimizer.params[0]
     inputs, labels, masks = batch[0].to(like), batch[1].to(like.device), dropout.masks
-    if len(labels):
+    if len(labels) and isinstance(wrapped, Clipping) and isinstance(inputs, torch.Tensor):
         sums = parts.run(len(labels), partial(_clipped_sums, wrapped, optimizer, inputs, labels, dropout, masks))
+    elif len(labels):
+        by_patient = partial(sums_one_by_one, wrapped, optimizer.params, optimizer.max_grad_norm)
+        sums = parts.run(len(labels), lambda _: by_patient(inputs, labels, dropout, masks))
     else:
         sums = [torch.zeros_like(p) for p in optimizer.params]
     optimizer.zero_grad(set_to_none=True)

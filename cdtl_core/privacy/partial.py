@@ -10,14 +10,15 @@ import torch
 from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Fold
 from cdtl_core.models.draws import SECRET_BYTES, Draws, keyed_draws
+from cdtl_core.models.exams import Attention
 from cdtl_core.models.model import Classifier, frozen_stages, set_training
 from cdtl_core.models.noise import Entropy, kernel_entropy
 from cdtl_core.models.stages import NORMS
-from cdtl_core.privacy.dp_sgd import Examples, fit_private, private_mean
+from cdtl_core.privacy.dp_sgd import fit_private, private_mean
 from cdtl_core.privacy.mechanism import Grant, Mechanism, without_noise
 from cdtl_core.training.device import CPU, Where, hardware_of
 from cdtl_core.training.features import Features, feature_views
-from cdtl_core.training.inputs import patient_images, patient_views
+from cdtl_core.training.patient_inputs import Examples, patient_exams, patient_images, patient_views
 
 __all__ = ["fit_part", "set_centre"]
 
@@ -74,6 +75,8 @@ def fit_part(
         inputs = patient_views(features, draws)
     else:
         inputs = patient_images(model, fold, config.train.augment, draws)
+    if fold.has_several:
+        inputs = patient_exams(inputs, fold, config.train.exam_images, draws)
     return fit_private(
         model,
         model.end() if frozen else model,
@@ -86,6 +89,7 @@ def fit_part(
         draws=draws,
         device=CPU if frozen or place.type == "mps" else place,  # small matrices, and Apple's GPUs lack float64
         entropy=entropy,
+        one_by_one=fold.has_several or isinstance(model.pooling, Attention),
     )
 
 
@@ -132,8 +136,6 @@ def _centre(
 ) -> None:
     """Return the noisy mean of the site's plain features; P parts of unit length have a total length of sqrt(P)."""
     longest = replace(mechanism, max_grad_norm=model.feature_length)
-    plain = features[:, 0].astype(np.float32)
-    means = [
-        private_mean(plain, fold.identities, longest, step=step, draws=draws, entropy=entropy) for step in range(steps)
-    ]
+    plain, patients = features[:, 0].astype(np.float32), fold.of_images(fold.identities)
+    means = [private_mean(plain, patients, longest, step=step, draws=draws, entropy=entropy) for step in range(steps)]
     model.centre.load_state_dict({"mean": torch.stack(means).mean(dim=0)})

@@ -46,7 +46,7 @@ def examples(one: Material) -> Section:
     except CdtlError as error:
         return Section("examples", [], f"The images cannot be read now: {error}")
     fold = cohort.folds["test"]
-    if tuple(cohort.files[row] for row in fold.rows) != test.images:
+    if cohort.names(fold) != test.images:
         return Section("examples", [], "The site's images have changed since the run, so none is shown.")
     told = operation_of(test, one.val.get(main))
     pictures = _pictures(one, fold, test, told, card.positive)

@@ -106,7 +106,7 @@ def scores_of(site: "Site", outcome: "Outcome", split: Split) -> Scores:
         if temperature is not None
     }
     return Scores(
-        images=tuple(site.cohort.files[row] for row in fold.rows),
+        images=site.cohort.names(fold),
         positive=fold.labels == site.positive,
         patients=fold.patients,
         columns={f"p_{name}": _probability(values, site.positive) for name, values in found.items()},

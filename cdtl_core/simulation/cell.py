@@ -130,10 +130,10 @@ def open_sites(config: SimulationConfig, out: Path) -> list[Site]:
 
 
 def to_send(cohort: Cohort) -> Cohort:
-    """Return a cohort for other machines: its images in memory instead of a file, without names of files."""
+    """Return a cohort for other machines: its images in memory instead of a file, without names."""
     pixels = np.asarray(cohort.folds["train"].pixels)
     return replace(
-        cohort, files=(), folds={split: replace(fold, pixels=pixels) for split, fold in cohort.folds.items()}
+        cohort, files=(), units=(), folds={split: replace(fold, pixels=pixels) for split, fold in cohort.folds.items()}
     )
 
 
@@ -143,11 +143,11 @@ def prepare_features(place: Workplace, name: str) -> None:
 
 
 def scores_of(site: Site, model: Model) -> dict[str, Any]:
-    """Return each test image by its index at the site, with patient number, label and probabilities."""
+    """Return each test unit by its first image's index at the site, with patient number, label and probabilities."""
     test, train = site.cohort.folds["test"], site.cohort.folds["train"]
     return {
         "training_patients": train.num_patients,
-        "images": test.rows.tolist(),
+        "images": test.rows[test.starts].tolist(),
         "patients": test.patients.tolist(),
         "labels": test.labels.tolist(),
         "positive": site.positive,

@@ -98,12 +98,11 @@ def deal_patients(whole: Fold, *, folds: int, fold: int, val: float, rng: np.ran
 
 
 def whole_fold(cohort: Cohort) -> Fold:
-    """Return all images of a cohort as one fold, in the order of its files."""
+    """Return all units of a cohort as one fold, in the order of their first files."""
     folds = [cohort.folds[split] for split in SPLITS]
-    rows = np.concatenate([fold.rows for fold in folds])
-    order = np.argsort(rows)
-    parts = [np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "patients", "identities")]
-    return Fold(folds[0].pixels, rows, *parts).where(order)
+    names = ("rows", "labels", "patients", "identities", "lengths")
+    whole = Fold(folds[0].pixels, *(np.concatenate([getattr(fold, name) for fold in folds]) for name in names))
+    return whole.where(np.argsort(whole.rows[whole.starts]))
 
 
 def _strata(whole: Fold) -> list[Ints]:

@@ -135,7 +135,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
             site = open_site(folder.home, config.of_method(config.methods[0]))
         patients = site.cohort.folds["train"].num_patients
         member = Member(site.name, site.modality, patients, label_hash(site.cohort.labels))
-        contract = contract_of(folder.home, site.cohort, run.task.positive)
+        contract = contract_of(folder.home, site.cohort, run.task)
         candidates.append(Candidate(member, contract, private[own.site]))
     for method in config.methods:
         check_run(candidates, _all_take_part(config, method), weights_hash(initial_weights))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cdtl_core.config import RunConfig, SiteConfig
+from cdtl_core.config import RunConfig, SiteConfig, TaskConfig
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.config.settings import load_site
 from cdtl_core.data.cohort import Cohort, build_cohort, pixel_statistics
@@ -37,17 +37,25 @@ def open_cohort(home: Path, config: RunConfig) -> Cohort:
     split = _split(home, cases, config, labels)
     data, size, cache = own.data, config.image.size, SiteFolder(home).cache
     return build_cohort(
-        cases, split, labels=labels, size=size, cache=cache, frame=data.frame, strict=data.strict, box=data.box
+        cases,
+        split,
+        labels=labels,
+        size=size,
+        cache=cache,
+        frame=data.frame,
+        strict=data.strict,
+        box=data.box,
+        slices=data.slices,
     )
 
 
-def contract_of(home: Path, cohort: Cohort, positive: str) -> ModalityContract:
+def contract_of(home: Path, cohort: Cohort, task: TaskConfig) -> ModalityContract:
     """Return the facts that the site publishes about its cohort.
 
     Args:
         home: The site's folder.
         cohort: Its images.
-        positive: The positive label.
+        task: The run's task: its positive label, and what has a label.
     """
     own = load_site(SiteFolder(home).settings)
     statistics = None
@@ -59,13 +67,14 @@ def contract_of(home: Path, cohort: Cohort, positive: str) -> ModalityContract:
         site=own.site,
         modality=own.modality,
         labels=cohort.labels,
-        positive=positive,
+        positive=task.positive,
         label_map=own.data.label_map,
         channels=cohort.channels,
         bit_depth=cohort.bits,
         patients=round_patients(cohort.num_patients),
         statistics=statistics,
         initial_weights_hash=own.publish.initial_weights_hash,
+        unit=task.unit,
     )
 
 
@@ -118,4 +127,6 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
     else:
         manifest = own.data.root.expanduser() / (own.data.manifest or "")
     data = own.data
-    return read_manifest(manifest, labels=labels, label_map=data.label_map, where=data.where, box=data.box)
+    return read_manifest(
+        manifest, labels=labels, label_map=data.label_map, where=data.where, box=data.box, unit=config.task.unit
+    )

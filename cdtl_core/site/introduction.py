@@ -33,7 +33,7 @@ def describe_site(content: RecordDict, home: Path, config: RunConfig) -> RecordD
     """
     holds = holds_initial_weights(home, wire.decode_question(content))
     own, site = load_site(SiteFolder(home).settings), open_site(home, config)
-    contract, enrolled = contract_of(home, site.cohort, config.task.positive), enrolled_contract(home)
+    contract, enrolled = contract_of(home, site.cohort, config.task), enrolled_contract(home)
     member = Member(site.name, site.modality, site.cohort.folds["train"].num_patients, label_hash(site.cohort.labels))
     if is_private(own, config):
         ledger = ledger_of(home, own, config, site, federation_key(config.name, config.method))
@@ -57,7 +57,7 @@ def _as_enrolled(member: Member, now: ModalityContract, enrolled: ModalityContra
         FederationError: Another site enrolled, or the run predicts other labels.
     """
     fields = [name for name, value in now if value != getattr(enrolled, name)]
-    if wrong := sorted({"site", "modality", "labels", "positive", "intake_version"} & set(fields)):
+    if wrong := sorted({"site", "modality", "labels", "positive", "intake_version", "unit"} & set(fields)):
         raise FederationError(
             f"this site enrolled with another {' and '.join(wrong)} than it has in this run: run cdtl site init, send "
             "the new enrolment.json to the coordinator, and start again once it is admitted."

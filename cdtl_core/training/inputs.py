@@ -1,6 +1,7 @@
 """Inputs of a network for a fold: its images, or the output of the frozen stages for a fixed pool of views.
 
-Every `Inputs` is a function of rows. The network that continues from there is `entered(model, entry)`.
+Every `Inputs` is a function of places: which of the fold's images, whatever their exams. The network that continues
+from there is `entered(model, entry)`.
 """
 
 import warnings
@@ -13,28 +14,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cdtl_core.config import AugmentConfig, RunConfig
+from cdtl_core.config import AugmentConfig, RunConfig, TrainConfig
 from cdtl_core.data.cohort import Fold
-from cdtl_core.data.pixels import one_channel
 from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
-from cdtl_core.models.draws import Draws, below
+from cdtl_core.models.exams import Batch, Exams
 from cdtl_core.models.model import Classifier
 from cdtl_core.models.stages import run_stages, stages_of
 from cdtl_core.training.device import CPU, computing, hardware_of, send
 from cdtl_core.training.feature_cache import Kept, keep, key_of
-from cdtl_core.training.features import Features, cached_features
+from cdtl_core.training.features import cached_features
 from cdtl_core.training.views import Views
 
-__all__ = ["Entry", "Inputs", "Ints", "Network", "PatientInputs", "changed_inputs", "entered", "entry_of"]
-__all__ += ["patient_images", "patient_views", "plain_inputs", "random_view", "runs_a_network"]
+__all__ = ["Entry", "Inputs", "Ints", "Network", "changed_inputs", "drawn_inputs", "entered"]
+__all__ += ["entry_of", "plain_inputs", "random_view", "runs_a_network"]
 
 _Network = TypeVar("_Network", bound="Network")
 Ints = npt.NDArray[np.int64]
 Inputs = Callable[[Ints], torch.Tensor]
-"""From rows B of a fold to a module's input, B ...; may draw a changed view. Images are on the requested device."""
-
-PatientInputs = Callable[[int, Ints, Ints], torch.Tensor]
-"""From a step, identities of B patients and rows B M of their images to a module's input, B M ..., on the CPU."""
+"""From places B in a fold's `rows` to a module's input, B ...; may draw a changed view. Images are on the requested
+device."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,17 @@ class Network(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: Batch) -> torch.Tensor:
         """Return logits B K."""
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return features B D."""
+
+    def classify(self, features: Batch) -> torch.Tensor:
+        """Return logits B K of features."""
+
+    def weights(self, features: Exams) -> torch.Tensor:
+        """Return how much each image counts in its exam's decision, N."""
 
     def to(self, device: torch.device) -> Any:
         """Move the network to a device."""
@@ -147,6 +154,25 @@ def changed_inputs(
     return inputs
 
 
+def drawn_inputs(inputs: Inputs, fold: Fold, units: Ints, config: TrainConfig, rng: np.random.Generator) -> Batch:
+    """Return the inputs of some units of a fold; of a unit with more than `train.exam_images` images, of so many.
+
+    Args:
+        inputs: From places to images.
+        fold: The images.
+        units: B.
+        config: Most images of a unit.
+        rng: Draws them, without replacement; their order stays that of the exam. Not used where all images are taken.
+    """
+    if not fold.has_several:
+        return inputs(units)
+    most, found = config.exam_images, []
+    for start, length in zip(fold.starts[units].tolist(), fold.lengths[units].tolist(), strict=True):
+        chosen = np.arange(length) if length <= most else np.sort(rng.choice(length, most, replace=False))
+        found.append(start + chosen)
+    return Exams(inputs(np.concatenate(found)), tuple(map(len, found)))
+
+
 def _images(fold: Fold, device: torch.device) -> Callable[[Ints], torch.Tensor]:
     """Return a function from rows to images B C H W in [0, 1] on a device; they are copied to it as bytes."""
     if device.type == "cpu":
@@ -178,43 +204,6 @@ def random_view(kept: Kept, num_views: int, rng: np.random.Generator) -> Inputs:
     def inputs(rows: Ints) -> torch.Tensor:
         views = rng.integers(num_views, size=len(rows))
         return _stacked([kept(row)[view] for row, view in zip(rows.tolist(), views.tolist(), strict=True)])
-
-    return inputs
-
-
-def patient_views(features: Features, draws: Draws) -> PatientInputs:
-    """Return one of the V views of each image, from features N V D; a patient's views depend on no other patient."""
-
-    def inputs(step: int, identities: Ints, rows: Ints) -> torch.Tensor:
-        views = below(draws, "view", step, identities, features.shape[1], rows.shape[1])
-        return torch.from_numpy(features[rows, views].astype(np.float32))
-
-    return inputs
-
-
-def patient_images(model: Classifier, fold: Fold, change: AugmentConfig, draws: Draws) -> PatientInputs:
-    """Return images that are changed by a separate generator for each patient, independent of all other patients.
-
-    An image with three equal channels is changed as a gray one: whether a cohort is stored in colour depends on all its
-    patients.
-
-    Args:
-        model: The network.
-        fold: The images.
-        change: The largest changes.
-        draws: Draws of the training.
-    """
-    changes = Augmentation(**change.model_dump())
-
-    def changed(row: int, seed: int) -> torch.Tensor:
-        image = to_unit(one_channel(fold.pixels[fold.rows[row]])[None])
-        return normalise(augment(image, changes, torch.Generator().manual_seed(seed)), model.mean, model.std)
-
-    def inputs(step: int, identities: Ints, rows: Ints) -> torch.Tensor:
-        seeds = below(draws, "change", step, identities, 2**52, rows.shape[1])
-        pairs = zip(rows.ravel().tolist(), seeds.ravel().tolist(), strict=True)
-        images = torch.cat([torch.empty(0, 3, *fold.pixels.shape[2:]), *(changed(row, seed) for row, seed in pairs)])
-        return images.view(*rows.shape, *images.shape[1:])
 
     return inputs
 

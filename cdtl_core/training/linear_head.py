@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy, dropout, log_softmax, one_hot
 
 from cdtl_core.config import TrainConfig
 from cdtl_core.data.cohort import Fold
+from cdtl_core.models.exams import Attention
 from cdtl_core.models.model import Classifier
-from cdtl_core.training.inputs import Entry, changed_inputs
+from cdtl_core.training.inputs import Entry, changed_inputs, drawn_inputs
 from cdtl_core.training.objective import PLAIN, Objective
 
 __all__ = ["fit_linear_head", "is_linear"]
@@ -21,17 +22,21 @@ __all__ = ["fit_linear_head", "is_linear"]
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # torch's AdamW
 
 
-def is_linear(model: Classifier, entry: Entry | None, objective: Objective = PLAIN) -> bool:
+def is_linear(
+    model: Classifier, entry: Entry | None, objective: Objective = PLAIN, *, has_several: bool = False
+) -> bool:
     """Whether only a linear head is trained, with a gradient that is written out.
 
-    This needs cached features and no layer between them and the head.
+    This needs cached features and no trained layer between them and the head.
 
     Args:
         model: The classifier.
         entry: Where inputs enter.
         objective: What is minimised.
+        has_several: Whether an exam has several images, so that attention over them is trained too.
     """
     linear = entry is not None and entry.stages is None and isinstance(model.adapter, torch.nn.Identity)
+    linear = linear and not (has_several and isinstance(model.pooling, Attention))
     return linear and objective.criterion is cross_entropy and objective.slope(_tensors(model)) is not None
 
 
@@ -65,15 +70,15 @@ def fit_linear_head(
         entry: Where the features are cached.
         objective: What is minimised; its gradient is written out.
     """
-    inputs_of = changed_inputs(model, fold, config.augment, rng, entry)
-    order = batch_rows(fold.num_images, config, rng)
+    inputs_of, end = changed_inputs(model, fold, config.augment, rng, entry), model.end()
+    order = batch_rows(fold.num_units, config, rng)
     labels = torch.from_numpy(fold.labels[order])
     hits = one_hot(labels, model.head.out_features).float()
     weights = weight[labels] if weight is not None else torch.ones(labels.shape)
     head, losses = _AdamW(model.head, lr, config.weight_decay), []
     with torch.no_grad():
         for rows, batch in zip(order, zip(labels, hits, weights, strict=True), strict=True):
-            inputs = dropout(model.centre(inputs_of(rows)), model.dropout.p)
+            inputs = dropout(end.pooled(drawn_inputs(inputs_of, fold, rows, config, rng)), model.dropout.p)
             found = objective.slope(head.tensors)
             assert found is not None  # noqa: S101
             logits = torch.addmm(found.at["head.bias"], inputs, found.at["head.weight"].T)
@@ -85,16 +90,16 @@ def fit_linear_head(
     return losses
 
 
-def batch_rows(num_images: int, config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
-    """Return the rows of `config.steps` batches, steps x batch size: consecutive shuffled passes over all images.
+def batch_rows(num_units: int, config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
+    """Return the rows of `config.steps` batches, steps x batch size: consecutive shuffled passes over all units.
 
     Args:
-        num_images: Number of images.
+        num_units: Number of units.
         config: Steps and batch size.
         rng: Draws the order.
     """
     need = config.steps * config.batch_size
-    passes = [rng.permutation(num_images) for _ in range(-(-need // num_images))]
+    passes = [rng.permutation(num_units) for _ in range(-(-need // num_units))]
     order = np.concatenate([np.empty(0, np.int64), *passes])[:need]
     return order.reshape(config.steps, config.batch_size)
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from cdtl_core.config import RunConfig
 from cdtl_core.errors import ConfigError
+from cdtl_core.models.exams import Batch
 from cdtl_core.system.plugins import explaining
 from cdtl_core.system.registry import Registry
 
@@ -113,14 +114,12 @@ class Objective:
         vars(other)["criterion"] = loss  # objectives are frozen dataclasses
         return other
 
-    def loss(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
-    ) -> torch.Tensor:
+    def loss(self, model: nn.Module, images: Batch, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of a batch as a scalar.
 
         Args:
             model: The network.
-            images: Normalised, B 3 H W.
+            images: Normalised, B 3 H W, or the images of B exams.
             labels: B.
             weight: Class weights, K, or None.
         """
@@ -156,14 +155,12 @@ class Proximal(Objective):
     mu: float
     anchor: Mapping[str, torch.Tensor]
 
-    def loss(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
-    ) -> torch.Tensor:
+    def loss(self, model: nn.Module, images: Batch, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         """Return the batch's cross-entropy plus the penalty.
 
         Args:
             model: The network.
-            images: Normalised, B 3 H W.
+            images: Normalised, B 3 H W, or the images of B exams.
             labels: B.
             weight: Class weights, K, or None.
         """
@@ -197,14 +194,12 @@ class Mixture(Objective):
     share: float
     other: Mapping[str, torch.Tensor]
 
-    def loss(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
-    ) -> torch.Tensor:
+    def loss(self, model: nn.Module, images: Batch, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         """Return the batch's cross-entropy of the mixed network; gradients go to the network's own tensors.
 
         Args:
             model: The network.
-            images: Normalised, B 3 H W.
+            images: Normalised, B 3 H W, or the images of B exams.
             labels: B.
             weight: Class weights, K, or None.
         """

@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
+from cdtl_core.models.exams import Batch, Exams
 from cdtl_core.models.libraries import timm, torchvision
 
 __all__ = ["grad_cam"]
@@ -25,19 +26,21 @@ class Networks(Protocol):
     def backbones(self) -> Sequence[nn.Module]:
         """The feature extractors."""
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: Batch) -> torch.Tensor:
         """Logits B K."""
 
 
-def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor | None:
+def grad_cam(model: Networks, images: Batch, label: int) -> torch.Tensor | None:
     """Return the evidence for a label, B H W in [0, 1] at the images' size; None for a network without feature maps.
+
+    Of exams with several images there is a map for each image, N H W, which shows what it adds to its exam's decision.
 
     In each backbone the last feature map of at least 5 x 5 on which the label's log-probability depends is used; in a
     vision transformer of timm, the last block's patches on which it depends. The maps of several backbones are added.
 
     Args:
         model: Left in evaluation mode.
-        images: Normalised, B 3 H W.
+        images: Normalised, B 3 H W, or those of exams.
         label: Index.
 
     Source: eqs. (1)-(2), Selvaraju et al. 2017.
@@ -53,18 +56,19 @@ def grad_cam(model: Networks, images: torch.Tensor, label: int) -> torch.Tensor 
             known[place].append((_patches(value, grid), patches))
     if any(len(found) < _fewest(backbone) for found, backbone in zip(known, backbones, strict=True)):
         return None
-    heats = [_heat(*found[-1], images.shape[2:]) for found in known]
+    size = images.images.shape[2:] if isinstance(images, Exams) else images.shape[2:]
+    heats = [_heat(*found[-1], size) for found in known]
     heat = torch.stack(heats).sum(dim=0)
     highest: torch.Tensor = heat.amax(dim=(1, 2), keepdim=True)
     return heat / highest.clamp(min=1e-12)
 
 
-def _gradients(model: Networks, images: torch.Tensor, label: int) -> tuple[list[_Kept], Sequence[torch.Tensor | None]]:
+def _gradients(model: Networks, images: Batch, label: int) -> tuple[list[_Kept], Sequence[torch.Tensor | None]]:
     """Return the layers' outputs that show where, and the gradient of the label's log-probability for each.
 
     Args:
         model: The networks.
-        images: Normalised, B 3 H W.
+        images: Normalised, B 3 H W, or those of exams.
         label: Index.
     """
     maps: list[_Kept] = []
@@ -83,7 +87,7 @@ def _gradients(model: Networks, images: torch.Tensor, label: int) -> tuple[list[
     ]
     try:
         with torch.enable_grad():
-            said = model(images.detach().requires_grad_()).log_softmax(dim=1)[:, label].sum()
+            said = model(_with_gradient(images)).log_softmax(dim=1)[:, label].sum()
             return maps, torch.autograd.grad(said, [one for _, one, _ in maps], allow_unused=True) if maps else ()
     finally:
         for hook in hooks:
@@ -107,6 +111,12 @@ def _patches(tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Return the patches among tokens B N C, which come last, as a map B C h w."""
     last = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
     return last.transpose(1, 2).reshape(len(tokens), -1, *grid)
+
+
+def _with_gradient(images: Batch) -> Batch:
+    if isinstance(images, Exams):
+        return images.map(lambda one: one.detach().requires_grad_())
+    return images.detach().requires_grad_()
 
 
 def _heat(value: torch.Tensor, slope: torch.Tensor, size: torch.Size) -> torch.Tensor:

@@ -1,4 +1,8 @@
-"""Computes what a network gives for all images of a fold: log-probabilities, or features."""
+"""Computes what a network gives for a fold: log-probabilities of its units, features or weights of its images.
+
+An exam of any length is scored in bounded memory: its images pass through the backbone in batches, and only their
+features stay until all of them are there.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,20 +15,21 @@ import torch
 from torch import nn
 
 from cdtl_core.data.cohort import Fold
+from cdtl_core.models.exams import Exams
 from cdtl_core.models.model import Classifier
 from cdtl_core.training.batches import plain_batches
 from cdtl_core.training.device import CPU, Hardware, Where, computing, hardware_of
 from cdtl_core.training.inputs import Entry, Network, entered
 from cdtl_core.training.parts import Parts
 
-__all__ = ["SCORE_BATCH", "embed", "place_network", "score"]
+__all__ = ["SCORE_BATCH", "embed", "place_network", "score", "weigh"]
 
 SCORE_BATCH = 64
 Floats = npt.NDArray[np.float64]
 
 
 def score(model: Network, fold: Fold, *, device: Where, entry: Entry | None = None) -> Floats:
-    """Return log-probabilities N K of a fold's images, in its order.
+    """Return log-probabilities U K of a fold's units, in its order; all images of a unit count.
 
     Args:
         model: The network.
@@ -32,11 +37,25 @@ def score(model: Network, fold: Fold, *, device: Where, entry: Entry | None = No
         device: Where to compute, and how.
         entry: Where inputs enter the network.
     """
+    if fold.has_several:
+        return _of_exams(model, fold, device, entry, lambda network, exams: _normalised(network.classify(exams)))
     return _computed(model, fold, device, entry, _log_probabilities)
 
 
+def weigh(model: Network, fold: Fold, *, device: Where, entry: Entry | None = None) -> Floats:
+    """Return how much each image counts in its unit's decision, N in the fold's order; the sum over a unit is 1.
+
+    Args:
+        model: The network.
+        fold: The images.
+        device: Where to compute, and how.
+        entry: Where inputs enter the network.
+    """
+    return _of_exams(model, fold, device, entry, lambda network, exams: network.weights(exams))
+
+
 def embed(model: Network, fold: Fold, *, device: Where, entry: Entry | None = None) -> Floats:
-    """Return the features N D of a fold's images, in its order: what the head sees before it is centred.
+    """Return the features N D of all images of a fold, in its order: what the head sees before they are centred.
 
     Args:
         model: The network; it has the method `features`.
@@ -81,13 +100,47 @@ def _computed(
     hardware, parts = place_network(model, entry, device), Parts("images to score")
     cast(nn.Module, model).eval()
     network = entered(model, entry)
-    rows = np.split(np.arange(fold.num_images), range(SCORE_BATCH, fold.num_images, SCORE_BATCH))
     with torch.inference_mode(), computing(hardware):
         found = [
             parts.run(len(images), partial(compute, network, images))
-            for (images,) in plain_batches(model, fold, rows, hardware, entry)
+            for (images,) in plain_batches(model, fold, _batches(fold), hardware, entry)
         ]
     return torch.cat(found).cpu().numpy().astype(np.float64)
+
+
+def _of_exams(
+    model: Network, fold: Fold, device: Where, entry: Entry | None, compute: Callable[[Network, Exams], torch.Tensor]
+) -> Floats:
+    """Return what a network computes for exams from the features of all their images.
+
+    Args:
+        model: The network.
+        fold: The images.
+        device: Where to compute, and how.
+        entry: Where inputs enter the network.
+        compute: From the network and the features of complete exams to the values, in their order.
+    """
+    hardware, parts = place_network(model, entry, device), Parts("images to score")
+    cast(nn.Module, model).eval()
+    network, ends, lengths = entered(model, entry), np.cumsum(fold.lengths), fold.lengths.tolist()
+    found, waiting = list[torch.Tensor](), list[torch.Tensor]()
+    done = seen = 0
+    with torch.inference_mode(), computing(hardware):
+        for (images,) in plain_batches(model, fold, _batches(fold), hardware, entry):
+            waiting.append(parts.run(len(images), partial(_features, network, images)))
+            seen += len(images)
+            complete = int(np.searchsorted(ends, seen, side="right"))
+            if complete > done:
+                all_of = torch.cat(waiting)
+                whole = len(all_of) - (seen - int(ends[complete - 1]))
+                found.append(compute(network, Exams(all_of[:whole], lengths[done:complete])))
+                waiting, done = [all_of[whole:]], complete
+    return torch.cat(found).cpu().numpy().astype(np.float64)
+
+
+def _batches(fold: Fold) -> list[np.ndarray]:
+    """Return the places of all images, in batches."""
+    return np.split(np.arange(fold.num_images), range(SCORE_BATCH, fold.num_images, SCORE_BATCH))
 
 
 def _features(model: Any, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
@@ -97,4 +150,8 @@ def _features(model: Any, images: torch.Tensor, cut: Sequence[slice]) -> torch.T
 
 def _log_probabilities(model: Network, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
     """Return log-probabilities B K of a batch, computed in parts."""
-    return torch.cat([model(images[part]).float().log_softmax(dim=1) for part in cut])
+    return torch.cat([_normalised(model(images[part])) for part in cut])
+
+
+def _normalised(logits: torch.Tensor) -> torch.Tensor:
+    return logits.float().log_softmax(dim=1)

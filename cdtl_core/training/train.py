@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cdtl_core.config import TrainConfig
 from cdtl_core.data.cohort import Fold
+from cdtl_core.models.exams import Batch
 from cdtl_core.models.model import Classifier, set_training
 from cdtl_core.models.weights import load_into
 from cdtl_core.system.progress import report
@@ -75,7 +76,8 @@ def fit(
     averaged = _ema_of(model, config.ema)
     weight = class_weights(fold.labels, model.head.out_features).to(hardware.device) if config.class_weighted else None
     losses: list[torch.Tensor] = []
-    if entry is not None and is_linear(model, entry, objective) and averaged is None:
+    linear = averaged is None and is_linear(model, entry, objective, has_several=fold.has_several)
+    if entry is not None and linear:
         with _seeded_dropout(rng, hardware.device):
             lr = learning_rate(config, epoch) * config.head_lr_factor
             found = fit_linear_head(
@@ -85,7 +87,7 @@ def fit(
     optimizer, parts = _optimizer(model, config, epoch), Parts("a training batch", least=2)
     network = entered(model, entry)
 
-    def batch_loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def batch_loss(images: Batch, labels: torch.Tensor) -> torch.Tensor:
         return objective.loss(network, images, labels, weight)
 
     with _seeded_dropout(rng, hardware.device), _settings(model, hardware, entry):
@@ -150,7 +152,7 @@ def refresh_norms(model: Classifier, fold: Fold, *, freeze: int, device: Where, 
 
 
 def class_weights(labels: npt.NDArray[np.int64], num_classes: int) -> torch.Tensor:
-    """Return one weight per class, K: inverse to its number of images, 1 if all classes have the same number."""
+    """Return one weight per class, K: inverse to its number of units, 1 if all classes have the same number."""
     counts = np.bincount(labels, minlength=num_classes)
     return torch.from_numpy(len(labels) / (num_classes * np.maximum(counts, 1))).float()
 
@@ -169,9 +171,9 @@ def _settings(model: Classifier, hardware: Hardware, entry: Entry | None) -> Ite
 
 def _gradients(
     optimizer: AdamW,
-    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    loss_of: Callable[[Batch, torch.Tensor], torch.Tensor],
     hardware: Hardware,
-    images: torch.Tensor,
+    images: Batch,
     labels: torch.Tensor,
     weight: torch.Tensor | None,
     cut: Sequence[slice],
@@ -182,7 +184,7 @@ def _gradients(
         optimizer: Its parameters get the gradients.
         loss_of: From images and labels to their mean loss, weighted by class.
         hardware: The precision.
-        images: Inputs B ....
+        images: Inputs B ..., or those of B exams.
         labels: Labels B.
         weight: Class weights K, or None.
         cut: The parts of the batch; each counts with the weight of its labels.
@@ -206,7 +208,8 @@ def _gradients(
 def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> AdamW:
     lr = learning_rate(config, epoch)
     backbone = Group([p for p in model.backbone.parameters() if p.requires_grad], lr)
-    return AdamW([backbone, Group(list(model.head.parameters()), lr * config.head_lr_factor)], config.weight_decay)
+    head = [*model.head.parameters(), *model.pooling.parameters()]
+    return AdamW([backbone, Group(head, lr * config.head_lr_factor)], config.weight_decay)
 
 
 def _ema_of(model: Classifier, decay: float) -> AveragedModel | None:

@@ -24,9 +24,9 @@ from torch.nn.functional import cross_entropy
 from cdtl_core.config import DpConfig, ModelConfig, RunConfig
 from cdtl_core.models.draws import keyed_draws
 from cdtl_core.models.model import Classifier, build_classifier, frozen_stages, set_training
-from cdtl_core.privacy.dp_sgd import Examples, fit_private
+from cdtl_core.privacy.dp_sgd import fit_private
 from cdtl_core.privacy.mechanism import Mechanism
-from cdtl_core.training.inputs import PatientInputs
+from cdtl_core.training.patient_inputs import Examples, PatientInputs
 
 PATIENTS, CPU, DRAWS = 750, torch.device("cpu"), keyed_draws(bytes(32))
 

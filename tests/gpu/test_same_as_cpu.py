@@ -19,11 +19,12 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.data.transforms import Augmentation, _rendered, augment, normalise, to_unit
 from cdtl_core.models.draws import keyed_draws
 from cdtl_core.models.model import Classifier, frozen_stages, set_training
-from cdtl_core.privacy.dp_sgd import Examples, fit_private
+from cdtl_core.privacy.dp_sgd import fit_private
 from cdtl_core.privacy.mechanism import Mechanism
 from cdtl_core.training.device import CPU
 from cdtl_core.training.features import feature_views
 from cdtl_core.training.inputs import Entry
+from cdtl_core.training.patient_inputs import Examples
 from cdtl_core.training.saliency import grad_cam
 from cdtl_core.training.scoring import score
 from cdtl_core.training.train import class_weights, fit, refresh_norms

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cdtl_core.config import ModelConfig
+from cdtl_core.config import ModelConfig, Pooling, Unit
+from cdtl_core.data.transforms import normalise
 from cdtl_core.errors import DataError, ModelError
 from cdtl_core.federation.donors import DonorShare
 from cdtl_core.federation.pool import Pool, Standard
@@ -17,6 +19,7 @@ from cdtl_core.inference.export import TOLERANCE, export_onnx
 from cdtl_core.inference.likeness import Gauge, Likeness, save_likeness
 from cdtl_core.inference.model_folder import ModelNote, PoolNote, load_model
 from cdtl_core.inference.predict import predict
+from cdtl_core.models.exams import Exams
 from cdtl_core.models.model import build_classifier
 from cdtl_core.models.weights import save_weights
 from cdtl_core.system.durable import file_hash
@@ -24,24 +27,28 @@ from cdtl_core.system.durable import file_hash
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def model_folder(home: Path, pooling: Pooling = "mean", unit: Unit = "image") -> Path:
     """A calibrated model with everything a network may have."""
-    config = ModelConfig(backbone="test_efficientnet", weights="random", levels=(2, 4), adapter=4)
+    config = ModelConfig(backbone="test_efficientnet", weights="random", levels=(2, 4), adapter=4, pooling=pooling)
     model = build_classifier(config, 2, 32)
     torch.manual_seed(0)
-    torch.nn.init.normal_(model.head.weight)
-    home = tmp_path / "model"
+    for parameter in (model.head.weight, *model.pooling.parameters()):
+        torch.nn.init.normal_(parameter)
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if value.is_floating_point()}
     save_weights(home / "model.safetensors", weights)
     note = ModelNote(
         cdtl_version="0", federation="f-cdtl", method="cdtl", seed=0, site="alba", modality="mri",
         backbone=config.backbone, levels=config.levels, adapter=4, labels=("benign", "malignant"), positive="malignant",
-        image_size=32, temperature=2.5, chosen="joint", validation_log_loss={},
+        pooling=pooling, unit=unit, image_size=32, temperature=2.5, chosen="joint", validation_log_loss={},
         weights_sha256=file_hash(home / "model.safetensors"),
     )  # fmt: skip
     (home / "model.json").write_text(note.model_dump_json())
     return home
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return model_folder(tmp_path / "model")
 
 
 @pytest.fixture
@@ -187,3 +194,21 @@ def test_another_schema_is_refused_with_a_sentence(folder: Path) -> None:
     (folder / "model.json").write_text(json.dumps(note | {"schema_version": 1}))
     with pytest.raises(ModelError, match="has schema 1, this cdtl reads 2"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_the_file_of_a_model_of_exams_takes_all_images_of_one(
+    tmp_path: Path, images: tuple[Path, ...], pooling: Pooling
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    home = model_folder(tmp_path / "model", pooling, "exam")
+    exported = export_onnx(home, tmp_path / "exam.onnx", images)
+    assert exported.largest_difference < TOLERANCE
+    model, note = load_model(home)
+    session = onnxruntime.InferenceSession(str(exported.path))
+    pixels = exporting._read(images, 32)
+    for count in (1, 2, 3):
+        batch = normalise(torch.from_numpy(pixels[:count]), model.mean, model.std)
+        with torch.no_grad():
+            expected = (model.eval()(Exams(batch, (count,))) / note.temperature).softmax(dim=1)
+        assert session.run(None, {"images": pixels[:count]})[0] == pytest.approx(expected.numpy(), abs=1e-4)

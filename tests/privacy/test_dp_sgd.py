@@ -8,24 +8,26 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from cdtl_core.config import DpConfig, ModelConfig, RunConfig
+from cdtl_core.config import DpConfig, ModelConfig, RunConfig, TaskConfig
+from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import PrivacyError
 from cdtl_core.models.draws import keyed_draws, poisson
+from cdtl_core.models.exams import Exams
 from cdtl_core.models.model import Classifier, build_classifier, frozen_stages, set_training
 from cdtl_core.models.noise import gaussian, kernel_entropy
 from cdtl_core.privacy.clipping import check_private
-from cdtl_core.privacy.dp_sgd import Examples, fit_private, private_mean
+from cdtl_core.privacy.dp_sgd import fit_private, private_mean
 from cdtl_core.privacy.mechanism import Mechanism, check_terms, without_noise
+from cdtl_core.training.patient_inputs import Examples, patient_exams
 
 CPU = torch.device("cpu")
 DRAWS = keyed_draws(bytes(32))
 CONFIG = ModelConfig(backbone="test_resnet", weights="random", dropout=0.0)
 
 
-def classifier(*, stages: int = 0, adapter: int = 0) -> Classifier:
-    config = RunConfig(
-        model=CONFIG.model_copy(update={"adapter": adapter}), dp=DpConfig(enabled=True, stages=stages)
-    )  # fmt: skip
+def classifier(*, stages: int = 0, adapter: int = 0, pooling: str = "mean") -> Classifier:
+    network = CONFIG.model_copy(update={"adapter": adapter, "pooling": pooling})
+    config = RunConfig(task=TaskConfig(unit="exam"), model=network, dp=DpConfig(enabled=True, stages=stages))
     torch.manual_seed(0)
     model = build_classifier(config.model, 2, 32, frozen_norms=True)
     set_training(model, freeze=frozen_stages(model, config))
@@ -62,6 +64,44 @@ def test_zero_noise_and_infinite_clip_are_plain_sgd() -> None:
     for (name, got), wanted in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=name)
     assert float(model.head.weight.detach().abs().max()) > 0
+
+
+@pytest.mark.parametrize("multiplicity", [1, 3])
+def test_one_patient_after_the_other_gives_what_opacus_gives(multiplicity: int) -> None:
+    one, other = classifier(adapter=3), classifier(adapter=3)
+    patients = np.repeat(np.arange(13), 3)
+    inputs, labels = features(39, one), patients % 2
+    more = {"config": DpConfig(multiplicity=multiplicity), "patients": patients}
+    for model, separate in ((one, False), (other, True)):
+        fitted(model, 3 * inputs, labels, Mechanism(0.0, 0.7, 0.3, 13), one_by_one=separate, **more)
+    for (name, got), wanted in zip(other.named_parameters(), one.named_parameters(), strict=True):
+        torch.testing.assert_close(got, wanted[1], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_exams_without_noise_and_clip_are_plain_sgd_on_the_patients_mean_loss() -> None:
+    model = classifier(pooling="attention")
+    twin, rng = copy.deepcopy(model), np.random.default_rng(1)
+    lengths, patients = np.array([2, 1, 4, 3, 1, 2]), np.array([0, 0, 1, 2, 2, 2])
+    values = torch.from_numpy(rng.standard_normal((13, model.head.in_features)))
+    fold = Fold(
+        np.zeros((13, 1, 1, 1), np.uint8), np.arange(13), np.array([0, 1, 1, 0, 0, 1]), patients, lengths=lengths
+    )
+    inputs = patient_exams(lambda _step, _who, places: values[places], fold, 9, DRAWS)
+    examples = Examples(patients, fold.labels, inputs)
+    fit_private(model, model.end(), examples, DpConfig(multiplicity=6), without_noise(3), steps=4, lr=0.3, ema=0.0,
+                draws=DRAWS, device=CPU, one_by_one=True)  # fmt: skip
+    sgd = torch.optim.SGD([p for p in twin.parameters() if p.requires_grad], lr=0.3, momentum=0.9)
+    twin.double()
+    for _ in range(4):
+        sgd.zero_grad()
+        losses = cross_entropy(
+            twin.end()(Exams(values, tuple(lengths))), torch.from_numpy(fold.labels), reduction="none"
+        )
+        torch.stack([losses[patients == patient].mean() for patient in range(3)]).mean().backward()
+        sgd.step()
+    for (name, got), wanted in zip(model.named_parameters(), twin.float().parameters(), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6, msg=name)
+    assert model.pooling.score.weight.any()  # type: ignore[union-attr]
 
 
 def test_a_patient_counts_once_however_many_images_she_has() -> None:

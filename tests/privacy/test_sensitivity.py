@@ -42,12 +42,17 @@ class Path:
     rate: float = 1.0
     centred: bool = True
     colour: bool = False
+    several: bool = False
+    """A patient's units are exams of one to five images, of which a step takes three at most."""
 
     def config(self, clip: float) -> RunConfig:
         """The run."""
         model = {"backbone": "test_resnet", "weights": "random", "dropout": 0.0, **self.model}
+        train = {"exam_images": 3}
         dp = {"enabled": True, "lr": LR, "momentum": 0.0, "max_grad_norm": clip, **self.dp}
-        return RunConfig.model_validate({"model": model, "dp": dp, "image": {"size": 32}})
+        return RunConfig.model_validate(
+            {"task": {"unit": "exam"}, "model": model, "dp": dp, "train": train, "image": {"size": 32}}
+        )
 
 
 HEADS = [
@@ -62,6 +67,13 @@ HEADS = [
     Path("levels", {"levels": [2, 3], "dropout": 0.2}, {"views": 2, "multiplicity": 4}),
     Path("centre", {"levels": [2, 3]}, {"centre_steps": 1}, centred=False),
     Path("centre, Poisson sample", {"levels": [2, 3]}, {"centre_steps": 1}, rate=0.5, centred=False),
+    Path("exams", {"dropout": 0.2}, {"views": 2, "multiplicity": 3}, several=True),
+    Path("exams, max", {"pooling": "max", "levels": [2, 3]}, {"multiplicity": 1}, several=True),
+    Path("exams, log-sum-exp", {"pooling": "lse", "adapter": 3}, several=True, classes=3),
+    Path("exams, attention", {"pooling": "attention", "dropout": 0.2}, {"views": 2}, several=True),
+    Path("exams, Poisson sample", {"pooling": "attention"}, several=True, rate=0.5),
+    Path("exams, centre", {"levels": [2, 3]}, {"centre_steps": 1}, centred=False, several=True),
+    Path("attention, one image", {"pooling": "attention", "dropout": 0.2}, {"multiplicity": 2}),
 ]
 STAGES = [
     Path("a stage", dp={"stages": 1}),
@@ -71,6 +83,8 @@ STAGES = [
     Path("depthwise", {"backbone": "test_efficientnet"}, {"stages": 3}),
     Path("permuted", {"backbone": "test_convnext"}, {"stages": 2}),
     Path("tokens", {"backbone": "test_vit"}, {"stages": 2}),
+    Path("exams, a stage", {"dropout": 0.2}, {"stages": 1}, several=True),
+    Path("exams, two stages, attention", {"pooling": "attention"}, {"stages": 2}, several=True, rate=0.7),
 ]
 
 
@@ -95,20 +109,23 @@ class Neighbours:
             ]
             for who in firsts[:pairs]:
                 rest = np.flatnonzero(fold.identities != who)
-                part = self._sum(renumbered(fold.where(rest)), features[rest], clip, own)
+                part = self._sum(renumbered(fold.where(rest)), features[fold.places(rest)], clip, own)
                 yield float((whole - part).norm()) / (self._model.feature_length if not self.path.centred else clip)
             pairs -= len(firsts)
 
     def _cohort(self) -> tuple[Fold, np.ndarray]:
-        """Three to ten patients of one to six images each; colour, where asked for, in the first's images alone."""
+        """Three to ten patients of one to six units each; colour, where asked for, in the first's images alone."""
         rng = self._rng
         counts = rng.integers(1, 7, size=rng.integers(3, 11))
         patients = np.repeat(np.arange(len(counts)), counts)
-        names, count = rng.integers(-(2**62), 2**62, size=len(counts)), len(patients)
+        names, units = rng.integers(-(2**62), 2**62, size=len(counts)), len(patients)
+        lengths = rng.integers(1, 6, size=units) if self.path.several else np.ones(units, np.int64)
+        count = int(lengths.sum())
         pixels = np.repeat(rng.integers(0, 256, (count, 1, 32, 32), np.uint8), 3, axis=1)
         if self.path.colour:
             pixels[0] = rng.integers(0, 256, (3, 32, 32), np.uint8)
-        fold = Fold(pixels, np.arange(count), rng.integers(self.path.classes, size=count), patients, names[patients])
+        labels = rng.integers(self.path.classes, size=units)
+        fold = Fold(pixels, np.arange(count), labels, patients, names[patients], lengths)
         views = 1 + self.path.config(1.0).dp.views
         width = self._model.head.in_features
         features = rng.standard_normal((count, views, width)) * rng.choice([0.02, 0.3, 3.0])
@@ -134,13 +151,14 @@ class Neighbours:
         return torch.cat([value.detach() for value in moved]) * mechanism.expected / LR
 
 
-PARTS = ("rows", "labels", "patients", "identities")
+PARTS = ("rows", "labels", "patients", "identities", "lengths")
 
 
 def renumbered(fold: Fold) -> Fold:
     """The cohort as it is read without the patient: rows and numbers move up."""
     _, patients = np.unique(fold.patients, return_inverse=True)
-    return Fold(fold.pixels[fold.rows], np.arange(fold.num_images), fold.labels, patients, fold.identities)
+    rows = np.arange(fold.num_images)
+    return Fold(fold.pixels[fold.rows], rows, fold.labels, patients, fold.identities, fold.lengths)
 
 
 def network(path: Path) -> Classifier:
@@ -148,7 +166,7 @@ def network(path: Path) -> Classifier:
     config = path.config(1.0)
     torch.manual_seed(0)
     model = build_classifier(config.model, path.classes, 32, frozen_norms=True)
-    for parameter in [*model.head.parameters(), *model.adapter.parameters()]:
+    for parameter in [*model.head.parameters(), *model.adapter.parameters(), *model.pooling.parameters()]:
         nn.init.normal_(parameter, std=0.5)
     return model
 
@@ -173,7 +191,7 @@ def test_one_patient_of_two_thousand_cohorts_moves_the_sum_by_c_at_most(path: Pa
     assert 0.9 < distance <= LIMIT  # and the clip is used
 
 
-@pytest.mark.parametrize("name", ["head", "views", "dropout", "a stage", "Poisson sample"])
+@pytest.mark.parametrize("name", ["head", "views", "dropout", "a stage", "Poisson sample", "exams"])
 def test_one_sequence_for_all_patients_would_be_found(name: str) -> None:
     (path,) = [path for path in [*HEADS, *STAGES] if path.name == name]
     assert max(Neighbours(path, 0).distances(3 if name == "a stage" else 12, OneSequence(0))) > 1.05

@@ -77,12 +77,12 @@ def test_a_lost_key_with_kept_splits_is_refused_not_silently_split_again(home: P
 
 
 def test_the_contract_says_what_the_cohort_is_and_statistics_only_when_allowed(home: Path) -> None:
-    contract = contract_of(home, open_cohort(home, RUN), RUN.task.positive)
+    contract = contract_of(home, open_cohort(home, RUN), RUN.task)
     assert (contract.modality, contract.channels, contract.bit_depth, contract.patients) == ("ultrasound", 1, 8, 20)
     assert contract.statistics is None
     check_contract(contract, RUN, "a" * 64)
     write_settings(home, "publish = { pixel_statistics = true, initial_weights_hash = '" + "b" * 64 + "' }")
-    told = contract_of(home, open_cohort(home, RUN), RUN.task.positive)
+    told = contract_of(home, open_cohort(home, RUN), RUN.task)
     assert told.statistics is not None
     assert 100 < told.statistics.mean < 155
     assert 30 < told.statistics.std < 85

@@ -12,12 +12,14 @@ from cdtl_core.config import ComputeConfig, DpConfig, ModelConfig, RunConfig, Tr
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import ConfigError
 from cdtl_core.models.draws import keyed_draws
+from cdtl_core.models.exams import Batch
 from cdtl_core.models.model import build_classifier, frozen_stages, set_training
-from cdtl_core.privacy.dp_sgd import Examples, fit_private
+from cdtl_core.privacy.dp_sgd import fit_private
 from cdtl_core.privacy.mechanism import Mechanism
 from cdtl_core.training.device import CPU, Hardware, choose_device, computing, hardware_of, open_hardware
 from cdtl_core.training.objective import Objective
 from cdtl_core.training.parts import Parts
+from cdtl_core.training.patient_inputs import Examples
 from cdtl_core.training.train import fit
 
 
@@ -27,9 +29,7 @@ class Limited(Objective):
     def __init__(self, most: int) -> None:
         self.most, self.seen = most, list[int]()
 
-    def loss(
-        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None
-    ) -> torch.Tensor:
+    def loss(self, model: nn.Module, images: Batch, labels: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         if len(images) > self.most:
             raise torch.OutOfMemoryError("so it ends on a GPU")
         self.seen.append(len(images))

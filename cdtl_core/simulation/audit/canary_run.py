@@ -17,7 +17,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.model import OF_HEAD, build_initial_weights
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.privacy.canaries import Canaries, alignment, clipped, gradient_rows, step_weights
 from cdtl_core.privacy.partial import fit_part
@@ -148,12 +148,13 @@ def _joined(subject: Subject, canaries: Canaries) -> tuple[Fold, Features]:
     patients = np.concatenate([fold.patients, fold.patients.max() + 1 + np.repeat(np.arange(here.sum()), each)])
     rows = np.concatenate([fold.rows, np.zeros(len(images), np.int64)])  # pixels are not used
     labels = np.concatenate([fold.labels, np.repeat(canaries.labels[here], each)])
-    return Fold(fold.pixels, rows, labels, patients), np.concatenate([subject.features, views])
+    lengths = np.concatenate([fold.lengths, np.ones(len(images), np.int64)])
+    return Fold(fold.pixels, rows, labels, patients, lengths=lengths), np.concatenate([subject.features, views])
 
 
 def _by_patient(fold: Fold, values: Floats) -> Floats:
     """Return the mean of each patient's rows, in the order of their numbers."""
-    _, which, counts = np.unique(fold.patients, return_inverse=True, return_counts=True)
+    _, which, counts = np.unique(fold.of_images(fold.patients), return_inverse=True, return_counts=True)
     means = np.zeros((len(counts), values.shape[1]))
     np.add.at(means, which, values / counts[which, None])
     return means
@@ -162,7 +163,7 @@ def _by_patient(fold: Fold, values: Floats) -> Floats:
 def zeros_of(model: nn.Module) -> Weights:
     """Return head and centre as at the start of every training."""
     state = model.state_dict()
-    return {name: torch.zeros_like(state[name]) for name in state if name.startswith(("head.", "centre."))}
+    return {name: torch.zeros_like(state[name]) for name in state if name.startswith((*OF_HEAD, "centre."))}
 
 
 def head_of(model: nn.Module) -> Floats:

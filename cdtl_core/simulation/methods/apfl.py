@@ -15,7 +15,7 @@ from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.track import Track, advance, begin, deployed, received
 from cdtl_core.training.batches import on_device
 from cdtl_core.training.device import hardware_of
-from cdtl_core.training.inputs import entered, plain_inputs
+from cdtl_core.training.inputs import drawn_inputs, entered, plain_inputs
 from cdtl_core.training.objective import LOSSES, Mixture, mix_tensors
 from cdtl_core.training.train import class_weights
 
@@ -107,8 +107,9 @@ def _loss_at(
     here.model.to(device).eval()
     fold = here.cohort.folds["train"]
     rng = np.random.default_rng([config.seed, zlib.crc32(site.encode()), state.shared.server.round, 1])
-    rows = rng.choice(fold.num_images, size=min(config.train.batch_size, fold.num_images), replace=False)
-    images = on_device(plain_inputs(here.model, fold, here.entry)(rows), device)
+    rows = rng.choice(fold.num_units, size=min(config.train.batch_size, fold.num_units), replace=False)
+    inputs = plain_inputs(here.model, fold, here.entry)
+    images = on_device(drawn_inputs(inputs, fold, rows, config.train, rng), device)
     labels = torch.from_numpy(fold.labels[rows]).to(device)
     weight = class_weights(fold.labels, here.model.head.out_features).to(device)
 

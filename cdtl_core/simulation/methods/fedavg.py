@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from cdtl_core.federation.site import SiteMemory
+from cdtl_core.models.model import OF_HEAD
 from cdtl_core.models.weights import Weights, take
 from cdtl_core.simulation.methods.method import Federation, Method
 from cdtl_core.simulation.methods.track import Track, advance, begin, received
@@ -57,4 +58,4 @@ def share_norms(memories: Mapping[str, SiteMemory], weights: Mapping[str, int]) 
 
 
 def _norms(memory: SiteMemory) -> Weights:
-    return {name: value for name, value in (memory.local or {}).items() if not name.startswith("head.")}
+    return {name: value for name, value in (memory.local or {}).items() if not name.startswith(OF_HEAD)}

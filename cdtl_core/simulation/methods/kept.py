@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cdtl_core.data.cohort import Fold
 from cdtl_core.data.pixels import Pixels
 from cdtl_core.federation.evidence import out_of_fold
 from cdtl_core.federation.site import RoundOrder, Site, SiteMemory, SiteUpdate, run_round
@@ -83,9 +84,13 @@ class Kept:
 def _identity(site: Site) -> tuple[Any, ...]:
     """Return everything that a site's training and evidence depend on, which excludes test patients."""
     folds = [site.cohort.folds[split] for split in ("train", "val")]
-    arrays = [part.tobytes() for fold in folds for part in (fold.rows, fold.labels, fold.patients, fold.identities)]
+    arrays = [part.tobytes() for fold in folds for part in _parts(fold)]
     settings = site.config.model_dump_json(exclude=_SERVERS)
     return site.name, site.positive, site.cohort.labels, id(folds[0].pixels), settings, *arrays
+
+
+def _parts(fold: Fold) -> tuple[npt.NDArray[np.int64], ...]:
+    return fold.rows, fold.labels, fold.patients, fold.identities, fold.lengths
 
 
 def _sizes(value: object) -> Iterator[int]:

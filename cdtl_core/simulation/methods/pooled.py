@@ -61,7 +61,8 @@ def pool_sites(sites: Sequence[Site]) -> Site:
         raise ConfigError(f"the sites have {len(labels)} label maps: pooled needs one: give all sites the same labels.")
     folds = {split: pool_folds([site.cohort.folds[split] for site in sites], _offsets(sites)) for split in SPLITS}
     files = tuple(file for site in sites for file in site.cohort.files)
-    cohort = Cohort(sites[0].cohort.labels, folds, files, max(site.cohort.bits for site in sites))
+    units = tuple(unit for site in sites for unit in site.cohort.units or site.cohort.files)
+    cohort = Cohort(sites[0].cohort.labels, folds, files, max(site.cohort.bits for site in sites), units=units)
     name, modality = ("+".join(dict.fromkeys(words)) for words in _names(sites))
     return replace(sites[0], name=name, modality=modality, cohort=cohort)
 
@@ -79,7 +80,8 @@ def pool_folds(folds: Sequence[Fold], offsets: Sequence[int]) -> Fold:
     pixels = np.concatenate(wide)
     patients = [fold.patients + offset for fold, offset in zip(folds, offsets, strict=True)]
     labels = np.concatenate([fold.labels for fold in folds])
-    return Fold(pixels, np.arange(len(pixels)), labels, np.concatenate(patients))
+    lengths = np.concatenate([fold.lengths for fold in folds])
+    return Fold(pixels, np.arange(len(pixels)), labels, np.concatenate(patients), lengths=lengths)
 
 
 def _offsets(sites: Sequence[Site]) -> list[int]:

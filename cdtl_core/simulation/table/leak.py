@@ -27,7 +27,7 @@ def leaky_site(site: Site, *, seed: int, test_images: int) -> Site:
         DataError: The site has too few images.
     """
     whole = whole_fold(site.cohort)
-    count = whole.num_images
+    count = whole.num_units
     num_val = max(1, round(site.config.split.val * count))
     if test_images + num_val >= count:
         raise DataError(f"site {site.name} has {count} images and is to test {test_images}: lower paper.test_images.")

@@ -1,0 +1,143 @@
+"""Federations of exams: different numbers of images per exam at the sites, and one image as it always was."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cdtl_core.config import Pooling, SimulationConfig, Unit
+from cdtl_core.errors import FederationError
+from cdtl_core.federation.contract import check_contract, own_name, wire_name
+from cdtl_core.federation.egress import egress_manifest
+from cdtl_core.federation.egress_check import check_outline
+from cdtl_core.federation.packing import outline, unpacked
+from cdtl_core.results.scores import read_scores
+from cdtl_core.simulation.simulate import simulate
+from cdtl_core.site.cohort import contract_of
+from cdtl_core.site.home import open_site
+from tests.conftest import Played, Run
+
+Tiny = Callable[..., SimulationConfig]
+POOLINGS = get_args(Pooling)
+HEADS: dict[str, Any] = {
+    "model": {"levels": [2, 3]},
+    "train": {"freeze": 3, "views": 1, "exam_images": 3},
+}
+
+
+def sites(**images: Any) -> list[dict[str, Any]]:
+    """Sites whose exams have these numbers of images."""
+    found = []
+    for seed, (name, count) in enumerate(images.items()):
+        modality = {"alba": "ultrasound", "bari": "mammography", "como": "histology"}[name]
+        phantom = {"patients": 14, "seed": seed, **({"images": count} if count else {})}
+        found.append({"site": name, "modality": modality, "data": {"phantom": phantom}})
+    return found
+
+
+MIXED = sites(alba=(2, 5), bari=4, como=None)
+
+
+def values(out: Path) -> dict[str, np.ndarray]:
+    """All tensors of all models, without those that only attention has."""
+    found = {}
+    for path in sorted(out.glob("sites/*/models/*/*.safetensors")):
+        for name, value in load_file(path).items():
+            if "pooling." not in name:
+                found[f"{path.relative_to(out)}: {name}"] = value
+    return found
+
+
+def scores(out: Path) -> dict[str, str]:
+    files = [path for kind in ("scores.csv", "validation.csv") for path in out.glob(f"sites/*/models/*/{kind}")]
+    return {str(path.relative_to(out)): path.read_text() for path in sorted(files)}
+
+
+@pytest.mark.parametrize("heads", [False, True], ids=["networks", "heads"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_with_one_image_in_each_exam_a_run_has_the_bits_of_images(
+    tiny: Tiny, played: Played, tmp_path: Path, pooling: Pooling, heads: bool
+) -> None:
+    more = HEADS if heads else {}
+    images = played(tiny(methods=("alone", "fedbn", "cdtl"), **more)).out
+    model = {**more.get("model", {}), "pooling": pooling}
+    exams = simulate(
+        tiny(methods=("alone", "fedbn", "cdtl"), **{**more, "model": model, "task": {"unit": "exam"}}), tmp_path / "run"
+    )
+    before, after = values(images), values(tmp_path / "run")
+    if pooling != "attention":
+        assert before.keys() == after.keys()
+    assert all(value.tobytes() == after[name].tobytes() for name, value in before.items() if name in after)
+    assert scores(images) == scores(tmp_path / "run")
+    assert len(exams.sites) == 3
+
+
+@pytest.fixture(params=[*((one, True) for one in POOLINGS), ("mean", False), ("attention", False)],
+                ids=lambda one: f"{one[0]}-{'heads' if one[1] else 'networks'}")  # fmt: skip
+def mixed(request: pytest.FixtureRequest, tiny: Tiny, played: Played) -> tuple[Run, SimulationConfig]:
+    """A run over exams of different lengths."""
+    pooling, heads = request.param
+    more = HEADS if heads else {"train": {"exam_images": 3}}
+    model = {**more.get("model", {}), "pooling": pooling}
+    config = tiny(sites=MIXED, **{**more, "model": model, "task": {"unit": "exam"}})
+    return played(config), config
+
+
+def test_every_score_is_an_exams(mixed: tuple[Run, SimulationConfig]) -> None:
+    run, config = mixed
+    for own in config.sites:
+        home = run.out / "sites" / own.site
+        cohort = open_site(home, config.of_method("cdtl")).cohort
+        test = read_scores(home / "models" / "tiny-cdtl")
+        assert test is not None
+        assert test.images == cohort.names(cohort.folds["test"])
+        assert len(test.positive) == cohort.folds["test"].num_units
+        with open(home / "models" / "tiny-cdtl" / "scores.csv") as file:
+            assert len(list(csv.reader(file))) == 1 + cohort.folds["test"].num_units
+    lengths = {one.site: open_site(run.out / "sites" / one.site, config.run).cohort.folds for one in config.sites}
+    assert {int(n) for n in lengths["alba"]["train"].lengths} <= {2, 3, 4, 5}
+    assert {int(n) for n in lengths["bari"]["train"].lengths} == {4}
+    assert not lengths["como"]["train"].has_several
+    assert all(site.images.train >= site.patients.train for site in run.report.sites)
+
+
+def test_the_egress_list_is_what_replies_of_exams_hold(mixed: tuple[Run, SimulationConfig]) -> None:
+    run, config = mixed
+    manifest = egress_manifest(config.of_method("cdtl"), site="alba", modality="ultrasound")
+    held = [
+        (reply.metadata.message_type, outline(unpacked(reply.content)))
+        for _, reply in run.messages
+        if reply.metadata.src_node_id == 101
+    ]
+    assert {check_outline(manifest, kind, one) for kind, one in held} == {""}
+    trained = [one for kind, one in held if kind == "train"][-1]
+    assert trained.arrays == manifest.replies["train"].arrays
+    shared = {name for name in trained.arrays["delta"] if ".pooling." in name}
+    assert len(shared) == (5 if config.run.model.pooling == "attention" else 0)
+
+
+def test_sites_agree_on_the_unit(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(sites=sites(alba=3), task={"unit": "exam"})
+    simulate(config, tmp_path / "run")
+    home = tmp_path / "run" / "sites" / "alba"
+    contract = contract_of(home, open_site(home, config.run).cohort, config.run.task)
+    assert contract.unit == "exam"
+    check_contract(contract, config.run, "")
+    for unit in get_args(Unit):
+        task = config.run.task.model_copy(update={"unit": unit})
+        other = config.run.model_copy(update={"task": task})
+        if unit != "exam":
+            with pytest.raises(FederationError, match=rf"unit = 'exam', but the run has '{unit}': enrol again"):
+                check_contract(contract, other, "")
+
+
+def test_attention_belongs_to_the_head_in_messages() -> None:
+    for name in ("head.weight", "pooling.score.weight"):
+        wire = wire_name(name, "0" * 8)
+        assert wire.startswith("head.00000000.")
+        assert own_name(wire) == name
+    assert wire_name("backbone.pooling.weight", "0" * 8) == "backbone.pooling.weight"
