@@ -83,6 +83,8 @@ class DataConfig(Settings):
     )
     """The images of a file with several, such as the slices of a volume, if `task.unit` is not image: all, a number of
     evenly spaced ones, or a range from 0."""
+    tile_um: float = Field(1.0, ge=0)
+    """Micrometres per pixel of the tiles of a whole slide; 0: its finest level as it is."""
     strict: bool = False
     """Keep a decoded image only while the file's contents are unchanged; otherwise its size and time decide."""
     manifest: Path | None = Field(None, examples=["manifest.csv"])

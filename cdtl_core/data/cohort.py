@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cdtl_core.config import BoxConfig
-from cdtl_core.data.frame import Frame
+from cdtl_core.config import BoxConfig, Unit
+from cdtl_core.data.frame import Frame, Slices
 from cdtl_core.data.manifest import Case
 from cdtl_core.data.pixels import Ints, Pixels, content_id, load_pixels
 from cdtl_core.data.split import SPLITS, Split
@@ -120,6 +120,7 @@ class Cohort:
         box: How lesions were cut out of the images; None: they are whole.
         units: Name of each image's unit, in the same order: its exam, or its file. Empty: `files`.
         slices: Which images of files with several are used, as in `data.slices`.
+        tile_um: Micrometres per pixel of the tiles of whole slides.
     """
 
     labels: tuple[str, ...]
@@ -129,6 +130,7 @@ class Cohort:
     box: BoxConfig | None = None
     units: tuple[str, ...] = ()
     slices: str | int = "all"
+    tile_um: float = 1.0
 
     @property
     def channels(self) -> int:
@@ -157,6 +159,8 @@ def build_cohort(
     strict: bool = False,
     box: BoxConfig | None = None,
     slices: str | int = "all",
+    tile_um: float = 1.0,
+    unit: Unit = "image",
 ) -> Cohort:
     """Decode images (once, into `cache`) and divide them by split.
 
@@ -169,13 +173,24 @@ def build_cohort(
         frame: Which frame of a file with several: ``first``, ``middle``, ``last`` or an index from 0.
         strict: Compare file contents instead of size and time before decoded images are reused.
         box: How lesions are cut out; None: whole images.
-        slices: Which images of a file with several are used, if the units have several.
+        slices: Which images of a file with several are used, as in `data.slices`, if `unit` is not image.
+        tile_um: Micrometres per pixel of a whole slide's tiles; 0: its finest level.
+        unit: What has a label: with ``image`` each file gives one image.
 
     Raises:
         DataError: An image is missing or cannot be decoded.
     """
     files, squares = [case.file for case in cases], [case.square for case in cases]
-    stored = load_pixels(files, size=size, folder=cache, squares=squares, frame=frame, strict=strict)
+    stored = load_pixels(
+        files,
+        size=size,
+        folder=cache,
+        squares=squares,
+        frame=frame,
+        strict=strict,
+        slices=_chosen(unit, slices),
+        tile_um=tile_um,
+    )
     number = {patient: i for i, patient in enumerate(dict.fromkeys(case.patient for case in cases))}
     units = _units_of(cases, stored.counts)
     label = np.array([case.label for case, _ in units], np.int64)
@@ -195,7 +210,13 @@ def build_cohort(
         box,
         tuple(units[index][0].name for index in names.tolist()),
         slices,
+        tile_um,
     )
+
+
+def _chosen(unit: Unit, slices: str | int) -> Slices | None:
+    """Return which images of a file are used; None: one, by `frame`."""
+    return None if unit == "image" else Slices.parse(slices)
 
 
 def _units_of(cases: Sequence[Case], counts: Ints) -> list[tuple[Case, Ints]]:

@@ -96,6 +96,7 @@ class ModelNote(_Closed):
         pooling: How the features of an exam's images become one.
         unit: What has a label, and is predicted.
         slices: Which images of a file with several were used, as in `data.slices`.
+        tile_um: Micrometres per pixel of the tiles of whole slides.
         chosen: The candidate that the site uses: ``pool``, ``own`` or ``joint``.
         pool: How it was pooled; None for a run with one model.
         networks: Number of classifiers in model.safetensors: 2 for a pool that is neither folded into one head nor
@@ -121,6 +122,7 @@ class ModelNote(_Closed):
     pooling: Pooling = "mean"
     unit: Unit = "image"
     slices: str | int = "all"
+    tile_um: float = 1.0
     labels: tuple[str, ...]
     positive: str
     image_size: int
@@ -167,6 +169,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         pooling=site.config.model.pooling,
         unit=site.config.task.unit,
         slices=site.cohort.slices,
+        tile_um=site.cohort.tile_um,
         labels=site.cohort.labels,
         positive=site.cohort.labels[site.positive],
         image_size=site.config.image.size,

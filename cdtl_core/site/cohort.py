@@ -46,6 +46,8 @@ def open_cohort(home: Path, config: RunConfig) -> Cohort:
         strict=data.strict,
         box=data.box,
         slices=data.slices,
+        tile_um=data.tile_um,
+        unit=config.task.unit,
     )
 
 
