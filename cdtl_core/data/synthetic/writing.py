@@ -12,7 +12,6 @@ from PIL import Image
 from cdtl_core.data.synthetic.exam import SLICE_STEP, render_exam, render_volume
 from cdtl_core.data.synthetic.phantom import Patient, check_modality, draw_patient, render_view
 from cdtl_core.data.synthetic.phantom_physics import Pixels
-from cdtl_core.data.synthetic.series import write_series
 from cdtl_core.errors import DataError
 from cdtl_core.system.durable import replace_bytes
 
@@ -191,5 +190,7 @@ def _write_volume(folder: Path, patient: Patient, rng: np.random.Generator, form
         form: What the files are.
         count: Number of slices.
     """
+    from cdtl_core.data.synthetic.series import write_series  # pydicom takes a while to load
+
     volume, spacing = render_volume(patient, rng, size=form.size, count=count), FIELD_MM / form.size
     write_series(folder, volume, name=folder.name, spacing=spacing, thickness=SLICE_STEP * spacing)
