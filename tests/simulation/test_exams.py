@@ -120,6 +120,29 @@ def test_the_egress_list_is_what_replies_of_exams_hold(mixed: tuple[Run, Simulat
     assert len(shared) == (5 if config.run.model.pooling == "attention" else 0)
 
 
+def test_a_private_federation_of_exams_sends_what_its_list_names_and_no_figure(tiny: Tiny, played: Played) -> None:
+    patients = [{**site, "data": {"phantom": {**site["data"]["phantom"], "patients": 40}}} for site in MIXED]
+    config = tiny(
+        sites=patients,
+        task={"unit": "exam"},
+        model={"levels": [2, 3], "pooling": "attention", "dropout": 0.2},
+        train={"exam_images": 2},
+        dp={"enabled": True, "target_epsilon": 8.0, "centre_steps": 1},
+    )
+    run = played(config)
+    listed = egress_manifest(config.of_method("cdtl"), private=True).replies["train"]
+    replies = [outline(unpacked(reply.content)) for _, reply in run.messages if reply.metadata.message_type == "train"]
+    assert len(replies) == 9
+    for held in replies:
+        assert held.arrays == {"delta": listed.arrays["delta"]}
+        assert set(held.metrics["metrics"]) == {"round", "spent"}
+    for site in run.report.sites:
+        assert 0 < site.privacy["cdtl"].epsilon_rdp <= 8.0
+        test = read_scores(run.out / "sites" / site.name / "models" / "tiny-cdtl")
+        assert test is not None
+        assert len(test.images) == len(set(test.images)) >= site.patients.test
+
+
 def test_sites_agree_on_the_unit(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(sites=sites(alba=3), task={"unit": "exam"})
     simulate(config, tmp_path / "run")
