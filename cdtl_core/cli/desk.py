@@ -50,6 +50,8 @@ def print_contract(contract: "ModalityContract", fingerprint: str) -> None:
     )
     labels = ", ".join(map(visible, contract.labels))
     typer.echo(f"  {contract.bit_depth} bits; labels {labels} (positive: {visible(contract.positive)})")
+    if contract.unit != "image":
+        typer.echo(f"  one label for each {contract.unit}")
     if contract.label_map:
         pairs = [f"{visible(a)} -> {visible(b) or 'left out'}" for a, b in contract.label_map.items()]
         typer.echo(f"  its own labels: {', '.join(pairs)}")

@@ -109,7 +109,8 @@ def invite(
     save_invitation(target, invitation)
     task = invitation.task
     typer.echo(f"Invitation of {site} to {invitation.host}:{invitation.port}, valid until {invitation.until:%Y-%m-%d}.")
-    typer.echo(f"Labels: {', '.join(map(visible, task.labels))} (positive: {visible(task.positive)})")
+    labels = f"{', '.join(map(visible, task.labels))} (positive: {visible(task.positive)})"
+    typer.echo(f"Labels: {labels}{f', one for each {task.unit}' if task.unit != 'image' else ''}")
     typer.echo(
         f"Send {target}. It holds nothing secret, but it must arrive unaltered: call the hospital at a number that"
     )

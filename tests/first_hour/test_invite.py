@@ -126,3 +126,19 @@ def test_an_invitation_holds_after_the_authority_was_replaced(invited: str, cdtl
     after = load_invitation(tmp_path / "hub" / "invitations" / "north.json")
     assert after.fingerprint == before.fingerprint
     assert after.authority.count("BEGIN CERTIFICATE") == 2
+
+
+def test_what_has_a_label_comes_with_the_invitation_or_is_said(cdtl: Cdtl, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('name = "study"\n[task]\nunit = "exam"\n')
+    assert cdtl("server", "init", "hub", "--name", "localhost").code == 0
+    done = cdtl("server", "invite", "hub", "north", "--config", "study.toml")
+    assert "(positive: malignant), one for each exam" in done.out
+    told = ("--phantom", "16", "--modality", "ultrasound")
+    assert cdtl("site", "init", "north", "--invite", "hub/invitations/north.json", *told).code == 0
+    assert cdtl("site", "init", "south", "--name", "south", "--unit", "patient", *told).code == 0
+    assert cdtl("site", "init", "west", "--name", "west", *told).code == 0
+    for name, unit in (("north", "exam"), ("south", "patient"), ("west", "image")):
+        assert cdtl("site", "init", name).code == 0, "it is known without options too"
+        assert load_enrolment(tmp_path / name / "enrolment.json").contract.unit == unit
+        shown = cdtl("server", "admit", "hub", f"{name}/enrolment.json", "--yes").out
+        assert (f"one label for each {unit}" in shown) is (unit != "image")
