@@ -180,7 +180,7 @@ def check(
     from cdtl_core.quality import as_dict
     from cdtl_core.quality.check_source import check_cohort
 
-    declared, (off, label_map) = modality_of(modality), _site_settings(site)
+    declared, (off, label_map, tile_um) = modality_of(modality), _site_settings(site)
     allowed = [label for label in labels.split(",") if label]
     with showing_progress():
         result = check_cohort(
@@ -190,6 +190,7 @@ def check(
             label_map=label_map,
             switched_off=off,
             patient_pattern=patient_pattern,
+            tile_um=tile_um,
         )
     if html is not None:
         from cdtl_core.report.cohort_page import cohort_html
@@ -205,11 +206,11 @@ def check(
         raise typer.Exit(DataError.exit_code)
 
 
-def _site_settings(path: Path | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Return the rules that a site switched off with reasons, and its label map."""
+def _site_settings(path: Path | None) -> tuple[Mapping[str, str], Mapping[str, str], float]:
+    """Return the rules that a site switched off with reasons, its label map, and the resolution of slides' tiles."""
     from cdtl_core.config.settings import load_site
 
     if path is None:
-        return {}, {}
+        return {}, {}, 1.0
     own = load_site(path)
-    return own.checks.off, own.data.label_map
+    return own.checks.off, own.data.label_map, own.data.tile_um

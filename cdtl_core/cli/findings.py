@@ -50,7 +50,11 @@ def check_data(own: SiteConfig, *, quiet: bool) -> None:
     source = own.data.root.expanduser() / (own.data.manifest or "")
     with showing_progress():
         found = check_cohort(
-            source, modality=modality_of(own.modality), label_map=own.data.label_map, switched_off=own.checks.off
+            source,
+            modality=modality_of(own.modality),
+            label_map=own.data.label_map,
+            switched_off=own.checks.off,
+            tile_um=own.data.tile_um,
         )
     if not quiet:
         print_check(found, source.parent)

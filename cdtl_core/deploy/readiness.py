@@ -125,7 +125,9 @@ def _images(home: Path, own: SiteConfig) -> Iterator[Finding]:
     else:
         source = own.data.root.expanduser() / (own.data.manifest or "")
         modality, names = modality_of(own.modality), own.data.label_map
-        check = check_cohort(source, modality=modality, label_map=names, switched_off=own.checks.off)
+        check = check_cohort(
+            source, modality=modality, label_map=names, switched_off=own.checks.off, tile_um=own.data.tile_um
+        )
         for finding in check.findings:
             if not finding.waived:
                 state: Literal["wrong", "warning"] = "wrong" if finding.severity == "error" else "warning"
