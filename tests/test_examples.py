@@ -27,6 +27,7 @@ PRINTS = {
     "loss": "north focal 0.",
     "transform": "north speckle ",
     "labels": "oslo ('benign', 'malignant') ",
+    "exams": "slices, malignant 0.",
 }
 """Output of the example of each guide."""
 PACKAGE = "package.md"

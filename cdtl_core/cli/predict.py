@@ -1,7 +1,6 @@
-"""`cdtl predict`: what a model says about images, in words, as CSV or as JSON."""
+"""`cdtl predict`: what a model says about images or exams, in words, as CSV or as JSON."""
 
 import csv
-import glob
 import io
 import json
 from collections.abc import Sequence
@@ -27,14 +26,14 @@ _FAULTS = 3
 
 @dataclass(frozen=True)
 class _Answer:
-    """A prediction, the label called for each image, and what it means in sentences.
+    """A prediction, the label called for each image or exam, and what it means in sentences.
 
     Attributes:
         table: The prediction.
-        called: Label of each image, N; empty texts without an operating point.
+        called: Label of each, N; empty texts without an operating point.
         threshold: The operating point.
         meaning: Sentences.
-        faults: Why images could not be read.
+        faults: Why images or exams could not be read.
     """
 
     table: "Prediction"
@@ -43,10 +42,24 @@ class _Answer:
     meaning: tuple[str, ...]
     faults: tuple[str, ...]
 
+    @property
+    def unit(self) -> str:
+        """What has a probability: image, exam or patient."""
+        return self.table.unit
+
+    def count(self, number: int) -> str:
+        """Return a number of them in words."""
+        return f"{number} {self.unit}{'' if number == 1 else 's'}"
+
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, e.g. runs/demo/sites/north.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, folders of them, or patterns such as '*.png'.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images, exams (a folder, a volume), folders of them, patterns such as '*.png', or a manifest.csv."
+        ),
+    ],
     box: Annotated[
         list[str] | None, typer.Option(help="x,y,width,height of the lesion, once per image, for a model of lesions.")
     ] = None,
@@ -56,7 +69,8 @@ def predict(
 ) -> None:
     """Print the probability of each label for each image, the label called, and what this means. Research use only.
 
-    An image that is unlike the training images gets a warning. Exit code 4 if an image cannot be read.
+    A model of exams has one line for each exam: each subfolder, each volume, or rows of a manifest with one exam_id.
+    What is unlike the training images gets a warning. Exit code 4 if an image cannot be read.
     """
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.folders import NOTE_FILE
@@ -66,11 +80,11 @@ def predict(
 
     read_note(model / NOTE_FILE)  # a wrong folder is said first, whatever the images are
     with showing_progress():
-        answer = _answer(model, _files(images), box or ())
+        answer = _answer(model, images, box or ())
     text = _json(answer) if json_ else _csv(answer)
     if out is not None:
         replace_bytes(out, text.encode())
-        typer.echo(f"{len(answer.table.files)} images, {answer.table.kind} probabilities: {out}")
+        typer.echo(f"{answer.count(len(answer.table.names))}, {answer.table.kind} probabilities: {out}")
     elif json_ or csv_:
         typer.echo(text, nl=False)
     else:
@@ -78,38 +92,11 @@ def predict(
     if answer.faults:
         more = f" and {len(answer.faults) - _FAULTS} more" if len(answer.faults) > _FAULTS else ""
         told = " ".join(answer.faults[:_FAULTS])
-        count = "1 image" if len(answer.faults) == 1 else f"{len(answer.faults)} images"
-        raise DataError(f"{count} cannot be read, all others were predicted: {told}{more}")
+        raise DataError(f"{answer.count(len(answer.faults))} cannot be read, all others were predicted: {told}{more}")
 
 
-def _files(given: Sequence[Path]) -> list[Path]:
-    """Return the image files of files, folders and patterns, in this order.
-
-    Raises:
-        DataError: A file or folder does not exist, a folder holds no image, or a pattern matches no file.
-    """
-    from cdtl_core.data.listing.files import find_images
-    from cdtl_core.errors import DataError
-
-    found: list[Path] = []
-    for one in given:
-        if one.is_dir():
-            found += find_images(one).images
-        elif not one.exists() and glob.has_magic(str(one)):
-            names = sorted(glob.glob(str(one), recursive=True))  # noqa: PTH207 - pathlib takes no absolute pattern
-            matched = [path for path in map(Path, names) if path.is_file()]
-            if not matched:
-                raise DataError(f"no file matches {one}: correct the pattern.")
-            found += matched
-        elif not one.exists():
-            raise DataError(f"{one} does not exist: give an image, a folder of images or a pattern such as '*.png'.")
-        else:
-            found.append(one)
-    return found
-
-
-def _answer(model: Path, files: Sequence[Path], boxes: Sequence[str]) -> _Answer:
-    from cdtl_core.inference.predict import predict as score_images
+def _answer(model: Path, given: Sequence[Path], boxes: Sequence[str]) -> _Answer:
+    from cdtl_core.inference.predict import predict as predict_units
     from cdtl_core.results.calling import (
         calibration_sentence,
         call_labels,
@@ -120,8 +107,8 @@ def _answer(model: Path, files: Sequence[Path], boxes: Sequence[str]) -> _Answer
     from cdtl_core.results.card import load_card
 
     faults: list[str] = []
-    keep = None if len(files) == 1 else lambda _, error: faults.append(str(error))
-    table, card = score_images(model, files, boxes, unreadable=keep), load_card(model)
+    table = predict_units(model, given, boxes, unreadable=lambda _, error: faults.append(str(error)))
+    card = load_card(model)
     threshold = threshold_of(card, table.weights_sha256)
     called = call_labels(table.probabilities, table.labels, table.positive, threshold)
     other = other_labels_sentence(table.labels, card)
@@ -134,22 +121,23 @@ def _print(answer: _Answer) -> None:
 
     table, console = answer.table, open_console(width=100)
     shown = Table(box=None, pad_edge=False)
-    shown.add_column("image", overflow="fold")
+    shown.add_column(table.unit, overflow="fold")
+    if table.unit != "image":
+        shown.add_column("images", justify="right")
     for label in table.labels:
         shown.add_column(f"p_{visible(label)}", justify="right", no_wrap=True)
     shown.add_column("called" if answer.threshold is None else f"called (from {answer.threshold:.3f})")
     shown.add_column("like training")
-    for path, row, called, unlike in _rows(answer):
+    for (path, row, called, unlike), count in zip(_rows(answer), table.image_counts, strict=True):
         like = Text("UNLIKE", "bold red") if unlike else Text("?" if table.not_judged else "yes")
-        values = (f"{value:.3f}" for value in row)
-        shown.add_row(Text(visible(path, _MOST_PATH)), *values, Text(visible(called) or "-"), like)
+        values = [f"{value:.3f}" for value in row]
+        images = [str(count)] if table.unit != "image" else []
+        shown.add_row(Text(visible(path, _MOST_PATH)), *images, *values, Text(visible(called) or "-"), like)
     console.print(shown)
     warned = [(path, unlike) for path, *_, unlike in _rows(answer) if unlike]
     if warned:
-        console.print(
-            Text(f"\n{len(warned)} of {len(table.files)} images are unlike those that the model was trained on. Do not "
-                 "rely on what it says about them:", "bold red")
-        )  # fmt: skip
+        told = f"{len(warned)} of {answer.count(len(table.names))} are unlike those that the model was trained on."
+        console.print(Text(f"\n{told} Do not rely on what it says about them:", "bold red"))
         for path, unlike in warned[:_WARNED]:
             console.print(Text(f"  {visible(path, _MOST_PATH)}: {'; '.join(map(visible, unlike))}."))
         if len(warned) > _WARNED:
@@ -160,10 +148,10 @@ def _print(answer: _Answer) -> None:
     console.print("Research use only, not a medical device.")
 
 
-def _rows(answer: _Answer) -> list[tuple[Path, list[float], str, tuple[str, ...]]]:
+def _rows(answer: _Answer) -> list[tuple[str, list[float], str, tuple[str, ...]]]:
     table = answer.table
     values = [[float(value) for value in row] for row in table.probabilities]
-    return list(zip(table.files, values, answer.called, table.unlike, strict=True))
+    return list(zip(table.names, values, answer.called, table.unlike, strict=True))
 
 
 def _like(answer: _Answer, unlike: Sequence[str]) -> bool | None:
@@ -175,10 +163,11 @@ def _csv(answer: _Answer) -> str:
     text, table = io.StringIO(), answer.table
     writer = csv.writer(text, lineterminator="\n")
     labels = (f"p_{visible(label)}" for label in table.labels)
-    writer.writerow(["file", *labels, "probabilities", "called", "like_training", "unlike_because"])
-    for path, row, called, unlike in _rows(answer):
+    first = ["file"] if table.unit == "image" else [table.unit, "images"]
+    writer.writerow([*first, *labels, "probabilities", "called", "like_training", "unlike_because"])
+    for (path, row, called, unlike), count in zip(_rows(answer), table.image_counts, strict=True):
         like = {True: "yes", False: "no", None: "unknown"}[_like(answer, unlike)]
-        values = (f"{value:.6f}" for value in row)
+        values = [*([] if table.unit == "image" else [str(count)]), *(f"{value:.6f}" for value in row)]
         writer.writerow([visible(path, _MOST_PATH), *values, table.kind, visible(called), like, "; ".join(unlike)])
     return text.getvalue()
 
@@ -187,13 +176,13 @@ def _json(answer: _Answer) -> str:
     table = answer.table
     rows = [
         {
-            "file": str(path),
+            **({"file": path} if table.unit == "image" else {table.unit: path, "images": count}),
             "probabilities": dict(zip(table.labels, row, strict=True)),
             "called": called or None,
             "like_training": _like(answer, unlike),
             "unlike_because": list(unlike),
         }
-        for path, row, called, unlike in _rows(answer)
+        for (path, row, called, unlike), count in zip(_rows(answer), table.image_counts, strict=True)
     ]
     told = {"kind": table.kind, "positive": table.positive, "threshold": answer.threshold}
     meaning = [*answer.meaning, *filter(None, [table.not_judged])]

@@ -11,7 +11,7 @@ __all__ = ["simulate"]
 def simulate(
     config: Annotated[
         Path | None,
-        typer.Argument(help="A .toml file, or a shipped one: demo, tiny, breast, phantoms, private, scarce."),
+        typer.Argument(help="A .toml file, or a shipped one: demo, exams, tiny, breast, phantoms, private, scarce."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: key=value, e.g. train.lr=0.001.")

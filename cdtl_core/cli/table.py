@@ -106,7 +106,7 @@ def _privacy(report: Report) -> list[str]:
 
 def _verdict(report: Report) -> list[str]:
     """Return each site's gain in words for a physician: AUROC is the share of pairs ranked in the right order."""
-    lines = ["Gain of each hospital over local training (of 100 pairs, one benign and one malignant image,"]
+    lines = [f"Gain of each hospital over local training (of 100 pairs, one benign and one malignant {report.unit},"]
     lines.append("how many more the shared model ranks in the right order):")
     for site in report.sites:
         gain = site.gain.get("cdtl-alone")

@@ -1,46 +1,37 @@
-"""Probabilities of a model folder for any images, and whether these are like the images it was trained on."""
+"""Probabilities of a model folder for any images or exams, and whether these are like those it was trained on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from cdtl_core.config import BoxConfig
-from cdtl_core.config.modalities import MODALITIES
-from cdtl_core.data.box import cut, square_of
-from cdtl_core.data.cohort import Fold
-from cdtl_core.data.decode.picture import DicomTags
-from cdtl_core.data.decode.read import fit_square, read_picture
-from cdtl_core.errors import DataError
+from cdtl_core.inference.asked import asked_for, grouped, with_boxes
 from cdtl_core.inference.likeness import Likeness, load_likeness
-from cdtl_core.inference.model_folder import ModelNote, PooledNetwork, load_model
+from cdtl_core.inference.model_folder import load_model
+from cdtl_core.inference.scored import Unreadable, score_exams, score_images
 from cdtl_core.metrics.calibration import rescale
-from cdtl_core.models.model import Classifier
-from cdtl_core.system.progress import report
-from cdtl_core.training.device import choose_device
-from cdtl_core.training.scoring import embed
 
 __all__ = ["Prediction", "predict"]
-
-_BOX = "--box"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predictions for N images.
+    """Predictions for N units: images, exams or patients, whatever had a label in the model's run.
 
     Attributes:
         labels: The model's labels, K.
         probabilities: N K.
         kind: ``calibrated`` on validation patients, or ``raw``.
-        files: The images that could be read, N.
-        unlike: For each image why it is unlike the training images, N; empty if it is like them.
+        files: The images that could be read, N; of an exam its first, or the folder of its series.
+        unlike: For each why it is unlike the training images, N; empty if it is like them.
         not_judged: What of this cannot be judged with this model, in a sentence; empty if all can.
         positive: The positive label.
         weights_sha256: Hash of the model, which its card names too.
+        unit: What has a probability: ``image``, ``exam`` or ``patient``.
+        exams: Name of each exam, N: its folder, its file, or its id in a manifest; empty for a model of images.
+        image_counts: Number of images behind each prediction, N.
     """
 
     labels: tuple[str, ...]
@@ -51,6 +42,14 @@ class Prediction:
     not_judged: str
     positive: str
     weights_sha256: str
+    unit: str = "image"
+    exams: tuple[str, ...] = ()
+    image_counts: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each image or exam, N."""
+        return self.exams or tuple(map(str, self.files))
 
 
 def predict(
@@ -58,19 +57,26 @@ def predict(
     images: Sequence[Path | str],
     boxes: Sequence[str] = (),
     *,
-    unreadable: Callable[[Path, DataError], None] | None = None,
+    exams: Sequence[str] = (),
+    unreadable: Unreadable | None = None,
 ) -> Prediction:
-    """Probabilities that a trained model gives to images. Research use only, not a medical device.
+    """Probabilities that a trained model gives to images or exams. Research use only, not a medical device.
 
     Args:
         folder: A model folder, for example ``runs/demo/sites/north``.
-        images: N files: PNG, JPEG, TIFF, BMP or DICOM.
-        boxes: The lesion's box in each image, ``x,y,width,height`` in pixels, for a model of cut-out lesions.
-        unreadable: Gets each image that cannot be read, which is then left out. None: the first one is an error.
+        images: Files (PNG, JPEG, TIFF, BMP, DICOM and volumes), folders, patterns such as ``*.png``, and manifests. For
+            a model of exams each subfolder of a folder is an exam, as is a file, or all rows of a manifest with one
+            ``exam_id``.
+        boxes: The lesion's box in each image, ``x,y,width,height`` in pixels, for a model of cut-out lesions. A
+            manifest has them in a column.
+        exams: Name of each file's exam, for a model of exams or patients; files with one name are scored together.
+            Empty: as above.
+        unreadable: Gets each image or exam that cannot be read, which is then left out. None: the first one is an
+            error.
 
     Returns:
-        The model's labels K, a probability for each image and label, N K, whether they are calibrated, and why an image
-        is unlike those that the model was trained on.
+        The model's labels K, a probability for each image or exam and label, N K, whether they are calibrated, and why
+        one is unlike those that the model was trained on.
 
     Raises:
         ModelError: The folder holds no model.
@@ -84,101 +90,27 @@ def predict(
     folder = Path(folder)
     model, note = load_model(folder)
     likeness = load_likeness(folder, note.weights_sha256)
-    if len(boxes) != (len(images) if note.box else 0):
-        wanted = f"give --box x,y,width,height for each of {len(images)} images" if note.box else "leave out --box"
-        looked = "lesions cut out by their boxes" if note.box else "whole images"
-        raise DataError(f"the model of {folder} uses {looked}, but {len(boxes)} boxes are given: {wanted}.")
-    seen = _read(images, boxes, note, unreadable)
-    features, log_probabilities = _compute(model, [one.square for one in seen])
+    given = [Path(image) for image in images]
+    asked = grouped(given, exams, note.unit) if exams else asked_for(given, note.unit)
+    asked = with_boxes(asked, note.box, boxes, unit=note.unit)
+    compute = score_images if note.unit == "image" else score_exams
+    found = compute(model, note, asked, likeness, unreadable)
+    log_probabilities = np.concatenate([one.log_probabilities for one in found])
     if note.temperature is not None:
         log_probabilities = rescale(log_probabilities, note.temperature)
     return Prediction(
         labels=note.labels,
         probabilities=np.exp(log_probabilities),
         kind="raw" if note.temperature is None else "calibrated",
-        files=tuple(one.file for one in seen),
-        unlike=tuple(
-            (*one.other, *(likeness.reasons(one.square, row) if likeness else ()))
-            for one, row in zip(seen, features, strict=True)
-        ),
+        files=tuple(one.asked.files[0] for one in found),
+        unlike=tuple(one.unlike for one in found),
         not_judged=_not_judged(likeness),
         positive=note.positive,
         weights_sha256=note.weights_sha256,
+        unit=note.unit,
+        exams=() if note.unit == "image" else tuple(one.asked.name for one in found),
+        image_counts=tuple(one.count for one in found),
     )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """An image as the model sees it, C H W, and what its DICOM header says against it."""
-
-    file: Path
-    square: npt.NDArray[np.uint8]
-    other: tuple[str, ...]
-
-
-def _read(
-    images: Sequence[Path | str],
-    boxes: Sequence[str],
-    note: ModelNote,
-    unreadable: Callable[[Path, DataError], None] | None,
-) -> list[_Seen]:
-    """Return the images that can be read.
-
-    Args:
-        images: Files.
-        boxes: A box for each, or none.
-        note: The model.
-        unreadable: Gets each image that cannot be read; None: the first one is an error.
-    """
-    seen = []
-    for number, image in enumerate(map(Path, images)):
-        try:
-            seen.append(_see(image, note, boxes[number] if boxes else ""))
-        except DataError as error:
-            if unreadable is None:
-                raise
-            unreadable(image, error)
-        report(decoded=number + 1, of=len(images))
-    if not seen:
-        raise DataError(f"none of the {len(images)} images can be read: give PNG, JPEG, TIFF, BMP or DICOM files.")
-    return seen
-
-
-def _compute(
-    model: Classifier | PooledNetwork, squares: Sequence[npt.NDArray[np.uint8]]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return features N D and log-probabilities N K."""
-    count = np.arange(len(squares), dtype=np.int64)
-    colour = np.stack([square if len(square) == 3 else np.repeat(square, 3, axis=0) for square in squares])
-    features = embed(model, Fold(colour, count, count, count), device=choose_device("cpu"))
-    with torch.inference_mode():
-        logits = model.classify(torch.from_numpy(features).float())
-    return features, logits.log_softmax(dim=1).numpy().astype(np.float64)
-
-
-def _see(path: Path, note: ModelNote, box: str) -> _Seen:
-    """Read an image.
-
-    Args:
-        path: The file.
-        note: The model.
-        box: The lesion, for a model of lesions.
-    """
-    picture = read_picture(path)
-    pixels = picture.pixels
-    if note.box:
-        asked: BoxConfig = note.box.model_copy(update={"column": _BOX, "scale": None})
-        pixels = cut(pixels, square_of({_BOX: box}, asked, path.name))
-    square = fit_square(pixels, note.image_size)
-    channels = square[None] if square.ndim == 2 else square.transpose(2, 0, 1)
-    return _Seen(path, channels, _other_modality(picture.tags, note.modality))
-
-
-def _other_modality(tags: DicomTags | None, trained_on: str) -> tuple[str, ...]:
-    known = MODALITIES.get(trained_on)
-    if tags is None or known is None or not tags.names_modality or tags.modality in known.dicom:
-        return ()
-    return (f"its DICOM header says {tags.modality}, and the model was trained on {trained_on}",)
 
 
 def _not_judged(likeness: Likeness | None) -> str:

@@ -1,31 +1,43 @@
-"""Example test images of a site with Grad-CAM, only for that site's report, since they show patients."""
+"""Example test images or exams of a site with Grad-CAM, only for that site's report, since they show patients."""
 
-import base64
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from cdtl_core.config.folders import SiteFolder, federation_key
+from cdtl_core.config.modalities import MODALITIES
 from cdtl_core.config.settings import unflatten
-from cdtl_core.data.cohort import Fold
+from cdtl_core.data.cohort import Cohort, Fold
 from cdtl_core.errors import CdtlError
 from cdtl_core.report.charts.figure import Gallery, Picture
-from cdtl_core.report.charts.score_figures import Operation, operation_of
-from cdtl_core.report.page import Section
+from cdtl_core.report.charts.score_figures import operation_of
+from cdtl_core.report.page import Block, Section
+from cdtl_core.report.pictures import data_url, where_strongest
 from cdtl_core.results.material import Material
 from cdtl_core.results.scores import Scores
 from cdtl_core.results.text import plain
 from cdtl_core.site.cohort import open_cohort
+
+if TYPE_CHECKING:
+    from cdtl_core.inference.model_folder import PooledNetwork
+    from cdtl_core.models.model import Classifier
 
 __all__ = ["examples"]
 
 _EACH = 2  # pictures of each of the four kinds
 _SIDE = 224
 _NO_MODEL = "This site has no model yet."
+_NO_MAPS = "this network has no feature maps"
+_OF_IMAGES = (
+    "Left: the image as the network sees it. Right: Grad-CAM for the positive label, bright where the network "
+    "found evidence. A map shows where, not why, and does not show that a decision is right. "
+)
+_OF_EXAMS = (
+    "Each exam shows its images with their weight in the decision; the weights of an exam add up to 100 %. A weight "
+    "says how much an image counted, not that it shows a lesion. Right of each image: Grad-CAM for the positive label, "
+    "bright where the network found evidence. "
+)
 _KINDS = ("rightly called", "missed", "wrongly called", "correctly not called")
 
 
@@ -36,7 +48,7 @@ class _Choice:
 
 
 def examples(one: Material) -> Section:
-    """Return images classified correctly and wrongly, the clearest of each, with Grad-CAM maps."""
+    """Return images or exams classified correctly and wrongly, the clearest of each, with Grad-CAM maps."""
     card, main = one.card, one.main
     if main is None or card is None or main not in one.cards:
         return Section("examples", [], _NO_MODEL)
@@ -49,47 +61,86 @@ def examples(one: Material) -> Section:
     if cohort.names(fold) != test.images:
         return Section("examples", [], "The site's images have changed since the run, so none is shown.")
     told = operation_of(test, one.val.get(main))
-    pictures = _pictures(one, fold, test, told, card.positive)
-    lead = (
-        "Left: the image as the network sees it. Right: Grad-CAM for the positive label, bright where the network "
-        "found evidence. A map shows where, not why, and does not show that a decision is right. "
-    )
+    choices = _chosen(test, told.confusion.threshold)
+    lead = _OF_EXAMS if fold.has_several else _OF_IMAGES
     lead += "Synthetic images." if card.cohort.synthetic else "These are patients' images: this page stays at the site."
-    return Section("examples", [Gallery(pictures)], lead=lead)
+    return Section("examples", _blocks(one, cohort, choices, test, card.positive), lead=lead)
 
 
-def _pictures(one: Material, fold: Fold, test: Scores, told: Operation, positive: str) -> list[Picture]:
+def _blocks(one: Material, cohort: Cohort, choices: list[_Choice], test: Scores, positive: str) -> list[Block]:
+    """Return a gallery of images, or one for each exam.
+
+    Args:
+        one: The site's results.
+        cohort: Its images.
+        choices: Which test units are shown.
+        test: Their scores.
+        positive: Name of the positive label.
+    """
     from cdtl_core.inference.model_folder import load_model  # torch: only for a site that has a model
+
+    key = federation_key(str(one.cards[one.main or ""].config["name"]), one.main or "")
+    model, note = load_model(SiteFolder(one.home).model(key))
+    fold, label = cohort.folds["test"], note.labels.index(note.positive)
+    if not fold.has_several:
+        return [Gallery(_pictures(model, fold, choices, test, label, positive))]
+    from cdtl_core.report.exam_pictures import ExamPictures
+
+    gray = note.modality in MODALITIES and not MODALITIES[note.modality].colour
+    exams = ExamPictures(cohort, fold, model, label, gray)
+    return [
+        exams.gallery(choice.place, f"{_told(choice, test, positive)}; {test.images[choice.place]}")
+        for choice in choices
+    ]
+
+
+def _pictures(
+    model: "Classifier | PooledNetwork", fold: Fold, choices: list[_Choice], test: Scores, label: int, positive: str
+) -> list[Picture]:
+    """Return single images with their maps.
+
+    Args:
+        model: The network.
+        fold: Test images.
+        choices: Which of them are shown.
+        test: Their scores.
+        label: Index of the positive label.
+        positive: Its name.
+    """
     from cdtl_core.training.batches import on_device
     from cdtl_core.training.device import choose_device
     from cdtl_core.training.inputs import plain_inputs
     from cdtl_core.training.saliency import grad_cam
 
-    choices = _chosen(test, told.confusion.threshold)
-    key = federation_key(str(one.cards[one.main or ""].config["name"]), one.main or "")
-    model, note = load_model(SiteFolder(one.home).model(key))
     device = choose_device("cpu")
     places = np.array([choice.place for choice in choices], np.int64)
-    heat = grad_cam(model, on_device(plain_inputs(model, fold)(places), device), note.labels.index(note.positive))
+    heat = grad_cam(model, on_device(plain_inputs(model, fold)(places), device), label)
     heats = [None] * len(choices) if heat is None else list(heat.numpy())
     pictures = []
     for choice, found in zip(choices, heats, strict=True):
         place, score = choice.place, plain(float(test.probability[choice.place]), 2)
         truth = positive if test.positive[place] else f"not {positive}"
         pixels = np.asarray(fold.pixels[fold.rows[place]])
-        where = f"the map is strongest {_where(found)}" if found is not None else "this network has no feature maps"
+        where = f"the map is strongest {where_strongest(found)}" if found is not None else _NO_MAPS
         pictures.append(
             Picture(
-                _data_url(pixels, found),
+                data_url(pixels, found, side=_SIDE),
                 f"Test image, truth {truth}, probability {score}; {where}.",
-                f"{_KINDS[choice.kind]} {positive}: truth {truth}, probability {score}; {test.images[place]}",
+                f"{_told(choice, test, positive)}; {test.images[place]}",
             )
         )
     return pictures
 
 
+def _told(choice: _Choice, test: Scores, positive: str) -> str:
+    """Return what was decided about a unit, in a phrase."""
+    truth = positive if test.positive[choice.place] else f"not {positive}"
+    score = plain(float(test.probability[choice.place]), 2)
+    return f"{_KINDS[choice.kind]} {positive}: truth {truth}, probability {score}"
+
+
 def _chosen(test: Scores, threshold: float) -> list[_Choice]:
-    """Return the clearest images of each kind, each patient once."""
+    """Return the clearest units of each kind, each patient once."""
     called, found, seen = test.probability >= threshold, [], set[int]()
     kinds = (
         called & test.positive,
@@ -106,33 +157,3 @@ def _chosen(test: Scores, threshold: float) -> list[_Choice]:
                 found.append(_Choice(int(place), kind))
                 taken += 1
     return found
-
-
-def _where(heat: npt.NDArray[np.float32]) -> str:
-    """Describe in words in which ninth of the image the map is strongest."""
-    rows, columns = (np.array_split(np.arange(size), 3) for size in heat.shape)
-    means = np.array([[heat[np.ix_(row, column)].mean() for column in columns] for row in rows])
-    row, column = (int(place) for place in np.unravel_index(means.argmax(), means.shape))
-    words = [("upper", "middle", "lower")[row], ("left", "centre", "right")[column]]
-    return "in the centre" if (row, column) == (1, 1) else f"at the {' '.join(words)}"
-
-
-def _data_url(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32] | None) -> str:
-    """Return image and overlay side by side, as a JPEG in a data URL."""
-    plain_image = np.repeat(pixels, 3, axis=0) if pixels.shape[0] == 1 else pixels
-    base = plain_image.transpose(1, 2, 0).astype(np.float64)
-    panels: Sequence[npt.NDArray[np.float64]] = [base]
-    if heat is not None:
-        from matplotlib import colormaps
-
-        colour = colormaps["inferno"](heat)[..., :3] * 255
-        weight = 0.75 * heat[..., None].astype(np.float64)
-        gray = base.mean(axis=2, keepdims=True)
-        panels = [base, gray * (1 - weight) * 0.8 + colour * weight]
-    images = [Image.fromarray(panel.clip(0, 255).astype(np.uint8)).resize((_SIDE, _SIDE)) for panel in panels]
-    whole = Image.new("RGB", (_SIDE * len(images) + 4 * (len(images) - 1), _SIDE))
-    for place, image in enumerate(images):
-        whole.paste(image, (place * (_SIDE + 4), 0))
-    buffer = io.BytesIO()
-    whole.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

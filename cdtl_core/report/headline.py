@@ -16,7 +16,6 @@ SEED_NOTE = (
     "Intervals are 95 % percentile intervals of a paired bootstrap over test patients. They cover the choice of "
     "patients but not the seed: this is one run, and a claim of gain needs several (cdtl compare)."
 )
-_PAIRS = "of 100 pairs of a positive and a negative test image"
 
 
 def headline_of(
@@ -29,6 +28,7 @@ def headline_of(
     log_loss_change: Mapping[str, Estimate],
     selection: ModelChoice | None,
     test_patients: int,
+    unit: str = "image",
 ) -> Headline:
     """Return the sentences of a site whose run has ended.
 
@@ -41,6 +41,7 @@ def headline_of(
         log_loss_change: ``<method>-alone`` to the paired difference of log-loss.
         selection: The choice of the model, if known.
         test_patients: Number of test patients.
+        unit: What has a score.
     """
     name, difference = method_name(main), gain.get(f"{main}-alone")
     more = [
@@ -56,21 +57,25 @@ def headline_of(
     if selection is not None and selection.chosen == "own":
         used = "its validation patients were predicted worse by the pooled model, so the site uses its own model"
         return Headline(site, about, "none", f"No evidence of gain: {used}.", more)
-    tone, sentence = _verdict(name, difference, test_patients)
+    tone, sentence = _verdict(name, difference, test_patients, unit)
     return Headline(site, about, tone, sentence, more)
 
 
-def _verdict(name: str, difference: Estimate, test_patients: int) -> tuple[Literal["gain", "none", "loss"], str]:
-    """Say whether a method gains over local training, in pairs of images as AUROC counts them.
+def _verdict(
+    name: str, difference: Estimate, test_patients: int, unit: str
+) -> tuple[Literal["gain", "none", "loss"], str]:
+    """Say whether a method gains over local training, in pairs of units as AUROC counts them.
 
     Args:
         name: Name of the method.
         difference: Paired difference of AUROC.
         test_patients: Number of test patients.
+        unit: What has a score.
     """
     value, low, high = difference.value or 0.0, difference.low, difference.high
     more = "more" if value >= 0 else "fewer"
-    amount = f"{_PAIRS}, {name} ranks {abs(100 * value):.1f} {more} in the right order than local training"
+    pairs = f"of 100 pairs of a positive and a negative test {unit}"
+    amount = f"{pairs}, {name} ranks {abs(100 * value):.1f} {more} in the right order than local training"
     if low is None or high is None:
         few = f"only {test_patients} test patients allow no interval, so this figure is an anecdote"
         return "none", f"No evidence of gain: {amount}, but {few}."

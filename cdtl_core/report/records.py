@@ -8,7 +8,7 @@ from cdtl_core.report.charts.styles import method_name
 from cdtl_core.report.page import Block, Grid, Note, Section
 from cdtl_core.results.card import ModelCard
 from cdtl_core.results.spent import Spent
-from cdtl_core.results.text import bytes_text, percent, plain
+from cdtl_core.results.text import bytes_text, percent, plain, plural
 
 __all__ = ["NO_PRIVACY", "cohort_tables", "crossed", "ledger_tables", "section_of", "settings_table"]
 
@@ -54,11 +54,12 @@ def cohort_tables(cards: Mapping[str, ModelCard]) -> list[Block]:
             (what, *(str(getattr(counts, split)) for split in ("train", "val", "test")))
             for what, counts in (
                 ("patients", cohort.patients),
+                *([("exams", cohort.labelled)] if cohort.unit == "exam" else []),
                 ("images", cohort.images),
-                (f"images, {card.positive}", cohort.positives),
+                (f"{plural(cohort.unit)}, {card.positive}", cohort.positives),
             )
         ]
-        counts = cohort.images.model_dump()
+        counts = cohort.labelled.model_dump()
         shares = [getattr(cohort.positives, split) / counts[split] if counts[split] else None for split in counts]
         rows.append((f"share {card.positive}", *(percent(share) for share in shares)))
         table = Table(f"{site}, {card.modality}", ("", "training", "validation", "test"), rows)

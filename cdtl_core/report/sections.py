@@ -27,7 +27,7 @@ from cdtl_core.report.headline import SEED_NOTE, gain_forest, headline_of
 from cdtl_core.report.page import Block, Fold, Grid, Headline, Headlines, Note, Section
 from cdtl_core.results.material import Material
 from cdtl_core.results.report import Estimate
-from cdtl_core.results.text import estimate_text, plain
+from cdtl_core.results.text import estimate_text, plain, plural
 
 __all__ = ["absence", "blend", "calibration", "discrimination", "donors", "operating", "rounds", "summary"]
 
@@ -54,6 +54,7 @@ def summary(found: Sequence[Material], unfinished: str) -> Section:
                 log_loss_change=one.log_loss_change,
                 selection=one.selection,
                 test_patients=one.test[one.main].num_patients,
+                unit=one.test[one.main].unit,
             )
         )
     forest = gain_forest({one.site: one.gain for one in found})
@@ -77,8 +78,8 @@ def discrimination(found: Sequence[Material], seed: int, why: str) -> Section:
     roc = [roc_chart(one.site, one.test, main, seed) for one, main in ended]
     precise = [pr_chart(one.site, one.test, main, seed) for one, main in ended]
     if not any(roc):
-        return Section("discrimination", [], why or "The test images of no site hold both classes.")
-    lead = "Test images only. The band is a pointwise 95 % interval over resampled patients."
+        return Section("discrimination", [], why or f"The test {_units(found)} of no site hold both classes.")
+    lead = f"Test {_units(found)} only. The band is a pointwise 95 % interval over resampled patients."
     both = [Grid(_known(roc + precise))] if len(ended) == 1 else []
     apart = [Grid(_known(roc), "ROC"), Grid(_known(precise), "Precision and recall")]
     return Section("discrimination", [*(both or apart), _figures(found)], lead=lead)
@@ -90,7 +91,8 @@ def calibration(found: Sequence[Material], why: str) -> Section:
     charts = [reliability_chart(one.site, one.test[main], method_style(main)) for one, main in ended]
     raw = [one.site for one, main in ended if not one.test[main].is_calibrated]
     lead = (
-        "Test images in tenths of the probability of the model that the site uses. Bars are Wilson's 95 % intervals "
+        f"Test {_units(found)} in tenths of the probability of the model that the site uses. Bars are Wilson's 95 % "
+        "intervals "
         "with the number of patients."
     )
     if raw:
@@ -113,7 +115,7 @@ def operating(found: Sequence[Material], why: str) -> Section:
             (f"{name}, {share.part} of {share.whole}", estimate_text(Estimate.of(share.interval)))
             for name, share in shares
         ]
-        table = Table(f"At the operating point, {one.site}", ("of test images", "share (95 %)"), rows)
+        table = Table(f"At the operating point, {one.site}", (f"of test {_units(found)}", "share (95 %)"), rows)
         heading = f"{one.site}: threshold {plain(c.threshold, 3)}, {told.why}"
         items: list[Figure] = [
             confusion_heat(one.site, told, positive),
@@ -122,8 +124,8 @@ def operating(found: Sequence[Material], why: str) -> Section:
         ]
         blocks.append(Grid(items, heading))
     lead = (
-        "Images with a probability of the threshold or more are predicted positive. Intervals are Wilson's, "
-        "over patients."
+        f"{_units(found).capitalize()} with a probability of the threshold or more are predicted positive. Intervals "
+        "are Wilson's, over patients."
     )
     return Section("operating", blocks, "" if blocks else why, lead if blocks else "")
 
@@ -207,6 +209,11 @@ def absence(journals: Sequence[Journal]) -> Section:
     return Section("absence", [presence(one) for one in known], lead=lead)
 
 
+def _units(found: Sequence[Material]) -> str:
+    """Return what the sites' scores are of: images, exams or patients; one run has one kind."""
+    return plural(next((scores.unit for one in found for scores in one.test.values()), "image"))
+
+
 def _known(charts: Sequence[Chart | None]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
@@ -252,5 +259,6 @@ def _figures(found: Sequence[Material]) -> Fold:
     ]
     titles = ("average precision", "accuracy", "majority rate", "balanced accuracy", "F1", "log-loss", "Brier", "ECE")
     headers = ("site", "method", "AUROC (95 %)", *titles, *added)
-    table = Table("Figures on test images; threshold 0.5 where one is needed", headers, rows, numbers=2)
+    caption = f"Figures on test {_units(found)}; threshold 0.5 where one is needed"
+    table = Table(caption, headers, rows, numbers=2)
     return Fold("All figures of all methods", [table])

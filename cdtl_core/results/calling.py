@@ -8,6 +8,7 @@ import numpy.typing as npt
 from cdtl_core.errors import ModelError
 from cdtl_core.results.card import ModelCard
 from cdtl_core.results.report import Estimate
+from cdtl_core.results.text import plural
 
 __all__ = ["calibration_sentence", "call_labels", "operating_sentences", "other_labels_sentence", "threshold_of"]
 
@@ -32,7 +33,7 @@ def threshold_of(card: ModelCard | None, weights_sha256: str) -> float | None:
 def call_labels(
     probabilities: npt.NDArray[np.float64], labels: Sequence[str], positive: str, threshold: float | None
 ) -> tuple[str, ...]:
-    """Return the label called for each image: the positive one from the threshold on, else the likeliest other one.
+    """Return the label called for each unit: the positive one from the threshold on, else the likeliest other one.
 
     Args:
         probabilities: N K.
@@ -59,10 +60,11 @@ def operating_sentences(card: ModelCard | None) -> list[str]:
     point, positive = card.operating_point, card.positive
     if point.threshold is None:
         return ["No label is called: the validation patients lacked a class, so there is no operating point."]
+    units = plural(card.cohort.unit)
     found = [
         f"{positive} is called from a probability of {point.threshold:.3f} on, the value with the largest "
         f"sensitivity + specificity on {point.validation_patients} validation patients.",
-        f"On this site's {card.cohort.patients.test} test patients, of 100 images that were {positive} it called "
+        f"On this site's {card.cohort.patients.test} test patients, of 100 {units} that were {positive} it called "
         f"{_of_100(point.sensitivity)} {positive} (sensitivity), and of 100 that were not it called "
         f"{_of_100(point.specificity)} something else (specificity).",
     ]
@@ -78,16 +80,16 @@ def calibration_sentence(kind: str, card: ModelCard | None) -> str:
         kind: ``calibrated`` or ``raw``.
         card: The card in the model's folder.
     """
-    told = card.calibration if card else None
+    told, units = card.calibration if card else None, plural(card.cohort.unit if card else "image")
     if kind == "raw":
         why = f" {told.validation_patients} validation patients are too few, 20 are needed." if told else ""
         return (
-            "The probabilities are NOT calibrated: 0.80 does not mean that 80 of 100 such images have this label. They "
-            f"only rank images.{why}"
+            f"The probabilities are NOT calibrated: 0.80 does not mean that 80 of 100 such {units} have this label. "
+            f"They only rank {units}.{why}"
         )
     by = f" on {told.validation_patients} validation patients" if told else ""
     off = f" On the test patients they were off by {told.ece:.2f} on average." if told and told.ece is not None else ""
-    return f"The probabilities are calibrated{by}: of 100 images with 0.80, about 80 should have this label.{off}"
+    return f"The probabilities are calibrated{by}: of 100 {units} with 0.80, about 80 should have this label.{off}"
 
 
 def other_labels_sentence(labels: Sequence[str], card: ModelCard | None) -> str:

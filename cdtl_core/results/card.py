@@ -30,16 +30,27 @@ class _Part(BaseModel):
 
 
 class Cohort(_Part):
-    """The site's own patients by split; `positives` counts images of the positive label."""
+    """The site's own patients by split.
+
+    `unit` is what has a label, `units` their number (null: one for each image); `positives` counts those of the
+    positive label.
+    """
 
     synthetic: bool
     patients: Counts
     images: Counts
     positives: Counts
+    unit: str = "image"
+    units: Counts | None = None
     channels: int
     bit_depth: int
     label_map: dict[str, str]
     checks_off: dict[str, str]
+
+    @property
+    def labelled(self) -> Counts:
+        """Number of units."""
+        return self.units or self.images
 
 
 class Start(_Part):

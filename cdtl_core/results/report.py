@@ -123,7 +123,7 @@ class SiteReport(_Part):
 
 
 class Report(_Part):
-    """Results of a whole run."""
+    """Results of a whole run; `unit` is what has a label and a score."""
 
     schema_version: int = SCHEMA_VERSION
     cdtl_version: str
@@ -132,6 +132,7 @@ class Report(_Part):
     engine: str
     rounds: int
     methods: tuple[str, ...]
+    unit: str = "image"
     blend: dict[str, Any]
     sites: tuple[SiteReport, ...]
 

@@ -52,6 +52,7 @@ class Scores:
         columns: ``p_<candidate>``.
         chosen: The candidate that the site uses.
         calibrated: Candidate to calibrated probabilities, if it could be calibrated.
+        unit: What the rows are: ``image``, ``exam`` or ``patient``.
     """
 
     images: tuple[str, ...]
@@ -60,6 +61,7 @@ class Scores:
     columns: Mapping[str, npt.NDArray[np.float64]]
     chosen: str
     calibrated: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    unit: str = "image"
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -112,6 +114,7 @@ def scores_of(site: "Site", outcome: "Outcome", split: Split) -> Scores:
         columns={f"p_{name}": _probability(values, site.positive) for name, values in found.items()},
         chosen=outcome.selection.chosen,
         calibrated={name: _probability(values, site.positive) for name, values in calibrated.items()},
+        unit=site.config.task.unit,
     )
 
 
@@ -147,7 +150,8 @@ def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
     if not (folder / name).exists() or not (folder / NOTE_FILE).exists():
         return None
     try:
-        chosen = parse_json((folder / NOTE_FILE).read_text(encoding="utf-8"))["chosen"]
+        note = parse_json((folder / NOTE_FILE).read_text(encoding="utf-8"))
+        chosen = note["chosen"]
         with open(folder / name, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         columns = [column for column in rows[0] if column.startswith("p_") and column != _CALIBRATED]
@@ -162,6 +166,7 @@ def read_scores(folder: Path, name: str = TEST_FILE) -> Scores | None:
             columns={column: _floats(rows, column) for column in columns},
             chosen=chosen,
             calibrated={name: _floats(rows, column) for name, column in calibrated.items()},
+            unit=str(note.get("unit", "image")),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         raise CheckpointError(
@@ -236,7 +241,7 @@ def with_own_model(found: Mapping[str, Scores]) -> dict[str, Scores]:
         return dict(found)
     columns = {"p_own": other.columns["p_own"]}
     calibrated = {"own": other.calibrated["own"]} if "own" in other.calibrated else {}
-    own = Scores(other.images, other.positive, other.patients, columns, "own", calibrated)
+    own = Scores(other.images, other.positive, other.patients, columns, "own", calibrated, other.unit)
     return {"alone": own, **found}
 
 

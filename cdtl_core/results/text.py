@@ -52,6 +52,11 @@ def estimate_text(found: Estimate | None, sign: bool = False, digits: int = 3) -
     return f"{number(found.value, digits)} ({number(found.low, digits)} to {number(found.high, digits)})"
 
 
+def plural(unit: str) -> str:
+    """Return ``images`` of ``image``."""
+    return f"{unit}s"
+
+
 def percent(value: float | None) -> str:
     """Return a share as whole per cent."""
     return "–" if value is None or value != value else f"{100 * value:.0f} %"

@@ -48,6 +48,7 @@ def gather_report(config: SimulationConfig, out: RunFolder, engine: str) -> Repo
         engine=engine,
         rounds=config.run.federation.rounds,
         methods=config.methods,
+        unit=config.run.task.unit,
         blend=_blend_summary(config, cohorts),
         sites=tuple(
             _site_report(config, site, out.site(site.site), cohort, [journals[method] for method in config.methods])

@@ -113,11 +113,17 @@ def _cohort(site: Site, own: SiteConfig) -> Cohort:
         patients=Counts(**{name: fold.num_patients for name, fold in folds.items()}),
         images=Counts(**{name: fold.num_images for name, fold in folds.items()}),
         positives=Counts(**{name: int(np.sum(fold.labels == site.positive)) for name, fold in folds.items()}),
+        unit=site.config.task.unit,
+        units=Counts(**{name: fold.num_units for name, fold in folds.items()}) if _has_units(site) else None,
         channels=site.cohort.channels,
         bit_depth=site.cohort.bits,
         label_map=own.data.label_map,
         checks_off=own.checks.off,
     )
+
+
+def _has_units(site: Site) -> bool:
+    return site.config.task.unit != "image"
 
 
 def _metrics(test: Scores, auroc: Interval, seed: int) -> dict[str, Estimate]:

@@ -162,18 +162,21 @@ class Presence:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with a caption and a description; `source` is a data URL."""
+    """An image with a caption and a description; `source` is a data URL, `share` a bar from 0 to 1."""
 
     source: str
     words: str
     caption: str
+    share: float | None = None
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures in a row."""
+    """Pictures in a row, under a title and with a sentence below, if these are given."""
 
     pictures: Sequence[Picture] = field(default_factory=tuple)
+    title: str = ""
+    says: str = ""
     kind: ClassVar[str] = "gallery"
 
 

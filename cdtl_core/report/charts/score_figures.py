@@ -13,7 +13,7 @@ from cdtl_core.report.charts.figure import Axis, Bar, Chart, Heat, Line, Rule, S
 from cdtl_core.report.charts.styles import method_name, method_style
 from cdtl_core.results.report import Estimate
 from cdtl_core.results.scores import Scores
-from cdtl_core.results.text import estimate_text, percent, plain
+from cdtl_core.results.text import estimate_text, percent, plain, plural
 
 __all__ = ["Operation", "confusion_heat", "histogram", "operation_of", "pr_chart", "reliability_chart", "roc_chart"]
 
@@ -33,7 +33,8 @@ def roc_chart(site: str, found: Mapping[str, Scores], main: str, seed: int) -> C
     x, y = Axis("1 − specificity", 0, 1, _UNIT), Axis("sensitivity", 0, 1, _UNIT)
     chance = (Rule((0, 0), (1, 1), "chance"),)
     curves = {method: roc(one.positive, one.used, one.patients, seed=seed) for method, one in found.items()}
-    return _curves(f"ROC of {site}", ("1 − specificity", "sensitivity"), curves, main, (x, y), chance)
+    of = f"ROC of {site}"
+    return _curves(of, ("1 − specificity", "sensitivity"), curves, main, (x, y), chance, unit=found[main].unit)
 
 
 def pr_chart(site: str, found: Mapping[str, Scores], main: str, seed: int) -> Chart | None:
@@ -52,7 +53,14 @@ def pr_chart(site: str, found: Mapping[str, Scores], main: str, seed: int) -> Ch
         method: precision_recall(one.positive, one.used, one.patients, seed=seed) for method, one in found.items()
     }
     return _curves(
-        f"Precision and recall of {site}", ("sensitivity", "precision"), curves, main, (x, y), chance, "steps"
+        f"Precision and recall of {site}",
+        ("sensitivity", "precision"),
+        curves,
+        main,
+        (x, y),
+        chance,
+        "steps",
+        unit=found[main].unit,
     )
 
 
@@ -88,11 +96,14 @@ def reliability_chart(site: str, scores: Scores, style: int) -> Chart:
     error, count = expected_calibration_error(scores.positive, scores.probability), len(scores.images)
     return Chart(
         f"Reliability of {site}",
-        f"{kind.capitalize()} probabilities; expected calibration error {plain(error)} over {count} images.",
+        f"{kind.capitalize()} probabilities; expected calibration error {plain(error)} over {count} "
+        f"{plural(scores.unit)}.",
         Axis("predicted probability", 0, 1, _UNIT),
         Axis("share that is positive", 0, 1, _UNIT),
         Table(
-            f"Reliability of {site}", ("tenth", "mean probability", "share positive (95 %)", "images", "patients"), rows
+            f"Reliability of {site}",
+            ("tenth", "mean probability", "share positive (95 %)", plural(scores.unit), "patients"),
+            rows,
         ),
         lines=(line,),
         rules=(Rule((0, 0), (1, 1), "perfect"),),
@@ -101,10 +112,11 @@ def reliability_chart(site: str, scores: Scores, style: int) -> Chart:
 
 @dataclass(frozen=True)
 class Operation:
-    """The operating point of a site; `why` says how the threshold was chosen."""
+    """The operating point of a site; `why` says how the threshold was chosen, `unit` what was called."""
 
     confusion: Confusion
     why: str
+    unit: str = "image"
 
 
 def operation_of(test: Scores, val: Scores | None) -> Operation:
@@ -118,7 +130,7 @@ def operation_of(test: Scores, val: Scores | None) -> Operation:
     else:
         missing = "no validation scores were kept" if val is None else "the validation patients lack a class"
         threshold, why = 0.5, f"one half, since {missing}"
-    return Operation(confusion_at(test.positive, test.probability, test.patients, threshold), why)
+    return Operation(confusion_at(test.positive, test.probability, test.patients, threshold), why, test.unit)
 
 
 def confusion_heat(site: str, found: Operation, positive: str) -> Heat:
@@ -138,7 +150,7 @@ def confusion_heat(site: str, found: Operation, positive: str) -> Heat:
         for row, part in zip(counts, shares, strict=True)
     ]
     return Heat(
-        f"Confusion matrix of {site}, test images",
+        f"Confusion matrix of {site}, test {plural(found.unit)}",
         f"At threshold {plain(c.threshold)} sensitivity is {_share(c.sensitivity.interval.value)} and specificity "
         f"{_share(c.specificity.interval.value)}.",
         (f"{positive}", f"not {positive}"),
@@ -150,7 +162,7 @@ def confusion_heat(site: str, found: Operation, positive: str) -> Heat:
 
 
 def histogram(site: str, scores: Scores, positive: str, threshold: float) -> Chart:
-    """Return how many test images have which probability: positive images upwards, the others downwards.
+    """Return how many test units have which probability: positive ones upwards, the others downwards.
 
     Args:
         site: The site's name.
@@ -168,9 +180,10 @@ def histogram(site: str, scores: Scores, positive: str, threshold: float) -> Cha
     kind = "calibrated" if scores.is_calibrated else "raw"
     return Chart(
         f"Scores of {site}",
-        f"Test images by their {kind} probability of {positive}: positive ones above the line, the others below it.",
+        f"Test {plural(scores.unit)} by their {kind} probability of {positive}: positive ones above the line, the "
+        "others below it.",
         Axis(f"probability of {positive} ({kind})", 0, 1, _UNIT),
-        Axis("images", min(ticks[0][0], -most), max(ticks[-1][0], most), ticks),
+        Axis(plural(scores.unit), min(ticks[0][0], -most), max(ticks[-1][0], most), ticks),
         Table(f"Scores of {site}", ("probability", f"{positive}", f"not {positive}"), rows),
         bars=bars,
         rules=(Rule((threshold, -most), (threshold, most), "operating point"),),
@@ -190,6 +203,8 @@ def _curves(
     axes: tuple[Axis, Axis],
     rules: tuple[Rule, ...],
     shape: Shape = "line",
+    *,
+    unit: str,
 ) -> Chart | None:
     known = {method: curve for method, curve in curves.items() if curve is not None}
     if main not in known:
@@ -210,7 +225,7 @@ def _curves(
     shown = f"with the pointwise 95 % band of {method_name(main)}" if band else "without a band: too few test patients"
     return Chart(
         title,
-        f"{headers[1].capitalize()} over {headers[0]} on test images, {shown}.",
+        f"{headers[1].capitalize()} over {headers[0]} on test {plural(unit)}, {shown}.",
         *axes,
         Table(title, (headers[0], *(_header(method, main, band is not None) for method in known)), _rows(known, main)),
         lines=lines,
