@@ -31,10 +31,12 @@ class PhantomConfig(Settings):
     images: _Count | Annotated[tuple[_Count, ...], Field(min_length=2, max_length=2)] | None = Field(
         None, examples=[8, (2, 6)]
     )
-    """Images of an exam: a number, or the fewest and the most. Each patient then has one exam, and one of its images
-    shows what the label says. Without it each patient has one or two images, and all show it."""
+    """Images of an exam: a number, or the fewest and the most. Each patient then has one exam, and the lesion is in one
+    of its images. Without it each patient has one or two images, and all show the lesion."""
     series: bool = False
     """Each exam is an MRI volume, a folder of DICOM files with one slice each; `images` is the number of slices."""
+    other_lesions: float = Field(0.0, ge=0, le=1)
+    """Share of an exam's other images that show a benign-looking lesion, whatever the label."""
 
     @property
     def exam_images(self) -> tuple[int, int] | None:

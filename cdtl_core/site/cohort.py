@@ -110,7 +110,9 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
     phantom = own.data.phantom
     if phantom is not None:
         few, exam = f"-{phantom.train}" if phantom.train else "", phantom.exam_images
-        form = f"-{'slices' if phantom.series else 'images'}{exam[0]}to{exam[1]}" if exam else ""
+        form = (
+            f"-{'slices' if phantom.series else 'images'}{exam[0]}to{exam[1]}-{phantom.other_lesions}" if exam else ""
+        )
         folder = SiteFolder(home).cache / f"phantoms-{phantom.patients}-{phantom.seed}-{config.image.size}{few}{form}"
         manifest = folder / "manifest.csv"
         if not manifest.exists():
@@ -125,6 +127,7 @@ def _cases(home: Path, own: SiteConfig, config: RunConfig, labels: tuple[str, ..
                 train=phantom.train,
                 images=exam,
                 series=phantom.series,
+                other_lesions=phantom.other_lesions,
             )
     else:
         manifest = own.data.root.expanduser() / (own.data.manifest or "")

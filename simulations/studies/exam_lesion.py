@@ -2,9 +2,9 @@
 
 ::
 
-    python -m simulations.studies.exam_lesion --seeds 5
+    python -m simulations.studies.exam_lesion --seeds 5 [--modality mri] [--other-lesions 0]
 
-SYNTHETIC ultrasound exams: 100 for training, 20 for validation, 200 for the test; another seed has other patients. The
+SYNTHETIC exams: 100 for training, 20 for validation, 200 for the test; another seed has other patients. The
 arm `lesion known` has the image with the lesion only: nobody knows it at a hospital, so it is what is left to gain. The
 protocol is in docs/protocol.md.
 """
@@ -38,17 +38,18 @@ def main() -> None:
     """Play all seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--modality", default="ultrasound")
+    parser.add_argument("--modality", default="mri")
+    parser.add_argument("--other-lesions", type=float, default=0.0, help="share of other images with a benign lesion")
     options = parser.parse_args()
-    cells = [_cell(seed, options.modality) for seed in range(options.seeds)]
+    cells = [_cell(seed, options.modality, options.other_lesions) for seed in range(options.seeds)]
     print_table(cells, ("every image labelled, mean", "every image labelled, highest"))
 
 
-def _cell(seed: int, modality: str) -> Cell:
+def _cell(seed: int, modality: str, others: float) -> Cell:
     run = RUN.model_copy(update={"seed": seed})
     with tempfile.TemporaryDirectory(prefix="exam-lesion-") as place:
-        several = _play(Path(place) / "several", run, modality, COUNT)
-        known = _play(Path(place) / "one", run, modality, 1)
+        several = _play(Path(place) / "several", run, modality, COUNT, others)
+        known = _play(Path(place) / "one", run, modality, 1, others)
     scores = {**several.scores, "lesion known": known.scores["mean"]}
     if several.exams != known.exams or (several.positive != known.positive).any():
         raise RuntimeError("the two sites do not hold the same patients")
@@ -56,7 +57,7 @@ def _cell(seed: int, modality: str) -> Cell:
     return Cell(seed, names, several.positive, scores)
 
 
-def _play(home: Path, run: RunConfig, modality: str, count: int) -> Cell:
+def _play(home: Path, run: RunConfig, modality: str, count: int, others: float) -> Cell:
     patients = 2 * TRAIN + TEST
     manifest = write_phantoms(
         home / "data",
@@ -66,6 +67,7 @@ def _play(home: Path, run: RunConfig, modality: str, count: int) -> Cell:
         size=SIZE,
         train=TRAIN,
         images=(count, count),
+        other_lesions=others,
     )
     _shorten(manifest)
     own = {

@@ -35,7 +35,9 @@ def test_the_label_is_in_one_image_of_an_exam_and_in_any_of_them(modality: str) 
     shown = set()
     for seed in range(12):
         benign, malignant = (
-            np.stack(list(render_exam(modality, patient, np.random.default_rng(seed), size=32, count=3)))
+            np.stack(
+                list(render_exam(modality, patient, np.random.default_rng(seed), size=32, count=3, other_lesions=0.5))
+            )
             for patient in two_labels(seed)
         )
         differs = (benign != malignant).any(axis=(1, 2))

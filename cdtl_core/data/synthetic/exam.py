@@ -1,7 +1,8 @@
 """Synthetic exams of several images, one of which shows what the label says.
 
-All images of an exam show the tissue of one patient. In one image, drawn at random, the lesion has the outline of the
-label. The others show no lesion or a smooth, benign-looking one, as often in benign as in malignant exams.
+All images of an exam show the tissue of one patient. In one image, drawn at random, there is a lesion with the outline
+of the label. The others show no lesion or, where a harder task is wanted, some of them a smooth, benign-looking one, as
+often in benign as in malignant exams.
 """
 
 from collections.abc import Iterator
@@ -15,13 +16,12 @@ from cdtl_core.data.synthetic.phantom_physics import PHYSICS, Floats, Pixels, Sc
 
 __all__ = ["SLICE_STEP", "render_exam", "render_volume"]
 
-OTHER_LESIONS = 0.5  # share of the other images that show a benign-looking lesion
 SLICE_STEP = 4.0  # thickness of a slice in pixels of a slice
 CAP = 0.6  # radius of the lesion in the two slices next to its own, as a share of the radius there
 
 
 def render_exam(
-    modality: str, patient: Patient, rng: np.random.Generator, *, size: int, count: int
+    modality: str, patient: Patient, rng: np.random.Generator, *, size: int, count: int, other_lesions: float = 0.0
 ) -> Iterator[Pixels]:
     """Render the images of one exam, each uint8 (H W) or (H W 3).
 
@@ -31,35 +31,38 @@ def render_exam(
         rng: The only source of randomness.
         size: Side of an image in pixels.
         count: Number of images.
+        other_lesions: Share of the other images that show a benign-looking lesion.
     """
     shown = int(rng.integers(count))
     for place in range(count):
         if place == shown:
             yield render_view(modality, patient, rng, size)
-        elif rng.uniform() < OTHER_LESIONS:
+        elif rng.uniform() < other_lesions:
             yield render_view(modality, _smooth(patient, rng), rng, size)
         else:
             yield PHYSICS[modality](_without(patient, size), rng)
 
 
-def render_volume(patient: Patient, rng: np.random.Generator, *, size: int, count: int) -> Pixels:
+def render_volume(
+    patient: Patient, rng: np.random.Generator, *, size: int, count: int, other_lesions: float = 0.0
+) -> Pixels:
     """Render an MRI volume, uint8 D H W: tissue continues from slice to slice, the lesion's outline is in one slice.
 
-    The slices next to it show the lesion's ends, which are round whatever the label; others may show a benign-looking
-    lesion.
+    The slices next to it show the lesion's ends, which are round whatever the label.
 
     Args:
         patient: The patient.
         rng: The only source of randomness.
         size: Height and width in pixels; a slice is `SLICE_STEP` pixels thick.
         count: Number of slices D.
+        other_lesions: Share of the other slices that show a benign-looking lesion.
     """
     scale, style = size / 128.0, patient.style
     shape = (count, size, size)
     gland = soft_step((_cloud(rng, shape, 3.8) - between(style[2], -0.3, 0.8)) * 4.0)
     tissue = 0.18 + between(style[1], 0.08, 0.22) * gland + 0.03 * _cloud(rng, shape, 3.0)
     enhancement = between(style[0], 0.18, 0.45) * (1.0 + 0.25 * _cloud(rng, shape, 4.0))
-    signal = tissue + enhancement * _lesions(patient, rng, size=size, count=count)
+    signal = tissue + enhancement * _lesions(patient, rng, size=size, count=count, others=other_lesions)
     signal = gaussian_filter(signal, (0.0, 0.8 * scale, 0.8 * scale), truncate=3.0)
     bias = np.exp(0.2 * _cloud(rng, shape, 6.0) + rng.normal(0.0, 0.15))
     noise = rng.uniform(0.03, 0.07) * rng.standard_normal((2, *shape))
@@ -77,7 +80,7 @@ def _without(patient: Patient, size: int) -> Scene:
     return Scene(inside=nothing, disc=nothing, style=patient.style)
 
 
-def _lesions(patient: Patient, rng: np.random.Generator, *, size: int, count: int) -> Floats:
+def _lesions(patient: Patient, rng: np.random.Generator, *, size: int, count: int, others: float) -> Floats:
     """Return the share of lesions in each voxel, D H W."""
     inside = np.zeros((count, size, size))
     shown = int(rng.integers(count))
@@ -87,7 +90,7 @@ def _lesions(patient: Patient, rng: np.random.Generator, *, size: int, count: in
             inside[place] = scene.inside
         elif abs(place - shown) == 1:
             inside[place] = _end_of(scene)
-        elif rng.uniform() < OTHER_LESIONS / 4:  # a lesion fills three slices, and many slices show none
+        elif rng.uniform() < others:
             inside[place] = draw_scene(_smooth(patient, rng), rng, size).inside
     return inside
 

@@ -31,6 +31,7 @@ class _Form:
     size: int
     images: tuple[int, int] | None
     series: bool
+    other_lesions: float
 
 
 def write_phantoms(
@@ -44,6 +45,7 @@ def write_phantoms(
     train: int | None = None,
     images: tuple[int, int] | None = None,
     series: bool = False,
+    other_lesions: float = 0.0,
 ) -> Path:
     """Write synthetic patients as ``folder/images`` and ``folder/manifest.csv``.
 
@@ -59,10 +61,10 @@ def write_phantoms(
         prevalence: Share of malignant patients, in [0, 1].
         train: Adds a column split: the first `train` patients are for training, as many for validation, the others for
             testing. None: no such column.
-        images: Fewest and most images of an exam; each patient has one exam. The outline of the label is in one of its
-            images, the others show no lesion or a benign-looking one. None: one or two images of each patient, and
-            all show the lesion.
+        images: Fewest and most images of an exam; each patient has one exam, and the lesion is in one of its images.
+            None: one or two images of each patient, and all show the lesion.
         series: Whether an exam is an MRI volume, written as a folder of DICOM files, one for each slice.
+        other_lesions: Share of an exam's other images that show a benign-looking lesion, whatever the label.
 
     Returns:
         The path of the manifest.
@@ -79,7 +81,7 @@ def write_phantoms(
         'file,label,patient_id'
     """
     check_modality(modality)
-    form = _Form(modality, seed, size, images, series)
+    form = _Form(modality, seed, size, images, series, other_lesions)
     _check(form, num_patients, prevalence)
     manifest = folder / "manifest.csv"
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -114,6 +116,8 @@ def _check(form: _Form, num_patients: int, prevalence: float) -> None:
         )
     if not 0.0 <= prevalence <= 1.0:
         raise DataError(f"the prevalence is a share of the patients, got {prevalence}: give a number from 0 to 1.")
+    if not 0.0 <= form.other_lesions <= 1.0:
+        raise DataError(f"other_lesions is a share of the images, got {form.other_lesions}: give a number from 0 to 1.")
     if form.images is not None and not 1 <= form.images[0] <= form.images[1]:
         raise DataError(
             f"an exam cannot have {form.images[0]} to {form.images[1]} images: give the fewest, then the most."
@@ -157,7 +161,7 @@ def _write_patient(folder: Path, form: _Form, *, index: int, malignant: bool) ->
         _write_volume(folder / exam, patient, rng, form, count)
         return [{"file": f"{folder.name}/{exam}", **facts}]
     (folder / exam).mkdir(exist_ok=True)
-    images = render_exam(form.modality, patient, rng, size=form.size, count=count)
+    images = render_exam(form.modality, patient, rng, size=form.size, count=count, other_lesions=form.other_lesions)
     files = [f"{folder.name}/{file}" for file in _write_images(folder / exam, images, form, index)]
     views = [{"view": VIEWS[place % len(VIEWS)]} if form.modality == "mammography" else {} for place in range(count)]
     return [{"file": file, **facts, **view} for file, view in zip(files, views, strict=True)]
@@ -192,5 +196,6 @@ def _write_volume(folder: Path, patient: Patient, rng: np.random.Generator, form
     """
     from cdtl_core.data.synthetic.series import write_series  # pydicom takes a while to load
 
-    volume, spacing = render_volume(patient, rng, size=form.size, count=count), FIELD_MM / form.size
+    volume = render_volume(patient, rng, size=form.size, count=count, other_lesions=form.other_lesions)
+    spacing = FIELD_MM / form.size
     write_series(folder, volume, name=folder.name, spacing=spacing, thickness=SLICE_STEP * spacing)
