@@ -57,6 +57,8 @@ class PhantomConfig(Settings):
             raise ValueError(f"images is {list(self.exam_images)}: give the fewest, then the most")
         if self.series and self.images is None:
             raise ValueError("series asks for volumes and images is not given: set images to the number of slices")
+        if self.other_lesions and self.images is None:
+            raise ValueError("other_lesions is a share of an exam's images and images is not given: set images")
         return self
 
 

@@ -114,6 +114,7 @@ def test_what_cannot_be_an_exam_is_refused_in_one_sentence(tmp_path: Path) -> No
         ({"images": [4, 2]}, "give the fewest, then the most"),
         ({"series": True}, "set images to the number of slices"),
         ({"images": 4, "series": True}, "the modality is ultrasound"),
+        ({"other_lesions": 0.5}, "images is not given: set images"),
     ):
         tree = {"site": "north", "modality": "ultrasound", "data": {"phantom": {"patients": 20, **phantom}}}
         with pytest.raises(ConfigError, match=told):
