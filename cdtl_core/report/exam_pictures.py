@@ -77,11 +77,12 @@ class ExamPictures:
             weight: Its weight.
             heat: Its map.
         """
-        row = int(one.rows[place])
-        number = f"image {place + 1} of {len(one.rows)}"
+        row, number = int(one.rows[place]), f"image {place + 1} of {len(one.rows)}"
+        several = len({self.cohort.files[other] for other in one.rows.tolist()}) > 1
+        file = f", {self.cohort.files[row]}" if several else ""
         return Picture(
             data_url(seen(np.asarray(one.pixels[row]), gray=self.gray), heat, side=_SIDE),
             f"{number.capitalize()}, {percent(weight)} of the exam's decision.",
-            f"{percent(weight)}: {number}, {self.cohort.files[row]}",
+            f"{percent(weight)}: {number}{file}",
             weight,
         )

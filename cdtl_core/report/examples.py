@@ -89,7 +89,7 @@ def _blocks(one: Material, cohort: Cohort, choices: list[_Choice], test: Scores,
     gray = note.modality in MODALITIES and not MODALITIES[note.modality].colour
     exams = ExamPictures(cohort, fold, model, label, gray)
     return [
-        exams.gallery(choice.place, f"{_told(choice, test, positive)}; {test.images[choice.place]}")
+        exams.gallery(choice.place, f"{_told(choice, test, positive)}; {note.unit} {test.images[choice.place]}")
         for choice in choices
     ]
 

@@ -49,7 +49,7 @@ def test_weights_of_an_exam_add_up_and_stand_beside_its_images(run: Run) -> None
 def test_of_a_volume_the_eight_heaviest_slices_are_shown_and_the_rest_is_told(run: Run) -> None:
     page = html(run.out / "sites" / "west")
     gallery = page.split('<ul class="gallery">')[1]
-    places = [int(place) for place in re.findall(r"image (\d+) of 11,", gallery.split("</ul>")[0])]
+    places = [int(place) for place in re.findall(r"image (\d+) of 11</p>", gallery.split("</ul>")[0])]
     assert len(places) == 8
     assert places == sorted(places)
     assert re.search(r"The 8 images with the largest weights; the 3 others have \d+ % together\.", gallery)
