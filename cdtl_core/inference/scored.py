@@ -128,7 +128,12 @@ def _exam(
         folder: For the decoded images; it is removed afterwards.
     """
     stored = load_pixels(
-        one.files, size=note.image_size, folder=folder, squares=one.squares, slices=Slices.parse(note.slices)
+        one.files,
+        size=note.image_size,
+        folder=folder,
+        squares=one.squares,
+        slices=Slices.parse(note.slices),
+        tile_um=note.tile_um,
     )
     nothing = np.zeros(1, np.int64)
     count = len(stored.array)
