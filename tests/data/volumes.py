@@ -64,6 +64,28 @@ def write_enhanced(path: Path, volume: np.ndarray, order: Sequence[int], *, step
     return path
 
 
+def write_slide(path: Path, pixels: np.ndarray, *, um: float | None = 0.5, levels: int = 3) -> Path:
+    """A pyramidal TIFF in tiles of 256 pixels, as scanners write it."""
+    import tifffile  # of the extra `slides`
+
+    told = {"resolution": (1e4 / um, 1e4 / um), "resolutionunit": "CENTIMETER"} if um else {}
+    options = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib", **told}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, subifds=levels - 1, **options)
+        for level in range(1, levels):
+            writer.write(pixels[:: 2**level, :: 2**level], subfiletype=1, **{**options, "resolution": None})
+    return path
+
+
+def write_nifti(path: Path, volume: np.ndarray, *, step: float = 5.0) -> Path:
+    """A NIfTI file of D H W, from the feet up, from front to back, from right to left."""
+    import nibabel  # of the extra `nifti`
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.diag([-1.0, -1.0, step, 1.0])), path)
+    return path
+
+
 def _items(**elements: Any) -> Items:
     item = Dataset()
     for keyword, value in elements.items():

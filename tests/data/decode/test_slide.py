@@ -13,6 +13,7 @@ from cdtl_core.data.decode.slide.tissue import covered, tissue_mask
 from cdtl_core.data.frame import Slices
 from cdtl_core.data.pixels import load_pixels
 from cdtl_core.errors import DataError
+from tests.data.volumes import write_slide
 
 pytest.importorskip("tiffslide", reason="tiffslide is not installed: pip install 'cdtl[slides]'")
 tifffile = pytest.importorskip("tifffile")
@@ -29,17 +30,6 @@ def picture(rows: slice, columns: slice) -> np.ndarray:
     shade = (y // 128 + x // 128).astype(np.uint8) * 4
     pixels[rows, columns, 1] += shade[rows, columns]
     return pixels
-
-
-def write_slide(path: Path, pixels: np.ndarray, *, um: float | None = 0.5, levels: int = 3) -> Path:
-    """A pyramidal TIFF in tiles of 256 pixels, as scanners write it."""
-    told = {"resolution": (1e4 / um, 1e4 / um), "resolutionunit": "CENTIMETER"} if um else {}
-    options = {"tile": (256, 256), "photometric": "rgb", "compression": "zlib", **told}
-    with tifffile.TiffWriter(path) as writer:
-        writer.write(pixels, subifds=levels - 1, **options)
-        for level in range(1, levels):
-            writer.write(pixels[:: 2**level, :: 2**level], subfiletype=1, **{**options, "resolution": None})
-    return path
 
 
 def read(path: Path, um: float, slices: str = "all", size: int = 64) -> tuple[Plan, list[np.ndarray]]:
