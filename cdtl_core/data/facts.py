@@ -129,18 +129,22 @@ def examine(path: Path, tile_um: float = 1.0) -> ImageFacts | Fault:
 
 
 def _read(path: Path, tile_um: float) -> tuple[Picture, Plan, str]:
-    """Return the middle image of a file, what else it holds, and the SHA-256 of what was decoded."""
+    """Return the middle image of a file (of a slide by contrast), what else it holds, and the SHA-256 of the pixels."""
     plan = survey_images(path, Survey(Slices(TILES), tile_um=tile_um))
     if plan.kind != "slide":
         plan = replace(plan, chosen=tuple(range(plan.total)))
     if not (plan.has_neighbours or plan.kind == "slide"):
         middle = read_picture(path)
         return middle, plan, _sha256(middle.pixels)
-    digests: list[str] = []
+    digests, tiles = list[str](), list[Picture]()
     for picture in read_images(path, plan):
         if len(digests) <= plan.count // 2:
             middle = picture
+        if plan.kind == "slide":
+            tiles.append(picture)
         digests.append(_sha256(picture.alone))
+    if tiles:  # the place of a tile means nothing; its detail may be unusual
+        middle = sorted(tiles, key=lambda tile: float(tile.pixels.std()))[len(tiles) // 2]
     return middle, plan, hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cdtl_core.quality import CohortCheck, Entry, as_dict, check_list
-from tests.data.volumes import SAGITTAL, ramp, write_series, write_slice
+from tests.data.volumes import SAGITTAL, ramp, write_series, write_slice, write_slide
 from tests.quality.planted import look, named, write_cohort
 
 EXAM_RULES = {
@@ -163,3 +163,24 @@ def test_images_of_one_exam_may_resemble_each_other(views: list[Entry], tmp_path
     Image.fromarray(np.clip(pixels + 2, 0, 255).astype(np.uint8)).save(views[1].file)
     assert "near-duplicate" not in named(look(views))
     assert "near-duplicate" in named(look([replace(one, exam="") for one in views]))
+
+
+def test_a_slide_is_judged_by_a_usual_tile_and_without_tissue_it_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("tiffslide", reason="tiffslide is not installed: pip install 'cdtl[slides]'")
+    entries = []
+    for number in range(6):
+        pixels = np.tile(np.array([243, 242, 244], np.uint8), (1024, 1024, 1))
+        rng = np.random.default_rng(number)
+        if number:
+            pixels[:800, :800] = np.array([190, 100, 160]) + rng.integers(-30, 30, (800, 800, 1))
+            pixels[400:500, 400:500] = (190, 100, 160)  # the middle tile shows nothing
+        label = ("benign", "malignant")[number % 2]
+        entries.append(
+            Entry(write_slide(tmp_path / f"{number}.tiff", pixels, um=1.0), label, f"p{number}", exam=f"E{number}")
+        )
+    check = look(entries, modality="histology")
+    assert named(check)["unreadable"] == {"0.tiff"}
+    assert "exam E0: the image" in says(check, "unreadable")
+    assert "shows no tissue" in says(check, "unreadable")
+    assert not {"empty", "colour"} & set(named(check))
+    assert check.counts.volumes == 5
