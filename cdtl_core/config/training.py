@@ -123,6 +123,12 @@ class ModelConfig(Settings):
     the rest."""
     adapter: int = Field(0, ge=0)
     """Width of a small residual layer between features and head; 0: none."""
+    lora: int = Field(0, ge=0, le=64)
+    """Rank of low-rank adapters (LoRA, Hu et al. 2022) beside the backbone's linear layers; of the backbone only they
+    are then trained and sent. For vision transformers. 0: none."""
+    lora_shared: Literal["both", "a"] = "both"
+    """Which half of each low-rank adapter is shared: both, or A alone, and B stays at the site (FedSA-LoRA, Guo et al.
+    2025)."""
     pooling: Pooling = "mean"
     """How the features of an exam's images become one: their mean, their largest values, their log-sum-exp (between
     both), or attention, which learns the weight of each image (Ilse et al. 2018). With one image all are the same."""

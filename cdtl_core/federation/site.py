@@ -254,8 +254,7 @@ def _train_part(site: Site, memory: SiteMemory, order: RoundOrder, parts: Parts,
         # The coordinator knows the run's seed, so it seeds only an exempt site's draws, which may be repeated.
         draws=None if grant.private else keyed_draws(_rng(site, order).bytes(SECRET_BYTES)),
     )
-    kept = {name for name in parts.local if name.startswith(OF_HEAD)}
-    if set(updated) != set(parts.shared) | kept:
+    if not set(parts.shared) <= set(updated) <= {*parts.shared, *parts.local}:
         raise PrivacyError("what would leave is not what was trained with privacy: nothing is sent; this is a bug.")
     return float("nan")
 

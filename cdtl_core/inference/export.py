@@ -20,6 +20,7 @@ from cdtl_core.data.decode.read import fit_square, read_image
 from cdtl_core.errors import ModelError
 from cdtl_core.inference.model_folder import ModelNote, PooledNetwork, Which, load_model
 from cdtl_core.models.exams import Exams
+from cdtl_core.models.lora import merge_lora
 from cdtl_core.models.model import Classifier
 from cdtl_core.system.durable import replace_bytes
 
@@ -96,6 +97,8 @@ def export_onnx(folder: Path, out: Path, images: tuple[Path, ...] = (), which: W
             f"the model in {folder} holds a part that was trained without differential privacy, so it must not leave "
             "the site: export the joint model, with --model joint."
         )
+    for backbone in model.backbones:
+        merge_lora(backbone)
     whole = _Whole(model, note.temperature if which == "used" else None, exam=note.unit != "image")
     whole = whole.eval().to(memory_format=torch.contiguous_format)
     pixels = _read(images, note.image_size) if images else _drawn(note.image_size)

@@ -119,6 +119,7 @@ class ModelNote(_Closed):
     levels: tuple[int, ...] = ()
     regions: Literal["whole", "centre"] = "whole"
     adapter: int = 0
+    lora: int = 0
     pooling: Pooling = "mean"
     unit: Unit = "image"
     slices: str | int = "all"
@@ -166,6 +167,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         levels=site.config.model.levels,
         regions=site.config.model.regions,
         adapter=site.config.model.adapter,
+        lora=site.config.model.lora,
         pooling=site.config.model.pooling,
         unit=site.config.task.unit,
         slices=site.cohort.slices,
@@ -263,7 +265,7 @@ def _part(weights: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Ten
 
 
 def _network(note: ModelNote, weights: Mapping[str, torch.Tensor], path: Path) -> Classifier:
-    network = ModelConfig(**note.model_dump(include={"backbone", "levels", "regions", "adapter", "pooling"}))
+    network = ModelConfig(**note.model_dump(include={"backbone", "levels", "regions", "adapter", "lora", "pooling"}))
     model = build_classifier(network, len(note.labels), note.image_size)
     needed = {name for name, value in model.state_dict().items() if value.is_floating_point()}
     if needed - set(weights):

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from cdtl_core.config import NAMED_WEIGHTS, ModelConfig, RunConfig
-from cdtl_core.errors import ConfigError
+from cdtl_core.errors import ConfigError, ModelError
 from cdtl_core.models.backbones import Backbone, build_backbone, load_initial_weights
 from cdtl_core.models.draws import PatientDropout
 from cdtl_core.models.end import Adapter, Centre, End
 from cdtl_core.models.exams import Batch, Exams, pooling_of
 from cdtl_core.models.libraries import torchvision
+from cdtl_core.models.lora import add_lora, is_lora, is_lora_b
 from cdtl_core.models.pooling import pooled
 from cdtl_core.models.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
 from cdtl_core.models.weights import Weights, check_finite
@@ -46,6 +47,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = found.module
         self.name, self.levels, self.regions = config.backbone, config.levels, config.regions
+        self.lora, self.keeps_b = config.lora, config.lora_shared == "a"
         self.entry: int | None = 0
         self.mean, self.std = found.mean, found.std
         num_features = self._num_features(image_size) if self.levels and image_size else found.num_features
@@ -138,9 +140,10 @@ class Parts:
     """Names of a classifier's tensors by destination.
 
     Attributes:
-        shared: Trained; leave the site as a difference from the weights received.
+        shared: Trained; leave the site as a difference from the weights received. With `model.lora` of the backbone
+            only the low-rank adapters.
         local: Trained; stay on the site's disk: affine parameters and running statistics of norms, the centre of the
-            features, and a head that is not shared.
+            features, the B of low-rank adapters with ``model.lora_shared = "a"``, and a head that is not shared.
     """
 
     shared: tuple[str, ...]
@@ -163,6 +166,8 @@ def build_classifier(
     """
     with torch.random.fork_rng(devices=[]):
         found = build_backbone(config.backbone, image_size)
+        if config.lora:
+            add_lora(found.module, config.lora)
         if frozen_norms:
             freeze_norms(found.module)
         return Classifier(config, num_classes, found, image_size).to(memory_format=torch.channels_last)
@@ -197,6 +202,8 @@ def build_initial_weights(config: ModelConfig, seed: int, image_size: int, *, fo
         named = config.weights in NAMED_WEIGHTS
         source = config.weights if named else str(folder / Path(config.weights).expanduser())
         load_initial_weights(backbone, config.backbone, source, image_size)
+        if config.lora:
+            add_lora(backbone.module, config.lora)
         state = backbone.module.state_dict()
         whole = Classifier(config, 2, backbone, image_size) if config.adapter else None
     initial_weights = {
@@ -235,7 +242,7 @@ def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
         share_head: Whether the head is shared.
 
     Raises:
-        ModelError: The backbone has fewer stages than `freeze`.
+        ModelError: The backbone has fewer stages than `freeze`, or `model.lora` has nothing to train.
     """
     frozen = _untrained(model, freeze)
     norms = {
@@ -248,8 +255,14 @@ def parts_of(model: Classifier, *, freeze: int, share_head: bool) -> Parts:
     centre = [f"centre.{name}" for name in model.centre.state_dict()]
     heads = [name for name, _ in model.named_parameters() if name.startswith(OF_HEAD)]
     weights = [name for name, _ in model.named_parameters(prefix="") if not name.startswith(OF_HEAD)]
-    shared = [name for name in weights if name not in norms | frozen]
-    local = [name for name in model.state_dict() if name in norms - frozen] + centre
+    kept = norms - frozen | {name for name in weights if model.keeps_b and is_lora_b(name) and name not in frozen}
+    shared = [name for name in weights if name not in kept | frozen]
+    if model.lora and not any(map(is_lora, shared)):
+        raise ModelError(
+            "model.lora trains nothing, since every stage in use is frozen: lower train.freeze, with privacy raise "
+            "dp.stages, or set model.lora to 0."
+        )
+    local = [name for name in model.state_dict() if name in kept] + centre
     return Parts(tuple(shared + heads * share_head), tuple(local + heads * (not share_head)))
 
 
@@ -259,6 +272,9 @@ def set_training(model: Classifier, *, freeze: int) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     model.train()
+    if model.lora:
+        for module in model.backbone.modules():  # its own layers are constants, norms and dropout too
+            module.training = isinstance(module, nn.Linear)  # Opacus takes notes of a layer that trains
     for stage in stages_of(model.backbone)[:freeze]:
         for _, module in stage:
             module.eval()
@@ -266,4 +282,7 @@ def set_training(model: Classifier, *, freeze: int) -> None:
 
 def _untrained(model: Classifier, freeze: int) -> set[str]:
     beyond = max(model.levels) if model.levels else None
-    return tensors_of_stages(model.backbone, freeze, beyond=beyond)
+    frozen = tensors_of_stages(model.backbone, freeze, beyond=beyond)
+    if model.lora:
+        frozen |= {f"backbone.{name}" for name in model.backbone.state_dict() if not is_lora(name)}
+    return frozen

@@ -83,6 +83,7 @@ STAGES = [
     Path("depthwise", {"backbone": "test_efficientnet"}, {"stages": 3}),
     Path("permuted", {"backbone": "test_convnext"}, {"stages": 2}),
     Path("tokens", {"backbone": "test_vit"}, {"stages": 2}),
+    Path("low-rank adapters", {"backbone": "test_vit", "lora": 2}, {"stages": 2}),
     Path("exams, a stage", {"dropout": 0.2}, {"stages": 1}, several=True),
     Path("exams, two stages, attention", {"pooling": "attention"}, {"stages": 2}, several=True, rate=0.7),
 ]
