@@ -18,7 +18,7 @@ __all__ = ["Asked", "asked_for", "grouped", "tags_of", "with_boxes"]
 
 _TABLES = {".csv", ".tsv"}
 _BOX = "--box"
-_VOLUMES = (".nii", ".nii.gz", ".svs", ".ndpi", ".mrxs", ".scn")
+_VOLUMES = (".nii", ".nii.gz", ".svs", ".ndpi", ".scn", ".bif")
 """Endings of volumes and slides: in a folder each is an exam."""
 
 

@@ -157,3 +157,10 @@ def test_files_beside_exam_folders_are_exams_of_their_own(tmp_path: Path, new: P
     loose = images / "loose.png"
     shutil.copy(next(exams[0].iterdir()), loose)
     assert [one.name for one in asked_for([images], "exam")] == sorted(map(str, [*exams, loose]))
+
+
+def test_volumes_side_by_side_are_an_exam_each(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    for name in ("a.nii.gz", "b.nii"):
+        nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 5), np.float32), np.eye(4)), tmp_path / name)
+    assert [one.name for one in asked_for([tmp_path], "exam")] == [str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii")]
