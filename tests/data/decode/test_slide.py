@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cdtl_core.data.decode import reader
 from cdtl_core.data.decode.plan import Plan, Survey
@@ -134,6 +136,36 @@ def test_without_tiffslide_the_sentence_says_what_to_install(slide: Path, monkey
         read(slide, 1.0)
     for process in reader._idle:
         reader._end(process)
+
+
+def test_a_directory_that_claims_a_huge_image_is_refused_at_once(slide: Path) -> None:
+    with tifffile.TiffFile(slide) as file:
+        place = file.pages[0].tags["ImageLength"].valueoffset
+    content = bytearray(slide.read_bytes())
+    content[place : place + 4] = (335_544_832).to_bytes(4, "little")
+    slide.write_bytes(content)
+    with pytest.raises(DataError, match="claims 1024 x 335544832 pixels, and a side has 400000 at most"):
+        read(slide, 1.0)
+
+
+@pytest.mark.integration
+@given(st.lists(st.tuples(st.integers(-3000, 600), st.integers(0, 255)), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_slide_is_read_or_refused_in_a_sentence(slide: Path, flips: list[tuple[int, int]]) -> None:
+    content = slide.read_bytes()
+    damaged = bytearray(content)
+    for place, value in flips:
+        damaged[place] = value
+    slide.write_bytes(damaged)
+    try:
+        assert len(read(slide, 1.0, "10")[1]) > 0
+    except DataError as error:
+        sentence = str(error)
+        assert sentence.startswith(f"the image {slide} ")
+        assert sentence.endswith(".")
+        assert "crashes" not in sentence
+    finally:
+        slide.write_bytes(content)
 
 
 def test_tissue_is_coloured_and_pen_and_dust_are_not() -> None:

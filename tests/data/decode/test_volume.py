@@ -211,6 +211,15 @@ def test_frames_without_places_are_images_as_they_are(name: str) -> None:
         np.testing.assert_array_equal(image, read_picture(path, index).pixels)
 
 
+def test_a_header_that_claims_billions_of_frames_is_refused_at_once(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "a.dcm", ramp(3), (0, 1, 2), NumberOfFrames=2_000_000_000)
+    with pytest.raises(DataError, match="claims 2000000000 frames, where 65536 is the most"):
+        read(path)
+    path = write_enhanced(tmp_path / "b.dcm", ramp(3), (0, 1, 2), NumberOfFrames=60_000)
+    with pytest.raises(DataError, match="number 3, that is truncated"):
+        read(path)
+
+
 @pytest.mark.parametrize(("name", "says"), [("CT2", ""), ("CT5N", ""), ("MR700", r"two orientations \(6 and 1\)")])
 def test_the_series_that_pydicom_ships_are_read_and_the_localiser_is_refused(name: str, says: str) -> None:
     folder = next(SHIPPED.rglob(name), None)

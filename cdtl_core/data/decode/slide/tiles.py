@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = ["is_slide", "slide_pictures", "survey_slide"]
 
 _WIDTH, _LENGTH, _DESCRIPTION, _TILE_WIDTH, _LEVELS, _NDPI = 256, 257, 270, 322, 330, 65420
 _LONG_PX = 4096  # a tiled TIFF beyond is a slide
+_LONGEST_PX = 400_000  # a slide of 80 mm at 0.2 micrometres per pixel
 _TISSUE = 0.5  # share of a tile
 _FINER = 0.98  # of the wanted resolution: rounding of a header
 _LARGEST_TILE_PX = 4096  # read for one tile
@@ -121,7 +122,20 @@ def _opened(path: Path) -> Any:
         raise DataError(
             "whole slides need the package tiffslide, which is not installed: pip install 'cdtl[slides]'."
         ) from None
-    return TiffSlide(path)
+    slide = TiffSlide(path)
+    _check_whole(slide)
+    return slide
+
+
+def _check_whole(slide: Any) -> None:
+    """Refuse a slide whose directory claims more than its file holds, before memory or time is spent on it."""
+    if max(slide.dimensions) > _LONGEST_PX:
+        raise UnreadableError(
+            f"claims {slide.dimensions[0]} x {slide.dimensions[1]} pixels, and a side has {_LONGEST_PX} at most"
+        )
+    pages = (level[0] for series in slide.ts_tifffile.series for level in series.levels)
+    if any(page is not None and len(page.dataoffsets) < prod(page.chunked) for page in pages):
+        raise UnreadableError("is damaged (parts of it are not where its directory says)")
 
 
 def _grid(slide: Any, asked: Survey) -> _Grid:

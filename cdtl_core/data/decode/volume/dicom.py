@@ -25,6 +25,7 @@ from cdtl_core.data.frame import Slices
 __all__ = ["file_pictures", "series_pictures", "survey_file", "survey_series"]
 
 T = TypeVar("T")
+_MOST_FRAMES = 1 << 16
 _ONE_BY_ONE = "list its files one by one in the manifest, with one exam_id"
 
 
@@ -88,7 +89,11 @@ def survey_file(path: Path, slices: Slices) -> Plan:
         count = num_frames(header)
         if count == 1:
             return Plan("image")
-        found = [_frame_of(header, index) for index in range(count)] if _is_gray(header) else []
+        if count > _MOST_FRAMES:
+            raise UnreadableError(f"claims {count} frames, where {_MOST_FRAMES} is the most")
+        groups = header.dataset.get("PerFrameFunctionalGroupsSequence") or ()
+        has_places = _is_gray(header) and len(groups) == count
+        found = [_frame_of(header, index) for index in range(count)] if has_places else []
     if found and all(one.is_placed for one in found):
         return _volume("volume", found, slices)
     return Plan("frames", count, slices.choose(count), tuple(range(count)))
