@@ -82,8 +82,8 @@ def test_same_seed_writes_the_same_exams_and_their_number_of_images_is_in_the_ra
 def test_mammography_exams_name_their_views(tmp_path: Path) -> None:
     manifest = write_phantoms(tmp_path, modality="mammography", num_patients=4, seed=0, size=32, images=(4, 4))
     for exam in {row["exam_id"] for row in rows_of(manifest)}:
-        views = [row["view"] for row in rows_of(manifest) if row["exam_id"] == exam]
-        assert views == ["R CC", "R MLO", "L CC", "L MLO"]
+        views = [(row["view"], row["laterality"]) for row in rows_of(manifest) if row["exam_id"] == exam]
+        assert views == [("CC", "R"), ("MLO", "R"), ("CC", "L"), ("MLO", "L")]
 
 
 def test_a_series_has_the_geometry_of_a_volume_and_file_names_without_order(tmp_path: Path) -> None:

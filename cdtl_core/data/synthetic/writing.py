@@ -18,7 +18,7 @@ from cdtl_core.system.durable import replace_bytes
 __all__ = ["write_phantoms"]
 
 MIN_PATIENTS = 4
-VIEWS = ("R CC", "R MLO", "L CC", "L MLO")
+VIEWS = (("CC", "R"), ("MLO", "R"), ("CC", "L"), ("MLO", "L"))
 FIELD_MM = 160.0  # height and width of what an MRI slice shows
 
 
@@ -163,7 +163,12 @@ def _write_patient(folder: Path, form: _Form, *, index: int, malignant: bool) ->
     (folder / exam).mkdir(exist_ok=True)
     images = render_exam(form.modality, patient, rng, size=form.size, count=count, other_lesions=form.other_lesions)
     files = [f"{folder.name}/{file}" for file in _write_images(folder / exam, images, form, index)]
-    views = [{"view": VIEWS[place % len(VIEWS)]} if form.modality == "mammography" else {} for place in range(count)]
+    views = [
+        dict(zip(("view", "laterality"), VIEWS[place % len(VIEWS)], strict=True))
+        if form.modality == "mammography"
+        else {}
+        for place in range(count)
+    ]
     return [{"file": file, **facts, **view} for file, view in zip(files, views, strict=True)]
 
 
