@@ -15,10 +15,14 @@ from cdtl_core.federation.contract import check_contract, own_name, wire_name
 from cdtl_core.federation.egress import egress_manifest
 from cdtl_core.federation.egress_check import check_outline
 from cdtl_core.federation.packing import outline, unpacked
+from cdtl_core.inference.export import export_onnx
+from cdtl_core.inference.model_folder import load_model
 from cdtl_core.results.scores import read_scores
 from cdtl_core.simulation.simulate import simulate
 from cdtl_core.site.cohort import contract_of
 from cdtl_core.site.home import open_site
+from cdtl_core.training.device import CPU
+from cdtl_core.training.scoring import score, weigh
 from tests.conftest import Played, Run
 
 Tiny = Callable[..., SimulationConfig]
@@ -103,6 +107,26 @@ def test_every_score_is_an_exams(mixed: tuple[Run, SimulationConfig]) -> None:
     assert {int(n) for n in lengths["bari"]["train"].lengths} == {4}
     assert not lengths["como"]["train"].has_several
     assert all(site.images.train >= site.patients.train for site in run.report.sites)
+
+
+def test_a_model_folder_scores_exams_as_the_run_did_and_weighs_their_images(
+    mixed: tuple[Run, SimulationConfig], tmp_path: Path
+) -> None:
+    run, config = mixed
+    model_config = config.run.model
+    for own in config.sites:
+        folder = run.out / "sites" / own.site / "models" / "tiny-cdtl"
+        network, note = load_model(folder)
+        fold = open_site(run.out / "sites" / own.site, config.of_method("cdtl")).cohort.folds["test"]
+        told = read_scores(folder)
+        assert told is not None
+        assert (note.unit, note.pooling) == ("exam", model_config.pooling)
+        assert np.exp(score(network, fold, device=CPU))[:, 1] == pytest.approx(told.used, abs=2e-3)  # features: float16
+        weights = weigh(network, fold, device=CPU)
+        assert np.bincount(fold.of_images(np.arange(fold.num_units)), weights) == pytest.approx(np.ones(fold.num_units))
+        if model_config.pooling == "attention" and model_config.levels and own.site == "alba":
+            assert note.networks == 2  # own and joint model weigh images differently
+            assert export_onnx(folder, tmp_path / "exam.onnx").largest_difference < 1e-5
 
 
 def test_the_egress_list_is_what_replies_of_exams_hold(mixed: tuple[Run, SimulationConfig]) -> None:
