@@ -51,7 +51,9 @@ def check_cohort(
     declared = modality_of(modality) if isinstance(modality, str) else modality
     names = label_map or {}
     rows = rows_of(Path(source), patient_pattern)
-    listed = spread_labels([Entry(row.file, row.label, row.patient, row.split, row.exam) for row in rows])
+    listed = spread_labels(
+        [Entry(row.file, row.label, row.patient, row.split, row.exam, names.get(row.label, "")) for row in rows]
+    )
     entries = [entry for entry in listed if names.get(entry.label) != ""]
     allowed = list(labels) or [label for label, task in names.items() if task]
     facts = examine_all([entry.file for entry in entries], tile_um=tile_um)

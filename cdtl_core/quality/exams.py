@@ -33,7 +33,7 @@ def _unlabelled(cohort: Cohort) -> Iterator[Hit]:
 
 def _two_labels(cohort: Cohort) -> Iterator[Hit]:
     for exam, entries in _exams(cohort).items():
-        labels = Counter(entry.label for entry in entries if entry.label)
+        labels = Counter(entry.meaning for entry in entries if entry.label)
         if len(labels) > 1:
             told = " and ".join(f"'{label}' ({count_of(count, 'image')})" for label, count in labels.most_common())
             yield Hit(f"the exam '{exam}' has {len(labels)} labels: {told}.", _files(entries))

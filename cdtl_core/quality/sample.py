@@ -16,13 +16,22 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a site's list, as written, before any mapping or check."""
+    """One line of a site's list, as written, before any mapping or check.
+
+    `task_label` is what the site's label map makes of the label; empty: the label stands for itself.
+    """
 
     file: Path
     label: str
     patient: str = ""
     split: str = ""
     exam: str = ""
+    task_label: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """The label of the task."""
+        return self.task_label or self.label
 
     @property
     def owner(self) -> str:
@@ -32,12 +41,17 @@ class Entry:
 
 def spread_labels(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     """Return the entries with the label of their exam where they have none; an exam with several labels keeps gaps."""
-    labels: dict[str, set[str]] = {}
+    labelled: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         if entry.exam and entry.label:
-            labels.setdefault(entry.exam, set()).add(entry.label)
-    told = {exam: next(iter(found)) for exam, found in labels.items() if len(found) == 1}
-    return tuple(entry if entry.label else replace(entry, label=told.get(entry.exam, "")) for entry in entries)
+            labelled.setdefault(entry.exam, {}).setdefault(entry.meaning, entry)
+    told = {exam: next(iter(found.values())) for exam, found in labelled.items() if len(found) == 1}
+    return tuple(
+        replace(entry, label=told[entry.exam].label, task_label=told[entry.exam].task_label)
+        if not entry.label and entry.exam in told
+        else entry
+        for entry in entries
+    )
 
 
 @dataclass(frozen=True, eq=False)

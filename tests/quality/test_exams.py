@@ -86,6 +86,14 @@ def test_a_fault_of_the_list_is_found_before_an_image_is_read(
     assert found[0].advice.endswith(".")
 
 
+def test_labels_that_the_site_maps_to_one_do_not_disagree(views: list[Entry]) -> None:
+    mapped = [
+        replace(one, label=("BI-RADS 4", "BI-RADS 5")[place % 2], task_label="malignant")
+        for place, one in enumerate(views[:2])
+    ]
+    assert not [one for one in check_list([*mapped, *views[2:]]) if one.rule == "exam-two-labels"]
+
+
 def _two_studies(series: list[Entry]) -> list[Entry]:
     return [replace(series[0], patient="P2", label=series[2].label, exam="E2"), *series[1:]]
 
