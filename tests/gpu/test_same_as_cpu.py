@@ -26,7 +26,7 @@ from cdtl_core.training.features import feature_views
 from cdtl_core.training.inputs import Entry
 from cdtl_core.training.patient_inputs import Examples
 from cdtl_core.training.saliency import grad_cam
-from cdtl_core.training.scoring import score
+from cdtl_core.training.scoring import score, weigh
 from cdtl_core.training.train import class_weights, fit, refresh_norms
 from cdtl_core.training.views import Views
 from tests.gpu.rig import (
@@ -199,3 +199,23 @@ def test_grad_cam_is_the_cpus() -> None:
     assert found is not None
     assert expected is not None
     torch.testing.assert_close(found.cpu(), expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "lse", "attention"])
+def test_exams_are_trained_scored_and_weighed_as_on_the_cpu(pooling: str) -> None:
+    lengths = np.array([3, 1, 6, 2, 5, 7])
+    fold = Fold(images_of().pixels, np.arange(24), np.arange(6) % 2, np.arange(6), lengths=lengths)
+    model = network("resnet18", pooling=pooling)
+    for parameter in model.pooling.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    for compute in (score, weigh):
+        expected = compute(model, fold, device=CPU)
+        np.testing.assert_allclose(compute(model, fold, device=EXACT), expected, atol=1e-3)
+    config = TrainConfig(steps=4, batch_size=4, lr=1e-4, exam_images=4, augment=NO_CHANGE)
+    losses = [
+        fit(
+            network("resnet18", pooling=pooling), fold, config, epoch=0, rng=np.random.default_rng(0), device=where
+        ).loss
+        for where in (EXACT, CPU)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=5e-3)
