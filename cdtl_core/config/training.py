@@ -181,7 +181,8 @@ class TrainConfig(Settings):
     batch_size: int = Field(24, ge=2)
     """Images in a step; exams or patients if `task.unit` says so."""
     exam_images: int = Field(8, ge=1)
-    """Most images of an exam in a step; of more, each step draws this number at random. Scores use all images."""
+    """Most images of an exam in a step; of more, each step draws this number at random. A step holds up to
+    `train.batch_size` times as many images in memory. Scores use all images."""
     lr: float = Field(5e-4, gt=0)
     """Learning rate of the backbone in the first round."""
     lr_decay: float = Field(0.1, ge=0)

@@ -144,6 +144,18 @@ def test_the_egress_list_is_what_replies_of_exams_hold(mixed: tuple[Run, Simulat
     assert len(shared) == (5 if config.run.model.pooling == "attention" else 0)
 
 
+def test_a_patient_with_all_her_images_has_one_score(tiny: Tiny, played: Played) -> None:
+    config = tiny(task={"unit": "patient"}, model={"pooling": "max"})
+    run = played(config)
+    for own in run.report.sites:
+        home = run.out / "sites" / own.name
+        test, fold = read_scores(home / "models" / "tiny-cdtl"), open_site(home, config.run).cohort.folds["test"]
+        assert test is not None
+        assert len(test.patients) == len(set(test.patients.tolist())) == own.patients.test == fold.num_units
+        assert own.images.test == fold.num_images >= own.patients.test
+    assert any(own.images.test > own.patients.test for own in run.report.sites)
+
+
 def test_a_private_federation_of_exams_sends_what_its_list_names_and_no_figure(tiny: Tiny, played: Played) -> None:
     patients = [{**site, "data": {"phantom": {**site["data"]["phantom"], "patients": 40}}} for site in MIXED]
     config = tiny(
