@@ -5,7 +5,7 @@
     python -m simulations.studies.exam_lesion --seeds 5 [--modality mri] [--other-lesions 0]
 
 SYNTHETIC exams: 100 for training, 20 for validation, 200 for the test; another seed has other patients. The
-arm `lesion known` has the image with the lesion only: nobody knows it at a hospital, so it is what is left to gain. The
+arm `lesion known` has the image with the lesion only: no hospital knows it, so it is what is left to gain. The
 protocol is in docs/protocol.md.
 """
 
