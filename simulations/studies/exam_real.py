@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with the sets")
     parser.add_argument("--set", choices=tuple(EXAM), required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--exam-images", type=int, default=8, help="most images of an exam in a step")
     options = parser.parse_args()
     with open(options.data / options.set / "manifest.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if float(row.get("tissue_fraction", 1)) >= LEAST_TISSUE]
-    run = changed_run(load_config("scarce").run, {"method": "alone", "train": {"views": 2}}, "the study")
+    run = changed_run(load_config("scarce").run, _settings(options.exam_images), "the study")
     with tempfile.TemporaryDirectory(prefix="exam-real-") as place:
         cells = [
             _cell(Path(place), options.data.absolute(), options.set, rows, run, seed, fold)
@@ -52,6 +53,10 @@ def main() -> None:
     exams = len({exam for cell in cells for exam in cell.exams})
     print(f"{options.set}: {len(rows)} images, {exams} exams, {options.seeds} seeds x {FOLDS} folds\n")
     print_table(cells, ("every image labelled, mean",))
+
+
+def _settings(exam_images: int) -> dict[str, Any]:
+    return {"method": "alone", "train": {"views": 2, "exam_images": exam_images}}
 
 
 def _cell(
