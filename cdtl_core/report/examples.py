@@ -12,7 +12,7 @@ from cdtl_core.data.cohort import Cohort, Fold
 from cdtl_core.errors import CdtlError
 from cdtl_core.report.charts.figure import Gallery, Picture
 from cdtl_core.report.charts.score_figures import operation_of
-from cdtl_core.report.page import Block, Section
+from cdtl_core.report.page import Block, Note, Section
 from cdtl_core.report.pictures import data_url, where_strongest
 from cdtl_core.results.material import Material
 from cdtl_core.results.scores import Scores
@@ -27,6 +27,7 @@ __all__ = ["examples"]
 
 _EACH = 2  # pictures of each of the four kinds
 _SIDE = 224
+_MOST_IMAGES = 4000  # of all exams that are shown: a minute of one core
 _NO_MODEL = "This site has no model yet."
 _NO_MAPS = "this network has no feature maps"
 _OF_IMAGES = (
@@ -88,10 +89,22 @@ def _blocks(one: Material, cohort: Cohort, choices: list[_Choice], test: Scores,
 
     gray = note.modality in MODALITIES and not MODALITIES[note.modality].colour
     exams = ExamPictures(cohort, fold, model, label, gray)
-    return [
+    shown = _affordable(choices, fold)
+    blocks: list[Block] = [
         exams.gallery(choice.place, f"{_told(choice, test, positive)}; {note.unit} {test.images[choice.place]}")
-        for choice in choices
+        for choice in shown
     ]
+    if len(shown) < len(choices):
+        blocks.append(
+            Note(f"{len(choices) - len(shown)} more would take long: their weights need all of their images.")
+        )
+    return blocks
+
+
+def _affordable(choices: list[_Choice], fold: Fold) -> list[_Choice]:
+    """Return the choices up to a number of images, since each is computed again; at least the first."""
+    images = np.cumsum([fold.lengths[choice.place] for choice in choices])
+    return [choice for number, choice in enumerate(choices) if number == 0 or images[number] <= _MOST_IMAGES]
 
 
 def _pictures(

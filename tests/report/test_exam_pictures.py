@@ -55,6 +55,13 @@ def test_of_a_volume_the_eight_heaviest_slices_are_shown_and_the_rest_is_told(ru
     assert re.search(r"The 8 images with the largest weights; the 3 others have \d+ % together\.", gallery)
 
 
+def test_exams_of_very_many_images_are_shown_as_far_as_time_allows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdtl_core.report.examples._MOST_IMAGES", 12)
+    page = html(run.out / "sites" / "west")
+    assert page.count('<ul class="gallery">') == 1
+    assert re.search(r"\d more would take long: their weights need all of their images\.", page)
+
+
 def test_the_cohort_table_counts_exams_and_their_labels(run: Run) -> None:
     page = html(run.out / "sites" / "alba")
     site = run.report.sites[0]
