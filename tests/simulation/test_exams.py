@@ -145,6 +145,25 @@ def test_the_egress_list_is_what_replies_of_exams_hold(mixed: tuple[Run, Simulat
     assert len(shared) == (5 if config.run.model.pooling == "attention" else 0)
 
 
+def test_a_head_that_stays_keeps_its_attention_at_the_site(tiny: Tiny, played: Played) -> None:
+    config = tiny(
+        sites=MIXED,
+        share={"head": False},
+        task={"unit": "exam"},
+        model={"pooling": "attention"},
+        train={"exam_images": 3},
+    )
+    run = played(config)
+    sent = [outline(unpacked(reply.content)).arrays for _, reply in run.messages]
+    names = {name for arrays in sent for record in arrays.values() for name in record}
+    assert names
+    assert not any(name.startswith("head.") or "pooling" in name for name in names)
+    (memory,) = (run.out / "sites" / "alba" / "memory" / "tiny-cdtl").glob("round-0003.safetensors")
+    kept = {name: value for name, value in load_file(memory).items() if name.startswith("pooling.")}
+    assert len(kept) == 5
+    assert all(value.any() for value in kept.values())  # it was trained, over all rounds
+
+
 def test_a_patient_with_all_her_images_has_one_score(tiny: Tiny, played: Played) -> None:
     config = tiny(task={"unit": "patient"}, model={"pooling": "max"})
     run = played(config)
