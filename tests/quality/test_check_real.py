@@ -140,7 +140,7 @@ def plant(entries: list[Entry], victims: list[Entry], folder: Path, rng: np.rand
 
 def expect(check: CohortCheck, clean: CohortCheck, planted: Planted) -> None:
     assert planted.expected <= everything(check)
-    assert len([f for f in check.findings if f.rule == "unreadable"]) == 5
+    assert len(found(check, "unreadable")) == 5
     assert len([f for f in check.findings if f.rule == "opposite-labels"]) == 3
     assert {file for rule, file in planted.expected if rule == "colour"} == found(check, "colour")
     assert not clean.has_errors
