@@ -208,7 +208,7 @@ def _gradients(
 def _optimizer(model: Classifier, config: TrainConfig, epoch: int) -> AdamW:
     lr = learning_rate(config, epoch)
     backbone = Group([p for p in model.backbone.parameters() if p.requires_grad], lr)
-    head = [*model.head.parameters(), *model.pooling.parameters()]
+    head = [*model.head.parameters(), *model.adapter.parameters(), *model.pooling.parameters()]
     return AdamW([backbone, Group(head, lr * config.head_lr_factor)], config.weight_decay)
 
 

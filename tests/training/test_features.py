@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cdtl_core.config import AugmentConfig, ModelConfig
+from cdtl_core.config import AugmentConfig, ModelConfig, TrainConfig
 from cdtl_core.data.cohort import Fold
 from cdtl_core.data.transforms import normalise, to_unit
 from cdtl_core.errors import ModelError
 from cdtl_core.models.model import Classifier, build_classifier, parts_of
 from cdtl_core.training.features import feature_views
+from cdtl_core.training.train import fit
 
 CPU = torch.device("cpu")
 LEVELS = ModelConfig(backbone="test_resnet", weights="random", levels=(2, 3), dropout=0.0)
@@ -90,3 +91,20 @@ def test_frozen_norms_are_what_evaluation_gives(backbone: str) -> None:
             rtol=1e-3,
             atol=1e-4,
         )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"adapter": 3}, {"backbone": "test_vit", "levels": (2, 3), "lora": 2}],
+    ids=["plain", "adapter", "lora"],
+)
+def test_training_moves_every_tensor_that_leaves(changes: dict[str, object]) -> None:
+    config = ModelConfig.model_validate({**LEVELS.model_dump(), **changes})
+    model = build_classifier(config, 2, 32)
+    shared = parts_of(model, freeze=1, share_head=True).shared
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 1, 32, 32), np.uint8)
+    images = Fold(pixels, np.arange(8), np.arange(8) % 2, np.arange(8))
+    train = TrainConfig(freeze=1, steps=4, batch_size=4)
+    fit(model, images, train, epoch=0, rng=np.random.default_rng(0), device=CPU)
+    assert [name for name in shared if model.state_dict()[name].equal(before[name])] == []
