@@ -156,7 +156,7 @@ def test_cells_share_what_frozen_stages_say_of_an_image(cdtl: Cdtl, tmp_path: Pa
     assert [len(set(one)) for one in names] == [len(one) for one in names]
     assert len(names) == 2
     assert set(names[0]) == set(names[1])
-    refused = cdtl("compare", "tiny.toml", *views, *study[:-1], "refused", "--set", "model.backbone=test_vit")
+    refused = cdtl("compare", "tiny.toml", *views, *study[:-1], "refused", "--set", "model.backbone=unet")
     assert (refused[0], "cannot be run from the output of its stage 2" in refused[2]) == (5, True)
     assert not (tmp_path / "refused").exists()
 
