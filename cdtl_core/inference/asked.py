@@ -147,12 +147,36 @@ def _in_manifest(path: Path, unit: Unit) -> list[Asked]:
         raise DataError(
             f"the manifest {path} names '{outside[0]}', which leads out of its folder: write a path below it."
         )
-    key, units = {"image": "", "exam": "exam_id", "patient": "patient_id"}[unit], dict[str, list[dict[str, str]]]()
-    for line in lines:
-        units.setdefault(line.get(key) or str(path.parent / line["file"]), []).append(line)
-    if not units:
+    if not lines:
         raise DataError(f"the manifest {path} lists no image: add a row for each.")
-    return [Asked(name, tuple(path.parent / one["file"] for one in ones), tuple(ones)) for name, ones in units.items()]
+    units = _by_unit(path, lines, unit)
+    return [Asked(name, tuple(path.parent / one["file"] for one in ones), tuple(ones)) for name, ones in units]
+
+
+def _by_unit(path: Path, lines: list[dict[str, str]], unit: Unit) -> list[tuple[str, list[dict[str, str]]]]:
+    """Return name and lines of each unit. Of images each line is one: a file may be listed once for each lesion.
+
+    Raises:
+        DataError: A line has no patient, or an exam has two patients or an image twice.
+    """
+    if unit == "image":
+        return [(str(path.parent / line["file"]), [line]) for line in lines]
+    key, units = {"exam": "exam_id", "patient": "patient_id"}[unit], dict[str, list[dict[str, str]]]()
+    for line in lines:
+        if unit == "patient" and not line[key]:
+            raise DataError(f"the manifest {path} has no patient_id for {line['file']}: fill it in.")
+        units.setdefault(line.get(key) or str(path.parent / line["file"]), []).append(line)
+    for name, ones in units.items():
+        _check_unit(path, f"{unit} {name}", ones)
+    return list(units.items())
+
+
+def _check_unit(path: Path, named: str, ones: list[dict[str, str]]) -> None:
+    """Refuse an exam of two patients, and one that counts an image twice, as a run does."""
+    if len({one.get("patient_id") for one in ones} - {"", None}) > 1:
+        raise DataError(f"the manifest {path} has two patients under the {named}: give each exam its own exam_id.")
+    if len({os.path.normpath(one["file"]) for one in ones}) < len(ones):
+        raise DataError(f"the manifest {path} lists an image of the {named} twice: give each image one row.")
 
 
 def _in_folder(folder: Path, unit: Unit) -> list[Asked]:
@@ -173,23 +197,29 @@ def _holds_several(path: Path) -> bool:
 
 
 def _of_series(images: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the images, with a folder in place of the DICOM slices in it."""
+    """Return the images, with a folder in place of the DICOM slices in it; other images in it stand beside it."""
     parts: dict[Path, list[Path]] = {}
     for image in images:
         parts.setdefault(image.parent, []).append(image)
     found: list[Path] = []
     for folder, files in parts.items():
-        tags = tags_of(files[0]) if len(files) > 1 else None
-        found += [folder] if tags is not None and tags.is_slice else files
+        slices = {file for file in files if _is_dicom(file)}
+        tags = tags_of(min(slices)) if len(slices) > 1 else None
+        is_series = tags is not None and tags.is_slice
+        found += [folder, *(file for file in files if file not in slices)] if is_series else files
     return tuple(found)
 
 
-def tags_of(path: Path) -> DicomTags | None:
-    """Return what the header of a DICOM file says, or that of the first file in the folder of a series; else None."""
-    file = next(iter(series_files(path)), path) if path.is_dir() else path
+def _is_dicom(file: Path) -> bool:
     with open(file, "rb") as opened:
-        if not is_dicom(opened.read(HEAD_BYTES)):
-            return None
+        return is_dicom(opened.read(HEAD_BYTES))
+
+
+def tags_of(path: Path) -> DicomTags | None:
+    """Return what the header of a DICOM file says, or that of the first one in the folder of a series; else None."""
+    file = next(filter(_is_dicom, series_files(path) if path.is_dir() else [path]), None)
+    if file is None:
+        return None
     from cdtl_core.data.decode.dicom import read_tags  # pydicom takes a while to load
 
     return read_tags(file)

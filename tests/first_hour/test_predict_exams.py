@@ -14,9 +14,10 @@ from cdtl_core.config import BoxConfig, SimulationConfig
 from cdtl_core.data.box import Square
 from cdtl_core.data.synthetic.writing import write_phantoms
 from cdtl_core.errors import DataError
-from cdtl_core.inference.asked import asked_for, with_boxes
+from cdtl_core.inference.asked import asked_for, tags_of, with_boxes
 from cdtl_core.results.scores import read_scores
 from tests.conftest import Cdtl, Played
+from tests.data.volumes import ramp, write_series
 
 SITES = [
     {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 60, "seed": 1, "images": [2, 4]}}},
@@ -139,6 +140,37 @@ def test_a_model_of_patients_needs_patients_and_paths_stay_below_the_manifest(tm
     manifest.write_text("file\n../a.png\n")
     with pytest.raises(DataError, match="leads out of its folder"):
         asked_for([manifest], "exam")
+
+
+def test_a_manifest_that_mixes_patients_or_counts_an_image_twice_is_refused(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("file,exam_id,patient_id\na.png,e,p1\nb.png,e,p2\n")
+    with pytest.raises(DataError, match=r"has two patients under the exam e: give each exam its own exam_id\.$"):
+        asked_for([manifest], "exam")
+    manifest.write_text("file,exam_id,patient_id\na.png,e,p1\n./a.png,e,\n")
+    with pytest.raises(DataError, match=r"lists an image of the exam e twice: give each image one row\.$"):
+        asked_for([manifest], "exam")
+    manifest.write_text("file,patient_id\na.png,p1\nb.png,\n")
+    with pytest.raises(DataError, match=r"has no patient_id for b\.png: fill it in\.$"):
+        asked_for([manifest], "patient")
+
+
+def test_each_row_of_a_manifest_of_images_is_scored_also_two_lesions_of_one_file(tmp_path: Path) -> None:
+    manifest, box = tmp_path / "m.csv", BoxConfig(column="bbox", margin=1.0, least_px=1)
+    manifest.write_text('file,bbox\na.png,"1,2,10,10"\na.png,"3,4,20,20"\n')
+    found = with_boxes(asked_for([manifest], "image"), box, (), unit="image")
+    assert [one.squares for one in found] == [(Square(1, 2, 10),), (Square(3, 4, 20),)]
+
+
+@pytest.mark.parametrize("name", ["A.png", "z.png"])
+def test_an_image_beside_the_slices_of_a_series_is_an_image_of_the_exam(tmp_path: Path, name: str) -> None:
+    series = write_series(tmp_path / "exam", ramp(3))
+    Image.new("L", (8, 8)).save(series / name)
+    (one,) = asked_for([series], "exam")
+    assert one.files == (series, series / name)
+    tags = tags_of(series)
+    assert tags is not None
+    assert tags.is_slice
 
 
 def test_boxes_of_exams_come_from_the_manifest(tmp_path: Path) -> None:

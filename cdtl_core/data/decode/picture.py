@@ -24,7 +24,7 @@ class DicomTags:
         series_uid: SeriesInstanceUID (0020,000E), empty if absent.
         view: ViewPosition (0018,5101), for example ``CC`` or ``MLO``; empty if absent.
         laterality: ``L``, ``R`` or ``B`` by ImageLaterality (0020,0062) or Laterality (0020,0060); empty if absent.
-        is_slice: Whether the header gives the image a place and an orientation in the patient.
+        is_slice: Whether the header gives the image a place in the patient.
     """
 
     modality: str
