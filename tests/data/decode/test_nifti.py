@@ -160,6 +160,23 @@ def test_a_small_compressed_file_that_claims_a_large_volume_takes_no_memory(tmp_
         read(tmp_path / "v.nii.gz")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_slices_that_a_header_claims_and_the_file_lacks_take_no_disk(tmp_path: Path, packed: bool) -> None:
+    """The survey tells how much disk the decoded images need: 15 GB for a claim of 100,000 slices."""
+    header = nib.Nifti1Header()
+    header.set_data_shape((100, 100, 30000))
+    header.set_data_dtype(np.uint8)
+    header.set_sform(np.eye(4), 1)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    path, content = tmp_path / "v.nii", header.binaryblock + b"\0" * 4000
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DataError, match="is truncated"):
+        survey_images(path, Survey())
+    nib.save(nib.Nifti2Image(np.zeros((2, 2, 100_000), np.uint8), np.eye(4)), path)
+    with pytest.raises(DataError, match="claims 100000 slices, where 65536 is the most"):
+        survey_images(path, Survey())
+
+
 def test_without_nibabel_the_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "v.nii", ramp(3), (0, 1, 2), (False, False, False))
     (tmp_path / "hidden").mkdir()

@@ -21,6 +21,8 @@ from cdtl_core.errors import DataError
 __all__ = ["nifti_pictures", "survey_nifti"]
 
 _LARGEST_BYTES = 1 << 30  # a compressed volume is unpacked into memory: 512 slices of 512 x 512 floats are half of it
+_MOST_SLICES = 1 << 16
+_PACKED = 1100  # times its size; deflate reaches 1032
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 _THICKER = 1.2  # times the next spacing: slices lie along that axis
 _SCANNER = "export it again with the scanner's geometry, or convert it from DICOM"
@@ -69,11 +71,12 @@ def survey_nifti(path: Path, slices: Slices) -> Plan:
     Slices are counted along the axis of the largest spacing; in a volume of about equal spacings from feet to head.
 
     Raises:
-        UnreadableError: It is no volume of gray values, or has no affine.
+        UnreadableError: It is no volume of gray values, has no affine, or claims more than it holds.
         DataError: nibabel is not installed.
     """
     with _opened(path) as file:
         volume = _read_header(file)
+        _check_whole(path, file, volume)
     rows, columns = [volume.spacing_mm[axis] for axis in _plane(volume.across)]
     return Plan(
         "nifti",
@@ -180,21 +183,29 @@ def _across(shape: tuple[int, ...], axes: tuple[int, ...], spacing: tuple[float,
     return thickest if spacing[thickest] > _THICKER * spacing[second] else 2
 
 
+def _check_whole(path: Path, file: BinaryIO, volume: _Volume) -> None:
+    """Refuse a file whose header claims more than it can hold, before memory or disk is taken for its slices."""
+    is_packed = isinstance(file, gzip.GzipFile)
+    if is_packed and volume.num_bytes > _LARGEST_BYTES:
+        raise UnreadableError(
+            f"unpacks to {volume.num_bytes / 1e6:.0f} MB, more than {_LARGEST_BYTES / 1e6:.0f} MB",
+            "store it as .nii without gzip, or with fewer bits",
+        )
+    if path.stat().st_size * (_PACKED if is_packed else 1) < volume.offset + volume.num_bytes:
+        raise UnreadableError("is truncated (its values end before the volume does)")
+    if volume.total > _MOST_SLICES:
+        raise UnreadableError(f"claims {volume.total} slices, where {_MOST_SLICES} is the most")
+
+
 def _values(path: Path, file: BinaryIO, volume: _Volume) -> npt.NDArray[Any]:
     """Return the values by the patient's axes: mapped from the file, or unpacked once if it is compressed."""
+    _check_whole(path, file, volume)
     if isinstance(file, gzip.GzipFile):
-        if volume.num_bytes > _LARGEST_BYTES:
-            raise UnreadableError(
-                f"unpacks to {volume.num_bytes / 1e6:.0f} MB, more than {_LARGEST_BYTES / 1e6:.0f} MB",
-                "store it as .nii without gzip, or with fewer bits",
-            )
         file.seek(volume.offset)
         content = file.read(volume.num_bytes)
         if len(content) < volume.num_bytes:
             raise UnreadableError("is truncated (its values end before the volume does)")
         flat = np.frombuffer(content, volume.dtype)
     else:
-        if path.stat().st_size < volume.offset + volume.num_bytes:
-            raise UnreadableError("is truncated (its values end before the volume does)")
         flat = np.memmap(path, volume.dtype, "r", volume.offset, (volume.num_bytes // volume.dtype.itemsize,))
     return flat.reshape(volume.shape, order="F").transpose(volume.axes)
