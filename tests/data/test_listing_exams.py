@@ -59,6 +59,13 @@ def test_a_table_may_name_series_or_studies(series: Path, tmp_path: Path, key: s
     assert [(row.file.name, row.label, row.exam) for row in rows] == [("S1", "benign", "2.1")]
 
 
+def test_a_table_that_gives_a_patient_two_exams_is_refused(series: Path, tmp_path: Path) -> None:
+    """The images of the second would be put into the first."""
+    labels = table(tmp_path / "labels.csv", "patient_id,exam_id,label", "P1,e1,benign", "P1,e2,benign")
+    with pytest.raises(DataError, match=r"gives two exams to one patient_id: name the images of each exam by file or"):
+        list_labelled(series, labels, series=True)
+
+
 def test_views_and_sides_of_the_headers_are_columns(tmp_path: Path) -> None:
     for view in ("CC", "MLO"):
         for side in ("L", "R"):

@@ -146,11 +146,22 @@ def _table(
     for line in lines:
         told = {target: line[column] for target, column in names.items()}
         place = f"{told[key]} {side_of(told['laterality'])}" if by_side and told[key] else told[key]
-        if place and by_key.setdefault(place, told)["label"] != told["label"]:
-            raise DataError(f"the label table {path} gives two labels to one {key}: give each {key} one label.")
+        if place:
+            _refuse_two(path, key, by_key.setdefault(place, told), told)
     left = [column for column in columns if column not in names.values() and is_patient_column(column)]
     unused = left[0] if left and "patient_id" not in names else ""
     return _Table(path, key, by_key, tuple(name for name in names if name not in _KNOWN), unused, by_side)
+
+
+def _refuse_two(path: Path, key: str, first: Mapping[str, str], told: Mapping[str, str]) -> None:
+    """Refuse two lines about the same images that give them two labels, or two exams: only one would be used."""
+    if first["label"] != told["label"]:
+        raise DataError(f"the label table {path} gives two labels to one {key}: give each {key} one label.")
+    if first.get("exam_id") != told.get("exam_id"):
+        raise DataError(
+            f"the label table {path} gives two exams to one {key}: name the images of each exam by file or by "
+            "StudyInstanceUID, or leave out the column exam_id."
+        )
 
 
 def _target(column: str) -> str | None:
