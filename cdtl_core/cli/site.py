@@ -76,7 +76,8 @@ def init(
     if invitation:
         accept_invitation(folder, invitation)
     known = kept_invitation(folder)
-    task = known_task(words_of(labels) or own.labels or (), positive, unit or enrolled_unit(folder), known)
+    before = None if invitation else enrolled_unit(folder)  # a new invitation counts more than the last enrolment
+    task = known_task(words_of(labels) or own.labels or (), positive, unit or before, known)
     listed = [] if own.data.where else listed_labels(own)  # conditions may leave out whole labels
     check_labels(listed, own.data.label_map, task.task.labels)  # before the images, which can take minutes
     check_data(own, quiet=json_)

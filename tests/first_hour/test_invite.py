@@ -142,3 +142,13 @@ def test_what_has_a_label_comes_with_the_invitation_or_is_said(cdtl: Cdtl, tmp_p
         assert load_enrolment(tmp_path / name / "enrolment.json").contract.unit == unit
         shown = cdtl("server", "admit", "hub", f"{name}/enrolment.json", "--yes").out
         assert (f"one label for each {unit}" in shown) is (unit != "image")
+
+
+def test_a_new_invitation_counts_more_than_the_last_enrolment(cdtl: Cdtl, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('name = "study"\n[task]\nunit = "exam"\n')
+    told = ("--phantom", "16", "--modality", "ultrasound")
+    assert cdtl("site", "init", "north", "--name", "north", *told).code == 0
+    assert cdtl("server", "init", "hub", "--name", "localhost").code == 0
+    assert cdtl("server", "invite", "hub", "north", "--config", "study.toml").code == 0
+    assert cdtl("site", "init", "north", "--invite", "hub/invitations/north.json").code == 0
+    assert load_enrolment(tmp_path / "north" / "enrolment.json").contract.unit == "exam"
