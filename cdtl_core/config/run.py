@@ -134,7 +134,7 @@ class DpConfig(Settings):
 
     Private and exempt sites train the same small part of the network: the head, the adapter of `model.adapter`, and the
     last `dp.stages` of the backbone. Steps are plain SGD. Of `train` only
-    `steps`, `lr_decay` and `ema` apply.
+    `steps`, `exam_images`, `augment`, `lr_decay` and `ema` apply.
     """
 
     enabled: bool = False
