@@ -12,6 +12,7 @@ from cdtl_core.data.decode import reader
 from cdtl_core.data.decode.plan import Plan, Survey
 from cdtl_core.data.decode.read import read_images, survey_images
 from cdtl_core.data.decode.slide.tissue import covered, tissue_mask
+from cdtl_core.data.facts import ImageFacts, examine
 from cdtl_core.data.frame import Slices
 from cdtl_core.data.pixels import load_pixels
 from cdtl_core.errors import DataError
@@ -125,6 +126,14 @@ def test_a_small_tiled_image_is_no_slide(tmp_path: Path) -> None:
         tmp_path / "a.tiff", picture(slice(0, 9), slice(0, 9))[:300, :300], tile=(128, 128), photometric="rgb"
     )
     assert survey_images(tmp_path / "a.tiff", Survey()).kind == "image"
+
+
+def test_a_large_gray_image_in_tiles_is_no_slide(tmp_path: Path) -> None:
+    """The check of a run of images refused such a film, which is read as ever."""
+    film = np.tile(np.arange(256, dtype=np.uint8), (300, 17))
+    tifffile.imwrite(tmp_path / "a.tiff", film, tile=(128, 128))
+    assert survey_images(tmp_path / "a.tiff", Survey()).kind == "image"
+    assert isinstance(examine(tmp_path / "a.tiff"), ImageFacts)
 
 
 def test_without_tiffslide_the_sentence_says_what_to_install(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from cdtl_core.errors import DataError
 
 __all__ = ["is_slide", "slide_pictures", "survey_slide"]
 
-_WIDTH, _LENGTH, _DESCRIPTION, _TILE_WIDTH, _LEVELS, _NDPI = 256, 257, 270, 322, 330, 65420
+_WIDTH, _LENGTH, _DESCRIPTION, _SAMPLES, _TILE_WIDTH, _LEVELS, _NDPI = 256, 257, 270, 277, 322, 330, 65420
 _LONG_PX = 4096  # a tiled TIFF beyond is a slide
 _LONGEST_PX = 400_000  # a slide of 80 mm at 0.2 micrometres per pixel
 _TISSUE = 0.5  # share of a tile
@@ -44,7 +44,10 @@ class _Grid:
 
 
 def is_slide(path: Path) -> bool:
-    """Whether a TIFF file is a whole slide: its first image is stored in tiles and has levels, or over 4096 pixels."""
+    """Whether a TIFF file is a whole slide: its first image is stored in tiles and has levels, or over 4096 pixels.
+
+    Gray without levels is no slide, but a large film.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(8)
@@ -55,7 +58,8 @@ def is_slide(path: Path) -> bool:
     except Exception:  # of Pillow's parser; reading the file as an image reports it
         return False
     longest = max(int(directory.get(tag, 0)) for tag in (_WIDTH, _LENGTH))
-    is_scan = longest > _LONG_PX or _LEVELS in directory or str(directory.get(_DESCRIPTION, "")).startswith("Aperio")
+    is_large = longest > _LONG_PX and int(directory.get(_SAMPLES, 1)) > 1
+    is_scan = is_large or _LEVELS in directory or str(directory.get(_DESCRIPTION, "")).startswith("Aperio")
     return _NDPI in directory or (_TILE_WIDTH in directory and is_scan)
 
 
