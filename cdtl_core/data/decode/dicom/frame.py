@@ -14,7 +14,7 @@ from cdtl_core.data.decode.dicom.codestream import check_codestream
 from cdtl_core.data.decode.dicom.header import Header, integer, text
 from cdtl_core.data.fault import UnreadableError, check_size
 
-__all__ = ["Places", "frame_places", "read_frame"]
+__all__ = ["Places", "check_frames", "frame_places", "read_frame"]
 
 # Order of the decoders. gdcm is the only one for JPEG-LS, lossless and 12-bit JPEG, and can abort the process on
 # damaged data. Therefore DICOM files are read in a separate process: see cdtl_core.data.decode.reader.
@@ -53,6 +53,17 @@ def frame_places(header: Header) -> Places:
                 found.append((items[first][0], end))
                 first = last + 1
         return found if len(found) == frames else ()
+
+
+def check_frames(header: Header, count: int) -> None:
+    """Refuse uncompressed pixel data that end before this number of frames, before disk is reserved for them.
+
+    Raises:
+        UnreadableError: They do.
+    """
+    needed = ceil(_frame_bytes(_options(header)) * count)
+    if not header.syntax.is_encapsulated and header.source.tell() + needed > header.size:
+        raise UnreadableError(f"is truncated (its pixel data end before the last of its {count} frames does)")
 
 
 def read_frame(header: Header, index: int, places: Places = ()) -> tuple[npt.NDArray[Any], str]:

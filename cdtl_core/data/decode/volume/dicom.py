@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
-from cdtl_core.data.decode.dicom.frame import Places, frame_places, read_frame
+from cdtl_core.data.decode.dicom.frame import Places, check_frames, frame_places, read_frame
 from cdtl_core.data.decode.dicom.gray import frame_group, read_look
 from cdtl_core.data.decode.dicom.header import Header, integer, numbers, read_header, text
 from cdtl_core.data.decode.dicom.picture import frame_picture, num_frames, tags_of
@@ -80,7 +80,7 @@ def survey_file(path: Path, slices: Slices) -> Plan:
     """Read the header of a DICOM file and return its frames: slices in order where it says their places.
 
     Raises:
-        UnreadableError: Its slices have two orientations, or two have one place, or it is a slide.
+        UnreadableError: Its slices have two orientations, or two have one place, it is a slide, or it is truncated.
     """
     with open(path, "rb") as file:
         header = read_header(file)
@@ -91,6 +91,7 @@ def survey_file(path: Path, slices: Slices) -> Plan:
             return Plan("image")
         if count > _MOST_FRAMES:
             raise UnreadableError(f"claims {count} frames, where {_MOST_FRAMES} is the most")
+        check_frames(header, count)
         groups = header.dataset.get("PerFrameFunctionalGroupsSequence") or ()
         has_places = _is_gray(header) and len(groups) == count
         found = [_frame_of(header, index) for index in range(count)] if has_places else []
