@@ -169,6 +169,9 @@ def check(
     site: Annotated[Path | None, typer.Option(help="site.toml with the [checks] and the label map to use.")] = None,
     patient_pattern: Annotated[str, typer.Option(help=f"For class folders without a manifest. {PATTERN_HELP}")] = "",
     labels: Annotated[str, typer.Option(help="Allowed labels, separated by commas; default: any.")] = "",
+    unit: Annotated[
+        Literal["image", "exam", "patient"], typer.Option(help="What has a label, as task.unit of the run.")
+    ] = "exam",
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="HTML page to write, with the images concerned.")] = None,
 ) -> None:
@@ -191,6 +194,7 @@ def check(
             switched_off=off,
             patient_pattern=patient_pattern,
             tile_um=tile_um,
+            unit=unit,
         )
     if html is not None:
         from cdtl_core.report.cohort_page import cohort_html

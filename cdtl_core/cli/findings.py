@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cdtl_core.cli.progress import showing_progress
 from cdtl_core.cli.screen import open_console
-from cdtl_core.config import SiteConfig
+from cdtl_core.config import SiteConfig, Unit
 from cdtl_core.config.modalities import modality_of
 from cdtl_core.data.listing.patients import name_form
 from cdtl_core.data.source import rows_of_manifest
@@ -39,8 +39,8 @@ def listed_labels(own: SiteConfig) -> list[str]:
     return sorted({row.label for row in rows} - {""})  # an empty one is a finding of the check
 
 
-def check_data(own: SiteConfig, *, quiet: bool) -> None:
-    """Check the images of a new site and print the findings.
+def check_data(own: SiteConfig, unit: Unit, *, quiet: bool) -> None:
+    """Check the images of a new site, whose labels belong to a unit, and print the findings.
 
     Raises:
         DataError: There is an error that is not waived.
@@ -55,6 +55,7 @@ def check_data(own: SiteConfig, *, quiet: bool) -> None:
             label_map=own.data.label_map,
             switched_off=own.checks.off,
             tile_um=own.data.tile_um,
+            unit=unit,
         )
     if not quiet:
         print_check(found, source.parent)

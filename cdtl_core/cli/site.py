@@ -80,7 +80,7 @@ def init(
     task = known_task(words_of(labels) or own.labels or (), positive, unit or before, known)
     listed = [] if own.data.where else listed_labels(own)  # conditions may leave out whole labels
     check_labels(listed, own.data.label_map, task.task.labels)  # before the images, which can take minutes
-    check_data(own, quiet=json_)
+    check_data(own, task.task.unit, quiet=json_)
     with showing_progress():
         enrolment = enrol_site(folder, task)
     if json_:

@@ -68,7 +68,7 @@ def given_sites(
         tree = {"site": name, "modality": modality, "data": {**data, "label_map": label_map}}
         own = site_of(tree, f"--site {name}")
         check_labels(listed_labels(own), label_map, settings.run.task.labels)
-        check_data(own, quiet=False)
+        check_data(own, settings.run.task.unit, quiet=False)
         sites.append(own)
     return settings.model_copy(update={"sites": tuple(sites)})
 

@@ -126,7 +126,12 @@ def _images(home: Path, own: SiteConfig) -> Iterator[Finding]:
         source = own.data.root.expanduser() / (own.data.manifest or "")
         modality, names = modality_of(own.modality), own.data.label_map
         check = check_cohort(
-            source, modality=modality, label_map=names, switched_off=own.checks.off, tile_um=own.data.tile_um
+            source,
+            modality=modality,
+            label_map=names,
+            switched_off=own.checks.off,
+            tile_um=own.data.tile_um,
+            unit=task_of(home).unit,
         )
         for finding in check.findings:
             if not finding.waived:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cdtl_core.config import Unit
 from cdtl_core.config.modalities import Modality, modality_of
 from cdtl_core.data.facts import examine_all
 from cdtl_core.data.listing.folders import rows_of
+from cdtl_core.data.source import Row
 from cdtl_core.quality import CohortCheck, Entry, check_entries
 from cdtl_core.quality.sample import spread_labels
 
@@ -21,6 +23,7 @@ def check_cohort(
     switched_off: Mapping[str, str] | None = None,
     patient_pattern: str = "",
     tile_um: float = 1.0,
+    unit: Unit = "exam",
 ) -> CohortCheck:
     """Check a manifest, a folder that contains one, or class folders. Every file is read once; nothing is written.
 
@@ -33,6 +36,7 @@ def check_cohort(
         patient_pattern: For class folders: where the patient is in an image's path, ``"{patient}_*"`` or a regular
             expression whose first group is the patient.
         tile_um: Micrometres per pixel of a whole slide's tiles.
+        unit: What has a label, as `task.unit` of the run: an image, an exam, or a patient with all her images.
 
     Returns:
         Counts and findings; `has_errors` is true if there is an unwaived error.
@@ -51,10 +55,22 @@ def check_cohort(
     declared = modality_of(modality) if isinstance(modality, str) else modality
     names = label_map or {}
     rows = rows_of(Path(source), patient_pattern)
+    exams = _exams(rows, unit)
     listed = spread_labels(
-        [Entry(row.file, row.label, row.patient, row.split, row.exam, names.get(row.label, "")) for row in rows]
+        [
+            Entry(row.file, row.label, row.patient, row.split, exam, names.get(row.label, ""))
+            for row, exam in zip(rows, exams, strict=True)
+        ]
     )
     entries = [entry for entry in listed if names.get(entry.label) != ""]
     allowed = list(labels) or [label for label, task in names.items() if task]
     facts = examine_all([entry.file for entry in entries], tile_um=tile_um)
     return check_entries(entries, facts, modality=declared, labels=allowed, switched_off=switched_off or {})
+
+
+def _exams(rows: Sequence[Row], unit: Unit) -> list[str]:
+    """Return the name of each row's unit with several images; a patient's is her number in the list, not her name."""
+    if unit == "exam":
+        return [row.exam for row in rows]
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(row.patient for row in rows), start=1)}
+    return [f"patient number {numbers[row.patient]}" if unit == "patient" and row.patient else "" for row in rows]

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdtl_core.config import Unit
 from cdtl_core.quality import CohortCheck, Entry, as_dict, check_list
+from cdtl_core.quality.check_source import check_cohort
 from tests.data.volumes import SAGITTAL, ramp, write_series, write_slice, write_slide
 from tests.quality.planted import look, named, write_cohort
 
@@ -192,3 +194,28 @@ def test_a_slide_is_judged_by_a_usual_tile_and_without_tissue_it_is_an_error(tmp
     assert "shows no tissue" in says(check, "unreadable")
     assert not {"empty", "colour"} & set(named(check))
     assert check.counts.volumes == 5
+
+
+@pytest.mark.parametrize(
+    ("unit", "rules"),
+    [
+        ("image", {"label-unknown"}),
+        ("exam", {"exam-two-labels", "exam-unlabelled"}),
+        ("patient", set()),
+    ],
+)
+def test_the_unit_says_which_images_share_a_label(tmp_path: Path, unit: Unit, rules: set[str]) -> None:
+    rows = []
+    for number in range(40):
+        for image in range(2):
+            pixels = np.random.default_rng([number, image]).integers(0, 255, (64, 64), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{number}-{image}.png")
+            label = ("benign", "malignant")[number % 2] if image == 0 else ""
+            rows.append(f"{number}-{image}.png,{label},p{number},e{number}-{image}")
+    rows[1] = "0-1.png,benign,p0,e0-1"
+    rows[2:4] = ["1-0.png,malignant,p1,e0-1", "1-1.png,malignant,p1,e1-1"]
+    (tmp_path / "manifest.csv").write_text("\n".join(["file,label,patient_id,exam_id", *rows]) + "\n")
+    found = check_cohort(tmp_path / "manifest.csv", modality="ultrasound", unit=unit)
+    about = {"label-unknown", "exam-two-labels", "exam-unlabelled"}
+    assert {one.rule for one in found.findings} & about == rules
+    assert not any("p1" in one.message.split() for one in found.findings)
