@@ -1,6 +1,6 @@
 """Volumes and slides as hospitals have them, written small, for tests of what reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,11 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from cdtl_core.data.decode.plan import Plan, Survey
+from cdtl_core.data.decode.read import read_images, survey_images
+from cdtl_core.data.frame import Slices
+from cdtl_core.errors import DataError
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -106,3 +111,20 @@ def _image(pixels: np.ndarray) -> Dataset:
     data.HighBit, data.PixelRepresentation = 15, 1
     data.PixelData = pixels.astype("<i2").tobytes()
     return data
+
+
+def read_or_refused(source: Path, read: Callable[[], Sequence[object]]) -> None:
+    """A damaged file or folder is read, or refused in a sentence that names it; its reader does not crash."""
+    try:
+        assert len(read()) > 0
+    except DataError as error:
+        sentence = str(error)
+        assert sentence.startswith(f"the image {source} ")
+        assert sentence.endswith(".")
+        assert "crashes" not in sentence
+
+
+def read_all(path: Path, slices: str = "all") -> tuple[Plan, list[np.ndarray]]:
+    """What the survey of a file or folder finds, and the pixels of the chosen images."""
+    plan = survey_images(path, Survey(Slices.parse(slices)))
+    return plan, [picture.pixels for picture in read_images(path, plan)]

@@ -15,7 +15,7 @@ from cdtl_core.data.decode.plan import Plan, Survey
 from cdtl_core.data.decode.read import read_images, read_picture, survey_images
 from cdtl_core.data.frame import Slices
 from cdtl_core.errors import DataError
-from tests.data.volumes import ramp, write_series
+from tests.data.volumes import ramp, read_or_refused, write_series
 
 nib = pytest.importorskip("nibabel", reason="nibabel is not installed: pip install 'cdtl[nifti]'")
 
@@ -200,10 +200,4 @@ def test_a_damaged_volume_is_read_or_refused_in_a_sentence(
     for place, value in flips:
         content[place % 400] = value
     path.write_bytes(gzip.compress(content) if packed else content)
-    try:
-        assert len(read(path)[1]) > 0
-    except DataError as error:
-        sentence = str(error)
-        assert sentence.startswith(f"the image {path} ")
-        assert sentence.endswith(".")
-        assert "crashes" not in sentence
+    read_or_refused(path, lambda: read(path)[1])

@@ -16,7 +16,7 @@ from cdtl_core.data.facts import ImageFacts, examine
 from cdtl_core.data.frame import Slices
 from cdtl_core.data.pixels import load_pixels
 from cdtl_core.errors import DataError
-from tests.data.volumes import write_slide
+from tests.data.volumes import read_or_refused, write_slide
 
 pytest.importorskip("tiffslide", reason="tiffslide is not installed: pip install 'cdtl[slides]'")
 tifffile = pytest.importorskip("tifffile")
@@ -167,12 +167,7 @@ def test_a_damaged_slide_is_read_or_refused_in_a_sentence(slide: Path, flips: li
         damaged[place] = value
     slide.write_bytes(damaged)
     try:
-        assert len(read(slide, 1.0, "10")[1]) > 0
-    except DataError as error:
-        sentence = str(error)
-        assert sentence.startswith(f"the image {slide} ")
-        assert sentence.endswith(".")
-        assert "crashes" not in sentence
+        read_or_refused(slide, lambda: read(slide, 1.0, "10")[1])
     finally:
         slide.write_bytes(content)
 
