@@ -17,6 +17,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import changed_run, save_toml
 from cdtl_core.data.source import rows_of_manifest
+from cdtl_core.data.split import Split
 from cdtl_core.federation.finish import candidate, finish_one
 from cdtl_core.federation.site import OwnModel, train_own
 from cdtl_core.metrics.metrics import auroc, weighted_auroc
@@ -24,12 +25,13 @@ from cdtl_core.models.model import build_initial_weights
 from cdtl_core.results.scores import scores_of
 from cdtl_core.site.home import open_site
 
-__all__ = ["IMAGES", "Cell", "Floats", "play", "pooled_arm", "print_table", "trained"]
+__all__ = ["IMAGES", "Cell", "Changes", "Floats", "play", "pooled_arm", "print_table", "trained"]
 
 Floats = npt.NDArray[np.float64]
 Changes = Mapping[str, Any]
 IMAGES = {"task": {"unit": "image"}}
 RESAMPLES = 2000
+SPLITS: tuple[Split, ...] = ("test", "val")
 
 
 def pooled_arm(pooling: str) -> Changes:
@@ -61,7 +63,7 @@ def play(home: Path, own: Mapping[str, Any], run: RunConfig, arms: Mapping[str, 
     exam_of = {row.file.name: row.exam for row in rows} | {row.exam: row.exam for row in rows}
     exams, truth, scores = tuple[str, ...](), np.zeros(0, np.bool_), dict[str, Floats]()
     for name, changes in arms.items():
-        found, positive, values = trained(home, changed_run(run, changes, name))
+        found, positive, values = trained(home, changed_run(run, changes, name))["test"]
         names = np.array([exam_of[one] for one in found])
         exams = tuple(sorted(set(names.tolist())))
         groups: list[npt.NDArray[np.bool_]] = [names == exam for exam in exams]
@@ -74,15 +76,15 @@ def play(home: Path, own: Mapping[str, Any], run: RunConfig, arms: Mapping[str, 
     return Cell(run.seed, exams, truth, scores)
 
 
-def trained(home: Path, run: RunConfig) -> tuple[tuple[str, ...], npt.NDArray[np.bool_], Floats]:
-    """Return names, truth and probabilities of the test units, after all rounds of local training."""
+def trained(home: Path, run: RunConfig) -> dict[Split, tuple[tuple[str, ...], npt.NDArray[np.bool_], Floats]]:
+    """Return names, truth and probabilities of the units of test and validation, after all rounds of local training."""
     site = open_site(home, run)
     initial, own = build_initial_weights(run.model, run.seed, run.image.size), OwnModel()
     for number in range(1, run.federation.rounds + 1):
         own = train_own(site, initial, own, number)
     outcome = finish_one(site, candidate(site, initial, own.memory, own.order(run.federation.rounds)))
-    found = scores_of(site, outcome, "test")
-    return found.images, found.positive, found.used
+    scores = {split: scores_of(site, outcome, split) for split in SPLITS}
+    return {split: (found.images, found.positive, found.used) for split, found in scores.items()}
 
 
 def print_table(cells: Sequence[Cell], baselines: Sequence[str]) -> None:
