@@ -74,6 +74,7 @@ _OF_WHOLES = {
     "cli",
     "coordinator",
     "deploy",
+    "desk",
     "faults",
     "first_hour",
     "gpu",

@@ -1,0 +1,1 @@
+"""Web desks on loopback: `cdtl site desk` and `cdtl server desk`."""
