@@ -5,6 +5,7 @@ POST only, after the session and its token have been checked, and one form is ha
 """
 
 import asyncio
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class Visit:
     Attributes:
         desk: The desk.
         session: The session.
-        path: The address that was asked for.
+        path: The address that was asked for, in `Desk.base`.
         parameters: Those of the path.
         fields: Texts of the form, stripped; none for a page.
         files: Files of the form, by the name of their field; an empty field is not there.
@@ -104,10 +105,10 @@ class Visit:
         return HTMLResponse(self.desk.render(template, given), status)
 
     def go(self, path: str, said: str = "") -> Response:
-        """Return the way to another page of the desk, which shows the sentence `said` once."""
+        """Return the way to another page, by its path in `Desk.base`; it shows the sentence `said` once."""
         if said:
             self.session.notices.append(Notice(said))
-        return RedirectResponse(path, 303)
+        return RedirectResponse(self.desk.base + path, 303)
 
     def fault(self, sentence: str, status: int = 400) -> Response:
         """Return a page with a sentence about what is wrong."""
@@ -116,6 +117,13 @@ class Visit:
 
 class Desk:
     """Pages and forms of one person's desk.
+
+    Cookies do not tell ports apart: a browser that another account of this machine leads to a port of its own sends it
+    the cookies of 127.0.0.1. Therefore the desk's cookie is for a folder with a random name, which no other port knows
+    and a browser tells none, and all pages are in that folder.
+
+    Attributes:
+        base: That folder, which begins each address of a page: ``{{ base }}/runs`` in templates.
 
     Args:
         name: What the desk is of, such as ``Site north``.
@@ -127,25 +135,30 @@ class Desk:
 
     def __init__(self, name: str, port: int, doors: Doors, pages: Sequence[Page], forms: Sequence[Form]) -> None:
         self.name, self.port, self.doors = name, port, doors
-        self._cookie = f"cdtl_desk_{port}"  # cookies do not tell ports apart: a desk beside this one has another name
+        self._cookie = f"cdtl_desk_{port}"
+        self.base = f"/{secrets.token_urlsafe(16)}"
         self._pages, self._forms = pages, forms
         self._turn = threading.Lock()
         self._environment = page_environment(_TEMPLATES)
         self._environment.filters["visible"] = visible
-        self._environment.globals |= {"desk": name, "places": [(one.path, one.title) for one in pages if one.title]}
+        self._environment.globals |= {
+            "desk": name,
+            "base": self.base,
+            "places": [(one.path, one.title) for one in pages if one.title],
+        }
 
     def app(self) -> ASGIApp:
         """Return the application."""
+        forms = [Form("/leave", self._leave), *self._forms]
         routes = [
             *(Route(f"/{name}", self._file(name), methods=["GET"]) for name in _FILES),
             Route("/enter/{token}", self._door, methods=["GET"]),
             Route("/enter", self._enter, methods=["POST"]),
-            Route("/leave", self._of_form(Form("/leave", self._leave)), methods=["POST"]),
-            *(Route(one.path, self._of_page(one), methods=["GET"]) for one in self._pages),
-            *(Route(one.path, self._of_form(one), methods=["POST"]) for one in self._forms),
+            *(Route(self.base + one.path, self._of_page(one), methods=["GET"]) for one in self._pages),
+            *(Route(self.base + one.path, self._of_form(one), methods=["POST"]) for one in forms),
         ]
         handlers: Mapping[Any, Any] = {HTTPException: self._http_fault, Exception: self._crash}
-        limits = {one.path: one.limit for one in self._forms}
+        limits = {self.base + one.path: one.limit for one in forms}
         return Guard(Starlette(routes=routes, exception_handlers=handlers), self.port, limits)
 
     def link(self) -> str:
@@ -172,14 +185,14 @@ class Desk:
             text = f"Too many wrong links: wait {key} seconds." if key else wrong
             headers = {"Retry-After": str(key)} if key else {}
             return HTMLResponse(self._outside("The desk stays closed", text), 429 if key else 403, headers)
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(self._cookie, key, httponly=True, samesite="strict", path="/")
+        answer = RedirectResponse(f"{self.base}/", 303)
+        answer.set_cookie(self._cookie, key, httponly=True, samesite="strict", path=self.base)
         return answer
 
     def _leave(self, visit: Visit) -> Response:
         self.doors.leave(visit.session)
         answer = HTMLResponse(self._outside("Signed out", "This browser can no longer use the desk."))
-        answer.delete_cookie(self._cookie, httponly=True, samesite="strict", path="/")
+        answer.delete_cookie(self._cookie, httponly=True, samesite="strict", path=self.base)
         return answer
 
     def _session(self, request: Request) -> Session | None:
@@ -207,15 +220,14 @@ class Desk:
                 if not same_token(texts.pop("csrf", ""), session.csrf):
                     return self._visit(request, session).fault("This form is not of this session: open it again.", 403)
                 files = {name: one for name, one in given.items() if isinstance(one, UploadFile) and one.filename}
-                visit = Visit(self, session, request.url.path, request.path_params, texts, files)
-                return await run_in_threadpool(handle, visit)
+                return await run_in_threadpool(handle, self._visit(request, session, texts, files))
             finally:
                 await given.close()
 
         return answer
 
-    def _visit(self, request: Request, session: Session) -> Visit:
-        return Visit(self, session, request.url.path, request.path_params)
+    def _visit(self, request: Request, session: Session, *form: Mapping[str, Any]) -> Visit:
+        return Visit(self, session, request.url.path.removeprefix(self.base), request.path_params, *form)
 
     def _made(self, make: Callable[[Visit], Response], visit: Visit) -> Response:
         try:

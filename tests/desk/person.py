@@ -21,20 +21,30 @@ class Person:
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.port, self.origin = port, f"http://{host}:{port}"
+        self.base = ""
         self.client = httpx.Client(base_url=self.origin, trust_env=False, follow_redirects=True, timeout=120)
 
     def open(self, link: str) -> httpx.Response:
         """Use a link as a person does: look at its page, press its button."""
         page = self.get(link.partition(f":{self.port}")[2])
         assert page.status_code == 200
-        return self.send("/enter", token=value_of(page.text, "token"))
+        opened: httpx.Response = self.send("/enter", token=value_of(page.text, "token"))
+        if opened.status_code == 200:
+            self.base = opened.url.path.rstrip("/")
+        return opened
 
     def get(self, path: str, **headers: str) -> httpx.Response:
-        return self.client.get(path, headers=headers)
+        return self.client.get(self.at(path), headers=headers)
 
     def send(self, path: str, files: Any = None, headers: Any = None, **fields: str) -> Any:
         """Post a form as it is given, from a page of the desk."""
-        return self.client.post(path, data=fields, files=files, headers={"Origin": self.origin, **(headers or {})})
+        return self.client.post(
+            self.at(path), data=fields, files=files, headers={"Origin": self.origin, **(headers or {})}
+        )
+
+    def at(self, path: str) -> str:
+        """Return a page's address, in the folder of the desk."""
+        return path if path.startswith(("/enter", "/desk.", "http:")) else self.base + path
 
     def fill(self, page: str, path: str, files: Any = None, **fields: str) -> Any:
         """Open a page and post the form in it that goes to `path`, with its hidden fields."""
@@ -70,7 +80,7 @@ def value_of(page: str, name: str) -> str:
 
 def hidden_of(page: str, path: str) -> dict[str, str]:
     """Return the hidden fields of the form that goes to a path."""
-    form = re.search(rf'<form [^>]*action="{re.escape(path)}".*?</form>', page, re.DOTALL)
+    form = re.search(rf'<form [^>]*action="[^"]*{re.escape(path)}".*?</form>', page, re.DOTALL)
     assert form, page
     hidden = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', form[0])
     return {name: unescape(value) for name, value in hidden}

@@ -87,7 +87,7 @@ def test_a_link_is_good_once_and_for_ten_minutes(desk: Desk, book: Book, tries: 
     link = desk.link()
     for _ in range(3):
         assert Person(desk.port).get(link).status_code == 200  # looking uses nothing up
-    assert Person(desk.port).open(link).url.path == "/"
+    assert Person(desk.port).open(link).url.path == f"{desk.base}/"
     assert "was used already" in Person(desk.port).open(link).text
     older, link = desk.link(), desk.link()
     assert Person(desk.port).open(older).status_code == 403
@@ -114,6 +114,7 @@ def test_there_is_no_page_and_no_form_without_a_living_session(
     csrf = person.csrf
     strangers = [Person(desk.port), Person(desk.port)]
     strangers[1].client.cookies.set(name, key[:-1] + ("A" if key[-1] != "A" else "B"))
+    strangers[1].base = person.base
     for stranger in strangers:
         for path in ("/", "/of/x", "/nothing", "/write"):
             assert stranger.get(path).status_code == 401
@@ -144,11 +145,15 @@ def test_the_cookie_is_for_this_desk_alone_and_no_address_holds_a_secret(desk: D
     (entered,) = answer.history
     cookie = entered.headers["set-cookie"]
     assert cookie.startswith(f"cdtl_desk_{desk.port}=")
-    for part in ("HttpOnly", "SameSite=strict", "Path=/"):
+    for part in ("HttpOnly", "SameSite=strict", f"Path={desk.base}"):
         assert part in cookie
     assert "Domain" not in cookie
-    assert entered.headers["location"] == "/"
+    assert entered.headers["location"] == f"{desk.base}/"
+    for path in ("/", "/enter/x", "/desk.css", "/other/"):  # a port of another account learns nothing
+        assert "cookie" not in person.client.build_request("GET", f"http://127.0.0.1:{desk.port + 1}{path}").headers
+    assert "cookie" in person.client.build_request("GET", person.at("/")).headers
     key, csrf = next(iter(person.client.cookies.values())), person.csrf
+    assert len(desk.base) > 20
     assert len(key) >= 43
     assert len(csrf) >= 43
     assert key not in person.get("/").text
@@ -158,15 +163,15 @@ def test_the_cookie_is_for_this_desk_alone_and_no_address_holds_a_secret(desk: D
 def test_another_name_in_host_is_refused(desk: Desk, person: Person, tries: Any) -> None:
     cookie = ("Cookie", "; ".join(f"{name}={key}" for name, key in person.client.cookies.items()))
     good = f"127.0.0.1:{desk.port}"
-    assert raw(desk.port, "GET", "/", [("Host", good), cookie])[0] == 200
-    assert raw(desk.port, "GET", "/", [("Host", f"localhost:{desk.port}"), cookie])[0] == 200
+    assert raw(desk.port, "GET", f"{desk.base}/", [("Host", good), cookie])[0] == 200
+    assert raw(desk.port, "GET", f"{desk.base}/", [("Host", f"localhost:{desk.port}"), cookie])[0] == 200
     port = desk.port
     near = ("127.0.0.1", "localhost", "127.0.0.1:1", f"{good}.evil.example", f"[::1]:{port}", f"0.0.0.0:{port}", "")
     for host in ("evil.example", f"evil.example:{port}", f"LOCALHOST.evil:{port}", *near):
-        for path in ("/", "/desk.css", "/enter/x"):
+        for path in (f"{desk.base}/", "/desk.css", "/enter/x"):
             assert raw(desk.port, "GET", path, [("Host", host), cookie])[0] == 421, host
             tries.add()
-    assert raw(desk.port, "GET", "/", [("Host", good), ("Host", "evil.example"), cookie])[0] in {400, 421}
+    assert raw(desk.port, "GET", f"{desk.base}/", [("Host", good), ("Host", "evil.example"), cookie])[0] in {400, 421}
 
 
 @pytest.mark.attack("No foreign page acts at a desk", "forged or missing Origin, Sec-Fetch-Site")
@@ -176,7 +181,7 @@ def test_a_form_from_another_origin_is_refused(desk: Desk, person: Person, book:
     for origin in ("https://evil.example", "null", "", f"http://localhost:{desk.port}", good + ".evil.example", *near):
         assert person.send("/write", headers={"Origin": origin}, csrf=csrf, text="x").status_code == 403, origin
         tries.add()
-    assert person.client.post("/write", data={"csrf": csrf, "text": "x"}).status_code == 403
+    assert person.client.post(person.at("/write"), data={"csrf": csrf, "text": "x"}).status_code == 403
     for site in ("cross-site", "same-site", "none"):
         assert person.send("/write", headers={"Sec-Fetch-Site": site}, csrf=csrf, text="x").status_code == 403
     for kind in ("iframe", "script", "image", "empty", "style"):
@@ -200,7 +205,7 @@ def test_a_form_without_the_token_of_its_session_does_nothing(
         tries.add()
     body = f"csrf={other.csrf}&csrf={csrf}&text=x".encode()
     headers = {"Origin": person.origin, "Content-Type": "application/x-www-form-urlencoded"}
-    assert person.client.post("/write", content=body, headers=headers).status_code == 400
+    assert person.client.post(person.at("/write"), content=body, headers=headers).status_code == 400
     assert person.send("/leave").status_code == 403
     assert book.written == []
     other.send("/leave", csrf=other.csrf)
@@ -211,9 +216,9 @@ def test_a_form_without_the_token_of_its_session_does_nothing(
 def test_only_a_posted_form_changes_something(person: Person, book: Book, tries: Any) -> None:
     csrf = person.csrf
     for path in ("/write", "/upload", "/leave", "/enter"):
-        assert person.get(f"{path}?csrf={csrf}&text=x").status_code == 405
+        assert person.get(f"{path}?csrf={csrf}&text=x").status_code == (401 if path == "/enter" else 405)
         for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
-            assert person.client.request(method, path, headers={"Origin": person.origin}).status_code == 405
+            assert person.client.request(method, person.at(path), headers={"Origin": person.origin}).status_code == 405
             tries.add()
     assert person.send("/", csrf=csrf).status_code == 405
     assert person.get("/").status_code == 200
@@ -229,13 +234,16 @@ def test_a_body_that_is_too_long_is_refused_unread(desk: Desk, person: Person, b
     headers = {"Origin": person.origin, "Content-Type": "application/x-www-form-urlencoded"}
     for length in ({"Transfer-Encoding": "chunked"}, {"Content-Length": "-1"}, {"Content-Length": "1e3"}, {}):
         given = [("Host", f"127.0.0.1:{desk.port}"), *headers.items(), *length.items()]
-        assert raw(desk.port, "POST", "/write", given)[0] in {400, 411}
+        assert raw(desk.port, "POST", person.at("/write"), given)[0] in {400, 411}
         tries.add()
     assert person.send("/write", csrf=csrf, **{f"f{number}": "" for number in range(100)}).status_code == 400
     files = [("file", (f"{number}.png", b"x")) for number in range(3)]
     assert person.send("/upload", files, csrf=csrf).status_code == 400
     broken = {**headers, "Content-Type": "multipart/form-data; boundary=x"}
-    assert person.client.post("/upload", content=b"--y\r\nnot a form", headers=broken).status_code in {400, 403}
+    assert person.client.post(person.at("/upload"), content=b"--y\r\nnot a form", headers=broken).status_code in {
+        400,
+        403,
+    }
     assert book.written == []
     assert person.send("/upload", {"file": ("../../a.png", b"\0" * 150_000)}, csrf=csrf).status_code == 200
     assert len(book.written) == 1
