@@ -258,7 +258,8 @@ def _declared() -> tuple[Plugin, ...]:
 
 
 def _installed() -> Iterator[Plugin]:
+    points = importlib.metadata.entry_points()  # reads a file of every installed package
     for kind in KINDS:
-        for point in importlib.metadata.entry_points(group=f"cdtl.{kind}"):
+        for point in points.select(group=f"cdtl.{kind}"):
             if point.dist is not None:
                 yield Plugin(kind, point.name, point.value, point.dist.name, point.dist.version)
