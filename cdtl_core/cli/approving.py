@@ -1,4 +1,4 @@
-"""`cdtl site approve` and `cdtl site approver`: approvals of runs and keys of approvers."""
+"""`cdtl site approve`, `refuse` and `approver`: decisions about runs, and keys of approvers."""
 
 import gc
 import json
@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cdtl_core.system.foreign import visible
-
 if TYPE_CHECKING:
-    from cdtl_core.config import RunConfig
+    from cdtl_core.config import SiteConfig
     from cdtl_core.deploy.approvals import Approval
     from cdtl_core.deploy.persons import Signer
     from cdtl_core.deploy.request import ApprovalRequest
+    from cdtl_core.deploy.terms import Terms
 
-__all__ = ["approve", "approver"]
+__all__ = ["approve", "approver", "refuse"]
 
 
 @contextmanager
@@ -42,15 +41,14 @@ def approve(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON; needs --yes or --withdraw.")] = False,
 ) -> None:
     """Show a run's code hash, limits, egress list and privacy terms, and put the run on the site's list."""
-    from cdtl_core.cli.desk import confirm, print_request
+    from cdtl_core.cli.parties import confirm
     from cdtl_core.config.folders import SITE_FILE
-    from cdtl_core.config.settings import load_site, unflatten
+    from cdtl_core.config.settings import load_site
     from cdtl_core.deploy.approvals import approve as approve_run
-    from cdtl_core.deploy.approvals import lock_fault, missing_persons
-    from cdtl_core.deploy.bundle import bundle_sha256, check_carried
+    from cdtl_core.deploy.approvals import missing_persons
     from cdtl_core.deploy.pending import find, request_of
-    from cdtl_core.deploy.request import check_request, load_request
-    from cdtl_core.errors import PrivacyError
+    from cdtl_core.deploy.request import load_request
+    from cdtl_core.deploy.terms import examine
 
     if json_ and not (yes or withdraw):
         raise typer.BadParameter("--json cannot ask for confirmation: read the request, then add --yes")
@@ -58,31 +56,42 @@ def approve(
         raise typer.BadParameter("give --person and --key together")
     request = load_request(Path(what)) if Path(what).is_file() else None
     if withdraw:
-        _withdraw(folder, what, request, json_=json_)
+        _withdraw(folder, what, request, note, json_=json_)
         return
     own = load_site(folder / SITE_FILE)
     request = request or request_of(find(folder, what))
-    config = unflatten(request.settings)
-    check_carried(config, [own.modality])
     typer.echo(
         "Building the initial weights to list the tensors that may leave; this takes up to a minute ...", err=True
     )
-    check_request(request)
-    if fault := lock_fault(request.settings, own.lock):
-        raise PrivacyError(fault)
-    same = bundle_sha256(packages=config.plugins) == request.bundle_sha256
+    terms = examine(request, own)
     if not json_:
-        print_request(request, own)
-        _print_comparison(config, same=same)
+        _print_terms(folder, terms, own)
         confirm("Approve this run at this site?", yes)
     approval = approve_run(folder, request, own, note=note, signer=_signer(person, key))
     missing = missing_persons(approval, own)
     if json_:
-        _print_json(approval, request, same=same, missing=missing)
+        _print_json(approval, request, same=terms.same_code, missing=missing)
     elif missing:
         typer.echo(f"Signed as {approval.id}, but the run cannot start yet: {missing}")
     else:
         typer.echo(f"Approved as {approval.id}. Withdraw it with: cdtl site approve {folder} {approval.id} --withdraw")
+
+
+def refuse(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")],
+    what: Annotated[str, typer.Argument(metavar="RUN|REQUEST", help="request.json, or a waiting run by name or id.")],
+    note: Annotated[str, typer.Option(help="Who refused it and why, for the site's own records.")],
+) -> None:
+    """Refuse a run: it no longer waits for an approval, and approvals of it by others are withdrawn."""
+    from cdtl_core.config.folders import SITE_FILE
+    from cdtl_core.config.settings import load_site
+    from cdtl_core.deploy.pending import find_run
+    from cdtl_core.deploy.refusing import refuse as refuse_run
+
+    load_site(folder / SITE_FILE)
+    id, name = find_run(folder, what)
+    refuse_run(folder, id, name, note=note)
+    typer.echo(f"{id} is refused; its code does not run here. cdtl site approve can still approve it.")
 
 
 def approver(
@@ -96,24 +105,25 @@ def approver(
     typer.echo(f'Key in {key}. Add to site.toml, with your own name:\n[approval.keys]\n"YOUR NAME" = "{public}"')
 
 
-def _withdraw(folder: Path, what: str, request: "ApprovalRequest | None", *, json_: bool) -> None:
+def _withdraw(folder: Path, what: str, request: "ApprovalRequest | None", note: str, *, json_: bool) -> None:
     from cdtl_core.deploy.approvals import withdraw
     from cdtl_core.deploy.request import request_id
 
     name = request_id(request.bundle_sha256, request.settings) if request else what
-    withdraw(folder, name)
+    withdraw(folder, name, note=note)
     done = f"{name} is no longer approved; its code does not run here any more."
     typer.echo(json.dumps({"withdrawn": name}, indent=1) if json_ else done)
 
 
-def _print_comparison(config: "RunConfig", *, same: bool) -> None:
-    """Print how initial weights and code compare with those of this site."""
-    from cdtl_core.deploy.request import why_unchecked
+def _print_terms(folder: Path, terms: "Terms", own: "SiteConfig") -> None:
+    from cdtl_core.cli.parties import print_request
+    from cdtl_core.deploy.terms import budget_text
 
-    if unchecked := why_unchecked(config):
-        typer.echo(f"The initial weights are NOT compared with ones of this site: {unchecked}.")
-    what = ", ".join(("cdtl", *map(visible, config.plugins)))
-    typer.echo(f"The code is {'the same as' if same else 'NOT that of'} the {what} installed here, byte for byte.")
+    print_request(terms.request, own)
+    for sentence in terms.sentences:
+        typer.echo(sentence)
+    if budget := budget_text(folder, terms.config, own):
+        typer.echo(f"Privacy budget: {budget}")
 
 
 def _signer(person: str, key: Path | None) -> "Signer | None":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cdtl_core.cli.desk import confirm, print_request
+from cdtl_core.cli.parties import confirm, print_request
 from cdtl_core.errors import FederationError
 
 if TYPE_CHECKING:

@@ -125,7 +125,7 @@ def admit(
     yes: Yes = False,
 ) -> None:
     """Show a site's contract and its key's fingerprint, and admit the site after confirmation."""
-    from cdtl_core.cli.desk import confirm, print_contract
+    from cdtl_core.cli.parties import confirm, print_contract
     from cdtl_core.deploy.enrolment import load_enrolment
     from cdtl_core.deploy.members import admit as admit_site
     from cdtl_core.deploy.members import renew as renew_site
@@ -192,7 +192,7 @@ def run(
 @app.command("status")
 def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show whether the coordinator runs, its sites and the run's progress; exit code 7 if it does not run."""
-    from cdtl_core.cli.desk import print_coordinator
+    from cdtl_core.cli.parties import print_coordinator
     from cdtl_core.deploy.status import coordinator_status
     from cdtl_core.errors import FederationError
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cdtl_core.cli.approving import approve, approver
+from cdtl_core.cli.approving import approve, approver, refuse
 from cdtl_core.cli.data import MODALITY_HELP, PATTERN_HELP
 from cdtl_core.cli.help import new_app
 from cdtl_core.cli.logs import site_app
@@ -125,6 +125,7 @@ def check(
 
 
 app.command("approve")(approve)
+app.command("refuse")(refuse)
 app.command("approver")(approver)
 
 
@@ -162,7 +163,7 @@ def renew(folder: Folder) -> None:
 @app.command("leave")
 def leave(folder: Folder, yes: Yes = False) -> None:
     """Leave the federation: end the service, withdraw every approval, remove the coordinator's address."""
-    from cdtl_core.cli.desk import confirm
+    from cdtl_core.cli.parties import confirm
     from cdtl_core.deploy.leaving import leave_federation
 
     confirm("Leave? Nothing more is trained or sent; the models stay here.", yes)
@@ -177,7 +178,7 @@ def status(
     part: SitePart = "all",
 ) -> None:
     """Show whether the site runs and is connected, and its approvals; exit code 7 if it does not run."""
-    from cdtl_core.cli.desk import print_node, print_site
+    from cdtl_core.cli.parties import print_node, print_site
     from cdtl_core.deploy.status import node_status, site_status
     from cdtl_core.errors import FederationError
 

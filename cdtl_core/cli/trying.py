@@ -115,8 +115,8 @@ def _enrolled(settings: "SimulationConfig", out: Path) -> "tuple[SimulationConfi
 
 def _played(settings: "SimulationConfig", local: "LocalFederation", out: Path, *, browser: bool) -> None:
     """Start the services, approve the run at every site, follow it, and report its results."""
-    from cdtl_core.cli.desk import print_request
     from cdtl_core.cli.follow import Follower
+    from cdtl_core.cli.parties import print_request
     from cdtl_core.cli.table import print_report
     from cdtl_core.config.folders import RunFolder
     from cdtl_core.config.settings import load_site

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cdtl_core.config import SiteConfig
+from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.schema import Flat, Line, Sha256, inside
 from cdtl_core.config.settings import unflatten
 from cdtl_core.deploy.persons import Signature, Signer, sign, valid_signatures
@@ -23,7 +23,8 @@ from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_has
 from cdtl_core.system.durable import replace_bytes, sync_folder, unwritable
 from cdtl_core.system.foreign import get_logger
 
-__all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "missing_persons", "withdraw"]
+__all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "missing_persons", "own_egress"]
+__all__ += ["withdraw"]
 
 _INITIAL_WEIGHTS = "limits.initial_weights_hash"
 
@@ -94,9 +95,7 @@ def approve(
     if fault := _fault(request.settings, site):
         raise PrivacyError(fault)
     check_initial_weights(config)
-    labels = site.labels or config.task.labels
-    private = config.dp.enabled and not site.privacy.exempt
-    egress = egress_manifest(config, site=site.site, modality=site.modality, labels=labels, private=private)
+    egress = own_egress(config, site)
     _check_room(egress, site)
     settings, bundle = request.settings, request.bundle_sha256
     approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
@@ -114,7 +113,14 @@ def approve(
     if not missing_persons(approval, site):
         for suffix in (".json", ".fab"):
             (home / "pending" / f"{approval.id}{suffix}").unlink(missing_ok=True)
+    (home / "refused" / f"{approval.id}.json").unlink(missing_ok=True)
     return approval
+
+
+def own_egress(config: RunConfig, site: SiteConfig) -> EgressManifest:
+    """Return the egress list of a run for this site; builds the network once."""
+    labels, private = site.labels or config.task.labels, config.dp.enabled and not site.privacy.exempt
+    return egress_manifest(config, site=site.site, modality=site.modality, labels=labels, private=private)
 
 
 def _check_room(egress: EgressManifest, site: SiteConfig) -> None:
@@ -145,12 +151,13 @@ def _core(approval: Approval) -> str:
     return json.dumps([request_sha256(approval.bundle_sha256, approval.settings), egress_hash(approval.egress)])
 
 
-def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> None:
+def withdraw(home: Path, id: str, *, note: str = "", clock: Callable[[], float] = time.time) -> None:
     """Take a run off the list; this takes effect at once, even during the run.
 
     Args:
         home: The site's folder.
         id: Id of the approval.
+        note: Who withdrew it and why, for the site's own records.
         clock: Seconds since 1970.
 
     Raises:
@@ -167,7 +174,7 @@ def withdraw(home: Path, id: str, *, clock: Callable[[], float] = time.time) -> 
     except OSError as error:
         raise unwritable(path, error) from None
     try:
-        record_approval(home, "withdrawn", id, clock=clock)
+        record_approval(home, "withdrawn", id, clock=clock, **({"note": note} if note else {}))
     except CheckpointError as error:  # a withdrawal must not wait for a full disk
         raise CheckpointError(f"{id} is withdrawn, but its line in the log of approvals is missing: {error}") from None
 

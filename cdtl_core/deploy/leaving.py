@@ -10,7 +10,16 @@ from cdtl_core.deploy.service import stop_service
 
 __all__ = ["leave_federation"]
 
-_FORGOTTEN = ("approvals", "pending", "coordinator.json", "coordinator.crt", "link", "gate.json", "asks.json")
+_FORGOTTEN = (
+    "approvals",
+    "pending",
+    "refused",
+    "coordinator.json",
+    "coordinator.crt",
+    "link",
+    "gate.json",
+    "asks.json",
+)
 
 
 def leave_federation(home: Path) -> list[str]:

@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cdtl_core.config.schema import Flat, Sha256
 from cdtl_core.config.settings import unflatten
 from cdtl_core.deploy.approvals import approvals
-from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id
+from cdtl_core.deploy.refusing import refusals
+from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, request_id
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import get_logger, visible
 
-__all__ = ["PendingRun", "find", "keep_pending", "pending", "request_of"]
+__all__ = ["PendingRun", "find", "find_run", "keep_pending", "pending", "request_of"]
 
 MAX_PENDING = 16
 MAX_BUNDLE = 8 * 1024 * 1024
@@ -83,15 +84,15 @@ def keep_pending(
 
 
 def pending(home: Path) -> dict[str, PendingRun]:
-    """Return the pending runs by id, oldest first, without those approved since."""
+    """Return the pending runs by id, oldest first, without those approved or refused since."""
     found = []
     for path in _folder(home).glob("*.json"):
         try:
             found.append(PendingRun.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError) as error:
             _log.warning("%s is ignored because it cannot be read (%s).", path, type(error).__name__)
-    approved = approvals(home)
-    return {run.id: run for run in sorted(found, key=lambda run: run.seen_at) if run.id not in approved}
+    decided = approvals(home).keys() | refusals(home).keys()
+    return {run.id: run for run in sorted(found, key=lambda run: run.seen_at) if run.id not in decided}
 
 
 def find(home: Path, prefix: str) -> PendingRun:
@@ -110,6 +111,21 @@ def find(home: Path, prefix: str) -> PendingRun:
             "give the coordinator's request.json, or the id or the name of one run."
         )
     return found[0]
+
+
+def find_run(home: Path, what: str) -> tuple[str, str]:
+    """Return id and name of a run: of a request's file, a half approved run's id, or as `find` does.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if Path(what).is_file():
+        request = load_request(Path(what))
+        return request_id(request.bundle_sha256, request.settings), request.name
+    if (approval := approvals(home).get(what)) is not None:
+        return what, visible(approval.settings["name"])
+    run = find(home, what)
+    return run.id, run.name
 
 
 def request_of(run: PendingRun) -> ApprovalRequest:

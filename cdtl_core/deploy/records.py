@@ -47,7 +47,7 @@ def record_approval(
 
     Args:
         home: The site's folder.
-        kind: ``approved`` (also for each further person), ``withdrawn`` or ``left``.
+        kind: ``approved`` (also for each further person), ``refused``, ``withdrawn`` or ``left``.
         id: Id of the approval; empty if the line is about all of them.
         clock: Seconds since 1970.
         fields: Further facts.

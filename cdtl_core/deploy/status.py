@@ -14,6 +14,7 @@ from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.expiry import coordinator_notices, site_notices
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.pending import pending
+from cdtl_core.deploy.refusing import refusals
 from cdtl_core.deploy.runs import load_run_state, run_folders
 from cdtl_core.deploy.seen import last_seen
 from cdtl_core.deploy.separation import noted_separation
@@ -90,6 +91,7 @@ def site_status(home: Path) -> dict[str, Any]:
         "notices": site_notices(home),
         **_approvals(home, own),
         "pending": {id: run.what for id, run in sorted(pending(home).items())},
+        "refused": {id: f"{one.name}: {one.note}" for id, one in refusals(home).items()},
         "privacy": _privacy(home),
         "models": [folder.name for folder in SiteFolder(home).models()],
     }

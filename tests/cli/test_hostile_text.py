@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import cdtl_core.cli
-from cdtl_core.cli import desk, findings, follow, rehearsing
+from cdtl_core.cli import findings, follow, parties, rehearsing
 from cdtl_core.cli.progress import showing_progress
 from cdtl_core.cli.screen import guarded_screen, open_console
 from cdtl_core.config import RunConfig, SiteConfig
@@ -97,18 +97,18 @@ def print_request(text: str) -> None:
     fields = dict(request) | {"settings": settings}
     known = {key: value for key, value in settings.items() if key != text}
     shows = ApprovalRequest.model_construct(**fields)
-    before, desk.unflatten = desk.unflatten, lambda _: RUN  # type: ignore[attr-defined]
+    before, parties.unflatten = parties.unflatten, lambda _: RUN  # type: ignore[attr-defined]
     try:
-        desk.print_request(shows, SITE)
+        parties.print_request(shows, SITE)
     finally:
-        desk.unflatten = before  # type: ignore[attr-defined]
+        parties.unflatten = before  # type: ignore[attr-defined]
     assert known
 
 
 def print_contract(text: str) -> None:
     fields: dict[str, Any] = {"site": "north", "modality": "mri", "labels": (text, "b"), "positive": text}
     fields |= {"label_map": {text: text}, "channels": 1, "bit_depth": 8, "patients": 40, "statistics": None}
-    desk.print_contract(ModalityContract.model_construct(**fields), "ab cd")
+    parties.print_contract(ModalityContract.model_construct(**fields), "ab cd")
 
 
 def print_coordinator(text: str) -> None:
@@ -116,18 +116,24 @@ def print_coordinator(text: str) -> None:
     site = {"modality": text, "patients": 40, "revoked": False, "connected": True, "last_seen": 1.0}
     found = {"names": ["localhost"], "port": 1, "running": True, "pid": 1, "certificate_expires": "2030-01-01"}
     more = {"database_replaced": {"time": 1.0, "why": text}, "troubles": {"gateway": text}}
-    desk.print_coordinator(Found(text, **found, sites={text: site}, runs=[run], **more))
+    parties.print_coordinator(Found(text, **found, sites={text: site}, runs=[run], **more))
 
 
 def print_site(text: str) -> None:
     found = {"site": "north", "modality": "mri", "running": True, "pid": 1, "connected": False, "last_contact": None}
     told = {"coordinator": {"host": "h", "port": 1}, "last_fault": {"why": text}, "last_refusal": {"why": text}}
     told |= {"troubles": {"node": text}}
-    desk.print_site(Found(text, **found, **told, **_runs(text), privacy=text, models=[text]))
+    parties.print_site(Found(text, **found, **told, **_runs(text), privacy=text, models=[text]))
 
 
 def _runs(text: str) -> dict[str, Any]:
-    return {"approved": {"a": text}, "used": {"a": text}, "half_approved": {"b": text}, "pending": {"c": text}}
+    return {
+        "approved": {"a": text},
+        "used": {"a": text},
+        "half_approved": {"b": text},
+        "pending": {"c": text},
+        "refused": {"d": text},
+    }
 
 
 def print_run(text: str) -> None:

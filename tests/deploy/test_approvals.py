@@ -11,6 +11,7 @@ from cdtl_core.config import SimulationConfig, SiteConfig
 from cdtl_core.config.settings import flatten, load_site
 from cdtl_core.deploy.approvals import approvals, approve, decide, withdraw
 from cdtl_core.deploy.pending import MAX_PENDING, find, keep_pending, pending, request_of
+from cdtl_core.deploy.refusing import refusals, refuse
 from cdtl_core.deploy.request import (
     ApprovalRequest,
     check_request,
@@ -223,3 +224,35 @@ def test_locks_are_written_as_tables_or_with_dots(tmp_path: Path, tiny: Tiny) ->
     (tmp_path / "site.toml").write_text(start + "[lock]\ntrain.stepz = 2")
     with pytest.raises(ConfigError, match=r"lock\.train\.stepz is not a setting of a run"):
         load_site(tmp_path / "site.toml")
+
+
+def test_a_refused_run_waits_no_longer_and_may_be_approved_later(request_: ApprovalRequest, tmp_path: Path) -> None:
+    run = keep_pending(tmp_path, b"code", request_.settings, run_id=1, reason="not approved")
+    refuse(tmp_path, run.id, run.name, note="Dr. Roe: no ethics vote")
+    assert pending(tmp_path) == {}
+    assert refusals(tmp_path)[run.id].note == "Dr. Roe: no ethics vote"
+    keep_pending(tmp_path, b"code", request_.settings, run_id=2, reason="asked again")
+    assert pending(tmp_path) == {}
+    line = json.loads((tmp_path / "logs" / "approvals.jsonl").read_text())
+    assert (line["kind"], line["id"], line["note"]) == ("refused", run.id, "Dr. Roe: no ethics vote")
+    asked = request_.model_copy(update={"bundle_sha256": run.bundle_sha256})
+    approve(tmp_path, asked, site_of())
+    assert refusals(tmp_path) == {}
+    assert decide(tmp_path, run.bundle_sha256, request_.settings, site_of()).approved is not None
+    refuse(tmp_path, run.id, run.name, note="second thoughts")
+    assert decide(tmp_path, run.bundle_sha256, request_.settings, site_of()).approved is None
+    with pytest.raises(PrivacyError):
+        refuse(tmp_path, "../approvals/x", "x")
+
+
+def test_the_command_refuses_a_run_by_its_file_and_by_its_name(
+    request_: ApprovalRequest, tmp_path: Path, cdtl: Cdtl
+) -> None:
+    (tmp_path / "site.toml").write_text('site = "alba"\nmodality = "mri"\ndata.phantom = { patients = 16 }\n')
+    save_request(tmp_path / "request.json", request_)
+    assert cdtl("site", "refuse", tmp_path, tmp_path / "request.json", "--note", "no vote").code == 0
+    run = keep_pending(tmp_path, b"other", request_.settings, run_id=1, reason="not approved")
+    done = cdtl("site", "refuse", tmp_path, run.name, "--note", "Dr. Roe: too soon")
+    assert done.code == 0, done.err
+    assert len(refusals(tmp_path)) == 2
+    assert f"Refused: {run.id} (tiny: Dr. Roe: too soon)" in cdtl("site", "status", tmp_path).out

@@ -9,8 +9,7 @@ from rich import box
 from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
-from cdtl_core.config import RunConfig
-from cdtl_core.config.settings import flatten, unflatten
+from cdtl_core.config.settings import unflatten
 from cdtl_core.errors import FederationError
 from cdtl_core.system.foreign import visible
 
@@ -62,47 +61,22 @@ def print_contract(contract: "ModalityContract", fingerprint: str) -> None:
 
 def print_request(request: "ApprovalRequest", own: "SiteConfig | None" = None) -> None:
     """Print a run's code and settings and what it asks of a site; with `own`, of this site."""
+    from cdtl_core.deploy.terms import changed_settings, limits_text, privacy_text
+
     settings = request.settings
     typer.echo(
         f"Run {request.name}: {settings['method']}, {settings['federation.rounds']} rounds, cdtl {request.cdtl_version}"
     )
     typer.echo(f"Sites: {', '.join(request.sites) or 'any'}")
-    defaults = flatten(RunConfig())
-    changed = {key: value for key, value in settings.items() if value != defaults.get(key)}
+    changed = changed_settings(settings)
     told = "; ".join(f"{visible(key)} = {visible(value, _MOST)}" for key, value in changed.items())
     typer.echo(f"Settings that differ from the defaults: {told or 'none'}")
     typer.echo(f"Bundle (SHA-256): {request.bundle_sha256}")
     if packages := unflatten(settings).plugins:
         typer.echo(f"The bundle also holds code of others: {', '.join(map(visible, packages))}")
-    typer.echo(f"Limits: {_limits(unflatten(settings))}")
+    typer.echo(f"Limits: {limits_text(unflatten(settings))}")
     print_egress(request.egress)
-    typer.echo(f"Differential privacy: {_privacy_terms(unflatten(settings), own)}")
-
-
-def _limits(config: RunConfig) -> str:
-    """Describe how much of a run is approved."""
-    limits = config.limits
-    return (
-        f"{limits.runs} run(s) of {config.federation.rounds} rounds, {limits.evaluations} final evaluation(s) each; "
-        f"initial weights (SHA-256) {limits.initial_weights_hash or 'NONE NAMED'}"
-    )
-
-
-def _privacy_terms(config: RunConfig, own: "SiteConfig | None") -> str:
-    """Describe the privacy that a run promises each patient of a site."""
-    if not config.dp.enabled:
-        return "NONE: the updates can disclose information about single patients."
-    if own is not None and own.privacy.exempt:
-        must = "required by the run, so it will refuse this site" if config.dp.required else "not required by the run"
-        return f"NONE here: this site is exempt (site.toml, privacy.exempt); {must}."
-    cap = own.privacy.target_epsilon if own is not None else None
-    epsilon = min(config.dp.target_epsilon, cap or config.dp.target_epsilon)
-    kept = f" (this site's own limit; the run asks for {config.dp.target_epsilon:g})" if cap == epsilon else ""
-    return (
-        f"epsilon {epsilon:g}{kept} at delta {config.dp.target_delta:g} for each training patient, over all that this "
-        f"site ever trained with privacy, this run included; {config.federation.rounds * config.train.steps} steps, "
-        f"clip {config.dp.max_grad_norm:g}. No count, loss, metric or choice leaves. See cdtl privacy ledger."
-    )
+    typer.echo(f"Differential privacy: {privacy_text(unflatten(settings), own)}")
 
 
 def print_egress(egress: "EgressManifest") -> None:
@@ -183,13 +157,15 @@ def _print_separation(found: Mapping[str, Any]) -> None:
 
 
 def _print_runs(found: Mapping[str, Any]) -> None:
-    """Print the approved, partly approved and pending runs of a site."""
+    """Print the approved, partly approved, pending and refused runs of a site."""
     for name, run in found["approved"].items():
         typer.echo(f"Approved: {name} ({visible(run)}): {visible(found['used'][name], _MOST)}")
     for name, why in found["half_approved"].items():
         typer.echo(f"Needs another person's approval: {name}: {visible(why, _MOST)}")
     for what in found["pending"].values():
         typer.echo(f"Waits for your approval: {visible(what, _MOST)}")
+    for name, what in found["refused"].items():
+        typer.echo(f"Refused: {name} ({visible(what, _MOST)})")
 
 
 def _running(found: Mapping[str, Any]) -> str:

@@ -1,0 +1,64 @@
+"""Runs that a person refused: they no longer wait for an approval, and who refused them and why is kept.
+
+A refusal only tells people that the run was decided. The egress filter refuses every run that is not approved anyway.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cdtl_core.config.schema import Line, inside
+from cdtl_core.deploy.approvals import approvals, withdraw
+from cdtl_core.deploy.records import record_approval
+from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.foreign import get_logger
+
+__all__ = ["Refusal", "refusals", "refuse"]
+
+_log = get_logger("cdtl.filter")
+
+
+class Refusal(BaseModel):
+    """Who refused a run and why; its file's name is the run's id."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Line
+    note: Line
+    refused_at: float
+
+
+def refuse(home: Path, id: str, name: str, *, note: str = "", clock: Callable[[], float] = time.time) -> Refusal:
+    """Refuse a run; approvals of it by others are withdrawn. Approving it later is possible.
+
+    Args:
+        home: The site's folder.
+        id: Id of the run.
+        name: The name that the coordinator gave the run.
+        note: Who refused it and why, for the site's own records.
+        clock: Seconds since 1970.
+
+    Raises:
+        PrivacyError: `id` is no name of a run.
+        CheckpointError: The disk is full or read-only.
+    """
+    path = inside(home, "refused", f"{id}.json")
+    if id in approvals(home):
+        withdraw(home, id, note=note, clock=clock)
+    refusal = Refusal(name=name, note=note, refused_at=clock())
+    record_approval(home, "refused", id, note=note, clock=clock)
+    replace_bytes(path, refusal.model_dump_json(indent=1).encode())
+    return refusal
+
+
+def refusals(home: Path) -> dict[str, Refusal]:
+    """Return the refused runs by id; a file that cannot be read refuses nothing."""
+    found = {}
+    for path in sorted((home / "refused").glob("*.json")):
+        try:
+            found[path.stem] = Refusal.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            _log.warning("%s is ignored because it cannot be read (%s).", path, type(error).__name__)
+    return found
