@@ -10,12 +10,11 @@ from rich.text import Text
 from cdtl_core.cli.progress import showing_progress
 from cdtl_core.cli.screen import open_console
 from cdtl_core.config import SiteConfig, Unit
-from cdtl_core.config.modalities import modality_of
 from cdtl_core.data.listing.patients import name_form
 from cdtl_core.data.source import rows_of_manifest
 from cdtl_core.errors import DataError
 from cdtl_core.quality import CohortCheck, Finding
-from cdtl_core.quality.check_source import check_cohort
+from cdtl_core.quality.check_source import check_site_images, images_of
 from cdtl_core.system.foreign import visible
 
 __all__ = ["check_data", "listed_labels", "print_check", "print_findings"]
@@ -35,7 +34,7 @@ def listed_labels(own: SiteConfig) -> list[str]:
     """
     if own.data.phantom is not None:
         return []
-    rows = rows_of_manifest(own.data.root.expanduser() / (own.data.manifest or ""))
+    rows = rows_of_manifest(images_of(own))
     return sorted({row.label for row in rows} - {""})  # an empty one is a finding of the check
 
 
@@ -47,16 +46,9 @@ def check_data(own: SiteConfig, unit: Unit, *, quiet: bool) -> None:
     """
     if own.data.phantom is not None:
         return
-    source = own.data.root.expanduser() / (own.data.manifest or "")
+    source = images_of(own)
     with showing_progress():
-        found = check_cohort(
-            source,
-            modality=modality_of(own.modality),
-            label_map=own.data.label_map,
-            switched_off=own.checks.off,
-            tile_um=own.data.tile_um,
-            unit=unit,
-        )
+        found = check_site_images(own, unit)
     if not quiet:
         print_check(found, source.parent)
     if found.has_errors:

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,41 +13,13 @@ from rich.text import Text
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
-    from cdtl_core.inference.predict import Prediction
+    from cdtl_core.results.answer import Answer
 
 __all__ = ["predict"]
 
 _MOST_PATH = 4096
 _WARNED = 10  # images whose reasons are printed
 _FAULTS = 3
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """A prediction, the label called for each image or exam, and what it means in sentences.
-
-    Attributes:
-        table: The prediction.
-        called: Label of each, N; empty texts without an operating point.
-        threshold: The operating point.
-        meaning: Sentences.
-        faults: Why images or exams could not be read.
-    """
-
-    table: "Prediction"
-    called: tuple[str, ...]
-    threshold: float | None
-    meaning: tuple[str, ...]
-    faults: tuple[str, ...]
-
-    @property
-    def unit(self) -> str:
-        """What has a probability: image, exam or patient."""
-        return self.table.unit
-
-    def count(self, number: int) -> str:
-        """Return a number of them in words."""
-        return f"{number} {self.unit}{'' if number == 1 else 's'}"
 
 
 def predict(
@@ -76,47 +46,27 @@ def predict(
     from cdtl_core.config.folders import NOTE_FILE
     from cdtl_core.errors import DataError
     from cdtl_core.inference.model_folder import read_note
+    from cdtl_core.results.answer import answer
     from cdtl_core.system.durable import replace_bytes
 
     read_note(model / NOTE_FILE)  # a wrong folder is said first, whatever the images are
     with showing_progress():
-        answer = _answer(model, images, box or ())
-    text = _json(answer) if json_ else _csv(answer)
+        found = answer(model, images, box or ())
+    text = _json(found) if json_ else _csv(found)
     if out is not None:
         replace_bytes(out, text.encode())
-        typer.echo(f"{answer.count(len(answer.table.names))}, {answer.table.kind} probabilities: {out}")
+        typer.echo(f"{found.count(len(found.table.names))}, {found.table.kind} probabilities: {out}")
     elif json_ or csv_:
         typer.echo(text, nl=False)
     else:
-        _print(answer)
-    if answer.faults:
-        more = f" and {len(answer.faults) - _FAULTS} more" if len(answer.faults) > _FAULTS else ""
-        told = " ".join(answer.faults[:_FAULTS])
-        raise DataError(f"{answer.count(len(answer.faults))} cannot be read, all others were predicted: {told}{more}")
+        _print(found)
+    if found.faults:
+        more = f" and {len(found.faults) - _FAULTS} more" if len(found.faults) > _FAULTS else ""
+        told = " ".join(found.faults[:_FAULTS])
+        raise DataError(f"{found.count(len(found.faults))} cannot be read, all others were predicted: {told}{more}")
 
 
-def _answer(model: Path, given: Sequence[Path], boxes: Sequence[str]) -> _Answer:
-    from cdtl_core.inference.predict import predict as predict_units
-    from cdtl_core.results.calling import (
-        calibration_sentence,
-        call_labels,
-        operating_sentences,
-        other_labels_sentence,
-        threshold_of,
-    )
-    from cdtl_core.results.card import load_card
-
-    faults: list[str] = []
-    table = predict_units(model, given, boxes, unreadable=lambda _, error: faults.append(str(error)))
-    card = load_card(model)
-    threshold = threshold_of(card, table.weights_sha256)
-    called = call_labels(table.probabilities, table.labels, table.positive, threshold)
-    other = other_labels_sentence(table.labels, card)
-    meaning = (*operating_sentences(card), calibration_sentence(table.kind, card), other)
-    return _Answer(table, called, threshold, meaning, tuple(faults))
-
-
-def _print(answer: _Answer) -> None:
+def _print(answer: "Answer") -> None:
     from cdtl_core.cli.screen import open_console
 
     table, console = answer.table, open_console(width=100)
@@ -128,18 +78,18 @@ def _print(answer: _Answer) -> None:
         shown.add_column(f"p_{visible(label)}", justify="right", no_wrap=True)
     shown.add_column("called" if answer.threshold is None else f"called (from {answer.threshold:.3f})")
     shown.add_column("like training")
-    for (path, row, called, unlike), count in zip(_rows(answer), table.image_counts, strict=True):
-        like = Text("UNLIKE", "bold red") if unlike else Text("?" if table.not_judged else "yes")
-        values = [f"{value:.3f}" for value in row]
-        images = [str(count)] if table.unit != "image" else []
-        shown.add_row(Text(visible(path, _MOST_PATH)), *images, *values, Text(visible(called) or "-"), like)
+    for row in answer.rows:
+        like = {True: Text("yes"), False: Text("UNLIKE", "bold red"), None: Text("?")}[row.like]
+        values = [f"{value:.3f}" for value in row.probabilities]
+        images = [str(row.images)] if table.unit != "image" else []
+        shown.add_row(Text(visible(row.name, _MOST_PATH)), *images, *values, Text(visible(row.called) or "-"), like)
     console.print(shown)
-    warned = [(path, unlike) for path, *_, unlike in _rows(answer) if unlike]
+    warned = [row for row in answer.rows if row.unlike]
     if warned:
         told = f"{len(warned)} of {answer.count(len(table.names))} are unlike those that the model was trained on."
         console.print(Text(f"\n{told} Do not rely on what it says about them:", "bold red"))
-        for path, unlike in warned[:_WARNED]:
-            console.print(Text(f"  {visible(path, _MOST_PATH)}: {'; '.join(map(visible, unlike))}."))
+        for row in warned[:_WARNED]:
+            console.print(Text(f"  {visible(row.name, _MOST_PATH)}: {'; '.join(map(visible, row.unlike))}."))
         if len(warned) > _WARNED:
             console.print(Text(f"  and {len(warned) - _WARNED} more; --csv lists all."))
     console.print()
@@ -148,41 +98,34 @@ def _print(answer: _Answer) -> None:
     console.print("Research use only, not a medical device.")
 
 
-def _rows(answer: _Answer) -> list[tuple[str, list[float], str, tuple[str, ...]]]:
-    table = answer.table
-    values = [[float(value) for value in row] for row in table.probabilities]
-    return list(zip(table.names, values, answer.called, table.unlike, strict=True))
-
-
-def _like(answer: _Answer, unlike: Sequence[str]) -> bool | None:
-    """Return whether an image is like the training images; None if it cannot be judged."""
-    return False if unlike else None if answer.table.not_judged else True
-
-
-def _csv(answer: _Answer) -> str:
+def _csv(answer: "Answer") -> str:
     text, table = io.StringIO(), answer.table
     writer = csv.writer(text, lineterminator="\n")
     labels = (f"p_{visible(label)}" for label in table.labels)
     first = ["file"] if table.unit == "image" else [table.unit, "images"]
     writer.writerow([*first, *labels, "probabilities", "called", "like_training", "unlike_because"])
-    for (path, row, called, unlike), count in zip(_rows(answer), table.image_counts, strict=True):
-        like = {True: "yes", False: "no", None: "unknown"}[_like(answer, unlike)]
-        values = [*([] if table.unit == "image" else [str(count)]), *(f"{value:.6f}" for value in row)]
-        writer.writerow([visible(path, _MOST_PATH), *values, table.kind, visible(called), like, "; ".join(unlike)])
+    for row in answer.rows:
+        like = {True: "yes", False: "no", None: "unknown"}[row.like]
+        values = [
+            *([] if table.unit == "image" else [str(row.images)]),
+            *(f"{value:.6f}" for value in row.probabilities),
+        ]
+        told = [table.kind, visible(row.called), like, "; ".join(row.unlike)]
+        writer.writerow([visible(row.name, _MOST_PATH), *values, *told])
     return text.getvalue()
 
 
-def _json(answer: _Answer) -> str:
+def _json(answer: "Answer") -> str:
     table = answer.table
     rows = [
         {
-            **({"file": path} if table.unit == "image" else {table.unit: path, "images": count}),
-            "probabilities": dict(zip(table.labels, row, strict=True)),
-            "called": called or None,
-            "like_training": _like(answer, unlike),
-            "unlike_because": list(unlike),
+            **({"file": row.name} if table.unit == "image" else {table.unit: row.name, "images": row.images}),
+            "probabilities": dict(zip(table.labels, row.probabilities, strict=True)),
+            "called": row.called or None,
+            "like_training": row.like,
+            "unlike_because": list(row.unlike),
         }
-        for (path, row, called, unlike), count in zip(_rows(answer), table.image_counts, strict=True)
+        for row in answer.rows
     ]
     told = {"kind": table.kind, "positive": table.positive, "threshold": answer.threshold}
     meaning = [*answer.meaning, *filter(None, [table.not_judged])]

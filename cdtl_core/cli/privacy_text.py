@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cdtl_core.cli.screen import open_console
 from cdtl_core.results.outlook import MARGINAL, WORKABLE, Judgement, Outlook, Part
-from cdtl_core.results.spent import RoundSpent, RunSpent, Spent, not_covered
+from cdtl_core.results.spent import RoundSpent, RunSpent, Spent, meaning_of, not_covered
 from cdtl_core.system.foreign import visible
 
 __all__ = ["print_outlook", "print_spent"]
@@ -30,7 +30,7 @@ def print_spent(found: Iterable[Spent]) -> None:
         for sentence in not_covered(one):
             typer.echo(f"NOT COVERED: {sentence}")
         if one.target_delta is not None:
-            typer.echo(_meaning(one))
+            typer.echo(meaning_of(one))
 
 
 def print_outlook(found: Outlook) -> None:
@@ -106,12 +106,3 @@ def _ranges(numbers: list[int]) -> str:
         else:
             spans.append([number, number])
     return ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in spans)
-
-
-def _meaning(one: Spent) -> str:
-    but = "except for what NOT COVERED lists, " if not_covered(one) else ""
-    return (
-        f"This means: {but}adding or removing any one patient of this site's training set changes the probability of "
-        f"everything the site has sent by a factor of at most e^{one.epsilon_rdp:.2f}, except with probability "
-        f"{one.target_delta:g}; spending on the same patient's images at other sites adds to it."
-    )

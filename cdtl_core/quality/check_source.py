@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cdtl_core.config import Unit
+from cdtl_core.config import SiteConfig, Unit
 from cdtl_core.config.modalities import Modality, modality_of
 from cdtl_core.data.facts import examine_all
 from cdtl_core.data.listing.folders import rows_of
@@ -11,7 +11,7 @@ from cdtl_core.data.source import Row
 from cdtl_core.quality import CohortCheck, Entry, check_entries
 from cdtl_core.quality.sample import spread_labels
 
-__all__ = ["check_cohort"]
+__all__ = ["check_cohort", "check_site_images", "images_of"]
 
 
 def check_cohort(
@@ -66,6 +66,23 @@ def check_cohort(
     allowed = list(labels) or [label for label, task in names.items() if task]
     facts = examine_all([entry.file for entry in entries], tile_um=tile_um)
     return check_entries(entries, facts, modality=declared, labels=allowed, switched_off=switched_off or {})
+
+
+def check_site_images(own: SiteConfig, unit: Unit) -> CohortCheck:
+    """Check the images of a site by its settings, whose labels belong to a unit; as `check_cohort`."""
+    return check_cohort(
+        images_of(own),
+        modality=modality_of(own.modality),
+        label_map=own.data.label_map,
+        switched_off=own.checks.off,
+        tile_um=own.data.tile_um,
+        unit=unit,
+    )
+
+
+def images_of(own: SiteConfig) -> Path:
+    """Return the manifest of a site's images, or their folder."""
+    return own.data.root.expanduser() / (own.data.manifest or "")
 
 
 def _exams(rows: Sequence[Row], unit: Unit) -> list[str]:

@@ -12,7 +12,16 @@ from cdtl_core.privacy.accounting import Steps, affordable_steps, epsilon, epsil
 from cdtl_core.privacy.ledger_entries import Plan, Reservation
 from cdtl_core.privacy.ledger_file import PrivacyLedger, ledger_exists, read_ledger
 
-__all__ = ["RoundSpent", "RunSpent", "Spent", "epsilons_of_site", "ledger_folders", "not_covered", "spent_of"]
+__all__ = [
+    "RoundSpent",
+    "RunSpent",
+    "Spent",
+    "epsilons_of_site",
+    "ledger_folders",
+    "meaning_of",
+    "not_covered",
+    "spent_of",
+]
 __all__ += ["spent_of_site"]
 
 _MANY = 1_000_000
@@ -100,6 +109,16 @@ def not_covered(one: Spent) -> tuple[str, ...]:
             "not cover what they disclose about the same patients."
         )
     return tuple(found)
+
+
+def meaning_of(one: Spent) -> str:
+    """Return what a ledger's epsilon promises each patient, for a ledger with a plan."""
+    but = "except for what NOT COVERED lists, " if not_covered(one) else ""
+    return (
+        f"This means: {but}adding or removing any one patient of this site's training set changes the probability of "
+        f"everything the site has sent by a factor of at most e^{one.epsilon_rdp:.2f}, except with probability "
+        f"{one.target_delta:g}; spending on the same patient's images at other sites adds to it."
+    )
 
 
 def ledger_folders(home: Path) -> tuple[Path, ...]:
