@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=1, choices=range(1, FOLDS), help="folds that validate a choice")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", help="of networks that are trained on a GPU")
+    parser.add_argument("--weights", type=Path, help="a .safetensors file of DINOv2-small, instead of the package's")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--scores", type=Path, help="a line of JSON for each training; those in it are not repeated")
     options = parser.parse_args()
@@ -127,7 +128,8 @@ def main() -> None:
     jobs = [job for name in names for job in _jobs(name, options.seeds, options.inner)]
     with tempfile.TemporaryDirectory(prefix="backbones-") as place:
         own = {"device": options.device, "compute": {"precision": options.precision}}
-        found = dict(_played(jobs, (Path(place), folder, SETS[options.set], rows, own), options.jobs, options.scores))
+        given = (Path(place), folder, SETS[options.set], rows, own, options.weights)
+        found = dict(_played(jobs, given, options.jobs, options.scores))
     patients = len({row["patient_id"] for row in rows})
     print(f"\n{options.set}: {len(rows)} images, {patients} patients, {options.seeds} seeds x {FOLDS} folds\n")
     for name in names:
@@ -194,13 +196,21 @@ def _cell(found: Mapping[Job, Mapping[str, Any]], names: Sequence[str], seed: in
     return Cell(seed, tuple(last["images"]), np.array(last["positive"], np.bool_), scores)
 
 
-def _play(job: Job, given: tuple[Path, Path, Mapping[str, Any], Sequence[Mapping[str, str]], dict[str, Any]]) -> Any:
-    """Train a site alone; return names, truth and scores of its test images, the AUROC of validation, seconds."""
-    place, folder, site, rows, own = given
+def _play(job: Job, given: tuple[Any, ...]) -> dict[str, Any]:
+    """Train a site alone; return names, truth and scores of its test images, the AUROC of validation, seconds.
+
+    Args:
+        job: The training.
+        given: A folder to work in; that of the set; what the set is; rows of its manifest; settings of the site; a file
+            with weights of DINOv2, or None.
+    """
+    place, folder, site, rows, own, weights = given
     place = place / str(os.getpid())  # processes would write the same features
     place.mkdir(exist_ok=True)
     base = changed_run(load_config("scarce").run, {"method": "alone", "train": {"views": 2}}, "the study")
     run = changed_run(base, {**ARMS[job.arm][job.choice], "seed": job.seed}, job.arm)
+    if weights is not None and run.model.backbone == _DINOV2["backbone"]:
+        run = changed_run(run, {"model": {"weights": str(weights.absolute())}}, job.arm)
     manifest = _manifest(place, folder, site, rows, job)
     data = {"root": str(place), "manifest": manifest.name, **({"box": site["box"]} if "box" in site else {})}
     save_toml(place / "site" / SITE_FILE, {"site": folder.name, "modality": site["modality"], "data": data, **own})
