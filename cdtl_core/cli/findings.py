@@ -17,7 +17,7 @@ from cdtl_core.quality import CohortCheck, Finding
 from cdtl_core.quality.check_source import check_site_images, images_of
 from cdtl_core.system.foreign import visible
 
-__all__ = ["check_data", "listed_labels", "print_check", "print_findings"]
+__all__ = ["check_data", "listed_labels", "print_check", "print_findings", "tell_check"]
 
 _SHOWN = 3  # findings of a rule
 _NAMED = 6  # files of a finding
@@ -46,16 +46,33 @@ def check_data(own: SiteConfig, unit: Unit, *, quiet: bool) -> None:
     """
     if own.data.phantom is not None:
         return
-    source = images_of(own)
     with showing_progress():
         found = check_site_images(own, unit)
+    tell_check(found, images_of(own), quiet=quiet)
+
+
+def tell_check(found: CohortCheck, source: Path, *, quiet: bool = False) -> None:
+    """Print a check, and refuse images with errors.
+
+    Args:
+        found: The check.
+        source: What was checked: a manifest, or a folder of images.
+        quiet: Print nothing.
+
+    Raises:
+        DataError: There is an error that is not waived.
+    """
     if not quiet:
-        print_check(found, source.parent)
+        print_check(found, source if source.is_dir() else source.parent)
     if found.has_errors:
         raise DataError(
             "the images have errors: fix them, or switch a rule off in site.toml [checks] with a reason, "
             "and run cdtl site init again without options (or with others, for example --patient-pattern)."
-            + (_patient_hint(source) if any(one.rule == "patient-missing" for one in found.findings) else "")
+            + (
+                _patient_hint(source)
+                if source.is_file() and any(one.rule == "patient-missing" for one in found.findings)
+                else ""
+            )
         )
 
 

@@ -1,6 +1,7 @@
 """`cdtl site`: commands of a hospital's engineer."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,7 @@ from cdtl_core.cli.approving import approve, approver, refuse
 from cdtl_core.cli.data import MODALITY_HELP, PATTERN_HELP
 from cdtl_core.cli.help import new_app
 from cdtl_core.cli.logs import site_app
-from cdtl_core.cli.new_site import enrolled_unit, known_task, new_site, read_invitation, words_of
+from cdtl_core.cli.new_site import Asked, has_site, init_site
 
 __all__ = ["app"]
 
@@ -51,51 +52,28 @@ def init(
     phantom: Annotated[int, typer.Option(help="Number of synthetic patients instead of --data, for a trial.")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check the images, split the patients, make the key, and write site.toml and enrolment.json."""
-    from cdtl_core.cli.findings import check_data, listed_labels
-    from cdtl_core.cli.progress import showing_progress
-    from cdtl_core.config.folders import ENROLMENT_FILE, SITE_FILE
-    from cdtl_core.config.settings import load_site
-    from cdtl_core.deploy.enrolling import check_labels, enrol_site, label_map_of, make_site
-    from cdtl_core.deploy.invitation import accept_invitation, kept_invitation
-    from cdtl_core.deploy.keys import KEY_FILE
+    """Check the images, split the patients, make the key, and write site.toml and enrolment.json.
 
-    invitation = read_invitation(invite, folder, name, labels or positive) if invite else None
-    asked = {"site": invitation.site if invitation else name, "modality": modality}
-    options = any((name, modality, data, patient_pattern, labels, map_, ignore, phantom))
-    enrolled = (folder / SITE_FILE).exists() and (folder / KEY_FILE).exists()
-    if enrolled and options:
-        raise typer.BadParameter(f"{folder / SITE_FILE} exists: edit it, and run this command without options")
-    if (
-        options or not (folder / SITE_FILE).exists()
-    ):  # an init that stopped at the images may be repeated with other options
-        label_map = label_map_of(map_ or [], ignore or [])
-        words = invitation.task.labels if invitation else words_of(labels)
-        make_site(folder, new_site(folder, asked, data, patient_pattern, words, label_map, phantom))
-    own = load_site(folder / SITE_FILE)
-    if invitation:
-        accept_invitation(folder, invitation)
-    known = kept_invitation(folder)
-    before = None if invitation else enrolled_unit(folder)  # a new invitation counts more than the last enrolment
-    task = known_task(words_of(labels) or own.labels or (), positive, unit or before, known)
-    listed = [] if own.data.where else listed_labels(own)  # conditions may leave out whole labels
-    check_labels(listed, own.data.label_map, task.task.labels)  # before the images, which can take minutes
-    check_data(own, task.task.unit, quiet=json_)
-    with showing_progress():
-        enrolment = enrol_site(folder, task)
-    if json_:
-        told = {"site": own.site, "enrolment": str(folder / ENROLMENT_FILE), "fingerprint": enrolment.fingerprint}
-        told |= {"coordinator_fingerprint": invitation.fingerprint} if invitation else {}
-        typer.echo(json.dumps(told, indent=1))
-        return
-    if invitation:
-        typer.echo(f"Invited by {invitation.host}:{invitation.port}. Compare by telephone:\n  {invitation.fingerprint}")
-    typer.echo(f"Site {own.site} in {folder}. The key in it never leaves; keep a backup of the folder.")
-    typer.echo(
-        f"Send {folder / ENROLMENT_FILE} to the coordinator, and read out by telephone:\n  {enrolment.fingerprint}"
+    In a terminal and without options it asks for everything, and checks each answer at once.
+    """
+    asked = Asked(
+        name=name,
+        modality=modality,
+        data=data,
+        patient_pattern=patient_pattern,
+        labels=labels,
+        positive=positive,
+        unit=unit,
+        map_=tuple(map_ or ()),
+        ignore=tuple(ignore or ()),
+        invite=invite,
+        phantom=phantom,
     )
-    address = "" if known else " --server HOST:PORT --ca ca.crt"
-    typer.echo(f"Next, when the coordinator has admitted it: cdtl site check {folder}{address}")
+    if asked == Asked() and not json_ and sys.stdin.isatty() and sys.stdout.isatty() and not has_site(folder):
+        from cdtl_core.cli.site_dialogue import ask_site
+
+        asked = ask_site(folder)
+    init_site(folder, asked, json_=json_)
 
 
 @app.command("check")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes, replace_json
 
-__all__ = ["CoordinatorAddress", "has_address", "load_address", "save_address", "store_address"]
+__all__ = ["CoordinatorAddress", "has_address", "load_address", "parse_address", "save_address", "store_address"]
 
 _FILE, _CA = "coordinator.json", "coordinator.crt"
 
@@ -33,21 +33,30 @@ def save_address(home: Path, server: str, ca: Path) -> CoordinatorAddress:
     Raises:
         ConfigError: `server` has another form, or `ca` is no certificate.
     """
-    host, sign, port = server.rpartition(":")
-    if not sign or not host or not port.isdigit():
-        raise ConfigError(f"--server {server} has no port: write HOST:PORT, for example federation.example.org:8443.")
+    address = parse_address(server)
     try:
         content = ca.read_bytes()
     except OSError as error:
         raise ConfigError(f"--ca {ca} cannot be read ({error.strerror}): give the coordinator's ca.crt.") from None
     if b"BEGIN CERTIFICATE" not in content:
         raise ConfigError(f"--ca {ca} is not a PEM certificate: give the coordinator's ca.crt.")
-    try:
-        address = CoordinatorAddress(host=host.strip("[]"), port=int(port))
-    except ValidationError:
-        raise ConfigError(f"--server {server} has an invalid port: give one from 1 to 65535.") from None
     store_address(home, address, content)
     return address
+
+
+def parse_address(server: str) -> CoordinatorAddress:
+    """Return the address that ``HOST:PORT`` names.
+
+    Raises:
+        ConfigError: It has another form.
+    """
+    host, sign, port = server.rpartition(":")
+    if not sign or not host or not port.isdigit():
+        raise ConfigError(f"--server {server} has no port: write HOST:PORT, for example federation.example.org:8443.")
+    try:
+        return CoordinatorAddress(host=host.strip("[]"), port=int(port))
+    except ValidationError:
+        raise ConfigError(f"--server {server} has an invalid port: give one from 1 to 65535.") from None
 
 
 def store_address(home: Path, address: CoordinatorAddress, ca: bytes) -> None:

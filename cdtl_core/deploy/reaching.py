@@ -15,7 +15,7 @@ from cdtl_core.deploy.filter import CERTIFICATE_FILE, outbound_proxy, save_tls_k
 from cdtl_core.deploy.keys import KEY_FILE
 from cdtl_core.system.scratch import scratch_folder
 
-__all__ = ["check_coordinator", "knows_key"]
+__all__ = ["check_coordinator", "knows_key", "reach_coordinator"]
 
 State = Literal["ok", "warning", "wrong"]
 _AHEAD_S, _BEHIND_S = 5.0, 305.0
@@ -28,11 +28,27 @@ def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple
     Yields:
         A state and a sentence.
     """
+    found = list(reach_coordinator(address, home / address.ca))
+    yield from found
+    if found[0][0] == "ok":
+        yield _admitted(home, address, home / address.ca)
+
+
+def reach_coordinator(address: CoordinatorAddress, ca: Path) -> Iterator[tuple[State, str]]:
+    """Check port, TLS and clock, which needs no site; stops at the first fault.
+
+    Args:
+        address: The coordinator's address.
+        ca: The authority's certificate.
+
+    Yields:
+        A state and a sentence.
+    """
     where = f"{address.host}:{address.port}"
     host = f"[{address.host}]" if ":" in address.host else address.host
     with httpx.Client(
         base_url=f"https://{host}:{address.port}",
-        verify=ssl.create_default_context(cafile=home / address.ca),
+        verify=ssl.create_default_context(cafile=ca),
         proxy=outbound_proxy(address.host),
         trust_env=False,
         timeout=_LIMIT_S,
@@ -45,9 +61,8 @@ def check_coordinator(home: Path, address: CoordinatorAddress) -> Iterator[tuple
     if answer.status_code != 200:
         yield "wrong", f"{where} answers, but its SuperLink does not: ask the coordinator to look."
         return
-    yield "ok", f"{where} answers over TLS, by the authority in {address.ca}"
+    yield "ok", f"{where} answers over TLS, by the authority in {ca.name}"
     yield _clock(answer)
-    yield _admitted(home, address, home / address.ca)
 
 
 def knows_key(keys: Path, address: CoordinatorAddress, ca: Path) -> bool:
