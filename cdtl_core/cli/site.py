@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -167,6 +168,25 @@ def status(
         print_node(found) if part == "node" else print_site(found)
     if not found["running"]:
         raise typer.Exit(FederationError.exit_code)
+
+
+@app.command("desk")
+def desk(
+    folder: Folder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any free one.")] = 0,
+    open_: Annotated[bool, typer.Option("--open", help="Open the link in this machine's browser.")] = False,
+    minutes: Annotated[float, typer.Option(min=1, max=480, help="Minutes without use that end a session.")] = 30,
+) -> None:
+    """Serve the site's desk for a browser on this machine, until Ctrl-C; the link it prints opens it once."""
+    from cdtl_core.config.folders import SITE_FILE
+    from cdtl_core.config.settings import load_site
+
+    load_site(folder / SITE_FILE)
+    from cdtl_core.desk.serving import serve_desk
+    from cdtl_core.desk.site import site_desk
+
+    make = partial(site_desk, folder.absolute())
+    serve_desk(make, port=port, minutes=minutes, open_browser=open_, tell=typer.echo)
 
 
 @app.command("unit")

@@ -20,7 +20,8 @@ from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import get_logger, visible
 
-__all__ = ["PendingRun", "find", "find_run", "keep_pending", "pending", "request_of"]
+__all__ = ["PendingRun", "find", "find_run", "keep_pending", "known_request", "pending"]
+__all__ += ["request_of"]
 
 MAX_PENDING = 16
 MAX_BUNDLE = 8 * 1024 * 1024
@@ -85,14 +86,8 @@ def keep_pending(
 
 def pending(home: Path) -> dict[str, PendingRun]:
     """Return the pending runs by id, oldest first, without those approved or refused since."""
-    found = []
-    for path in _folder(home).glob("*.json"):
-        try:
-            found.append(PendingRun.model_validate_json(path.read_bytes()))
-        except (OSError, ValidationError) as error:
-            _log.warning("%s is ignored because it cannot be read (%s).", path, type(error).__name__)
     decided = approvals(home).keys() | refusals(home).keys()
-    return {run.id: run for run in sorted(found, key=lambda run: run.seen_at) if run.id not in decided}
+    return {run.id: run for run in sorted(_stored(home), key=lambda run: run.seen_at) if run.id not in decided}
 
 
 def find(home: Path, prefix: str) -> PendingRun:
@@ -128,6 +123,21 @@ def find_run(home: Path, what: str) -> tuple[str, str]:
     return run.id, run.name
 
 
+def known_request(home: Path, id: str) -> ApprovalRequest | None:
+    """Return the request of a run that waits, was approved or was refused here; None if its code is not known any more.
+
+    Args:
+        home: The site's folder.
+        id: The run's id.
+
+    Raises:
+        ConfigError: Its settings are not those of a cdtl run.
+    """
+    if (approval := approvals(home).get(id)) is not None:
+        return make_request(unflatten(approval.settings), approval.bundle_sha256)
+    return next((request_of(run) for run in _stored(home) if run.id == id), None)
+
+
 def request_of(run: PendingRun) -> ApprovalRequest:
     """Return the pending run as a request, to show and approve; builds the network for the egress list.
 
@@ -138,6 +148,16 @@ def request_of(run: PendingRun) -> ApprovalRequest:
         return make_request(unflatten(run.settings), run.bundle_sha256)
     except CdtlError as error:
         raise ConfigError(f"the pending run {run.id} does not fit this version of cdtl ({error}): refuse it.") from None
+
+
+def _stored(home: Path) -> list[PendingRun]:
+    found = []
+    for path in _folder(home).glob("*.json"):
+        try:
+            found.append(PendingRun.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError) as error:
+            _log.warning("%s is ignored because it cannot be read (%s).", path, type(error).__name__)
+    return found
 
 
 def _folder(home: Path) -> Path:

@@ -26,7 +26,8 @@ from cdtl_core.config import SiteConfig
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["Signature", "Signer", "load_signer", "make_person_key", "sign", "valid_signatures"]
+__all__ = ["Signature", "Signer", "load_signer", "make_person_key", "open_signer", "sign"]
+__all__ += ["valid_signatures"]
 
 _PURPOSE = "cdtl approval 1"
 _SHORTEST = 8
@@ -84,9 +85,16 @@ def load_signer(path: Path, person: str, passphrase: str) -> Signer:
         ConfigError: The file cannot be read, holds no encrypted Ed25519 key, or the passphrase is wrong.
     """
     try:
-        key = load_pem_private_key(path.read_bytes(), passphrase.encode())
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"the key {path} cannot be read ({error.strerror}): give this person's key file.") from None
+    return open_signer(content, person, passphrase, path)
+
+
+def open_signer(content: bytes, person: str, passphrase: str, path: Path) -> Signer:
+    """Open a person's key of which the file's content is given; `path` names it. As `load_signer`."""
+    try:
+        key = load_pem_private_key(content, passphrase.encode())
     except TypeError:
         raise ConfigError(f"the key {path} has no passphrase: make one with cdtl site approver.") from None
     except (ValueError, UnsupportedAlgorithm):

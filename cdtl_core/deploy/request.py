@@ -14,10 +14,10 @@ from cdtl_core.config.settings import flatten, unflatten
 from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.system.durable import replace_bytes
-from cdtl_core.system.foreign import read_json
+from cdtl_core.system.foreign import parse_json
 
-__all__ = ["ApprovalRequest", "check_initial_weights", "check_request", "load_request", "make_request", "request_id"]
-__all__ += ["request_sha256", "save_request", "why_unchecked"]
+__all__ = ["ApprovalRequest", "check_initial_weights", "check_request", "load_request", "make_request", "read_request"]
+__all__ += ["request_id", "request_sha256", "save_request", "why_unchecked"]
 
 
 class ApprovalRequest(BaseModel):
@@ -135,13 +135,24 @@ def load_request(path: Path) -> ApprovalRequest:
         ConfigError: The file is missing or is no request.
     """
     try:
-        return ApprovalRequest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"the request {path} cannot be read ({error.strerror}): give the file of the coordinator."
         ) from None
+    return read_request(content, path)
+
+
+def read_request(content: bytes, path: Path) -> ApprovalRequest:
+    """Return the request in a file's content.
+
+    Raises:
+        ConfigError: It is no request.
+    """
+    try:
+        return ApprovalRequest.model_validate_json(content)
     except ValidationError as error:
-        if read_json(path).get("kind") == "invitation":
+        if _is_invitation(content):
             raise ConfigError(
                 f"{path} is an invitation, which site init takes: give the request.json that the coordinator sends "
                 "for each run, or the id of a run that waits (cdtl site status)."
@@ -149,3 +160,11 @@ def load_request(path: Path) -> ApprovalRequest:
         raise ConfigError(
             f"the request {path} is wrong in {first_fault(error)}: ask the coordinator for one of this version of cdtl."
         ) from None
+
+
+def _is_invitation(content: bytes) -> bool:
+    try:
+        value = parse_json(content)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("kind") == "invitation"

@@ -8,7 +8,6 @@ from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.schema import Flat
 from cdtl_core.config.settings import flatten, unflatten
 from cdtl_core.deploy.approvals import lock_fault, own_egress
-from cdtl_core.deploy.bundle import bundle_sha256, check_carried
 from cdtl_core.deploy.request import ApprovalRequest, check_request, why_unchecked
 from cdtl_core.errors import PrivacyError
 from cdtl_core.federation.egress import EgressManifest
@@ -57,6 +56,8 @@ def examine(request: ApprovalRequest, own: SiteConfig) -> Terms:
         ConfigError: The settings are not those of a run, or the site lacks what the run needs.
         PrivacyError: The request shows another run than it is, or contradicts a lock of the site.
     """
+    from cdtl_core.deploy.bundle import bundle_sha256, check_carried  # torch, which a desk loads for this only
+
     config = unflatten(request.settings)
     check_carried(config, [own.modality])
     check_request(request)

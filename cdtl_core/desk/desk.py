@@ -7,6 +7,7 @@ POST only, after the session and its token have been checked, and one form is ha
 import asyncio
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cdtl_core.desk.doors import Doors, Notice, Session, same_token
-from cdtl_core.desk.guard import FORM_BYTES, Guard
+from cdtl_core.desk.guard import FORM_BYTES, Guard, policy_of
 from cdtl_core.errors import CdtlError
 from cdtl_core.system.durable import disk_fault
 from cdtl_core.system.foreign import get_logger, visible
@@ -104,6 +105,10 @@ class Visit:
         given = {"csrf": self.session.csrf, "path": self.path, "notices": notices, "title": title, **values}
         return HTMLResponse(self.desk.render(template, given), status)
 
+    def document(self, text: str) -> Response:
+        """Return a whole HTML document of our own, such as a report, with the style in its head and no script."""
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy_of(text)})
+
     def go(self, path: str, said: str = "") -> Response:
         """Return the way to another page, by its path in `Desk.base`; it shows the sentence `said` once."""
         if said:
@@ -142,6 +147,7 @@ class Desk:
         self._environment = page_environment(_TEMPLATES)
         self._environment.filters["visible"] = visible
         self._environment.globals |= {
+            "moment": lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)),
             "desk": name,
             "base": self.base,
             "places": [(one.path, one.title) for one in pages if one.title],

@@ -10,6 +10,7 @@ from cdtl_core.deploy.records import egress_files
 from cdtl_core.report.charts.figure import Table
 from cdtl_core.report.page import Block, Note
 from cdtl_core.results.text import bytes_text
+from cdtl_core.system.chained import LogFiles
 
 __all__ = ["logged_lines", "logged_traffic"]
 
@@ -49,13 +50,12 @@ def logged_traffic(home: Path) -> list[Block]:
     return blocks
 
 
-def logged_lines(home: Path) -> list[dict[str, Any]]:
-    """Return all stored lines, the oldest first; damaged lines are left out."""
-    return list(_lines(home))
+def logged_lines(home: Path, files: LogFiles | None = None) -> list[dict[str, Any]]:
+    """Return all stored lines, by default of the egress log, the oldest first; damaged lines are left out."""
+    return list(_lines(files or egress_files(home)))
 
 
-def _lines(home: Path) -> Iterator[dict[str, Any]]:
-    files = egress_files(home)
+def _lines(files: LogFiles) -> Iterator[dict[str, Any]]:
     for path in (*(files.older(number) for number in range(files.kept, 0, -1)), files.path):
         if not path.exists():
             continue

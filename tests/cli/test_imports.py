@@ -132,12 +132,15 @@ def _play(folder: Path, commands: Sequence[str], heavy: Sequence[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-SERVICES = ("coordination", "egress_filter.app", "gateway", "participation", "superlink", "supernode")
+SERVICES = (
+    *(f"deploy.{name}" for name in ("coordination", "egress_filter.app", "gateway", "participation")),
+    *("deploy.superlink", "deploy.supernode", "desk.serving", "desk.site"),
+)
 """Modules of programs that run for months, or start with a site or a coordinator."""
 
 
 def test_a_service_loads_no_torch() -> None:
-    modules = ", ".join(f"cdtl_core.deploy.{name}" for name in SERVICES)
+    modules = ", ".join(f"cdtl_core.{name}" for name in SERVICES)
     code = f"import sys, {modules}\nprint(*(name for name in ('torch', *{TRAINS!r}) if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == []
