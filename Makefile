@@ -80,7 +80,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform
 	--no-header --no-annotate
 lock: $(VENV)/.installed  ## write requirements.lock, tools.lock and docs.lock: versions, with the hashes of their wheels
 	$(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable > $(VENV)/installed.txt
-	$(COMPILE) pyproject.toml --extra nifti --extra onnx --extra slides --extra tensorboard --constraint $(VENV)/installed.txt -o requirements.lock >/dev/null
+	$(COMPILE) pyproject.toml --extra nifti --extra onnx --extra pacs --extra slides --extra tensorboard --constraint $(VENV)/installed.txt -o requirements.lock >/dev/null
 	$(COMPILE) --group tools -o tools.lock >/dev/null
 	$(COMPILE) --group docs -o docs.lock >/dev/null
 
