@@ -79,6 +79,7 @@ _OF_WHOLES = {
     "first_hour",
     "gpu",
     "images",
+    "pacs",
     "quality",
     "report",
     "simulation",

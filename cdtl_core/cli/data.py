@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cdtl_core.cli.help import new_app
+from cdtl_core.cli.pull import pull
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ PATTERN_HELP = (
 _MOST = 2000  # characters of a note, which can name files
 _LABELS = 12
 
-app = new_app("Check a cohort, and write its manifest.")
+app = new_app("Pull images from a PACS, check a cohort, and write its manifest.")
+app.command("pull")(pull)
 
 
 @app.command("make-manifest")

@@ -98,7 +98,7 @@ class _Display:
         if "doing" in fields:
             self._bar.update(self._task, description=visible(fields["doing"]), completed=0, total=None)
             return
-        counted = next((name for name in ("decoded", "examined", "kept") if name in fields), "")
+        counted = next((name for name in ("decoded", "examined", "kept", "pulled") if name in fields), "")
         if counted or "preparing" in fields:
             done, total = (self._number(counted), self._number("of")) if counted else (0.0, None)
             self._bar.update(self._task, description=self._text("preparing", counted), completed=done, total=total)
@@ -119,7 +119,7 @@ class _Display:
         return float(value) if isinstance(value, int | float) else 0.0
 
     def _text(self, *names: str) -> str:
-        wholes = {"round": "rounds", "step": "steps", "decoded": "of", "examined": "of", "kept": "of"}
+        wholes = {"round": "rounds", "step": "steps", "decoded": "of", "examined": "of", "kept": "of", "pulled": "of"}
         parts = []
         for name in names:
             if name in self._now:

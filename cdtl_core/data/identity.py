@@ -1,4 +1,4 @@
-"""Keyed hashes of patient identifiers; the key is created at the site and stays there."""
+"""Keyed hashes of identifiers of patients, studies and images; the key is created at the site and stays there."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ from pathlib import Path
 from cdtl_core.errors import DataError
 from cdtl_core.system.durable import replace_bytes, sync_folder, unwritable
 
-__all__ = ["KEY_FILE", "load_key", "pseudonym"]
+__all__ = ["KEY_FILE", "hashed_uid", "load_key", "pseudonym"]
 
 KEY_FILE = "patient.key"
 _KEY_BYTES = 32
@@ -50,3 +50,9 @@ def _make_key(path: Path) -> None:
 def pseudonym(key: bytes, patient: str) -> str:
     """Return sixteen hex digits for a patient, valid at this site only; guesses cannot be tested without the key."""
     return hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def hashed_uid(key: bytes, uid: str) -> str:
+    """Return a DICOM UID in place of a real one, the same for the same UID at this site only."""
+    digest = hmac.new(key, f"uid {uid}".encode(), hashlib.sha256).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"

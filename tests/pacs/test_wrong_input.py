@@ -1,0 +1,208 @@
+"""A wrong setting, a wrong address or a hostile peer: a sentence without secrets, and nothing sent elsewhere."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE, build_context
+
+from cdtl_core.errors import ConfigError
+from cdtl_core.pacs.pace import Pace, Stopped, Window
+from cdtl_core.pacs.settings import load_pacs
+from tests.conftest import Tries
+from tests.pacs.conftest import Cdtl, serve, table
+from tests.pacs.peers import SmallPacs
+from tests.pacs.studies import image
+
+WEB = 'protocol = "dicomweb"\n[dicomweb]\nurl = "https://pacs.example.org/dicom-web"\n'
+SECRET = "Hunter2Hunter2"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (WEB.replace("url", "adress"), "adress"),
+        (WEB + 'password = "x"\n', "password_file"),
+        (WEB + 'user = "x"\n', "belong together"),
+        (WEB.replace("https://", "https://me:pw@"), "must not hold a password"),
+        (WEB.replace("https", "http") + 'token_env = "T"\n', "unencrypted"),
+        ('window = "8-20"\n' + WEB, "20:00-06:00"),
+        ('protocol = "c-get"\n', r"\[dimse\]"),
+        ('protocol = "c-move"\n[dimse]\nhost = "h"\nport = 1\nae_title = "P"\n', "receive_port"),
+        ('protocol = "c-get"\n[dimse]\nhost = "h"\nport = 1\nae_title = "A NAME THAT IS TOO LONG"\n', "1 to 16"),
+        ('protocol = "c-get"\nstore = true\n[dimse]\nhost = "h"\nport = 1\nae_title = "P"\n', "STOW"),
+    ],
+)
+def test_wrong_settings_are_refused_with_what_to_write(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "pacs.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=told) as refused:
+        load_pacs(tmp_path / "pacs.toml")
+    assert "pw" not in str(refused.value).replace("password", "")
+
+
+@pytest.mark.attack("a PACS secret is in no readable file and no message", "an open file, no file, no variable")
+def test_a_secret_comes_from_a_private_file_and_is_never_shown(
+    web: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl, tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, command = tmp_path / "secret", ("data", "pull", tmp_path / "out", "--pacs", web, "--modality", "US")
+    plain = web.read_text(encoding="utf-8")
+
+    def told(settings: str, code: int, sentence: str) -> None:
+        tries.add()
+        web.write_text(plain.replace("[dimse]", f"{settings}\n[dimse]"), encoding="utf-8")
+        ended, said = cdtl(*command)
+        assert (ended, sentence in said, SECRET in said) == (code, True, False), said
+
+    secret.write_text(f"{SECRET}\n", encoding="utf-8")
+    secret.chmod(0o640)
+    told('user = "u"\npassword_file = "secret"', 3, f"chmod 600 {secret}")
+    secret.chmod(0o600)
+    pacs.status = 401
+    told('user = "u"\npassword_file = "secret"', 4, "does not accept the credentials (401)")
+    monkeypatch.setenv("TOKEN", SECRET)
+    told('token_env = "TOKEN"', 4, "does not accept the credentials (401)")
+    told('token_env = "NOT_SET"', 3, "NOT_SET is not set")
+    told('token_file = "nowhere"', 3, "cannot be read")
+    assert SECRET.encode() not in b"".join(
+        path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )
+
+
+@pytest.mark.attack("identifiers go to the PACS and nowhere else", "a proxy of the environment, a redirect")
+def test_no_proxy_and_no_redirect_is_followed(
+    web: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl, tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = SmallPacs([])
+    with other.web() as proxy:
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        command = ("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", table(tmp_path, [0]))
+        assert cdtl(*command)[0] == 0
+        pacs.status = 302
+        code, told = cdtl(*command)
+        assert (code, "redirects to another address" in told) == (4, True), told
+        assert other.asked == []
+    tries.add(2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('ae_title = "PACS"', 'ae_title = "OTHER"', "has another AE title than dimse.ae_title"),
+        (r"\[dimse\]", '[dimse]\nown_ae_title = "STRANGER"', "does not know the AE title of this site"),
+        (r"\[dimse\]", "[dimse]\ntls = true", "closed the connection: is TLS asked for on this port"),
+        (r"port = \d+\nae", "port = 9\nae", "cannot be reached: check host, port and firewall"),
+    ],
+)
+def test_a_wrong_dimse_setting_is_told(
+    old: str, new: str, told: str, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl
+) -> None:
+    for path in serve("c-get", pacs, tmp_path):
+        path.write_text(re.sub(old, new, path.read_text(encoding="utf-8")), encoding="utf-8")
+        code, said = cdtl("data", "pull", tmp_path / "out", "--pacs", path, "--modality", "US")
+        assert (code, told in said) == (4, True), said
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(403, "does not allow this account"), (404, "check dicomweb.url"), (500, "a fault of its own")]
+)
+def test_a_refusing_web_service_is_told(
+    status: int, told: str, web: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl
+) -> None:
+    pacs.status = status
+    code, said = cdtl("data", "pull", tmp_path / "out", "--pacs", web, "--modality", "US")
+    assert (code, told in said) == (4, True), said
+
+
+def test_a_tls_address_that_speaks_none_is_told(web: Path, tmp_path: Path, cdtl: Cdtl) -> None:
+    web.write_text(web.read_text(encoding="utf-8").replace("http:", "https:"), encoding="utf-8")
+    code, said = cdtl("data", "pull", tmp_path / "out", "--pacs", web, "--modality", "US")
+    assert (code, "does not speak TLS" in said) == (4, True), said
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [("ACC*,x", "with which a PACS would return other studies"), (",x", "is empty"), ("A,x\nA,y", "another label")],
+)
+def test_a_malformed_table_is_refused(row: str, told: str, web: Path, tmp_path: Path, cdtl: Cdtl) -> None:
+    (tmp_path / "t.csv").write_text(f"accession_number,label\n{row}\n", encoding="utf-8")
+    code, said = cdtl("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", tmp_path / "t.csv")
+    assert (code, told in said) == (4, True), said
+
+
+def test_a_full_disk_ends_the_pull_with_a_sentence_and_the_next_one_continues(
+    web: Path, tmp_path: Path, cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", table(tmp_path, range(3)))
+    write, count = Path.write_bytes, iter(range(100))
+
+    def full(path: Path, content: bytes) -> int:
+        if path.suffix == ".dcm" and next(count) == 6:
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        code, said = cdtl(*command)
+    assert (code, "No space left on device" in said) == (6, True), said
+    code, said = cdtl(*command)
+    assert (code, "12 rows" in said) == (0, True), said
+
+
+@pytest.mark.attack("the port for C-MOVE takes only what was asked for", "a strange AE title, another study")
+def test_the_receiving_port_takes_nothing_else(tmp_path: Path, tries: Tries) -> None:
+    from cdtl_core.pacs.receive import Receiver
+    from cdtl_core.pacs.settings import DimseConfig
+    from cdtl_core.system.processes import free_port
+
+    port, one, got = free_port(), image(0, 0, 0), []
+    own = DimseConfig(host="127.0.0.1", port=1, ae_title="PACS", receive_port=port)
+    receiver = Receiver(own)
+    try:
+        with receiver.expecting("1.2.3", got.append):
+            for title in ("STRANGER", "PACS"):
+                tries.add()
+                peer = AE(ae_title=title)
+                line = peer.associate("127.0.0.1", port, [build_context(one.SOPClassUID)], ae_title="CDTL")
+                assert line.is_established is (title == "PACS")
+                if line.is_established:
+                    assert line.send_c_store(one).Status == 0x0124
+                    line.release()
+        assert got == []
+    finally:
+        receiver.close()
+
+
+def test_a_window_crosses_midnight_and_waits_with_a_sentence() -> None:
+    window = Window.parse("20:00-06:00")
+    at = lambda hour, minute=0: datetime(2026, 1, 2, hour, minute)  # noqa: E731
+    assert [bool(window.opens_in(at(hour))) for hour in (19, 20, 23, 0, 5, 6)] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert window.opens_in(at(12)).total_seconds() == 8 * 3600
+    said: list[str] = []
+    pace = Pace(window="20:00-06:00", tell=said.append, now=lambda: at(19, 30))
+    pace.stop()
+    with pytest.raises(Stopped):
+        pace.begin()
+    assert said == ["Outside the time window: waiting until 20:00 (30 min)."]
+
+
+def test_studies_and_megabytes_per_minute_space_the_studies() -> None:
+    time = [0.0]
+    pace = Pace(studies_per_minute=60, mb_per_minute=60, clock=lambda: time[0])
+    waits: list[float] = []
+    pace.sleep = waits.append  # type: ignore[method-assign]
+    pace.begin()
+    pace.begin()
+    pace.count(3_000_000)
+    pace.begin()
+    assert [wait for wait in waits if wait] == [1.0, 5.0]
