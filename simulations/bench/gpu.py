@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     hardware = Hardware(choose_device("cuda"), bfloat16=True, compile=options.compile)
     found: dict[str, Any] = {"machine": _machine(options.commit), "bar": BAR, "rows": []}
+    sys.stdout.write(f"{json.dumps(found['machine'])}\n")
     for backbone, channels in CASES:
         row = _measured(backbone, channels, options.steps, hardware)
         found["rows"].append(row)
