@@ -11,6 +11,7 @@ from click import UsageError
 from cdtl_core.cli.new_site import Asked
 from cdtl_core.deploy.coordinator_address import CoordinatorAddress, parse_address
 from cdtl_core.deploy.invitation import Invitation, load_invitation
+from cdtl_core.deploy.keys import is_spoken
 from cdtl_core.errors import CdtlError
 from cdtl_core.system.foreign import visible
 from cdtl_core.system.scratch import scratch_folder
@@ -20,7 +21,6 @@ __all__ = ["MOST", "ask", "ask_coordinator", "ask_invitation", "one_of", "say"]
 MOST = 2000
 """Characters of a sentence."""
 _NONE, _LATER = "none", "later"
-_SPOKEN = 8  # characters of a fingerprint that are typed as they are heard
 _Answer = TypeVar("_Answer")
 
 
@@ -52,25 +52,19 @@ def _is_invitation(path: Path) -> bool:
 
 
 def _ask_fingerprint(fingerprint: str) -> None:
-    spoken = _plain(fingerprint)[-_SPOKEN:]
-
     def check(text: str) -> bool:
-        if text != _LATER and _plain(text) != spoken:
+        if text != _LATER and not is_spoken(fingerprint, text):
             raise UsageError(
-                "these are not the last characters of the invitation's fingerprint. Let them be read out again; if "
-                "they still differ, the file was replaced on its way: stop with Ctrl-C, and tell the coordinator."
+                "these are not the last groups of the invitation's fingerprint. Let them be read out again; if they "
+                "still differ, the file was replaced on its way: stop with Ctrl-C, and tell the coordinator."
             )
         return text != _LATER
 
     say("  Call the coordinator at a number that you know from another source.")
-    if ask(f"The last {_SPOKEN} characters of the fingerprint that it reads out", check, _LATER):
+    if ask("The last four groups of the fingerprint that it reads out", check, _LATER):
         say("  The same: this is the coordinator's invitation.")
     else:
         say(f"  Compare it before you start the site:\n  {fingerprint}")
-
-
-def _plain(text: str) -> str:
-    return "".join(text.lower().split())
 
 
 def _reach(address: CoordinatorAddress, authority: bytes) -> None:

@@ -12,8 +12,7 @@ from rich.table import Table
 from cdtl_core.cli.screen import open_console
 from cdtl_core.config.folders import RunFolder
 from cdtl_core.errors import FederationError
-from cdtl_core.results.report import Estimate
-from cdtl_core.results.text import estimate_text, round_lines
+from cdtl_core.results.text import ending_rows, round_lines
 from cdtl_core.system.foreign import read_json, visible
 
 if TYPE_CHECKING:
@@ -33,12 +32,13 @@ class Follower:
 
     def look(self) -> None:
         """Print the lines of the journal since the last look, and the sites that the run now waits for."""
+        from cdtl_core.deploy.runs import enrolled_patients
         from cdtl_core.federation.journal import Ending, read_entries
 
         lines, progress = list(read_entries(RunFolder(self._run).journal)), read_json(RunFolder(self._run).progress)
         for one in lines[self._printed if self._printed <= len(lines) else 0 :]:
             if isinstance(one, Ending):
-                print_ending(one, _patients(self._run))
+                print_ending(one, enrolled_patients(self._run))
             else:
                 typer.echo("\n  ".join(round_lines(one, progress.get("rounds", 0))))
         self._printed = len(lines)
@@ -72,11 +72,12 @@ def follow_run(folder: Path, run: Path) -> int:
 
 def print_result(run: Path) -> None:
     """Print what each site has of a run, and how the run has ended."""
+    from cdtl_core.deploy.runs import enrolled_patients
     from cdtl_core.federation.journal import read_journal
 
     for journal in read_journal(RunFolder(run).journal)[-1:]:
         if journal.ending is not None:
-            print_ending(journal.ending, _patients(run))
+            print_ending(journal.ending, enrolled_patients(run))
     _print_status(run)
 
 
@@ -90,12 +91,8 @@ def print_ending(ending: "Ending", patients: Mapping[str, str]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"final evaluation in {ending.seconds or 0:.0f} s")
     for name in ("site", "AUROC on test patients (95 %)", "enrolled patients", "model"):
         table.add_column(name, overflow="fold")
-    for site, end in ending.sites.items():
-        value, low, high = (end.get(name) for name in ("test_auroc", "test_auroc_low", "test_auroc_high"))
-        figure = estimate_text(Estimate(value=value, low=low, high=high)) if value is not None else "not sent"
-        table.add_row(visible(site), figure, visible(patients.get(site, "")), visible(end.get("chosen") or "not sent"))
-    for site, why in ending.missing.items():
-        table.add_row(visible(site), "-", visible(patients.get(site, "")), f"none: {visible(why)}")
+    for row in ending_rows(ending, patients):
+        table.add_row(*map(visible, row))
     open_console().print(table)
 
 
@@ -105,11 +102,6 @@ def _print_status(run: Path) -> None:
     state = load_run_state(run)
     reason = f". {visible(state.reason, _MOST)}" if state and state.reason else ""
     typer.echo(f"Run {run.name}: {state.status if state else 'not started'}{reason}")
-
-
-def _patients(run: Path) -> dict[str, str]:
-    """Return site to the rounded number of patients in the contract of its enrolment."""
-    return {site: f"~{contract['patients']}" for site, contract in read_json(RunFolder(run).enrolled).items()}
 
 
 def _waiting(progress: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """`cdtl server`: commands of the coordinator."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -200,6 +201,24 @@ def status(folder: Folder, json_: Annotated[bool, typer.Option("--json", help="P
     typer.echo(json.dumps(found, indent=1)) if json_ else print_coordinator(found)
     if not found["running"]:
         raise typer.Exit(FederationError.exit_code)
+
+
+@app.command("desk")
+def desk(
+    folder: Folder,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: any free one.")] = 0,
+    open_: Annotated[bool, typer.Option("--open", help="Open the link in this machine's browser.")] = False,
+    minutes: Annotated[float, typer.Option(min=1, max=480, help="Minutes without use that end a session.")] = 30,
+) -> None:
+    """Serve the coordinator's desk for a browser on this machine, until Ctrl-C; the link it prints opens it once."""
+    from cdtl_core.deploy.server_config import load_server
+
+    load_server(folder)
+    from cdtl_core.desk.server import server_desk
+    from cdtl_core.desk.serving import serve_desk
+
+    make = partial(server_desk, folder.absolute())
+    serve_desk(make, port=port, minutes=minutes, open_browser=open_, tell=typer.echo)
 
 
 @app.command("page")

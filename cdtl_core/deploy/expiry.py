@@ -1,6 +1,8 @@
-"""Notices about certificates that expire soon, for the status of both sides and once a day for their logs."""
+"""Notices about certificates that expire soon and a full disk: for the status, and once a day for the logs."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,12 +15,27 @@ from cdtl_core.deploy.renewing import is_renewing
 from cdtl_core.errors import CdtlError
 from cdtl_core.system.foreign import get_logger, read_json
 
-__all__ = ["NOTICE", "DailyNotices", "coordinator_notices", "site_notices"]
+__all__ = ["NOTICE", "Certificate", "DailyNotices", "coordinator_certificates", "coordinator_notices", "site_notices"]
 
 NOTICE = timedelta(days=30)
 """How long before its end a certificate is mentioned."""
+_LITTLE_GB = 5.0
+"""A run writes checkpoints and models: a disk with less free space is mentioned."""
 _DAY = timedelta(days=1)
 _log = get_logger("cdtl.deploy")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whose certificate it is, when it ends, and what to do then."""
+
+    what: str
+    ends: datetime
+    do: str
+
+    def notice(self, now: datetime) -> str:
+        """Return a sentence if it has expired or ends within `NOTICE`; else an empty text."""
+        return _notice(self.what, self.ends, now, self.do)
 
 
 def coordinator_notices(folder: Path, now: datetime | None = None) -> list[str]:
@@ -55,14 +72,23 @@ class DailyNotices:
             _log.warning("%s", error)
 
 
-def _of_coordinator(folder: Path, now: datetime) -> Iterator[str]:
-    yield _notice("this coordinator's certificate", expiry(folder / "tls" / "server.crt"), now, _RENEW_SERVER)
-    yield _notice("the certificate of this coordinator's authority", expiry(folder / "tls" / "ca.crt"), now, _AUTHORITY)
+def coordinator_certificates(folder: Path, now: datetime | None = None) -> Iterator[Certificate]:
+    """Return the certificates of a coordinator, its authority, and its sites that are not revoked."""
+    now = now or datetime.now(UTC)
+    yield Certificate("this coordinator's certificate", expiry(folder / "tls" / "server.crt"), _RENEW_SERVER)
+    yield Certificate("the certificate of this coordinator's authority", expiry(folder / "tls" / "ca.crt"), _AUTHORITY)
     for member in members(folder):
         if member.revoked_at is None:
             ends = x509.load_pem_x509_certificate(member.enrolment.certificate.encode()).not_valid_after_utc
             do = _ENROL_SITE if now >= ends else _RENEW_SITE
-            yield _notice(f"the certificate of site {member.site}", ends, now, do)
+            yield Certificate(f"the certificate of site {member.site}", ends, do)
+
+
+def _of_coordinator(folder: Path, now: datetime) -> Iterator[str]:
+    yield from (one.notice(now) for one in coordinator_certificates(folder, now))
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < _LITTLE_GB:
+        yield f"only {free:.1f} GB are free where this coordinator writes: runs stop when the disk is full."
 
 
 def _of_site(home: Path, now: datetime) -> Iterator[str]:

@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cdtl_core.errors import DataError
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["KEY_FILE", "fingerprint", "flower_bytes", "is_signed", "load_key", "make_key", "public_line"]
-__all__ += ["read_public_line", "sign_json"]
+__all__ = ["KEY_FILE", "fingerprint", "flower_bytes", "is_signed", "is_spoken", "load_key", "make_key", "public_line"]
+__all__ += ["read_public_line", "sign_json", "spoken_end"]
 
 KEY_FILE = "site.key"
+_SPOKEN_GROUPS = 4  # 64 bits: no one can make a key with the same end
 
 
 def make_key(folder: Path) -> ec.EllipticCurvePrivateKey:
@@ -90,6 +91,16 @@ def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     digits = hashlib.sha256(der).hexdigest()
     return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def spoken_end(fingerprint: str) -> str:
+    """Return the last groups of a fingerprint, which a person types while they are read aloud: 64 bits."""
+    return " ".join(fingerprint.split()[-_SPOKEN_GROUPS:])
+
+
+def is_spoken(fingerprint: str, typed: str) -> bool:
+    """Whether typed text is the end of a fingerprint; spaces and case do not count."""
+    return "".join(typed.lower().split()) == "".join(spoken_end(fingerprint).split())
 
 
 def sign_json(key: ec.EllipticCurvePrivateKey, purpose: bytes, content: Mapping[str, Any]) -> str:

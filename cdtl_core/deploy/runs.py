@@ -21,8 +21,18 @@ from cdtl_core.config.folders import RunFolder
 from cdtl_core.deploy.members import members
 from cdtl_core.errors import CheckpointError, FederationError
 from cdtl_core.system.durable import replace_bytes, replace_json
+from cdtl_core.system.foreign import read_json
 
-__all__ = ["ENDED", "RunState", "load_run_state", "queue_run", "run_folders", "save_enrolled", "save_run_state"]
+__all__ = [
+    "ENDED",
+    "RunState",
+    "enrolled_patients",
+    "load_run_state",
+    "queue_run",
+    "run_folders",
+    "save_enrolled",
+    "save_run_state",
+]
 __all__ += ["stop_run"]
 
 ENDED = {"completed", "incomplete", "failed", "stopped"}
@@ -105,3 +115,8 @@ def save_enrolled(folder: Path, run: Path) -> None:
     """Write the enrolment of the coordinator's sites for a run, which compares their introductions with it."""
     contracts = {member.site: member.enrolment.contract.model_dump(mode="json") for member in members(folder)}
     replace_json(RunFolder(run).enrolled, contracts)
+
+
+def enrolled_patients(run: Path) -> dict[str, str]:
+    """Return site to the rounded number of patients in the contract of its enrolment."""
+    return {site: f"~{contract['patients']}" for site, contract in read_json(RunFolder(run).enrolled).items()}

@@ -1,5 +1,6 @@
 """Status of a coordinator or a site, read from its folder, whether its service runs or not."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ def coordinator_status(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: `folder` holds no coordinator.
     """
-    config, pid = load_server(folder), is_running(folder)
+    config, pid, disk = load_server(folder), is_running(folder), shutil.disk_usage(folder)
     note = read_json(folder / SERVICE_FILE) if pid else {}
     seen, now = last_seen(folder), time.time()
     sites = {
@@ -60,6 +61,7 @@ def coordinator_status(folder: Path) -> dict[str, Any]:
         "database_replaced": note.get("database_replaced"),
         "certificate_expires": expiry(folder / "tls" / "server.crt").isoformat(),
         "notices": coordinator_notices(folder),
+        "disk": {"free": disk.free, "total": disk.total},
         "sites": sites,
         "runs": [_run(path) for path in reversed(list(run_folders(folder)))],
     }

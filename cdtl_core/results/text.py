@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
     from cdtl_core.federation.journal import Ending, Round
     from cdtl_core.results.card import ModelCard
 
-__all__ = ["bytes_text", "card_markdown", "ending_lines", "estimate_text", "percent", "plain", "round_lines"]
+__all__ = [
+    "bytes_text",
+    "card_markdown",
+    "ending_lines",
+    "ending_rows",
+    "estimate_text",
+    "percent",
+    "plain",
+    "round_lines",
+]
 __all__ += ["seconds_text", "signed"]
 
 _MINUS = "\u2212"
@@ -111,6 +121,21 @@ def ending_lines(one: "Ending") -> list[str]:
         f"final evaluation in {one.seconds or 0:.0f} s; test AUROC: {sites or '-'}",
         *(f"{visible(site)} has no model: {visible(why)}" for site, why in one.missing.items()),
     ]
+
+
+def ending_rows(one: "Ending", patients: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
+    """Return a row for each site: AUROC on its test patients, its enrolled patients, and which model it uses.
+
+    Args:
+        one: The end of a run.
+        patients: Site to its enrolled patients; the coordinator does not know how many of them are for testing.
+    """
+    rows = []
+    for site, end in one.sites.items():
+        value, low, high = (end.get(name) for name in ("test_auroc", "test_auroc_low", "test_auroc_high"))
+        figure = estimate_text(Estimate(value=value, low=low, high=high)) if value is not None else "not sent"
+        rows.append((site, figure, patients.get(site, ""), end.get("chosen") or "not sent"))
+    return rows + [(site, "-", patients.get(site, ""), f"none: {why}") for site, why in one.missing.items()]
 
 
 def _figure(value: float | None) -> str:

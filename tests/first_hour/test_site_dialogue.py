@@ -13,11 +13,12 @@ from cdtl_core.data.synthetic.writing import write_phantoms
 from cdtl_core.deploy.coordinator_address import load_address
 from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.invitation import load_invitation
+from cdtl_core.deploy.keys import spoken_end
 from tests.conftest import Cdtl
 from tests.first_hour.terminal import Terminal
 
 INIT = ("site", "init", "north-site")
-QUESTIONS = ("Invitation", "The last 8 characters", "The images", "Where the patient is", "Modality", "Make the key")
+QUESTIONS = ("Invitation", "The last four groups", "The images", "Where the patient is", "Modality", "Make the key")
 pytestmark = pytest.mark.integration
 
 
@@ -35,12 +36,12 @@ def folder(tmp_path: Path, cdtl: Cdtl) -> Path:
 
 
 def spoken(folder: Path) -> str:
-    return load_invitation(folder / "north.json").fingerprint[-9:]  # with the space in it
+    return spoken_end(load_invitation(folder / "north.json").fingerprint)
 
 
 def to_the_end(terminal: Terminal, folder: Path) -> None:
     terminal.answer("Invitation, a file from the coordinator [north.json]")
-    terminal.answer("The last 8 characters", spoken(folder))
+    terminal.answer("The last four groups", spoken(folder))
     terminal.answer("The images: a manifest.csv", "images")
     terminal.answer("Where the patient is in a path, such as {patient}_* [{patient}_*]")
     terminal.answer("Modality", "ultrasound")
@@ -52,9 +53,9 @@ def test_every_answer_is_checked_at_once_and_the_site_is_what_the_command_makes(
     with Terminal(folder, *INIT) as terminal:
         terminal.answer("Invitation, a file from the coordinator [north.json]", "hub/tls/ca.crt")
         assert "ca.crt is not an invitation" in terminal.answer("Invitation")
-        terminal.answer("The last 8 characters", "0000 0000")
-        assert "these are not the last characters of the invitation's fingerprint" in terminal.until("Ctrl-C")
-        terminal.answer("The last 8 characters", spoken(folder).upper())
+        terminal.answer("The last four groups", "0000 0000")
+        assert "these are not the last groups of the invitation's fingerprint" in terminal.until("Ctrl-C")
+        terminal.answer("The last four groups", spoken(folder).upper())
         reached = terminal.answer("The images: a manifest.csv", "nowhere")
         assert "this is the coordinator's invitation" in reached
         assert "Note: localhost:8555 cannot be reached" in reached, "a site may be made before the coordinator runs"
