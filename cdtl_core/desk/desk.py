@@ -30,7 +30,7 @@ from cdtl_core.system.durable import disk_fault
 from cdtl_core.system.foreign import get_logger, visible
 from cdtl_core.system.templates import page_environment
 
-__all__ = ["Desk", "Form", "Page", "Visit"]
+__all__ = ["Desk", "Form", "Need", "Page", "Visit"]
 
 LOOK = "x-desk-look"
 """Header of a request that a page sends by itself, which does not keep a session alive."""
@@ -39,6 +39,16 @@ _FILES = {"desk.css": "text/css", "desk.js": "text/javascript"}
 _BODY_S = 60.0
 _MOST = 2000  # characters of a sentence
 _log = get_logger("cdtl.desk")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a person has to do: a sentence, and a page of the desk or a command."""
+
+    text: str
+    path: str = ""
+    label: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)

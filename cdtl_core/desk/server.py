@@ -1,6 +1,5 @@
 """`cdtl server desk`: the pages of a coordinator, and its first page: what waits for a person, and the state of all."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,13 @@ from cdtl_core.deploy.log_check import check_log
 from cdtl_core.deploy.records import server_logs
 from cdtl_core.deploy.server_config import load_server
 from cdtl_core.deploy.status import coordinator_status
-from cdtl_core.desk.desk import Desk, Form, Page, Visit
+from cdtl_core.desk.desk import Desk, Form, Need, Page, Visit
 from cdtl_core.desk.doors import Doors
 from cdtl_core.desk.server_runs import Runs
 from cdtl_core.desk.server_sites import Sites
 from cdtl_core.results.text import bytes_text
 
 __all__ = ["server_desk"]
-
-
-@dataclass(frozen=True)
-class _Need:
-    """Something that a person has to do: a sentence, and a page of the desk or a command."""
-
-    text: str
-    path: str = ""
-    label: str = ""
-    command: str = ""
 
 
 def server_desk(folder: Path, port: int, doors: Doors) -> Desk:
@@ -100,17 +89,17 @@ class _First:
         checked = {name: check_log(files) for name, files in server_logs(self._folder).items()}
         return visit.page("server_log.html", "Log", checked=checked)
 
-    def _needs(self, found: dict[str, Any]) -> list[_Need]:
+    def _needs(self, found: dict[str, Any]) -> list[Need]:
         needs = [
-            _Need(f"Site {one.enrolment.site} wants to {'change its key' if one.renews else 'join'}.",
+            Need(f"Site {one.enrolment.site} wants to {'change its key' if one.renews else 'join'}.",
                   f"/applications/{one.id}", "Decide")
             for one in applications(self._folder).values()
         ]  # fmt: skip
         if not found["running"]:
-            needs.append(_Need("The coordinator's service does not run.", command=f"cdtl server start {self._folder}"))
-        needs += [_Need(f"Its {name} does not run: {why}") for name, why in found["troubles"].items()]
-        needs += [_Need(found["loopback_warning"])] if found["loopback_warning"] else []
-        needs += [_Need(text) for text in found["notices"]]
+            needs.append(Need("The coordinator's service does not run.", command=f"cdtl server start {self._folder}"))
+        needs += [Need(f"Its {name} does not run: {why}") for name, why in found["troubles"].items()]
+        needs += [Need(found["loopback_warning"])] if found["loopback_warning"] else []
+        needs += [Need(text) for text in found["notices"]]
         if not found["sites"]:
-            needs.append(_Need("No site is admitted yet.", "/invite", "Invite a site"))
+            needs.append(Need("No site is admitted yet.", "/invite", "Invite a site"))
         return needs

@@ -38,7 +38,7 @@ class Runs:
         """Show a run; the page brings itself up to date while the run is under way."""
         run, state = self._run(visit.parameters["name"])
         journal = self._journal(run)
-        rounds = [(one.number, *round_lines(one, state["rounds"] or 0)) for one in journal.rounds] if journal else []
+        rounds = [(one.number, round_lines(one, state["rounds"] or 0)) for one in journal.rounds] if journal else []
         ending = journal.ending if journal else None
         return visit.page(
             "server_run.html",

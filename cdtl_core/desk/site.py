@@ -1,6 +1,5 @@
 """`cdtl site desk`: the pages of a site, and its first page: what waits for a person, and the state of everything."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,12 @@ from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.pending import pending
 from cdtl_core.deploy.status import site_status
 from cdtl_core.desk.deciding import Deciding
-from cdtl_core.desk.desk import Desk, Form, Page, Visit
+from cdtl_core.desk.desk import Desk, Form, Need, Page, Visit
 from cdtl_core.desk.doors import Doors
 from cdtl_core.desk.images import UPLOAD_BYTES, Images
 from cdtl_core.desk.records import Records
 
 __all__ = ["site_desk"]
-
-
-@dataclass(frozen=True)
-class _Need:
-    """Something that a person has to do: a sentence, and a page of the desk or a command."""
-
-    text: str
-    path: str = ""
-    label: str = ""
-    command: str = ""
 
 
 def site_desk(home: Path, port: int, doors: Doors) -> Desk:
@@ -90,21 +79,21 @@ class _First:
         headers = {"Content-Disposition": f'attachment; filename="{ENROLMENT_FILE}"'}
         return Response(path.read_bytes(), media_type="application/json", headers=headers)
 
-    def _needs(self, found: dict[str, Any], fingerprint: str) -> list[_Need]:
+    def _needs(self, found: dict[str, Any], fingerprint: str) -> list[Need]:
         home = self._home
         waiting = {run.id: f"The run {run.name or run.id} waits for your decision." for run in pending(home).values()}
         waiting |= {id: f"A run is {why}" for id, why in found["half_approved"].items()}
-        needs = [_Need(text, f"/requests/{id}", "Decide") for id, text in waiting.items()]
-        needs += [_Need(text) for text in found["notices"]]
+        needs = [Need(text, f"/requests/{id}", "Decide") for id, text in waiting.items()]
+        needs += [Need(text) for text in found["notices"]]
         if not fingerprint:
-            return [*needs, _Need("This site has not enrolled yet.", command=f"cdtl site init {home}")]
+            return [*needs, Need("This site has not enrolled yet.", command=f"cdtl site init {home}")]
         if not found["coordinator"]:
-            needs.append(_Need("This site has no coordinator yet.", command=f"cdtl site init {home} --invite FILE"))
+            needs.append(Need("This site has no coordinator yet.", command=f"cdtl site init {home} --invite FILE"))
         if not found["running"]:
-            needs.append(_Need("The site's service does not run.", command=f"cdtl site start {home}"))
+            needs.append(Need("The site's service does not run.", command=f"cdtl site start {home}"))
         elif not found["last_contact"]:
             text = (
                 "The coordinator has not admitted this site yet: send it enrolment.json and read out the fingerprint."
             )
-            needs.append(_Need(text, "/enrolment.json", "Save enrolment.json"))
+            needs.append(Need(text, "/enrolment.json", "Save enrolment.json"))
         return needs
