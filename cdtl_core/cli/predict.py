@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from cdtl_core.cli.pull import PACS_HELP
 from cdtl_core.system.foreign import visible
 
 if TYPE_CHECKING:
@@ -25,33 +26,63 @@ _FAULTS = 3
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, e.g. runs/demo/sites/north.")],
     images: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Images, exams (a folder, a volume), folders of them, patterns such as '*.png', or a manifest.csv."
         ),
-    ],
+    ] = None,
     box: Annotated[
         list[str] | None, typer.Option(help="x,y,width,height of the lesion, once per image, for a model of lesions.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write, as CSV or JSON; default: print.")] = None,
     csv_: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="JSON instead of CSV or text.")] = False,
+    study: Annotated[str, typer.Option(help="UID of a study in the PACS, in place of images.")] = "",
+    accession: Annotated[str, typer.Option(help="Its accession number, in place of --study.")] = "",
+    pacs: Annotated[Path, typer.Option(help=PACS_HELP)] = Path("pacs.toml"),
+    store: Annotated[
+        bool, typer.Option("--store", help="Store a report and pictures in the study; pacs.toml must allow it.")
+    ] = False,
 ) -> None:
     """Print the probability of each label for each image, the label called, and what this means. Research use only.
 
     A model of exams has one line for each exam: each subfolder, each volume, or rows of a manifest with one exam_id.
-    What is unlike the training images gets a warning. Exit code 4 if an image cannot be read.
+    What is unlike the training images gets a warning. Exit code 4 if an image cannot be read. With --study or
+    --accession the images come from the PACS.
     """
     from cdtl_core.cli.progress import showing_progress
     from cdtl_core.config.folders import NOTE_FILE
-    from cdtl_core.errors import DataError
+    from cdtl_core.errors import ConfigError
     from cdtl_core.inference.model_folder import read_note
     from cdtl_core.results.answer import answer
+
+    note = read_note(model / NOTE_FILE)  # a wrong folder is said first, whatever the images are
+    if study or accession:
+        from cdtl_core.cli.predict_study import Wanted, predict_study
+
+        if images or box:
+            raise ConfigError("--study and --accession take the place of images and boxes: leave one of them out.")
+        found = predict_study(model, note, Wanted(study, accession, pacs, store=store))
+    elif store or not images:
+        raise ConfigError("there is nothing to predict: give images, or a study with --study or --accession.")
+    else:
+        with showing_progress():
+            found = answer(model, images, box or ())
+    _show(found, out, csv_=csv_, json_=json_)
+
+
+def _show(found: "Answer", out: Path | None, *, csv_: bool, json_: bool) -> None:
+    """Print or write an answer.
+
+    Args:
+        found: The answer.
+        out: File to write; None: print.
+        csv_: Print CSV.
+        json_: JSON.
+    """
+    from cdtl_core.errors import DataError
     from cdtl_core.system.durable import replace_bytes
 
-    read_note(model / NOTE_FILE)  # a wrong folder is said first, whatever the images are
-    with showing_progress():
-        found = answer(model, images, box or ())
     text = _json(found) if json_ else _csv(found)
     if out is not None:
         replace_bytes(out, text.encode())

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from cdtl_core.errors import CheckpointError
 from cdtl_core.pacs.arrival import Arrival, fetch_study
-from cdtl_core.pacs.faults import PacsAwayError, PacsError, quiet_libraries
+from cdtl_core.pacs.faults import PacsAwayError, PacsError, quiet_libraries, unexpected
 from cdtl_core.pacs.journal import Journal, StudyRecord
 from cdtl_core.pacs.keep import Keeper
 from cdtl_core.pacs.manifest import write_pulled
@@ -27,7 +27,6 @@ __all__ = ["Pulled", "pull"]
 
 _T = TypeVar("_T")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
-_UNEXPECTED = "an unexpected fault"
 
 
 @dataclass
@@ -180,7 +179,7 @@ class _Puller:
             return _Done(name, record, str(error), is_away=isinstance(error, PacsAwayError))
         except Exception as error:  # one study's fault; its text may hold what it was about
             record.is_complete = False
-            return _Done(name, record, f"{_UNEXPECTED} ({type(error).__name__})")
+            return _Done(name, record, unexpected(error))
         record.is_complete = True
         self._pace.count(sum(one.size for key, one in record.series.items() if key not in before.series))
         return _Done(name, record, "", is_new=is_new)

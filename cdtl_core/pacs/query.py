@@ -1,5 +1,6 @@
 """What is asked of a PACS, and what it answers: studies and series. Identifiers live here in memory only."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -10,7 +11,7 @@ from typing import Any
 from cdtl_core.data.source import read_table
 from cdtl_core.errors import ConfigError, DataError
 
-__all__ = ["Asked", "Query", "Series", "Study", "read_accessions"]
+__all__ = ["Asked", "Query", "Series", "Study", "as_count", "asked_for", "read_accessions", "unique"]
 
 _WILD = frozenset("*?\\")
 _LONGEST = 16  # characters of an accession number in DICOM
@@ -140,6 +141,19 @@ def read_accessions(path: Path, columns: Mapping[str, str]) -> list[Asked]:
     if not asked:
         raise DataError(f"the table {path} lists no accession number: add a row for each study.")
     return list(asked.values())
+
+
+def asked_for(accession: str, study: str) -> Asked:
+    """Return the question for one study, by its accession number or its UID.
+
+    Raises:
+        ConfigError: It is malformed.
+    """
+    if study and not re.fullmatch(r"[0-9.]{1,64}", study.strip()):
+        raise ConfigError("--study is no UID: give the StudyInstanceUID, digits and dots.")
+    if study:
+        return Asked(study=study.strip())
+    return _asked(accession, "", "--accession")
 
 
 def _asked(accession: str, label: str, place: str) -> Asked:

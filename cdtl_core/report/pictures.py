@@ -1,4 +1,4 @@
-"""Images of patients with Grad-CAM as data URLs, for the pages of a site only."""
+"""Images of patients with Grad-CAM, for the pages of a site and for its own PACS only."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-__all__ = ["data_url", "seen", "where_strongest"]
+__all__ = ["data_url", "seen", "side_by_side", "where_strongest"]
 
 _GAP = 4
 
@@ -23,8 +23,8 @@ def seen(pixels: npt.NDArray[np.uint8], *, gray: bool) -> npt.NDArray[np.uint8]:
     return pixels[1:2] if gray and len(pixels) == 3 else pixels
 
 
-def data_url(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32] | None, *, side: int) -> str:
-    """Return image and overlay side by side, as a JPEG in a data URL.
+def side_by_side(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32] | None, *, side: int) -> Image.Image:
+    """Return image and overlay side by side.
 
     Args:
         pixels: The image, C H W.
@@ -45,8 +45,13 @@ def data_url(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32] | None
     whole = Image.new("RGB", (side * len(images) + _GAP * (len(images) - 1), side))
     for place, image in enumerate(images):
         whole.paste(image, (place * (side + _GAP), 0))
+    return whole
+
+
+def data_url(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32] | None, *, side: int) -> str:
+    """Return image and overlay side by side, as a JPEG in a data URL; arguments as in `side_by_side`."""
     buffer = io.BytesIO()
-    whole.save(buffer, "JPEG", quality=80)
+    side_by_side(pixels, heat, side=side).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -82,13 +82,14 @@ class Answer:
         return False if unlike else None if self.table.not_judged else True
 
 
-def answer(model: Path, given: Sequence[Path], boxes: Sequence[str] = ()) -> Answer:
+def answer(model: Path, given: Sequence[Path], boxes: Sequence[str] = (), *, exams: Sequence[str] = ()) -> Answer:
     """Predict images or exams with a model folder; what cannot be read is in `Answer.faults`.
 
     Args:
         model: The model folder.
         given: Files, folders, patterns and manifests, as of `cdtl_core.inference.predict.predict`.
         boxes: The lesion's box in each image, for a model of lesions.
+        exams: Name of each file's exam; empty: as `given` says.
 
     Raises:
         ModelError: The folder holds no model.
@@ -97,7 +98,7 @@ def answer(model: Path, given: Sequence[Path], boxes: Sequence[str] = ()) -> Ans
     from cdtl_core.inference.predict import predict
 
     faults: list[str] = []
-    table = predict(model, given, boxes, unreadable=lambda _, error: faults.append(str(error)))
+    table = predict(model, given, boxes, exams=exams, unreadable=lambda _, error: faults.append(str(error)))
     card = load_card(model)
     threshold = threshold_of(card, table.weights_sha256)
     called = call_labels(table.probabilities, table.labels, table.positive, threshold)

@@ -1,4 +1,4 @@
-"""A small PACS, settings for it, and what a pull leaves behind."""
+"""A small PACS, settings for it, what a pull leaves behind, and the table of `make pacs`."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -7,12 +7,42 @@ from typing import Any
 
 import pytest
 
-from cdtl_core.cli.main import main
 from cdtl_core.system.processes import free_port
+from tests.conftest import Done
 from tests.pacs.peers import SmallPacs
 from tests.pacs.studies import known, study
 
 STUDIES = 6
+
+
+class Figures:
+    """Lines of the table that is printed at the end."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, str]] = []
+
+    def add(self, what: str, measure: str, value: str) -> None:
+        self.lines.append((what, measure, value))
+
+
+_FIGURES = pytest.StashKey[Figures]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_FIGURES] = Figures()
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> Figures:
+    return request.config.stash[_FIGURES]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found = config.stash.get(_FIGURES, Figures()).lines
+    if found:
+        terminalreporter.section("PACS")
+        for line in (("what", "measure", "value"), ("---", "---", "---"), *found):
+            terminalreporter.write_line("| " + " | ".join(line) + " |")
 
 
 @pytest.fixture
@@ -62,18 +92,11 @@ Cdtl = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def cdtl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdtl:
-    """Run a command in this process; return its code and all that it prints."""
+def cdtl(cdtl: Callable[..., Done]) -> Cdtl:
+    """Run a command; return its code and all that it prints."""
 
     def run(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["cdtl", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        told = capfd.readouterr()
-        return code, told.out + told.err
+        done = cdtl(*words)
+        return done.code, done.out + done.err
 
     return run
