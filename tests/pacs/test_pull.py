@@ -1,4 +1,4 @@
-"""`cdtl data pull` by DICOMweb, C-GET and C-MOVE: what arrives, what continues, what fails, and what nobody reads."""
+"""`cdtl data pull` by DICOMweb, C-GET and C-MOVE: what arrives, continues and fails, and what is never written."""
 
 import csv
 import json
