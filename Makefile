@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 FILES := --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 SHARED := -n $$(($$(nproc) + 1)) --maxprocesses 5 $(FILES)  # one more than cores: programs that tests deploy wait more than they compute
 
-.PHONY: demo unit test coverage ci slow gpu join attack faults fuzz soak audit evidence bench page pacs lint docs lock sbom release .clean-tree images clean
+.PHONY: demo unit test coverage ci slow gpu join attack faults fuzz soak audit evidence bench page desk pacs lint docs lock sbom release .clean-tree images clean
 
 demo: $(VENV)/.installed  ## train the synthetic demo federation and print its table
 	$(BIN)/cdtl simulate configs/demo.toml
@@ -73,6 +73,11 @@ page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-co
 pacs: $(VENV)/.installed  ## pull 500 studies from a real Orthanc through kills and cut lines; prints the table; fails if a byte differs
 	@test -x /usr/sbin/Orthanc || (apt-get update -q && apt-get install -y -q --no-install-recommends orthanc orthanc-dicomweb)
 	$(PYTEST) -m slow tests/pacs
+
+desk: $(VENV)/.installed  ## both desks: attacks, and walks of Chromium with axe-core before a deployed federation; figures
+	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends chromium)
+	npm install --prefix tests/report/browser --no-package-lock --no-audit --no-fund --ignore-scripts
+	CDTL_SHOTS=runs/desk CDTL_PICTURES=docs/desk $(PYTEST) -m "slow or not slow" tests/desk
 
 lint: $(VENV)/.installed  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

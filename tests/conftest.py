@@ -69,6 +69,16 @@ def tries(request: pytest.FixtureRequest) -> Tries:
     return counter
 
 
+Figures = Callable[[str, str], None]
+_FIGURE = "figure: "
+
+
+@pytest.fixture
+def figures(record_property: Callable[[str, object], None]) -> Figures:
+    """Call it with what was measured and its value; all are printed as one table at the end."""
+    return lambda what, value: record_property(_FIGURE + what, value)
+
+
 _LONGEST = ("test_disk.py", "test_played_again.py", "test_database.py")
 _OF_WHOLES = {
     "cli",
@@ -148,6 +158,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests measured, and the table of attacks."""
+    said = [one for report in _reports(terminalreporter) for one in report.user_properties]
+    if found := {what.removeprefix(_FIGURE): value for what, value in said if what.startswith(_FIGURE)}:
+        terminalreporter.section("figures")
+        width = max(map(len, found))
+        for what, value in found.items():
+            terminalreporter.write_line(f"{what:<{width}}  {value}")
+    _print_attacks(terminalreporter)
+
+
+def _print_attacks(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table: property, attack, tries, held; rows of one attack are added up."""
     rows: dict[tuple[str, str], tuple[int, set[str]]] = {}
     for report in _reports(terminalreporter):

@@ -1,6 +1,5 @@
-"""A site's application, a coordinator's folder, and the figures that tests of real processes measure."""
+"""A site's application, and a coordinator's folder."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +8,12 @@ import pytest
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment
 from cdtl_core.deploy.keys import load_key, make_key
 from cdtl_core.federation.contract import ModalityContract
+from tests.conftest import Figures
 from tests.deploy.border import border
 from tests.deploy.desk import desk, open_desk
 from tests.deploy.entrance import coordinator, enrolled, north
 
-__all__ = ["border", "coordinator", "desk", "enrolled", "north", "open_desk"]
-
-Figures = Callable[[str, str], None]
-_FIGURE = "figure: "
-
-
-@pytest.fixture
-def figures(record_property: Callable[[str, object], None]) -> Figures:
-    """Call it with what was measured and its value; all are printed as one table at the end."""
-    return lambda what, value: record_property(_FIGURE + what, value)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    said = [one for report in reports for one in report.user_properties if one[0].startswith(_FIGURE)]
-    if found := {what.removeprefix(_FIGURE): value for what, value in said}:
-        terminalreporter.section("figures")
-        width = max(map(len, found))
-        for what, value in found.items():
-            terminalreporter.write_line(f"{what:<{width}}  {value}")
+__all__ = ["Figures", "border", "coordinator", "desk", "enrolled", "north", "open_desk"]
 
 
 def contract(site: str, **fields: Any) -> ModalityContract:
