@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.persons import make_person_key
 from cdtl_core.deploy.refusing import refusals
+from cdtl_core.deploy.runs import stop_run
 from cdtl_core.system.processes import free_port
 from tests.conftest import Figures
 from tests.deploy.deployment import MODEL, Deployment
@@ -63,10 +65,13 @@ def test_a_person_enrols_decides_follows_a_run_and_predicts_at_the_desk(
     deployment.connected()
 
     cork = _enrol_at_the_desk(walk, tmp_path / "at" / "cork", run_config)
+    first = deployment.request(_with(run_config, name="first", federation={"sites": ["cork"], "min_sites": 1}))
+    deployment.play(first)
+    _refuse_at_the_desk(walk, cork)
+    stop_run(deployment.coordinator, "first")
     run = deployment.request(run_config)
     deployment.play(run)
-    _refuse_at_the_desk(walk, cork)
-    _read_a_file_and_approve(walk, _private(deployment, run_config))
+    _read_a_file_and_approve(walk, deployment.request(_private(run_config)) / "request.json")
     _approve_by_two(walk, tmp_path)
     deployment.approve(run, "como")
     tab = walk.open("watching", deployment.homes["alba"])
@@ -99,7 +104,7 @@ def _enrol_at_the_desk(walk: Walk, home: Path, config: RunConfig) -> DeskTab:
     assert tab.text("#fingerprint") == enrolment.fingerprint
     assert "The site's service does not run." in tab.text("#needs")
     assert tab.do("tab", count=3)[0] == ["#main", True]
-    assert all(visible for _, visible in tab.do("tab", count=12))
+    assert all(visible for _, visible in tab.do("tab", count=7))
     tab.look("overview-before")
     for path in PAGES:
         assert tab.goto(path) == 200
@@ -135,17 +140,23 @@ def _refuse_at_the_desk(walk: Walk, tab: DeskTab) -> None:
     tab.look("request-fault")
     tab.type(refuse_reason="no ethics vote yet")
     tab.click("#refuse-send")
-    assert "The run tiny is refused." in tab.text()
+    assert "The run first is refused." in tab.text()
     assert [one.note for one in refusals(home).values()] == ["Dr. Roe: no ethics vote yet"]
     tab.look("requests-refused")
 
 
-def _private(deployment: Deployment, config: RunConfig) -> Path:
-    """Return the request of another run, with differential privacy."""
+def _with(config: RunConfig, name: str, **tables: dict[str, Any]) -> RunConfig:
+    """Return a run of another name, with other values in some tables."""
     tree = config.model_dump(exclude_none=True)
-    tree |= {"name": "private", "dp": {**tree["dp"], "enabled": True, "target_epsilon": 4.0}}
-    tree["model"] |= {"levels": (2, 3), "dropout": 0.0}
-    return deployment.request(RunConfig.model_validate(tree)) / "request.json"
+    return RunConfig.model_validate(
+        {**tree, **{key: {**tree[key], **one} for key, one in tables.items()}, "name": name}
+    )
+
+
+def _private(config: RunConfig) -> RunConfig:
+    """Return another run, with differential privacy."""
+    dp, model = {"enabled": True, "target_epsilon": 4.0}, {"levels": [2, 3], "dropout": 0.0}
+    return _with(config, name="private", dp=dp, model=model)
 
 
 def _read_a_file_and_approve(walk: Walk, other: Path) -> None:
