@@ -40,11 +40,13 @@ class PixelFile:
         array: N C size size, memory-mapped; C = 1 if all are gray, else 3.
         bits: Most bits per sample among the source files.
         counts: Number of images of each file, in the order of the files; they stand in `array` one after the other.
+        gaps: What is missing in series, or was not read of their folders; a few words for each.
     """
 
     array: Pixels
     bits: int
     counts: Ints
+    gaps: tuple[str, ...] = ()
 
 
 def load_pixels(
@@ -88,11 +90,14 @@ def load_pixels(
     if not note.exists():
         jobs = _jobs(files, parts, asked, workers or num_cores())
         bits = _decode(jobs, size, frame, data, workers or num_cores())
-        told = {"images": len(files), "size": size, "intake": INTAKE_VERSION, "bits": bits}
-        replace_json(note, told | ({"counts": [job.count for job in jobs]} if asked else {}))
+        told: dict[str, Any] = {"images": len(files), "size": size, "intake": INTAKE_VERSION, "bits": bits}
+        gaps = [gap for job in jobs if job.plan for gap in job.plan.gaps]
+        told |= {"counts": [job.count for job in jobs], "gaps": gaps} if asked else {}
+        replace_json(note, told)
     found: Pixels = np.load(data, mmap_mode="r", allow_pickle=False)
     told = json.loads(note.read_text(encoding="utf-8"))
-    return PixelFile(found, int(told["bits"]), np.array(told.get("counts", [1] * len(files)), np.int64))
+    counts = np.array(told.get("counts", [1] * len(files)), np.int64)
+    return PixelFile(found, int(told["bits"]), counts, tuple(told.get("gaps", ())))
 
 
 def one_channel(image: Pixels) -> Pixels:

@@ -37,12 +37,15 @@ def rows_of_manifest(path: Path) -> list[Row]:
     """Read a manifest; a relative file is relative to the manifest's folder and lies below it.
 
     Raises:
-        DataError: It is missing, no table, lacks file, label or patient_id, or a relative file leads out of its folder.
+        DataError: It is missing, no table, lacks file, label or patient_id, has a row without a file, or a relative
+            file leads out of its folder.
     """
     columns, lines = read_table(path, "manifest", "set data.root and data.manifest to it")
     missing = [column for column in _COLUMNS[:3] if column not in columns]
     if missing:
         raise DataError(f"the manifest {path} lacks the column {', '.join(missing)}: add it to the header.")
+    if any(not line.get("file") for line in lines):
+        raise DataError(f"the manifest {path} has a row without a file: fill it in, or remove the row.")
     outside = [line["file"] for line in lines if Path(os.path.normpath(line.get("file", ""))).parts[:1] == ("..",)]
     if outside:
         raise DataError(

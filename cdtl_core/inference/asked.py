@@ -142,6 +142,8 @@ def _in_manifest(path: Path, unit: Unit) -> list[Asked]:
     needed = ("file", "patient_id") if unit == "patient" else ("file",)
     if missing := [column for column in needed if column not in columns]:
         raise DataError(f"the manifest {path} lacks the column {', '.join(missing)}: add it to the header.")
+    if any(not line["file"] for line in lines):
+        raise DataError(f"the manifest {path} has a row without a file: fill it in, or remove the row.")
     outside = [line["file"] for line in lines if Path(os.path.normpath(line["file"])).parts[:1] == ("..",)]
     if outside:
         raise DataError(

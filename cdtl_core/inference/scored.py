@@ -80,7 +80,8 @@ def score_images(
             _leave_out(one, error, unreadable, alone=len(asked) == 1)
         report(decoded=number + 1, of=len(asked))
     if not seen:
-        raise DataError(f"none of the {len(asked)} images can be read: give PNG, JPEG, TIFF, BMP or DICOM files.")
+        kinds = "PNG, JPEG, TIFF, BMP, DICOM or NIfTI"
+        raise DataError(f"none of the {len(asked)} images can be read: give {kinds} files.")
     colour = np.stack([one.square if len(one.square) == 3 else np.repeat(one.square, 3, axis=0) for one in seen])
     count = np.arange(len(seen), dtype=np.int64)
     features, log_probabilities = _computed(model, Fold(colour, count, count, count))
@@ -142,7 +143,7 @@ def _exam(
     judged = np.unique(np.linspace(0, count - 1, min(count, _JUDGED)).round().astype(np.int64)).tolist()
     strange = [reasons for place in judged if (reasons := _reasons(likeness, stored.array[place], features[place]))]
     other = dict.fromkeys(reason for file in one.files for reason in _other_modality(tags_of(file), note.modality))
-    unlike = tuple(other)
+    unlike = (*other, *stored.gaps)
     if strange and len(strange) >= _STRANGE * len(judged):
         many = f"{len(strange)} of {len(judged)} images" if len(judged) > 1 else "its image"
         unlike = (*unlike, f"{many}: {strange[0][0]}")

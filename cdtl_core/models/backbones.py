@@ -157,8 +157,8 @@ def load_initial_weights(backbone: Backbone, name: str, weights: str, image_size
     Args:
         backbone: Filled in place.
         name: Name of the backbone.
-        weights: ``imagenet`` (of an installed package, else those of the library, which are downloaded), ``random`` (as
-            built), or a .safetensors file.
+        weights: ``imagenet`` (a backbone of `PACKAGES`: from its package; any other: from the library, which downloads
+            them), ``random`` (as built), or a .safetensors file.
         image_size: Side of the images in pixels.
 
     Raises:

@@ -9,6 +9,8 @@ from cdtl_core.data.listing.folders import list_folders
 from cdtl_core.data.listing.labelled import list_labelled
 from cdtl_core.data.source import Row, rows_of_manifest, write_manifest
 from cdtl_core.errors import DataError
+from cdtl_core.inference.asked import asked_for
+from tests.data.volumes import ramp, write_nifti
 from tests.data.written import dicom, png, table
 
 
@@ -119,3 +121,19 @@ def test_what_is_written_is_read_back_with_every_column(tmp_path: Path) -> None:
         (row.file, row.label, row.patient, row.split, row.group) for row in rows
     ]
     assert again[0].more == {"scanner": 'GE "7"', "age": ""}
+
+
+def test_a_row_without_a_file_is_refused(tmp_path: Path) -> None:
+    path = table(tmp_path / "manifest.csv", "file,label,patient_id", "a.png,benign,1", ",benign,2")
+    with pytest.raises(DataError, match="has a row without a file"):
+        rows_of_manifest(path)
+    with pytest.raises(DataError, match="has a row without a file"):
+        asked_for([path], "image")
+
+
+def test_a_table_names_packed_volumes_without_their_ending(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "images" / f"{name}.nii.gz", ramp(2))
+    labels = table(tmp_path / "labels.csv", "file,label,patient_id", "a,benign,1", "b,malignant,2")
+    rows = list_labelled(tmp_path / "images", labels).rows
+    assert {row.file.name: row.label for row in rows} == {"a.nii.gz": "benign", "b.nii.gz": "malignant"}

@@ -97,6 +97,15 @@ def test_a_series_is_one_exam_whatever_its_files_are_called(cdtl: Cdtl, sites: P
     assert after[one.name]["p_malignant"] == before[one.name]["p_malignant"]
 
 
+def test_slices_that_are_missing_and_files_that_are_not_read_are_said(cdtl: Cdtl, sites: Path, tmp_path: Path) -> None:
+    series = write_series(tmp_path / "S1", ramp(6, 32, 32), Modality="MR")
+    (series / "IM0003").unlink()
+    (series / "notes.txt").write_text("no image")
+    because = told(cdtl, sites / "west", tmp_path)["S1"]["unlike_because"]
+    assert "slices missing between its 5: 1" in because
+    assert "files in its folder that are not read: 1 (notes.txt)" in because
+
+
 def test_the_table_and_its_sentences_speak_of_exams(cdtl: Cdtl, sites: Path, new: Path) -> None:
     said = " ".join(cdtl("predict", sites / "alba", new).out.split())
     assert said.startswith("exam images p_benign p_malignant")

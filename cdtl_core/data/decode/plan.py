@@ -8,6 +8,7 @@ from cdtl_core.data.frame import Slices
 
 __all__ = ["Kind", "Plan", "Survey"]
 
+_EXAMPLES = 3
 Kind = Literal["image", "pages", "frames", "volume", "series", "nifti", "slide"]
 """image: one image; pages: of a TIFF file; frames: of a DICOM file, without geometry; volume: slices of one DICOM file;
 series: a folder of DICOM slices; nifti; slide: tiles of a whole slide."""
@@ -74,6 +75,16 @@ class Plan:
     def count(self) -> int:
         """Number of images that are read."""
         return len(self.chosen)
+
+    @property
+    def gaps(self) -> Iterator[str]:
+        """What is missing between slices, and what was not read of a folder: a few words for each."""
+        if self.missing:
+            yield f"slices missing between its {self.total}: {self.missing}"
+        if self.left_out:
+            more = ", ..." if len(self.left_out) > _EXAMPLES else ""
+            names = ", ".join(self.left_out[:_EXAMPLES])
+            yield f"files in its folder that are not read: {len(self.left_out)} ({names}{more})"
 
     @property
     def has_neighbours(self) -> bool:

@@ -11,7 +11,7 @@ from cdtl_core.data.decode.picture import DicomTags
 from cdtl_core.data.source import Row
 from cdtl_core.errors import DataError
 
-__all__ = ["Found", "Listing", "find_images", "named", "read_headers"]
+__all__ = ["Found", "Listing", "ending_of", "find_images", "named", "read_headers"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pbm", ".pgm", ".ppm", ".pnm", ".dcm"}
 _SUFFIXES |= {".nii", ".svs", ".ndpi", ".scn", ".bif"}
@@ -135,8 +135,13 @@ def _files(folder: Path) -> Iterator[Path]:
             yield from (Path(root) / name for name in names if not name.startswith("."))
 
 
+def ending_of(image: Path) -> str:
+    """Return the ending of an image's name, in lower case; a packed volume has two parts."""
+    return _PACKED if image.name.lower().endswith(_PACKED) else image.suffix.lower()
+
+
 def _is_image(path: Path) -> bool:
-    if path.suffix.lower() in _SUFFIXES or path.name.lower().endswith(_PACKED):
+    if ending_of(path) in {*_SUFFIXES, _PACKED}:
         return True
     if path.name.upper() == "DICOMDIR":  # the index of an export, itself DICOM
         return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cdtl_core.data.decode.picture import DicomTags
 from cdtl_core.data.listing.exams import ExamsBy, arrange_slices, name_exams, side_of
-from cdtl_core.data.listing.files import Found, Listing, find_images, named, read_headers
+from cdtl_core.data.listing.files import Found, Listing, ending_of, find_images, named, read_headers
 from cdtl_core.data.listing.folders import split_of
 from cdtl_core.data.listing.patients import is_patient_column
 from cdtl_core.data.listing.pattern import parse_pattern
@@ -175,7 +175,7 @@ def _proposal(
 ) -> str:
     """Return options that name the columns, guessed from their content."""
     left = [column for column in columns if column not in names.values()]
-    parts = {part.casefold() for image in found.images for part in (image.name, image.stem)}
+    parts = {part.casefold() for image in found.images for part in (image.name, _stem(image))}
     guessed: dict[str, str] = {}
     for column in left:
         files = [line[column].replace("\\", "/").rpartition("/")[2].casefold() in parts for line in lines]
@@ -219,7 +219,7 @@ def _join_files(table: _Table, paths: Mapping[Path, str]) -> dict[Path, str]:
     for image, path in paths.items():
         for ending in _endings(path):
             places[ending].add(image)
-            places[ending.removesuffix(image.suffix.casefold())].add(image)
+            places[ending.removesuffix(ending_of(image))].add(image)
     whole = {path.casefold(): image for image, path in paths.items()}
     joined: dict[Path, str] = {}
     doubtful = []
@@ -239,6 +239,10 @@ def _join_files(table: _Table, paths: Mapping[Path, str]) -> dict[Path, str]:
             "the folder, for example P001/1.png."
         )
     return {image: joined[image] for image in paths if image in joined}
+
+
+def _stem(image: Path) -> str:
+    return image.name[: len(image.name) - len(ending_of(image))]
 
 
 def _endings(path: str) -> list[str]:
