@@ -8,6 +8,7 @@ docs/guides/pacs.md lists the attributes with their reasons; a test compares.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -181,12 +183,17 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip(" \0")
 
 
+_tag = cache(tag_for_keyword)
+
+
 def _element(dataset: Dataset, keyword: str) -> DataElement | None:
     """Return an attribute; None if it is absent, empty, or not of its own kind."""
+    if _tag(keyword) not in dataset.keys():  # noqa: SIM118 (fast: `in dataset` converts the tag)
+        return None
     try:
         found: DataElement = dataset[keyword]
         return None if found.value in (None, "") else found
-    except Exception:  # absent, or pydicom cannot convert it
+    except Exception:  # pydicom cannot convert it
         return None
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom import uid
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.pacs.faults import PacsAwayError, need
@@ -16,13 +16,17 @@ from cdtl_core.pacs.secret import server_context
 from cdtl_core.pacs.settings import DimseConfig
 
 try:
-    from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+    from pynetdicom import AE, AllStoragePresentationContexts, evt
 except ImportError as error:
     raise need("pynetdicom") from error
 
 __all__ = ["PROMPT", "Arriving", "Receiver", "receive"]
 
-_FORMS = [one for one in ALL_TRANSFER_SYNTAXES if one != ExplicitVRBigEndian]
+_FORMS = [
+    *(uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian),
+    *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless),
+    *(uid.JPEGLSNearLossless, uid.JPEG2000Lossless, uid.JPEG2000, uid.RLELossless),
+]
 _SUCCESS, _NOT_ASKED, _FAILED = 0x0000, 0x0124, 0xA700
 
 
@@ -104,7 +108,9 @@ class Receiver:
         self._expected: dict[str, Arriving] = {}
         service = AE(ae_title=config.own_ae_title)
         for context in AllStoragePresentationContexts:
-            service.add_supported_context(str(context.abstract_syntax), _FORMS)
+            kind = uid.UID(str(context.abstract_syntax))
+            if "Image" in kind.name:  # each kind that is offered costs time at every association
+                service.add_supported_context(kind, _FORMS)
         service.require_called_aet = True
         service.require_calling_aet = [config.ae_title]
         service.maximum_associations = 64

@@ -9,6 +9,7 @@ import pytest
 
 from cdtl_core.system.processes import free_port
 from tests.conftest import Done
+from tests.deploy.loopback import Certificates
 from tests.pacs.peers import SmallPacs
 from tests.pacs.studies import known, study
 
@@ -62,13 +63,26 @@ def web(pacs: SmallPacs, tmp_path: Path) -> Iterator[Path]:
     yield from serve("dicomweb", pacs, tmp_path)
 
 
-def serve(protocol: str, pacs: SmallPacs, folder: Path) -> Iterator[Path]:
-    receive = free_port()
-    with pacs.web() as url, pacs.dimse(receive_port=receive) as port:
+def serve(protocol: str, pacs: SmallPacs, folder: Path, certificates: Certificates | None = None) -> Iterator[Path]:
+    """Serve a small PACS; yield its pacs.toml.
+
+    Args:
+        protocol: Of the pull.
+        pacs: The PACS.
+        folder: For the file.
+        certificates: For TLS.
+    """
+    receive, tls = free_port(), ""
+    if certificates:
+        certificates.key.chmod(0o600)
+        tls = f'ca_file = "{certificates.ca}"\ncertificate = "{certificates.certificate}"\n'
+        tls += f'certificate_key = "{certificates.key}"\n'
+    with pacs.web(certificates) as url, pacs.dimse(receive_port=receive, certificates=certificates) as port:
         path = folder / "pacs.toml"
+        dimse = f'host = "127.0.0.1"\nport = {port}\nae_title = "PACS"\nreceive_port = {receive}\n'
         path.write_text(
-            f'protocol = "{protocol}"\ndownloads = 2\npatience_s = 5\ntimeout_s = 5\n[dicomweb]\nurl = "{url}"\n'
-            f'[dimse]\nhost = "127.0.0.1"\nport = {port}\nae_title = "PACS"\nreceive_port = {receive}\n',
+            f'protocol = "{protocol}"\ndownloads = 2\npatience_s = 5\ntimeout_s = 5\n[dicomweb]\nurl = "{url}"\n{tls}'
+            f"[dimse]\ntls = {str(bool(tls)).lower()}\n{tls}{dimse}",
             encoding="utf-8",
         )
         yield path

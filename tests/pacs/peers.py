@@ -1,6 +1,7 @@
 """A small PACS in this process: the same data sets by DICOMweb and by DIMSE, with faults on request."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pynetdicom.sop_class import (
 )
 
 from cdtl_core.system.processes import free_port
+from tests.deploy.loopback import Certificates
 from tests.pacs.studies import encoded
 
 _BOUND = b"cut-here"
@@ -53,29 +55,30 @@ class SmallPacs:
         return [_answer(ones, self.images) for ones in groups.values()]
 
     @contextmanager
-    def web(self) -> Iterator[str]:
-        """Serve DICOMweb; yield its address."""
+    def web(self, certificates: Certificates | None = None) -> Iterator[str]:
+        """Serve DICOMweb, over TLS with certificates; yield its address."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"pacs": self}))
+        if certificates:
+            server.socket = _context(certificates, server=True).wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/dicom-web"
+            yield f"http{'s' if certificates else ''}://127.0.0.1:{server.server_port}/dicom-web"
         finally:
             server.shutdown()
             server.server_close()
             thread.join()
 
     @contextmanager
-    def dimse(self, *, knows: str = "CDTL", title: str = "PACS", receive_port: int = 0) -> Iterator[int]:
-        """Serve DIMSE; yield its port.
+    def dimse(self, *, receive_port: int = 0, certificates: Certificates | None = None) -> Iterator[int]:
+        """Serve DIMSE as PACS for CDTL alone; yield its port.
 
         Args:
-            knows: The only AE title that may connect.
-            title: Its own AE title.
             receive_port: Where images go after a C-MOVE.
+            certificates: For TLS in both directions, which both sides must show.
         """
-        service = AE(ae_title=title)
-        service.require_called_aet, service.require_calling_aet = True, [knows]
+        service = AE(ae_title="PACS")
+        service.require_called_aet, service.require_calling_aet = True, ["CDTL"]
         for model in (
             StudyRootQueryRetrieveInformationModelFind,
             StudyRootQueryRetrieveInformationModelGet,
@@ -88,10 +91,12 @@ class SmallPacs:
         handlers = [
             (evt.EVT_C_FIND, self._find),
             (evt.EVT_C_GET, self._get),
-            (evt.EVT_C_MOVE, self._move, [receive_port]),
+            (evt.EVT_C_MOVE, self._move, [receive_port, certificates]),
         ]
-        port = free_port()
-        server = service.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        port, context = free_port(), _context(certificates, server=True) if certificates else None
+        if context is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        server = service.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=context)
         try:
             yield port
         finally:
@@ -114,10 +119,11 @@ class SmallPacs:
                 return
             yield 0xFF00, one
 
-    def _move(self, event: Any, port: int) -> Iterator[Any]:
+    def _move(self, event: Any, port: int, certificates: Certificates | None) -> Iterator[Any]:
         found = self.select(_keys(event.identifier))
         self.asked.append(f"move {_keys(event.identifier)}")
-        yield ("127.0.0.1", port, {"ae_title": event.move_destination})
+        tls = {"tls_args": (_context(certificates, server=False), "127.0.0.1")} if certificates else {}
+        yield ("127.0.0.1", port, {"ae_title": event.move_destination, **tls})
         yield len(found)
         for place, one in enumerate(found, 1):
             if self.broken(place):
@@ -131,6 +137,13 @@ class SmallPacs:
             self.break_after = 0
             return True
         return False
+
+
+def _context(certificates: Certificates, *, server: bool) -> ssl.SSLContext:
+    purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
+    context = ssl.create_default_context(purpose, cafile=str(certificates.ca))
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    return context
 
 
 def _fits(one: Dataset, name: str, value: str) -> bool:

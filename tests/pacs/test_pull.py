@@ -11,7 +11,8 @@ import pytest
 from cdtl_core.deploy.log_check import check_log
 from cdtl_core.pacs.journal import log_files
 from tests.conftest import Tries
-from tests.pacs.conftest import STUDIES, Cdtl, left, table
+from tests.deploy.loopback import write_certificates
+from tests.pacs.conftest import STUDIES, Cdtl, left, serve, table
 from tests.pacs.peers import SmallPacs
 from tests.pacs.studies import image, known
 
@@ -36,8 +37,6 @@ def test_a_pull_brings_the_labelled_studies_and_a_manifest_that_the_check_reads(
 
 
 def test_all_protocols_leave_the_same_bytes(pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl) -> None:
-    from tests.pacs.conftest import serve
-
     found = []
     for protocol in ("dicomweb", "c-get", "c-move"):
         for path in serve(protocol, pacs, tmp_path):
@@ -46,6 +45,22 @@ def test_all_protocols_leave_the_same_bytes(pacs: SmallPacs, tmp_path: Path, cdt
         found.append(left(tmp_path / protocol))
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 4 * STUDIES + 1
+
+
+@pytest.mark.parametrize("protocol", ["dicomweb", "c-get", "c-move"])
+def test_a_pull_over_tls_shows_and_checks_certificates(
+    protocol: str, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl
+) -> None:
+    own, other = write_certificates(tmp_path / "own"), write_certificates(tmp_path / "other")
+    for path in serve(protocol, pacs, tmp_path, own):
+        command = ("data", "pull", tmp_path / "out", "--pacs", path, "--accessions", table(tmp_path, [0]))
+        code, told = cdtl(*command)
+        assert (code, "1 studies with 4 images" in told) == (0, True), told
+        pacs.asked.clear()
+        path.write_text(path.read_text(encoding="utf-8").replace(str(own.ca), str(other.ca)), encoding="utf-8")
+        code, told = cdtl(*command)
+        sentence = "is not trusted" if protocol == "dicomweb" else "are the certificates right"
+        assert (code, sentence in told, pacs.asked) == (4, True, []), told
 
 
 def test_a_broken_transfer_is_tried_again_and_a_second_pull_only_extends(

@@ -93,7 +93,7 @@ def test_no_proxy_and_no_redirect_is_followed(
     [
         ('ae_title = "PACS"', 'ae_title = "OTHER"', "has another AE title than dimse.ae_title"),
         (r"\[dimse\]", '[dimse]\nown_ae_title = "STRANGER"', "does not know the AE title of this site"),
-        (r"\[dimse\]", "[dimse]\ntls = true", "closed the connection: is TLS asked for on this port"),
+        ("tls = false", "tls = true", "closed the connection: is TLS asked for on this port"),
         (r"port = \d+\nae", "port = 9\nae", "cannot be reached: check host, port and firewall"),
     ],
 )
