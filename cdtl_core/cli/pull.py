@@ -33,15 +33,17 @@ def pull(
     ] = None,
     label: Annotated[str, typer.Option(help="Label of all studies, if there is no table.")] = "",
     modality: Annotated[str, typer.Option(help="Modality of the images, or a DICOM code such as MG.")] = "",
-    since: Annotated[datetime | None, typer.Option(formats=_DAY, help="First day of a study, YYYY-MM-DD.")] = None,
-    until: Annotated[datetime | None, typer.Option(formats=_DAY, help="Last day of a study.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option(formats=_DAY, metavar="DATE", help="First day of a study, YYYY-MM-DD.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option(formats=_DAY, metavar="DATE", help="Last day of a study.")] = None,
     study_description: Annotated[str, typer.Option(help="Description of the study; * for any text.")] = "",
     series_description: Annotated[str, typer.Option(help="Description of the series; * for any text.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be pulled; write nothing.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="First compare every file with its hash.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Pull images from a PACS: identifiers become keyed hashes, all other attributes go but for a documented list.
+    """Pull images from a PACS: identifiers become keyed hashes, and of all else a documented list is kept.
 
     Give the command again to continue; studies that have arrived are not fetched again. Exit code 4 if a study is
     missing at the end.
@@ -128,29 +130,32 @@ def _pairs(columns: list[str]) -> Mapping[str, str]:
 
 def _counted(one: "Counted", address: str) -> str:
     images = "an unknown number of" if one.images is None else str(one.images)
-    told = f"{visible(address)} has {one.studies} studies with {one.series} series and {images} images"
-    here = f"; {one.here} of the studies are here already" if one.here else ""
+    told = f"{visible(address)} has {_many(one.studies, 'study')} with {one.series} series and {images} images"
+    here = f"; {_many(one.here, 'study')} of these arrived before" if one.here else ""
     size = "How many bytes they have is not known before images of this PACS have arrived."
     if one.images is not None and one.bytes_of_image is not None:
         size = f"That is about {_mb(one.images * one.bytes_of_image)}, going by the images that are here."
-    missing = f"\n{one.missing} accession numbers are not in the PACS." if one.missing else ""
+    missing = f"\nNot in the PACS: {_many(one.missing, 'accession number')}." if one.missing else ""
     return f"{told}{here}. {size}{missing}\nNothing was written."
 
 
 def _told(done: "Pulled", out: Path) -> str:
     rate = f", {done.fetched / done.seconds * 60:.0f} studies per minute" if done.seconds > 1 and done.fetched else ""
-    lines = [f"{done.fetched} studies with {done.images} images pulled ({_mb(done.size)}{rate})."]
+    pulled = f"{_many(done.fetched, 'study')} with {_many(done.images, 'image')}"
+    lines = [f"{pulled} pulled ({_mb(done.size)}{rate})."]
     if done.here:
-        lines.append(f"{done.here} studies had arrived before.")
-    if not done.fetched and not done.here and not done.failed and not done.missing:
+        lines.append(f"Arrived before: {_many(done.here, 'study')}.")
+    if not (done.fetched or done.here or done.failed or done.missing or done.is_stopped):
         lines = ["The PACS has no study that meets these conditions: check dates, modality and descriptions."]
-    lines += [f"Left out: {count} images ({reason})." for reason, count in sorted(done.left_out.items())]
+    lines += [f"Left out: {_many(count, 'image')} ({reason})." for reason, count in sorted(done.left_out.items())]
     if done.is_stopped:
         lines.append("Stopped; give the same command again to continue.")
     if done.rows:
-        labels = f" {done.without_label} of them have no label: fill in the column." if done.without_label else ""
+        labels = f" Without a label: {done.without_label}. Give them one in your table." if done.without_label else ""
         manifest = out / "manifest.csv"
-        lines.append(f"{manifest}: {done.rows} rows.{labels}\nNext: cdtl data check {manifest} --modality NAME")
+        lines.append(
+            f"{manifest}: {_many(done.rows, 'row')}.{labels}\nNext: cdtl data check {manifest} --modality NAME"
+        )
     return "\n".join(lines)
 
 
@@ -159,11 +164,16 @@ def _missing(done: "Pulled") -> str:
     if done.failed:
         shown = [f"{name}: {reason.rstrip('.')}" for name, reason in list(done.failed.items())[:_SHOWN]]
         more = f"; and {len(done.failed) - _SHOWN} more" if len(done.failed) > _SHOWN else ""
-        parts.append(f"{len(done.failed)} studies are missing ({'; '.join(shown)}{more})")
+        parts.append(f"{_many(len(done.failed), 'study')} missing ({'; '.join(shown)}{more})")
     if done.missing:
         names = ", ".join(done.missing[:_SHOWN]) + (", ..." if len(done.missing) > _SHOWN else "")
-        parts.append(f"{len(done.missing)} accession numbers are not in the PACS (keyed hashes {names})")
+        parts.append(f"{_many(len(done.missing), 'accession number')} not in the PACS (keyed hash {names})")
     return f"{' and '.join(parts)}: give the same command again once this is solved."
+
+
+def _many(count: int, word: str) -> str:
+    """Return a number of things in words."""
+    return f"{count} {word}" if count == 1 else f"{count} {word[:-1]}ies" if word.endswith("y") else f"{count} {word}s"
 
 
 def _mb(size: float) -> str:

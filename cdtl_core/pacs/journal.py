@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdtl_core.errors import CheckpointError
-from cdtl_core.system.chained import ChainedLog, LogFiles, parse_line
+from cdtl_core.system.chained import ChainedLog, LogFiles, link, parse_line
 from cdtl_core.system.durable import file_hash
 
 __all__ = ["Arrived", "File", "Journal", "StudyRecord", "log_files"]
@@ -182,20 +182,24 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the lines of the journal; half a line left by a kill is none.
 
     Raises:
-        CheckpointError: Another line is damaged.
+        CheckpointError: Another line is damaged or was edited.
     """
     try:
         content = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return
+    before = ""
     for number, line in enumerate(content, 1):
         found = parse_line(line)
-        if found is not None:
-            yield found[0]
-        elif number < len(content) or line.endswith(b"\n"):
+        if found is None and number == len(content) and not line.endswith(b"\n"):
+            return
+        if found is None or link(before, found[0]) != found[1]:
             raise CheckpointError(
-                f"line {number} of {path} is damaged: restore the file from a backup, or pull into a new folder."
+                f"line {number} of {path} is damaged or was edited: restore the file from a backup, or pull into a new "
+                "folder."
             )
+        before = found[1]
+        yield found[0]
 
 
 def _encoded(arrived: Arrived) -> dict[str, Any]:

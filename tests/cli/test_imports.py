@@ -20,6 +20,7 @@ from cdtl_core.privacy.ledger import Budget, commit, open_ledger, reserve
 from tests.deploy.desk import with_initial_weights
 
 TRAINS = ("torch._dynamo", "opacus", "sklearn", "matplotlib", "ray", "onnx", "scipy.stats", "pydicom")
+PACS = ("dicomweb_client", "pynetdicom", "highdicom", "requests")
 TENSORS = (*TRAINS, "torch", "torchvision", "timm", "flwr", "grpc", "httpx", "starlette", "scipy.optimize")
 FAST = (*TENSORS, "scipy.integrate", "scipy.sparse", "scipy.signal", "numpy.f2py", "numpy.testing")
 """What a command that only reads a privacy ledger has no time for."""
@@ -42,7 +43,10 @@ for command in commands:
 """
 
 FAMILIES = {
-    "help": (["--help", "--version", "site --help", "config --help"], (*TENSORS, "numpy", "pydantic", "jinja2")),
+    "help": (
+        ["--help", "--version", "site --help", "config --help", "data --help", "data pull --help", "predict --help"],
+        (*TENSORS, *PACS, "numpy", "pydantic", "jinja2"),
+    ),
     "config": (
         ["config new study --out -", "config list", "config check demo", "config reference", "doctor --quick"],
         TENSORS,

@@ -55,7 +55,7 @@ def test_a_pull_over_tls_shows_and_checks_certificates(
     for path in serve(protocol, pacs, tmp_path, own):
         command = ("data", "pull", tmp_path / "out", "--pacs", path, "--accessions", table(tmp_path, [0]))
         code, told = cdtl(*command)
-        assert (code, "1 studies with 4 images" in told) == (0, True), told
+        assert (code, "1 study with 4 images" in told) == (0, True), told
         pacs.asked.clear()
         path.write_text(path.read_text(encoding="utf-8").replace(str(own.ca), str(other.ca)), encoding="utf-8")
         code, told = cdtl(*command)
@@ -73,7 +73,7 @@ def test_a_broken_transfer_is_tried_again_and_a_second_pull_only_extends(
     first = left(tmp_path / "out")
     pacs.asked.clear()
     code, told = cdtl(*command, table(tmp_path, range(3)))
-    assert (code, "1 studies with 4 images" in told, "2 studies had arrived" in told) == (0, True, True), told
+    assert (code, "1 study with 4 images" in told, "before: 2 studies" in told) == (0, True, True), told
     fetched = [one for one in pacs.asked if re.match(r"get|move|/dicom-web/studies/[^?/]+$", one)]
     assert len(fetched) == 1
     assert known(2).uid in fetched[0]
@@ -90,7 +90,7 @@ def test_what_fails_is_named_by_its_hash_the_others_arrive_and_the_code_says_so(
     damaged.add_new(0x7FE00010, "OB", damaged.PixelData[:100])
     listed = table(tmp_path, [0, 1, 2, 700])
     code, told = cdtl("data", "pull", tmp_path / "out", "--pacs", settings, "--accessions", listed)
-    sentences = ("1 studies are missing", "1 accession numbers are not in the PACS")
+    sentences = ("1 study missing", "1 accession number not in the PACS")
     assert (code, [one in told for one in sentences]) == (4, [True, True]), told
     assert len({row["exam_id"] for row in rows(tmp_path / "out")}) == 2
     lines = [json.loads(line) for line in (tmp_path / "out" / "pull.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -105,7 +105,7 @@ def test_images_with_burned_in_names_are_left_out_and_counted(
 ) -> None:
     pacs.images[0].BurnedInAnnotation = "YES"
     code, told = cdtl("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", table(tmp_path, [0]))
-    assert (code, "Left out: 1 images (names may be burned into the image)" in told) == (0, True), told
+    assert (code, "Left out: 1 image (names may be burned into the image)" in told) == (0, True), told
     assert len(rows(tmp_path / "out")) == 3
 
 
@@ -121,8 +121,20 @@ def test_slices_are_one_row_and_a_changed_file_is_fetched_again(
     changed = sorted((tmp_path / "out" / row["file"]).iterdir())[2]
     changed.write_bytes(changed.read_bytes()[:-1] + b"\7")
     assert "0 studies" in cdtl(*command)[1]
-    assert "1 studies" in cdtl(*command, "--verify")[1]
+    assert "1 study" in cdtl(*command, "--verify")[1]
     assert left(tmp_path / "out") == before
+
+
+def test_an_edited_journal_is_refused(web: Path, tmp_path: Path, cdtl: Cdtl) -> None:
+    command = ("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", table(tmp_path, range(2)))
+    assert cdtl(*command)[0] == 0
+    journal = tmp_path / "out" / "pull.jsonl"
+    whole = journal.read_text(encoding="utf-8")
+    journal.write_text(whole.replace('"label": "benign"', '"label": "malign"'), encoding="utf-8")
+    code, told = cdtl(*command)
+    assert (code, "is damaged or was edited" in told) == (6, True), told
+    journal.write_text(whole[:-40], encoding="utf-8")  # as a kill leaves it
+    assert cdtl(*command)[0] == 0
 
 
 def test_a_dry_run_counts_and_writes_nothing(settings: Path, tmp_path: Path, cdtl: Cdtl) -> None:
@@ -154,7 +166,7 @@ def test_no_identifier_is_in_any_file_name_log_or_output(
         secrets |= {one.uid, one.accession, one.patient}
     with caplog.at_level(logging.DEBUG):
         told = cdtl("data", "pull", tmp_path / "out", "--pacs", settings, "--modality", "US", "--label", "x")[1]
-    assert "1 studies are missing" in told
+    assert "1 study missing" in told
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     names = "\n".join(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     everything = written + (told + names + caplog.text).encode()

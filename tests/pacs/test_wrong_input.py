@@ -1,6 +1,7 @@
 """A wrong setting, a wrong address or a hostile peer: a sentence without secrets, and nothing sent elsewhere."""
 
 import re
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -39,6 +40,28 @@ def test_wrong_settings_are_refused_with_what_to_write(text: str, told: str, tmp
     with pytest.raises(ConfigError, match=told) as refused:
         load_pacs(tmp_path / "pacs.toml")
     assert "pw" not in str(refused.value).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "package", "module"),
+    [("dicomweb", "dicomweb-client", "dicomweb_client.web"), ("c-get", "pynetdicom", "pynetdicom")],
+)
+def test_without_the_extra_the_command_says_what_to_install(
+    protocol: str,
+    package: str,
+    module: str,
+    pacs: SmallPacs,
+    tmp_path: Path,
+    cdtl: Cdtl,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for path in serve(protocol, pacs, tmp_path):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, module, None)
+            for name in ("dicomweb", "dimse", "receive"):
+                patched.delitem(sys.modules, f"cdtl_core.pacs.{name}", raising=False)
+            code, told = cdtl("data", "pull", tmp_path / "out", "--pacs", path, "--modality", "US")
+        assert (code, f"{package}, which is missing: pip install 'cdtl[pacs]'" in told) == (3, True), told
 
 
 @pytest.mark.attack("a PACS secret is in no readable file and no message", "an open file, no file, no variable")
