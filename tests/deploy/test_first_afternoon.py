@@ -1,72 +1,120 @@
-"""The first afternoon: from a folder of images to an accepted update, by commands alone."""
+"""The first afternoon: from a PACS to the first accepted update, as one person's steps. `make pacs` prints them."""
 
-import subprocess
-import sys
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
 
 from cdtl_core.config import RunConfig
 from cdtl_core.data.listing.folders import rows_of
 from cdtl_core.data.synthetic.writing import write_phantoms
-from tests.deploy.conftest import Figures
+from cdtl_core.deploy.invitation import load_invitation, make_invitation, save_invitation
+from cdtl_core.deploy.keys import spoken_end
+from tests.conftest import Figures
+from tests.deploy.afternoon import Afternoon
 from tests.deploy.deployment import MODEL
 from tests.deploy.joined import Make, Tiny, make
+from tests.pacs.orthanc import PROGRAM, Orthanc
+from tests.pacs.studies import image, known
 
 __all__ = ["make"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM.exists(), reason="Orthanc is not installed: make pacs")]
+MOST_STEPS, MOST_S = 15, 600.0
+SIZE = 160
 
 
-def test_a_new_engineer_gets_from_a_folder_of_images_to_an_accepted_update_in_ten_minutes(
-    tiny: Tiny, make: Make, tmp_path: Path, figures: Figures
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
+    one = Orthanc(tmp_path / "orthanc")
+    one.start()
+    try:
+        yield one
+    finally:
+        one.kill()
+
+
+def test_a_new_engineer_gets_from_a_pacs_to_an_accepted_update_in_fifteen_steps(
+    tiny: Tiny, make: Make, tmp_path: Path, orthanc: Orthanc, figures: Figures
 ) -> None:
-    """Commands and default settings only; all that the coordinator does is to admit the site and ask for a run."""
-    images = tmp_path / "images"
-    write_class_folders(images, patients=40)
+    """Default settings; all that the coordinator does is to invite and admit the site, and to ask for a run."""
+    table = fill(orthanc, tmp_path / "drafts", patients=40)
     others = [site.model_dump(exclude_none=True) for site in tiny().sites[2:]]
-    run_config = RunConfig(name="first", federation={"rounds": 4, "min_sites": 2, "join_timeout_s": 300.0})  # type: ignore[arg-type]
+    config = RunConfig(name="first", federation={"rounds": 4, "min_sites": 2, "join_timeout_s": 300.0})  # type: ignore[arg-type]
     deployment = make(tiny(model=MODEL, sites=others))
     deployment.start_all()
     deployment.connected()
-    home, began = tmp_path / "engineer", time.monotonic()
-    pattern = r"^(p[0-9a-f]+)_"
-    asked = ["--name", "zeno", "--modality", "ultrasound", "--data", str(images), "--patient-pattern", pattern]
-    cdtl("site", "init", str(home), *asked)
-    cdtl("server", "admit", str(deployment.coordinator), str(home / "enrolment.json"), "--yes")
-    where = ["--server", f"localhost:{deployment.port}", "--ca", str(deployment.ca)]
-    checked = cdtl("site", "check", str(home), *where)
-    assert "this site is admitted" in checked
-    assert "with the default settings, measured in a" in checked
-    figures("a new engineer: init, admission, check with rehearsal", f"{time.monotonic() - began:.0f} s")
-    run = deployment.request(run_config)
+    office, desk = deployment.coordinator, tmp_path / "desk"
+    desk.mkdir()
+    save_invitation(desk / "zeno.json", make_invitation(office, "zeno", config.task))  # by mail
+    (desk / "studies.csv").write_text(table)  # an export of the hospital's own list
+    began, person = time.monotonic(), Afternoon(desk)
+
+    person.write("pacs.toml", f'protocol = "dicomweb"\n[dicomweb]\nurl = "{orthanc.web}"\n')
+    person.command("data", "pull", "images", "--accessions", "studies.csv")
+    fingerprint = load_invitation(desk / "zeno.json").fingerprint
+    person.call("the coordinator reads out its fingerprint, and hears the site's", groups=32)
+    told = person.talk(
+        "site", "init", "zeno",
+        answers={
+            "Invitation": "", "The last four groups": spoken_end(fingerprint), "The images": "", "Modality": "",
+            "Make the key": "",
+        },
+    )  # fmt: skip
+    assert "[images/manifest.csv]" in told
+    assert "dermoscopy [ultrasound]" in told, "the modality is known from the PACS"
+    deployment.homes["zeno"] = desk / "zeno"
+    admit(office, desk / "zeno" / "enrolment.json")
+    assert "this site is admitted" in person.command("site", "check", "zeno")
+    person.service("site", "start", "zeno")
+    deployment.start("zeno")
+    run = deployment.request(config)
     deployment.approve(run, "como")
     deployment.play(run)
-    deployment.homes["zeno"] = home
-    deployment.start("zeno")
-    cdtl("site", "approve", str(home), str(run / "request.json"), "--yes")
+    deployment.until(lambda: any((desk / "zeno" / "pending").glob("*.json")), 120.0, "the run at zeno")
+    person.talk("site", "approve", "zeno", "first", answers={"Approve this run at this site?": "y"})
     deployment.until(lambda: (run / "rounds.jsonl").exists(), 500.0, "the first round")
-    took = time.monotonic() - began
-    figures("a new engineer: images to first accepted update", f"{took:.0f} s")
     assert "zeno" in deployment.lines(run)[0]["sites"]
-    assert took < 600
+    for line in person.lines():
+        figures(line[:97].rstrip(), line[97:])
+    figures("first afternoon: commands, answers and files; at most 15", str(person.count))
+    figures("first afternoon: a person's time by the keystroke-level model; at most 600 s", f"{person.person_s:.0f} s")
+    figures(
+        "first afternoon: waiting for commands; from the first step to the update",
+        f"{person.machine_s:.0f} s; {time.monotonic() - began:.0f} s",
+    )
+    assert person.count <= MOST_STEPS
+    assert person.person_s < MOST_S
     deployment.stop()
 
 
-def write_class_folders(images: Path, *, patients: int) -> None:
-    """PNG files in a folder per label, the patient in each file's name, as an export often leaves them."""
-    drafts = images.with_name("drafts")
-    write_phantoms(drafts, modality="ultrasound", num_patients=patients, seed=5, size=160)
-    for number, row in enumerate(rows_of(drafts)):
-        target = images / row.label / f"p{row.patient.strip('p')}_{number}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        row.file.rename(target)
+def admit(office: Path, enrolment: Path) -> None:
+    """What the coordinator does after the call."""
+    from cdtl_core.deploy.enrolment import load_enrolment
+    from cdtl_core.deploy.members import admit as admit_site
+
+    admit_site(office, load_enrolment(enrolment))
 
 
-def cdtl(*arguments: str) -> str:
-    """Run a command as a person does; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cdtl_core.cli.main", *arguments], capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def fill(orthanc: Orthanc, folder: Path, *, patients: int) -> str:
+    """Put one study for each image of synthetic patients into the PACS; returns the table of labels."""
+    write_phantoms(folder, modality="ultrasound", num_patients=patients, seed=5, size=SIZE)
+    lines, studies = ["accession_number,label"], []
+    for number, row in enumerate(rows_of(folder)):
+        studies.append(as_dicom(number, row.patient, row.file))
+        lines.append(f"{known(number).accession},{row.label}")
+    orthanc.upload(studies)
+    shutil.rmtree(folder)
+    return "\n".join(lines) + "\n"
+
+
+def as_dicom(number: int, patient: str, file: Path) -> Dataset:
+    one = image(number, 0, 0, size=SIZE)
+    one.PatientID = f"MRN-{patient}"
+    with Image.open(file) as picture:
+        one.PixelData = np.asarray(picture.convert("L").resize((SIZE, SIZE))).tobytes()
+    return one
