@@ -70,9 +70,9 @@ page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-co
 	npm install --prefix tests/report/browser --no-package-lock --no-audit --no-fund --ignore-scripts
 	CDTL_SHOTS=runs/page CDTL_PICTURE=docs/report.png $(BIN)/python -m pytest -q -m slow tests/report/browser
 
-pacs: $(VENV)/.installed  ## pull 500 studies from a real Orthanc through kills and cut lines; prints the table; fails if a byte differs
+pacs: $(VENV)/.installed  ## pull 500 studies from a real Orthanc through kills and cut lines; the first afternoon, counted; prints both tables
 	@test -x /usr/sbin/Orthanc || (apt-get update -q && apt-get install -y -q --no-install-recommends orthanc orthanc-dicomweb)
-	$(PYTEST) -m slow tests/pacs
+	$(PYTEST) -m slow tests/pacs tests/deploy/test_first_afternoon.py
 
 desk: $(VENV)/.installed  ## both desks: attacks, and walks of Chromium with axe-core before a deployed federation; figures
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends chromium)

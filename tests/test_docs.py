@@ -40,6 +40,7 @@ NOT_RUN = {
     "sudo useradd --system cdtl-node": "as above",
     "sudo cp cdtl-filter.service cdtl-node.service /etc/systemd/system/": "needs root, and would change this machine",
     "sudo systemctl enable --now cdtl-filter cdtl-node": "needs systemd and root",
+    "cdtl server desk coordinator": "tests/desk/browser walks it",
 }
 """Commands of the pages that no test runs, each with the reason."""
 

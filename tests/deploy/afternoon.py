@@ -22,7 +22,7 @@ PREPARE_S = 1.35  # to prepare a step in mind
 WORD_S = 60 / 238  # reading silently
 CALL_S = 60.0  # to dial, to be put through, to say who calls
 GROUP_S = 2.0  # to read out or hear four hex digits, and to compare them
-_LIMIT_S = 500.0
+_LIMIT_S = 1500.0
 
 
 @dataclass

@@ -75,9 +75,9 @@ def test_a_new_engineer_gets_from_a_pacs_to_an_accepted_update_in_fifteen_steps(
     run = deployment.request(config)
     deployment.approve(run, "como")
     deployment.play(run)
-    deployment.until(lambda: any((desk / "zeno" / "pending").glob("*.json")), 120.0, "the run at zeno")
+    deployment.until(lambda: any((desk / "zeno" / "pending").glob("*.json")), 300.0, "the run at zeno")
     person.talk("site", "approve", "zeno", "first", answers={"Approve this run at this site?": "y"})
-    deployment.until(lambda: (run / "rounds.jsonl").exists(), 500.0, "the first round")
+    deployment.until(lambda: (run / "rounds.jsonl").exists(), 900.0, "the first round")
     assert "zeno" in deployment.lines(run)[0]["sites"]
     for line in person.lines():
         figures(line[:97].rstrip(), line[97:])
