@@ -20,11 +20,11 @@ from cdtl_core.deploy.records import record_approval
 from cdtl_core.deploy.request import ApprovalRequest, check_initial_weights, request_id, request_sha256
 from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
 from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_hash, egress_manifest
-from cdtl_core.system.durable import replace_bytes, sync_folder, unwritable
+from cdtl_core.system.durable import one_at_a_time, replace_bytes, sync_folder, unwritable
 from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "missing_persons", "own_egress"]
-__all__ += ["withdraw"]
+__all__ += ["take_off", "withdraw"]
 
 _INITIAL_WEIGHTS = "limits.initial_weights_hash"
 
@@ -99,6 +99,15 @@ def approve(
     _check_room(egress, site)
     settings, bundle = request.settings, request.bundle_sha256
     approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
+    home.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(home):  # a signature that is withdrawn now must not be written again
+        return _keep(home, approval, site, signer, clock)
+
+
+def _keep(
+    home: Path, approval: Approval, site: SiteConfig, signer: Signer | None, clock: Callable[[], float]
+) -> Approval:
+    """Sign an approval, log it and write it; arguments as of `approve`."""
     if site.approval.keys:
         before = approvals(home).get(approval.id)
         kept = valid_signatures(_core(before), before.signatures, site) if before else ()
@@ -108,7 +117,7 @@ def approve(
     content = approval.model_dump_json(indent=1).encode()
     signed = ", ".join(one.person for one in approval.signatures)
     sha256 = hashlib.sha256(content).hexdigest()
-    record_approval(home, "approved", approval.id, sha256=sha256, signed=signed, note=note, clock=clock)
+    record_approval(home, "approved", approval.id, sha256=sha256, signed=signed, note=approval.note, clock=clock)
     replace_bytes(_folder(home) / f"{approval.id}.json", content)
     if not missing_persons(approval, site):
         for suffix in (".json", ".fab"):
@@ -165,6 +174,12 @@ def withdraw(home: Path, id: str, *, note: str = "", clock: Callable[[], float] 
         PrivacyError: `id` is no name of an approval.
         CheckpointError: It cannot be removed; or it is off the list, and the log of approvals cannot be written.
     """
+    with one_at_a_time(home):
+        take_off(home, id, note, clock)
+
+
+def take_off(home: Path, id: str, note: str, clock: Callable[[], float]) -> None:
+    """Do what `withdraw` does, with its arguments and errors, inside a block of `one_at_a_time`."""
     path = inside(_folder(home), f"{id}.json")
     try:
         path.unlink()

@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config.schema import Line, inside
-from cdtl_core.deploy.approvals import approvals, withdraw
+from cdtl_core.deploy.approvals import approvals, take_off
 from cdtl_core.deploy.records import record_approval
-from cdtl_core.system.durable import replace_bytes
+from cdtl_core.system.durable import one_at_a_time, replace_bytes
 from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Refusal", "refusals", "refuse"]
@@ -45,11 +45,12 @@ def refuse(home: Path, id: str, name: str, *, note: str = "", clock: Callable[[]
         CheckpointError: The disk is full or read-only.
     """
     path = inside(home, "refused", f"{id}.json")
-    if id in approvals(home):
-        withdraw(home, id, note=note, clock=clock)
-    refusal = Refusal(name=name, note=note, refused_at=clock())
-    record_approval(home, "refused", id, note=note, clock=clock)
-    replace_bytes(path, refusal.model_dump_json(indent=1).encode())
+    with one_at_a_time(home):  # an approval that is written meanwhile must not stay beside the refusal
+        if id in approvals(home):
+            take_off(home, id, note, clock)
+        refusal = Refusal(name=name, note=note, refused_at=clock())
+        record_approval(home, "refused", id, note=note, clock=clock)
+        replace_bytes(path, refusal.model_dump_json(indent=1).encode())
     return refusal
 
 

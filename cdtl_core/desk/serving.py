@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
+from cdtl_core.desk.connection import ACCEPTED_AT_ONCE, Connection
 from cdtl_core.desk.desk import Desk
 from cdtl_core.desk.doors import LINK_S, Doors
 from cdtl_core.errors import ConfigError
@@ -60,7 +61,7 @@ def desk_server(desk: Desk) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             desk.app(),
-            http="h11",
+            http=Connection,
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -68,7 +69,7 @@ def desk_server(desk: Desk) -> uvicorn.Server:
             access_log=False,  # addresses hold the token of a link
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=64,
+            backlog=ACCEPTED_AT_ONCE,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=3,
             h11_max_incomplete_event_size=_HEAD_BYTES,
@@ -78,7 +79,7 @@ def desk_server(desk: Desk) -> uvicorn.Server:
 
 def _listener(port: int) -> socket.socket:
     try:
-        return socket.create_server(("127.0.0.1", port), backlog=64)
+        return socket.create_server(("127.0.0.1", port), backlog=ACCEPTED_AT_ONCE)
     except OSError as error:
         why = str(error.strerror).partition(" (while")[0]
         raise ConfigError(

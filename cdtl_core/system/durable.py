@@ -20,6 +20,7 @@ __all__ = [
     "disk_fault",
     "file_hash",
     "locked",
+    "one_at_a_time",
     "publish_folder",
     "replace_bytes",
     "replace_json",
@@ -159,6 +160,24 @@ def locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterato
                 f"the folder {folder} is in use by another cdtl process: wait for it or choose another folder."
             ) from None
         yield
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process or thread is inside such a block about this folder; nothing is written for it.
+
+    Raises:
+        CheckpointError: The folder does not exist or cannot be read.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be used ({error.strerror}): check its path and permissions.") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Approval by two persons with separate keys, and attacks by one person or an edited file."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from cdtl_core.cli.main import app
 from cdtl_core.config import SimulationConfig, SiteConfig
 from cdtl_core.deploy.approvals import Approval, approvals, approve, decide, missing_persons, withdraw
 from cdtl_core.deploy.persons import Signer, load_signer, make_person_key
-from cdtl_core.deploy.request import ApprovalRequest, make_request
+from cdtl_core.deploy.refusing import refusals, refuse
+from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id
 from cdtl_core.errors import CdtlError, CheckpointError, ConfigError, PrivacyError
+from tests.conftest import Tries
 from tests.deploy.desk import with_initial_weights
 
 Tiny = Callable[..., SimulationConfig]
@@ -154,3 +157,25 @@ def test_a_key_file_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"no key")
     with pytest.raises(CdtlError, match="cannot be opened"):
         load_signer(tmp_path / "key", "Ana", PHRASE)
+
+
+@pytest.mark.attack("Two people approve a run", "one refuses while the other signs")
+def test_who_refuses_while_another_signs_is_not_overruled(
+    asked: ApprovalRequest, two: SiteConfig, persons: dict[str, Signer], tmp_path: Path, tries: Tries
+) -> None:
+    approve(tmp_path, asked, two, signer=persons["Ana"])
+    id = request_id(CODE, asked.settings)
+    other = threading.Thread(target=refuse, args=(tmp_path, id, "tiny"), kwargs={"note": "Ana: no"})
+    times = iter(range(100))
+
+    def clock() -> float:
+        if next(times) == 1:  # Ana's signature was read, and Ben's is being made
+            other.start()
+            other.join(0.3)
+        return 0.0
+
+    approve(tmp_path, asked, two, signer=persons["Ben"], clock=clock)
+    other.join(30)
+    tries.add()
+    assert not allowed(tmp_path, asked, two)
+    assert id in refusals(tmp_path)

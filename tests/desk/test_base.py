@@ -2,12 +2,15 @@
 
 import http.client
 import logging
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from starlette.responses import Response
 
+from cdtl_core.desk.connection import MOST_OPEN
 from cdtl_core.desk.desk import Desk, Form, Page, Visit
 from cdtl_core.desk.doors import LINK_S, Doors
 from cdtl_core.errors import ConfigError
@@ -313,3 +316,18 @@ def test_a_fault_is_a_sentence_and_a_crash_tells_nothing(
 def test_a_link_holds_256_bits(desk: Desk) -> None:
     page = Person(desk.port).get(desk.link())
     assert len(value_of(page.text, "token")) * 6 >= 256
+
+
+@pytest.mark.attack("Other accounts cannot keep a person out of a desk", "silent, half a head, half a body")
+def test_programs_that_hold_connections_do_not_stop_the_desk(desk: Desk, person: Person, tries: Any) -> None:
+    head = f"POST /enter HTTP/1.1\r\nHost: 127.0.0.1:{desk.port}\r\nOrigin: {person.origin}\r\n"
+    slow = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 60000\r\n\r\ntoken="
+    with ExitStack() as stack:
+        for begun in ("", head, head + slow):
+            for _ in range(MOST_OPEN // 2):
+                held = stack.enter_context(socket.create_connection(("127.0.0.1", desk.port), timeout=20))
+                held.sendall(begun.encode())
+                tries.add()
+            other = Person(desk.port)
+            assert other.open(desk.link()).status_code == 200
+            assert person.get("/").status_code == 200
