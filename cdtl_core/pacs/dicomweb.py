@@ -3,6 +3,7 @@
 Nothing is sent to another host: proxies of the environment and redirects are not followed.
 """
 
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -57,7 +58,7 @@ class DicomwebPeer:
         session = requests.Session()
         session.trust_env = False  # no proxy and no .netrc
         session.max_redirects = 0
-        session.verify = str(config.ca_file) if config.ca_file else True
+        session.verify = str(config.ca_file) if config.ca_file else _system_certificates()
         if config.certificate:
             session.cert = (str(config.certificate), str(config.certificate_key))
         if config.user and password:
@@ -125,6 +126,12 @@ class DicomwebPeer:
     def close(self) -> None:
         """End the connection."""
         self._session.close()
+
+
+def _system_certificates() -> str | bool:
+    """Return where this system keeps the certificates that it trusts; True: those that come with requests."""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath or True
 
 
 @contextmanager

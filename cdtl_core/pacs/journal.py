@@ -150,9 +150,9 @@ class Journal:
             }
         )
 
-    def add_missing(self, accession: str) -> None:
-        """Write the line of an accession number, a keyed hash, for which the PACS has no study."""
-        self._write({"kind": "missing", "accession": accession})
+    def add_missing(self, accession: str, reason: str) -> None:
+        """Write the line of an accession number, a keyed hash, for which no study was found, and why."""
+        self._write({"kind": "missing", "accession": accession, "reason": reason})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._log.append({"time": datetime.now(UTC).isoformat(timespec="seconds"), **line})

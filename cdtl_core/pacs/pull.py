@@ -202,9 +202,10 @@ class _Puller:
         for done in all_done:
             if done.record is None and not done.reason:
                 self._result.missing.append(done.name)
-                self._journal.add_missing(done.name)
+                self._journal.add_missing(done.name, "not in the PACS")
             elif done.record is None:
                 self._result.failed[done.name] = done.reason
+                self._journal.add_missing(done.name, done.reason)
             else:
                 self._note_study(done, done.record)
             self._in_a_row = self._in_a_row + 1 if done.is_away else 0

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from math import ceil
 from struct import pack, unpack_from
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID
@@ -45,12 +46,23 @@ def clean_pixels(kept: Dataset, pixels: bytes, syntax: UID) -> bytes:
 
 
 def _whole(kept: Dataset, pixels: bytes) -> bytes:
-    """Return uncompressed pixels without what stands behind them."""
+    """Return uncompressed pixels without what stands behind them, or in bits that hold no value (old overlays)."""
     bits = kept.Rows * kept.Columns * kept.SamplesPerPixel * kept.BitsAllocated * int(kept.get("NumberOfFrames") or 1)
     size: int = ceil(bits / 8 * (2 / 3 if kept.PhotometricInterpretation == "YBR_FULL_422" else 1))
     if len(pixels) < size:
         raise PacsError(_DAMAGED)
-    return pixels[:size] + b"\0" * (size % 2)
+    return _without_unused_bits(kept, pixels[:size]) + b"\0" * (size % 2)
+
+
+def _without_unused_bits(kept: Dataset, pixels: bytes) -> bytes:
+    allocated, stored = int(kept.BitsAllocated), int(kept.get("BitsStored", kept.BitsAllocated))
+    if allocated not in {8, 16} or not 0 < stored < allocated or kept.get("HighBit", stored - 1) != stored - 1:
+        return pixels
+    kind = f"<{'i' if kept.get('PixelRepresentation') else 'u'}{allocated // 8}"
+    unused = allocated - stored
+    values = np.frombuffer(pixels, kind)
+    cleared: bytes = ((values << unused) >> unused).astype(kind).tobytes()  # a negative value keeps its sign
+    return cleared
 
 
 def _clean_frame(frame: bytes) -> bytes:
@@ -122,7 +134,18 @@ def _without_comments(frame: bytes) -> bytes:
             raise ValueError
         parts.append(b"" if marker == _J2K_COM else frame[at:end])
         at = end
-    last = frame.rfind(_EOI)
-    if last < at:
-        raise ValueError
-    return b"".join([*parts, frame[at:last], _EOI])
+    end = _end_of_tiles(frame, at)
+    return b"".join([*parts, frame[at:end], _EOI])
+
+
+def _end_of_tiles(frame: bytes, at: int) -> int:
+    """Return where the last tile part of a JPEG 2000 stream ends."""
+    while frame[at : at + 2] != _EOI:
+        marker, length = unpack_from(">H", frame, at)[0], unpack_from(">I", frame, at + 6)[0]
+        if marker != _SOT:
+            raise ValueError
+        end = at + length if length else frame.rfind(_EOI)  # 0: up to the end
+        if end <= at:
+            raise ValueError
+        at = end
+    return at

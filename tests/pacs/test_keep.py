@@ -111,7 +111,7 @@ def test_text_inside_a_compressed_frame_is_not_written_and_the_picture_stays(for
         whole, comment = target.getvalue(), b"\0\1" + PLANTED.encode()
         at = whole.index(b"\xff\x90")
         segment = b"\xff\x64" + (len(comment) + 2).to_bytes(2, "big") + comment
-        frame = whole[:at] + segment + whole[at:]
+        frame = whole[:at] + segment + whole[at:] + PLANTED.encode() + b"\xff\xd9"
         one.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
     one.add_new(0x7FE00010, "OB", encapsulate([frame]))
     one["PixelData"].is_undefined_length = True
@@ -121,6 +121,16 @@ def test_text_inside_a_compressed_frame_is_not_written_and_the_picture_stays(for
     assert PLANTED.encode() not in (tmp_path / "after.dcm").read_bytes()
     before, after = read_dicom(tmp_path / "before.dcm"), read_dicom(tmp_path / "after.dcm")
     assert np.array_equal(before.pixels, after.pixels)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_that_hold_no_value_are_cleared(signed: bool) -> None:
+    one = image(0, 0, 0, modality="CT")
+    one.BitsStored, one.HighBit, one.PixelRepresentation = 12, 11, int(signed)
+    values = np.arange(one.Rows * one.Columns) % 4096 - (2048 if signed else 0)
+    one.add_new(0x7FE00010, "OW", (values.astype("<i2").view("<u2") & 0x0FFF | 0x5000).astype("<u2").tobytes())
+    kept = pydicom.dcmread(BytesIO(Keeper(KEY).shown(one).content))
+    assert np.array_equal(np.frombuffer(kept.PixelData, "<i2"), values)
 
 
 def test_what_the_pipeline_reads_is_kept_and_identifiers_are_hashes_that_agree(tmp_path: Path) -> None:
