@@ -88,12 +88,13 @@ def approve(
     Raises:
         ConfigError: The settings are not those of a run, or its replies do not fit in `room_mb`.
         PrivacyError: They contradict a lock of the site, name no or other initial weights, or the signer is not one
-            of the site's persons.
+            of the site's persons, or another person refused the run meanwhile.
         CheckpointError: The disk is full or read-only; the run is not approved.
     """
     config = unflatten(request.settings)
     if fault := _fault(request.settings, site):
         raise PrivacyError(fault)
+    refused = _refused_at(home, request_id(request.bundle_sha256, request.settings))
     check_initial_weights(config)
     egress = own_egress(config, site)
     _check_room(egress, site)
@@ -101,7 +102,16 @@ def approve(
     approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
     home.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(home):  # a signature that is withdrawn now must not be written again
+        if _refused_at(home, approval.id) not in {None, refused}:
+            raise PrivacyError("the run was refused while this approval was worked out: read why, then approve again.")
         return _keep(home, approval, site, signer, clock)
+
+
+def _refused_at(home: Path, id: str) -> int | None:
+    try:
+        return (home / "refused" / f"{id}.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _keep(

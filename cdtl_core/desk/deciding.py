@@ -1,5 +1,7 @@
 """Requests at the site's desk: what a run asks for, and a person's decision, by the rules of `cdtl site approve`."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,21 @@ from cdtl_core.config.settings import load_site
 from cdtl_core.deploy import approvals as approving
 from cdtl_core.deploy.pending import known_request, pending
 from cdtl_core.deploy.persons import Signer, open_signer
-from cdtl_core.deploy.refusing import refusals, refuse
+from cdtl_core.deploy.refusing import Refusal, refusals, refuse
 from cdtl_core.deploy.request import ApprovalRequest, read_request, request_id
 from cdtl_core.deploy.terms import Terms, budget_text, changed_settings, examine, limits_text, privacy_text
 from cdtl_core.deploy.used import used_text
 from cdtl_core.desk.desk import Visit
-from cdtl_core.errors import CdtlError, ConfigError
+from cdtl_core.errors import CdtlError, CheckpointError, ConfigError
+from cdtl_core.federation.egress import egress_hash
 from cdtl_core.report.charts.figure import Table
 from cdtl_core.report.shared import egress_table
 from cdtl_core.system.foreign import visible
 
-__all__ = ["Deciding"]
+__all__ = ["REQUEST_BYTES", "Deciding"]
 
+REQUEST_BYTES = 1 << 20
+"""Most bytes of a request: its list names every tensor, and every site may be named."""
 _MOST_GIVEN = 16
 _MOST_NOTE = 2000
 _MOST_SETTING = 2000
@@ -74,13 +79,17 @@ class Deciding:
     def show(self, visit: Visit, fault: str = "") -> Response:
         """Show what a run asks for, and the forms to decide."""
         id, own = visit.parameters["id"], load_site(self._home / SITE_FILE)
-        request = self._request(id)
-        terms, wrong = None, ""
+        terms, wrong, budget = None, "", ""
+        try:
+            request = self._request(id)
+        except ConfigError as error:
+            return self._show_unfit(visit, error, fault)
         try:
             terms = self._checked(request, own)
+            budget = budget_text(self._home, terms.config, own)
         except CdtlError as error:
-            wrong = str(error)
-        approved = approving.approvals(self._home).get(id)
+            terms, wrong = None, str(error)
+        approved, refused = approving.approvals(self._home).get(id), refusals(self._home).get(id)
         return visit.page(
             "request.html",
             f"Run {request.name}",
@@ -93,14 +102,25 @@ class Deciding:
             tables=_tables(terms) if terms else [],
             limits=limits_text(terms.config) if terms else "",
             privacy=privacy_text(terms.config, own) if terms else "",
-            budget=budget_text(self._home, terms.config, own) if terms else "",
+            budget=budget,
+            shown=_shown(terms, own, refused) if terms else "",
             approved=approved,
             used=_used(self._home, id, approved.settings) if approved else "",
             missing=approving.missing_persons(approved, own) if approved else "",
-            refused=refusals(self._home).get(id),
+            refused=refused,
             people=own.approval.people,
             persons=sorted(own.approval.keys),
             typed=visit.fields,
+        )
+
+    def _show_unfit(self, visit: Visit, error: ConfigError, fault: str) -> Response:
+        """Show a waiting run of which this version of cdtl can show no more than its name: it can be refused."""
+        run = pending(self._home).get(visit.parameters["id"])
+        if run is None:
+            raise error
+        title, status = f"Run {run.name or run.id}", 400 if fault else 200
+        return visit.page(
+            "unfit.html", title, status=status, id=run.id, wrong=str(error), fault=fault, typed=visit.fields
         )
 
     def approve(self, visit: Visit) -> Response:
@@ -111,7 +131,12 @@ class Deciding:
             note = _note(visit.fields, "approve")
             if visit.fields.get("read") != "yes":
                 raise ConfigError("confirm that you have read what may leave: then approve.")
-            self._checked(request, own)
+            terms, refused = self._checked(request, own), refusals(self._home).get(id)
+            if visit.fields.get("shown") != _shown(terms, own, refused):
+                raise ConfigError(
+                    "what the page showed is out of date: site.toml was changed, or the run was refused meanwhile. "
+                    "Read it again, then approve."
+                )
             approval = approving.approve(self._home, request, own, note=note, signer=_signer(visit, own))
         except CdtlError as error:
             return self.show(visit, str(error))
@@ -123,7 +148,7 @@ class Deciding:
     def refuse(self, visit: Visit) -> Response:
         """Refuse a run, in a person's name."""
         id = visit.parameters["id"]
-        name = self._request(id).name
+        name = self._name(id)
         try:
             refuse(self._home, id, name, note=_note(visit.fields, "refuse"))
         except CdtlError as error:
@@ -135,9 +160,20 @@ class Deciding:
         """Withdraw an approval; nothing more of the run is sent."""
         try:
             approving.withdraw(self._home, visit.parameters["id"], note=_note(visit.fields, "withdraw"))
+        except CheckpointError as error:  # it may be withdrawn all the same, and then no page is left of it
+            return visit.fault(str(error), 500)
         except CdtlError as error:
             return self.show(visit, str(error))
         return visit.go("/requests", "The approval is withdrawn: nothing more of this run is trained or sent.")
+
+    def _name(self, id: str) -> str:
+        """Return the name of a run, also of one whose settings this version of cdtl cannot read."""
+        names = {id: one.name for id, one in refusals(self._home).items()}
+        names |= {id: visible(one.settings.get("name", "")) for id, one in approving.approvals(self._home).items()}
+        names |= {id: one.name for id, one in (pending(self._home) | self._given).items()}
+        if id not in names:
+            raise ConfigError(f"no run {visible(id)} waits here or was decided here.")
+        return names[id]
 
     def _request(self, id: str) -> ApprovalRequest:
         request = self._given.get(id) or known_request(self._home, id)
@@ -154,6 +190,19 @@ class Deciding:
         if key not in self._terms:
             self._terms = dict([*self._terms.items(), (key, examine(request, own))][-_MOST_GIVEN:])
         return self._terms[key]
+
+
+def _shown(terms: Terms, own: SiteConfig, refused: Refusal | None) -> str:
+    """Return the hash of what a person reads before approving; a form with another one is of an older page."""
+    read = (
+        terms.request.model_dump_json(),
+        egress_hash(terms.egress),
+        terms.sentences,
+        privacy_text(terms.config, own),
+        own.approval.model_dump(mode="json"),
+        refused.refused_at if refused else None,
+    )
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
 
 def _tables(terms: Terms) -> tuple[Table, ...]:

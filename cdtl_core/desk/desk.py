@@ -1,7 +1,8 @@
 """A desk: pages and forms behind `Guard` and `Doors`.
 
 A page is a function that takes a `Visit` and returns a response. One that changes something is a form: it is reached by
-POST only, after the session and its token have been checked, and one form is handled at a time.
+POST only, after the session and its token have been checked. Forms that go to one path are handled one at a time: an
+approval takes up to a minute, and a withdrawal must not wait for it.
 """
 
 import asyncio
@@ -90,7 +91,7 @@ class Visit:
         session: The session.
         path: The address that was asked for, in `Desk.base`.
         parameters: Those of the path.
-        fields: Texts of the form, stripped; none for a page.
+        fields: Texts of the form, stripped but for a passphrase; none for a page.
         files: Files of the form, by the name of their field; an empty field is not there.
     """
 
@@ -153,7 +154,6 @@ class Desk:
         self._cookie = f"cdtl_desk_{port}"
         self.base = f"/{secrets.token_urlsafe(16)}"
         self._pages, self._forms = pages, forms
-        self._turn = threading.Lock()
         self._environment = page_environment(_TEMPLATES)
         self._environment.filters["visible"] = visible
         self._environment.globals |= {
@@ -222,8 +222,10 @@ class Desk:
         return answer
 
     def _of_form(self, form: Form) -> Callable[[Request], Any]:
+        turn = threading.Lock()
+
         def handle(visit: Visit) -> Response:
-            with self._turn:
+            with turn:
                 return self._made(form.handle, visit)
 
         async def answer(request: Request) -> Response:
@@ -292,4 +294,5 @@ def _texts(form: FormData) -> dict[str, str]:
     """
     if len(form.multi_items()) != len(form):
         raise HTTPException(400)
-    return {name: one.strip() for name, one in form.items() if isinstance(one, str)}
+    texts = {name: one for name, one in form.items() if isinstance(one, str)}
+    return {name: one if name == "passphrase" else one.strip() for name, one in texts.items()}

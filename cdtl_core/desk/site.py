@@ -10,7 +10,7 @@ from cdtl_core.config.settings import load_site
 from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.pending import pending
 from cdtl_core.deploy.status import site_status
-from cdtl_core.desk.deciding import Deciding
+from cdtl_core.desk.deciding import REQUEST_BYTES, Deciding
 from cdtl_core.desk.desk import Desk, Form, Need, Page, Visit
 from cdtl_core.desk.doors import Doors
 from cdtl_core.desk.images import UPLOAD_BYTES, Images
@@ -48,7 +48,7 @@ def site_desk(home: Path, port: int, doors: Doors) -> Desk:
         Page("/predict", images.ask, "Predict"),
     ]
     forms = [
-        Form("/requests", deciding.take),
+        Form("/requests", deciding.take, REQUEST_BYTES),
         Form("/requests/{id}/approve", deciding.approve),
         Form("/requests/{id}/refuse", deciding.refuse),
         Form("/requests/{id}/withdraw", deciding.withdraw),

@@ -179,3 +179,23 @@ def test_who_refuses_while_another_signs_is_not_overruled(
     tries.add()
     assert not allowed(tmp_path, asked, two)
     assert id in refusals(tmp_path)
+
+
+@pytest.mark.attack("Two people approve a run", "one refuses while the other's approval is worked out")
+def test_an_approval_that_takes_a_minute_does_not_overrule_a_refusal_of_this_minute(
+    asked: ApprovalRequest, tmp_path: Path, tries: Tries
+) -> None:
+    id, site = request_id(CODE, asked.settings), site_of(1, {})
+
+    def clock() -> float:  # asked for after the initial weights were worked out
+        refuse(tmp_path, id, "tiny", note="Ana: no")
+        return 0.0
+
+    with pytest.raises(PrivacyError, match="was refused while this approval was worked out"):
+        approve(tmp_path, asked, site, clock=clock)
+    tries.add()
+    assert id in refusals(tmp_path)
+    assert not approvals(tmp_path)
+    approve(tmp_path, asked, site)
+    assert allowed(tmp_path, asked, site)
+    assert not refusals(tmp_path)

@@ -3,6 +3,7 @@
 import http.client
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -26,10 +27,12 @@ class Book:
     def __init__(self) -> None:
         self.written: list[str] = []
         self.now = 1000.0
+        self.begun, self.end = threading.Event(), threading.Event()
 
     def make(self, port: int, doors: Doors) -> Desk:
         pages = [Page("/", self.show, TITLE), Page("/of/{name}", self.of)]
-        return Desk(NAME, port, doors, pages, [Form("/write", self.write), Form("/upload", self.upload, limit=200_000)])
+        upload, slow = Form("/upload", self.upload, limit=200_000), Form("/slow", self.slow)
+        return Desk(NAME, port, doors, pages, [Form("/write", self.write), upload, slow])
 
     def show(self, visit: Visit) -> Response:
         return visit.page("fault.html", TITLE, sentence=f"{len(self.written)} written")
@@ -40,6 +43,11 @@ class Book:
     def write(self, visit: Visit) -> Response:
         self.written.append(visit.fields["text"])
         return visit.go("/", f"{visit.fields['text']} is written.")
+
+    def slow(self, visit: Visit) -> Response:
+        self.begun.set()
+        self.end.wait(60)
+        return visit.go("/")
 
     def upload(self, visit: Visit) -> Response:
         self.written.append(str(visit.files["file"].filename))
@@ -331,3 +339,18 @@ def test_programs_that_hold_connections_do_not_stop_the_desk(desk: Desk, person:
             other = Person(desk.port)
             assert other.open(desk.link()).status_code == 200
             assert person.get("/").status_code == 200
+
+
+def test_a_form_that_takes_long_holds_up_no_other_form(desk: Desk, person: Person, book: Book) -> None:
+    other, csrf = Person(desk.port), person.csrf
+    other.open(desk.link())
+    slow = threading.Thread(target=person.send, args=("/slow",), kwargs={"csrf": csrf})
+    slow.start()
+    assert book.begun.wait(20)
+    other.client.timeout = 10
+    try:
+        assert other.send("/write", csrf=other.csrf, text="now").status_code == 200
+    finally:
+        book.end.set()
+        slow.join(20)
+    assert book.written == ["now"]

@@ -1,6 +1,7 @@
 """The site's desk: the same decisions as the command line, on pages that show foreign text harmlessly."""
 
 import json
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id, 
 from cdtl_core.desk.desk import Desk
 from cdtl_core.desk.site import site_desk
 from tests.deploy.desk import with_initial_weights
-from tests.desk.person import Person, served
+from tests.desk.person import Person, hidden_of, served
 
 Tiny = Callable[..., SimulationConfig]
 CODE = b"the code of a run"
 SCRIPT = "<script>alert(1)</script>"
-PHRASE = "correct horse"
+PHRASE = " correct horse "
 READ = {"read": "yes"}
 BY = {"approve_name": "Dr. Roe", "approve_reason": "ethics vote 17/26"}
 NO = {"refuse_name": "Dr. Roe", "refuse_reason": "no ethics vote"}
@@ -161,6 +162,42 @@ def test_a_request_from_a_file_is_read_and_a_wrong_file_is_named(
     forced = person.send(f"/requests/{id}/approve", csrf=person.csrf, **BY, **READ)
     assert "does not match its own settings" in forced.text
     assert not decided(home, id)
+
+
+def test_a_run_that_this_version_cannot_show_can_be_refused(home: Path, person: Person) -> None:
+    id = keep_pending(home, CODE, {"name": "strange", "new.setting": 1}, run_id=1, reason="not approved").id
+    told = person.get(f"/requests/{id}")
+    assert (told.status_code, "cannot be shown or approved here" in told.text) == (200, True)
+    assert "Approve this run" not in told.text
+    assert person.send(f"/requests/{id}/approve", csrf=person.csrf, **BY, **READ).status_code == 400
+    assert person.fill(f"/requests/{id}", f"/requests/{id}/refuse", refuse_name="Dr. Roe").status_code == 400
+    assert pending(home)
+    assert "The run strange is refused." in person.fill(f"/requests/{id}", f"/requests/{id}/refuse", **NO).text
+    assert (pending(home), refusals(home)[id].name) == ({}, "strange")
+
+
+def test_a_request_without_a_setting_of_a_run_is_shown_as_wrong(person: Person, request_: ApprovalRequest) -> None:
+    bare = request_.model_copy(update={"settings": {"name": "tiny"}}).model_dump_json().encode()
+    shown = person.fill("/requests", "/requests", {"request": ("request.json", bare)})
+    assert (shown.status_code, "cannot be approved here" in shown.text) == (200, True)
+    long = request_.model_copy(update={"sites": tuple(f"hospital-{number}" for number in range(6000))})
+    shown = person.fill("/requests", "/requests", {"request": ("request.json", long.model_dump_json().encode())})
+    assert "does not match its own settings" in shown.text
+
+
+def test_what_is_approved_is_what_the_page_showed(home: Path, person: Person, request_: ApprovalRequest) -> None:
+    id, tree = waiting(home, request_), tomllib.loads((home / "site.toml").read_text())
+    old = hidden_of(person.get(f"/requests/{id}").text, "/approve")
+    save_toml(home / "site.toml", {**tree, "site": "bora"})
+    told = person.send(f"/requests/{id}/approve", **old, **BY, **READ)
+    assert (told.status_code, "what the page showed is out of date" in told.text) == (400, True)
+    save_toml(home / "site.toml", tree)
+    person.fill(f"/requests/{id}", f"/requests/{id}/refuse", **NO)  # in another tab
+    told = person.send(f"/requests/{id}/approve", **old, **BY, **READ)
+    assert "what the page showed is out of date" in told.text
+    assert not approvals(home)
+    assert "is approved." in person.fill(f"/requests/{id}", f"/requests/{id}/approve", **BY, **READ).text
+    assert decided(home, id)
 
 
 @pytest.fixture
