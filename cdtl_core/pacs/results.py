@@ -4,6 +4,7 @@ Both are marked as research use, not for diagnosis. They hold the study's real i
 until they are stored in the PACS.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,19 +94,19 @@ def report_of(findings: Sequence[Finding], model: ModelName) -> Dataset:
 
 
 def _group(finding: Finding, number: int, model: ModelName) -> "sr.MeasurementsAndQualitativeEvaluations":
-    method = _code("CALIBRATED" if model.kind == "calibrated" else "RAW", f"{model.kind} probability of a network")
+    method = _code(f"{model.kind} probability of a network")
     measured = [
         sr.Measurement(
-            name=_code(f"PROBABILITY{place}", f"Probability of {label}"),
+            name=_code(f"Probability of {label}"),
             value=round(value, 6),
             unit=CodedConcept("1", "UCUM", "no units"),
         )
-        for place, (label, value) in enumerate(finding.probabilities.items())
+        for label, value in finding.probabilities.items()
     ]
     like = {True: "yes", False: "no: do not rely on the probabilities", None: "not known"}[finding.is_like]
-    told = [("INTENT", "Intended use", MARK.lower()), ("LIKE_TRAINING", "Images are like the training images", like)]
+    told = [("Intended use", MARK.lower()), ("Images are like the training images", like)]
     if finding.called:
-        told.append(("CALLED", "Label called", finding.called))
+        told.append(("Label called", finding.called))
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=generate_uid(), identifier=f"cdtl {number}"),
         method=method,
@@ -113,17 +114,16 @@ def _group(finding: Finding, number: int, model: ModelName) -> "sr.MeasurementsA
             name="cdtl", version=__version__, parameters=[f"SHA-256 of the weights: {model.weights_sha256}"]
         ),
         measurements=measured,
-        qualitative_evaluations=[
-            sr.QualitativeEvaluation(_code(code, name), _code(f"{code[:14]}_V", value)) for code, name, value in told
-        ],
+        qualitative_evaluations=[sr.QualitativeEvaluation(_code(name), _code(value)) for name, value in told],
         source_images=[
             sr.SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID) for one in finding.images
         ],
     )
 
 
-def _code(value: str, meaning: str) -> CodedConcept:
-    return CodedConcept(value[:16], _SCHEME, meaning[:64])
+def _code(meaning: str) -> CodedConcept:
+    """Return a code of our own scheme; each meaning has its own code."""
+    return CodedConcept(hashlib.sha256(meaning.encode()).hexdigest()[:12], _SCHEME, meaning[:64])
 
 
 def picture_of(pixels: npt.NDArray[np.uint8], source: Dataset, number: int) -> Dataset:
@@ -160,7 +160,7 @@ def picture_of(pixels: npt.NDArray[np.uint8], source: Dataset, number: int) -> D
         referring_physician_name=source.ReferringPhysicianName or None,
         series_description=MARK,
     )
-    picture.PatientOrientation = None  # that of the source image is not known here
+    picture.PatientOrientation = picture.Laterality = None  # those of the source image are not known here
     picture.BurnedInAnnotation = "NO"
     picture.DerivationDescription = "Image and Grad-CAM of a network. Research use, not for diagnosis."
     reference = Dataset()

@@ -6,15 +6,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from dicomweb_client import DICOMwebClient
 
+from cdtl_core.config import SimulationConfig
+from tests.conftest import Played
 from tests.faults.link import Link
-from tests.pacs.conftest import Figures, left, table
+from tests.pacs.conftest import Cdtl, Figures, left, table
 from tests.pacs.orthanc import AS_STORED, PROGRAM, Orthanc
 from tests.pacs.studies import image, known, study
 
@@ -94,6 +96,22 @@ def test_a_pull_through_kills_and_a_cut_line_leaves_what_an_undisturbed_one_does
     figures.add(f"{protocol}: 500 studies, line cut, Orthanc killed, cdtl killed", "files that differ", str(differing))
     assert found == expected
     assert 280 <= int(str(done["here"])) < STUDIES
+
+
+def test_orthanc_takes_a_report_and_pictures(
+    orthanc: Orthanc, played: Played, tiny: Callable[..., SimulationConfig], tmp_path: Path, cdtl: Cdtl
+) -> None:
+    sites = [
+        {"site": name, "modality": "ultrasound", "data": {"phantom": {"patients": 16}}} for name in ("alba", "como")
+    ]
+    model = played(tiny(methods=("fedbn",), sites=sites)).out / "sites" / "alba"
+    orthanc.upload(study(900, size=SIDE))
+    settings = orthanc.settings(tmp_path / "pacs.toml", "c-get")
+    settings.write_text("predict = true\nstore = true\n" + settings.read_text(encoding="utf-8"), encoding="utf-8")
+    code, told = cdtl("predict", model, "--study", known(900).uid, "--pacs", settings, "--store")
+    assert (code, "Stored: 5 objects" in told) == (0, True), told
+    answer = httpx.get(f"{orthanc.web}/studies/{known(900).uid}/series", trust_env=False).json()
+    assert sorted(one["00080060"]["Value"][0] for one in answer) == ["OT", "OT", "OT", "OT", "SR", "US", "US"]
 
 
 def plain(web: str, numbers: range, folder: Path) -> float:
