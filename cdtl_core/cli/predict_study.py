@@ -109,14 +109,15 @@ def _findings(study: "StudyImages", answer: "Answer") -> "list[Finding]":
     return found
 
 
-def _pictures(model: Path, study: "StudyImages", answer: "Answer") -> "list[tuple[npt.NDArray[np.uint8], Dataset]]":
+def _pictures(
+    model: Path, study: "StudyImages", answer: "Answer"
+) -> "list[tuple[npt.NDArray[np.uint8], list[Dataset]]]":
+    """Return each picture with the headers of the image that it shows, or of all images of its exam."""
     from cdtl_core.report.predicted_pictures import exam_pictures, image_pictures
 
     if answer.unit == "image":
         headers = {str(one.file): one.header for one in study.images}
         files = list(answer.table.files)
-        return [(pixels, headers[str(files[place])]) for place, pixels in image_pictures(model, files)]
-    images = study.images
-    return [
-        (pixels, images[min(place, len(images) - 1)].header) for place, pixels in exam_pictures(model, study.files())
-    ]
+        return [(pixels, [headers[str(files[place])]]) for place, pixels in image_pictures(model, files)]
+    everything = [one.header for one in study.images]
+    return [(pixels, everything) for pixels in exam_pictures(model, study.files())]

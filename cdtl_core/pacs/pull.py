@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from cdtl_core.errors import CheckpointError
+from cdtl_core.errors import CheckpointError, ConfigError
 from cdtl_core.pacs.arrival import Arrival, fetch_study
 from cdtl_core.pacs.faults import PacsAwayError, PacsError, quiet_libraries, unexpected
 from cdtl_core.pacs.journal import Journal, StudyRecord
@@ -80,10 +80,15 @@ def pull(
         verify: Compare every file with its hash first, and fetch what was changed again.
 
     Raises:
-        ConfigError: A secret, a certificate or a package is missing.
+        ConfigError: A secret, a certificate or a package is missing, or the key would be in the folder.
         PacsError: The first question is not answered.
         CheckpointError: The disk is full or read-only, or another pull uses the folder.
     """
+    if config.key_folder.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(
+            f"the key of all hashes would be among the images ({config.key_folder}): name another folder for them, or "
+            "set key_folder to the site's folder."
+        )
     key = site_key(config)
     with locked(out), quiet_libraries(), open_peers(config) as peers:
         journal = Journal(out)

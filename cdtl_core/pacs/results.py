@@ -126,14 +126,15 @@ def _code(meaning: str) -> CodedConcept:
     return CodedConcept(hashlib.sha256(meaning.encode()).hexdigest()[:12], _SCHEME, meaning[:64])
 
 
-def picture_of(pixels: npt.NDArray[np.uint8], source: Dataset, number: int) -> Dataset:
-    """Return a secondary-capture picture of an image's study, with the mark under it.
+def picture_of(pixels: npt.NDArray[np.uint8], sources: Sequence[Dataset], number: int) -> Dataset:
+    """Return a secondary-capture picture of a study, with the mark under it.
 
     Args:
         pixels: H W 3.
-        source: Header of the image that it shows, with its real identifiers.
+        sources: Headers of the image that it shows, or of all images of its exam, with their real identifiers.
         number: Its place among the pictures.
     """
+    source = sources[0]
     whole = Image.new("RGB", (pixels.shape[1], pixels.shape[0] + _BAND))
     whole.paste(Image.fromarray(pixels))
     ImageDraw.Draw(whole).text((4, pixels.shape[0] + 5), f"{MARK} - cdtl {__version__}", fill=(255, 255, 255))
@@ -163,11 +164,15 @@ def picture_of(pixels: npt.NDArray[np.uint8], source: Dataset, number: int) -> D
     picture.PatientOrientation = picture.Laterality = None  # those of the source image are not known here
     picture.BurnedInAnnotation = "NO"
     picture.DerivationDescription = "Image and Grad-CAM of a network. Research use, not for diagnosis."
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-    picture.SourceImageSequence = [reference]
+    picture.SourceImageSequence = [_reference(one) for one in sources]
     found: Dataset = picture
     return found
+
+
+def _reference(source: Dataset) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    return reference
 
 
 def check_storing(config: PacsConfig) -> str:

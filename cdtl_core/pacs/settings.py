@@ -141,12 +141,23 @@ class PacsConfig(Settings):
         table = "dicomweb" if self.protocol == "dicomweb" else "dimse"
         if getattr(self, table) is None:
             raise ValueError(f'protocol = "{self.protocol}" needs the table [{table}]')
-        if self.protocol == "c-move" and self.dimse and self.dimse.receive_port is None:
-            raise ValueError('protocol = "c-move" needs dimse.receive_port, at which the images arrive')
-        if self.protocol == "c-move" and self.dimse and self.dimse.tls and not self.dimse.certificate:
-            raise ValueError("dimse.tls needs a certificate: after a C-MOVE the PACS connects to this machine")
         if self.store and self.dicomweb is None:
             raise ValueError("store = true needs the table [dicomweb]: results are stored by STOW-RS")
+        return self
+
+    @model_validator(mode="after")
+    def _can_receive(self) -> "PacsConfig":
+        own = self.dimse
+        if self.protocol != "c-move" or own is None:
+            return self
+        if own.receive_port is None:
+            raise ValueError('protocol = "c-move" needs dimse.receive_port, at which the images arrive')
+        if _is_loopback(own.receive_address) and not _is_loopback(own.host):
+            raise ValueError(
+                f"the PACS cannot reach dimse.receive_address ({own.receive_address}): set it to this machine's address"
+            )
+        if own.tls and not own.certificate:
+            raise ValueError("dimse.tls needs a certificate: after a C-MOVE the PACS connects to this machine")
         return self
 
     @model_validator(mode="after")

@@ -51,11 +51,8 @@ def image_pictures(folder: Path, files: Sequence[Path]) -> list[tuple[int, npt.N
     return found
 
 
-def exam_pictures(folder: Path, files: Sequence[Path]) -> list[tuple[int, npt.NDArray[np.uint8]]]:
-    """Return the images of an exam with the largest weights; arguments and errors as in `image_pictures`.
-
-    The place of an image counts all images of all files.
-    """
+def exam_pictures(folder: Path, files: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
+    """Return pictures of the images with the largest weights; arguments and errors as in `image_pictures`."""
     model, note = load_model(folder)
     with scratch_folder("exam") as scratch:
         stored = load_pixels(
@@ -69,7 +66,7 @@ def exam_pictures(folder: Path, files: Sequence[Path]) -> list[tuple[int, npt.ND
         if heat is None:
             return []
         return [
-            (place, np.asarray(side_by_side(_seen(stored.array[place], note), heat.numpy()[number], side=_SIDE)))
+            np.asarray(side_by_side(_seen(stored.array[place], note), heat.numpy()[number], side=_SIDE))
             for number, place in enumerate(shown.tolist())
         ]
 

@@ -6,17 +6,19 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from pynetdicom import AE, build_context
 
 from cdtl_core.errors import ConfigError
 from cdtl_core.pacs.pace import Pace, Stopped, Window
-from cdtl_core.pacs.settings import load_pacs
+from cdtl_core.pacs.settings import DicomwebConfig, DimseConfig, PacsConfig, load_pacs
 from tests.conftest import Tries
 from tests.pacs.conftest import Cdtl, serve, table
 from tests.pacs.peers import SmallPacs
 from tests.pacs.studies import image
 
 WEB = 'protocol = "dicomweb"\n[dicomweb]\nurl = "https://pacs.example.org/dicom-web"\n'
+MOVE = 'protocol = "c-move"\n[dimse]\nhost = "h"\nport = 1\nae_title = "P"\nreceive_port = 2\n'
 SECRET = "Hunter2Hunter2"
 
 
@@ -31,6 +33,7 @@ SECRET = "Hunter2Hunter2"
         ('window = "8-20"\n' + WEB, "20:00-06:00"),
         ('protocol = "c-get"\n', r"\[dimse\]"),
         ('protocol = "c-move"\n[dimse]\nhost = "h"\nport = 1\nae_title = "P"\n', "receive_port"),
+        (MOVE, "cannot reach"),
         ('protocol = "c-get"\n[dimse]\nhost = "h"\nport = 1\nae_title = "A NAME THAT IS TOO LONG"\n', "1 to 16"),
         ('protocol = "c-get"\nstore = true\n[dimse]\nhost = "h"\nport = 1\nae_title = "P"\n', "STOW"),
     ],
@@ -40,6 +43,14 @@ def test_wrong_settings_are_refused_with_what_to_write(text: str, told: str, tmp
     with pytest.raises(ConfigError, match=told) as refused:
         load_pacs(tmp_path / "pacs.toml")
     assert "pw" not in str(refused.value).replace("password", "")
+
+
+def test_the_guide_names_every_setting() -> None:
+    page = Path("docs/guides/pacs.md").read_text(encoding="utf-8")
+    listed = page.partition("## Settings")[2].partition("\n## ")[0]
+    tables: dict[str, type[BaseModel]] = {"": PacsConfig, "dicomweb.": DicomwebConfig, "dimse.": DimseConfig}
+    names = {f"{table}{name}" for table, kind in tables.items() for name in kind.model_fields} - {"dicomweb", "dimse"}
+    assert set(re.findall(r"^\| `([a-z_.]+)`", listed, re.MULTILINE)) == names
 
 
 @pytest.mark.parametrize(
@@ -129,6 +140,11 @@ def test_a_wrong_dimse_setting_is_told(
         assert (code, told in said) == (4, True), said
 
 
+def test_the_key_is_not_kept_with_the_images(web: Path, tmp_path: Path, cdtl: Cdtl) -> None:
+    code, said = cdtl("data", "pull", tmp_path, "--pacs", web, "--modality", "US")
+    assert (code, "would be among the images" in said) == (3, True), said
+
+
 @pytest.mark.parametrize(
     ("status", "told"), [(403, "does not allow this account"), (404, "check dicomweb.url"), (500, "a fault of its own")]
 )
@@ -178,7 +194,6 @@ def test_a_full_disk_ends_the_pull_with_a_sentence_and_the_next_one_continues(
 @pytest.mark.attack("the port for C-MOVE takes only what was asked for", "a strange AE title, another study")
 def test_the_receiving_port_takes_nothing_else(tmp_path: Path, tries: Tries) -> None:
     from cdtl_core.pacs.receive import Receiver
-    from cdtl_core.pacs.settings import DimseConfig
     from cdtl_core.system.processes import free_port
 
     port, one, got = free_port(), image(0, 0, 0), []
