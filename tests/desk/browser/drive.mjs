@@ -20,7 +20,7 @@ const watched = async (name) => {
   page.on("console", (message) => { if (message.type() !== "log") seen.console.push(`${name}: ${message.text()}`); });
   page.on("pageerror", (error) => seen.console.push(`${name}: ${error}`));
   page.on("request", (request) => seen.requests.push(request.url().startsWith("data:") ? "data:" : request.url()));
-  page.setDefaultTimeout(60000);
+  page.setDefaultTimeout(180000);
   pages[name] = page;
   return page;
 };
