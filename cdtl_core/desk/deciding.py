@@ -142,7 +142,7 @@ class Deciding:
             return self.show(visit, str(error))
         missing = approving.missing_persons(approval, own)
         self._given.pop(id, None)
-        said = f"Signed, but the run cannot start yet: {missing}" if missing else f"The run {request.name} is approved."
+        said = "Your approval is signed." if missing else f"The run {request.name} is approved."
         return visit.go(f"/requests/{id}" if missing else "/requests", said)
 
     def refuse(self, visit: Visit) -> Response:

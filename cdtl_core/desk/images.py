@@ -59,10 +59,11 @@ class Images:
 
     def check(self, visit: Visit) -> Response:
         """Start the check of the cohort."""
-        own, unit = load_site(self._home / SITE_FILE), self._unit()
+        own, unit, enrolled = load_site(self._home / SITE_FILE), self._unit(), enrolled_contract(self._home)
+        labels = enrolled.labels if enrolled else ()
         if own.data.phantom is not None:
             return visit.go("/images", "These images are synthetic: there is nothing to check.")
-        self._check.start(lambda: (check_site_images(own, unit), time.time()))
+        self._check.start(lambda: (check_site_images(own, unit, labels), time.time()))
         return visit.go("/images")
 
     def findings(self, visit: Visit) -> Response:

@@ -68,11 +68,18 @@ def check_cohort(
     return check_entries(entries, facts, modality=declared, labels=allowed, switched_off=switched_off or {})
 
 
-def check_site_images(own: SiteConfig, unit: Unit) -> CohortCheck:
-    """Check the images of a site by its settings, whose labels belong to a unit; as `check_cohort`."""
+def check_site_images(own: SiteConfig, unit: Unit, labels: Sequence[str] = ()) -> CohortCheck:
+    """Check the images of a site by its settings; as `check_cohort`.
+
+    Args:
+        own: The site's settings.
+        unit: What has a label.
+        labels: Labels that may occur.
+    """
     return check_cohort(
         images_of(own),
         modality=modality_of(own.modality),
+        labels=labels,
         label_map=own.data.label_map,
         switched_off=own.checks.off,
         tile_um=own.data.tile_um,
