@@ -27,14 +27,14 @@ _NO_IMAGES = frozenset(
 
 @dataclass
 class _Draft:
-    """A series that is arriving: its files, what is left out, and how many images there were."""
+    """A series that is arriving: its files, what is left out, and keyed hashes of its images: one can come twice."""
 
     folder: Path
     files: dict[str, File] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     is_volume: bool = True
     device: str = ""
-    arrived: int = 0
+    arrived: set[str] = field(default_factory=set)
 
     def finished(self, told: int | None) -> Arrived:
         """Return the series as the journal has it; `told` as in `Arrived`."""
@@ -122,7 +122,7 @@ class _StudyDraft:
         if series is not None:
             self._draft(self._keeper.name(series.uid))
         peer.fetch(self._study, series, lambda dataset: self._take(dataset, series))
-        arrived = sum(one.arrived for one in self._series.values())
+        arrived = sum(len(one.arrived) for one in self._series.values())
         if told is not None and arrived < told:
             raise PacsAwayError(f"only {arrived} of {told} images arrived")
         if len(self._patients) > 1:
@@ -156,7 +156,11 @@ class _StudyDraft:
         if dataset.get("StudyInstanceUID") != self._study.uid or own != (series.uid if series else own):
             raise PacsError("the PACS sent an image that was not asked for")
         draft = self._draft(self._keeper.name(own))
-        draft.arrived += 1
+        sop = str(dataset.get("SOPInstanceUID", ""))
+        name = self._keeper.name(sop) if sop else f"without UID {len(draft.arrived)}"
+        if name in draft.arrived:
+            return
+        draft.arrived.add(name)
         try:
             shown = self._keeper.shown(dataset)
         except LeftOutError as reason:

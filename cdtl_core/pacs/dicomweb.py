@@ -23,6 +23,8 @@ try:
 except ImportError as error:
     raise need("dicomweb-client") from error
 
+from cdtl_core.pacs.answers import bounded
+
 __all__ = ["DicomwebPeer", "dicomweb_peers"]
 
 _STUDY = ("StudyInstanceUID", "AccessionNumber", "StudyDate", "StudyDescription", "ModalitiesInStudy")
@@ -58,6 +60,8 @@ class DicomwebPeer:
         session = requests.Session()
         session.trust_env = False  # no proxy and no .netrc
         session.max_redirects = 0
+        session.headers["Accept-Encoding"] = "identity"
+        session.hooks["response"].append(bounded)
         session.verify = str(config.ca_file) if config.ca_file else _system_certificates()
         if config.certificate:
             session.cert = (str(config.certificate), str(config.certificate_key))

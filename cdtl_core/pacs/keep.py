@@ -51,6 +51,12 @@ _SLICED = {"CT", "MR", "PT"}
 _KINDS = frozenset(
     name for name, (what, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in what
 )
+_PLAIN = {uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian}
+_PICTURES = {
+    *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless),
+    *(uid.JPEGLSNearLossless, uid.JPEG2000Lossless, uid.JPEG2000, uid.RLELossless),
+}
+"""Compressed forms of which `streams.py` knows where text can be; films, for example, are not among them."""
 BURNED_IN, NO_IMAGE = "names may be burned into the image", "no image of a known kind"
 NO_PATIENT, UNKNOWN_FORM = "no patient or no UID", "stored in an unknown way"
 
@@ -152,7 +158,7 @@ class Keeper:
         if any(not _text(_value(dataset, name)) for name in (*_UIDS, "PatientID")):
             raise LeftOutError(NO_PATIENT)
         syntax = uid.UID(_text(dataset.file_meta.TransferSyntaxUID))
-        if syntax.is_private or not syntax.is_transfer_syntax or syntax == uid.ExplicitVRBigEndian:
+        if syntax not in _PICTURES | _PLAIN:
             raise LeftOutError(UNKNOWN_FORM)
         # what arrives deflated or implicit was read: one form, whatever the protocol
         return syntax if syntax.is_encapsulated else uid.ExplicitVRLittleEndian

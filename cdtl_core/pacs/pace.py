@@ -93,7 +93,7 @@ class Pace:
         Raises:
             Stopped: The end was asked for.
         """
-        self._wait_for_window()
+        self.wait_for_window()
         with self._lock:
             now = self._clock()
             start = max(now, self._free_at)
@@ -105,7 +105,12 @@ class Pace:
         with self._lock:
             self._free_at = max(self._clock(), self._free_at) + size * self._of_byte
 
-    def _wait_for_window(self) -> None:
+    def wait_for_window(self) -> None:
+        """Wait until the time of day is in the window.
+
+        Raises:
+            Stopped: The end was asked for.
+        """
         while self._window and (left := self._window.opens_in(self._now())):
             with self._lock:
                 if not self._is_told:

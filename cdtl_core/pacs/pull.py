@@ -160,17 +160,20 @@ class _Puller:
 
     def _fetch(self, asked: Asked, studies: list[Study] | None) -> list["_Done"]:
         """Fetch what one question finds; a fault of one study leaves the others alone."""
+        is_begun = studies is None
         try:
             if studies is None:
+                self._pace.begin()  # a question counts as its first study
                 studies = self._persist(lambda peer: peer.studies(self._query, asked))
         except PacsError as error:
             return [_Done(self._name(asked.accession), None, str(error), is_away=isinstance(error, PacsAwayError))]
         if not studies and asked.accession:
             return [_Done(self._name(asked.accession), None, "")]
-        return [self._fetch_study(study, asked.label) for study in studies]
+        return [self._fetch_study(one, asked.label, is_begun=is_begun and one is studies[0]) for one in studies]
 
-    def _fetch_study(self, study: Study, label: str) -> "_Done":
-        self._pace.begin()
+    def _fetch_study(self, study: Study, label: str, *, is_begun: bool) -> "_Done":
+        if not is_begun:
+            self._pace.begin()
         name = self._name(study.uid)
         before = self._journal.studies.get(name, StudyRecord())
         accession = before.accession or (self._name(study.accession) if study.accession else "")
@@ -201,6 +204,7 @@ class _Puller:
                 if time.monotonic() + pause > until:
                     raise
             self._pace.sleep(pause)
+            self._pace.wait_for_window()
             pause = min(2 * pause, _LONGEST_WAIT_S)
 
     def _note(self, all_done: list["_Done"]) -> None:

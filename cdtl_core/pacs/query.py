@@ -130,8 +130,8 @@ def read_accessions(path: Path, columns: Mapping[str, str]) -> list[Asked]:
     for name in ("accession_number", *columns):
         if names[name] not in found:
             raise DataError(
-                f"the table {path} lacks the column {names[name]}: it has {', '.join(found)}. Name it with "
-                f"--column {name}=YOURS."
+                f"the table {path} lacks the column {names[name]}: its first line must hold the names of its "
+                f"{len(found)} columns. Name the column with --column {name}=YOURS."
             )
     asked: dict[str, Asked] = {}
     for number, line in enumerate(lines, 2):

@@ -7,14 +7,14 @@ from struct import pack, unpack_from
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
 from cdtl_core.pacs.faults import PacsError
 
 __all__ = ["clean_pixels"]
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_SOC, _J2K_COM, _SOT = b"\xff\x4f", 0xFF64, 0xFF90
+_SOC, _J2K_COM, _SOT, _SOD = b"\xff\x4f", 0xFF64, 0xFF90, 0xFF93
 _JP2 = b"jP  "
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 _DAMAGED = "an image is damaged or cut short"
@@ -36,7 +36,7 @@ def clean_pixels(kept: Dataset, pixels: bytes, syntax: UID) -> bytes:
     count = int(kept.get("NumberOfFrames") or 1)
     try:
         frames = list(generate_frames(pixels, number_of_frames=count))
-        cleaned = [_clean_frame(frame) for frame in frames]
+        cleaned = [_clean_frame(frame, is_rle=syntax == RLELossless) for frame in frames]
     except Exception:  # struct.error and what pydicom raises on damaged items
         raise PacsError(_DAMAGED) from None
     if len(cleaned) != count:
@@ -65,15 +65,17 @@ def _without_unused_bits(kept: Dataset, pixels: bytes) -> bytes:
     return cleared
 
 
-def _clean_frame(frame: bytes) -> bytes:
+def _clean_frame(frame: bytes, *, is_rle: bool) -> bytes:
     if frame[4:8] == _JP2:  # a wrapper that has no place in DICOM and may hold text
         frame = frame[max(frame.find(_SOC + b"\xff\x51"), 0) :]
-    if frame.startswith(_SOC):
+    if is_rle:
+        cleaned = frame  # run lengths have no place for text
+    elif frame.startswith(_SOC):
         cleaned = _without_comments(frame)
     elif frame.startswith(_SOI):
         cleaned = b"".join(_segments(frame))
     else:
-        cleaned = frame  # run lengths have no place for text
+        raise ValueError
     return cleaned + b"\0" * (len(cleaned) % 2)
 
 
@@ -107,7 +109,7 @@ def _kept_segment(marker: int, segment: bytes) -> bytes:
         return pack(">HH", 0xFFE0, 16) + b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
     if marker == 0xEE and segment[4:9] == b"Adobe" and len(segment) >= 16:
         return pack(">HH", 0xFFEE, 14) + b"Adobe\0\x64\0\0\0\0" + segment[15:16]
-    if marker == 0xFE or (0xE0 <= marker <= 0xEF and segment[4:8] != b"mrfx"):
+    if marker == 0xFE or (0xE0 <= marker <= 0xEF and segment[2:8] != b"\0\x07mrfx"):
         return b""
     return segment
 
@@ -126,7 +128,7 @@ def _end_of_scan(frame: bytes, at: int) -> int:
 
 
 def _without_comments(frame: bytes) -> bytes:
-    """Return a JPEG 2000 stream without the comments of its main header, up to its end."""
+    """Return a JPEG 2000 stream without its comments, up to its end."""
     parts, at = [_SOC], 2
     while (marker := unpack_from(">H", frame, at)[0]) != _SOT:
         end = at + 2 + unpack_from(">H", frame, at + 2)[0]
@@ -134,18 +136,27 @@ def _without_comments(frame: bytes) -> bytes:
             raise ValueError
         parts.append(b"" if marker == _J2K_COM else frame[at:end])
         at = end
-    end = _end_of_tiles(frame, at)
-    return b"".join([*parts, frame[at:end], _EOI])
+    return b"".join([*parts, _tiles(frame, at), _EOI])
 
 
-def _end_of_tiles(frame: bytes, at: int) -> int:
-    """Return where the last tile part of a JPEG 2000 stream ends."""
-    while frame[at : at + 2] != _EOI:
-        marker, length = unpack_from(">H", frame, at)[0], unpack_from(">I", frame, at + 6)[0]
-        if marker != _SOT:
+def _tiles(frame: bytes, begin: int) -> bytes:
+    """Return the tile parts of a JPEG 2000 stream; comments in them are blanked, so that no length changes."""
+    tiles, at = bytearray(frame), begin
+    while tiles[at : at + 2] != _EOI:
+        marker, length = unpack_from(">H", tiles, at)[0], unpack_from(">I", tiles, at + 6)[0]
+        end = at + length if length else tiles.rfind(_EOI)  # 0: up to the end
+        if marker != _SOT or not at < end <= len(tiles):
             raise ValueError
-        end = at + length if length else frame.rfind(_EOI)  # 0: up to the end
-        if end <= at:
-            raise ValueError
+        _blank_comments(tiles, at + 12, end)
         at = end
-    return at
+    return bytes(tiles[begin:at])
+
+
+def _blank_comments(tiles: bytearray, at: int, end: int) -> None:
+    while (marker := unpack_from(">H", tiles, at)[0]) != _SOD:
+        after: int = at + 2 + unpack_from(">H", tiles, at + 2)[0]
+        if not at + 4 <= after < end or not 0xFF30 <= marker <= 0xFFFF:
+            raise ValueError
+        if marker == _J2K_COM:
+            tiles[at + 6 : after] = bytes(after - at - 6)
+        at = after

@@ -38,6 +38,7 @@ class SmallPacs:
         self.break_after = 0
         self.stored: list[bytes] = []
         self.status = 200
+        self.tells_counts, self.tells_length = True, True
 
     def studies(self, keys: dict[str, str]) -> list[Dataset]:
         return self._grouped("StudyInstanceUID", keys)
@@ -185,9 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(self.pacs.status, b"", "text/plain")
         elif parts == ["studies"]:
             offset = int(parse_qs(url.query).get("offset", ["0"])[0])
-            self._json(self.pacs.studies(keys)[offset:])
+            self._json(self._told(self.pacs.studies(keys)[offset:]))
         elif parts[-1] == "series":
-            self._json(self.pacs.series(named))
+            self._json(self._told(self.pacs.series(named)))
         else:
             self._images(self.pacs.select(named))
 
@@ -207,6 +208,11 @@ class _Handler(BaseHTTPRequestHandler):
         answer.ReferencedSOPSequence = [Dataset() for _ in parts]
         self._send(200, json.dumps(answer.to_json_dict()).encode(), "application/dicom+json")
 
+    def _told(self, found: list[Dataset]) -> list[Dataset]:
+        for one in [] if self.pacs.tells_counts else found:
+            del one.NumberOfStudyRelatedInstances, one.NumberOfSeriesRelatedInstances
+        return found
+
     def _json(self, found: list[Dataset]) -> None:
         self._send(200, json.dumps([one.to_json_dict() for one in found]).encode(), "application/dicom+json")
 
@@ -215,12 +221,16 @@ class _Handler(BaseHTTPRequestHandler):
         body = b"\r\n".join([*parts, b"--" + _BOUND + b"--\r\n"])
         kind = f'multipart/related; type="application/dicom"; boundary={_BOUND.decode()}'
         cut = next((place for place in range(1, len(found) + 1) if self.pacs.broken(place)), 0)
-        self._send(200, body, kind, sent=len(b"\r\n".join(parts[: cut - 1])) + 900 if cut else len(body))
+        more = 900 if self.pacs.tells_length else 2  # with the line break before a boundary
+        self._send(200, body, kind, sent=len(b"\r\n".join(parts[: cut - 1])) + more if cut else len(body))
 
     def _send(self, status: int, body: bytes, kind: str, sent: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        if self.pacs.tells_length:
+            self.send_header("Content-Length", str(len(body)))
+        else:
+            self.send_header("Connection", "close")
         if status in {301, 302}:
             self.send_header("Location", "http://127.0.0.1:9/elsewhere")
         self.end_headers()

@@ -171,3 +171,13 @@ def test_the_guide_lists_the_attributes_that_are_kept() -> None:
     listed = page.partition("## Attributes that are kept")[2].partition("\n## ")[0]
     assert set(re.findall(r"`([A-Z][A-Za-z]+)`", listed)) == set(kept_keywords())
     assert all(dictionary_VR(name) for name in kept_keywords())
+
+
+def test_a_form_in_which_text_could_pass_is_left_out_and_a_frame_of_another_form_is_damaged() -> None:
+    film, other = image(0, 0, 0), image(0, 0, 0)
+    film.file_meta.TransferSyntaxUID, other.file_meta.TransferSyntaxUID = uid.MPEG4HP41, uid.JPEGBaseline8Bit
+    for one, fault in ((film, LeftOutError), (other, PacsError)):
+        one.add_new(0x7FE00010, "OB", encapsulate([PLANTED.encode() * 100]))
+        one["PixelData"].is_undefined_length = True
+        with pytest.raises(fault):
+            Keeper(KEY).shown(pydicom.dcmread(BytesIO(encoded(one))))

@@ -3,19 +3,25 @@
 import re
 import sys
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+import requests
 from pydantic import BaseModel
 from pynetdicom import AE, build_context
 
 from cdtl_core.errors import ConfigError
+from cdtl_core.pacs.answers import bounded
+from cdtl_core.pacs.faults import PacsError
 from cdtl_core.pacs.pace import Pace, Stopped, Window
+from cdtl_core.pacs.pull import pull
+from cdtl_core.pacs.query import Asked, Query
 from cdtl_core.pacs.settings import DicomwebConfig, DimseConfig, PacsConfig, load_pacs
 from tests.conftest import Tries
 from tests.pacs.conftest import Cdtl, serve, table
 from tests.pacs.peers import SmallPacs
-from tests.pacs.studies import image
+from tests.pacs.studies import image, known
 
 WEB = 'protocol = "dicomweb"\n[dicomweb]\nurl = "https://pacs.example.org/dicom-web"\n'
 MOVE = 'protocol = "c-move"\n[dimse]\nhost = "h"\nport = 1\nae_title = "P"\nreceive_port = 2\n'
@@ -244,3 +250,74 @@ def test_studies_and_megabytes_per_minute_space_the_studies() -> None:
     pace.count(3_000_000)
     pace.begin()
     assert [wait for wait in waits if wait] == [1.0, 5.0]
+
+
+def test_half_a_study_is_no_study_even_if_the_pacs_tells_no_numbers(
+    web: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl
+) -> None:
+    """The connection ends between two images as it would after the last one."""
+    pacs.tells_counts = pacs.tells_length = False
+    pacs.break_after = 1
+    code, told = cdtl("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", table(tmp_path, [0]))
+    assert (code, "4 rows" in told, pacs.break_after) == (0, True, 0), told
+
+
+def test_an_image_that_comes_twice_does_not_stand_for_one_that_is_missing(
+    settings: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl
+) -> None:
+    settings.write_text(settings.read_text(encoding="utf-8").replace("patience_s = 5", "patience_s = 0"))
+    pacs.images[1] = pacs.images[0]
+    code, told = cdtl("data", "pull", tmp_path / "out", "--pacs", settings, "--accessions", table(tmp_path, [0]))
+    assert (code, "only 3 of 4 images arrived" in told) == (4, True), told
+
+
+@pytest.mark.attack("a hostile PACS fills no memory and no disk by one answer", "gzip, a list and an image without end")
+def test_an_answer_without_bounds_is_refused(
+    web: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch, tries: Tries
+) -> None:
+    command = ("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", table(tmp_path, [0]))
+    with monkeypatch.context() as patched:
+        patched.setattr("cdtl_core.pacs.answers.LARGEST_LIST", 100)
+        code, told = cdtl(*command)
+    assert (code, "a list of more than" in told) == (4, True), told
+    monkeypatch.setattr("cdtl_core.pacs.answers.LARGEST_IMAGE", 1000)
+    kind = "multipart/related; boundary=b"
+    for fields, body, sentence in (
+        ({"Content-Encoding": "gzip"}, b"", "compresses its answers"),
+        ({"Content-Type": kind}, b"--b\r\n" + b"x" * 5000, "an image of more than"),
+    ):
+        answer = requests.Response()
+        answer.status_code, answer.raw = 200, BytesIO(body)
+        answer.headers.update(fields)
+        with pytest.raises(PacsError, match=sentence):
+            list(bounded(answer) or answer.iter_content(64))
+        tries.add()
+
+
+class _Clock:
+    """Night, until so many questions were asked; at noon the pull is ended by the sentence about the window."""
+
+    def __init__(self, pacs: SmallPacs, questions: int) -> None:
+        self.pacs, self.questions = pacs, questions
+        self.pace = Pace(window="20:00-06:00", tell=lambda _: self.pace.stop(), now=self.now)
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 2, 12 if len(self.pacs.asked) >= self.questions else 23)
+
+
+def test_nothing_is_asked_outside_the_window(web: Path, pacs: SmallPacs, tmp_path: Path) -> None:
+    own = load_pacs(web).model_copy(update={"downloads": 1})
+    unknown = [Asked(f"NONE{number}") for number in range(8)]
+    assert pull(own, tmp_path / "out", Query(), unknown, pace=_Clock(pacs, 3).pace).is_stopped
+    assert len(pacs.asked) == 3
+    pacs.asked.clear()
+    clock = _Clock(pacs, 2)
+    pacs.break_after, pacs.broken = 1, lambda _: True  # type: ignore[method-assign,assignment]
+    assert pull(own, tmp_path / "two", Query(), [Asked(known(0).accession)], pace=clock.pace).is_stopped
+    assert len(pacs.asked) == 2  # the question, and one transfer that broke
+
+
+def test_a_table_without_column_names_is_refused_without_its_numbers(web: Path, tmp_path: Path, cdtl: Cdtl) -> None:
+    (tmp_path / "t.csv").write_text(f"{known(0).accession},benign\n{known(1).accession},malignant\n", encoding="utf-8")
+    code, said = cdtl("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", tmp_path / "t.csv")
+    assert (code, "its first line must hold the names" in said, "ACC0" in said) == (4, True, False), said
