@@ -48,7 +48,7 @@ def pull(
     Give the command again to continue; studies that have arrived are not fetched again. Exit code 4 if a study is
     missing at the end.
     """
-    from cdtl_core.cli.progress import showing_progress
+    from cdtl_core.cli.progress import showing_progress, showing_steps
     from cdtl_core.errors import DataError
     from cdtl_core.pacs.pace import Pace
     from cdtl_core.pacs.settings import load_pacs
@@ -64,13 +64,13 @@ def pull(
             counted = count_studies(config, out, query, asked)
         typer.echo(json.dumps(vars(counted), indent=1) if json_ else _counted(counted, config.address))
         return
-    pace = Pace(
-        window=config.window,
-        studies_per_minute=config.studies_per_minute,
-        mb_per_minute=config.mb_per_minute,
-        tell=lambda text: typer.echo(text, err=True),
-    )
-    with showing_progress():
+    with showing_steps() as tell:
+        pace = Pace(
+            window=config.window,
+            studies_per_minute=config.studies_per_minute,
+            mb_per_minute=config.mb_per_minute,
+            tell=tell,
+        )
         done = pull_studies(config, out, query, asked, pace=pace, verify=verify)
     typer.echo(json.dumps(vars(done), indent=1) if json_ else _told(done, out))
     if done.is_stopped:

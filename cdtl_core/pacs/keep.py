@@ -8,22 +8,18 @@ docs/guides/pacs.md lists the attributes with their reasons; a test compares.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 
 from cdtl_core.data.identity import hashed_uid, pseudonym
 from cdtl_core.pacs.faults import PacsError
 from cdtl_core.pacs.streams import clean_pixels
+from cdtl_core.pacs.tables import PALETTES, copy_palette, element_of, gray_table, value_of
 from cdtl_core.pacs.values import CODES, NUMBERS, listed, maker, numbers_of
 
 __all__ = ["BURNED_IN", "GROUPS", "HASHED", "Keeper", "LeftOutError", "Shown", "kept_keywords"]
@@ -31,7 +27,6 @@ __all__ = ["BURNED_IN", "GROUPS", "HASHED", "Keeper", "LeftOutError", "Shown", "
 HASHED = ("PatientID", "AccessionNumber")
 """Identifiers that become keyed hashes of 16 digits."""
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_PALETTES = tuple(f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue"))
 _TABLES = ("ModalityLUTSequence", "VOILUTSequence")
 _DEVICE = ("Manufacturer", "ManufacturerModelName")
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -46,7 +41,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 _FUNCTIONAL = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _IN_GROUPS = {"FrameLaterality", "CodeValue", "CodingSchemeDesignator"}
 _METHOD = "cdtl: listed attributes only"
-_MOST = 65536  # entries of a look-up table
 _SLICED = {"CT", "MR", "PT"}
 _KINDS = frozenset(
     name for name, (what, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in what
@@ -92,7 +86,7 @@ class Shown:
 
 def kept_keywords() -> tuple[str, ...]:
     """Return all attributes that a file can hold, at any depth."""
-    palettes = [f"{one}{part}" for one in _PALETTES for part in ("Descriptor", "Data")]
+    palettes = [f"{one}{part}" for one in PALETTES for part in ("Descriptor", "Data")]
     return (
         *("SOPClassUID", *_UIDS, *HASHED, *_DEVICE, *CODES, *NUMBERS, *_TABLES, "LUTDescriptor", "LUTData", *palettes),
         *("ViewCodeSequence", *_FUNCTIONAL, *GROUPS, "PatientIdentityRemoved", "DeidentificationMethod", "PixelData"),
@@ -150,12 +144,12 @@ class Keeper:
 
     def _check_kind(self, dataset: Dataset) -> uid.UID:
         """Return the transfer syntax, or refuse."""
-        if _text(_value(dataset, "BurnedInAnnotation")).upper() == "YES":
+        if _text(value_of(dataset, "BurnedInAnnotation")).upper() == "YES":
             raise LeftOutError(BURNED_IN)
-        kind = uid.UID(_text(_value(dataset, "SOPClassUID")))
+        kind = uid.UID(_text(value_of(dataset, "SOPClassUID")))
         if "PixelData" not in dataset or kind not in _KINDS:
             raise LeftOutError(NO_IMAGE)
-        if any(not _text(_value(dataset, name)) for name in (*_UIDS, "PatientID")):
+        if any(not _text(value_of(dataset, name)) for name in (*_UIDS, "PatientID")):
             raise LeftOutError(NO_PATIENT)
         syntax = uid.UID(_text(dataset.file_meta.TransferSyntaxUID))
         if syntax not in _PICTURES | _PLAIN:
@@ -169,18 +163,18 @@ class Keeper:
         for keyword in _UIDS:
             setattr(kept, keyword, hashed_uid(self._key, _text(dataset[keyword].value)))
         for keyword in HASHED:
-            if text := _text(_value(dataset, keyword)):
+            if text := _text(value_of(dataset, keyword)):
                 setattr(kept, keyword, pseudonym(self._key, text))
         _copy(dataset, kept, [name for name in (*CODES, *NUMBERS) if name not in _IN_GROUPS])
         for keyword, check in zip(_DEVICE, (maker, self._model), strict=True):
-            if (found := check(_value(dataset, keyword) or "")) is not None:
+            if (found := check(value_of(dataset, keyword) or "")) is not None:
                 setattr(kept, keyword, found)
         _copy_items(dataset, kept, "ViewCodeSequence", lambda one: _part(one, ("CodeValue", "CodingSchemeDesignator")))
         for keyword in _FUNCTIONAL:
             _copy_items(dataset, kept, keyword, _functional)
         for keyword in _TABLES:
-            _copy_items(dataset, kept, keyword, _table)
-        _copy_palette(dataset, kept)
+            _copy_items(dataset, kept, keyword, gray_table)
+        copy_palette(dataset, kept)
         kept.PatientIdentityRemoved, kept.DeidentificationMethod = "YES", _METHOD
         return kept
 
@@ -189,28 +183,9 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip(" \0")
 
 
-_tag = cache(tag_for_keyword)
-
-
-def _element(dataset: Dataset, keyword: str) -> DataElement | None:
-    """Return an attribute; None if it is absent, empty, or not of its own kind."""
-    if _tag(keyword) not in dataset.keys():  # noqa: SIM118 (fast: `in dataset` converts the tag)
-        return None
-    try:
-        found: DataElement = dataset[keyword]
-        return None if found.value in (None, "") else found
-    except Exception:  # pydicom cannot convert it
-        return None
-
-
-def _value(dataset: Dataset, keyword: str) -> Any:
-    found = _element(dataset, keyword)
-    return None if found is None else found.value
-
-
 def _copy(dataset: Dataset, kept: Dataset, keywords: Iterable[str]) -> None:
     for keyword in keywords:
-        element = _element(dataset, keyword)
+        element = element_of(dataset, keyword)
         if element is not None:
             value = numbers_of(keyword, element) if keyword in NUMBERS else CODES[keyword](element.value)
             if value is not None:
@@ -226,7 +201,7 @@ def _copy_items(dataset: Dataset, kept: Dataset, keyword: str, convert: Callable
         keyword: Of the sequence.
         convert: An item to what is kept of it; None: the item is dropped.
     """
-    value = _value(dataset, keyword)
+    value = value_of(dataset, keyword)
     items = [convert(item) for item in value] if isinstance(value, Sequence) else []
     found = [item for item in items if item is not None]
     if any(len(item) for item in found):
@@ -245,59 +220,6 @@ def _functional(item: Dataset) -> Dataset:
     for keyword, inner in GROUPS.items():
         _copy_items(item, kept, keyword, lambda one, inner=inner: _part(one, inner))  # type: ignore[misc]
     return kept
-
-
-def _entries(item: Dataset, descriptor: str, data: str) -> tuple[list[int], npt.NDArray[np.uint16]] | None:
-    """Return descriptor and entries of a look-up table; None if they do not fit each other."""
-    try:
-        described, value = [int(one) for one in _value(item, descriptor)], _value(item, data)
-        raw = value if isinstance(value, bytes) else np.asarray(value, "<u2").tobytes()
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if len(described) != 3 or not 8 <= described[2] <= 16 or not -32768 <= described[1] <= 65535:
-        return None
-    count = described[0] % _MOST or _MOST
-    is_wide = len(raw) >= 2 * count
-    found = np.frombuffer(raw[: count * (2 if is_wide else 1)], "<u2" if is_wide else np.uint8).astype(np.uint16)
-    return ([count % _MOST, described[1], described[2]], found) if len(found) == count else None
-
-
-def _table(item: Dataset) -> Dataset | None:
-    """Return a gray look-up table. It rises or falls throughout, so no text fits into it; any other is dropped."""
-    found = _entries(item, "LUTDescriptor", "LUTData")
-    if found is None:
-        return None
-    steps = np.diff(found[1].astype(np.int64))
-    if not ((steps >= 0).all() or (steps <= 0).all()):
-        return None
-    kept = Dataset()
-    _set_table(kept, "LUTDescriptor", "LUTData", *found)
-    return kept
-
-
-def _copy_palette(dataset: Dataset, kept: Dataset) -> None:
-    if kept.get("PhotometricInterpretation") != "PALETTE COLOR":
-        return
-    for one in _PALETTES:
-        found = _entries(dataset, f"{one}Descriptor", f"{one}Data")
-        if found is not None:
-            _set_table(kept, f"{one}Descriptor", f"{one}Data", *found)
-
-
-def _set_table(
-    kept: Dataset, descriptor: str, data: str, described: list[int], entries: npt.NDArray[np.uint16]
-) -> None:
-    """Write a look-up table of 16-bit entries.
-
-    Args:
-        kept: Gets it.
-        descriptor: Keyword of the descriptor.
-        data: Keyword of the entries.
-        described: Number of entries, first value, bits.
-        entries: The entries.
-    """
-    kept.add_new(descriptor, "SS" if described[1] < 0 else "US", described)
-    kept.add_new(data, "OW", entries.astype("<u2").tobytes())
 
 
 def _encoded(kept: Dataset, syntax: uid.UID) -> bytes:

@@ -1,6 +1,7 @@
 """No identifier passes: planted in every attribute of the standard, in private and nested ones, and around the file."""
 
 import re
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -151,6 +152,42 @@ def test_what_the_pipeline_reads_is_kept_and_identifiers_are_hashes_that_agree(t
     pictures = [read_dicom(tmp_path / f"{name}.dcm") for name in ("before", "after")]
     assert np.array_equal(pictures[0].pixels, pictures[1].pixels)
     assert pictures[1].tags.laterality == "L"
+
+
+def coloured(one: Dataset) -> None:
+    one.PhotometricInterpretation = "PALETTE COLOR"
+    for colour, factor in (("Red", 1), ("Green", 2), ("Blue", 3)):
+        one.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+        entries = (np.arange(256) * 77 * factor % 65536).astype("<u2")
+        one.add_new(f"{colour}PaletteColorLookupTableData", "OW", entries.tobytes())
+
+
+def with_window_table(one: Dataset) -> None:
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [256, 0, 12])
+    table.add_new("LUTData", "OW", (np.sqrt(np.arange(256) / 255) * 4095).astype("<u2").tobytes())
+    table.LUTExplanation = PLANTED
+    one.VOILUTSequence = Sequence([table])
+
+
+def in_frames(one: Dataset) -> None:
+    window, frame, shared = Dataset(), Dataset(), Dataset()
+    window.WindowCenter, window.WindowWidth, window.WindowCenterWidthExplanation = 60, 90, PLANTED
+    frame.FrameVOILUTSequence, shared.FrameVOILUTSequence = Sequence([window]), Sequence([Dataset()])
+    one.PerFrameFunctionalGroupsSequence, one.SharedFunctionalGroupsSequence = Sequence([frame]), Sequence([shared])
+
+
+@pytest.mark.parametrize("change", [coloured, with_window_table, in_frames])
+def test_tables_and_frames_keep_the_picture_and_no_text(change: Callable[[Dataset], None], tmp_path: Path) -> None:
+    one = image(0, 0, 0)
+    plain = encoded(one)
+    change(one)
+    for name, content in (("plain", plain), ("before", encoded(one)), ("after", Keeper(KEY).shown(one).content)):
+        (tmp_path / name).write_bytes(content)
+    pictures = [read_dicom(tmp_path / name).pixels for name in ("plain", "before", "after")]
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[1], pictures[2])
+    assert PLANTED.encode() not in (tmp_path / "after").read_bytes()
 
 
 def test_what_cannot_be_used_is_left_out_or_refused_with_a_reason() -> None:
