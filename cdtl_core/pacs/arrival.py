@@ -17,7 +17,7 @@ from cdtl_core.system.durable import publish_folder, unwritable
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["Arrival", "fetch_study", "wanted_series"]
+__all__ = ["Arrival", "fetch_study", "series_of", "wanted_series"]
 
 _NO_IMAGES = frozenset(
     ("AU", "DOC", "ECG", "EPS", "FID", "HD", "KO", "PLAN", "PR", "REG", "RTDOSE", "RTPLAN", "RTRECORD", "RTSTRUCT")
@@ -94,6 +94,23 @@ def _is_here(before: Arrived | None, series: Series) -> bool:
     return before is not None and (series.images is None or series.images == before.count)
 
 
+def series_of(dataset: "Dataset", study: Study, series: Series | None) -> str:
+    """Return the UID of an image's series.
+
+    Args:
+        dataset: As it arrived.
+        study: The study that was asked for.
+        series: The series that was asked for; None: any of the study.
+
+    Raises:
+        PacsError: The image is of another study or series.
+    """
+    own = str(dataset.get("SeriesInstanceUID", "")).strip(" \0")
+    if dataset.get("StudyInstanceUID") != study.uid or own != (series.uid if series else own):
+        raise PacsError("the PACS sent an image that was not asked for")
+    return own
+
+
 class _StudyDraft:
     """Images of one request, in draft folders.
 
@@ -152,10 +169,7 @@ class _StudyDraft:
             PacsError: It is damaged, or of another study or series.
             CheckpointError: The disk is full or read-only.
         """
-        own = str(dataset.get("SeriesInstanceUID", "")).strip(" \0")
-        if dataset.get("StudyInstanceUID") != self._study.uid or own != (series.uid if series else own):
-            raise PacsError("the PACS sent an image that was not asked for")
-        draft = self._draft(self._keeper.name(own))
+        draft = self._draft(self._keeper.name(series_of(dataset, self._study, series)))
         sop = str(dataset.get("SOPInstanceUID", ""))
         name = self._keeper.name(sop) if sop else f"without UID {len(draft.arrived)}"
         if name in draft.arrived:

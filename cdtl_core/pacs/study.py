@@ -10,8 +10,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from cdtl_core.errors import ConfigError, DataError
-from cdtl_core.pacs.arrival import wanted_series
-from cdtl_core.pacs.faults import quiet_libraries
+from cdtl_core.pacs.arrival import series_of, wanted_series
+from cdtl_core.pacs.faults import PacsError, quiet_libraries
 from cdtl_core.pacs.keep import Keeper, LeftOutError
 from cdtl_core.pacs.peer import Peer, open_peers
 from cdtl_core.pacs.query import Asked, Query, Series, Study
@@ -120,14 +120,26 @@ class _Reader:
     def __init__(self, keeper: Keeper, folder: Path, left_out: Counter[str]) -> None:
         self._keeper, self._folder, self._left_out = keeper, folder, left_out
         self.volumes: set[Path] = set()
+        self._patients: set[str] = set()
 
     def read(self, peer: Peer, study: Study, series: Series, number: int) -> tuple[ReadImage, ...]:
-        """Fetch a series; `number` is its place in the study."""
+        """Fetch a series; `number` is its place in the study.
+
+        Raises:
+            PacsError: Images are missing, or of another study, series or patient: a result could be stored in the
+                wrong place.
+        """
         folder = self._folder / f"series{number}"
         folder.mkdir()
         found: list[tuple[int, Path, Dataset, bool]] = []
+        arrived: set[str] = set()
 
         def take(dataset: Dataset) -> None:
+            series_of(dataset, study, series)
+            name = str(dataset.get("SOPInstanceUID", len(arrived)))
+            if name in arrived:
+                return
+            arrived.add(name)
             try:
                 shown = self._keeper.shown(dataset)
             except LeftOutError as reason:
@@ -138,9 +150,14 @@ class _Reader:
                 path.write_bytes(shown.content)
             except OSError as error:
                 raise unwritable(path, error) from None
+            self._patients.add(shown.patient)
             found.append((shown.number, path, _header(dataset), shown.is_slice))
 
         peer.fetch(study, series, take)
+        if len(arrived) < (series.images or 0):
+            raise PacsError(f"only {len(arrived)} of {series.images} images of a series arrived: try again.")
+        if len(self._patients) > 1:
+            raise PacsError("the study has images of two patients: ask the administrator of the PACS.")
         found.sort(key=lambda one: one[:2])
         if len(found) > 1 and all(is_slice for *_, is_slice in found):
             self.volumes.add(folder)

@@ -13,7 +13,7 @@ from cdtl_core.config import SimulationConfig
 from tests.conftest import Played, Tries
 from tests.pacs.conftest import Cdtl
 from tests.pacs.peers import SmallPacs
-from tests.pacs.studies import known
+from tests.pacs.studies import image, known
 
 SITES = [
     {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16, "seed": 1, "images": 3}}},
@@ -137,3 +137,24 @@ def test_wrong_words_get_a_sentence(words: tuple[str, ...], told: str, web: Path
     code, said = cdtl("predict", model, *words, "--pacs", allow(web))
     assert code in {3, 4}
     assert told in said
+
+
+@pytest.mark.attack("a result is about the study that was asked for", "images of another study, of two patients; twice")
+def test_images_that_were_not_asked_for_are_not_predicted_and_nothing_is_stored(
+    web: Path, pacs: SmallPacs, model: Path, cdtl: Cdtl, tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("predict", model, "--study", known(0).uid, "--pacs", allow(web, store=True), "--store")
+    select, images = pacs.select, list(pacs.images)
+    stranger, twin = image(0, 0, 1, size=48), images[0]
+    stranger.PatientID = known(5).patient
+    for second, sentence in ((stranger, "images of two patients"), (twin, "only 1 of 2 images")):
+        pacs.images = [images[0], second, *images[2:]]
+        code, told = cdtl(*command)
+        assert (code, sentence in told) == (4, True), told
+        tries.add()
+    pacs.images = images
+    foreign = image(3, 0, 0, size=48)
+    monkeypatch.setattr(pacs, "select", lambda keys: select(keys) + [foreign] * ("SeriesInstanceUID" in keys))
+    code, told = cdtl(*command)
+    assert (code, "an image that was not asked for" in told, pacs.stored) == (4, True, []), told
+    tries.add()
