@@ -119,14 +119,14 @@ class Deployment(LocalFederation):
             assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}: {self.story()}"
             time.sleep(0.1)
 
-    def connected(self) -> None:
+    def connected(self, timeout_s: float = 120.0) -> None:
         """Wait until every site that was started is connected."""
 
         def all_there() -> bool:
             sites = coordinator_status(self.coordinator)["sites"]
             return all(sites[name]["connected"] for name in self._services if name != "coordinator")
 
-        self.until(all_there, 120.0, "the sites")
+        self.until(all_there, timeout_s, "the sites")
 
     def story(self) -> str:
         """Return the output of the services, for a failing test."""

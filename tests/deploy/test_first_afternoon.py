@@ -47,7 +47,7 @@ def test_a_new_engineer_gets_from_a_pacs_to_an_accepted_update_in_fifteen_steps(
     config = RunConfig(name="first", federation={"rounds": 4, "min_sites": 2, "join_timeout_s": 300.0})  # type: ignore[arg-type]
     deployment = make(tiny(model=MODEL, sites=others))
     deployment.start_all()
-    deployment.connected()
+    deployment.connected(400.0)
     office, desk = deployment.coordinator, tmp_path / "desk"
     desk.mkdir()
     save_invitation(desk / "zeno.json", make_invitation(office, "zeno", config.task))  # by mail

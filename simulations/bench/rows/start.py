@@ -49,7 +49,7 @@ def _ledger(session: Session) -> Measured:
     folder = _folder(session)
     found = alternate({"ledger": partial(_cpu_seconds, _LEDGER, folder)}, session.runs, warm=True)
     note = "loads torch" if _loads_torch(_LEDGER, folder) else "without torch"
-    return Measured(middle(found["ledger"]), note, found, "the tighter bound integrates numerically: scipy is imported")
+    return Measured(middle(found["ledger"]), note, found, "Python, typer, pydantic, numpy; a bound by integration")
 
 
 def _approve(session: Session) -> Measured:

@@ -24,7 +24,7 @@ PAGES = ("/", "/sites", "/invite", "/runs", "/log")
 def test_a_coordinator_admits_a_site_and_watches_a_run_to_its_end(
     tiny: Tiny, make: Make, tmp_path: Path, browser: Browser, desk_of: Callable[..., str], figures: Figures
 ) -> None:
-    limits = {"rounds": 2, "min_sites": 3, "round_timeout_s": 200.0, "join_timeout_s": 400.0}
+    limits = {"rounds": 2, "min_sites": 3, "round_timeout_s": 400.0, "join_timeout_s": 600.0}
     config = tiny(model=MODEL, federation=limits)
     deployment = make(config)
     tab = browser.enter("coordinator", desk_of("server", deployment.coordinator))
@@ -33,7 +33,7 @@ def test_a_coordinator_admits_a_site_and_watches_a_run_to_its_end(
         assert tab.goto(path) == 200
         tab.look(f"before-{path.strip('/') or 'overview'}")
     deployment.start_all()
-    deployment.connected()
+    deployment.connected(400.0)
     _invite(tab, deployment)
     _admit(tab, deployment, tmp_path / "at" / "cork", config.run)
     run = deployment.request(config.of_method("cdtl"))
@@ -108,10 +108,10 @@ def _watch(tab: DeskTab, deployment: Deployment, run: Path) -> None:
     tab.wait("Waits for", 200)
     tab.look("run-waits")
     deployment.approve(run)
-    tab.wait("round 1 of 2", 400)
+    tab.wait("round 1 of 2", 600)
     tab.picture("desk-run", 1000)
     tab.look("run-live")
-    assert deployment.ended(run) == "completed", deployment.story()
+    assert deployment.ended(run, timeout_s=900.0) == "completed", deployment.story()
     tab.wait("completed", 60)
     tab.wait("AUROC on test patients")
     tab.look("run-ended")
