@@ -76,7 +76,7 @@ def _admit(tab: DeskTab, deployment: Deployment, home: Path, run: object) -> Non
     tab.drop(".drop", home / "enrolment.json")
     assert tab.text("#fingerprint") == fingerprint
     tab.look("application")
-    tab.picture("desk-admit", 900)
+    tab.picture("coordinator-admit", 760)
     tab.type(spoken="0000 0000 0000 0000")
     tab.click("#admit")
     assert "nothing was done" in tab.text("#fault")
@@ -109,7 +109,7 @@ def _watch(tab: DeskTab, deployment: Deployment, run: Path) -> None:
     tab.look("run-waits")
     deployment.approve(run)
     tab.wait("round 1 of 2", 600)
-    tab.picture("desk-run", 1000)
+    tab.picture("coordinator-run", 1000)
     tab.look("run-live")
     assert deployment.ended(run, timeout_s=900.0) == "completed", deployment.story()
     tab.wait("completed", 60)
@@ -120,7 +120,6 @@ def _watch(tab: DeskTab, deployment: Deployment, run: Path) -> None:
     tab.goto("/")
     tab.wait("Nothing waits for you.")
     tab.look("overview")
-    tab.picture("desk-coordinator", 760)
 
 
 def _revoke(tab: DeskTab, deployment: Deployment) -> None:
