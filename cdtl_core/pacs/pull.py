@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +21,7 @@ from cdtl_core.pacs.peer import Peer, open_peers
 from cdtl_core.pacs.query import Asked, Query, Study
 from cdtl_core.pacs.secret import site_key
 from cdtl_core.pacs.settings import PacsConfig
-from cdtl_core.system.durable import locked
+from cdtl_core.system.durable import locked, unwritable
 from cdtl_core.system.progress import report
 
 __all__ = ["Pulled", "pull"]
@@ -90,6 +91,7 @@ def pull(
             "set key_folder to the site's folder."
         )
     key = site_key(config)
+    _make_private(out)
     with locked(out), quiet_libraries(), open_peers(config) as peers:
         journal = Journal(out)
         journal.clean(verify=verify)
@@ -100,6 +102,16 @@ def pull(
             return _Puller(config, query, arrival, peers, pace).run(out, asked)
         finally:
             shutil.rmtree(drafts, ignore_errors=True)
+
+
+def _make_private(out: Path) -> None:
+    """Make the folder of patients' images for this account alone; a folder that exists stays as it is."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            out.mkdir(mode=0o700)
+    except OSError as error:
+        raise unwritable(out, error) from None
 
 
 class _Puller:

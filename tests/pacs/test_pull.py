@@ -27,6 +27,7 @@ def test_a_pull_brings_the_labelled_studies_and_a_manifest_that_the_check_reads(
 ) -> None:
     code, told = cdtl("data", "pull", tmp_path / "out", "--pacs", settings, "--accessions", table(tmp_path, range(4)))
     assert (code, "4 studies with 16 images" in told) == (0, True), told
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700  # patients' images are for this account alone
     found = rows(tmp_path / "out")
     assert (len(found), len({row["exam_id"] for row in found}), len({row["patient_id"] for row in found})) == (16, 4, 2)
     assert {row["label"] for row in found} == {"benign", "malignant"}
