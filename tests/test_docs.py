@@ -32,6 +32,7 @@ NOT_RUN = {
     "python cpu_torch.py lock requirements.lock > cpu.lock": "as above",
     "pip install --require-hashes --no-deps -r cpu.lock": "as above",
     "python cpu_torch.py strip cdtl-env/lib/python3.11/site-packages": "as above",
+    "cdtl site desk north": "a page for a browser: tests/desk/browser walks through it",
     "sudo cp cdtl-coordinator.service /etc/systemd/system/": "needs root, and would change this machine",
     "sudo systemctl enable --now cdtl-coordinator": "needs systemd and root",
     "sudo cp cdtl-site.service /etc/systemd/system/": "needs root, and would change this machine",
