@@ -45,6 +45,11 @@ class Session:
     notices: list[Notice] = field(default_factory=list)
 
 
+def _seconds() -> float:
+    """Return seconds that are never set back, with those in which the machine slept: a closed laptop is not in use."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Doors:
     """Links and sessions of one desk. Tokens are kept as hashes, so that looking one up does not depend on its bytes.
 
@@ -53,7 +58,7 @@ class Doors:
         clock: Seconds, of a clock that is never set back.
     """
 
-    def __init__(self, idle_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, idle_s: float, *, clock: Callable[[], float] = _seconds) -> None:
         self._idle_s, self._clock = idle_s, clock
         self._links: dict[str, float] = {}
         self._sessions: dict[str, Session] = {}

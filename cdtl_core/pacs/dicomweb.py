@@ -30,6 +30,7 @@ __all__ = ["DicomwebPeer", "dicomweb_peers"]
 _STUDY = ("StudyInstanceUID", "AccessionNumber", "StudyDate", "StudyDescription", "ModalitiesInStudy")
 _SERIES = ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
 _PAGE = 200
+_MOST_STUDIES = 1_000_000  # a server that gives new ones for ever would fill the memory
 _AS_STORED = (("application/dicom", "*"),)
 _REFUSED = {
     401: "the PACS does not accept the credentials (401): check user and password, or the token",
@@ -89,6 +90,8 @@ class DicomwebPeer:
             if not {one.uid for one in page} - {one.uid for one in found}:  # the end, or a server without pages
                 break
             found += page
+            if len(found) > _MOST_STUDIES:
+                raise PacsError(f"the PACS lists more than {_MOST_STUDIES} studies: set narrower conditions.")
             if asked.accession or asked.study:
                 break
         return [one for one in unique(found) if one.uid and query.wants(one, asked)]

@@ -4,6 +4,7 @@ import http.client
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -354,3 +355,14 @@ def test_a_form_that_takes_long_holds_up_no_other_form(desk: Desk, person: Perso
         book.end.set()
         slow.join(20)
     assert book.written == ["now"]
+
+
+def test_a_session_ends_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of a sleeping machine: the monotonic one stands still, that of the time since boot goes on."""
+    doors, read = Doors(600.0), time.clock_gettime
+    key = str(doors.enter(doors.new_link()))
+    link = doors.new_link()
+    assert doors.session(key) is not None
+    monkeypatch.setattr(time, "clock_gettime", lambda which: read(which) + 3600 * (which == time.CLOCK_BOOTTIME))
+    assert doors.session(key) is None
+    assert doors.enter(link) == 0

@@ -276,10 +276,15 @@ def test_an_answer_without_bounds_is_refused(
     web: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl, monkeypatch: pytest.MonkeyPatch, tries: Tries
 ) -> None:
     command = ("data", "pull", tmp_path / "out", "--pacs", web, "--accessions", table(tmp_path, [0]))
-    with monkeypatch.context() as patched:
-        patched.setattr("cdtl_core.pacs.answers.LARGEST_LIST", 100)
-        code, told = cdtl(*command)
-    assert (code, "a list of more than" in told) == (4, True), told
+    for name, most, sentence in (
+        ("answers.LARGEST_LIST", 100, "a list of more than"),
+        ("dicomweb._MOST_STUDIES", 0, "lists more than 0 studies"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"cdtl_core.pacs.{name}", most)
+            code, told = cdtl(*command)
+        assert (code, sentence in told) == (4, True), told
+        tries.add()
     monkeypatch.setattr("cdtl_core.pacs.answers.LARGEST_IMAGE", 1000)
     kind = "multipart/related; boundary=b"
     for fields, body, sentence in (
