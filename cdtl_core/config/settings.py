@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
+from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.paths import anchored, with_root
 from cdtl_core.config.validation import validated
 from cdtl_core.errors import ConfigError
@@ -159,6 +160,9 @@ def load_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: The file is missing or not TOML, or a setting is unknown or ill-typed.
     """
+    if path.name == SITE_FILE and not path.exists():
+        home = path.parent
+        raise ConfigError(f"{home} holds no site ({SITE_FILE} is missing): make one with cdtl site init {home}.")
     return _site_in(path, _text_of(path))
 
 

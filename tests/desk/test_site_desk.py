@@ -19,7 +19,9 @@ from cdtl_core.deploy.persons import make_person_key
 from cdtl_core.deploy.refusing import refusals
 from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id, save_request
 from cdtl_core.desk.desk import Desk
+from cdtl_core.desk.doors import Doors
 from cdtl_core.desk.site import site_desk
+from cdtl_core.errors import ConfigError
 from tests.deploy.desk import with_initial_weights
 from tests.desk.person import Person, hidden_of, served
 
@@ -68,6 +70,11 @@ def decided(home: Path, id: str, own: SiteConfig | None = None) -> bool:
     found = approvals(home).get(id)
     own = own or load_site(home / "site.toml")
     return found is not None and decide(home, found.bundle_sha256, found.settings, own).approved is not None
+
+
+def test_a_folder_without_a_site_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no site .* make one with cdtl site init"):
+        site_desk(tmp_path, 1, Doors(1.0))
 
 
 def test_every_page_of_an_empty_site_is_there(person: Person) -> None:
