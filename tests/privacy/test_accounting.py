@@ -56,6 +56,7 @@ def test_steps_of_several_kinds_cost_what_opacus_says() -> None:
     assert epsilon(steps, DELTA) == pytest.approx(opacus(RDPAccountant(), steps, DELTA), abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Optimal order is the")
 @given(history, st.sampled_from((1e-8, 1e-5, 1e-3, 0.2)))
 def test_the_few_orders_that_are_tried_give_the_bits_of_all(steps: list[Steps], delta: float) -> None:
     whole = RDPAccountant()
