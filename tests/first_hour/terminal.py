@@ -56,7 +56,9 @@ class Terminal:
         A key that is pressed just before the command reads does nothing to `input`, so it is pressed again.
         """
         self.until(question)
+        end = time.monotonic() + _LIMIT_S
         while True:
+            assert time.monotonic() < end, f"Ctrl-C at {question!r} did not end it"
             os.write(self._own, b"\x03")
             pressed = time.monotonic()
             while (left := pressed + 1.0 - time.monotonic()) > 0:
@@ -90,9 +92,11 @@ class Terminal:
 
 
 def _own_terminal() -> None:
-    """Make the terminal of stdin the process's own, so that Ctrl-C reaches it."""
+    """Make the terminal of stdin the process's own, so that Ctrl-C reaches it, and is not ignored as under nohup."""
     import fcntl
+    import signal
     import termios
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
