@@ -5,12 +5,13 @@
 import asyncio
 import hashlib
 import json
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,13 @@ class Node:
         )
 
 
+def _listens(path: Path) -> bool:
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(path))
+        return True
+    return False
+
+
 @dataclass
 class Desk:
     """A site with an egress filter before a coordinator, and what a test needs to play both."""
@@ -124,7 +132,7 @@ class Desk:
         command = [sys.executable, "-m", "cdtl_core.deploy.egress_filter", str(file)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process, self._way():
             try:
-                eventually(lambda: (self.home / "gate.json").exists() or process.poll() is not None, "the filter")
+                eventually(lambda: _listens(self.config.link / SOCKET) or process.poll() is not None, "the filter")
                 assert process.poll() is None
                 self.node_key = load_ssh_private_key((self.config.link / NODE_KEY).read_bytes(), None)  # type: ignore[assignment]
                 yield process
