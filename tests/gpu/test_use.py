@@ -210,8 +210,8 @@ def test_a_federation_on_a_gpu_ends_with_the_cpus_metrics(
 ) -> None:
     """From images to a report and an exported model. bfloat16 is near: test scores that are close change places.
 
-    A CPU with and without oneDNN ends 0.002 apart itself where the backbone is trained in float32. There a GPU may be
-    four times as far off; it was 0.009 on an H200.
+    Where the backbone is trained in float32, a CPU with and without oneDNN ends 0.002 apart itself; the test records
+    that difference beside the GPU's. An H200 missed the bar with 0.009.
     """
 
     def played(device: str, used: str, folder: str) -> dict[str, float]:
@@ -228,7 +228,6 @@ def test_a_federation_on_a_gpu_ends_with_the_cpus_metrics(
             other = played("cpu", "float32", "other")
         own = max(abs(other[name] - value) for name, value in cpu.items())
         record_property("largest difference of two ways to compute on a CPU", own)
-        most = max(most, 4 * own)
     assert max(apart.values()) <= most, apart
     models = sorted((tmp_path / "gpu").glob("sites/*/models/*/model.json"))
     assert models
