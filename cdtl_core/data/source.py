@@ -10,7 +10,7 @@ from pathlib import Path
 from cdtl_core.errors import DataError
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["Row", "read_table", "rows_of_manifest", "write_manifest"]
+__all__ = ["Row", "check_files", "read_table", "rows_of_manifest", "write_manifest"]
 
 _COLUMNS = ("file", "label", "patient_id", "split", "group")
 _EXAM = "exam_id"  # written only if an image has one
@@ -44,14 +44,23 @@ def rows_of_manifest(path: Path) -> list[Row]:
     missing = [column for column in _COLUMNS[:3] if column not in columns]
     if missing:
         raise DataError(f"the manifest {path} lacks the column {', '.join(missing)}: add it to the header.")
-    if any(not line.get("file") for line in lines):
-        raise DataError(f"the manifest {path} has a row without a file: fill it in, or remove the row.")
-    outside = [line["file"] for line in lines if Path(os.path.normpath(line.get("file", ""))).parts[:1] == ("..",)]
-    if outside:
-        raise DataError(
-            f"the manifest {path} names '{outside[0]}', which leads out of its folder: write a path below it."
-        )
+    check_files(path, lines)
     return [_row(path.parent, line) for line in lines]
+
+
+def check_files(path: Path, lines: Iterable[Mapping[str, str]]) -> None:
+    """Refuse lines of a manifest without a file, or with a relative one that leads out of the manifest's folder.
+
+    Raises:
+        DataError: A line is so.
+    """
+    for file in (line.get("file", "") for line in lines):
+        if not file:
+            raise DataError(f"the manifest {path} has a row without a file: fill it in, or remove the row.")
+        if Path(os.path.normpath(file)).parts[:1] == ("..",):
+            raise DataError(
+                f"the manifest {path} names '{file}', which leads out of its folder: write a path below it."
+            )
 
 
 def read_table(path: Path, what: str, advice: str) -> tuple[tuple[str, ...], list[dict[str, str]]]:

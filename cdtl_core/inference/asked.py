@@ -11,7 +11,7 @@ from cdtl_core.data.box import Square, square_of
 from cdtl_core.data.decode.formats import HEAD_BYTES, is_dicom, series_files
 from cdtl_core.data.decode.picture import DicomTags
 from cdtl_core.data.listing.files import find_images
-from cdtl_core.data.source import read_table
+from cdtl_core.data.source import check_files, read_table
 from cdtl_core.errors import DataError
 
 __all__ = ["Asked", "asked_for", "grouped", "tags_of", "with_boxes"]
@@ -142,13 +142,7 @@ def _in_manifest(path: Path, unit: Unit) -> list[Asked]:
     needed = ("file", "patient_id") if unit == "patient" else ("file",)
     if missing := [column for column in needed if column not in columns]:
         raise DataError(f"the manifest {path} lacks the column {', '.join(missing)}: add it to the header.")
-    if any(not line["file"] for line in lines):
-        raise DataError(f"the manifest {path} has a row without a file: fill it in, or remove the row.")
-    outside = [line["file"] for line in lines if Path(os.path.normpath(line["file"])).parts[:1] == ("..",)]
-    if outside:
-        raise DataError(
-            f"the manifest {path} names '{outside[0]}', which leads out of its folder: write a path below it."
-        )
+    check_files(path, lines)
     if not lines:
         raise DataError(f"the manifest {path} lists no image: add a row for each.")
     units = _by_unit(path, lines, unit)
