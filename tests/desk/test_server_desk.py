@@ -57,13 +57,6 @@ def desk(office: Path) -> Iterator[Desk]:
         yield found
 
 
-@pytest.fixture
-def person(desk: Desk) -> Person:
-    found = Person(desk.port)
-    found.open(desk.link())
-    return found
-
-
 def given(person: Person, path: Path) -> str:
     """Give a file at the desk; returns the page of the application."""
     answer = person.fill("/sites", "/applications", {"file": (path.name, path.read_bytes())})

@@ -54,13 +54,6 @@ def desk(home: Path) -> Iterator[Desk]:
         yield found
 
 
-@pytest.fixture
-def person(desk: Desk) -> Person:
-    found = Person(desk.port)
-    found.open(desk.link())
-    return found
-
-
 def waiting(home: Path, request: ApprovalRequest, **settings: Any) -> str:
     """A run that the filter refused because it is not approved."""
     return keep_pending(home, CODE, {**request.settings, **settings}, run_id=1, reason="not approved").id

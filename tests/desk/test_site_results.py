@@ -39,13 +39,6 @@ def desk(home: Path) -> Iterator[Desk]:
         yield found
 
 
-@pytest.fixture
-def person(desk: Desk) -> Person:
-    found = Person(desk.port)
-    found.open(desk.link())
-    return found
-
-
 def image_of(home: Path) -> bytes:
     return next(iter(sorted(home.glob("cache/**/*.png")))).read_bytes()
 
