@@ -67,8 +67,9 @@ def test_every_answer_is_checked_at_once_and_the_site_is_what_the_command_makes(
         terminal.answer("Your label 'Benign'", "benig")
         assert "give one of benign, malignant, -" in terminal.answer("Your label 'Benign'")
         terminal.answer("Your label 'Malignant'")
-        summary = terminal.answer("Make the key, and write the site?")
+        summary = terminal.until("Make the key, and write the site?")
         assert not (folder / "north-site").exists()
+        terminal.answer("")
         assert terminal.end() == 0, terminal.text
     assert "No errors." in summary
     assert load_address(folder / "north-site").port == 8555
