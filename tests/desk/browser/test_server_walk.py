@@ -114,6 +114,7 @@ def _watch(tab: DeskTab, deployment: Deployment, run: Path) -> None:
     assert deployment.ended(run, timeout_s=900.0) == "completed", deployment.story()
     tab.wait("completed", 60)
     tab.wait("AUROC on test patients")
+    assert "Stop the run" not in tab.text()
     tab.look("run-ended")
     tab.click("text=Report of the run")
     assert "the coordinator's report" in tab.text("h1")
