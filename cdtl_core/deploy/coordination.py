@@ -3,7 +3,9 @@
 All programs run behind an open `Front`. If that is isolated, they share a network only with each other.
 """
 
+import http.client
 import socket
+import ssl
 import sys
 import time
 from contextlib import suppress
@@ -13,7 +15,6 @@ from cdtl_core.deploy.database import condemn_database
 from cdtl_core.deploy.expiry import DailyNotices, coordinator_notices
 from cdtl_core.deploy.front import Front
 from cdtl_core.deploy.gateway_config import GatewayConfig, load_gateway_config
-from cdtl_core.deploy.gateway_probe import gateway_answers
 from cdtl_core.deploy.members import Member, MemberBook
 from cdtl_core.deploy.run_keeper import RunKeeper
 from cdtl_core.deploy.service import Troubles
@@ -24,7 +25,39 @@ from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.processes import ProcessGroup, free_port
 
-__all__ = ["serve_coordinator"]
+__all__ = ["gateway_answers", "serve_coordinator"]
+
+
+_PATIENCE_S = 5.0
+_HEALTHY, _UNAVAILABLE = 200, 503
+
+
+def gateway_answers(config: GatewayConfig) -> bool:
+    """Return whether a gateway forwards requests.
+
+    It does if it reports a healthy SuperLink, because it checks that over the connections that carry the sites'
+    requests. If it reports an unhealthy one, it still works if the SuperLink really does not answer.
+
+    Args:
+        config: The gateway's configuration, with a `probe_port` or its own port on 127.0.0.1.
+    """
+    said = _health(config.probe_port or config.port)
+    return said == _HEALTHY or (said == _UNAVAILABLE and _health(config.upstream_port) != _HEALTHY)
+
+
+def _health(port: int) -> int:
+    """Return the status of ``/health``; 0 without an answer. Only the status is used, and nothing secret is sent."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=_PATIENCE_S, context=context)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
 
 _log = get_logger("cdtl.deploy")
 _TICK_S = 0.2

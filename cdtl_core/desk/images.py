@@ -1,8 +1,12 @@
 """The site's images at its desk: the check of the cohort, and what a model says about one more image."""
 
 import re
+import threading
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Literal, TypeVar
 
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
@@ -10,7 +14,6 @@ from starlette.responses import Response
 from cdtl_core.config import Unit
 from cdtl_core.config.folders import NOTE_FILE, SITE_FILE, SiteFolder
 from cdtl_core.config.settings import load_site
-from cdtl_core.desk.background import Background
 from cdtl_core.desk.desk import Visit
 from cdtl_core.errors import CdtlError, DataError
 from cdtl_core.federation.contract import enrolled_contract
@@ -18,10 +21,65 @@ from cdtl_core.quality import CohortCheck
 from cdtl_core.quality.check_source import check_site_images, images_of
 from cdtl_core.report.charts.figure import Table
 from cdtl_core.results.answer import Answer, answer
-from cdtl_core.system.foreign import read_json, visible
+from cdtl_core.system.durable import disk_fault
+from cdtl_core.system.foreign import get_logger, read_json, visible
+from cdtl_core.system.progress import listen
 from cdtl_core.system.scratch import scratch_folder
 
 __all__ = ["UPLOAD_BYTES", "Images"]
+
+
+T = TypeVar("T")
+_log = get_logger("cdtl.desk")
+
+
+@dataclass(frozen=True)
+class _Work(Generic[T]):
+    """The state of the work: its result once it is done, or a sentence: what it does, or why it failed."""
+
+    state: Literal["none", "running", "done", "failed"]
+    text: str = ""
+    result: T | None = None
+
+
+class _Background(Generic[T]):
+    """Runs a function in a thread, one at a time, and keeps its last result."""
+
+    def __init__(self) -> None:
+        self._work: _Work[T] = _Work("none")
+        self._lock = threading.Lock()
+
+    @property
+    def work(self) -> _Work[T]:
+        """The state now."""
+        return self._work
+
+    def start(self, compute: Callable[[], T]) -> bool:
+        """Start the work; False if it runs already."""
+        with self._lock:
+            if self._work.state == "running":
+                return False
+            self._work = _Work("running")
+        threading.Thread(target=self._run, args=(compute,), daemon=True).start()
+        return True
+
+    def _run(self, compute: Callable[[], T]) -> None:
+        try:
+            with listen(self._hear):
+                self._work = _Work("done", result=compute())
+        except CdtlError as error:
+            self._work = _Work("failed", str(error))
+        except OSError as error:
+            self._work = _Work("failed", str(disk_fault(error)))
+        except Exception:
+            _log.exception("the work of a page failed")
+            self._work = _Work("failed", "it ended by a fault of cdtl: the terminal of the desk says which.")
+
+    def _hear(self, fields: Mapping[str, object]) -> None:
+        (what, done), *_ = fields.items()
+        if "of" in fields:
+            self._work = _Work("running", f"{done} of {fields['of']} {what}")
+
 
 UPLOAD_BYTES = 256 * 1024 * 1024
 """Most bytes of an image to predict: a stack of breast tomosynthesis has about 100 MB."""
@@ -39,7 +97,7 @@ class Images:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._check: Background[tuple[CohortCheck, float]] = Background()
+        self._check: _Background[tuple[CohortCheck, float]] = _Background()
 
     def cohort(self, visit: Visit) -> Response:
         """Show the cohort's counts and findings, once they are checked."""

@@ -1,5 +1,6 @@
 """Serve a desk on loopback until Ctrl-C; a person who can type into its terminal gets further links."""
 
+import asyncio
 import html
 import logging
 import signal
@@ -10,17 +11,49 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cdtl_core.desk.connection import ACCEPTED_AT_ONCE, Connection
 from cdtl_core.desk.desk import Desk
 from cdtl_core.desk.doors import LINK_S, Doors
 from cdtl_core.errors import ConfigError
 from cdtl_core.system.durable import replace_bytes
 from cdtl_core.system.scratch import scratch_folder
 
-__all__ = ["desk_server", "serve_desk"]
+__all__ = ["MOST_OPEN", "desk_server", "serve_desk"]
+
+
+MOST_OPEN = 128
+"""Open connections; a browser uses six."""
+ACCEPTED_AT_ONCE = 32
+"""Connections that are accepted before those that are open are read: a flood of new ones closes no one that asks."""
+
+
+class Connection(H11Protocol):
+    """An HTTP connection of uvicorn that can be closed while it waits for its client."""
+
+    opened_at: float
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a new connection; one that waits is closed if there are too many."""
+        self.opened_at = self.loop.time()
+        super().connection_made(transport)
+        if len(self.connections) > MOST_OPEN:
+            others: list[Any] = [one for one in self.connections if one is not self]
+            waiting = [one for one in others if isinstance(one, Connection) and one.waits_for_client]
+            if waiting:
+                oldest = min(waiting, key=lambda one: one.opened_at)
+                self.connections.discard(oldest)  # it counts until the loop has closed it
+                oldest.transport.abort()
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the client has to send or to read something before the desk can do more."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body or self.flow.write_paused
+
 
 _HEAD_BYTES = 16 * 1024
 

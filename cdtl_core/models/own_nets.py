@@ -41,7 +41,7 @@ def _unet() -> "nn.Module":
 
 
 def _deepunet() -> "nn.Module":
-    from cdtl_core.models.deepunet import DeepUNet
+    from cdtl_core.models.unet import DeepUNet
 
     return DeepUNet()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cdtl_core.deploy.coordination import gateway_answers
 from cdtl_core.deploy.door import Refusal
 from cdtl_core.deploy.gateway_config import GatewayConfig
-from cdtl_core.deploy.gateway_probe import gateway_answers
 from cdtl_core.deploy.lane import Lane
 from cdtl_core.deploy.link_client import LinkClient
 from cdtl_core.deploy.members import admit

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from cdtl_core.desk.connection import MOST_OPEN
 from cdtl_core.desk.desk import Desk, Form, Page, Visit
 from cdtl_core.desk.doors import LINK_S, Doors
+from cdtl_core.desk.serving import MOST_OPEN
 from cdtl_core.errors import ConfigError
 from tests.desk.person import Person, served, value_of
 

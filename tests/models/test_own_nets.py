@@ -10,13 +10,12 @@ from torch import nn
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
 from cdtl_core.models.backbones import build_backbone
-from cdtl_core.models.cost import cost_of
-from cdtl_core.models.deepunet import DeepUNet
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.model import build_classifier, build_initial_weights, parts_of, set_training
 from cdtl_core.models.own_nets import OWN, STAGES
 from cdtl_core.models.stages import NORMS, check_division, stages_of
-from cdtl_core.models.unet import PlainCNN, UNet
+from cdtl_core.models.unet import DeepUNet, PlainCNN, UNet
+from cdtl_core.simulation.table.row_tally import cost_of
 
 RANDOM = ("unet", "deepunet", "plain_cnn")
 

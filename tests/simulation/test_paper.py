@@ -11,8 +11,7 @@ import pytest
 from cdtl_core.config.settings import changed_run, load_run, load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import ConfigError, DataError
 from cdtl_core.simulation.run_folder import with_absolute_paths
-from cdtl_core.simulation.table.leak import leaked_share, leaky_site
-from cdtl_core.simulation.table.row_cell import RowCell, cells_of_table, run_of_row, table_of
+from cdtl_core.simulation.table.row_cell import RowCell, cells_of_table, leaked_share, leaky_site, run_of_row, table_of
 from cdtl_core.site.home import open_site
 from cdtl_core.system.shipped import find_config
 from tests.conftest import Cdtl

@@ -2,23 +2,67 @@
 
 import functools
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from cdtl_core.config import PaperConfig, RowConfig, RunConfig, SimulationConfig
 from cdtl_core.config.settings import changed_run, load_simulation
-from cdtl_core.errors import ConfigError
+from cdtl_core.data.split import SPLITS
+from cdtl_core.errors import ConfigError, DataError
 from cdtl_core.federation.site import Site
 from cdtl_core.models.model import build_initial_weights
 from cdtl_core.simulation.cell import SETTINGS_FILE, open_sites, scores_of
-from cdtl_core.simulation.folds import scarce_site
+from cdtl_core.simulation.folds import scarce_site, whole_fold
 from cdtl_core.simulation.methods.loop import play
 from cdtl_core.simulation.methods.registry import method_of
-from cdtl_core.simulation.table.leak import leaked_share, leaky_site
 
-__all__ = ["RowCell", "cells_of_row", "cells_of_table", "play_row_cell", "row_sites", "run_of_row", "table_of"]
+__all__ = [
+    "RowCell",
+    "cells_of_row",
+    "cells_of_table",
+    "leaked_share",
+    "leaky_site",
+    "play_row_cell",
+    "row_sites",
+    "run_of_row",
+    "table_of",
+]
+
+
+def leaky_site(site: Site, *, seed: int, test_images: int) -> Site:
+    """Return the site with `test_images` random images as its test split, regardless of patients and labels.
+
+    `split.val` of the others are for validation. Its results are too good: LEAKY, only for parity with the literature.
+
+    Args:
+        site: The site.
+        seed: Seed of the split.
+        test_images: Number of test images.
+
+    Raises:
+        DataError: The site has too few images.
+    """
+    whole = whole_fold(site.cohort)
+    count = whole.num_units
+    num_val = max(1, round(site.config.split.val * count))
+    if test_images + num_val >= count:
+        raise DataError(f"site {site.name} has {count} images and is to test {test_images}: lower paper.test_images.")
+    drawn = np.random.default_rng([seed, zlib.crc32(site.name.encode()), zlib.crc32(b"leaky")]).permutation(count)
+    ends = {"test": drawn[:test_images], "val": drawn[test_images:][:num_val], "train": drawn[test_images + num_val :]}
+    folds = {split: whole.where(np.sort(ends[split])) for split in SPLITS}
+    return replace(site, cohort=replace(site.cohort, folds=folds))
+
+
+def leaked_share(site: Site) -> float:
+    """Return the share of test images with another image of the same patient in training."""
+    folds = site.cohort.folds
+    return float(np.isin(folds["test"].patients, folds["train"].patients).mean())
+
 
 Split = Literal["leaky", "grouped"]
 

@@ -3,16 +3,19 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cdtl_core import __version__
 from cdtl_core.config import PaperConfig, RowConfig, SimulationConfig
 from cdtl_core.metrics.metrics import auroc, auroc_interval
 from cdtl_core.metrics.rates import Scored, rates_with_intervals
-from cdtl_core.models.cost import cost_of
 from cdtl_core.models.model import build_classifier
 from cdtl_core.results.model_table import ModelTable, RowResult, SplitResult
 from cdtl_core.results.report import Estimate
@@ -20,7 +23,27 @@ from cdtl_core.simulation.cell import CELLS
 from cdtl_core.simulation.table.row_cell import RowCell, Split, cells_of_row, run_of_row, table_of
 from cdtl_core.simulation.tally import OutOfFold, join_folds, mean_of
 
-__all__ = ["tally_rows"]
+__all__ = ["Cost", "cost_of", "tally_rows"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Number of parameters, including frozen ones, and multiply-accumulates for one image."""
+
+    parameters: int
+    macs: int
+
+
+def cost_of(model: nn.Module, image_size: int) -> Cost:
+    """Count parameters and multiply-accumulates (convolutions and matrix products) for images B 3 H W.
+
+    Source: eq. (16), Inbaraj et al. 2025, counted by torch's FlopCounterMode at two operations each.
+    """
+    model.eval()
+    images = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images)
+    return Cost(sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2)
 
 
 def tally_rows(config: SimulationConfig, out: Path) -> ModelTable:
