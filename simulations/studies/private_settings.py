@@ -32,6 +32,7 @@ from cdtl_core.privacy.mechanism import Grant, Mechanism, without_noise
 from cdtl_core.privacy.partial import fit_part
 from cdtl_core.training.features import feature_views
 
+CONFIG = Path(__file__).parents[2] / "configs" / "private.toml"
 EPSILONS = (float("inf"), 8.0, 3.0)
 PATIENTS, ROUNDS, SIZE, CPU = 750, 4, 128, torch.device("cpu")
 VARIANTS = (
@@ -68,9 +69,8 @@ def main() -> None:
     )  # fmt: skip
     print("| changed | " + " | ".join(f"epsilon {epsilon:g}" for epsilon in EPSILONS) + " |")
     print("|---|" + "---|" * len(EPSILONS))
-    config_file = Path(__file__).parent.parent / "configs" / "private.toml"
     for changes in VARIANTS:
-        config = load_run(config_file, changes)
+        config = load_run(CONFIG, changes)
         cells = [cell(cases, config, epsilon, options) for epsilon in EPSILONS]
         print(f"| {', '.join(changes) or 'configs/private.toml'} | " + " | ".join(cells) + " |", flush=True)
 

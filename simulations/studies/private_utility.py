@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+CONFIG = Path(__file__).parents[2] / "configs" / "private.toml"
 EPSILONS = ("inf", "8", "3", "1")
 METHODS = ("alone", "cdtl")
 Cells = dict[str, dict[str, float]]
@@ -43,14 +44,13 @@ def main() -> None:
 
 def play(data: Path, seed: int, epsilon: str) -> dict[str, float]:
     """One federation: ``site/method`` to test AUROC of the model that the site uses."""
-    config = Path(__file__).parent.parent / "configs" / "private.toml"
     terms = [f"sites.{site}.privacy.exempt=true" for site in ("rio", "cairo", "mias")]
     terms = terms if epsilon == "inf" else [f"dp.target_epsilon={epsilon}"]
     settings = [f"data.root={data.absolute()}", f"seed={seed}", *terms]
     changes = [part for setting in settings for part in ("--set", setting)]
     env = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cdtl_core.cli.main", "simulate", str(config), "--json"]
+        command = [sys.executable, "-m", "cdtl_core.cli.main", "simulate", str(CONFIG), "--json"]
         command += ["--out", f"{folder}/run", *changes]
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
     report: Any = json.loads(done.stdout)
