@@ -4,21 +4,24 @@
 
     python -m simulations.studies.private_utility ../shared/data --seeds 5 --out private.json
 
-Each cell is a whole federation of configs/private.toml through `cdtl simulate`; inf is the same part of the network,
-the same steps, every site exempt. Splits differ by seed, so an interval over seeds is Student's over paired splits.
+Each cell is a whole federation of configs/private.toml, as `cdtl simulate` plays it. inf is the same part of the
+network, the same steps, every site exempt. Splits differ by seed, so an interval over seeds is Student's over paired
+splits. Features of an image are computed once.
 """
 
 import argparse
+import itertools
 import json
-import os
-import subprocess
-import sys
+import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
+
+from cdtl_core import resume_simulation
+from cdtl_core.config.folders import RunFolder
+from cdtl_core.config.settings import load_simulation, save_toml, simulation_toml
 
 CONFIG = Path(__file__).parents[2] / "configs" / "private.toml"
 EPSILONS = ("inf", "8", "3", "1")
@@ -34,31 +37,39 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("private_utility.json"))
     options = parser.parse_args()
     cells: Cells = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for seed in range(options.seeds):
-        for epsilon in EPSILONS:
+    with tempfile.TemporaryDirectory(prefix="private-utility-") as folder:
+        for seed, epsilon in itertools.product(range(options.seeds), EPSILONS):
             if f"{seed}/{epsilon}" not in cells:
-                cells[f"{seed}/{epsilon}"] = play(options.data, seed, epsilon)
+                cells[f"{seed}/{epsilon}"] = play(Path(folder), options.data, seed, epsilon)
                 options.out.write_text(json.dumps(cells, indent=1))
     print_table(cells, options.seeds)
 
 
-def play(data: Path, seed: int, epsilon: str) -> dict[str, float]:
-    """One federation: ``site/method`` to test AUROC of the model that the site uses."""
+def play(folder: Path, data: Path, seed: int, epsilon: str) -> dict[str, float]:
+    """One federation: ``site/method`` to test AUROC of the model that the site uses.
+
+    Args:
+        folder: Where it is played; features that an earlier federation left there are not computed again.
+        data: The images.
+        seed: Seed of splits and of the exempt sites' draws.
+        epsilon: ``inf``, or the target.
+    """
     terms = [f"sites.{site}.privacy.exempt=true" for site in ("rio", "cairo", "mias")]
     terms = terms if epsilon == "inf" else [f"dp.target_epsilon={epsilon}"]
-    settings = [f"data.root={data.absolute()}", f"seed={seed}", *terms]
-    changes = [part for setting in settings for part in ("--set", setting)]
-    env = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cdtl_core.cli.main", "simulate", str(CONFIG), "--json"]
-        command += ["--out", f"{folder}/run", *changes]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
-    report: Any = json.loads(done.stdout)
-    return {
-        f"{site['name']}/{method}": site["results"][method]["auroc"]["value"]
-        for site in report["sites"]
-        for method in METHODS
-    }
+    config = load_simulation(CONFIG, [f"data.root={data.absolute()}", f"seed={seed}", *terms])
+    out = RunFolder(folder / f"{seed}-{epsilon}")
+    for own in config.sites:
+        features = out.site(own.site).features
+        features.parent.mkdir(parents=True)
+        if (before := folder / own.site).exists():
+            shutil.move(before, features)
+    save_toml(out.config, simulation_toml(config))
+    report = resume_simulation(out.folder)
+    for own in config.sites:
+        shutil.move(out.site(own.site).features, folder / own.site)
+    shutil.rmtree(out.folder)
+    found = {f"{site.name}/{method}": site.results[method].auroc for site in report.sites for method in METHODS}
+    return {key: auroc.value for key, auroc in found.items() if auroc.value is not None}
 
 
 def print_table(cells: Cells, seeds: int) -> None:
