@@ -67,7 +67,7 @@ def test_a_loss_of_ones_own_changes_the_training_and_the_default_does_not(
     )
     frozen = [
         part
-        for one in ("train.freeze=3", "train.views=1", "model.levels=[2, 3]", "train.steps=3")
+        for one in ("train.freeze=3", "train.views=1", "model.levels=[2, 3]")
         for part in ("--set", one)
     ]
     found = {}
@@ -80,6 +80,8 @@ def test_a_loss_of_ones_own_changes_the_training_and_the_default_does_not(
                 f"train.loss={loss}",
                 "--set",
                 "methods=fedbn",
+                "--set",
+                "federation.rounds=1",
                 *more,
                 "--out",
                 f"{loss}-{kind}",

@@ -19,6 +19,7 @@ from tests.first_hour.terminal import Terminal
 
 INIT = ("site", "init", "north-site")
 QUESTIONS = ("Invitation", "The last four groups", "The images", "Where the patient is", "Modality", "Make the key")
+BETWEEN = [pytest.mark.slow, pytest.mark.ci]
 pytestmark = pytest.mark.integration
 
 
@@ -83,7 +84,9 @@ def test_every_answer_is_checked_at_once_and_the_site_is_what_the_command_makes(
     )
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize(
+    "question", [pytest.param(one, marks=BETWEEN if one in QUESTIONS[1:-1] else ()) for one in QUESTIONS]
+)
 def test_nothing_is_written_when_it_is_interrupted(folder: Path, question: str) -> None:
     before = sorted(folder.rglob("*"))
     with Terminal(folder, *INIT) as terminal:

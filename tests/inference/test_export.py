@@ -23,13 +23,14 @@ from cdtl_core.models.exams import Exams
 from cdtl_core.models.model import build_classifier
 from cdtl_core.models.weights import save_weights
 from cdtl_core.system.durable import file_hash
+from tests.stub import STUB
 
 pytestmark = pytest.mark.integration
 
 
 def model_folder(home: Path, pooling: Pooling = "mean", unit: Unit = "image") -> Path:
     """A calibrated model with everything a network may have."""
-    config = ModelConfig(backbone="test_efficientnet", weights="random", levels=(2, 4), adapter=4, pooling=pooling)
+    config = ModelConfig(backbone=STUB, weights="random", levels=(2, 4), adapter=4, pooling=pooling)
     model = build_classifier(config, 2, 32)
     torch.manual_seed(0)
     for parameter in (model.head.weight, *model.pooling.parameters()):
@@ -131,7 +132,7 @@ def test_a_missing_library_is_a_sentence(folder: Path, monkeypatch: pytest.Monke
 @pytest.fixture
 def pooled(tmp_path: Path) -> tuple[Path, Pool]:
     """Two networks of one site, pooled; the joint one is surer of itself."""
-    config, home, tensors = ModelConfig(backbone="test_resnet", weights="random"), tmp_path / "pooled", {}
+    config, home, tensors = ModelConfig(backbone=STUB, weights="random"), tmp_path / "pooled", {}
     for number, part in enumerate(("own", "joint")):
         torch.manual_seed(number)
         model = build_classifier(config, 2, 32)

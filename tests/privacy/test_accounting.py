@@ -190,7 +190,8 @@ def test_without_torch_the_figures_are_opacus_own_to_the_last_bit() -> None:
     assert done.stdout.splitlines() == said
 
 
-@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.ci
 def test_where_the_accountants_need_more_of_opacus_all_of_it_is_loaded() -> None:
     code = (
         "import sys, types\n"

@@ -17,7 +17,7 @@ from cdtl_core.data.synthetic.phantom import render_phantom
 from cdtl_core.errors import ConfigError, DataError
 from cdtl_core.quality import RULES, CohortCheck, Entry, as_dict, check_entries, rules_table
 from cdtl_core.system.shipped import bundle_root
-from tests.quality.planted import look, named, write_cohort
+from tests.quality.planted import facts_of, look, named, write_cohort
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def tagged(clean: list[Entry]) -> Callable[..., CohortCheck]:
     usual = DicomTags("MG", "MONOCHROME2", burned_in=False, patient_id="", accession="", sop_uid="", frames=1)
 
     def check(**tags: object) -> CohortCheck:
-        facts = [one for one in examine_all([entry.file for entry in clean]) if isinstance(one, ImageFacts)]
+        facts = [one for one in facts_of([entry.file for entry in clean]) if isinstance(one, ImageFacts)]
         facts = [replace(one, tags=replace(usual, **tags) if i < 2 else usual) for i, one in enumerate(facts)]  # type: ignore[arg-type]
         return check_entries(clean, facts, modality=modality_of("mammography"))
 

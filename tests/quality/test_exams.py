@@ -1,6 +1,7 @@
 """Rules about exams: each finds a planted fault, names the exam, and is silent without it."""
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,12 +41,23 @@ def series(tmp_path: Path) -> list[Entry]:
     ]
 
 
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+    return write_cohort(tmp_path_factory.mktemp("films"), patients=60)
+
+
 @pytest.fixture
-def views(tmp_path: Path) -> list[Entry]:
-    """Thirty exams of two images; the label stands on the first."""
-    films = write_cohort(tmp_path, patients=60)
+def views(films: list[Entry], tmp_path: Path) -> list[Entry]:
+    """Thirty exams of two images, to spoil; the label stands on the first."""
+    shutil.copytree(films[0].file.parent, tmp_path / "images")
     return [
-        replace(film, patient=f"p{i // 2}", exam=f"E{i // 2}", label=films[i - i % 2].label if i % 2 == 0 else "")
+        replace(
+            film,
+            file=tmp_path / "images" / film.file.name,
+            patient=f"p{i // 2}",
+            exam=f"E{i // 2}",
+            label=films[i - i % 2].label if i % 2 == 0 else "",
+        )
         for i, film in enumerate(films)
     ]
 

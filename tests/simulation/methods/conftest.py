@@ -43,7 +43,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name, _, _ in SITES}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build(homes: dict[str, Path]) -> Build:
     """A federation of some of the sites; keyword arguments replace tables of the run."""
 

@@ -34,15 +34,20 @@ HEADS: dict[str, Any] = {
     "blend": {"settle": 0},
 }
 ARMS = ("alone", "alone_ridge", "fedavg", "fedbn", "fedbn_tuned", "fedprox", "ditto", "apfl", "fedamp", "fedcross",
-        "donors", "ensemble", "cdtl", "cdtl:shuffled", "cdtl:initial", "own_twice", "fedprox:shuffled")  # fmt: skip
+        "donors", "ensemble", "cdtl", "cdtl:shuffled", "cdtl:initial", "own_twice")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def on_heads(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    whole, cache = build(**HEADS), tmp_path_factory.mktemp("cache")
+    sites = [on_features(replace(site, cache=cache), whole.initial_weights) for site in whole.sites.values()]
+    return federation_of(sites, {}, whole.config, receivers=["alba"])
 
 
 @pytest.fixture
-def heads(build: Build, tmp_path: Path) -> Federation:
-    """Alba receives; heads alone are trained, on features."""
-    whole = build(**HEADS)
-    sites = [on_features(replace(site, cache=tmp_path), whole.initial_weights) for site in whole.sites.values()]
-    return federation_of(sites, {}, whole.config, receivers=["alba"])
+def heads(on_heads: Federation) -> Federation:
+    """Alba receives; heads alone are trained, on features. Nothing is known of what other tests have trained."""
+    return replace(on_heads, kept=Kept())
 
 
 def cut(federation: Federation, *, spoil: bool = False) -> Federation:

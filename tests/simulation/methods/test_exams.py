@@ -61,7 +61,7 @@ def federation(homes: dict[str, Path], cache: Path, pooling: str, *, heads: bool
     [*((name, True) for name in ARMS), *((name, False) for name in ("apfl", "cdtl", "fedamp", "fedavg", "pooled"))],
 )
 def test_every_arm_scores_each_exam_once(homes: dict[str, Path], tmp_path: Path, name: str, heads: bool) -> None:
-    played = federation(homes, tmp_path, "attention", heads=heads)
+    played = federation(homes, homes["alba"].parent / "cache", "attention", heads=heads)
     site = played.sites["alba"]
     test = site.cohort.folds["test"]
     found = scores_of(site, arm_of(name).play(played, seed=0, folder=tmp_path / "phantoms"))
