@@ -25,11 +25,12 @@ from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.site.home import open_site
 from cdtl_core.training.saliency import grad_cam
 from cdtl_core.training.scoring import score
+from tests.stub import STUB
 
 RUN = {
     "name": "tiny",
     "image": {"size": 48},
-    "model": {"backbone": "test_resnet", "weights": "random"},
+    "model": {"backbone": STUB, "weights": "random"},
     "split": {"test": 0.25, "val": 0.4},
     "pool": {"networks": "evidence"},
 }

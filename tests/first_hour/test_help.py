@@ -16,6 +16,7 @@ from cdtl_core.cli.screen import open_console
 from cdtl_core.config.modalities import MODALITIES, SHIPPED_MODALITIES
 from cdtl_core.results.report import Report
 from tests.conftest import Cdtl
+from tests.stub import STUB
 
 pytestmark = pytest.mark.integration
 
@@ -89,7 +90,7 @@ def test_the_tables_of_a_run_and_of_a_comparison_fit_80_columns(
     cdtl: Cdtl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    small = ("--set", "federation.rounds=1", "--set", "train.steps=1")
+    small = ("--set", "federation.rounds=1", "--set", "train.steps=1", "--set", f"model.backbone={STUB}")
     run = cdtl("simulate", "tiny", "--set", "methods=fedbn,cdtl", *small)
     assert run.code == 0, run.err
     more = ("--methods", "alone,fedbn,cdtl,cdtl:shuffled", "--target", "south", "--seeds", 1, "--folds", 2, "--jobs", 1)

@@ -9,6 +9,7 @@ from cdtl_core.models.backbones import build_backbone
 from cdtl_core.results.report import Report
 from tests.conftest import Cdtl
 from tests.first_hour.conftest import CODE, POINTS, Install
+from tests.stub import STUB
 
 pytestmark = pytest.mark.integration
 
@@ -65,11 +66,7 @@ def test_a_loss_of_ones_own_changes_the_training_and_the_default_does_not(
         {"losses": {"same": "my_plugin:halved", "other": "my_plugin:other"}},
         same + "\ndef other(logits, labels, weight):\n    return nn.functional.multi_margin_loss(logits, labels)\n",
     )
-    frozen = [
-        part
-        for one in ("train.freeze=3", "train.views=1", "model.levels=[2, 3]")
-        for part in ("--set", one)
-    ]
+    frozen = [part for one in ("train.freeze=3", "train.views=1", "model.levels=[2, 3]") for part in ("--set", one)]
     found = {}
     for loss in ("cross_entropy", "same", "other"):
         for kind, more in (("whole", []), ("heads", frozen)):
@@ -82,6 +79,8 @@ def test_a_loss_of_ones_own_changes_the_training_and_the_default_does_not(
                 "methods=fedbn",
                 "--set",
                 "federation.rounds=1",
+                "--set",
+                f"model.backbone={STUB}",
                 *more,
                 "--out",
                 f"{loss}-{kind}",

@@ -1,7 +1,5 @@
 """Backbones by name and their initial weights."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -116,17 +114,3 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, content: object, sa
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(ModelError, match="'resnet_of_ours' is unknown"):
         build_backbone("resnet_of_ours", 64)
-
-
-@pytest.mark.integration
-def test_a_network_is_built_without_torchs_compiler_and_the_compiler_still_works() -> None:
-    code = (
-        "import sys\nimport torch\nfrom cdtl_core.models.backbones import build_backbone\n"
-        "net = build_backbone('test_efficientnet', 32).module\nprint('torch._dynamo' in sys.modules)\n"
-        "from cdtl_core.models.libraries import torchvision\n"
-        "print(tuple(torchvision.ops.roi_align(torch.rand(1, 3, 8, 8), [torch.zeros(1, 4)], 2).shape))\n"
-        "compiled = torch.compile(torch.nn.Identity(), backend='eager')\n"
-        "print(compiled(torch.ones(1)).item(), 'torch._dynamo' in sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["False", "(1, 3, 2, 2)", "1.0 True"]

@@ -25,7 +25,11 @@ SITES = [
 def run(played: Played, tiny: Callable[..., SimulationConfig]) -> Run:
     model = {"pooling": "attention", "levels": [2, 3]}
     train = {"freeze": 3, "views": 1, "steps": 8, "exam_images": 3}
-    return played(tiny(sites=SITES, task={"unit": "exam"}, model=model, train=train))
+    return played(
+        tiny(
+            sites=SITES, task={"unit": "exam"}, model=model, train=train, federation={"rounds": 1}, blend={"settle": 0}
+        )
+    )
 
 
 def html(folder: Path) -> str:

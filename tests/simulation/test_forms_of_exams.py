@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from cdtl_core.simulation.simulate import simulate
 from cdtl_core.site.cohort import open_cohort
 from tests.data.volumes import write_enhanced, write_nifti, write_series, write_slide
 
-pytest.importorskip("nibabel", reason="nibabel is not installed: pip install 'cdtl[nifti]'")
-pytest.importorskip("tiffslide", reason="tiffslide is not installed: pip install 'cdtl[slides]'")
+pytestmark = pytest.mark.skipif(
+    not (find_spec("nibabel") and find_spec("tiffslide")), reason="not installed: pip install 'cdtl[nifti,slides]'"
+)
 
 PATIENTS = 14
 LABELS = ("benign", "malignant")

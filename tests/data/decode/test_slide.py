@@ -1,6 +1,7 @@
 """Whole slides: tissue is found, tiles come at the wanted resolution, and what is no usable slide is a sentence."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from cdtl_core.data.pixels import load_pixels
 from cdtl_core.errors import DataError
 from tests.data.volumes import read_or_refused, write_slide
 
-pytest.importorskip("tiffslide", reason="tiffslide is not installed: pip install 'cdtl[slides]'")
-tifffile = pytest.importorskip("tifffile")
+pytestmark = pytest.mark.skipif(
+    not (find_spec("tiffslide") and find_spec("tifffile")), reason="not installed: pip install 'cdtl[slides]'"
+)  # looked for, not imported: that takes a second of each process of tests
 
 SIDE = 1024
 GLASS, PINK = np.array([243, 242, 244], np.uint8), np.array([214, 120, 176], np.uint8)
@@ -103,6 +105,8 @@ def test_a_fault_is_a_sentence_that_names_the_slide_and_what_to_do(
 
 
 def test_a_damaged_tile_is_refused_with_its_place(slide: Path) -> None:
+    import tifffile
+
     with tifffile.TiffFile(slide) as file:
         page = file.pages[0]
         at, length = page.dataoffsets[5], page.databytecounts[5]
@@ -122,6 +126,8 @@ def test_tiles_become_rows_of_the_decoded_cohort(slide: Path, tmp_path: Path) ->
 
 
 def test_a_small_tiled_image_is_no_slide(tmp_path: Path) -> None:
+    import tifffile
+
     tifffile.imwrite(
         tmp_path / "a.tiff", picture(slice(0, 9), slice(0, 9))[:300, :300], tile=(128, 128), photometric="rgb"
     )
@@ -130,6 +136,8 @@ def test_a_small_tiled_image_is_no_slide(tmp_path: Path) -> None:
 
 def test_a_large_gray_image_in_tiles_is_no_slide(tmp_path: Path) -> None:
     """The check of a run of images refused such a film, which is read as ever."""
+    import tifffile
+
     film = np.tile(np.arange(256, dtype=np.uint8), (300, 17))
     tifffile.imwrite(tmp_path / "a.tiff", film, tile=(128, 128))
     assert survey_images(tmp_path / "a.tiff", Survey()).kind == "image"
@@ -148,6 +156,8 @@ def test_without_tiffslide_the_sentence_says_what_to_install(slide: Path, monkey
 
 
 def test_a_directory_that_claims_a_huge_image_is_refused_at_once(slide: Path) -> None:
+    import tifffile
+
     with tifffile.TiffFile(slide) as file:
         place = file.pages[0].tags["ImageLength"].valueoffset
     content = bytearray(slide.read_bytes())

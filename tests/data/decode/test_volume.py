@@ -186,7 +186,7 @@ def test_the_series_that_pydicom_ships_are_read_and_the_localiser_is_refused(nam
 
 
 def test_a_reader_that_dies_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
-    folder = write_series(tmp_path / "mr", ramp(40, 300, 300))  # more than the pipe holds
+    folder = write_series(tmp_path / "mr", ramp(10, 300, 300))  # more than the pipe holds
     _, every = read(folder)
     plan = survey_images(folder, Survey())
     pids, found = {process.pid for process in reader._idle}, []

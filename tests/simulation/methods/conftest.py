@@ -1,6 +1,7 @@
 """One tiny federation of synthetic images for all tests of methods; tests only read it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import save_toml
 from cdtl_core.models.model import build_initial_weights
+from cdtl_core.simulation.methods.kept import Kept
 from cdtl_core.simulation.methods.method import Federation, federation_of
 from cdtl_core.site.home import open_site
 from tests.stub import STUB
@@ -47,12 +49,18 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def build(homes: dict[str, Path]) -> Build:
     """A federation of some of the sites; keyword arguments replace tables of the run."""
 
+    made: dict[tuple[tuple[str, ...], str], Federation] = {}
+
     def make(*names: str, **run: Any) -> Federation:
         merged = {
             key: {**value, **run.pop(key, {})} if isinstance(value, dict) else value for key, value in RUN.items()
         }
         config = RunConfig.model_validate({**merged, **run})
-        initial_weights = build_initial_weights(config.model, config.seed, config.image.size)
-        return federation_of([open_site(homes[name], config) for name in names or homes], initial_weights, config)
+        key = names, config.model_dump_json()
+        if key not in made:
+            initial_weights = build_initial_weights(config.model, config.seed, config.image.size)
+            sites = [open_site(homes[name], config) for name in names or homes]
+            made[key] = federation_of(sites, initial_weights, config)
+        return replace(made[key], kept=Kept())  # nothing is known of what other tests have trained
 
     return make
