@@ -79,7 +79,18 @@ def figures(record_property: Callable[[str, object], None]) -> Figures:
     return lambda what, value: record_property(_FIGURE + what, value)
 
 
-_LONGEST = ("test_disk.py", "test_played_again.py", "test_database.py")
+_LONGEST = {
+    *("test_disk.py", "test_played_again.py", "test_database.py"),
+    *(
+        "test_check.py",
+        "test_compare.py",
+        "test_coordinated.py",
+        "test_exams.py",
+        "test_export.py",
+        "test_federation.py",
+    ),
+    *("test_imports.py", "test_private.py", "test_site_dialogue.py"),
+}
 _OF_WHOLES = {
     "cli",
     "coordinator",

@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Table:
             yield from table.walk()
 
 
+@cache
 def table_of_settings(kind: type[BaseModel], name: str = "", *, optional: bool = False) -> Table:
     """Return a table with everything in it, read from its model.
 

@@ -221,7 +221,8 @@ def test_one_receiver_at_a_time_is_scarce_and_takes_from_each_set_of_donors(cdtl
     config = (tmp_path / "tiny.toml").read_text()
     (tmp_path / "tiny.toml").write_text(config + THIRD)
     also = ("--patients", "4,6", "--donors", "other,all", "--seeds", "1", "--folds", "2", "--jobs", "1", "--out", "c")
-    code, table, error = cdtl("compare", "tiny.toml", "--methods", "alone,fedbn,cdtl,cdtl:shuffled", *also)
+    heads = ("--set", "model.levels=[2,3]", "--set", "train.freeze=3", "--set", "train.views=1")
+    code, table, error = cdtl("compare", "tiny.toml", *heads, "--methods", "alone,fedbn,cdtl,cdtl:shuffled", *also)
     assert code == 0, error
     found = json.loads((tmp_path / "c" / "compare.json").read_text())
     parts = [(one["target"], one["donors"], one["patients"], one["donor_sites"]) for one in found["points"]]

@@ -85,7 +85,10 @@ class _Killed(BaseException):
     """Stands for a kill: nothing catches it, no clean-up of ours runs."""
 
 
-@pytest.mark.parametrize("kill_at", range(1, 23, 3))
+@pytest.mark.parametrize(
+    "kill_at",
+    [1, 7, 13, 22, *(pytest.param(at, marks=[pytest.mark.slow, pytest.mark.ci]) for at in (4, 10, 16, 19))],
+)
 def test_a_run_killed_anywhere_and_resumed_equals_the_undisturbed_one(
     tiny: Tiny, played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int
 ) -> None:
