@@ -20,6 +20,7 @@ from hypothesis import settings
 
 from cdtl_core.cli.main import main
 from cdtl_core.config import SimulationConfig
+from cdtl_core.data.decode import reader
 from cdtl_core.results.report import Report
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.simulation.simulate import simulate
@@ -137,8 +138,10 @@ sys.addaudithook(_no_process)
 
 
 def pytest_sessionfinish() -> None:
-    """No test runs any more."""
+    """No test runs any more. Readers end by themselves, so that coverage counts what they ran."""
     _UNIT.clear()
+    for process in reader._idle:
+        process.communicate()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -62,6 +62,8 @@ def small(code: str) -> str:
     return re.sub(r'(size"?[:=] ?)64', r"\g<1>32", code.replace('"rounds": 3', '"rounds": 1'))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_quickstart_prints_what_each_site_gains_and_a_prediction(tmp_path: Path) -> None:
     code = (ROOT / "examples" / "quickstart.py").read_text()
     assert len([node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.stmt)]) <= 30

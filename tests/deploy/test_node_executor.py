@@ -95,6 +95,8 @@ def loaded(code: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_what_a_round_imports_of_the_environment_is_prepared_and_no_bundle_is() -> None:
     code = f"""
 import importlib, json, sys

@@ -197,7 +197,13 @@ def test_another_schema_is_refused_with_a_sentence(folder: Path) -> None:
         load_model(folder)
 
 
-@pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        pytest.param(one, marks=[] if one in {"mean", "attention"} else [pytest.mark.slow, pytest.mark.ci])
+        for one in get_args(Pooling)
+    ],
+)
 def test_the_file_of_a_model_of_exams_takes_all_images_of_one(
     tmp_path: Path, images: tuple[Path, ...], pooling: Pooling
 ) -> None:

@@ -171,7 +171,8 @@ def _after(before: list[Steps], wanted: Steps, count: int) -> float:
     return epsilon([*before, Steps(wanted.noise_multiplier, wanted.sample_rate, count)], DELTA)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.ci
 def test_without_torch_the_figures_are_opacus_own_to_the_last_bit() -> None:
     """A process that only reads a ledger loads Opacus's accountants alone, and may load Opacus itself later."""
     code = (

@@ -34,6 +34,8 @@ def test_adapters_and_head_leave_and_nothing_else(federation: SimulationConfig, 
         assert any(is_lora(name) and not is_lora_b(name) for name in names)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("federation", ["both"], indirect=True)
 def test_each_site_gets_a_model_that_is_exported_merged(
     federation: SimulationConfig, played: Played, tmp_path: Path

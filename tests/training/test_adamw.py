@@ -49,7 +49,8 @@ def test_its_steps_have_the_bits_of_torchs_class() -> None:
         assert all(one.equal(other) for one, other in zip(net.parameters(), twin.parameters(), strict=True))
 
 
-@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.ci
 def test_building_and_training_do_not_import_torchs_compiler_which_still_works() -> None:
     done = subprocess.run([sys.executable, "-c", _FIT], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["2 False", "(1, 3, 2, 2)", "1.0 True"]
