@@ -27,8 +27,8 @@ def _over(session: Session, *, job: str, arm: str, of: Callable[[Run], float]) -
         return Measured(None, "not played: give --nvflare PYTHON of an environment with nvflare and this torch")
     note = f"{middle(peer):.1f} s against {middle(own):.1f} s"
     floor = (
-        "of 9.3 CPU seconds of this run of cdtl, importing torch, timm, torchvision and Flower takes 3.3, five rounds 3.1, "
-        "the sites' ends with their models, flushed to the disk, 1.8"
+        "of 9.3 CPU seconds of this run of cdtl, importing torch, timm, torchvision and Flower takes 3.3, five rounds "
+        "3.1, the sites' ends with their models, flushed to the disk, 1.8"
     )
     return Measured(median_ratio(peer, own), note, {"peer_s": peer, "cdtl_s": own}, floor)
 
