@@ -5,7 +5,6 @@ import os
 import random
 import resource
 import signal
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -60,9 +59,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(path: Path, data: bytes) -> str:
-    """Read damaged data; fails on anything but a picture or a sentence within seconds."""
+    """Read damaged data; fails on anything but a picture or a sentence, and if the reader's time runs out."""
     path.write_bytes(data)
-    start = time.monotonic()
     try:
         pixels = read_picture(path).pixels
         assert pixels.dtype == np.uint8
@@ -73,8 +71,8 @@ def outcome(path: Path, data: bytes) -> str:
         assert sentence.startswith(f"the image {path} ")
         assert sentence.endswith(".")
         assert "\n" not in sentence
+        assert "too long" not in sentence  # the reader has a minute; a damaged JPEG-LS file costs 4 s of a core
         found = "crash" if "crashes the decoder" in sentence else "refused"
-    assert time.monotonic() - start < 20
     return found
 
 
