@@ -47,13 +47,18 @@ class Number(_Record):
     high: float = 1
 
     def __str__(self) -> str:
-        return "yes or no" if self.type == "bool" else f"{self.low:g} to {self.high:g}"
+        return "yes or no" if self.type == "bool" else f"{_plain(self.low)} to {_plain(self.high)}"
 
     def fault(self, value: Any) -> str:
         """Return why a value is not such a number; empty if it is."""
         if type(value).__name__ != self.type:
             return type(value).__name__
         return "" if self.low <= value <= self.high else f"not within {self}"
+
+
+def _plain(value: float) -> str:
+    """Return a number as a data protection officer reads it: 10,000,000 and not 1e+07."""
+    return f"{value:,.9f}".rstrip("0").rstrip(".")
 
 
 class Text(_Record):

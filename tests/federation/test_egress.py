@@ -84,6 +84,11 @@ def test_another_hospitals_contract_is_refused(tiny: Tiny, played: Played) -> No
         )
 
 
+def test_ranges_are_plain_numbers() -> None:
+    assert str(Number(type="int", low=1, high=1e7)) == "1 to 10,000,000"
+    assert str(Number(type="float", low=-0.25, high=1e-6)) == "-0.25 to 0.000001"
+
+
 def test_a_list_survives_its_json_and_has_one_hash() -> None:
     again = EgressManifest.model_validate_json(SMALL.model_dump_json())
     assert egress_hash(again) == egress_hash(SMALL)
