@@ -61,7 +61,10 @@ def check_file(path: Path, changes: Sequence[str] = ()) -> Checked:
         settings = load_site(path) if kind == "site" else _LOAD[kind](path, changes)
     except ConfigError as error:
         return Checked(kind, None, tuple(getattr(error, "__notes__", (str(error),))))
-    return Checked(kind, settings, changed=_changed(settings))
+    fault = ""
+    if isinstance(settings, SimulationConfig):
+        fault = settings.run.federation.too_few(site.modality for site in settings.sites)
+    return Checked(kind, settings, (fault,) if fault else (), _changed(settings))
 
 
 def _kind_of(tree: dict[str, Any]) -> str:

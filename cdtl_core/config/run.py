@@ -1,6 +1,7 @@
 """Settings that all sites of a federation agree on."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -55,9 +56,27 @@ class FederationConfig(Settings):
 
     @model_validator(mode="after")
     def _enough_sites(self) -> "FederationConfig":
-        if self.sites and self.min_sites > len(self.sites):
-            raise ValueError(f"min_sites is {self.min_sites} and sites names {len(self.sites)}, so no round could end")
+        for key in ("min_sites", "min_per_modality"):
+            if self.sites and getattr(self, key) > len(self.sites):
+                named = len(self.sites)
+                raise ValueError(f"{key} is {getattr(self, key)} and sites names {named}, so no round could end")
         return self
+
+    def too_few(self, modalities: Iterable[str]) -> str:
+        """Return why a run of sites with these modalities, one a site, could never start; empty if it could."""
+        counts = Counter(modalities)
+        if self.min_sites > counts.total():
+            return (
+                f"federation.min_sites is {self.min_sites} and the run has {counts.total()} sites: lower "
+                "federation.min_sites."
+            )
+        for modality, count in sorted(counts.items()):
+            if count < self.min_per_modality:
+                return (
+                    f"federation.min_per_modality is {self.min_per_modality} and the run has {count} with "
+                    f"{modality}: lower it, or leave that modality out of federation.sites."
+                )
+        return ""
 
 
 class BlendConfig(Settings):

@@ -4,7 +4,6 @@
 coordinator repeats those of the settings when the sites have introduced themselves.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -100,18 +99,8 @@ def _check_counts(members: Sequence[Member], config: RunConfig) -> None:
     Raises:
         ConfigError: A modality, or the run, has too few sites.
     """
-    settings = config.federation
-    if settings.min_sites > len(members):
-        raise ConfigError(
-            f"federation.min_sites is {settings.min_sites} and the run has {len(members)} sites: lower "
-            "federation.min_sites."
-        )
-    for modality, count in sorted(Counter(member.modality for member in members).items()):
-        if count < settings.min_per_modality:
-            raise ConfigError(
-                f"federation.min_per_modality is {settings.min_per_modality} and the run has {count} with "
-                f"{modality}: lower it, or leave that modality out of federation.sites."
-            )
+    if fault := config.federation.too_few(member.modality for member in members):
+        raise ConfigError(fault)
 
 
 def _labels_note(contract: ModalityContract, config: RunConfig) -> list[str]:

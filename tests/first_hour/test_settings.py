@@ -242,6 +242,20 @@ def test_the_copy_of_a_site_file_for_the_node_keeps_its_images(tmp_path: Path) -
     assert before["data"]["root"] == "own"
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("federation.min_per_modality=2", "federation.min_per_modality is 2 and the run has 1 with mammography: lower"),
+        ("federation.min_sites=3", "federation.min_sites is 3 and the run has 2 sites: lower"),
+        ('federation={sites=["north"], min_per_modality=2}', "min_per_modality is 2 and sites names 1, so no round"),
+    ],
+)
+def test_a_simulation_that_could_never_start_is_an_error(cdtl: Cdtl, changed: str, says: str) -> None:
+    done = cdtl("config", "check", "tiny", "--set", changed)
+    assert (done.code, says in done.err) == (3, True), done.err
+    assert cdtl("config", "check", "tiny", "--set", "federation.min_per_modality=1").code == 0
+
+
 def test_an_unknown_setting_hides_no_fault_between_settings(cdtl: Cdtl, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text('stepz = 3\n[federation]\nsites = ["a", "b", "c"]\nmin_sites = 4\nround = 2\n')
     done = cdtl("config", "check", "study.toml")
