@@ -68,6 +68,22 @@ def test_frames_that_a_header_claims_and_the_file_lacks_take_no_disk(tmp_path: P
         survey_images(path, Survey())
 
 
+def test_compressed_frames_that_a_header_claims_and_the_file_lacks_take_no_disk(tmp_path: Path) -> None:
+    data = pydicom.dcmread(write_enhanced(tmp_path / "plain.dcm", ramp(3), (0, 1, 2)))
+    data.compress(RLELossless)
+    frames = list(generate_frames(data.PixelData, number_of_frames=3))
+    del data.PerFrameFunctionalGroupsSequence  # a cine loop: no place for each frame
+    data.NumberOfFrames = 65_536
+    path = tmp_path / "forged.dcm"
+    for has_table in (True, False):
+        data.PixelData = encapsulate(frames, has_bot=has_table)
+        data["PixelData"].is_undefined_length = True
+        data.save_as(path)
+        assert path.stat().st_size < 100_000
+        with pytest.raises(DataError, match="claims 65536 frames and holds 3 compressed fragments"):
+            survey_images(path, Survey())
+
+
 def test_each_page_of_a_tiff_is_an_image(tmp_path: Path) -> None:
     pages = [Image.fromarray(ramp(4)[place].astype(np.uint8)) for place in range(4)]
     pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])

@@ -56,11 +56,13 @@ def frame_places(header: Header) -> Places:
 
 
 def check_frames(header: Header, count: int) -> None:
-    """Refuse uncompressed pixel data that end before this number of frames, before disk is reserved for them.
+    """Refuse pixel data that cannot hold this number of frames, before disk is reserved for them.
 
     Raises:
-        UnreadableError: They do.
+        UnreadableError: Uncompressed ones end before, or compressed ones have fewer fragments.
     """
+    if header.syntax.is_encapsulated and (held := _num_fragments(header)) < count:  # a frame has at least one
+        raise UnreadableError(f"claims {count} frames and holds {held} compressed fragments, so it is truncated")
     needed = ceil(_frame_bytes(_options(header)) * count)
     if not header.syntax.is_encapsulated and header.source.tell() + needed > header.size:
         raise UnreadableError(f"is truncated (its pixel data end before the last of its {count} frames does)")
@@ -107,6 +109,16 @@ def _items(source: BinaryIO) -> list[tuple[int, int]]:
     for start in parse_fragments(source)[1]:
         source.seek(start + 4)
         found.append((start, start + 8 + int.from_bytes(source.read(4), "little")))
+    return found
+
+
+def _num_fragments(header: Header) -> int:
+    with _where_it_is(header.source) as source:
+        try:
+            parse_basic_offsets(source)
+            found: int = parse_fragments(source)[0]
+        except Exception:  # damaged in a way that pydicom cannot name
+            raise UnreadableError("is truncated or damaged (its compressed fragments cannot be found)") from None
     return found
 
 
