@@ -64,6 +64,8 @@ def pull(
             counted = count_studies(config, out, query, asked)
         typer.echo(json.dumps(vars(counted), indent=1) if json_ else _counted(counted, config.address))
         return
+    if config.trust_note:
+        typer.echo(f"Warning: {visible(config.trust_note)}", err=True)
     with showing_steps() as tell:
         pace = Pace(
             window=config.window,

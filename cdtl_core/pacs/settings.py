@@ -169,6 +169,16 @@ class PacsConfig(Settings):
         return self
 
     @property
+    def trust_note(self) -> str:
+        """What a C-MOVE without `dimse.ca_file` trusts, as a warning; empty if a certificate or nothing arrives."""
+        if self.protocol != "c-move" or self.dimse is None or self.dimse.ca_file:
+            return ""
+        return (
+            f"without dimse.ca_file, port {self.dimse.receive_port} trusts any program that gives the AE title "
+            f"{self.dimse.ae_title}, which proves nothing: let a firewall admit the PACS alone, or set tls and ca_file."
+        )
+
+    @property
     def address(self) -> str:
         """The PACS in words, without anything secret."""
         if self.protocol == "dicomweb" and self.dicomweb:

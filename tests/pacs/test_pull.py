@@ -64,6 +64,15 @@ def test_a_pull_over_tls_shows_and_checks_certificates(
         assert (code, sentence in told, pacs.asked) == (4, True, []), told
 
 
+def test_what_a_c_move_without_an_authority_trusts_is_said(pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl) -> None:
+    sentence = "trusts any program that gives the AE title"
+    for protocol, certificates in (("c-move", None), ("c-move", write_certificates(tmp_path / "own")), ("c-get", None)):
+        for path in serve(protocol, pacs, tmp_path, certificates):
+            code, told = cdtl("data", "pull", tmp_path / "out", "--pacs", path, "--accessions", table(tmp_path, [0]))
+            alone = protocol == "c-move" and certificates is None
+            assert (code, told.count(sentence)) == (0, int(alone)), told
+
+
 def test_a_broken_transfer_is_tried_again_and_a_second_pull_only_extends(
     settings: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl
 ) -> None:
