@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,7 @@ def register_metric(name: str, metric: Metric) -> None:
             NaN becomes null in the report.
 
     Raises:
-        ConfigError: The name is taken or malformed.
+        ConfigError: The name is taken or malformed, or `metric` is no function.
 
     Examples:
         >>> from cdtl_core import register_metric
@@ -50,6 +51,8 @@ def register_metric(name: str, metric: Metric) -> None:
         raise ConfigError(f"metric name {name!r}: use a-z, 0-9 and _, at most 40 characters, a letter first.")
     if name in metric_names():
         raise ConfigError(f"metric '{name}' exists already: choose another name.")
+    if not callable(metric):
+        raise ConfigError(f"metric '{name}' is {metric!r}: give a function of truth and probabilities.")
     _REGISTERED[name] = metric
 
 
@@ -116,7 +119,14 @@ def _value_of(name: str, positive: npt.NDArray[np.bool_], probability: Floats) -
     """
     remedy = "correct it, then give the command with --resume and the run's folder; what was trained is kept"
     with explaining(f"the metric '{name}' failed", remedy):
-        return float(_REGISTERED[name](positive, probability))
+        return float(_REGISTERED[name](_read_only(positive), _read_only(probability)))
+
+
+def _read_only(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a view that a metric cannot write into: the other figures are computed from the same array."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _usual(positive: npt.NDArray[np.bool_], probability: Floats) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from cdtl_core.config import RunConfig
+from cdtl_core.config.settings import changed_run
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.contract import label_hash
@@ -66,13 +67,9 @@ class Federation:
         """Return the federation with other settings; a table in `changes` changes the named settings only.
 
         Raises:
-            pydantic.ValidationError: A setting is unknown or out of range.
+            ConfigError: A setting is unknown or out of range.
         """
-        settings = self.config.model_dump()
-        merged = {
-            key: {**settings[key], **value} if isinstance(value, Mapping) else value for key, value in changes.items()
-        }
-        config = RunConfig.model_validate({**settings, **merged})
+        config = changed_run(self.config, changes, "federation.under")
         sites = {name: replace(site, config=config) for name, site in self.sites.items()}
         return replace(self, sites=sites, config=config)
 
@@ -101,6 +98,11 @@ class Method(Generic[State]):
     round: Callable[[Federation, State], State]
     model_of: Callable[[Federation, State, str], Model]
     about: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        for part in ("start", "round", "model_of"):
+            if not callable(getattr(self, part)):
+                raise ConfigError(f"{part} of the method is {getattr(self, part)!r}: give a function.")
 
 
 def federation_of(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from cdtl_core.errors import ConfigError
 from cdtl_core.federation.contract import head_name
 from cdtl_core.federation.finish import candidate
 from cdtl_core.federation.received import load_round
@@ -116,7 +117,13 @@ def with_offsets(track: Track, offsets: Mapping[str, Weights]) -> Track:
     Args:
         track: The run.
         offsets: By group of sites; rounded to float16 as in messages.
+
+    Raises:
+        ConfigError: A group is missing or unknown.
     """
+    if wrong := sorted(offsets.keys() ^ track.server.offsets.keys()):
+        groups = ", ".join(track.server.offsets)
+        raise ConfigError(f"the offsets of '{wrong[0]}' are missing, or of no group: give those of {groups}.")
     return replace(track, server=replace(track.server, offsets={group: to_half(d) for group, d in offsets.items()}))
 
 
