@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 ERROR_CODE_BASE = 100
-BY_SCRIPT = " If a script registers it, run the command through that script."
+BY_SCRIPT = " If a script registers it, run the command through that script, which registers at its top level."
 """Last sentence of an error about an unknown name of a kind that scripts can register."""
 
 

@@ -18,6 +18,7 @@ from cdtl_core.system.plugins import KINDS, Plugin, clashes, faults, plugins
 __all__ = ["entries_of", "print_entries"]
 
 _MOST = 300  # characters of a text
+_WITHOUT_WORDS = "registered by a script"  # what has no docstring; a package's name stands in its place
 
 
 def entries_of(what: str, match: str = "") -> dict[str, str]:
@@ -34,7 +35,8 @@ def entries_of(what: str, match: str = "") -> dict[str, str]:
         found |= _libraries()
     if what in KINDS:
         broken = dict.fromkeys(faults(what), "cannot be used")
-        texts = {one.name: f"{(found | broken).get(one.name, '')} [{_package(one)}]" for one in plugins(what)}
+        said = {name: text for name, text in found.items() if text != _WITHOUT_WORDS} | broken
+        texts = {one.name: f"{said.get(one.name, '')} [{_package(one)}]" for one in plugins(what)}
         found |= {name: text.strip() for name, text in texts.items()}
         found |= {
             name: f"cannot be used: {' and '.join(sorted(map(_package, several)))} bring it; remove all but one"
@@ -136,7 +138,7 @@ def _added(kind: str, module: str) -> bool:
 
 def _first_line(thing: object) -> str:
     """Return what a registered function says of itself."""
-    return (getattr(thing, "__doc__", None) or "registered by a script").strip().partition("\n")[0]
+    return (getattr(thing, "__doc__", None) or _WITHOUT_WORDS).strip().partition("\n")[0]
 
 
 def _configurations() -> dict[str, str]:

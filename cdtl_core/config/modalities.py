@@ -71,21 +71,34 @@ def register_modality(modality: Modality) -> None:
         modality: Its name is lower case and at most 48 characters long; its DICOM codes belong to no other modality.
 
     Raises:
-        ConfigError: The name is taken or malformed, or a DICOM code belongs to another modality.
+        ConfigError: A part of it has a wrong form, the name is taken, or a DICOM code belongs to another modality.
 
     Examples:
         >>> from cdtl_core import Modality, register_modality
         >>> register_modality(Modality("endoscopy", colour=True, dicom=()))
     """
+    if not isinstance(modality, Modality):
+        raise ConfigError(f"{modality!r} is no modality: give cdtl_core.Modality(name, colour=..., dicom=(...)).")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", modality.name):
         raise ConfigError(f"modality name {modality.name!r}: use a-z, 0-9, - and _, at most 48 characters.")
     if modality.name in MODALITIES:
         raise ConfigError(f"modality '{modality.name}' exists already: choose another name.")
+    if not isinstance(modality.colour, bool):
+        raise ConfigError(f"modality '{modality.name}': colour is {modality.colour!r}, use True or False.")
+    if not isinstance(modality.dicom, tuple) or not all(_is_code(code) for code in modality.dicom):
+        raise ConfigError(
+            f"modality '{modality.name}': dicom is {modality.dicom!r}, use a tuple of codes in capitals, such as "
+            "('OPT',), or () for none."
+        )
     owners = {code: known.name for known in MODALITIES.values() for code in known.dicom}
     for code in modality.dicom:
         if code in owners:
             raise ConfigError(f"the DICOM code {code} belongs to {owners[code]}: leave it out of '{modality.name}'.")
     MODALITIES[modality.name] = modality
+
+
+def _is_code(code: object) -> bool:
+    return isinstance(code, str) and re.fullmatch(r"[A-Z0-9]{1,16}", code) is not None
 
 
 def _register(name: str, modality: object) -> None:

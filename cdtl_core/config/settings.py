@@ -260,8 +260,8 @@ def _typed(tree: dict[str, Any], key: str, default: Any) -> Any:
 
 
 def _applied(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[str, ...]:
-    """Change settings, and return their keys."""
-    return tuple(_apply(tree, override) for override in overrides)
+    """Change settings, and return their keys; one text is one setting."""
+    return tuple(_apply(tree, one) for one in ([overrides] if isinstance(overrides, str) else overrides))
 
 
 def _apply(tree: dict[str, Any], override: str) -> str:

@@ -16,6 +16,7 @@ from cdtl_core.models.libraries import timm, torchvision
 from cdtl_core.models.lite0_levels import Lite0Levels
 from cdtl_core.models.own_nets import OWN, OwnNet
 from cdtl_core.models.packaged import PACKAGES, is_packaged, load_packaged
+from cdtl_core.system.foreign import visible
 from cdtl_core.system.plugins import adopt, adopt_all, naming_plugin, plugins
 
 __all__ = ["Backbone", "build_backbone", "is_pretrained_here", "is_shipped_backbone", "load_initial_weights"]
@@ -62,7 +63,7 @@ def register_backbone(
         std: Per colour channel, which the rest is divided by.
 
     Raises:
-        ConfigError: The name is malformed, or a backbone of cdtl, timm or torchvision has it.
+        ConfigError: The name is malformed, a backbone of cdtl, timm or torchvision has it, or `build` is no function.
 
     Examples:
         >>> from torch import nn
@@ -75,6 +76,8 @@ def register_backbone(
         raise ConfigError(f"backbone name {name!r}: use letters, digits, _, . and -, at most 96 characters.")
     if name in OWN or _of_a_library(name):
         raise ConfigError(f"backbone '{name}' exists already: choose another name.")
+    if not callable(build):
+        raise ConfigError(f"backbone '{name}' is {build!r}: give the function or class that builds it.")
     OWN[name] = OwnNet(build, mean, std, (build.__doc__ or "").strip().partition("\n")[0])
 
 
@@ -247,8 +250,8 @@ def _num_features(module: nn.Module, name: str, image_size: int) -> int:
         rows, columns = features.shape
     except Exception as error:  # any layer may raise, each in its own way
         raise ModelError(
-            f"the backbone '{name}' gives no feature vector for images of {image_size} px ({type(error).__name__}): "
-            "change image.size or choose another."
+            f"the backbone '{name}' gives no feature vector for images of {image_size} px ({type(error).__name__}: "
+            f"{visible(error)}): change image.size or choose another."
         ) from None
     if rows != 1:
         raise ModelError(f"the backbone '{name}' gives {rows} rows for one image: choose another.")

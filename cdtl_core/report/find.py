@@ -58,6 +58,10 @@ def page_without_patients(folder: Path, *, run: str = "", live: bool = False) ->
         return run_page(folder, live=live)
     if (folder / SITE_FILE).exists():
         raise ConfigError(f"{folder} is a site's folder, whose report shows patients' images: use cdtl report.")
+    if (folder / "compare.json").exists():
+        raise ConfigError(
+            f"{folder} holds a comparison, which has no page: cdtl compare --resume {folder} prints its tables."
+        )
     raise ConfigError(f"{folder} holds no run: give a run directory, a coordinator's folder or a site's.")
 
 

@@ -116,7 +116,7 @@ def register_method(name: str, method: Method[Any]) -> None:
         method: What is played.
 
     Raises:
-        ConfigError: The name is taken or malformed.
+        ConfigError: The name is taken or malformed, or `method` is no Method.
 
     Examples:
         >>> from cdtl_core import register_method
@@ -127,6 +127,8 @@ def register_method(name: str, method: Method[Any]) -> None:
         raise ConfigError(f"method name {name!r}: use a-z, 0-9, _ and -, at most 48 characters, a letter first.")
     if name in METHODS or name in _OWN or name in _CONTROLS:
         raise ConfigError(f"method '{name}' exists already: choose another name.")
+    if not isinstance(method, Method):
+        raise ConfigError(f"method '{name}' is {method!r}: give a cdtl_core.Method.")
     METHODS[name] = method
 
 

@@ -109,6 +109,9 @@ def study_of(
         >>> study_of(load_config("demo"), targets=["south"], patients=["10", "all"]).patients
         (10, 'all')
     """
+    for what, names in (("methods", methods), ("patients", patients), ("targets", targets), ("donors", donors)):
+        if isinstance(names, str):
+            raise ConfigError(f"{what} is the text {names!r}: give a list, such as {names.split(',')}.")
     _check_methods(methods)
     if folds < 2 or seeds < 1 or runs < 1:
         raise ConfigError(f"folds is {folds}, seeds {seeds}, runs {runs}: give at least 2 folds, 1 seed and 1 run.")

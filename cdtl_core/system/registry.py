@@ -30,13 +30,15 @@ class Registry(Generic[_Function]):
         """Add a function to those of this process.
 
         Raises:
-            ConfigError: The name is taken or malformed.
+            ConfigError: The name is taken or malformed, or the object is no function.
         """
         what = kind_in_words(self._kind)
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,47}", name):
             raise ConfigError(f"{what} name {name!r}: use a-z, 0-9, _ and -, at most 48 characters, a letter first.")
         if name in self.functions:
             raise ConfigError(f"{what} '{name}' exists already: choose another name.")
+        if not callable(function):
+            raise ConfigError(f"{what} '{name}' is {function!r}: give a function of {self._takes}.")
         self.functions[name] = function
 
     def find(self, name: str) -> _Function:

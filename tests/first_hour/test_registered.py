@@ -1,6 +1,7 @@
 """What a script registers and gets wrong: the sentence names the cause, in the first seconds where that is possible."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,3 +99,59 @@ def test_a_run_is_continued_with_its_file_beside_it_and_not_with_another(cdtl: C
 
 def test_a_value_is_shown_as_toml_has_it(cdtl: Cdtl) -> None:
     assert ", got true." in cdtl("simulate", "tiny", "--set", "train.loss=true").err
+
+
+@pytest.mark.parametrize(
+    ("modality", "says"),
+    [
+        (cdtl_core.Modality("fundus", colour=True, dicom="OP"), "dicom is 'OP', use a tuple"),  # type: ignore[arg-type]
+        (cdtl_core.Modality("fundus", colour=True, dicom=("op",)), r"dicom is \('op',\), use a tuple"),
+        (cdtl_core.Modality("fundus", colour="no", dicom=()), "colour is 'no', use True"),  # type: ignore[arg-type]
+        ("fundus", "give cdtl_core.Modality"),
+    ],
+)
+def test_a_modality_of_a_wrong_form_is_refused_when_it_is_registered(modality: Any, says: str) -> None:
+    with pytest.raises(CdtlError, match=says):
+        cdtl_core.register_modality(modality)
+
+
+def test_what_is_no_function_is_refused_when_it_is_registered() -> None:
+    given: Any = 1.0
+    missing: Any = None
+    for register in (cdtl_core.register_metric, cdtl_core.register_loss, cdtl_core.register_transform):
+        with pytest.raises(CdtlError, match=r"'mine' is 1\.0: give a function of"):
+            register("mine", given)
+    with pytest.raises(CdtlError, match=r"'mine' is 1\.0: give the function or class"):
+        cdtl_core.register_backbone("mine", given)
+    with pytest.raises(CdtlError, match=r"'mine' is 1\.0: give a cdtl_core\.Method"):
+        cdtl_core.register_method("mine", given)
+    with pytest.raises(CdtlError, match="model_of of the method is None: give a function"):
+        cdtl_core.Method(lambda _: 0, lambda _f, _s: 0, missing)
+
+
+def test_a_text_in_place_of_a_list_is_understood_or_refused_as_a_whole() -> None:
+    config = cdtl_core.load_config("tiny", "train.lr=0.25")
+    assert config.run.train.lr == 0.25
+    with pytest.raises(CdtlError, match=r"methods is the text 'alone,fedbn': give a list, such as \["):
+        cdtl_core.study_of(config, methods="alone,fedbn")
+    with pytest.raises(CdtlError, match="targets is the text 'south'"):
+        cdtl_core.study_of(config, targets="south")
+
+
+@pytest.mark.usefixtures("install")
+def test_a_metric_cannot_change_what_the_other_figures_are_computed_from(cdtl: Cdtl) -> None:
+    def careless(positive: Any, probability: Any) -> float:
+        probability[:] = positive
+        return 0.0
+
+    cdtl_core.register_metric("careless", careless)
+    done = cdtl("simulate", "tiny", *ONE_ROUND)
+    assert (done.code, "the metric 'careless' failed (ValueError: " in done.err) == (3, True), done.err
+    assert "read-only" in done.err
+
+
+def test_the_folder_of_a_comparison_has_no_page_and_its_tables_are_named(cdtl: Cdtl, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "compare.json").write_text("{}")
+    done = cdtl("report", "study")
+    assert (done.code, "cdtl compare --resume study prints its tables." in done.err) == (3, True)
