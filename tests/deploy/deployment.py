@@ -119,8 +119,8 @@ class Deployment(LocalFederation):
             assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}: {self.story()}"
             time.sleep(0.1)
 
-    def connected(self, timeout_s: float = 120.0) -> None:
-        """Wait until every site that was started is connected."""
+    def connected(self, timeout_s: float = 300.0) -> None:
+        """Wait until every site that was started is connected: seconds, or minutes on a loaded machine."""
 
         def all_there() -> bool:
             sites = coordinator_status(self.coordinator)["sites"]
