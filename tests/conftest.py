@@ -111,10 +111,14 @@ _OF_WHOLES = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: where processes share the files, none is left alone with a long one at the end."""
+    """Long files early: where processes share the files, none is left alone with a long one at the end.
+
+    Those of tests/faults come before them: they fork a process in which torch may not have trained yet.
+    """
 
     def order(item: pytest.Item) -> tuple[bool, ...]:
-        marks = item.get_closest_marker("alone"), item.path.name in _LONGEST, item.get_closest_marker("slow")
+        name, forks = item.path.name, item.path.parent.name == "faults"
+        marks = item.get_closest_marker("alone"), forks, name in _LONGEST, item.get_closest_marker("slow")
         return tuple(not mark for mark in marks)
 
     for item in items:
