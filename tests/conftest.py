@@ -81,17 +81,9 @@ def figures(record_property: Callable[[str, object], None]) -> Figures:
 
 
 _LONGEST = {
-    *("test_disk.py", "test_played_again.py", "test_database.py"),
-    *(
-        "test_check.py",
-        "test_compare.py",
-        "test_coordinated.py",
-        "test_exams.py",
-        "test_export.py",
-        "test_federation.py",
-    ),
-    *("test_imports.py", "test_private.py", "test_site_dialogue.py"),
-}
+    "test_disk", "test_played_again", "test_database", "test_check", "test_compare", "test_coordinated", "test_exams",
+    "test_export", "test_federation", "test_imports", "test_private", "test_site_dialogue",
+}  # fmt: skip
 _OF_WHOLES = {
     "cli",
     "coordinator",
@@ -117,7 +109,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
 
     def order(item: pytest.Item) -> tuple[bool, ...]:
-        name, forks = item.path.name, item.path.parent.name == "faults"
+        name, forks = item.path.stem, item.path.parent.name == "faults"
         marks = item.get_closest_marker("alone"), forks, name in _LONGEST, item.get_closest_marker("slow")
         return tuple(not mark for mark in marks)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +86,12 @@ def standard_thumbnails(samples: Sequence[Sample]) -> Floats:
 def leading_axes(blocks: Iterable[Floats], count: int) -> Floats:
     """Return the `count` orthonormal axes (D K) along which the rows (N D, in blocks) vary most, strongest first."""
     left = iter(blocks)
-    first, second = next(left), next(left, None)
-    if second is None and count <= len(first) < first.shape[1]:  # few rows: the same axes in a tenth of the time
-        return np.ascontiguousarray(np.linalg.svd(first, full_matrices=False)[2][:count].T, np.float32)
+    begun = list(islice(left, 2))
+    if len(begun) == 1 and count <= len(begun[0]) < begun[0].shape[1]:  # few rows: the same axes in a tenth of the time
+        return np.ascontiguousarray(np.linalg.svd(begun[0], full_matrices=False)[2][:count].T, np.float32)
     from scipy.linalg import eigh
 
-    gram = np.sum([rows.T @ rows for rows in (first, *(() if second is None else (second,)), *left)], axis=0)
+    gram = np.sum([rows.T @ rows for rows in chain(begun, left)], axis=0)
     size = len(gram)
     _, axes = eigh(gram, subset_by_index=(size - count, size - 1))
     return np.ascontiguousarray(axes[:, ::-1], np.float32)

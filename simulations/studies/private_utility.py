@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.stats import t as student
 
 from cdtl_core import resume_simulation
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("private_utility.json"))
     options = parser.parse_args()
+    torch.set_num_threads(1)
     cells: Cells = json.loads(options.out.read_text()) if options.out.exists() else {}
     with tempfile.TemporaryDirectory(prefix="private-utility-") as folder:
         for seed, epsilon in itertools.product(range(options.seeds), EPSILONS):

@@ -58,8 +58,8 @@ def test_the_whole_mechanism_passes_and_each_broken_one_fails(subject: Subject, 
 
 @pytest.mark.attack("A private step leaks no more than the ledger says", "tell a patient in from out, draws known")
 def test_who_knows_the_secret_of_the_draws_learns_no_more_than_is_claimed(subject: Subject, tries: Tries) -> None:
-    tries.add(100)
-    found = distinguish(subject, repeats=50, seed=0, draws=keyed_draws(bytes(32)))
+    tries.add(200)
+    found = distinguish(subject, repeats=100, seed=0, draws=keyed_draws(bytes(32)))
     assert found.bound <= STEP_CLAIM
     # She moves the head's weights by nearly the clipping norm, which bounds weights and bias together.
     assert 0.95 * found.most < found.separation <= found.most

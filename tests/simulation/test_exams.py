@@ -60,7 +60,17 @@ def scores(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): path.read_text() for path in sorted(files)}
 
 
-@pytest.mark.parametrize(("pooling", "heads"), [("mean", True), ("attention", False)])
+@pytest.mark.parametrize(
+    ("pooling", "heads"),
+    [
+        ("mean", True),
+        ("attention", False),
+        *(
+            pytest.param(*one, marks=[pytest.mark.slow, pytest.mark.ci])
+            for one in (("max", True), ("lse", True), ("attention", True), ("mean", False))
+        ),
+    ],
+)
 def test_with_one_image_in_each_exam_a_run_has_the_bits_of_images(
     tiny: Tiny, played: Played, tmp_path: Path, pooling: Pooling, heads: bool
 ) -> None:
@@ -78,7 +88,13 @@ def test_with_one_image_in_each_exam_a_run_has_the_bits_of_images(
     assert len(exams.sites) == 3
 
 
-@pytest.fixture(params=[("max", True), ("attention", True), ("attention", False)],
+@pytest.fixture(params=[
+                    ("max", True),
+                    ("attention", True),
+                    ("attention", False),
+                    *(pytest.param(one, marks=[pytest.mark.slow, pytest.mark.ci])
+                      for one in (("mean", True), ("lse", True), ("mean", False))),
+                ],
                 ids=lambda one: f"{one[0]}-{'heads' if one[1] else 'networks'}")  # fmt: skip
 def mixed(request: pytest.FixtureRequest, tiny: Tiny, played: Played) -> tuple[Run, SimulationConfig]:
     """A run over exams of different lengths."""

@@ -34,7 +34,7 @@ HEADS: dict[str, Any] = {
     "blend": {"settle": 0},
 }
 ARMS = ("alone", "alone_ridge", "fedavg", "fedbn", "fedbn_tuned", "fedprox", "ditto", "apfl", "fedamp", "fedcross",
-        "donors", "ensemble", "cdtl", "cdtl:shuffled", "cdtl:initial", "own_twice")  # fmt: skip
+        "donors", "ensemble", "cdtl", "cdtl:shuffled", "cdtl:initial", "own_twice", "fedprox:shuffled")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
