@@ -23,11 +23,13 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from _pytest.assertion import rewrite
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / part}{os.sep}" for part in ("cdtl_core", "client", "server"))
 TESTS = f"{ROOT / 'tests'}{os.sep}"
 ENOSPC, EIO = errno.ENOSPC, errno.EIO
+_REWRITER = rewrite.__file__
 _DEPTH = 2
 _FREES = {"unlink", "rmdir", "truncate"}
 """Calls that a full disk does not refuse, once the chosen call has failed."""
@@ -114,6 +116,8 @@ def _path(frame: FrameType | None) -> tuple[str, ...]:
         name = frame.f_code.co_filename
         if name.startswith(TESTS) and name != __file__:
             break  # what the rig writes is none of the run's
+        if name == _REWRITER:
+            return ()  # bytecode that pytest keeps when the run first imports a module called test_*
         if name.startswith(OURS):
             found.append(f"{name[len(str(ROOT)) + 1 :]}:{frame.f_lineno}")
         frame = frame.f_back
