@@ -162,6 +162,8 @@ def test_only_the_fleet_paths_exist_and_bodies_are_bounded(open_desk: tuple[Desk
 def test_a_killed_supernodes_session_is_closed_for_the_next_one_and_the_last_one_with_the_filter(desk: Desk) -> None:
     with desk.filter(), ExitStack() as stack:
         node = stack.enter_context(desk.node())
+        # Its first heartbeat comes at once, from a thread. A killed node sends none, so none may follow from here on.
+        eventually(lambda: "send-node-heartbeat" in dict(desk.coordinator.bodies), "the first heartbeat")
         assert not desk.coordinator.state.activate_node(node.id, 30.0)
         with desk.node() as again:  # the first has not said that it ended
             assert again.id == node.id
