@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 
-# Before torch: see cdtl_core.system.threads. The tests' networks are so small that a second thread only costs.
+# Before torch: see cdtl_core.system.program. The tests' networks are so small that a second thread only costs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -127,13 +127,13 @@ def _check_code(run: "RunConfig") -> None:
     if _is_shipped(run):
         return
     from cdtl_core.data.transforms import TRANSFORMS
-    from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
+    from cdtl_core.models.model import frozen_stages, parts_of, shared_classifier
     from cdtl_core.training.objective import check_loss
 
     check_loss(run)
     for name in run.train.augment.transforms:
         TRANSFORMS.find(name)
-    model = build_classifier(run.model, len(run.task.labels), run.image.size)
+    model = shared_classifier(run.model, len(run.task.labels), run.image.size)
     parts_of(model, freeze=frozen_stages(model, run), share_head=run.share.head)
 
 

@@ -31,7 +31,7 @@ from cdtl_core.cli.trying import try_federation
 from cdtl_core.errors import CdtlError
 from cdtl_core.system.durable import disk_fault
 from cdtl_core.system.foreign import visible
-from cdtl_core.system.threads import set_thread_defaults
+from cdtl_core.system.program import set_program_defaults
 
 __all__ = ["DISK_FAULTS", "main"]
 
@@ -67,7 +67,7 @@ def _options(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Run the command line; exit with the error's code (0 without error)."""
-    set_thread_defaults()
+    set_program_defaults()
     atexit.register(gc.freeze)  # else Python, as it ends, looks for garbage: a second with torch's modules, for nothing
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)  # a library that crashes says in which line of Python

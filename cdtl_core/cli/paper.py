@@ -30,7 +30,7 @@ def paper(
     from cdtl_core.cli.progress import resumable
     from cdtl_core.config.folders import new_folder
     from cdtl_core.config.settings import load_config
-    from cdtl_core.system.threads import num_cores
+    from cdtl_core.system.program import num_cores
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give a CONFIG to start, or --resume DIR to continue (not both)")

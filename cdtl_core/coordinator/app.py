@@ -13,8 +13,8 @@ from cdtl_core.config.folders import RunFolder
 from cdtl_core.errors import CdtlError, CheckpointError, FederationError
 from cdtl_core.system.durable import disk_fault, replace_json
 from cdtl_core.system.foreign import get_logger
+from cdtl_core.system.program import set_thread_defaults
 from cdtl_core.system.progress import listen
-from cdtl_core.system.threads import set_thread_defaults
 
 __all__ = ["app"]
 

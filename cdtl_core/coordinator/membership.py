@@ -17,7 +17,7 @@ from cdtl_core.errors import FederationError
 from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract, check_contract
 from cdtl_core.federation.state import Member
-from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
+from cdtl_core.models.model import frozen_stages, parts_of, shared_classifier
 from cdtl_core.models.weights import Weights, weights_hash
 from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.progress import report
@@ -86,7 +86,7 @@ def open_membership(
         ledgers: The coordinator's record of privacy ledgers.
         enrolled: Contracts of the enrolments.
     """
-    model = build_classifier(config.model, len(config.task.labels), config.image.size)
+    model = shared_classifier(config.model, len(config.task.labels), config.image.size)
     names, state = parts_of(model, freeze=frozen_stages(model, config), share_head=True).shared, model.state_dict()
     shapes = {name: state[name].shape for name in names}
     return Membership(

@@ -22,8 +22,8 @@ from cdtl_core.data.glyphs import count_glyphs
 from cdtl_core.data.texture import measure_texture
 from cdtl_core.errors import DataError
 from cdtl_core.system.durable import file_hash
+from cdtl_core.system.program import num_cores
 from cdtl_core.system.progress import report
-from cdtl_core.system.threads import num_cores
 
 __all__ = ["BINS", "THUMBNAIL", "TILES", "Fault", "ImageFacts", "examine", "examine_all"]
 

@@ -22,8 +22,8 @@ from cdtl_core.data.decode.read import fit_square, read_images, read_picture, su
 from cdtl_core.data.frame import Frame, Slices
 from cdtl_core.errors import DataError
 from cdtl_core.system.durable import file_hash, replace_json, unwritable
+from cdtl_core.system.program import num_cores
 from cdtl_core.system.progress import report
-from cdtl_core.system.threads import num_cores
 
 __all__ = ["Ints", "PixelFile", "Pixels", "content_id", "load_pixels", "one_channel"]
 

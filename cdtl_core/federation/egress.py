@@ -234,9 +234,9 @@ def _rows(name: str, count: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=4)
 def _shared_shapes(config: RunConfig) -> Mapping[str, tuple[int, ...]]:
     """Build a run's network, and return the shapes of the tensors that sites share."""
-    from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
+    from cdtl_core.models.model import frozen_stages, parts_of, shared_classifier
 
-    model = build_classifier(config.model, len(config.task.labels), config.image.size)
+    model = shared_classifier(config.model, len(config.task.labels), config.image.size)
     share_head = config.share.head and config.method != "alone"
     state = model.state_dict()
     names = parts_of(model, freeze=frozen_stages(model, config), share_head=share_head).shared

@@ -12,7 +12,7 @@ from cdtl_core.errors import ConfigError, PrivacyError
 from cdtl_core.federation.contract import ModalityContract, check_contract
 from cdtl_core.federation.round import robust_notes, round_matrices
 from cdtl_core.federation.state import Member, start
-from cdtl_core.models.model import build_classifier, frozen_stages, parts_of
+from cdtl_core.models.model import frozen_stages, parts_of, shared_classifier
 from cdtl_core.models.stages import check_division
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.privacy.mechanism import check_terms
@@ -46,7 +46,7 @@ def check_network(config: RunConfig, initial_weights: Weights) -> None:
         PrivacyError: It cannot be trained with differential privacy, and `dp.enabled` asks for it.
     """
     size, entry = config.image.size, entry_of(config, None)
-    model = build_classifier(config.model, len(config.task.labels), size, frozen_norms=config.dp.enabled)
+    model = shared_classifier(config.model, len(config.task.labels), size, frozen_norms=config.dp.enabled)
     load_into(model, initial_weights)
     parts_of(model, freeze=frozen_stages(model, config), share_head=config.share.head)
     if entry is not None and entry.stages is not None:

@@ -1,8 +1,9 @@
-"""timm and torchvision, imported without torch's compiler.
+"""timm and torchvision, imported without torch's compiler and its exporter.
 
 Both name ``torch._dynamo`` at the top of a file, for functions that are compiled or must not be. Importing it takes a
 second of processor time and 150 MB, also in a process that only lists tensors, predicts or adds updates. Here both
-get torch's own late forms of what they need. Training loads it anyway: torch's optimizers do.
+get torch's own late forms of what they need. Training loads it anyway: torch's optimizers do. torchvision also loads
+the exporter to ONNX, to tell it of operators for detection, which no classifier has.
 """
 
 from collections.abc import Callable
@@ -21,8 +22,10 @@ def _disable(fn: Callable[..., Any] | None = None, recursive: bool = True, **_: 
 
 
 _utils = stand_in("torch._dynamo.utils", is_compile_supported=late("torch._dynamo.utils", "is_compile_supported"))
+_dynamo = stand_in("torch._dynamo", disable=_disable, utils=_utils, __path__=[])
+_onnx = stand_in("torchvision.ops._register_onnx_ops", _register_custom_op=lambda: None)
 try:
-    with standing_in(stand_in("torch._dynamo", disable=_disable, utils=_utils, __path__=[]), _utils):
+    with standing_in(_dynamo, _utils, _onnx):
         import timm
         import torchvision
 except (ImportError, AttributeError):  # another version, which needs more of it

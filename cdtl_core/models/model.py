@@ -1,6 +1,7 @@
 """The classifier and its split into shared, local and frozen tensors, decided by the type of each module."""
 
 import copy
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from cdtl_core.models.stages import NORMS, freeze_norms, level_modules, skip_sta
 from cdtl_core.models.weights import Weights, check_finite
 
 __all__ = ["OF_HEAD", "Classifier", "Parts", "build_classifier", "build_feature_classifier"]
-__all__ += ["build_initial_weights", "frozen_stages", "parts_of", "set_training"]
+__all__ += ["build_initial_weights", "frozen_stages", "parts_of", "set_training", "shared_classifier"]
 
 OF_HEAD = ("head.", "pooling.")
 """Beginnings of the names of tensors that are shared or local as the head is: the head, and attention over images."""
@@ -173,6 +174,21 @@ def build_classifier(
         return Classifier(config, num_classes, found, image_size).to(memory_format=torch.channels_last)
 
 
+def shared_classifier(
+    config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
+) -> Classifier:
+    """Return the network of an architecture, one per process: whoever needs its weights first overwrites all of them.
+
+    Arguments and errors as of `build_classifier`.
+    """
+    return _shared(config, num_classes, image_size, frozen_norms)
+
+
+@functools.lru_cache(maxsize=4)
+def _shared(config: ModelConfig, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
+    return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)
+
+
 def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifier:
     """Build a classifier of cached features from the layers behind the backbone of `whole`.
 
@@ -187,6 +203,8 @@ def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifi
 def build_initial_weights(config: ModelConfig, seed: int, image_size: int, *, folder: Path = Path()) -> Weights:
     """Return the initial weights of a federation: all floating-point tensors of backbone and adapter.
 
+    A run asks for them twice, so the last ones are kept: do not write to them.
+
     Args:
         config: The network; its ``weights`` may be a file, relative to `folder`.
         seed: Of random weights.
@@ -196,11 +214,21 @@ def build_initial_weights(config: ModelConfig, seed: int, image_size: int, *, fo
     Raises:
         ModelError: The backbone is unknown, or its weights can't be had or are not finite.
     """
+    if config.weights in NAMED_WEIGHTS:
+        return dict(_named_weights(config, seed, image_size))
+    return _initial_weights(config, seed, image_size, str(folder / Path(config.weights).expanduser()))
+
+
+@functools.lru_cache(maxsize=1)
+def _named_weights(config: ModelConfig, seed: int, image_size: int) -> Weights:
+    return _initial_weights(config, seed, image_size, config.weights)
+
+
+def _initial_weights(config: ModelConfig, seed: int, image_size: int, source: str) -> Weights:
+    """Build them; arguments as of `build_initial_weights`, and a name or a file of weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = build_backbone(config.backbone, image_size)
-        named = config.weights in NAMED_WEIGHTS
-        source = config.weights if named else str(folder / Path(config.weights).expanduser())
         load_initial_weights(backbone, config.backbone, source, image_size)
         if config.lora:
             add_lora(backbone.module, config.lora)

@@ -106,9 +106,9 @@ def outlook(config: RunConfig, patients: int) -> Outlook:
 
 def num_trainable(config: RunConfig) -> int:
     """Return how many numbers a private run trains: all that leave a site that shares its head."""
-    from cdtl_core.models.model import build_classifier, frozen_stages, parts_of  # torch: not for what is spent
+    from cdtl_core.models.model import frozen_stages, parts_of, shared_classifier  # torch: not for what is spent
 
-    model = build_classifier(config.model, len(config.task.labels), config.image.size)
+    model = shared_classifier(config.model, len(config.task.labels), config.image.size)
     private = config.model_copy(update={"dp": config.dp.model_copy(update={"enabled": True})})
     parts, state = parts_of(model, freeze=frozen_stages(model, private), share_head=True), model.state_dict()
     return sum(state[name].numel() for name in parts.shared)
@@ -151,10 +151,10 @@ def _name(config: RunConfig) -> str:
 
 
 def _alternatives(config: RunConfig) -> dict[str, RunConfig]:
-    from cdtl_core.models.model import build_classifier
+    from cdtl_core.models.model import shared_classifier
     from cdtl_core.models.stages import stages_of
 
-    model = build_classifier(config.model, len(config.task.labels), config.image.size)
+    model = shared_classifier(config.model, len(config.task.labels), config.image.size)
     whole = max(config.model.levels) if config.model.levels else len(stages_of(model.backbone))
     return {
         "head": _with(config, adapter=0, stages=0),

@@ -27,8 +27,8 @@ from cdtl_core.simulation.run_folder import refuse_used, with_absolute_paths
 from cdtl_core.simulation.study import Cell, Study, cells_of, load_study
 from cdtl_core.simulation.tally import tally
 from cdtl_core.system.durable import locked, replace_json
+from cdtl_core.system.program import num_cores
 from cdtl_core.system.progress import report
-from cdtl_core.system.threads import num_cores
 
 __all__ = ["compare", "compare_shard", "resume_comparison"]
 

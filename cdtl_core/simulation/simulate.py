@@ -31,7 +31,7 @@ from cdtl_core.simulation.run_folder import kept_settings, naming, refuse_used, 
 from cdtl_core.site.cohort import contract_of
 from cdtl_core.site.home import open_site
 from cdtl_core.site.spending import is_private
-from cdtl_core.system.durable import locked, replace_bytes
+from cdtl_core.system.durable import locked, replace_file
 from cdtl_core.system.foreign import get_logger, visible
 from cdtl_core.system.progress import report
 
@@ -166,7 +166,7 @@ def _publish_models(config: SimulationConfig, folder: RunFolder) -> None:
         names = (MODEL_FILE, NOTE_FILE, CARD_FILE, CARD_TEXT)
         statistics = [STATISTICS_FILE] if (source / STATISTICS_FILE).exists() else []  # not in an earlier version's run
         for name in (*names, *statistics):
-            replace_bytes(site.home / name, (source / name).read_bytes())
+            replace_file(site.home / name, source / name)
 
 
 def _add_realised_blend(model: Path, journal: Journal) -> None:

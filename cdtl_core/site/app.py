@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from cdtl_core.errors import CdtlError, FederationError, reply_error
 from cdtl_core.system.durable import disk_fault
 from cdtl_core.system.foreign import get_logger
-from cdtl_core.system.threads import set_thread_defaults
+from cdtl_core.system.program import set_thread_defaults
 
 set_thread_defaults()
 app = ClientApp()

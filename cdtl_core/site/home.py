@@ -3,13 +3,13 @@
 import functools
 from pathlib import Path
 
-from cdtl_core.config import ModelConfig, RunConfig, SiteConfig
+from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.config.settings import load_site
 from cdtl_core.data.cohort import Cohort
 from cdtl_core.data.transforms import TRANSFORMS
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import Classifier, build_classifier
+from cdtl_core.models.model import shared_classifier
 from cdtl_core.models.stages import check_division
 from cdtl_core.site.cohort import open_cohort
 from cdtl_core.training.device import open_hardware
@@ -72,23 +72,10 @@ def build_site(own: SiteConfig, config: RunConfig, cohort: Cohort, *, cache: Pat
         positive=cohort.labels.index(config.task.positive),
         cohort=cohort,
         config=config,
-        model=_classifier(config.model, len(cohort.labels), config.image.size, config.dp.enabled),
+        model=shared_classifier(config.model, len(cohort.labels), config.image.size, frozen_norms=config.dp.enabled),
         device=open_hardware(own.device, own.compute),
         cache=cache,
     )
     if site.entry is not None and site.entry.stages is not None:
         check_division(site.model.backbone, site.entry.stages, config.image.size)
     return site
-
-
-@functools.lru_cache(maxsize=4)
-def _classifier(config: ModelConfig, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
-    """Return the network of an architecture, one per process: every use overwrites all of its weights.
-
-    Args:
-        config: The network.
-        num_classes: K.
-        image_size: Side of the images in pixels.
-        frozen_norms: Whether its norms are constants.
-    """
-    return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)

@@ -15,6 +15,7 @@ import torch
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.errors import FederationError, ModelError
 from cdtl_core.models.weights import Weights, load_weights, save_weights, weights_hash
+from cdtl_core.system.durable import replace_file
 
 __all__ = ["holds_initial_weights", "load_initial_weights", "save_initial_weights"]
 
@@ -24,9 +25,10 @@ _KEPT = 3
 
 @dataclass(frozen=True)
 class _File:
-    """The current state of a file: its path, number, size and times."""
+    """The current state of a file: its device, number, size and times; sites of a simulation may share one."""
 
-    path: Path
+    path: Path = field(compare=False)
+    device: int
     number: int
     size: int
     modified_ns: int
@@ -35,7 +37,7 @@ class _File:
     @classmethod
     def at(cls, path: Path) -> "_File":
         found = path.stat()
-        return cls(path.absolute(), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return cls(path.absolute(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ def save_initial_weights(home: Path, initial_weights: Weights, expected: str) ->
             "the received initial weights do not match the announced hash: ask the coordinator to start again."
         )
     path = SiteFolder(home).initial_weights(expected)
-    save_weights(path, initial_weights)
-    _written[_File.at(path)] = expected
+    if (sibling := _of_sibling(home, expected)) is not None:
+        replace_file(path, sibling)
+    else:
+        save_weights(path, initial_weights)
+    _written[expected] = _File.at(path)
     kept = sorted(filter(_is_kept, path.parent.iterdir()), key=lambda one: one.stat().st_mtime_ns)
     for old in kept[:-_KEPT]:
         if old != path:
@@ -89,7 +94,7 @@ def load_initial_weights(home: Path, expected: str) -> Weights:
     path = SiteFolder(home).initial_weights(expected)
     with contextlib.suppress(ModelError, OSError):
         file = _File.at(path)
-        if _written.get(file, "") == expected or _hash_of(file) == expected:
+        if _written.get(expected) == file or _hash_of(file) == expected:
             return _weights_of(_Copy(expected, path))
     raise FederationError("this site does not have the run's initial weights, or its copy is damaged: resume the run.")
 
@@ -99,8 +104,17 @@ def _is_kept(path: Path) -> bool:
     return bool(re.fullmatch(r"[0-9a-f]{64}\.safetensors", path.name))
 
 
-_written: dict[_File, str] = {}
-"""Hashes of the files that this process has written: until one changes, it need not be read to be trusted."""
+_written: dict[str, _File] = {}
+"""Hash to the file that this process has written last: until that changes, it need not be read to be trusted."""
+
+
+def _of_sibling(home: Path, expected: str) -> Path | None:
+    """Return the unchanged file that this process has written for another site of the same simulation; None if none."""
+    file = _written.get(expected)
+    with contextlib.suppress(OSError):
+        if file is not None and file.path.parents[2] == home.absolute().parent and file == _File.at(file.path):
+            return file.path
+    return None
 
 
 @functools.lru_cache(maxsize=4096)

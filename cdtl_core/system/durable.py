@@ -1,6 +1,7 @@
 """Durable file writes: a kill at any moment leaves the old content or the new, never half of either."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,10 +24,13 @@ __all__ = [
     "one_at_a_time",
     "publish_folder",
     "replace_bytes",
+    "replace_file",
     "replace_json",
 ]
 __all__ += ["sync_folder", "unwritable"]
 
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""Faults of a disk, or of the system, that gives no file a second name."""
 LOCK_FILE = ".lock"
 """File in a folder that a process keeps locked while it uses the folder."""
 
@@ -44,14 +48,50 @@ def replace_bytes(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     Raises:
         CheckpointError: The disk is full or read-only, or the path is a folder.
     """
+    with _draft_of(path) as draft:
+        _write(draft, content, mode)
+
+
+def replace_file(path: Path, source: Path) -> None:
+    """Give `path` the content of the durable file `source`: as a second name of it where the disk allows that.
+
+    Both stay what they are when the other is replaced. Neither may be changed in place.
+
+    Raises:
+        CheckpointError: As of `replace_bytes`, or `source` cannot be read.
+    """
+    with contextlib.suppress(OSError):
+        if path.samefile(source):
+            return
+    with _draft_of(path) as draft:
+        try:
+            os.link(source, draft)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _write(draft, source.read_bytes(), 0o666)
+
+
+def _write(draft: Path, content: bytes, mode: int) -> None:
+    """Write a new file durably."""
+    with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
+    """Yield the name of a draft, which then takes the place of `path` if the block has made it.
+
+    Raises:
+        CheckpointError: The disk is full or read-only, or the path is a folder.
+    """
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.unlink(missing_ok=True)  # left by a killed process, perhaps with wider permissions
-        with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield draft
         os.replace(draft, path)
         sync_folder(path.parent)
     except OSError as error:

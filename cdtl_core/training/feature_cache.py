@@ -28,8 +28,8 @@ import torch
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.models.weights import Weights, weights_hash
+from cdtl_core.system.program import num_cores
 from cdtl_core.system.progress import report
-from cdtl_core.system.threads import num_cores
 from cdtl_core.training.device import CPU
 from cdtl_core.training.parts import Parts
 from cdtl_core.training.views import Views, draw_views

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.errors import CdtlError
+from cdtl_core.system.program import num_cores, set_thread_defaults
 from cdtl_core.system.shipped import bundle_root
-from cdtl_core.system.threads import num_cores, set_thread_defaults
 from simulations.bench.row import Row
 from simulations.bench.table import entry_of, table_page, table_text
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.errors import CdtlError
+from cdtl_core.system.program import set_thread_defaults
 from cdtl_core.system.shipped import bundle_root
-from cdtl_core.system.threads import set_thread_defaults
 
 __all__ = ["Run", "play", "python_program"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.federation.journal import read_journal
+from cdtl_core.system.program import set_thread_defaults
 from cdtl_core.system.progress import listen
-from cdtl_core.system.threads import set_thread_defaults
 
 __all__ = ["main"]
 

@@ -16,7 +16,7 @@ _SITES, _MODALITIES = 32, 2
 def _measure(session: Session) -> Measured:
     import torch
 
-    from cdtl_core.system.threads import num_cores
+    from cdtl_core.system.program import num_cores
     from simulations.bench.updates import federation_of
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""OpenMP settings are made before torch is loaded, in every process that cdtl starts."""
+"""Settings of threads are made before torch is loaded, in every process of cdtl; the others by its programs only."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.flower import flower_environment
-from cdtl_core.system.threads import num_cores
+from cdtl_core.system.program import num_cores
 
 pytestmark = pytest.mark.integration
 
@@ -46,3 +46,15 @@ def test_a_users_own_setting_wins(start: str) -> None:
 def test_flowers_processes_inherit_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert flower_environment({})["OMP_NUM_THREADS"] == "3"
+
+
+def test_only_a_program_of_cdtl_changes_how_its_process_looks_for_garbage() -> None:
+    say = "\nimport gc; print(gc.get_threshold()[0])"
+    began = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True).stdout
+    library = "import cdtl_core; cdtl_core.simulate" + say
+    found = {
+        code: subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        for code in (library, COMMAND + say)
+    }
+    assert found[library].stdout == began
+    assert found[COMMAND + say].stdout.splitlines()[-1] == "50000"
