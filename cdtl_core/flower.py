@@ -21,16 +21,18 @@ from cdtl_core.errors import FederationError
 from cdtl_core.system.plugins import plugins_of_package, sources_of
 from cdtl_core.system.shipped import bundle_root
 
-__all__ = ["CONNECTION", "Flower", "await_health", "flower_environment", "stage_app"]
+__all__ = ["CONNECTION", "TASK_POLL", "Flower", "await_health", "flower_environment", "stage_app"]
 
 CONNECTION = "own"
 """Name under which Flower's programs find the SuperLink."""
+TASK_POLL = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
+"""Variable with the seconds between two looks of Flower's executor for an app to start."""
 _COMMAND_S = 120.0
 _PROJECT = ("name", "version", "description", "license", "requires-python", "dependencies")
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    TASK_POLL: "0.1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

@@ -35,10 +35,13 @@ def main(grid: Grid, context: Context) -> None:
     run = RunFolder(_home(context, config.name))
     with _keeping_progress(run):
         try:
+            from cdtl_core.coordinator.exchange import shorten_waits
             from cdtl_core.coordinator.run import (
                 play_run,
             )  # imported here: it takes seconds, and progress.json comes first
 
+            if RUNS in os.environ:
+                shorten_waits()
             missing = play_run(grid, config, run, deployed=RUNS in os.environ)
         except (CdtlError, OSError) as error:
             fault = disk_fault(error) if isinstance(error, OSError) else error

@@ -26,6 +26,7 @@ LIBRARIES = (
 """What the code of a run imports from the site's own environment."""
 _PR_SET_DUMPABLE = 4
 _MOST_BYTES = 1 << 16
+_PART_S = 0.05
 
 
 def main() -> None:
@@ -58,6 +59,9 @@ def _await_command(control: socket.socket) -> list[str]:
     Other processes of the same account cannot read or write this one's memory: it is not dumpable.
     """
     _set_dumpable(False)
+    from flwr.supercore import constant
+
+    constant.PULL_INITIAL_BACKOFF = _PART_S  # type: ignore[assignment]  # a second: longer than a message is on its way
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.freeze()  # as it ends, a fork does not look through these objects for garbage: a second of each message

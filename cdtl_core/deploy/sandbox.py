@@ -168,7 +168,7 @@ def _python() -> Iterator[Path]:
     for name in dict.fromkeys((sys.base_prefix, sys.prefix)):
         if not Path(name).is_relative_to("/usr"):
             yield Path(name)
-    yield from map(Path(__file__).with_name, ("node_main.py", "node_executor.py"))
+    yield from map(Path(__file__).with_name, ("node_main.py", "node_supernode.py", "node_executor.py"))
 
 
 def _home(place: Place) -> Iterator[str]:

@@ -14,7 +14,7 @@ from cdtl_core.deploy.database import DATABASE, NODES, note_started, prepare_dat
 from cdtl_core.deploy.members import members
 from cdtl_core.deploy.service import note_service
 from cdtl_core.errors import FederationError
-from cdtl_core.flower import CONNECTION, Flower, await_health, flower_environment
+from cdtl_core.flower import CONNECTION, TASK_POLL, Flower, await_health, flower_environment
 from cdtl_core.system.durable import replace_bytes, replace_json
 from cdtl_core.system.foreign import get_logger, read_json
 from cdtl_core.system.processes import ProcessGroup, free_port
@@ -23,6 +23,7 @@ __all__ = ["SuperLink", "open_superlink", "register_sites", "start_superlink"]
 
 _log = get_logger("cdtl.deploy")
 _UP_S = 60.0
+_TASK_S = 0.5  # looks for a run to start; each look costs the SuperLink as much as a message
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def open_superlink(folder: Path, scratch: Path) -> SuperLink:
     replace_bytes(scratch / "secret", secrets.token_bytes(32), mode=0o600)
     connection = {"address": f"127.0.0.1:{port}", "root-certificates": str(scratch / "loopback.crt")}
     save_toml(home / "config.toml", {"superlink": {"default": CONNECTION, CONNECTION: connection}})
-    environment = flower_environment({"FLWR_HOME": home, "CDTL_RUNS": folder / "runs"})
+    environment = flower_environment({"FLWR_HOME": home, "CDTL_RUNS": folder / "runs", TASK_POLL: _TASK_S})
     flower = Flower(environment, scratch / "empty")
     (folder / "flower").mkdir(exist_ok=True)
     return SuperLink(port, scratch / "loopback.crt", scratch, folder / "flower", folder / "logs", flower)

@@ -109,7 +109,7 @@ def _spec(link: Path, scratch: Path) -> str:
             "socket": str(link / SOCKET),
             "port": port,
             "runtime_port": runtime,
-            "supernode": ["flower-supernode", *way, *trust, *place, *secret],
+            "supernode": [*_run("node_supernode.py"), *way, *trust, *place, *secret],
             "executor": [*executor, *secret],
         }
     )

@@ -1,15 +1,18 @@
 """Messages to sites that get lost, return, are late or are refused, over the in-process grid with real records."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.superlink.grid import http_grid
 
 from cdtl_core.config import RunConfig, SimulationConfig
 from cdtl_core.config.settings import flatten
-from cdtl_core.coordinator.exchange import Exchange, Reply
+from cdtl_core.coordinator.exchange import Exchange, Reply, shorten_waits
 from cdtl_core.coordinator.membership import gather_sites, open_membership, quorum_fault
 from cdtl_core.coordinator.run import begin, finish_run, play_round
 from cdtl_core.errors import FederationError
@@ -21,6 +24,14 @@ from tests.conftest import Played
 
 Tiny = Callable[..., SimulationConfig]
 LOST, NOT_APPROVED = 5, 7
+
+
+def test_a_part_of_a_reply_that_is_still_on_its_way_is_asked_for_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_grid, "pull_objects", pull_objects)  # put back after the test
+    shorten_waits()
+    grids = http_grid.__dict__["pull_objects"]
+    waits = [inspect.signature(one).parameters["initial_backoff"].default for one in (pull_objects, grids)]
+    assert waits == [1, 0.05]
 
 
 class Clock:

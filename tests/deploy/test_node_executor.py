@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cdtl_core.deploy import node_executor
+from cdtl_core.deploy import node_executor, node_supernode
 from cdtl_core.deploy.sandbox import Place, enclosed
 from tests.conftest import Tries
 from tests.deploy.test_sandbox import needs_sandbox, place
@@ -17,7 +17,7 @@ from tests.deploy.test_sandbox import needs_sandbox, place
 __all__ = ["place"]
 
 PROGRAMS = f"""
-import gc, importlib.util, json, os, random, sys
+import gc, importlib.util, inspect, json, os, random, sys
 
 spec = importlib.util.spec_from_file_location("node_executor", {node_executor.__file__!r})
 own = importlib.util.module_from_spec(spec)
@@ -36,10 +36,12 @@ def opens(path):
 def client():
     import numpy
     import torch
+    from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
     told = {{"command": sys.argv, "numbers": [random.random(), float(numpy.random.random())]}}
     told |= {{"seen": [hasattr(os, "left"), torch.get_default_dtype() is torch.float64]}}
     told |= {{"frozen": gc.get_freeze_count()}}
+    told |= {{"first_wait": inspect.signature(pull_objects).parameters["initial_backoff"].default}}
     status = open(f"/proc/{{os.getppid()}}/status").read()
     told |= {{"threads": status.partition("Threads:")[2].split()[0]}}
     told |= {{"memory": [opens("/proc/self/mem"), opens(f"/proc/{{os.getppid()}}/mem")]}}
@@ -84,6 +86,7 @@ def test_a_message_sees_nothing_of_an_earlier_one(place: Place, tries: Tries) ->
         assert told["command"] == [*begin, "--insecure"]
         assert told["seen"] == [False, False]
         assert told["frozen"] > 100_000  # objects of the libraries, which no fork looks through
+        assert told["first_wait"] == 0.05  # for an object of the message that has not come; Flower's is a second
         assert told["threads"] == "1"  # a fork of several threads could stop at a lock
         assert told["memory"] == [True, False]  # its own, not that of the prepared process
     assert not set(first["numbers"]) & set(second["numbers"])
@@ -113,3 +116,36 @@ print(json.dumps([sorted({{name.partition(".")[0] for name in before}}), sorted(
     assert not {"cdtl_core", "client", "server"} & set(prepared)
     assert {"cdtl_core", "client"} <= set(later)
     assert not {"torch", "torchvision", "timm", "scipy", "flwr", "pydantic", "httpx"} & set(later)
+
+
+def test_the_supernode_looks_for_a_reply_and_asks_for_a_missing_part_soon() -> None:
+    code = f"""
+import importlib.util, inspect, json
+from types import SimpleNamespace
+
+spec = importlib.util.spec_from_file_location("node_supernode", {node_supernode.__file__!r})
+own = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(own)
+slept = []
+own.time = SimpleNamespace(sleep=slept.append)
+
+
+def program():
+    from flwr.supernode import start_client_internal as flower
+
+    looks = iter([[], [], object()])
+    try:
+        flower._push_messages(SimpleNamespace(get_messages_legacy=lambda is_reply: next(looks)), None, None, None)
+    except TypeError:  # the reply came: nothing that could be sent
+        pass
+    flower.time.sleep(3)
+    first_wait = inspect.signature(flower.pull_objects).parameters["initial_backoff"].default
+    print(json.dumps([slept, first_wait]))
+
+
+import flwr.supernode.cli
+
+flwr.supernode.cli.flower_supernode = program
+own.main()
+"""
+    assert loaded(code) == [[0.05, 0.05, 3], 0.05]

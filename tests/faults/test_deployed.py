@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 Line = Callable[[str], Fault]
 Whole = Callable[[SimulationConfig], Path]
 LIMITS = {"min_sites": 3, "round_timeout_s": 400.0, "join_timeout_s": 400.0}
-PROGRAMS = {"flower-superlink": "coordinator", "cdtl_core.deploy.gateway": "coordinator", "flower-supernode": "bari"}
+PROGRAMS = {"flower-superlink": "coordinator", "cdtl_core.deploy.gateway": "coordinator", "node_supernode.py": "bari"}
 
 
 def under_way(deployment: Deployment, config: SimulationConfig) -> Path:
@@ -99,7 +99,7 @@ def test_programs_that_are_stopped_for_a_while(tiny: Tiny, make: Make, whole: Wh
     deployment = make(config)
     run = under_way(deployment, config)
     stops = 0
-    for name in ("flower-supernode", "flower-superlink", "coordinator", "alba"):
+    for name in ("node_supernode.py", "flower-superlink", "coordinator", "alba"):
         if (run / "outcome.json").exists():
             break
         pid = deployment.program(PROGRAMS[name], name) if name in PROGRAMS else deployment.pid(name)
