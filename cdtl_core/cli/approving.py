@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from cdtl_core.config import SiteConfig
-    from cdtl_core.deploy.approvals import Approval
+    from cdtl_core.deploy.approval_list import Approval
     from cdtl_core.deploy.persons import Signer
     from cdtl_core.deploy.request import ApprovalRequest
     from cdtl_core.deploy.terms import Terms
@@ -106,7 +106,7 @@ def approver(
 
 
 def _withdraw(folder: Path, what: str, request: "ApprovalRequest | None", note: str, *, json_: bool) -> None:
-    from cdtl_core.deploy.approvals import withdraw
+    from cdtl_core.deploy.approval_list import withdraw
     from cdtl_core.deploy.request import request_id
 
     name = request_id(request.bundle_sha256, request.settings) if request else what

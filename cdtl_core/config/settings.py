@@ -37,9 +37,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 _OF_SIMULATIONS = {
     "sites": "[[sites]]",
     "methods": "methods",
-    "data": "[data]",
-    "paper": "[paper]",
-    "cluster": "[cluster]",
+    **{key: f"[{key}]" for key in ("data", "paper", "cluster")},
 }
 """Settings that only a simulation has, as they look in TOML."""
 

@@ -1,7 +1,4 @@
-"""A site's list of approved runs, and the decision whether a run may be executed.
-
-The list is a folder, ``HOME/approvals``, and is read at each decision: removing a file revokes the approval at once.
-"""
+"""Puts a run on a site's list (`approval_list.py`), and decides by the list whether a run may be executed."""
 
 import hashlib
 import json
@@ -10,52 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.schema import Flat, Line, Sha256, inside
+from cdtl_core.config.schema import Flat
 from cdtl_core.config.settings import unflatten
-from cdtl_core.deploy.persons import Signature, Signer, sign, valid_signatures
+from cdtl_core.deploy.approval_list import INITIAL_WEIGHTS, Approval, approvals, approvals_folder
+from cdtl_core.deploy.persons import Signer, sign, valid_signatures
 from cdtl_core.deploy.records import record_approval
+from cdtl_core.deploy.refusing import lift, refused_at
 from cdtl_core.deploy.request import ApprovalRequest, check_initial_weights, request_id, request_sha256
-from cdtl_core.errors import CheckpointError, ConfigError, PrivacyError
-from cdtl_core.federation.egress import LIST_VERSION, EgressManifest, egress_hash, egress_manifest
-from cdtl_core.system.durable import one_at_a_time, replace_bytes, sync_folder, unwritable
-from cdtl_core.system.foreign import get_logger
+from cdtl_core.errors import ConfigError, PrivacyError
+from cdtl_core.federation.egress import EgressManifest, egress_hash, egress_manifest
+from cdtl_core.system.durable import one_at_a_time, replace_bytes
 
-__all__ = ["Approval", "Verdict", "approvals", "approve", "decide", "lock_fault", "missing_persons", "own_egress"]
-__all__ += ["take_off", "withdraw"]
-
-_INITIAL_WEIGHTS = "limits.initial_weights_hash"
-
-_log = get_logger("cdtl.filter")
-
-
-class Approval(BaseModel):
-    """One approved run; the file's name is the hash of its code and settings.
-
-    Attributes:
-        bundle_sha256: Hash of the code bundle's bytes.
-        settings: All settings of the run; a run with other settings is refused.
-        egress: The contents of its replies.
-        approved_at: Seconds since 1970.
-        note: A note for the site's own records.
-        signatures: Signatures of the approvers; required if site.toml names persons.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bundle_sha256: Sha256
-    settings: Flat
-    egress: EgressManifest
-    approved_at: float
-    note: Line = ""
-    signatures: tuple[Signature, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """Sixteen hex digits."""
-        return request_id(self.bundle_sha256, self.settings)
+__all__ = ["Verdict", "approve", "decide", "lock_fault", "missing_persons", "own_egress"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +58,7 @@ def approve(
     config = unflatten(request.settings)
     if fault := _fault(request.settings, site):
         raise PrivacyError(fault)
-    refused = _refused_at(home, request_id(request.bundle_sha256, request.settings))
+    refused = refused_at(home, request_id(request.bundle_sha256, request.settings))
     check_initial_weights(config)
     egress = own_egress(config, site)
     _check_room(egress, site)
@@ -102,16 +66,9 @@ def approve(
     approval = Approval(bundle_sha256=bundle, settings=settings, egress=egress, approved_at=clock(), note=note)
     home.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(home):  # a signature that is withdrawn now must not be written again
-        if _refused_at(home, approval.id) not in {None, refused}:
+        if refused_at(home, approval.id) not in {None, refused}:
             raise PrivacyError("the run was refused while this approval was worked out: read why, then approve again.")
         return _keep(home, approval, site, signer, clock)
-
-
-def _refused_at(home: Path, id: str) -> int | None:
-    try:
-        return (home / "refused" / f"{id}.json").stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
 
 
 def _keep(
@@ -128,11 +85,11 @@ def _keep(
     signed = ", ".join(one.person for one in approval.signatures)
     sha256 = hashlib.sha256(content).hexdigest()
     record_approval(home, "approved", approval.id, sha256=sha256, signed=signed, note=approval.note, clock=clock)
-    replace_bytes(_folder(home) / f"{approval.id}.json", content)
+    replace_bytes(approvals_folder(home) / f"{approval.id}.json", content)
     if not missing_persons(approval, site):
         for suffix in (".json", ".fab"):
             (home / "pending" / f"{approval.id}{suffix}").unlink(missing_ok=True)
-    (home / "refused" / f"{approval.id}.json").unlink(missing_ok=True)
+    lift(home, approval.id)
     return approval
 
 
@@ -168,65 +125,6 @@ def missing_persons(approval: Approval, site: SiteConfig) -> str:
 def _core(approval: Approval) -> str:
     """Return the signed bytes: code, settings and egress list."""
     return json.dumps([request_sha256(approval.bundle_sha256, approval.settings), egress_hash(approval.egress)])
-
-
-def withdraw(home: Path, id: str, *, note: str = "", clock: Callable[[], float] = time.time) -> None:
-    """Take a run off the list; this takes effect at once, even during the run.
-
-    Args:
-        home: The site's folder.
-        id: Id of the approval.
-        note: Who withdrew it and why, for the site's own records.
-        clock: Seconds since 1970.
-
-    Raises:
-        ConfigError: It is not on the list.
-        PrivacyError: `id` is no name of an approval.
-        CheckpointError: It cannot be removed; or it is off the list, and the log of approvals cannot be written.
-    """
-    with one_at_a_time(home):
-        take_off(home, id, note, clock)
-
-
-def take_off(home: Path, id: str, note: str, clock: Callable[[], float]) -> None:
-    """Do what `withdraw` does, with its arguments and errors, inside a block of `one_at_a_time`."""
-    path = inside(_folder(home), f"{id}.json")
-    try:
-        path.unlink()
-        sync_folder(path.parent)
-    except FileNotFoundError:
-        raise ConfigError(f"no approval {id} at this site: cdtl site status lists them.") from None
-    except OSError as error:
-        raise unwritable(path, error) from None
-    try:
-        record_approval(home, "withdrawn", id, clock=clock, **({"note": note} if note else {}))
-    except CheckpointError as error:  # a withdrawal must not wait for a full disk
-        raise CheckpointError(f"{id} is withdrawn, but its line in the log of approvals is missing: {error}") from None
-
-
-def approvals(home: Path) -> dict[str, Approval]:
-    """Return the current approvals by id; a file that is unreadable, edited or without limits approves nothing."""
-    found = {}
-    for path in sorted(_folder(home).glob("*.json")):
-        try:
-            approval = Approval.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            _log.warning("%s approves nothing: it cannot be read (%s).", path, type(error).__name__)
-            continue
-        if approval.egress.schema_version != LIST_VERSION:
-            _log.warning(
-                "%s approves nothing: it was written by an earlier version of cdtl. Approve the run again.", path
-            )
-        elif approval.id != path.stem:
-            _log.warning("%s approves nothing: its name is not the hash of its content.", path)
-        elif not approval.settings.get(_INITIAL_WEIGHTS):
-            _log.warning(
-                "%s approves nothing: it was written by an earlier version of cdtl and has no limits. Ask the "
-                "coordinator for a request of this version and approve that.", path,
-            )  # fmt: skip
-        else:
-            found[approval.id] = approval
-    return found
 
 
 def decide(home: Path, bundle_sha256: str, settings: Flat, site: SiteConfig) -> Verdict:
@@ -266,7 +164,7 @@ def _fault(settings: Flat, site: SiteConfig) -> str:
     """Return why a run can never be executed here (a lock, no limits, other initial weights); empty if it can."""
     if fault := lock_fault(settings, site.lock):
         return fault
-    if not (initial_weights := settings.get(_INITIAL_WEIGHTS)):
+    if not (initial_weights := settings.get(INITIAL_WEIGHTS)):
         return (
             "the run names no initial weights (limits.initial_weights_hash): it was made by an earlier version of "
             "cdtl. Ask the coordinator for a request of this version."
@@ -301,7 +199,3 @@ def _same(one: object, other: object) -> bool:
         isinstance(other, bool),
         isinstance(other, str),
     )
-
-
-def _folder(home: Path) -> Path:
-    return home / "approvals"

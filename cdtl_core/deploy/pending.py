@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cdtl_core.config.schema import Flat, Sha256
 from cdtl_core.config.settings import unflatten
-from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.approval_list import approvals
 from cdtl_core.deploy.refusing import refusals
 from cdtl_core.deploy.request import ApprovalRequest, load_request, make_request, request_id
 from cdtl_core.errors import CdtlError, ConfigError

@@ -10,12 +10,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cdtl_core.config.schema import Line, inside
-from cdtl_core.deploy.approvals import approvals, take_off
+from cdtl_core.deploy.approval_list import approvals, take_off
 from cdtl_core.deploy.records import record_approval
 from cdtl_core.system.durable import one_at_a_time, replace_bytes
 from cdtl_core.system.foreign import get_logger
 
-__all__ = ["Refusal", "refusals", "refuse"]
+__all__ = ["Refusal", "lift", "refusals", "refuse", "refused_at"]
 
 _log = get_logger("cdtl.filter")
 
@@ -63,3 +63,16 @@ def refusals(home: Path) -> dict[str, Refusal]:
         except (OSError, ValidationError) as error:
             _log.warning("%s is ignored because it cannot be read (%s).", path, type(error).__name__)
     return found
+
+
+def refused_at(home: Path, id: str) -> int | None:
+    """Return when a run was refused, in nanoseconds since 1970; None if it is not refused."""
+    try:
+        return (home / "refused" / f"{id}.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def lift(home: Path, id: str) -> None:
+    """Remove the refusal of a run, if there is one."""
+    (home / "refused" / f"{id}.json").unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cdtl_core.config.folders import federation_key
-from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.approval_list import approvals
 from cdtl_core.deploy.egress_filter.refusals import NOT_APPROVED
 from cdtl_core.deploy.records import egress_files
 from cdtl_core.results.text import bytes_text

@@ -9,7 +9,8 @@ from typing import Any
 from cdtl_core.config import SiteConfig
 from cdtl_core.config.folders import RunFolder, SiteFolder
 from cdtl_core.config.settings import load_site
-from cdtl_core.deploy.approvals import Approval, approvals, missing_persons
+from cdtl_core.deploy.approval_list import Approval, approvals
+from cdtl_core.deploy.approvals import missing_persons
 from cdtl_core.deploy.certificates import expiry
 from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.expiry import coordinator_notices, site_notices

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from cdtl_core.config import SiteConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import load_site
+from cdtl_core.deploy import approval_list
 from cdtl_core.deploy import approvals as approving
 from cdtl_core.deploy.pending import known_request, pending
 from cdtl_core.deploy.persons import Signer, open_signer
@@ -48,7 +49,7 @@ class Deciding:
 
     def list(self, visit: Visit, fault: str = "") -> Response:
         """Show the runs that wait, and those that were decided."""
-        own, found = load_site(self._home / SITE_FILE), approving.approvals(self._home)
+        own, found = load_site(self._home / SITE_FILE), approval_list.approvals(self._home)
         missing = {id: approving.missing_persons(one, own) for id, one in found.items()}
         return visit.page(
             "requests.html",
@@ -89,7 +90,7 @@ class Deciding:
             budget = budget_text(self._home, terms.config, own)
         except CdtlError as error:
             terms, wrong = None, str(error)
-        approved, refused = approving.approvals(self._home).get(id), refusals(self._home).get(id)
+        approved, refused = approval_list.approvals(self._home).get(id), refusals(self._home).get(id)
         return visit.page(
             "request.html",
             f"Run {request.name}",
@@ -159,7 +160,7 @@ class Deciding:
     def withdraw(self, visit: Visit) -> Response:
         """Withdraw an approval; nothing more of the run is sent."""
         try:
-            approving.withdraw(self._home, visit.parameters["id"], note=_note(visit.fields, "withdraw"))
+            approval_list.withdraw(self._home, visit.parameters["id"], note=_note(visit.fields, "withdraw"))
         except CheckpointError as error:  # it may be withdrawn all the same, and then no page is left of it
             return visit.fault(str(error), 500)
         except CdtlError as error:
@@ -169,7 +170,7 @@ class Deciding:
     def _name(self, id: str) -> str:
         """Return the name of a run, also of one whose settings this version of cdtl cannot read."""
         names = {id: one.name for id, one in refusals(self._home).items()}
-        names |= {id: visible(one.settings.get("name", "")) for id, one in approving.approvals(self._home).items()}
+        names |= {id: visible(one.settings.get("name", "")) for id, one in approval_list.approvals(self._home).items()}
         names |= {id: one.name for id, one in (pending(self._home) | self._given).items()}
         if id not in names:
             raise ConfigError(f"no run {visible(id)} waits here or was decided here.")

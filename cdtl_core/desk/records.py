@@ -12,7 +12,8 @@ from starlette.responses import Response
 from cdtl_core.config import SiteConfig
 from cdtl_core.config.folders import SITE_FILE, SiteFolder, federation_key
 from cdtl_core.config.settings import load_site
-from cdtl_core.deploy.approvals import Approval, approvals, missing_persons
+from cdtl_core.deploy.approval_list import Approval, approvals
+from cdtl_core.deploy.approvals import missing_persons
 from cdtl_core.deploy.log_check import Checked, check_log
 from cdtl_core.deploy.records import approval_files, site_logs
 from cdtl_core.deploy.status import site_status

@@ -8,7 +8,7 @@ from typing import Any
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import RunFolder, SiteFolder
 from cdtl_core.config.settings import load_site, unflatten
-from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.approval_list import approvals
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.federation.journal import Ending, Journal, Round, read_journal

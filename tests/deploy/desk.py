@@ -31,7 +31,8 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from cdtl_core.config import RunConfig, SimulationConfig, SiteConfig
 from cdtl_core.config.settings import flatten, save_toml
-from cdtl_core.deploy.approvals import Approval, approvals, approve
+from cdtl_core.deploy.approval_list import Approval, approvals
+from cdtl_core.deploy.approvals import approve
 from cdtl_core.deploy.egress_filter.app import build_app
 from cdtl_core.deploy.egress_filter.config import FilterConfig
 from cdtl_core.deploy.egress_filter.seal import Seal

@@ -9,7 +9,8 @@ import pytest
 
 from cdtl_core.config import SimulationConfig, SiteConfig
 from cdtl_core.config.settings import flatten, load_site
-from cdtl_core.deploy.approvals import approvals, approve, decide, withdraw
+from cdtl_core.deploy.approval_list import approvals, withdraw
+from cdtl_core.deploy.approvals import approve, decide
 from cdtl_core.deploy.pending import MAX_PENDING, find, keep_pending, pending, request_of
 from cdtl_core.deploy.refusing import refusals, refuse
 from cdtl_core.deploy.request import (

@@ -13,7 +13,8 @@ from flwr.app import Array, ConfigRecord, Error, MetricRecord, RecordDict
 from flwr.supernode.start_client_internal import _verify_fab
 
 from cdtl_core.config.settings import save_toml
-from cdtl_core.deploy.approvals import approve, withdraw
+from cdtl_core.deploy.approval_list import withdraw
+from cdtl_core.deploy.approvals import approve
 from cdtl_core.deploy.egress_filter.refusals import HELD_BACK, NOT_APPROVED
 from cdtl_core.deploy.egress_filter.status import read_status
 from cdtl_core.deploy.link import TRUSTED

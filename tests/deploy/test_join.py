@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cdtl_core.deploy.approvals import approvals, withdraw
+from cdtl_core.deploy.approval_list import approvals, withdraw
 from cdtl_core.deploy.runs import load_run_state
 from cdtl_core.results.spent import spent_of_site
 from cdtl_core.system.foreign import read_json

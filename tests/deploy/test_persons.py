@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from cdtl_core.cli.main import app
 from cdtl_core.config import SimulationConfig, SiteConfig
-from cdtl_core.deploy.approvals import Approval, approvals, approve, decide, missing_persons, withdraw
+from cdtl_core.deploy.approval_list import Approval, approvals, withdraw
+from cdtl_core.deploy.approvals import approve, decide, missing_persons
 from cdtl_core.deploy.persons import Signer, load_signer, make_person_key
 from cdtl_core.deploy.refusing import refusals, refuse
 from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id

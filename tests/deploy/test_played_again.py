@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cdtl_core.config import SimulationConfig
-from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.approval_list import approvals
 from cdtl_core.deploy.runs import load_run_state
 from cdtl_core.deploy.used import used_of
 from cdtl_core.federation.limits import Used

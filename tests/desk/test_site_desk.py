@@ -12,7 +12,8 @@ from PIL import Image
 
 from cdtl_core.config import SimulationConfig, SiteConfig
 from cdtl_core.config.settings import load_site, save_toml
-from cdtl_core.deploy.approvals import approvals, decide
+from cdtl_core.deploy.approval_list import approvals
+from cdtl_core.deploy.approvals import decide
 from cdtl_core.deploy.enrolling import enrol_site
 from cdtl_core.deploy.pending import keep_pending, pending
 from cdtl_core.deploy.persons import make_person_key

@@ -13,7 +13,7 @@ from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import load_run, load_site, save_toml
 from cdtl_core.coordinator.admission import KnownLedgers, enrolled_contracts
 from cdtl_core.data.manifest import read_manifest
-from cdtl_core.deploy.approvals import approvals
+from cdtl_core.deploy.approval_list import approvals
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.enrolment import load_enrolment
 from cdtl_core.deploy.members import admit, members

@@ -15,7 +15,7 @@ from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PullObjectResp
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
-from cdtl_core.deploy.approvals import Approval
+from cdtl_core.deploy.approval_list import Approval
 from cdtl_core.deploy.egress_filter import refusals
 from cdtl_core.deploy.egress_filter.asks import Ask, Asks
 from cdtl_core.deploy.egress_filter.orders import NotThereError, read_order

@@ -13,7 +13,8 @@ import pytest
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.settings import load_site
 from cdtl_core.data.synthetic.writing import write_phantoms
-from cdtl_core.deploy.approvals import approvals, decide
+from cdtl_core.deploy.approval_list import approvals
+from cdtl_core.deploy.approvals import decide
 from cdtl_core.deploy.coordinator_address import save_address
 from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.enrolment import load_enrolment
