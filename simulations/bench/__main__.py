@@ -70,7 +70,7 @@ def _measured(row: Row, session: Any, rows: Sequence[Row]) -> dict[str, Any]:
         found = Measured(None, str(error))
     entry = entry_of(row, found, runs=session.runs, seconds=round(time.monotonic() - began), **_about())
     value = "-" if found.value is None else f"{found.value:.3g}"
-    _say(f"{row.name}: {value} ({entry['verdict']})")
+    _say(f"{row.name}: {value} ({entry['verdict']}), {entry['seconds']} s")
     return entry
 
 
