@@ -9,5 +9,5 @@ from tests.desk.person import Person
 @pytest.fixture
 def person(desk: Desk) -> Person:
     found = Person(desk.port)
-    found.open(desk.link())
+    assert found.open(desk.link()).status_code == 200
     return found

@@ -1,76 +1,20 @@
-"""What both desks rest on: links, sessions, and what a foreign page, program or person may try against them."""
+"""What both desks rest on: what a foreign page, program or person may try against a person's session."""
 
 import http.client
 import logging
 import socket
 import threading
-import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from starlette.responses import Response
 
-from cdtl_core.desk.desk import Desk, Form, Page, Visit
-from cdtl_core.desk.doors import LINK_S, Doors
+from cdtl_core.desk.desk import Desk
 from cdtl_core.desk.serving import MOST_OPEN
-from cdtl_core.errors import ConfigError
-from tests.desk.person import Person, served, value_of
+from tests.desk.book import Book, book, desk
+from tests.desk.person import Person
 
-NAME = "Site <b>north</b>\x1b[2J"
-TITLE = "First page"
-
-
-class Book:
-    """A desk of one page, with a form that writes into it."""
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-        self.now = 1000.0
-        self.begun, self.end = threading.Event(), threading.Event()
-
-    def make(self, port: int, doors: Doors) -> Desk:
-        pages = [Page("/", self.show, TITLE), Page("/of/{name}", self.of)]
-        upload, slow = Form("/upload", self.upload, limit=200_000), Form("/slow", self.slow)
-        return Desk(NAME, port, doors, pages, [Form("/write", self.write), upload, slow])
-
-    def show(self, visit: Visit) -> Response:
-        return visit.page("fault.html", TITLE, sentence=f"{len(self.written)} written")
-
-    def of(self, visit: Visit) -> Response:
-        raise ConfigError(f"there is no {visit.parameters['name']}.")
-
-    def write(self, visit: Visit) -> Response:
-        self.written.append(visit.fields["text"])
-        return visit.go("/", f"{visit.fields['text']} is written.")
-
-    def slow(self, visit: Visit) -> Response:
-        self.begun.set()
-        self.end.wait(60)
-        return visit.go("/")
-
-    def upload(self, visit: Visit) -> Response:
-        self.written.append(str(visit.files["file"].filename))
-        return visit.go("/")
-
-
-@pytest.fixture
-def book() -> Book:
-    return Book()
-
-
-@pytest.fixture
-def desk(book: Book) -> Iterator[Desk]:
-    with served(book.make, clock=lambda: book.now) as found:
-        yield found
-
-
-@pytest.fixture
-def person(desk: Desk) -> Person:
-    found = Person(desk.port)
-    assert found.open(desk.link()).status_code == 200
-    return found
+__all__ = ["book", "desk"]
 
 
 def raw(port: int, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"") -> tuple[int, str]:
@@ -84,91 +28,6 @@ def raw(port: int, method: str, path: str, headers: list[tuple[str, str]], body:
     text = answer.read().decode()
     connection.close()
     return answer.status, text
-
-
-def test_a_link_opens_the_desk_and_a_form_writes_and_says_so_once(person: Person, book: Book) -> None:
-    assert TITLE in person.get("/").text
-    told = person.send("/write", csrf=person.csrf, text="one").text
-    assert book.written == ["one"]
-    assert "one is written." in told
-    assert "one is written." not in person.get("/").text
-
-
-@pytest.mark.attack("A desk opens only by its link, once", "used again, late, wrong, guessed")
-def test_a_link_is_good_once_and_for_ten_minutes(desk: Desk, book: Book, tries: Any) -> None:
-    link = desk.link()
-    for _ in range(3):
-        assert Person(desk.port).get(link).status_code == 200  # looking uses nothing up
-    assert Person(desk.port).open(link).url.path == f"{desk.base}/"
-    assert "was used already" in Person(desk.port).open(link).text
-    older, link = desk.link(), desk.link()
-    assert Person(desk.port).open(older).status_code == 403
-    book.now += LINK_S
-    assert Person(desk.port).open(link).status_code == 403
-    tries.add(3)
-
-
-@pytest.mark.attack("A desk opens only by its link, once", "many guesses")
-def test_wrong_links_are_slowed_down_and_the_right_one_still_opens(desk: Desk, tries: Any) -> None:
-    link, stranger = desk.link(), Person(desk.port)
-    codes = [stranger.send("/enter", token=f"{number:043}").status_code for number in range(20)]
-    assert codes[:3] == [403, 403, 403]
-    assert set(codes[4:]) == {429}
-    assert Person(desk.port).open(link).status_code == 200
-    tries.add(20)
-
-
-@pytest.mark.attack("A desk serves only a session", "no cookie, a wrong one, after sign-out, idle, a day later")
-def test_there_is_no_page_and_no_form_without_a_living_session(
-    desk: Desk, person: Person, book: Book, tries: Any
-) -> None:
-    name, key = next(iter(person.client.cookies.items()))
-    csrf = person.csrf
-    strangers = [Person(desk.port), Person(desk.port)]
-    strangers[1].client.cookies.set(name, key[:-1] + ("A" if key[-1] != "A" else "B"))
-    strangers[1].base = person.base
-    for stranger in strangers:
-        for path in ("/", "/of/x", "/nothing", "/write"):
-            assert stranger.get(path).status_code == 401
-        assert stranger.send("/write", csrf=csrf, text="x").status_code == 401
-        tries.add(5)
-    for _ in range(3):  # a page that brings itself up to date is no person
-        book.now += 250
-        alive = person.get("/", **{"X-Desk-Look": "1"}).status_code
-    assert alive == 401
-    person.open(desk.link())
-    for _ in range(8 * 12):
-        book.now += 299
-        assert person.get("/").status_code == 200
-    book.now += 299
-    assert person.get("/").status_code == 401
-    person.open(desk.link())
-    key = person.client.cookies[name]
-    assert "Signed out" in person.send("/leave", csrf=person.csrf).text
-    person.client.cookies.set(name, key)
-    assert person.get("/").status_code == 401
-    assert book.written == []
-    tries.add(3)
-
-
-def test_the_cookie_is_for_this_desk_alone_and_no_address_holds_a_secret(desk: Desk) -> None:
-    person = Person(desk.port)
-    answer = person.open(desk.link())
-    (entered,) = answer.history
-    cookie = entered.headers["set-cookie"]
-    assert cookie.startswith(f"cdtl_desk_{desk.port}=")
-    for part in ("HttpOnly", "SameSite=strict", f"Path={desk.base}"):
-        assert part in cookie
-    assert "Domain" not in cookie
-    assert entered.headers["location"] == f"{desk.base}/"
-    for path in ("/", "/enter/x", "/desk.css", "/other/"):  # a port of another account learns nothing
-        assert "cookie" not in person.client.build_request("GET", f"http://127.0.0.1:{desk.port + 1}{path}").headers
-    assert "cookie" in person.client.build_request("GET", person.at("/")).headers
-    key, csrf = next(iter(person.client.cookies.values())), person.csrf
-    assert len(desk.base) > 20
-    assert len(key) >= 43
-    assert len(csrf) >= 43
-    assert key not in person.get("/").text
 
 
 @pytest.mark.attack("No foreign page acts at a desk", "forged Host: DNS rebinding")
@@ -322,11 +181,6 @@ def test_a_fault_is_a_sentence_and_a_crash_tells_nothing(
     assert "KeyError" not in crashed.text
 
 
-def test_a_link_holds_256_bits(desk: Desk) -> None:
-    page = Person(desk.port).get(desk.link())
-    assert len(value_of(page.text, "token")) * 6 >= 256
-
-
 @pytest.mark.attack("Other accounts cannot keep a person out of a desk", "silent, half a head, half a body")
 def test_programs_that_hold_connections_do_not_stop_the_desk(desk: Desk, person: Person, tries: Any) -> None:
     head = f"POST /enter HTTP/1.1\r\nHost: 127.0.0.1:{desk.port}\r\nOrigin: {person.origin}\r\n"
@@ -355,14 +209,3 @@ def test_a_form_that_takes_long_holds_up_no_other_form(desk: Desk, person: Perso
         book.end.set()
         slow.join(20)
     assert book.written == ["now"]
-
-
-def test_a_session_ends_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock of a sleeping machine: the monotonic one stands still, that of the time since boot goes on."""
-    doors, read = Doors(600.0), time.clock_gettime
-    key = str(doors.enter(doors.new_link()))
-    link = doors.new_link()
-    assert doors.session(key) is not None
-    monkeypatch.setattr(time, "clock_gettime", lambda which: read(which) + 3600 * (which == time.CLOCK_BOOTTIME))
-    assert doors.session(key) is None
-    assert doors.enter(link) == 0

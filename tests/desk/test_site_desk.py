@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cdtl_core.config import SimulationConfig, SiteConfig
 from cdtl_core.config.settings import load_site, save_toml
@@ -280,12 +278,7 @@ def test_no_foreign_text_reaches_a_page_unescaped(
     for number, text in enumerate((SCRIPT, "x\x1b[2J", "\u202e", '" onmouseover="x')):
         reason = {"refuse_name": text, "refuse_reason": text}
         person.send(f"/requests/{id}/refuse", csrf=person.csrf, **reason)
-        for path in (
-            *PAGES,
-            f"/requests/{id}",
-            f"/requests/{SCRIPT.replace('/', '')}",
-            f"/models/{number}{SCRIPT[:8]}",
-        ):
+        for path in (*PAGES, f"/requests/{id}", "/requests/<script>alert(1)<script>", f"/models/{number}<script>"):
             shown = person.get(path).text
             assert "<script>" not in shown, path
             assert ' onmouseover="' not in shown
@@ -303,33 +296,3 @@ def test_an_unknown_run_or_model_is_a_sentence(home: Path, person: Person) -> No
         assert person.send(f"/requests/nothing/{form}", csrf=csrf, **BY, **NO, **READ).status_code == 400
     assert not (home / "approvals").exists()
     assert not (home / "refused").exists()
-
-
-def test_the_images_are_checked_in_the_background(tmp_path: Path) -> None:
-    rng, images, home = np.random.default_rng(0), tmp_path / "images", tmp_path / "alba"
-    rows = ["file,label,patient_id"]
-    images.mkdir()
-    for number in range(12):
-        Image.fromarray(rng.integers(0, 255, (40, 40), dtype=np.uint8)).save(images / f"{number}.png")
-        rows.append(f"{number}.png,{'benign' if number % 2 else SCRIPT},p{number}")
-    (images / "manifest.csv").write_text("\n".join(rows) + "\n")
-    data = {"root": str(images), "manifest": "manifest.csv"}
-    save_toml(home / "site.toml", {"site": "alba", "modality": "ultrasound", "data": data})
-    with served(lambda port, doors: site_desk(home, port, doors)) as desk:
-        person = Person(desk.port)
-        person.open(desk.link())
-        assert person.get("/images/findings").url.path.endswith("/images")
-        person.fill("/images", "/images")
-        told = ""
-        for _ in range(600):
-            told = person.get("/images").text
-            if "data-live" not in told:
-                break
-        assert "12 images (12 readable) of 12 patients" in told
-        assert "few-patients" in told
-        assert "<script>" not in told.replace("<script src", "")
-        page = person.get("/images/findings")
-        assert page.headers["content-security-policy"].startswith(
-            "default-src 'none'; img-src data:; style-src 'sha256-"
-        )
-        assert "<script>" not in page.text

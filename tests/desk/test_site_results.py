@@ -1,4 +1,4 @@
-"""The site's desk after a run: models, reports, predictions of what a person uploads, logs and the privacy budget."""
+"""The site's desk: its images, and after a run models, reports, predictions of an upload, logs and the budget."""
 
 import struct
 import zlib
@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cdtl_core.config import SimulationConfig
+from cdtl_core.config.settings import save_toml
 from cdtl_core.desk.desk import Desk
 from cdtl_core.desk.site import site_desk
 from cdtl_core.privacy.ledger import Budget, commit, open_ledger, reserve
@@ -139,3 +142,33 @@ def test_a_damaged_log_is_seen(home: Path, person: Person, tiny: Tiny) -> None:
     log = home / "logs" / "approvals.jsonl"
     log.write_text(log.read_text().replace("reason 1", "reason 7"))
     assert "FAULTS" in person.get("/left").text
+
+
+def test_the_images_are_checked_in_the_background(tmp_path: Path) -> None:
+    rng, images, home = np.random.default_rng(0), tmp_path / "images", tmp_path / "alba"
+    rows = ["file,label,patient_id"]
+    images.mkdir()
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 255, (40, 40), dtype=np.uint8)).save(images / f"{number}.png")
+        rows.append(f"{number}.png,{'benign' if number % 2 else NASTY},p{number}")
+    (images / "manifest.csv").write_text("\n".join(rows) + "\n")
+    data = {"root": str(images), "manifest": "manifest.csv"}
+    save_toml(home / "site.toml", {"site": "alba", "modality": "ultrasound", "data": data})
+    with served(lambda port, doors: site_desk(home, port, doors)) as desk:
+        person = Person(desk.port)
+        person.open(desk.link())
+        assert person.get("/images/findings").url.path.endswith("/images")
+        person.fill("/images", "/images")
+        told = ""
+        for _ in range(600):
+            told = person.get("/images").text
+            if "data-live" not in told:
+                break
+        assert "12 images (12 readable) of 12 patients" in told
+        assert "few-patients" in told
+        assert "<script>" not in told.replace("<script src", "")
+        page = person.get("/images/findings")
+        assert page.headers["content-security-policy"].startswith(
+            "default-src 'none'; img-src data:; style-src 'sha256-"
+        )
+        assert "<script>" not in page.text

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -14,9 +13,6 @@ from pynetdicom import AE, build_context
 from cdtl_core.errors import ConfigError
 from cdtl_core.pacs.answers import bounded
 from cdtl_core.pacs.faults import PacsError
-from cdtl_core.pacs.pace import Pace, Stopped, Window
-from cdtl_core.pacs.pull import pull
-from cdtl_core.pacs.query import Asked, Query
 from cdtl_core.pacs.settings import DicomwebConfig, DimseConfig, PacsConfig, load_pacs
 from tests.conftest import Tries
 from tests.pacs.conftest import Cdtl, serve, table
@@ -220,38 +216,6 @@ def test_the_receiving_port_takes_nothing_else(tmp_path: Path, tries: Tries) -> 
         receiver.close()
 
 
-def test_a_window_crosses_midnight_and_waits_with_a_sentence() -> None:
-    window = Window.parse("20:00-06:00")
-    at = lambda hour, minute=0: datetime(2026, 1, 2, hour, minute)  # noqa: E731
-    assert [bool(window.opens_in(at(hour))) for hour in (19, 20, 23, 0, 5, 6)] == [
-        True,
-        False,
-        False,
-        False,
-        False,
-        True,
-    ]
-    assert window.opens_in(at(12)).total_seconds() == 8 * 3600
-    said: list[str] = []
-    pace = Pace(window="20:00-06:00", tell=said.append, now=lambda: at(19, 30))
-    pace.stop()
-    with pytest.raises(Stopped):
-        pace.begin()
-    assert said == ["Outside the time window: waiting until 20:00 (30 min)."]
-
-
-def test_studies_and_megabytes_per_minute_space_the_studies() -> None:
-    time = [0.0]
-    pace = Pace(studies_per_minute=60, mb_per_minute=60, clock=lambda: time[0])
-    waits: list[float] = []
-    pace.sleep = waits.append  # type: ignore[method-assign]
-    pace.begin()
-    pace.begin()
-    pace.count(3_000_000)
-    pace.begin()
-    assert [wait for wait in waits if wait] == [1.0, 5.0]
-
-
 def test_half_a_study_is_no_study_even_if_the_pacs_tells_no_numbers(
     web: Path, pacs: SmallPacs, tmp_path: Path, cdtl: Cdtl
 ) -> None:
@@ -297,29 +261,6 @@ def test_an_answer_without_bounds_is_refused(
         with pytest.raises(PacsError, match=sentence):
             list(bounded(answer) or answer.iter_content(64))
         tries.add()
-
-
-class _Clock:
-    """Night, until so many questions were asked; at noon the pull is ended by the sentence about the window."""
-
-    def __init__(self, pacs: SmallPacs, questions: int) -> None:
-        self.pacs, self.questions = pacs, questions
-        self.pace = Pace(window="20:00-06:00", tell=lambda _: self.pace.stop(), now=self.now)
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 2, 12 if len(self.pacs.asked) >= self.questions else 23)
-
-
-def test_nothing_is_asked_outside_the_window(web: Path, pacs: SmallPacs, tmp_path: Path) -> None:
-    own = load_pacs(web).model_copy(update={"downloads": 1})
-    unknown = [Asked(f"NONE{number}") for number in range(8)]
-    assert pull(own, tmp_path / "out", Query(), unknown, pace=_Clock(pacs, 3).pace).is_stopped
-    assert len(pacs.asked) == 3
-    pacs.asked.clear()
-    clock = _Clock(pacs, 2)
-    pacs.break_after, pacs.broken = 1, lambda _: True  # type: ignore[method-assign,assignment]
-    assert pull(own, tmp_path / "two", Query(), [Asked(known(0).accession)], pace=clock.pace).is_stopped
-    assert len(pacs.asked) == 2  # the question, and one transfer that broke
 
 
 def test_a_table_without_column_names_is_refused_without_its_numbers(web: Path, tmp_path: Path, cdtl: Cdtl) -> None:

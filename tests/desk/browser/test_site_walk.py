@@ -4,7 +4,8 @@ import html
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.persons import make_person_key
 from cdtl_core.deploy.refusing import refusals
 from cdtl_core.deploy.runs import stop_run
-from cdtl_core.system.processes import free_port
 from tests.conftest import Figures
 from tests.deploy.deployment import MODEL, Deployment
 from tests.deploy.joined import Make, Tiny, make
@@ -253,25 +253,11 @@ def _predict(tab: DeskTab, home: Path) -> None:
     assert tab.goto("/") == 401
 
 
-class _Foreign(BaseHTTPRequestHandler):
-    """A page of another origin that sends a form of the desk."""
-
-    page = b""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(self.page)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @contextmanager
-def _foreign(page: str) -> Iterator[str]:
-    handler = type("_Page", (_Foreign,), {"page": page.encode()})
-    with ThreadingHTTPServer(("127.0.0.1", free_port()), handler) as server:
+def _foreign(folder: Path, page: str) -> Iterator[str]:
+    """Serve a page of another origin."""
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -286,10 +272,10 @@ def _attack(walk: Walk, tab: DeskTab, figures: Figures) -> None:
     action = html.escape(f"{tab.origin}{tab.base}/requests/{id}/approve")
     fields = "".join(f'<input name="{name}" value="x">' for name in ("csrf", "approve_name", "approve_reason", "read"))
     form = f'<form method="post" action="{action}">{fields}</form>'
-    with _foreign(f"{form}<script>document.forms[0].submit()</script>") as url:
+    with _foreign(home.parent, f"{form}<script>document.forms[0].submit()</script>") as url:
         tab.do("goto", url=url)
         tab.wait("This form comes from another site")
-    with _foreign(f'<iframe src="{tab.origin}{tab.base}/"></iframe><p>loaded</p>') as url:
+    with _foreign(home.parent, f'<iframe src="{tab.origin}{tab.base}/"></iframe><p>loaded</p>') as url:
         tab.do("goto", url=url)
         assert tab.do("run", code="document.querySelector('iframe').contentDocument === null")
         code = f"fetch('{tab.origin}{tab.base}/', {{credentials: 'include'}}).then(() => 'read', () => 'refused')"
