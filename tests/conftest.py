@@ -1,6 +1,10 @@
 """Small federations of synthetic images, for tests that need one."""
 
+from __future__ import annotations
+
 import fcntl
+import functools
+import gc
 import hashlib
 import os
 import shutil
@@ -12,19 +16,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pytest
-from flwr.app import Message
 from hypothesis import settings
 
-from cdtl_core.cli.main import main
-from cdtl_core.config import SimulationConfig
-from cdtl_core.data.decode import reader
-from cdtl_core.results.report import Report
-from cdtl_core.simulation.inprocess import InProcessGrid
-from cdtl_core.simulation.simulate import simulate
-from tests.stub import STUB
+from tests.tables import figures, pytest_runtest_makereport, pytest_terminal_summary, tries
+
+if TYPE_CHECKING:  # pytest-xdist's first process runs no test: it begins seconds earlier without what tests need
+    from flwr.app import Message
+
+    from cdtl_core.config import SimulationConfig
+    from cdtl_core.results.report import Report
+
+__all__ = ["figures", "pytest_runtest_makereport", "pytest_terminal_summary", "tries"]
 
 os.fsync = lambda _: None  # no power is cut in a test, and each call costs some 5 ms
 
@@ -36,7 +41,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 TINY_RUN: dict[str, Any] = {
     "name": "tiny",
     "image": {"size": 32},
-    "model": {"backbone": STUB, "weights": "random"},
+    "model": {"backbone": "stub_net", "weights": "random"},
     "train": {"steps": 2, "batch_size": 4},
     "federation": {"rounds": 3},
     "blend": {"settle": 1},
@@ -48,41 +53,10 @@ TINY_SITES = [
 ]
 
 
-class Tries:
-    """Number of attempts of an attack, for the table of ``make attack``."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, count: int = 1) -> None:
-        """Count `count` more attempts."""
-        self.count += count
-
-
-_TRIES = pytest.StashKey[Tries]()
-
-
-@pytest.fixture
-def tries(request: pytest.FixtureRequest) -> Tries:
-    """The counter of this attack; a test without it counts as one attempt."""
-    counter = Tries()
-    request.node.stash[_TRIES] = counter
-    return counter
-
-
-Figures = Callable[[str, str], None]
-_FIGURE = "figure: "
-
-
-@pytest.fixture
-def figures(record_property: Callable[[str, object], None]) -> Figures:
-    """Call it with what was measured and its value; all are printed as one table at the end."""
-    return lambda what, value: record_property(_FIGURE + what, value)
-
-
 _LONGEST = {
-    "test_disk", "test_played_again", "test_database", "test_check", "test_compare", "test_coordinated", "test_exams",
-    "test_export", "test_federation", "test_imports", "test_private", "test_site_dialogue",
+    "test_audit", "test_check", "test_compare", "test_coordinated", "test_database", "test_disk", "test_exams",
+    "test_export", "test_federation", "test_filter_limits", "test_filter_outages", "test_imports",
+    "test_played_again", "test_plugins_deployed", "test_private", "test_program", "test_site_dialogue",
 }  # fmt: skip
 _OF_WHOLES = {
     "cli",
@@ -120,6 +94,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out rooms that hold no test of the wanted tier: what they import takes a second in each process."""
+    parts = collection_path.relative_to(config.rootpath).parts
+    is_whole = len(parts) == 2 and parts[0] == "tests" and parts[1] in _OF_WHOLES
+    return True if is_whole and "not integration" in config.option.markexpr else None
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded now stays: looking through it for garbage would take a tenth of the tests' time."""
+    import tests.stub  # noqa: F401 - timm knows the network by its name
+
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 _UNIT: list[str] = []
 """The unit test that runs now."""
 
@@ -136,8 +125,9 @@ sys.addaudithook(_no_process)
 def pytest_sessionfinish() -> None:
     """No test runs any more. Readers end by themselves, so that coverage counts what they ran."""
     _UNIT.clear()
-    for process in reader._idle:
-        process.communicate()
+    if reader := sys.modules.get("cdtl_core.data.decode.reader"):
+        for process in reader._idle:
+            process.communicate()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -154,54 +144,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
         return (yield)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Put an attack (``@pytest.mark.attack(PROPERTY, ATTACK)``) and its tries into the report.
-
-    Reports travel from the processes that run the tests to the one that prints the table.
-    """
-    report = yield
-    if mark := item.get_closest_marker("attack"):
-        counter = item.stash.get(_TRIES, None)
-        report.user_properties.append(("attack", [*mark.args, counter.count if counter else 1]))  # type: ignore[attr-defined]
-    return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures that tests measured, and the table of attacks."""
-    said = [one for report in _reports(terminalreporter) for one in report.user_properties]
-    if found := {what.removeprefix(_FIGURE): value for what, value in said if what.startswith(_FIGURE)}:
-        terminalreporter.section("figures")
-        width = max(map(len, found))
-        for what, value in found.items():
-            terminalreporter.write_line(f"{what:<{width}}  {value}")
-    _print_attacks(terminalreporter)
-
-
-def _print_attacks(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table: property, attack, tries, held; rows of one attack are added up."""
-    rows: dict[tuple[str, str], tuple[int, set[str]]] = {}
-    for report in _reports(terminalreporter):
-        for _, (name, attack, count) in (one for one in report.user_properties if one[0] == "attack"):
-            total, outcomes = rows.get((name, attack), (0, set()))
-            rows[name, attack] = (total + count, outcomes | {report.outcome})
-    if not rows:
-        return
-    widths = [max(len(key[i]) for key in rows) for i in (0, 1)]
-    terminalreporter.section("attacks")
-    for (name, attack), (count, outcomes) in sorted(rows.items()):
-        held = "BROKEN" if "failed" in outcomes else "skipped" if "skipped" in outcomes else "held"
-        terminalreporter.line(f"{name:{widths[0]}}  {attack:{widths[1]}}  {count:7d}  {held}")
-
-
-def _reports(terminalreporter: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
-    """Reports of tests, and of fixtures that failed or skipped a test."""
-    for kind in ("passed", "failed", "error", "skipped"):
-        for report in terminalreporter.stats.get(kind, []):
-            if isinstance(report, pytest.TestReport) and (report.when == "call" or report.outcome != "passed"):
-                yield report
-
-
 class Done(NamedTuple):
     """Result of a command."""
 
@@ -216,6 +158,8 @@ Cdtl = Callable[..., Done]
 @pytest.fixture
 def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cdtl:
     """Call the real `main` as the installed command does, in a folder of its own."""
+    from cdtl_core.cli.main import main
+
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Done:
@@ -230,9 +174,32 @@ def cdtl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     return call
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _phantoms_drawn_once() -> None:
+    """Sites of one form get the files that the first of them has drawn. Tests of the drawing import it before this."""
+    from cdtl_core.data.synthetic import writing
+
+    draw, known = writing.write_phantoms, dict[str, dict[Path, bytes]]()
+
+    @functools.wraps(draw)
+    def write(folder: Path, **form: Any) -> Path:
+        if repr(form) not in known:
+            manifest = draw(folder, **form)
+            files = sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest)
+            known[repr(form)] = {path.relative_to(folder): path.read_bytes() for path in (*files, manifest)}
+            return manifest
+        for path, content in known[repr(form)].items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        return folder / "manifest.csv"
+
+    writing.write_phantoms = write
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., SimulationConfig]:
     """Build a federation of three tiny sites; keyword arguments replace tables of the run."""
+    from cdtl_core.config import SimulationConfig
 
     def build(*, methods: tuple[str, ...] = ("cdtl",), sites: list[Any] = TINY_SITES, **run: Any) -> SimulationConfig:
         merged = {
@@ -255,7 +222,7 @@ class Run(NamedTuple):
         return Path(shutil.copytree(self.out, to))
 
 
-Played = Callable[[SimulationConfig], Run]
+Played: TypeAlias = "Callable[[SimulationConfig], Run]"
 
 
 def _written(folder: Path) -> str:
@@ -265,6 +232,9 @@ def _written(folder: Path) -> str:
 
 
 def _play(config: SimulationConfig, out: Path) -> Run:
+    from cdtl_core.simulation.inprocess import InProcessGrid
+    from cdtl_core.simulation.simulate import simulate
+
     messages, pull = [], InProcessGrid.pull_messages
 
     def listening(grid: InProcessGrid, ids: Iterable[str]) -> Iterable[Message]:

@@ -177,7 +177,7 @@ def build_classifier(
 def shared_classifier(
     config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
 ) -> Classifier:
-    """Return the network of an architecture, one per process: whoever needs its weights first overwrites all of them.
+    """Return the network of an architecture, one per process: a caller first overwrites all its weights.
 
     Arguments and errors as of `build_classifier`.
     """

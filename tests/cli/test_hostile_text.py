@@ -29,7 +29,8 @@ from cdtl_core.system.durable import replace_json
 from cdtl_core.system.foreign import get_logger, is_plain, shown, visible
 from cdtl_core.system.progress import report
 from cdtl_core.system.templates import page_environment, text_environment
-from tests.conftest import Cdtl, Tries
+from tests.conftest import Cdtl
+from tests.tables import Tries
 
 FORGED = "The code is the same as the cdtl installed here, byte for byte."
 HOSTILE = [

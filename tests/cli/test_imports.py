@@ -19,6 +19,7 @@ from cdtl_core.deploy.request import make_request, save_request
 from cdtl_core.privacy.ledger import Budget, commit, open_ledger, reserve
 from tests.deploy.desk import with_initial_weights
 
+RUN = RunConfig.model_validate({"image": {"size": 32}, "model": {"backbone": "test_efficientnet", "weights": "random"}})
 TRAINS = ("torch._dynamo", "opacus", "sklearn", "matplotlib", "ray", "onnx", "scipy.stats", "pydicom")
 PACS = ("dicomweb_client", "pynetdicom", "highdicom", "requests")
 TENSORS = (*TRAINS, "torch", "torchvision", "timm", "flwr", "grpc", "httpx", "starlette", "scipy.optimize")
@@ -123,7 +124,7 @@ def test_a_command_loads_nothing_heavy_that_it_does_not_need(folder: Path, famil
         assert reservation is not None
         commit(folder / "alba" / "privacy", reservation, 12)
     if family == "approve":
-        save_request(folder / "request.json", make_request(with_initial_weights(RunConfig()), "0" * 64))
+        save_request(folder / "request.json", make_request(with_initial_weights(RUN), "0" * 64))
     _play(folder, *FAMILIES[family])
     shutil.rmtree(folder)
 

@@ -8,10 +8,10 @@ import pytest
 from cdtl_core.deploy.enrolment import Enrolment, make_enrolment
 from cdtl_core.deploy.keys import load_key, make_key
 from cdtl_core.federation.contract import ModalityContract
-from tests.conftest import Figures
 from tests.deploy.border import border
 from tests.deploy.desk import desk, open_desk
 from tests.deploy.entrance import coordinator, enrolled, north
+from tests.tables import Figures
 
 __all__ = ["Figures", "border", "coordinator", "desk", "enrolled", "north", "open_desk"]
 

@@ -11,7 +11,7 @@ from starlette.types import Message
 from cdtl_core.deploy.access_log import AccessLog, LoggedApp
 from cdtl_core.deploy.seen import SeenSites, last_seen
 from cdtl_core.errors import ConfigError
-from tests.conftest import Tries
+from tests.tables import Tries
 
 
 def scope() -> dict[str, Any]:

@@ -13,8 +13,8 @@ from cdtl_core.deploy.link import NODE_FOLDERS
 from cdtl_core.deploy.sandbox import sandbox_fault
 from cdtl_core.deploy.separation import noted_separation
 from cdtl_core.deploy.status import node_status, site_status
-from tests.conftest import Tries
 from tests.deploy.deployment import MODEL, Deployment
+from tests.tables import Tries
 
 pytestmark = [
     pytest.mark.slow,

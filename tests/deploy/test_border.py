@@ -21,8 +21,8 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_utils import iterate_object_tree  # type: ignore[attr-defined]
 
-from tests.conftest import Tries
 from tests.deploy.border import BUNDLE, LIMIT, SIZE, Border, built, objects_of, update
+from tests.tables import Tries
 
 OWN = "a site speaks only for itself"
 QUOTA = "bytes per site and round are bounded"

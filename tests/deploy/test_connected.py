@@ -13,8 +13,8 @@ from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.service import running_service
 from cdtl_core.deploy.status import coordinator_status, site_status
 from cdtl_core.system.durable import replace_json
-from tests.conftest import Tries
 from tests.deploy.entrance import Coordinator, Enrol
+from tests.tables import Tries
 
 PROPERTY = "connected means that a message went through"
 

@@ -15,8 +15,8 @@ from cdtl_core.config import SimulationConfig
 from cdtl_core.deploy.database import DATABASE, NODES, database_fault, note_started, prepare_database
 from cdtl_core.deploy.status import coordinator_status
 from cdtl_core.system.foreign import read_json
-from tests.conftest import Tries
 from tests.deploy.deployment import MODEL, Deployment
+from tests.tables import Tries
 
 Tiny = Callable[..., SimulationConfig]
 PROPERTY = "Flower's database is disposable"

@@ -17,7 +17,7 @@ from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract, label_hash
 from cdtl_core.federation.egress import EgressManifest, egress_manifest
 from cdtl_core.federation.egress_check import Own
-from tests.conftest import Tries
+from tests.tables import Tries
 
 MODEL = {"backbone": "test_efficientnet", "weights": "random"}
 PLAIN = RunConfig.model_validate({"image": {"size": 32}, "model": MODEL, "federation": {"rounds": 2}})

@@ -15,12 +15,12 @@ from cdtl_core.data.listing.folders import rows_of
 from cdtl_core.data.synthetic.writing import write_phantoms
 from cdtl_core.deploy.invitation import load_invitation, make_invitation, save_invitation
 from cdtl_core.deploy.keys import spoken_end
-from tests.conftest import Figures
 from tests.deploy.afternoon import Afternoon
 from tests.deploy.deployment import MODEL
 from tests.deploy.joined import Make, Tiny, make
 from tests.pacs.orthanc import PROGRAM, Orthanc
 from tests.pacs.studies import image, known
+from tests.tables import Figures
 
 __all__ = ["make"]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM.exists(), reason="Orthanc is not installed: make pacs")]

@@ -16,9 +16,9 @@ import pytest
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.deploy.status import coordinator_status, site_status
-from tests.conftest import Tries
 from tests.deploy.conftest import Figures
 from tests.deploy.deployment import MODEL, Deployment
+from tests.tables import Tries
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., SimulationConfig]

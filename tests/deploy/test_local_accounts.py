@@ -17,8 +17,9 @@ from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.deploy.systemd import unit_text
 from cdtl_core.system.isolation import isolation_fault
 from cdtl_core.system.processes import free_port
-from tests.conftest import Cdtl, Tries
+from tests.conftest import Cdtl
 from tests.deploy.deployment import MODEL, Deployment
+from tests.tables import Tries
 
 Tiny = Callable[..., SimulationConfig]
 STRANGER = 65534

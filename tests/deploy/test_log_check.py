@@ -13,7 +13,8 @@ import pytest
 from cdtl_core.deploy.log_check import Checked, check_log
 from cdtl_core.deploy.records import server_logs, site_logs
 from cdtl_core.system.chained import ChainedLog, Head, LogFiles, parse_line, read_head
-from tests.conftest import Cdtl, Tries
+from tests.conftest import Cdtl
+from tests.tables import Tries
 
 
 def files_in(folder: Path, *, name: str = "egress.jsonl", max_bytes: int = 600, kept: int = 3) -> LogFiles:

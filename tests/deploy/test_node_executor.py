@@ -11,8 +11,8 @@ import pytest
 
 from cdtl_core.deploy import node_executor, node_supernode
 from cdtl_core.deploy.sandbox import Place, enclosed
-from tests.conftest import Tries
 from tests.deploy.test_sandbox import needs_sandbox, place
+from tests.tables import Tries
 
 __all__ = ["place"]
 

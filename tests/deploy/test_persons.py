@@ -18,8 +18,8 @@ from cdtl_core.deploy.persons import Signer, load_signer, make_person_key
 from cdtl_core.deploy.refusing import refusals, refuse
 from cdtl_core.deploy.request import ApprovalRequest, make_request, request_id
 from cdtl_core.errors import CdtlError, CheckpointError, ConfigError, PrivacyError
-from tests.conftest import Tries
 from tests.deploy.desk import with_initial_weights
+from tests.tables import Tries
 
 Tiny = Callable[..., SimulationConfig]
 CODE = "a" * 64

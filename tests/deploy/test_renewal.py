@@ -32,8 +32,9 @@ from cdtl_core.deploy.renewal import load_renewal, save_renewal
 from cdtl_core.deploy.renewing import RENEWAL_FILE, adopt_key, finish_adoption, is_renewing, request_renewal
 from cdtl_core.deploy.server_config import ServerConfig
 from cdtl_core.errors import CdtlError, FederationError
-from tests.conftest import Cdtl, Tries
+from tests.conftest import Cdtl
 from tests.deploy.entrance import FORMER, NODE, Coordinator, pull
+from tests.tables import Tries
 
 Tiny = Callable[..., SimulationConfig]
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -20,7 +20,7 @@ from cdtl_core.deploy.link import COPIED, NODE_FOLDERS, Link
 from cdtl_core.deploy.sandbox import Place, enclosed, readable_folders, sandbox_fault
 from cdtl_core.deploy.seccomp import program
 from cdtl_core.errors import ConfigError
-from tests.conftest import Tries
+from tests.tables import Tries
 
 HOSTILE = Path(__file__).with_name("hostile_code.py")
 CHECKOUT = Path(__file__).parents[2]

@@ -19,10 +19,10 @@ from cdtl_core.deploy.link_client import LinkClient
 from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.unit import Unit
 from cdtl_core.system.processes import ProcessGroup
-from tests.conftest import Tries
 from tests.deploy.entrance import Coordinator, Enrol, pull, running
 from tests.deploy.loopback import eventually
 from tests.deploy.test_gateway_limits import answer_of, secured
+from tests.tables import Tries
 
 ALIVE = "the gateway survives strangers"
 HEAD = "a request's head causes no fault"

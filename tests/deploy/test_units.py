@@ -15,7 +15,7 @@ import pytest
 
 from cdtl_core.deploy.link import LINK, NODE_FOLDERS, NODE_KEY, SOCKET, Link
 from cdtl_core.deploy.systemd import filter_unit, node_unit, unit_text
-from tests.conftest import Tries
+from tests.tables import Tries
 
 HOME = Path("/srv/north")
 

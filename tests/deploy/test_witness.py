@@ -11,8 +11,8 @@ from cdtl_core.deploy.egress_filter.refusals import HELD_BACK
 from cdtl_core.deploy.egress_filter.witness import LedgerWitness
 from cdtl_core.federation.egress import EgressManifest
 from cdtl_core.privacy.ledger import Budget, commit, open_ledger, reserve
-from tests.conftest import Tries
 from tests.deploy.desk import BUNDLE, Desk, Node, error_of, honest
+from tests.tables import Tries
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of Flower's SuperLink app
 PRIVATE: dict[str, Any] = {"dp.enabled": True, "model.levels": "[2, 3]", "model.dropout": 0.0}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cdtl_core.errors import CdtlError
-from tests.conftest import Tries
 from tests.faults.disk import EIO, ENOSPC, Disk
+from tests.tables import Tries
 
 WAYS = ((ENOSPC, False), (EIO, False), (ENOSPC, True), (EIO, True))
 PROPERTY = "nothing is lost on a full disk"

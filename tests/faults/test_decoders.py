@@ -11,9 +11,9 @@ from cdtl_core.data.source import rows_of_manifest
 from cdtl_core.errors import DataError
 from cdtl_core.federation.packing import numbers_of
 from cdtl_core.system.shipped import bundle_root
-from tests.conftest import Tries
 from tests.faults.decoders import Decoder, decoders, numpy_files
 from tests.faults.fuzz import OUTCOMES, attempt, bounded, peak_mb, run
+from tests.tables import Tries
 
 CODE = ("cdtl_core", "server", "client", "simulations")
 

@@ -18,9 +18,10 @@ import pytest
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.privacy.ledger_file import read_ledger
-from tests.conftest import TINY_SITES, Tries
+from tests.conftest import TINY_SITES
 from tests.faults.disk import EIO, ENOSPC, Call, Disk
 from tests.faults.rig import Fault, finished, play, said
+from tests.tables import Tries
 
 pytestmark = pytest.mark.slow
 Tiny = Callable[..., SimulationConfig]

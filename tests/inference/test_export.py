@@ -200,7 +200,7 @@ def test_another_schema_is_refused_with_a_sentence(folder: Path) -> None:
 @pytest.mark.parametrize(
     "pooling",
     [
-        pytest.param(one, marks=[] if one in {"mean", "attention"} else [pytest.mark.slow, pytest.mark.ci])
+        pytest.param(one, marks=[] if one == "attention" else [pytest.mark.slow, pytest.mark.ci])
         for one in get_args(Pooling)
     ],
 )

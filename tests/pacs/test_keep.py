@@ -21,8 +21,8 @@ from pydicom.tag import Tag
 from cdtl_core.data.decode.dicom import read_dicom
 from cdtl_core.pacs.faults import PacsError, quiet_libraries
 from cdtl_core.pacs.keep import Keeper, LeftOutError, kept_keywords
-from tests.conftest import Tries
 from tests.pacs.studies import encoded, image
+from tests.tables import Tries
 
 KEY = bytes(range(32))
 PLANTED = "ZEBRA4711"

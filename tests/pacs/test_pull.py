@@ -10,11 +10,11 @@ import pytest
 
 from cdtl_core.deploy.log_check import check_log
 from cdtl_core.pacs.journal import log_files
-from tests.conftest import Tries
 from tests.deploy.loopback import write_certificates
 from tests.pacs.conftest import STUDIES, Cdtl, left, serve, table
 from tests.pacs.peers import SmallPacs
 from tests.pacs.studies import image, known
+from tests.tables import Tries
 
 
 def rows(out: Path) -> list[dict[str, str]]:

@@ -10,10 +10,11 @@ import pytest
 from pydicom import uid
 
 from cdtl_core.config import SimulationConfig
-from tests.conftest import Played, Tries
+from tests.conftest import Played
 from tests.pacs.conftest import Cdtl
 from tests.pacs.peers import SmallPacs
 from tests.pacs.studies import image, known
+from tests.tables import Tries
 
 SITES = [
     {"site": "alba", "modality": "ultrasound", "data": {"phantom": {"patients": 16, "seed": 1, "images": 3}}},

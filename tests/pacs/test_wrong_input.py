@@ -14,10 +14,10 @@ from cdtl_core.errors import ConfigError
 from cdtl_core.pacs.answers import bounded
 from cdtl_core.pacs.faults import PacsError
 from cdtl_core.pacs.settings import DicomwebConfig, DimseConfig, PacsConfig, load_pacs
-from tests.conftest import Tries
 from tests.pacs.conftest import Cdtl, serve, table
 from tests.pacs.peers import SmallPacs
 from tests.pacs.studies import image, known
+from tests.tables import Tries
 
 WEB = 'protocol = "dicomweb"\n[dicomweb]\nurl = "https://pacs.example.org/dicom-web"\n'
 MOVE = 'protocol = "c-move"\n[dimse]\nhost = "h"\nport = 1\nae_title = "P"\nreceive_port = 2\n'

@@ -23,7 +23,7 @@ from cdtl_core.privacy.clipping import Clipping, check_lengths
 from cdtl_core.privacy.mechanism import Grant, Mechanism
 from cdtl_core.privacy.partial import fit_part
 from cdtl_core.simulation.audit.faults import OneSequence
-from tests.conftest import Tries
+from tests.tables import Tries
 
 CPU, LR = torch.device("cpu"), 1e4
 """So long a step that rounding the new weights to float32 loses nothing of the gradient."""

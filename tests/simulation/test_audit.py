@@ -19,7 +19,7 @@ from cdtl_core.simulation.audit.faults import Fault, granted
 from cdtl_core.simulation.audit.neighbours import STEP_CLAIM, distinguish
 from cdtl_core.simulation.audit.run import audit, audit_membership, audited_terms, phantom_config, phantom_site
 from cdtl_core.system.shipped import find_config
-from tests.conftest import Tries
+from tests.tables import Tries
 
 
 def small() -> RunConfig:

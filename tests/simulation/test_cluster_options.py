@@ -14,8 +14,9 @@ import pytest
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.simulation.cell import open_sites
 from cdtl_core.simulation.cluster.nodes import Demand, fault_here, versions
-from tests.conftest import Cdtl, Tries
+from tests.conftest import Cdtl
 from tests.simulation.test_compare import STUDY, TINY
+from tests.tables import Tries
 
 
 @pytest.fixture(autouse=True)

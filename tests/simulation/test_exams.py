@@ -90,10 +90,9 @@ def test_with_one_image_in_each_exam_a_run_has_the_bits_of_images(
 
 @pytest.fixture(params=[
                     ("max", True),
-                    ("attention", True),
                     ("attention", False),
                     *(pytest.param(one, marks=[pytest.mark.slow, pytest.mark.ci])
-                      for one in (("mean", True), ("lse", True), ("mean", False))),
+                      for one in (("mean", True), ("lse", True), ("attention", True), ("mean", False))),
                 ],
                 ids=lambda one: f"{one[0]}-{'heads' if one[1] else 'networks'}")  # fmt: skip
 def mixed(request: pytest.FixtureRequest, tiny: Tiny, played: Played) -> tuple[Run, SimulationConfig]:

@@ -10,8 +10,8 @@ from cdtl_core.config import RunConfig
 from cdtl_core.config.schema import inside
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.site import session
-from tests.conftest import Tries
 from tests.faults.fuzz import tree_of
+from tests.tables import Tries
 
 RUN = RunConfig.model_validate({"name": "study"})
 WAYS = (

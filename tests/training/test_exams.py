@@ -22,6 +22,7 @@ from cdtl_core.training.saliency import grad_cam
 from cdtl_core.training.scoring import embed, score, weigh
 from cdtl_core.training.train import fit
 from cdtl_core.training.views import Views
+from tests.stub import STUB
 
 CPU = torch.device("cpu")
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -42,7 +43,7 @@ def exams(lengths: list[int], seed: int = 0) -> Fold:
 
 def network(pooling: Pooling, **more: object) -> Classifier:
     torch.manual_seed(0)
-    config = {"backbone": "test_efficientnet", "weights": "random", "pooling": pooling, **more}
+    config = {"backbone": STUB, "weights": "random", "pooling": pooling, **more}
     return build_classifier(ModelConfig.model_validate(config), 2, 32)
 
 
@@ -176,7 +177,7 @@ def test_with_one_image_in_each_exam_training_and_scores_have_the_bits_of_images
 def test_a_head_on_cached_features_of_exams_takes_the_steps_of_autograd(pooling: Pooling) -> None:
     rng = np.random.default_rng(0)
     config = ModelConfig.model_validate(
-        {"backbone": "test_resnet", "weights": "random", "levels": (2, 3), "dropout": 0.2, "pooling": pooling}
+        {"backbone": STUB, "weights": "random", "levels": (2, 3), "dropout": 0.2, "pooling": pooling}
     )
     whole = build_classifier(config, 2, 32)
     lengths = rng.integers(1, 6, size=20)

@@ -11,10 +11,10 @@ from cdtl_core.deploy.enrolling import enrol_site, make_site
 from cdtl_core.deploy.invitation import load_invitation
 from cdtl_core.deploy.keys import spoken_end
 from cdtl_core.deploy.members import members
-from tests.conftest import Figures
 from tests.deploy.deployment import MODEL, Deployment
 from tests.deploy.joined import Make, Tiny, make
 from tests.desk.browser.chromium import MARKS, Browser, DeskTab
+from tests.tables import Figures
 
 __all__ = ["make"]
 pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

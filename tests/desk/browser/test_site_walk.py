@@ -23,10 +23,10 @@ from cdtl_core.deploy.members import admit
 from cdtl_core.deploy.persons import make_person_key
 from cdtl_core.deploy.refusing import refusals
 from cdtl_core.deploy.runs import stop_run
-from tests.conftest import Figures
 from tests.deploy.deployment import MODEL, Deployment
 from tests.deploy.joined import Make, Tiny, make
 from tests.desk.browser.chromium import MARKS, Browser, DeskTab
+from tests.tables import Figures
 
 __all__ = ["make"]
 pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
