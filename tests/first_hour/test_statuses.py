@@ -188,6 +188,7 @@ def interrupt_in(function: str) -> None:
 
 
 @pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Ctrl-C between an open file and its `with`
 def test_ctrl_c_of_server_run_leaves_the_run_to_the_coordinator(cdtl: Cdtl, tmp_path: Path) -> None:
     assert cdtl("server", "init", "office", "--name", "localhost").code == 0
     join(cdtl, "alba", "ultrasound")

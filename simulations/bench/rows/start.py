@@ -60,7 +60,12 @@ def _approve(session: Session) -> Measured:
     }
     found = alternate(arms, session.runs, warm=True)
     note = f"importing torch alone takes {middle(found['torch']):.2f} s"
-    return Measured(middle(found["approve"]), note, found, "torch and timm are imported, the network is built twice")
+    return Measured(
+        middle(found["approve"]),
+        note,
+        found,
+        "torch and timm are imported, the network and its initial weights are built",
+    )
 
 
 def _torch(_session: Session) -> Measured:
