@@ -1,9 +1,6 @@
 """`cdtl site approve`, `refuse` and `approver`: decisions about runs, and keys of approvers."""
 
-import gc
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,17 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["approve", "approver", "refuse"]
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Look for no garbage inside the block: importing torch makes a million objects that stay."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@_without_collector()
 def approve(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")],
     what: Annotated[str, typer.Argument(metavar="RUN|REQUEST", help="request.json, or a waiting run by name or id.")],

@@ -32,7 +32,7 @@ from cdtl_core.federation.preflight import check_plan
 from cdtl_core.federation.round import RoundReport, close_round
 from cdtl_core.federation.screening import Screening, miss, open_screening, refuse, screen
 from cdtl_core.federation.state import CoordinatorState, Member, is_quarantined, join, order_for, start
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.progress import report
 

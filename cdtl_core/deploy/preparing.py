@@ -16,7 +16,7 @@ from cdtl_core.errors import CheckpointError, ConfigError, FederationError
 from cdtl_core.federation.contract import label_hash, most_patients
 from cdtl_core.federation.preflight import Candidate, check_network, check_run
 from cdtl_core.federation.state import Member
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.weights import Weights, weights_hash
 from cdtl_core.system.durable import replace_bytes
 

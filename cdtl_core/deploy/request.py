@@ -96,7 +96,7 @@ def check_initial_weights(config: RunConfig) -> None:
         ModelError: The backbone is unknown.
         PrivacyError: They differ.
     """
-    from cdtl_core.models.model import build_initial_weights
+    from cdtl_core.models.initial_weights import build_initial_weights
     from cdtl_core.models.weights import weights_hash
 
     if why_unchecked(config):

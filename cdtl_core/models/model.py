@@ -4,16 +4,15 @@ import copy
 import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from cdtl_core.config import NAMED_WEIGHTS, ModelConfig, RunConfig
+from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError, ModelError
-from cdtl_core.models.backbones import Backbone, build_backbone, load_initial_weights
+from cdtl_core.models.backbones import Backbone, build_backbone
 from cdtl_core.models.draws import PatientDropout
 from cdtl_core.models.end import Adapter, Centre, End
 from cdtl_core.models.exams import Batch, Exams, pooling_of
@@ -21,10 +20,9 @@ from cdtl_core.models.libraries import torchvision
 from cdtl_core.models.lora import add_lora, is_lora, is_lora_b
 from cdtl_core.models.pooling import pooled
 from cdtl_core.models.stages import NORMS, freeze_norms, level_modules, skip_stages, stages_of, tensors_of_stages
-from cdtl_core.models.weights import Weights, check_finite
 
 __all__ = ["OF_HEAD", "Classifier", "Parts", "build_classifier", "build_feature_classifier"]
-__all__ += ["build_initial_weights", "frozen_stages", "parts_of", "set_training", "shared_classifier"]
+__all__ += ["frozen_stages", "parts_of", "set_training", "shared_classifier"]
 
 OF_HEAD = ("head.", "pooling.")
 """Beginnings of the names of tensors that are shared or local as the head is: the head, and attention over images."""
@@ -177,9 +175,9 @@ def build_classifier(
 def shared_classifier(
     config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
 ) -> Classifier:
-    """Return the network of an architecture, one per process: a caller first overwrites all its weights.
+    """Return the network of an architecture, one per process, for its structure: its weights are those of the last use.
 
-    Arguments and errors as of `build_classifier`.
+    Load all weights before you use them. Arguments and errors as of `build_classifier`.
     """
     return _shared(config, num_classes, image_size, frozen_norms)
 
@@ -198,51 +196,6 @@ def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifi
     stages = [_KeptStage() for _ in stages_of(whole.backbone)]
     found = Backbone(nn.Sequential(*stages), whole.head.in_features, whole.mean, whole.std)
     return Classifier(config, whole.head.out_features, found, None)
-
-
-def build_initial_weights(config: ModelConfig, seed: int, image_size: int, *, folder: Path = Path()) -> Weights:
-    """Return the initial weights of a federation: all floating-point tensors of backbone and adapter.
-
-    A run asks for them twice, so the last ones are kept: do not write to them.
-
-    Args:
-        config: The network; its ``weights`` may be a file, relative to `folder`.
-        seed: Of random weights.
-        image_size: In pixels.
-        folder: By default the working folder.
-
-    Raises:
-        ModelError: The backbone is unknown, or its weights can't be had or are not finite.
-    """
-    if config.weights in NAMED_WEIGHTS:
-        return dict(_named_weights(config, seed, image_size))
-    return _initial_weights(config, seed, image_size, str(folder / Path(config.weights).expanduser()))
-
-
-@functools.lru_cache(maxsize=1)
-def _named_weights(config: ModelConfig, seed: int, image_size: int) -> Weights:
-    return _initial_weights(config, seed, image_size, config.weights)
-
-
-def _initial_weights(config: ModelConfig, seed: int, image_size: int, source: str) -> Weights:
-    """Build them; arguments as of `build_initial_weights`, and a name or a file of weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = build_backbone(config.backbone, image_size)
-        load_initial_weights(backbone, config.backbone, source, image_size)
-        if config.lora:
-            add_lora(backbone.module, config.lora)
-        state = backbone.module.state_dict()
-        whole = Classifier(config, 2, backbone, image_size) if config.adapter else None
-    initial_weights = {
-        f"backbone.{name}": value.detach().clone() for name, value in state.items() if value.is_floating_point()
-    }
-    if whole is not None:
-        initial_weights |= {
-            f"adapter.{name}": value.detach().clone() for name, value in whole.adapter.state_dict().items()
-        }
-    check_finite(initial_weights, "initial_weights")
-    return initial_weights
 
 
 def frozen_stages(model: Classifier, config: RunConfig) -> int:

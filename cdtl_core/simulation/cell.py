@@ -15,7 +15,7 @@ from cdtl_core.config.folders import RunFolder
 from cdtl_core.data.cohort import Cohort
 from cdtl_core.federation.evidence import on_features
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.weights import Weights
 from cdtl_core.results.comparison import Donors
 from cdtl_core.simulation.arms import Arm, arm_of

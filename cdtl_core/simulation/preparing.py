@@ -11,7 +11,7 @@ from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import CheckpointError, ConfigError, DataError
 from cdtl_core.federation.site import Site
 from cdtl_core.metrics.summary import load_metrics
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.results.comparison import LeftOut
 from cdtl_core.simulation.arms import arm_of
 from cdtl_core.simulation.cell import CELLS, cut_of, open_sites, party_of

@@ -22,7 +22,7 @@ from cdtl_core.federation.state import Member
 from cdtl_core.federation.transfer import retention_of, transfer_of
 from cdtl_core.inference.likeness import STATISTICS_FILE
 from cdtl_core.metrics.summary import load_metrics
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.weights import weights_hash
 from cdtl_core.results.card import CARD_FILE, CARD_TEXT, load_card, save_card
 from cdtl_core.results.report import Report, save_report

@@ -47,7 +47,7 @@ def prepare(job: Job, folder: Path) -> Path:
     import torch
 
     from cdtl_core.data.synthetic.writing import write_phantoms
-    from cdtl_core.models.model import build_initial_weights
+    from cdtl_core.models.initial_weights import build_initial_weights
     from cdtl_core.site.home import open_site
 
     tables = []

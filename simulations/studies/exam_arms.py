@@ -21,7 +21,7 @@ from cdtl_core.data.split import Split
 from cdtl_core.federation.finish import candidate, finish_one
 from cdtl_core.federation.site import OwnModel, train_own
 from cdtl_core.metrics.metrics import auroc, weighted_auroc
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.results.scores import scores_of
 from cdtl_core.site.home import open_site
 

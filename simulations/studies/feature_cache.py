@@ -24,7 +24,8 @@ from cdtl_core.config import RunConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import load_simulation, save_toml
 from cdtl_core.data.cohort import Fold
-from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
+from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.weights import load_into
 from cdtl_core.system.shipped import find_config
 from cdtl_core.training.inputs import entry_of, plain_inputs

@@ -30,7 +30,7 @@ from cdtl_core.federation.screening import norm_of, running_median
 from cdtl_core.federation.site import Site, SiteMemory, SiteUpdate, run_round
 from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
 from cdtl_core.metrics.metrics import auroc
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.site.home import open_site
 from cdtl_core.training.scoring import score

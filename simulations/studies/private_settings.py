@@ -25,7 +25,8 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.data.manifest import Case, read_manifest
 from cdtl_core.data.pixels import load_pixels
 from cdtl_core.metrics.metrics import auroc
-from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
+from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.weights import load_into, take
 from cdtl_core.privacy.accounting import plan_noise
 from cdtl_core.privacy.mechanism import Grant, Mechanism, without_noise

@@ -22,7 +22,8 @@ from cdtl_core.data.cohort import Fold
 from cdtl_core.data.decode.read import fit_square, read_image
 from cdtl_core.data.source import rows_of_manifest
 from cdtl_core.inference.likeness import Likeness, gauge_of, has_colour, measure
-from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
+from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.weights import load_into
 from cdtl_core.training.device import CPU
 from cdtl_core.training.scoring import embed

@@ -20,7 +20,7 @@ from cdtl_core.privacy.ledger import Budget, commit, open_ledger, reserve
 from tests.deploy.desk import with_initial_weights
 
 RUN = RunConfig.model_validate({"image": {"size": 32}, "model": {"backbone": "test_efficientnet", "weights": "random"}})
-TRAINS = ("torch._dynamo", "opacus", "sklearn", "matplotlib", "ray", "onnx", "scipy.stats", "pydicom")
+TRAINS = ("torch._dynamo", "opacus", "sklearn", "matplotlib", "ray", "onnx", "torch.onnx", "scipy.stats", "pydicom")
 PACS = ("dicomweb_client", "pynetdicom", "highdicom", "requests")
 TENSORS = (*TRAINS, "torch", "torchvision", "timm", "flwr", "grpc", "httpx", "starlette", "scipy.optimize")
 FAST = (*TENSORS, "scipy.integrate", "scipy.sparse", "scipy.signal", "numpy.f2py", "numpy.testing")

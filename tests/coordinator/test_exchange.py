@@ -17,7 +17,7 @@ from cdtl_core.coordinator.membership import gather_sites, open_membership, quor
 from cdtl_core.coordinator.run import begin, finish_run, play_round
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.state import Member
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.site.app import app as client_app
 from tests.conftest import Played

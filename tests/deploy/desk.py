@@ -41,7 +41,7 @@ from cdtl_core.deploy.link import NODE_KEY, SOCKET, Link
 from cdtl_core.deploy.node_main import open_way
 from cdtl_core.deploy.request import make_request
 from cdtl_core.federation.egress import EgressManifest
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.weights import weights_hash
 from cdtl_core.system.durable import replace_bytes
 from tests.deploy.loopback import Coordinator, eventually, free_port, served, write_certificates

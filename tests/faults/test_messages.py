@@ -15,7 +15,7 @@ from cdtl_core.coordinator.exchange import Exchange
 from cdtl_core.coordinator.membership import gather_sites, open_membership
 from cdtl_core.coordinator.run import begin, play_round
 from cdtl_core.federation.packing import pack
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.site.app import app as client_app
 from tests.faults.rig import Fault, cut_after, finished, play, said

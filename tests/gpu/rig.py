@@ -12,7 +12,8 @@ from cdtl_core.config import (
     TrainConfig,
 )
 from cdtl_core.data.cohort import Fold
-from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
+from cdtl_core.models.model import Classifier, build_classifier
 from cdtl_core.models.weights import load_into
 from cdtl_core.training.device import Hardware, Where
 from cdtl_core.training.train import fit

@@ -6,8 +6,9 @@ from torch import nn
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.lora import LoraLinear, is_lora, is_lora_b, merge_lora
-from cdtl_core.models.model import Classifier, build_classifier, build_initial_weights, parts_of, set_training
+from cdtl_core.models.model import Classifier, build_classifier, parts_of, set_training
 
 DINOV2 = "vit_small_patch14_dinov2"
 

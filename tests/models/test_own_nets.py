@@ -10,8 +10,9 @@ from torch import nn
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
 from cdtl_core.models.backbones import build_backbone
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.lite0_levels import Lite0Levels
-from cdtl_core.models.model import build_classifier, build_initial_weights, parts_of, set_training
+from cdtl_core.models.model import build_classifier, parts_of, set_training
 from cdtl_core.models.own_nets import OWN, STAGES
 from cdtl_core.models.stages import NORMS, check_division, stages_of
 from cdtl_core.models.unet import DeepUNet, PlainCNN, UNet

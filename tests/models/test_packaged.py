@@ -15,7 +15,7 @@ from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
 from cdtl_core.models import packaged
 from cdtl_core.models.backbones import is_pretrained_here
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.stages import check_division
 
 DINOV2, LITE2 = "vit_small_patch14_dinov2", "tf_efficientnet_lite2"

@@ -18,7 +18,7 @@ from cdtl_core.cli.cells import time_left
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.federation.evidence import on_features
 from cdtl_core.metrics.metrics import auroc
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.simulation.arms import arm_of
 from cdtl_core.simulation.cell import open_sites, scores_of
 from cdtl_core.simulation.folds import scarce_site

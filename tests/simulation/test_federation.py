@@ -19,7 +19,7 @@ from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.round import step
 from cdtl_core.federation.site import SiteMemory, run_round
 from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.weights import load_weights
 from cdtl_core.simulation.cell import open_sites
 from cdtl_core.simulation.inprocess import InProcessGrid

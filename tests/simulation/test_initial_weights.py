@@ -7,11 +7,12 @@ import pytest
 from safetensors.torch import save_file
 
 from cdtl_core.config import SimulationConfig
+from cdtl_core.config.folders import MODEL_FILE
 from cdtl_core.errors import CdtlError, CheckpointError
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.simulation.simulate import resume_simulation, simulate
-from cdtl_core.site.initial_weights import holds_initial_weights, load_initial_weights
+from cdtl_core.site.initial_weights import holds_initial_weights, load_initial_weights, save_initial_weights
 from tests.conftest import Played
 
 Tiny = Callable[..., SimulationConfig]
@@ -90,3 +91,18 @@ def test_a_initial_weights_damaged_on_a_sites_disk_is_never_used_and_sent_again(
         load_initial_weights(home, path.stem)
     assert not holds_initial_weights(home, path.stem)
     assert resume_simulation(tmp_path / "run") == whole
+
+
+def test_what_sites_hold_alike_lies_on_the_disk_once_and_damage_is_noticed_at_each(tiny: Tiny, tmp_path: Path) -> None:
+    simulate(tiny(), tmp_path / "run")
+    homes = sorted(path for path in (tmp_path / "run" / "sites").iterdir() if path.is_dir())
+    one, *others = [next((home / "initial_weights").iterdir()) for home in homes]
+    assert others
+    assert all(other.samefile(one) for other in others)
+    for home in homes:
+        assert any((home / MODEL_FILE).samefile(path) for path in (home / "models").rglob(MODEL_FILE))
+    assert all(holds_initial_weights(home, one.stem) for home in homes)
+    one.write_bytes(one.read_bytes()[:-1] + b"x")
+    assert not any(holds_initial_weights(home, one.stem) for home in homes)
+    save_initial_weights(homes[0], build_initial_weights(tiny().run.model, tiny().run.seed, 32), one.stem)
+    assert [holds_initial_weights(home, one.stem) for home in homes] == [True, *(False for _ in others)]

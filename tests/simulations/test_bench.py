@@ -13,7 +13,8 @@ import torch
 
 from cdtl_core.config.settings import load_simulation
 from cdtl_core.errors import CdtlError, ConfigError
-from cdtl_core.models.model import build_classifier, build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
+from cdtl_core.models.model import build_classifier
 from cdtl_core.models.weights import load_into
 from cdtl_core.site.home import open_site
 from cdtl_core.training.train import fit

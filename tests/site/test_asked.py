@@ -13,7 +13,7 @@ from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation import wire
 from cdtl_core.federation.site import RoundOrder
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.weights import Weights, weights_hash
 from cdtl_core.site import session
 

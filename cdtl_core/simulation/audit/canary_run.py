@@ -17,7 +17,8 @@ from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Fold
 from cdtl_core.errors import ConfigError
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import OF_HEAD, build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
+from cdtl_core.models.model import OF_HEAD
 from cdtl_core.models.weights import Weights, load_into
 from cdtl_core.privacy.canaries import Canaries, alignment, clipped, gradient_rows, step_weights
 from cdtl_core.privacy.partial import fit_part

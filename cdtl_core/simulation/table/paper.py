@@ -9,7 +9,7 @@ from cdtl_core.config import PaperConfig, SimulationConfig
 from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import load_simulation, save_toml, simulation_toml
 from cdtl_core.errors import CheckpointError, ConfigError
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.results.model_table import ModelTable, save_table
 from cdtl_core.simulation.cell import CELLS, SETTINGS_FILE, open_sites
 from cdtl_core.simulation.crew import Processes

@@ -15,7 +15,7 @@ from cdtl_core.config.settings import changed_run, load_simulation
 from cdtl_core.data.split import SPLITS
 from cdtl_core.errors import ConfigError, DataError
 from cdtl_core.federation.site import Site
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.simulation.cell import SETTINGS_FILE, open_sites, scores_of
 from cdtl_core.simulation.folds import scarce_site, whole_fold
 from cdtl_core.simulation.methods.loop import play

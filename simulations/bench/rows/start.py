@@ -99,7 +99,7 @@ def _spend(ledger: Path) -> None:
 def _request() -> str:
     from cdtl_core.deploy.bundle import bundle_sha256
     from cdtl_core.deploy.request import make_request
-    from cdtl_core.models.model import build_initial_weights
+    from cdtl_core.models.initial_weights import build_initial_weights
     from cdtl_core.models.weights import weights_hash
 
     run = RunConfig()

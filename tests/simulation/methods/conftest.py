@@ -10,7 +10,7 @@ import pytest
 from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import save_toml
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.simulation.methods.kept import Kept
 from cdtl_core.simulation.methods.method import Federation, federation_of
 from cdtl_core.site.home import open_site

@@ -48,7 +48,7 @@ def test_alone_fedbn_and_cdtl_end_with_the_models_of_the_flower_run(
     tiny: Callable[..., SimulationConfig], tmp_path: Path
 ) -> None:
     """Also CDTL: its own, its joint model and their pool are those that the Flower run leaves at each site."""
-    from cdtl_core.models.model import build_initial_weights
+    from cdtl_core.models.initial_weights import build_initial_weights
 
     config = tiny(
         methods=("alone", "fedbn", "cdtl"),

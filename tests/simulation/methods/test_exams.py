@@ -11,7 +11,7 @@ from cdtl_core.config import RunConfig, SiteConfig
 from cdtl_core.config.folders import SITE_FILE
 from cdtl_core.config.settings import save_toml
 from cdtl_core.federation.evidence import on_features
-from cdtl_core.models.model import build_initial_weights
+from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.simulation.arms import arm_of
 from cdtl_core.simulation.cell import scores_of
 from cdtl_core.simulation.folds import scarce_site, whole_fold
