@@ -5,6 +5,7 @@ met or missed; a missed one says what stops it. Values are ratios wherever a mac
 
 - `rows`: one file for those that are measured together. `row`: what a row is. `ratio`: runs in turn, medians.
 - `session`: the jobs, played by each arm once for all rows. `job`: what is played. `plain`: the network, images and
-  steps that all arms but cdtl share. `arms`: a plain loop, cdtl, Flower's simulation, NVFlare's.
+  steps that all arms but cdtl share. `arms`: a plain loop, the same with what keeps cdtl's promises, cdtl, Flower's
+  simulation, NVFlare's.
 - `program`, `nanny`, `pss`: a run as a process tree, its seconds and its memory.
 """

@@ -66,7 +66,9 @@ def prepare(job: Job, folder: Path) -> Path:
         labels = {name: [int(label) for label in fold.labels] for name, fold in cohort.folds.items()}
         weight = cohort.folds["train"].num_patients
         files = [str(folder / "images" / own.site / "images" / name) for name in cohort.files]
-        sites[own.site] = {"files": files, "rows": folds, "labels": labels, "patients": weight}
+        sites[own.site] = {
+            "modality": own.modality, "files": files, "rows": folds, "labels": labels, "patients": weight,
+        }  # fmt: skip
     torch.save(build_initial_weights(simulation.run.model, job.seed, job.size), folder / "initial_weights.pt")
     (folder / "job.json").write_text(json.dumps({**asdict(job), "sites": sites}), encoding="utf-8")
     return folder

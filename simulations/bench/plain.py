@@ -21,7 +21,8 @@ from cdtl_core.config import AugmentConfig
 from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.models.backbones import build_backbone
 
-__all__ = ["Images", "Net", "auroc_of", "images_of", "initial_weights_of", "read_job", "refresh", "score", "train"]
+__all__ = ["Images", "Job", "Net", "auroc_of", "images_of", "initial_weights_of", "norm_names", "read_job", "refresh"]
+__all__ += ["score", "train"]
 
 _SCORE_BATCH = 64
 _CHANGES = Augmentation(**AugmentConfig().model_dump())
@@ -55,6 +56,12 @@ class Images:
     rows: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
     patients: int
+
+
+def norm_names(net: nn.Module) -> list[str]:
+    """Tensors of batch norms, counters too."""
+    found = [(prefix, module) for prefix, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return [f"{prefix}.{name}" for prefix, module in found for name in module.state_dict()]
 
 
 def read_job(folder: Path) -> Job:

@@ -22,12 +22,14 @@ class Measured:
         note: The figures behind the value, one line.
         figures: Everything that was measured, for the JSON.
         floor: What stops the value short of its bar, where it does.
+        runs: Of each arm; 0: as many as the session's.
     """
 
     value: float | None
     note: str
     figures: Mapping[str, object] = field(default_factory=dict)
     floor: str = ""
+    runs: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ __all__ = ["Session"]
 
 _ARMS = "simulations.bench.arms"
 _LIKENESS = 1e-3
+_LONG = "train"
+_ALL_FROM, _FEW = 5, 2
 
 
 @dataclass
@@ -40,15 +42,24 @@ class Session:
         needs = dict.fromkeys(need for row in rows for need in row.needs if need not in self._played)
         for job in dict.fromkeys(job for job, _ in needs):
             arms = {arm: self._arm(job, arm) for of, arm in needs if of == job and self._can(arm)}
-            for arm, runs in alternate(arms, self.runs).items():
+            for arm, runs in alternate(arms, self.runs_of(job)).items():
                 self._played[job, arm] = runs
             _check_same_work(self._played.get((job, "bare"), []), self._played.get((job, "cdtl"), []))
 
     def plays(self, job: str, arm: str) -> list[Run]:
         """The runs of an arm; none if it can't be played here."""
         if (job, arm) not in self._played and self._can(arm):
-            self._played[job, arm] = [self._arm(job, arm)() for _ in range(self.runs)]
+            self._played[job, arm] = [self._arm(job, arm)() for _ in range(self.runs_of(job))]
         return self._played.get((job, arm), [])
+
+    @property
+    def long_runs(self) -> int:
+        """Runs of an arm that takes a minute or more: two, unless five or more are asked for."""
+        return self.runs if self.runs >= _ALL_FROM else min(self.runs, _FEW)
+
+    def runs_of(self, job: str) -> int:
+        """Runs of each arm of a job."""
+        return self.long_runs if job == _LONG else self.runs
 
     def job(self, name: str) -> Path:
         """A job's folder, written when it is first asked for."""
@@ -83,6 +94,7 @@ _QUIET["RAY_ADDRESS"] = "local"  # Ray would join the cluster that a killed prog
 def _commands(folder: Path, nvflare: Path | None) -> Mapping[str, list[str]]:
     return {
         "bare": python_program(f"{_ARMS}.bare", folder, "{said}"),
+        "floor": python_program(f"{_ARMS}.floor", folder, "{folder}/out", "{said}"),
         "cdtl": python_program(f"{_ARMS}.cdtl", folder, "{folder}/out", "{said}"),
         "ray": python_program(f"{_ARMS}.flower"),
         "nvflare": python_program(f"{_ARMS}.flare", python=str(nvflare)),

@@ -15,17 +15,20 @@ from cdtl_core.config.settings import load_simulation
 from cdtl_core.errors import CdtlError, ConfigError
 from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.model import build_classifier
-from cdtl_core.models.weights import load_into
+from cdtl_core.models.weights import load_into, load_weights
+from cdtl_core.simulation.simulate import simulate
 from cdtl_core.site.home import open_site
 from cdtl_core.training.train import fit
 from simulations.bench import pss
 from simulations.bench.__main__ import main
+from simulations.bench.arms import floor
 from simulations.bench.job import JOBS, prepare
 from simulations.bench.plain import Net, images_of, initial_weights_of, read_job, train
 from simulations.bench.program import play
 from simulations.bench.ratio import alternate, median_ratio
 from simulations.bench.row import Measured, Row, verdict
 from simulations.bench.rows import ROWS
+from simulations.bench.session import Session
 from simulations.bench.table import entry_of, table_text
 
 pytestmark = pytest.mark.integration
@@ -119,6 +122,26 @@ def test_the_plain_loop_takes_cdtls_steps(tmp_path: Path) -> None:
     ours = fit(model, site.cohort.folds["train"], config.train, epoch=0, rng=rng, device=torch.device("cpu"))
     assert train(net, images_of(job, "aachen"), job, site="aachen", round=1) == ours.loss
     assert all(value.equal(net.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_the_floors_models_have_the_bits_of_cdtls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(JOBS["train"], rounds=2, steps=2, backbone="test_efficientnet", weights="random", size=32)
+    job = prepare(replace(tiny, patients=16, batch_size=8), tmp_path / "job")
+    own, plain = tmp_path / "cdtl", tmp_path / "floor"
+    monkeypatch.setattr(sys, "argv", ["floor", str(job), str(plain), str(tmp_path / "said.json")])
+    floor.main()
+    simulate(load_simulation(job / "config.toml"), own)
+    for site in read_job(job)["sites"]:
+        found = load_weights(plain / site / "model.safetensors")
+        expected = load_weights(own / "sites" / site / "model.safetensors")
+        assert expected
+        assert all(value.equal(found[name]) for name, value in expected.items())
+
+
+def test_long_arms_are_played_twice_unless_five_runs_are_asked_for(tmp_path: Path) -> None:
+    asked = (1, 2, 3, 4, 5, 9)
+    assert [Session(tmp_path, runs).runs_of("train") for runs in asked] == [1, 2, 2, 2, 5, 9]
+    assert [Session(tmp_path, runs).runs_of("empty") for runs in asked] == list(asked)
 
 
 def test_one_row_from_the_command_line_to_the_table_and_the_json(

@@ -1,1 +1,1 @@
-"""The programs that play a job: a plain loop, cdtl, Flower's simulation, NVFlare's."""
+"""The programs that play a job: a plain loop, a floor, cdtl, Flower's simulation, NVFlare's."""

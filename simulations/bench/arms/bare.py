@@ -11,9 +11,18 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from simulations.bench.plain import Net, auroc_of, images_of, initial_weights_of, read_job, refresh, score, train
+from simulations.bench.plain import (
+    Net,
+    auroc_of,
+    images_of,
+    initial_weights_of,
+    norm_names,
+    read_job,
+    refresh,
+    score,
+    train,
+)
 
 __all__ = ["main"]
 
@@ -24,7 +33,7 @@ def main() -> None:
     job = read_job(folder)
     sites = {site: images_of(job, site) for site in job["sites"]}
     net = Net(job)
-    norms = _norm_names(net)
+    norms = norm_names(net)
     net.load_state_dict(initial_weights_of(folder), strict=False)
     start = {name: value.clone() for name, value in net.state_dict().items()}
     shared = {name: value for name, value in start.items() if name not in norms}
@@ -57,12 +66,6 @@ def main() -> None:
         score(net, images, "val")
         aurocs[site] = auroc_of(images, score(net, images, "test"))
     said.write_text(json.dumps({"starts": starts, "cpu": cpu, "losses": losses, "auroc": aurocs}), encoding="utf-8")
-
-
-def _norm_names(net: nn.Module) -> list[str]:
-    """Tensors of batch norms, counters too."""
-    found = [(prefix, module) for prefix, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    return [f"{prefix}.{name}" for prefix, module in found for name in module.state_dict()]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from simulations.bench.session import Session
 __all__ = ["ROWS", "later_rounds"]
 
 _TRAIN = (("train", "bare"), ("train", "cdtl"))
-_EMPTY = (("empty", "bare"), ("empty", "cdtl"))
+_EMPTY = (("empty", "bare"), ("empty", "floor"), ("empty", "cdtl"))
 _CALLS = "cdtl starts up (typer, pydantic, Flower), decodes in processes of their own, and writes every round to disk"
 
 
@@ -23,29 +23,31 @@ def later_rounds(run: Run, clock: str = "starts") -> float:
 def _cpu(session: Session) -> Measured:
     bare, own = ([run.cpu_s for run in session.plays(*need)] for need in _TRAIN)
     note = f"{middle(own):.1f} s of processors against {middle(bare):.1f} s"
-    return Measured(median_ratio(own, bare), note, {"cdtl_s": own, "bare_s": bare}, _CALLS)
+    return Measured(median_ratio(own, bare), note, {"cdtl_s": own, "bare_s": bare}, _CALLS, len(own))
 
 
 def _wall(session: Session) -> Measured:
     bare, own = ([run.wall_s for run in session.plays(*need)] for need in _TRAIN)
     note = f"{middle(own):.1f} s against {middle(bare):.1f} s"
-    return Measured(median_ratio(own, bare), note, {"cdtl_s": own, "bare_s": bare}, _CALLS)
+    return Measured(median_ratio(own, bare), note, {"cdtl_s": own, "bare_s": bare}, _CALLS, len(own))
 
 
 def _round(session: Session) -> Measured:
-    bare, own = ([later_rounds(run) for run in session.plays(*need)] for need in _EMPTY)
-    worked = {arm: [later_rounds(run, "cpu") for run in session.plays("empty", arm)] for arm in ("bare", "cdtl")}
+    plays = {arm: session.plays(job, arm) for job, arm in _EMPTY}
+    walls = {arm: [later_rounds(run) for run in runs] for arm, runs in plays.items()}
+    worked = {arm: [later_rounds(run, "cpu") for run in runs] for arm, runs in plays.items()}
     note = (
         f"{1e3 * middle(worked['cdtl']):.0f} ms of processors a round against {1e3 * middle(worked['bare']):.0f} ms, 4 "
-        f"sites of ResNet-18; by the clock {1e3 * middle(own):.0f} ms against {1e3 * middle(bare):.0f} ms, "
-        f"{median_ratio(own, bare):.2f}"
+        f"sites of ResNet-18; by the clock {1e3 * middle(walls['cdtl']):.0f} ms against "
+        f"{1e3 * middle(walls['bare']):.0f} ms, {median_ratio(walls['cdtl'], walls['bare']):.2f}"
     )
     floor = (
-        "the bare loop copies each model twice a round in memory; cdtl rounds differences to float16 and packs them "
-        "for the wire both ways, sums in float64, and keeps a checkpoint on the disk, flushed, each round"
+        "measured in the same turns: a plain loop that also rounds, packs, checks, sums in float64, blends and stores "
+        f"(`simulations/bench/arms/floor.py`) takes {1e3 * middle(worked['floor']):.0f} ms, "
+        f"{median_ratio(worked['floor'], worked['bare']):.2f}"
     )
     value = median_ratio(worked["cdtl"], worked["bare"])
-    return Measured(value, note, {"cdtl_s": own, "bare_s": bare, "cpu_s": worked}, floor)
+    return Measured(value, note, {"wall_s": walls, "cpu_s": worked}, floor)
 
 
 _SAME = "cdtl simulate over a bare PyTorch loop, 4 sites, 3 rounds of 12 steps, EfficientNet-Lite0"
