@@ -2,7 +2,7 @@
 
     python -m simulations.bench [--rows a,b] [--runs 5] [--nvflare PYTHON] [--json FILE] [--table FILE.md]
 
-`make bench` plays three runs. NVFlare is optional and has an
+`make bench` plays three runs, and two of what takes longest (`Session.long_runs`). NVFlare is optional and has an
 environment of its own: ``python -m venv nv``, a file ``nv/lib/python3.*/site-packages/torch.pth`` with the path of this
 environment's site-packages, ``nv/bin/pip install nvflare``, then ``--nvflare nv/bin/python``.
 Rows that FILE already holds stay in it and in the table, so that the rows can be measured in several calls. Exit code 1
@@ -68,7 +68,7 @@ def _measured(row: Row, session: Any, rows: Sequence[Row]) -> dict[str, Any]:
         from simulations.bench.row import Measured
 
         found = Measured(None, str(error))
-    entry = entry_of(row, found, runs=session.runs, seconds=round(time.monotonic() - began), **_about())
+    entry = entry_of(row, found, runs=found.runs or session.runs, seconds=round(time.monotonic() - began), **_about())
     value = "-" if found.value is None else f"{found.value:.3g}"
     _say(f"{row.name}: {value} ({entry['verdict']}), {entry['seconds']} s")
     return entry
@@ -93,7 +93,9 @@ def _say(text: str) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulations.bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", default="", help="only these, e.g. bytes,commands; default all")
-    parser.add_argument("--runs", type=int, default=5, help="of each arm, in turn (default 5)")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="of each arm, in turn (default 5); below 5 two of long ones"
+    )
     parser.add_argument("--nvflare", type=Path, help="the Python of an environment with nvflare and this torch")
     parser.add_argument("--json", type=Path, help="write the figures here; rows it holds already stay")
     parser.add_argument("--table", type=Path, help="write the rows as a page of the docs")

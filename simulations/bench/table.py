@@ -47,8 +47,10 @@ _PAGE = """# Benchmarks
 
 What cdtl costs over a plain PyTorch loop, Flower's own simulation and NVFlare, on two idle cores. A value is the
 median of runs that take turns with what they are compared to. Most are ratios, since machines differ.
-`make bench NVFLARE=PYTHON RUNS=5` measures all rows and writes this page; NVFlare has an environment of its own
-(`simulations/bench/__main__.py` says how to make it).
+`make bench NVFLARE=PYTHON` measures all rows in less than half an hour and writes this page; NVFlare has an environment
+of its own (`simulations/bench/__main__.py` says how to make it). Most arms are played three times, those of training
+and the cluster twice; `RUNS=5` plays these five times, too. The runs of each row stand below the table. Where a row is
+missed, its floor is given: for most, what a plain program takes in the same turns that does only what must be done.
 
 | command | what | bar | measured | | figures |
 |---|---|---|---|---|---|

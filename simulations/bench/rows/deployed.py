@@ -19,7 +19,7 @@ def _measure(session: Session) -> Measured:
         f"tensors ({seconds['plain']:.1f} s) {found['ratios']['plain']:.2f}; {repeats} runs of {_ROUNDS - 1} rounds"
     )
     floor = "Flower starts a process for each message: here a fork, which imports the bundle and builds the network"
-    return Measured(found["ratios"]["backbone"], note, found, floor)
+    return Measured(found["ratios"]["backbone"], note, found, floor, repeats)
 
 
 ROWS = (
