@@ -11,9 +11,10 @@ from simulations.bench.session import Session
 __all__ = ["ROWS"]
 
 _NAMES = {"ray": "Flower's Ray simulation", "nvflare": "NVFlare's simulator"}
-_TELLS = {
-    "empty": "that also rounds, packs, checks, sums in float64, blends and stores",
-    "train": "that sends nothing; training is nearly all of it",
+_FLOORS = {
+    "empty": "measured in the same turns: a plain loop that also rounds, packs, checks, sums in float64, blends and "
+    "stores would reach {ratio:.2f}, with {seconds:.1f} s",
+    "train": "training is nearly all of it: the plain loop, measured in the same turns, would reach {ratio:.2f}",
 }
 _BELOW = {"empty": "floor", "train": "bare"}
 
@@ -36,10 +37,7 @@ def _over(session: Session, *, job: str, arm: str, of: Callable[[Run], float]) -
         f"{middle(peer):.1f} s against {middle(own):.1f} s; the plain loop, which sends nothing, takes "
         f"{middle(bare):.1f} s, {median_ratio(peer, bare):.2f}"
     )
-    floor = (
-        f"measured in the same turns: a plain loop {_TELLS[job]}, takes {middle(least):.1f} s, "
-        f"{median_ratio(peer, least):.2f}"
-    )
+    floor = _FLOORS[job].format(ratio=median_ratio(peer, least), seconds=middle(least))
     figures = {"peer_s": peer, "cdtl_s": own, "bare_s": bare, "floor_s": least}
     return Measured(median_ratio(peer, own), note, figures, floor, len(own))
 
