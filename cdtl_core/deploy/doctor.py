@@ -23,7 +23,7 @@ __all__ = ["Symptom", "examine_machine"]
 
 State = Literal["ok", "warning", "wrong"]
 _NEEDED = ("torch", "torchvision", "timm", "flwr", "opacus", "numpy", "pydicom", "cryptography")
-_OPTIONAL = {"onnxruntime": "onnx", "tensorboardX": "tensorboard", "mlflow-skinny": "mlflow"}
+_OPTIONAL = {"onnxruntime": "onnx", "tensorboardX": "tensorboard", "mlflow-skinny": "mlflow", "numba": "fast"}
 _SPACE_GB, _LITTLE_GB = 2.0, 7.0
 _COMMAND_S = 5.0
 

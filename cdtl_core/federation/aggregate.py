@@ -10,12 +10,14 @@ patients can be false. It needs every update of a group at once, tensor by tenso
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cdtl_core.errors import FederationError
+from cdtl_core.models.compiled import Loops, bits_of, on_cores
 from cdtl_core.models.pieces import Buffers, in_parts
 from cdtl_core.models.weights import Weights
 from cdtl_core.system.durable import unwritable
@@ -26,7 +28,8 @@ __all__ += ["spooled"]
 FEWEST = 4
 """Smallest number of sites in a modality with which a rule can outvote one of them."""
 AT_ONCE = 4
-"""Updates that wait in memory to be added in one pass over the sums, which are four times as large as one of them."""
+"""Updates that wait in memory to be added in one pass over the sums, which are four times as large as one of them.
+`compiled.Loops` adds as many."""
 
 
 @dataclass
@@ -38,12 +41,14 @@ class Mean:
         shapes: Tensor to its shape.
         sums: Of all updates but those that wait, float64.
         waiting: The newest updates, each with its patients.
+        loops: Add float16 updates; None: torch does.
     """
 
     weights: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, torch.Size] = field(default_factory=dict)
     sums: Weights = field(default_factory=dict)
     waiting: list[tuple[Mapping[str, torch.Tensor], int]] = field(default_factory=list)
+    loops: Loops | None = None
 
 
 def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
@@ -90,6 +95,8 @@ def mean_in_parts(mean: Mean, name: str, buffers: Buffers) -> Iterator[torch.Ten
         name: The tensor.
         buffers: Holds each part until the next one.
     """
+    if mean.loops and mean.waiting:
+        _add_waiting(mean)  # in all cores; torch adds them on the way to the mean
     for part in _sum_in_parts(mean, name, buffers):
         yield part.div_(mean.weights[name])
 
@@ -104,12 +111,19 @@ def mean_of(mean: Mean) -> Weights:
 
 
 def _add_waiting(mean: Mean) -> None:
-    buffers = Buffers()
+    buffers, jobs = Buffers(), list[partial[None]]()
     for name, shape in mean.shapes.items():
-        if name not in mean.sums:
-            mean.sums[name] = torch.zeros(shape, dtype=torch.float64)
-        for _ in _sum_in_parts(mean, name, buffers):
-            pass  # in place
+        if name not in mean.sums:  # numpy asks the system for large pages, which are there four times as soon
+            mean.sums[name] = torch.from_numpy(np.zeros(shape))
+        held = [(delta[name], weight) for delta, weight in mean.waiting if name in delta]
+        if mean.loops and len(held) == AT_ONCE and all(value.dtype == torch.float16 for value, _ in held):
+            weights = np.array([weight for _, weight in held], np.float64)
+            for total, *parts in in_parts(mean.sums[name], *(value for value, _ in held)):
+                jobs.append(partial(mean.loops.add, total.numpy(), *map(bits_of, parts), weights))
+        else:
+            for _ in _sum_in_parts(mean, name, buffers):
+                pass  # in place
+    on_cores(jobs)
     mean.waiting.clear()
 
 

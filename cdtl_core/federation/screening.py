@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-import torch
-
 from cdtl_core.config import AggregateConfig, RunConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.aggregate import AT_ONCE, Mean, check_shapes, fold_in, robust_mean, spooled
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, Record, group_of, weight_of
-from cdtl_core.models.pieces import Buffers, rows_of
+from cdtl_core.models.compiled import Loops, loops_for, squares_of
+from cdtl_core.models.pieces import rows_of
 from cdtl_core.models.weights import Weights, is_finite
 
 __all__ = ["Screening", "Seat", "close_screening", "digest_of", "miss", "norm_of", "open_screening", "refuse"]
@@ -115,7 +114,7 @@ def screen(screening: Screening, update: SiteUpdate) -> None:
     if update.spent:
         screening.spent.add(site)
         return
-    norm = norm_of(update.delta)
+    norm = norm_of(update.delta, _loops(screening, update))
     if not math.isfinite(norm):
         name = next(name for name, value in update.delta.items() if not is_finite(value))
         refuse(screening, site, f"an update has values in '{name}' that are not finite: leave that site out.")
@@ -169,17 +168,17 @@ def close_screening(screening: Screening) -> dict[str, Mean]:
     return {seat.group: screening._means.get(seat.group, Mean()) for seat in screening.seats.values()}
 
 
-def norm_of(delta: Weights) -> float:
+def norm_of(delta: Weights, loops: Loops | None = None) -> float:
     """Return the Euclidean norm of an update over all its tensors; NaN or infinite if and only if one of its values is.
 
     Squares of float16 are summed in float32 within a piece, which they cannot exceed; pieces are summed exactly.
+
+    Args:
+        delta: The update.
+        loops: Sum the squares, to the same bits; None: torch does.
     """
-    buffers, found = Buffers(), list[float]()
-    for value in delta.values():
-        for rows in rows_of(value):
-            wide = buffers.single(rows) if value.dtype == torch.float16 else rows.to(torch.float64, copy=True)
-            found += wide.square_().sum(dim=1).tolist()
-    return math.sqrt(math.fsum(found))
+    parts = (part for value in delta.values() for part in rows_of(value))
+    return math.sqrt(math.fsum(squares_of(parts, loops)))
 
 
 def digest_of(delta: Weights, norm: float) -> str:
@@ -190,7 +189,7 @@ def digest_of(delta: Weights, norm: float) -> str:
     digest = hashlib.sha256(repr(norm).encode())
     for name in sorted(delta):
         digest.update(f"{name}/{tuple(delta[name].shape)}\n".encode())
-        digest.update(delta[name].reshape(-1)[::_STRIDE].contiguous().numpy().data)
+        digest.update(delta[name].reshape(-1).numpy()[::_STRIDE].tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -283,11 +282,15 @@ def _struck(record: Record, why: str, *, round: int, strikes: int) -> Record:
 
 def _add(screening: Screening, update: SiteUpdate) -> None:
     seat = screening.seats[update.site]
-    mean = screening._means.setdefault(seat.group, Mean())
     if screening.settings.robust == "none":
+        mean = screening._means.setdefault(seat.group, Mean(loops=_loops(screening, update)))
         fold_in(mean, update.delta, seat.weight)
         return
     held = screening._deltas.setdefault(seat.group, {})
     for other in held.values():
         check_shapes(update.delta, {name: value.shape for name, value in other.items()})
     held[update.site] = spooled(update.delta)
+
+
+def _loops(screening: Screening, update: SiteUpdate) -> Loops | None:
+    return loops_for(len(screening.seats) * sum(value.numel() for value in update.delta.values()))

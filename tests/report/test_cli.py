@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,8 @@ def test_doctor_looks_at_everything_and_changes_nothing(cdtl: Cdtl, tmp_path: Pa
     found = json.loads(done.out)["checks"]
     assert {one["name"] for one in found} == {"versions", "device", "memory", "disk", "ports", "isolation", "clock"}
     assert done.code == int(any(one["state"] == "wrong" for one in found))
+    extras = next(one["text"] for one in found if one["text"].startswith("extras: "))
+    assert ("fast" in extras.partition(" of ")[0]) == (find_spec("numba") is not None)
     assert list(tmp_path.iterdir()) == []
     assert "\x1b[" not in cdtl("doctor", tmp_path).out
     quick = json.loads(cdtl("doctor", tmp_path, "--quick", "--json").out)["checks"]
