@@ -54,9 +54,11 @@ def simulate(
     from cdtl_core.cli.watching import watching
     from cdtl_core.simulation.simulate import resume_simulation
     from cdtl_core.simulation.simulate import simulate as start_simulation
+    from cdtl_core.system.program import keep_freed_memory
 
     folder = resume or out or new_folder(Path("runs"), settings.run.name if settings else "")
     shown = watching(folder, settings, open_=open_, mlflow=mlflow, json=json_)
+    keep_freed_memory()
     with resumable("cdtl simulate", folder), shown, showing_progress():
         if settings is not None:
             report = start_simulation(settings, folder, engine=engine, address=address or "")

@@ -34,6 +34,7 @@ from cdtl_core.federation.screening import Screening, miss, open_screening, refu
 from cdtl_core.federation.state import CoordinatorState, Member, is_quarantined, join, order_for, start
 from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.system.foreign import get_logger
+from cdtl_core.system.program import give_back_memory
 from cdtl_core.system.progress import report
 
 __all__ = ["Finish", "Round", "begin", "finish_run", "play_round", "play_run"]
@@ -99,6 +100,7 @@ def play_run(grid: Grid, config: RunConfig, folder: RunFolder, *, deployed: bool
         seconds = time.monotonic() - began
         journal.add_round(played.report, played.traffic, played.joined, seconds)  # a resume drops it again
         save_checkpoint(checkpoints, state)
+        give_back_memory()
 
     began = time.monotonic()
     finish = finish_run(membership, state)

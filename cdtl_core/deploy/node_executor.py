@@ -7,6 +7,7 @@ message or of a bundle passes to the next message: what a fork changes, it chang
 file is run by its path, like ``node_main.py``, and needs nothing else of cdtl.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -25,6 +26,7 @@ LIBRARIES = (
 )
 """What the code of a run imports from the site's own environment."""
 _PR_SET_DUMPABLE = 4
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4
 _MOST_BYTES = 1 << 16
 _PART_S = 0.05
 
@@ -79,6 +81,7 @@ def _own(command: list[str], silent: bool) -> list[str]:
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _set_dumpable(True)
+    _keep_freed_memory()
     np.random.seed()  # Python's own generator does this by itself, numpy's does not
     if silent:
         nothing = os.open(os.devnull, os.O_WRONLY)
@@ -90,6 +93,14 @@ def _own(command: list[str], silent: bool) -> list[str]:
 def _set_dumpable(value: bool) -> None:
     if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, int(value), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _keep_freed_memory() -> None:
+    """Do what the function of this name in `cdtl_core.system.program` does and explains, for one message."""
+    if "GLIBC_TUNABLES" not in os.environ and not any(name.startswith("MALLOC_") for name in os.environ):
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            for setting, value in ((_M_MXFAST, 0), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_MMAP_MAX, 0)):
+                ctypes.CDLL(None).mallopt(setting, value)
 
 
 def _program(name: str) -> Callable[[], object]:

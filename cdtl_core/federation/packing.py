@@ -11,6 +11,7 @@ import io
 import json
 import math
 from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -29,10 +30,12 @@ __all__ = [
     "outline",
     "pack",
     "packed",
+    "records_of",
     "unpacked",
 ]
 
 Arrays = Mapping[str, np.ndarray]
+_Kind = TypeVar("_Kind", ArrayRecord, ConfigRecord, MetricRecord)
 _PACKED, _INDEX, _TENSORS = "packed", ".index", "tensors"
 _TYPES = {"float16": 2, "float32": 4, "float64": 8}
 _EXPONENT = np.uint16(0x7C00)  # all bits of a float16's exponent, which only infinity and NaN have
@@ -51,9 +54,18 @@ def pack(key: str, arrays: Arrays) -> dict[str, ArrayRecord | ConfigRecord]:
     }
 
 
+def records_of(content: RecordDict, kind: type[_Kind]) -> dict[str, _Kind]:
+    """Return the records of one kind.
+
+    Flower's own views, as `content.array_records`, refer to themselves and hold a message's bytes until Python looks
+    for garbage.
+    """
+    return {key: record for key, record in content.items() if isinstance(record, kind)}
+
+
 def is_packed(content: RecordDict, key: str) -> bool:
     """Whether a record of arrays is a pack."""
-    return key + _INDEX in content.config_records
+    return key + _INDEX in records_of(content, ConfigRecord)
 
 
 def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
@@ -62,11 +74,11 @@ def arrays_of(content: RecordDict, key: str) -> dict[str, np.ndarray]:
     Raises:
         KeyError, TypeError, ValueError: The record is missing or malformed.
     """
-    record = content.array_records[key]
+    record = records_of(content, ArrayRecord)[key]
     if not is_packed(content, key):
         return {name: numbers_of(array.data) for name, array in record.items()}
     (data,) = (numbers_of(array.data) for array in record.values())
-    (text,) = content.config_records[key + _INDEX].values()
+    (text,) = records_of(content, ConfigRecord)[key + _INDEX].values()
     index = parse_json(str(text))
     sizes = [_size(dtype, shape) for _, dtype, shape in index]
     if _written(index) != text:
@@ -104,7 +116,7 @@ def unpacked(content: RecordDict) -> RecordDict:
     Raises:
         KeyError, TypeError, ValueError: A pack is malformed.
     """
-    packs = [key for key in content.array_records if is_packed(content, key)]
+    packs = [key for key in records_of(content, ArrayRecord) if is_packed(content, key)]
     plain = RecordDict({key: record for key, record in content.items() if key.removesuffix(_INDEX) not in packs})
     for key in packs:
         plain[key] = ArrayRecord({name: Array(array) for name, array in arrays_of(content, key).items()})
@@ -124,10 +136,10 @@ def outline(content: RecordDict) -> Outline:
     return Outline(
         {
             key: {name: _tensor(array) for name, array in record.items()}
-            for key, record in content.array_records.items()
+            for key, record in records_of(content, ArrayRecord).items()
         },
-        {key: dict(record) for key, record in content.metric_records.items()},
-        {key: dict(record) for key, record in content.config_records.items()},
+        {key: dict(record) for key, record in records_of(content, MetricRecord).items()},
+        {key: dict(record) for key, record in records_of(content, ConfigRecord).items()},
     )
 
 
@@ -138,18 +150,18 @@ def encoded_again(content: RecordDict) -> RecordDict:
         PrivacyError: A tensor's bytes are no NumPy array.
     """
     copy = RecordDict()
-    for key, arrays in content.array_records.items():
+    for key, arrays in records_of(content, ArrayRecord).items():
         copy[key] = ArrayRecord({name: _array(array) for name, array in arrays.items()})
-    for key, metrics in content.metric_records.items():
+    for key, metrics in records_of(content, MetricRecord).items():
         copy[key] = MetricRecord(dict(metrics))
-    for key, config in content.config_records.items():
+    for key, config in records_of(content, ConfigRecord).items():
         copy[key] = ConfigRecord(dict(config))
     return copy
 
 
 def not_finite(content: RecordDict) -> str:
     """Return which float16 tensor of a reply holds NaN or infinity, as a sentence; empty if none does."""
-    for key, arrays in content.array_records.items():
+    for key, arrays in records_of(content, ArrayRecord).items():
         for name, array in arrays.items():
             bits = numbers_of(array.data).view(np.uint16)
             if np.any((bits & _EXPONENT) == _EXPONENT):

@@ -28,7 +28,7 @@ from cdtl_core.config.schema import (
 from cdtl_core.errors import DataError, FederationError
 from cdtl_core.federation.contract import ModalityContract, load_contract
 from cdtl_core.federation.model_selection import JOINT, OWN, POOL
-from cdtl_core.federation.packing import arrays_of, pack
+from cdtl_core.federation.packing import arrays_of, pack, records_of
 from cdtl_core.federation.site import RoundOrder, SiteUpdate
 from cdtl_core.federation.state import HeadSum, Member
 from cdtl_core.models.weights import Weights, check_finite
@@ -72,7 +72,7 @@ def decode_question(content: RecordDict) -> str:
     Raises:
         FederationError: The message is malformed.
     """
-    return parsed(Question, _record(content.config_records, "question")).initial_weights_hash
+    return parsed(Question, _record(records_of(content, ConfigRecord), "question")).initial_weights_hash
 
 
 def encode_introduction(value: Introduction) -> RecordDict:
@@ -95,7 +95,7 @@ def decode_introduction(content: RecordDict) -> Introduction:
     Raises:
         FederationError: It is malformed.
     """
-    hello = parsed(Hello, _record(content.config_records, "site"))
+    hello = parsed(Hello, _record(records_of(content, ConfigRecord), "site"))
     try:
         contract = load_contract(hello.contract, "of a site")
     except DataError as error:
@@ -151,9 +151,9 @@ def decode_heads(content: RecordDict) -> tuple[dict[str, tuple[Weights, int]], i
     Raises:
         FederationError: The message is malformed.
     """
-    if "patients" not in content.config_records:
+    if "patients" not in records_of(content, ConfigRecord):
         return {}, 0
-    told = content.config_records["patients"]
+    told = records_of(content, ConfigRecord)["patients"]
     counts = {name: parsed(Patients, {"count": value}).count for name, value in told.items()}
     own = counts.pop("own", 0)
     return {modality: (_weights(content, f"{_HEADS}{modality}"), count) for modality, count in counts.items()}, own
@@ -169,12 +169,12 @@ def decode_order(content: RecordDict, rounds: int) -> tuple[RoundOrder, str]:
     Raises:
         FederationError: The message is malformed, or asks for a round that the run does not have.
     """
-    order = parsed(Order, _record(content.config_records, "order"))
+    order = parsed(Order, _record(records_of(content, ConfigRecord), "order"))
     if order.round > rounds:
         raise FederationError(
             f"the server asks for round {order.round}, but the run ends with {rounds}: start it again."
         )
-    if _WEIGHTS not in content.array_records:
+    if _WEIGHTS not in records_of(content, ArrayRecord):
         raise FederationError("the server's message lacks weights: use the same cdtl version at server and site.")
     return RoundOrder(order.round, _weights(content, _WEIGHTS), order.share_head), order.initial_weights_hash
 
@@ -206,8 +206,8 @@ def decode_update(
     Raises:
         FederationError: It is malformed, for another round, or holds a tensor that the federation does not share.
     """
-    record, delta = _record(content.metric_records, "metrics"), _weights(content, "delta")
-    own = _weights(content, _OWN_HEAD) if _OWN_HEAD in content.array_records else {}
+    record, delta = _record(records_of(content, MetricRecord), "metrics"), _weights(content, "delta")
+    own = _weights(content, _OWN_HEAD) if _OWN_HEAD in records_of(content, ArrayRecord) else {}
     _check_tensors(delta, expected)
     _check_tensors(own, own_head or {})
     check_finite(own, "its own head")
@@ -242,7 +242,7 @@ def decode_final(content: RecordDict) -> FinalScalars:
     Raises:
         FederationError: It is malformed.
     """
-    record = _record(content.metric_records, "final")
+    record = _record(records_of(content, MetricRecord), "final")
     if "kept" in record:
         parsed(KeptNumbers, record)
         return FinalScalars({}, "")

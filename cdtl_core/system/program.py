@@ -1,14 +1,21 @@
-"""Settings of a process that make it faster: threads and garbage collection.
+"""Settings of a process that make it faster: threads, garbage collection, memory.
 
 With OpenMP's default wait policy a busy neighbour on the same cores made one training round 53 times slower, because
 waiting threads spin instead of yielding. Settings of threads take effect only before torch is first imported in a
 process. A value that the user has set is never overwritten.
 """
 
+import contextlib
+import ctypes
 import gc
 import os
 
-__all__ = ["num_cores", "set_program_defaults", "set_thread_defaults"]
+__all__ = ["give_back_memory", "keep_freed_memory", "num_cores", "set_program_defaults", "set_thread_defaults"]
+
+_MXFAST, _TRIM_THRESHOLD, _MMAP_MAX = 1, -1, -4  # malloc.h
+_NEVER = (1 << 31) - 1
+_MOST_FREE = 1 << 29
+"""Bytes of free memory that a process may keep between two rounds."""
 
 
 def set_thread_defaults() -> None:
@@ -27,6 +34,41 @@ def set_program_defaults() -> None:
     gc.set_threshold(50_000, 5, 5)
 
 
+def keep_freed_memory() -> None:
+    """Let this process use memory again that it has freed, for a program that trains; only glibc can do this.
+
+    Else each tensor of a training step comes in new memory, which the system clears page by page: a seventh of the
+    processors' time. Free neighbours become one block at once: tensors are aligned, and fit such a block again.
+    """
+    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for setting, value in ((_MXFAST, 0), (_TRIM_THRESHOLD, _NEVER), (_MMAP_MAX, 0)):
+            mallopt(setting, value)
+
+
+def give_back_memory() -> None:
+    """Give free memory back to the system if it is more than 512 MB, for a program that keeps it."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        library.mallinfo2.restype = _Mallinfo
+        if library.mallinfo2().fordblks > _MOST_FREE:
+            library.malloc_trim(0)
+
+
 def num_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Mallinfo(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )

@@ -2,7 +2,9 @@
 
 # mypy: disable-error-code=arg-type
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from cdtl_core.federation.packing import arrays_of, is_packed, pack, packed, unpacked
+from cdtl_core.federation.packing import arrays_of, encoded_again, is_packed, outline, pack, packed, unpacked
 
 TENSORS = st.dictionaries(
     st.text(max_size=8),
@@ -71,3 +73,20 @@ def test_a_pack_holds_one_array() -> None:
     content["delta"] = ArrayRecord({"packed": Array(np.zeros(4, np.uint8)), "more": Array(np.zeros(4, np.uint8))})
     with pytest.raises(ValueError, match="unpack"):
         unpacked(content)
+
+
+def test_a_message_is_freed_as_soon_as_it_is_read() -> None:
+    """Else a run holds the bytes of many messages until Python looks for garbage."""
+    gc.disable()
+    try:
+        content = RecordDict({**pack("delta", {"w": np.zeros(4, np.float16)}), "m": MetricRecord({"a": 1})})
+        copies = [packed(unpacked(content), ["delta"]), encoded_again(content)]
+        held = [weakref.ref(record) for one in (content, *copies) for record in (one, *one.values())]
+        for one in (content, *copies):
+            arrays_of(one, "delta")
+            outline(one)
+        del content, copies, one
+        assert len(held) == 12
+        assert not [reference for reference in held if reference() is not None]
+    finally:
+        gc.enable()

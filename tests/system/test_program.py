@@ -1,6 +1,7 @@
 """Settings of threads are made before torch is loaded, in every process of cdtl; the others by its programs only."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,48 @@ def test_only_a_program_of_cdtl_changes_how_its_process_looks_for_garbage() -> N
     }
     assert found[library].stdout == began
     assert found[COMMAND + say].stdout.splitlines()[-1] == "50000"
+
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+MEMORY = """
+import resource
+from cdtl_core.system.program import give_back_memory, keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+
+SIZE = 8 << 20
+KEEP
+b"x" * SIZE
+before = faults()
+for _ in range(10):
+    b"x" * SIZE
+again = faults() - before
+held = [b"x" * SIZE for _ in range(72)]
+full = resident()
+del held
+kept = resident()
+give_back_memory()
+print(again, full - kept, kept - resident())
+"""
+
+
+def memory(keep: str, **env: str) -> list[int]:
+    command = [sys.executable, "-c", MEMORY.replace("KEEP", keep)]
+    env = {**{name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}, **env}
+    found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [int(part) for part in found.split()]
+
+
+@needs_glibc
+def test_memory_that_is_kept_is_used_again_and_given_back_beyond_a_bound() -> None:
+    """Ten blocks of 8 MB in turn, then 72 at once: 576 MB."""
+    again, freed, given = memory("keep_freed_memory()")
+    assert freed < 100
+    assert given > 500
+    for faults, at_once, _ in (memory(""), memory("keep_freed_memory()", MALLOC_ARENA_MAX="2")):  # a user's own wins
+        assert at_once > 500
+        assert again < faults / 10

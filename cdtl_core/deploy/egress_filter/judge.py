@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from flwr.app.message.message import Message
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
@@ -19,7 +19,7 @@ from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.contract import enrolled_contract
 from cdtl_core.federation.egress import EgressManifest, limit_of
 from cdtl_core.federation.egress_check import Own, check_outline, own_fault
-from cdtl_core.federation.packing import encoded_again, is_packed, not_finite, outline, packed, unpacked
+from cdtl_core.federation.packing import encoded_again, is_packed, not_finite, outline, packed, records_of, unpacked
 from cdtl_core.privacy.ledger_file import ledger_exists, read_ledger
 
 __all__ = ["Judged", "judge", "own_of"]
@@ -84,7 +84,7 @@ def _judge(manifest: EgressManifest, message_type: str, content: RecordDict, own
         content: The decoded reply.
         own: The site's own facts and the round of the message.
     """
-    packs = [key for key in content.array_records if is_packed(content, key)]
+    packs = [key for key in records_of(content, ArrayRecord) if is_packed(content, key)]
     if packs:
         content = unpacked(encoded_again(content))
     reason = check_outline(manifest, message_type, outline(content))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Error, RecordDict
+from flwr.app import Error, MetricRecord, RecordDict
 from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
 from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
@@ -24,6 +24,7 @@ from cdtl_core.deploy.egress_filter.witness import LedgerWitness
 from cdtl_core.deploy.used import note_answer
 from cdtl_core.errors import CdtlError, PrivacyError
 from cdtl_core.federation.egress import EgressManifest, limit_of
+from cdtl_core.federation.packing import records_of
 from cdtl_core.system.foreign import get_logger
 
 __all__ = ["Replies"]
@@ -125,7 +126,7 @@ class Replies:
         """
         count = None
         if ask.order is not None:
-            numbers = content.metric_records.get("final") if ask.message_type == "evaluate" else None
+            numbers = records_of(content, MetricRecord).get("final") if ask.message_type == "evaluate" else None
             kept: Any = dict(numbers) if numbers else None
             count = partial(note_answer, self._home, ask.approval, ask.order, kept)
         await self.post(ask, content, "approved", judged=judged, count=count)
