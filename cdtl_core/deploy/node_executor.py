@@ -26,7 +26,7 @@ LIBRARIES = (
 )
 """What the code of a run imports from the site's own environment."""
 _PR_SET_DUMPABLE = 4
-_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = 1, -1, -4, -8
 _MOST_BYTES = 1 << 16
 _PART_S = 0.05
 
@@ -99,7 +99,8 @@ def _keep_freed_memory() -> None:
     """Do what the function of this name in `cdtl_core.system.program` does and explains, for one message."""
     if "GLIBC_TUNABLES" not in os.environ and not any(name.startswith("MALLOC_") for name in os.environ):
         with contextlib.suppress(OSError, AttributeError, TypeError):
-            for setting, value in ((_M_MXFAST, 0), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_MMAP_MAX, 0)):
+            settings = ((_M_MXFAST, 0), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1))
+            for setting, value in settings:
                 ctypes.CDLL(None).mallopt(setting, value)
 
 

@@ -70,7 +70,7 @@ class Likeness(_Closed):
     """Statistics of a model's training images.
 
     Attributes:
-        weights_sha256: Of the model they belong to.
+        weights_sha256: Of the model they belong to, once it is written.
         images: Training images.
         validation: Validation images behind the thresholds.
         coloured: Share of the training images with colour.
@@ -79,7 +79,7 @@ class Likeness(_Closed):
     """
 
     schema_version: int = 1
-    weights_sha256: str
+    weights_sha256: str = ""
     images: int
     validation: int
     coloured: float
@@ -112,20 +112,18 @@ class Likeness(_Closed):
         return found
 
 
-def likeness_of(site: Site, model: SiteModel, weights_sha256: str) -> Likeness:
+def likeness_of(site: Site, model: SiteModel) -> Likeness:
     """Return the statistics of a site's training images, with thresholds from its validation images.
 
     Args:
         site: The site; its network gets the model's weights.
         model: The model that the site uses.
-        weights_sha256: Hash of its file.
     """
     train, val = (site.cohort.folds[name].thinned(_MOST_OF_UNIT) for name in ("train", "val"))
     pixels = [_measures(fold) for fold in (train, val) if fold.num_images]
     features = [_features(site, model, fold) for fold in (train, val) if fold.num_images]
     enough = val.num_images >= _FEWEST
     return Likeness(
-        weights_sha256=weights_sha256,
         images=train.num_images,
         validation=val.num_images,
         coloured=float(np.mean([has_colour(train.pixels[row]) for row in train.rows])),
@@ -134,9 +132,10 @@ def likeness_of(site: Site, model: SiteModel, weights_sha256: str) -> Likeness:
     )
 
 
-def save_likeness(folder: Path, likeness: Likeness) -> None:
-    """Write the statistics beside the model."""
-    replace_json(folder / STATISTICS_FILE, likeness.model_dump(mode="json"))
+def save_likeness(folder: Path, likeness: Likeness, weights_sha256: str) -> None:
+    """Write the statistics beside the model, whose file has this hash."""
+    bound = likeness.model_copy(update={"weights_sha256": weights_sha256})
+    replace_json(folder / STATISTICS_FILE, bound.model_dump(mode="json"))
 
 
 def load_likeness(folder: Path, weights_sha256: str) -> Likeness | None:

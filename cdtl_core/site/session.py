@@ -1,6 +1,7 @@
 """A site's handling of an order: check it, open its folder, act, store local files, encode the reply."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -253,6 +254,9 @@ def _keep(here: _Here, outcome: Outcome, initial_weights_hash: str) -> None:
     folder = here.folder.model(here.federation)
     test, val = scores_of(here.site, outcome, "test"), scores_of(here.site, outcome, "val")
     save_scores(folder, test, val)
-    note = save_model(folder, here.site, outcome, private=here.private)
-    save_likeness(folder, likeness_of(here.site, outcome.used, note.weights_sha256))
+    with ThreadPoolExecutor(1, "model") as pool:  # the disk is slow, and the statistics take a network's time
+        saving = pool.submit(save_model, folder, here.site, outcome, private=here.private)
+        likeness = likeness_of(here.site, outcome.used)
+        note = saving.result()
+    save_likeness(folder, likeness, note.weights_sha256)
     save_card(folder, card_of(here.folder, here.site, note, test, val, initial_weights_hash))

@@ -12,7 +12,7 @@ import os
 
 __all__ = ["give_back_memory", "keep_freed_memory", "num_cores", "set_program_defaults", "set_thread_defaults"]
 
-_MXFAST, _TRIM_THRESHOLD, _MMAP_MAX = 1, -1, -4  # malloc.h
+_MXFAST, _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = 1, -1, -4, -8  # malloc.h
 _NEVER = (1 << 31) - 1
 _MOST_FREE = 1 << 29
 """Bytes of free memory that a process may keep between two rounds."""
@@ -38,13 +38,14 @@ def keep_freed_memory() -> None:
     """Let this process use memory again that it has freed, for a program that trains; only glibc can do this.
 
     Else each tensor of a training step comes in new memory, which the system clears page by page: a seventh of the
-    processors' time. Free neighbours become one block at once: tensors are aligned, and fit such a block again.
+    processors' time. Free neighbours become one block at once: tensors are aligned, and fit such a block again. All
+    threads take from one heap.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for setting, value in ((_MXFAST, 0), (_TRIM_THRESHOLD, _NEVER), (_MMAP_MAX, 0)):
+        for setting, value in ((_MXFAST, 0), (_TRIM_THRESHOLD, _NEVER), (_MMAP_MAX, 0), (_ARENA_MAX, 1)):
             mallopt(setting, value)
 
 
