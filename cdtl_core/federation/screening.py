@@ -20,7 +20,6 @@ from cdtl_core.federation.aggregate import AT_ONCE, Mean, check_shapes, fold_in,
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, Record, group_of, weight_of
 from cdtl_core.models.compiled import Loops, loops_for, squares_of
-from cdtl_core.models.pieces import rows_of
 from cdtl_core.models.weights import Weights, is_finite
 
 __all__ = ["Screening", "Seat", "close_screening", "digest_of", "miss", "norm_of", "open_screening", "refuse"]
@@ -177,8 +176,7 @@ def norm_of(delta: Weights, loops: Loops | None = None) -> float:
         delta: The update.
         loops: Sum the squares, to the same bits; None: torch does.
     """
-    parts = (part for value in delta.values() for part in rows_of(value))
-    return math.sqrt(math.fsum(squares_of(parts, loops)))
+    return math.sqrt(math.fsum(squares_of(delta.values(), loops)))
 
 
 def digest_of(delta: Weights, norm: float) -> str:

@@ -38,7 +38,7 @@ class Loops:
     Attributes:
         add: Adds four updates to float64 sums, in place, given the bits of each and an array of weights. The product of
             a float16 and a whole number is exact, so only sums are rounded, in the order of the updates, as in torch.
-        square: Fills float32 sums of squares of equally long rows, given the bits of all rows.
+        square: Fills float32 sums of squares of the pieces of a tensor, given its bits; the last may be shorter.
     """
 
     add: Callable[..., None]
@@ -59,19 +59,20 @@ def bits_of(part: torch.Tensor) -> _Halves:
     return part.view(-1).numpy().view(np.uint16)
 
 
-def squares_of(parts: Iterable[torch.Tensor], loops: Loops | None) -> list[float]:
-    """Return the sum of squares of each row of each part, in any order; the loops take float16 rows of a whole piece.
+def squares_of(values: Iterable[torch.Tensor], loops: Loops | None) -> list[float]:
+    """Return the sum of squares of each piece of each tensor, in any order; the loops take float16 in whole vectors.
 
     Squares of float16 are summed in float32, others in float64.
     """
     buffers, found, filled, jobs = Buffers(), list[float](), list[_Singles](), list[partial[None]]()
-    for part in parts:
-        half = part.dtype == torch.float16
-        if loops and half and part.shape[1] == PIECE:
-            filled.append(np.empty(len(part), np.float32))
-            jobs.append(partial(loops.square, filled[-1], bits_of(part)))
-        else:
-            wide = buffers.single(part) if half else part.to(torch.float64, copy=True)
+    for value in values:
+        half = value.dtype == torch.float16
+        if loops and half and value.numel() % PIECE % _VECTOR == 0:
+            filled.append(np.empty(-(-value.numel() // PIECE), np.float32))
+            jobs.append(partial(loops.square, filled[-1], bits_of(value.contiguous())))
+            continue
+        for rows in rows_of(value):
+            wide = buffers.single(rows) if half else rows.to(torch.float64, copy=True)
             found += wide.square_().sum(dim=1).tolist()
     on_cores(jobs)
     return found + [value for sums in filled for value in sums.tolist()]
@@ -145,9 +146,8 @@ def _squaring() -> Any:
 
     @njit(types.void(types.float32[::1], halves), nogil=True)
     def square(found: Any, bits: Any) -> None:
-        size = len(bits) // len(found)
         for row in range(len(found)):
-            found[row] = squares(bits[row * size : (row + 1) * size])
+            found[row] = squares(bits[row * PIECE : (row + 1) * PIECE])
 
     return square
 
@@ -205,6 +205,8 @@ def _widening(wide: Any) -> Any:
 
 
 def _sums_as_torch(loops: Loops) -> bool:
-    """Whether torch sums in the loop's order: in another order, the bits of 64 sums of random numbers would differ."""
-    numbers = torch.from_numpy(np.random.default_rng(0).standard_normal(64 * PIECE, np.float32)).half()
-    return squares_of(rows_of(numbers), loops) == squares_of(rows_of(numbers), None)
+    """Whether torch sums in the loop's order: in another order, the bits of 128 sums of random numbers would differ."""
+    rng = np.random.default_rng(0)
+    sizes = [64 * PIECE, *rng.integers(1, PIECE // _VECTOR, 64) * _VECTOR]
+    values = [torch.from_numpy(rng.standard_normal(size, np.float32)).half() for size in sizes]
+    return sorted(squares_of(values, loops)) == sorted(squares_of(values, None))
