@@ -130,10 +130,11 @@ def _add_waiting(mean: Mean) -> None:
 def _sum_in_parts(mean: Mean, name: str, buffers: Buffers) -> Iterator[torch.Tensor]:
     """Yield the flat parts of a tensor's sum with the updates that wait, in place of the sum if there is one."""
     held = [(delta[name], weight) for delta, weight in mean.waiting if name in delta]
-    before = [mean.sums[name]] if name in mean.sums else []
-    for parts in in_parts(*before, *(value for value, _ in held)):
-        total = parts[0] if before else buffers.zeros(parts[0])
-        for value, (_, weight) in zip(parts[len(before) :], held, strict=True):
+    values, weights = [value for value, _ in held], [weight for _, weight in held]
+    before = name in mean.sums
+    for first, *others in in_parts(mean.sums[name], *values) if before else in_parts(*values):
+        total = first if before else buffers.scaled(first, weights[0])
+        for value, weight in zip(others, weights if before else weights[1:], strict=True):
             total.add_(buffers.double(value), alpha=weight)
         yield total
 

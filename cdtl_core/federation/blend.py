@@ -218,9 +218,9 @@ def _mix(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64]) -> tor
     total, mixed = float(shares.sum()), torch.empty(values[0].shape, dtype=torch.float32)
     given = [(float(share / total), value) for share, value in zip(shares, values, strict=True) if share]
     buffers = Buffers()
-    for out, *parts in in_parts(mixed, *(value for _, value in given)):
-        result = buffers.zeros(out)
-        for (share, _), part in zip(given, parts, strict=True):
+    for out, first, *others in in_parts(mixed, *(value for _, value in given)):
+        result = buffers.scaled(first, given[0][0])
+        for (share, _), part in zip(given[1:], others, strict=True):
             result.add_(buffers.double(part), alpha=share)
         out.copy_(result)
     return mixed

@@ -16,6 +16,7 @@ of the norms in a run's records."""
 _PIECES = 8
 """Pieces in a part: 0.5 MB of float16, 2 MB of float64. Several threads get twice as many each, since to share an
 operation among them takes about as long as to work through one."""
+_ZERO = torch.zeros((), dtype=torch.float64)
 
 
 class Buffers:
@@ -36,9 +37,9 @@ class Buffers:
             return part
         return self._double[: part.numel()].copy_(self.single(part) if part.dtype == torch.float16 else part)
 
-    def zeros(self, part: torch.Tensor) -> torch.Tensor:
-        """Return as many float64 zeros as the part has numbers."""
-        return self._sum[: part.numel()].zero_()
+    def scaled(self, part: torch.Tensor, weight: float) -> torch.Tensor:
+        """Return the first term of a sum, float64: 0 + weight times the part, so that no zero is negative."""
+        return torch.add(_ZERO, self.double(part), alpha=weight, out=self._sum[: part.numel()])
 
 
 def in_parts(*values: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
