@@ -99,7 +99,7 @@ def _keep_freed_memory() -> None:
     """Do what the function of this name in `cdtl_core.system.program` does and explains, for one message."""
     if "GLIBC_TUNABLES" not in os.environ and not any(name.startswith("MALLOC_") for name in os.environ):
         with contextlib.suppress(OSError, AttributeError, TypeError):
-            settings = ((_M_MXFAST, 0), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1))
+            settings = ((_M_MXFAST, 0), (_M_TRIM_THRESHOLD, -1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1))
             for setting, value in settings:
                 ctypes.CDLL(None).mallopt(setting, value)
 

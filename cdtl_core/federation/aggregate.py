@@ -95,8 +95,8 @@ def mean_in_parts(mean: Mean, name: str, buffers: Buffers) -> Iterator[torch.Ten
         name: The tensor.
         buffers: Holds each part until the next one.
     """
-    if mean.loops and mean.waiting:
-        _add_waiting(mean)  # in all cores; torch adds them on the way to the mean
+    if mean.loops and len(mean.waiting) == AT_ONCE:
+        _add_waiting(mean)  # in all cores; torch adds fewer on the way to the mean
     for part in _sum_in_parts(mean, name, buffers):
         yield part.div_(mean.weights[name])
 

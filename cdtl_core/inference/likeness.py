@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from cdtl_core.system.durable import replace_json
 from cdtl_core.system.foreign import parse_json
 from cdtl_core.training.scoring import embed
 
-__all__ = ["STATISTICS_FILE", "Gauge", "Likeness", "gauge_of", "has_colour", "likeness_of", "load_likeness"]
+__all__ = ["STATISTICS_FILE", "Gauge", "Likeness", "gauge_of", "has_colour", "load_likeness", "statistics_of"]
 __all__ += ["measure", "save_likeness"]
 
 STATISTICS_FILE = "training_statistics.json"
@@ -70,7 +71,7 @@ class Likeness(_Closed):
     """Statistics of a model's training images.
 
     Attributes:
-        weights_sha256: Of the model they belong to, once it is written.
+        weights_sha256: Of the model they belong to.
         images: Training images.
         validation: Validation images behind the thresholds.
         coloured: Share of the training images with colour.
@@ -79,7 +80,7 @@ class Likeness(_Closed):
     """
 
     schema_version: int = 1
-    weights_sha256: str = ""
+    weights_sha256: str
     images: int
     validation: int
     coloured: float
@@ -112,8 +113,8 @@ class Likeness(_Closed):
         return found
 
 
-def likeness_of(site: Site, model: SiteModel) -> Likeness:
-    """Return the statistics of a site's training images, with thresholds from its validation images.
+def statistics_of(site: Site, model: SiteModel) -> dict[str, Any]:
+    """Return a `Likeness` without its hash: of a site's training images, with thresholds from its validation images.
 
     Args:
         site: The site; its network gets the model's weights.
@@ -123,19 +124,18 @@ def likeness_of(site: Site, model: SiteModel) -> Likeness:
     pixels = [_measures(fold) for fold in (train, val) if fold.num_images]
     features = [_features(site, model, fold) for fold in (train, val) if fold.num_images]
     enough = val.num_images >= _FEWEST
-    return Likeness(
-        images=train.num_images,
-        validation=val.num_images,
-        coloured=float(np.mean([has_colour(train.pixels[row]) for row in train.rows])),
-        pixels=gauge_of(*pixels) if enough else None,
-        features=gauge_of(*features) if enough else None,
-    )
+    return {
+        "images": train.num_images,
+        "validation": val.num_images,
+        "coloured": float(np.mean([has_colour(train.pixels[row]) for row in train.rows])),
+        "pixels": gauge_of(*pixels) if enough else None,
+        "features": gauge_of(*features) if enough else None,
+    }
 
 
-def save_likeness(folder: Path, likeness: Likeness, weights_sha256: str) -> None:
-    """Write the statistics beside the model, whose file has this hash."""
-    bound = likeness.model_copy(update={"weights_sha256": weights_sha256})
-    replace_json(folder / STATISTICS_FILE, bound.model_dump(mode="json"))
+def save_likeness(folder: Path, likeness: Likeness) -> None:
+    """Write the statistics beside the model."""
+    replace_json(folder / STATISTICS_FILE, likeness.model_dump(mode="json"))
 
 
 def load_likeness(folder: Path, weights_sha256: str) -> Likeness | None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from cdtl_core.models.pieces import PIECE, Buffers, rows_of
+from cdtl_core.system.foreign import get_logger, visible
 
 __all__ = ["Loops", "bits_of", "loops_for", "on_cores", "squares_of"]
 
@@ -25,8 +26,10 @@ _Singles = npt.NDArray[np.float32]
 _WIDENS = ("AVX2", "AVX512")
 """Processors, as torch names them, that have an instruction which widens float16."""
 _WORTH = 1 << 28
-"""Numbers in a round, as in 24 updates of ResNet-18. Below that, many rounds would have to pass until the loops have
+"""Numbers in a round, as of 25 sites with ResNet-18. Below that, many rounds would have to pass until the loops have
 saved the time that it takes to compile them."""
+_MOST_REASON = 200  # characters
+_log = get_logger("cdtl.server")
 _VECTOR, _LANES, _BLOCK = 8, 32, 16
 """How torch sums a piece: 32 sums side by side, each of blocks of 16 numbers, which it adds 16 at a time."""
 
@@ -74,7 +77,8 @@ def squares_of(values: Iterable[torch.Tensor], loops: Loops | None) -> list[floa
         for rows in rows_of(value):
             wide = buffers.single(rows) if half else rows.to(torch.float64, copy=True)
             found += wide.square_().sum(dim=1).tolist()
-    on_cores(jobs)
+    if jobs:
+        on_cores(jobs)
     return found + [value for sums in filled for value in sums.tolist()]
 
 
@@ -101,7 +105,13 @@ def on_cores(jobs: Sequence[Callable[[], object]]) -> None:
 def _loops() -> Loops | None:
     if torch.backends.cpu.get_cpu_capability() not in _WIDENS or importlib.util.find_spec("numba") is None:
         return None
-    loops = Loops(_adding(), _squaring())
+    try:
+        loops = Loops(_adding(), _squaring())
+    except Exception as error:  # of another numba, numpy or processor: it raises many kinds
+        _log.warning(
+            "numba cannot compile the server's loops (%s): torch computes instead, slower", visible(str(error), 200)
+        )
+        return None
     return loops if _sums_as_torch(loops) else None
 
 

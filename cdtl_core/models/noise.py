@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import ndtri
 
 __all__ = ["Entropy", "gaussian", "kernel_entropy", "unit"]
 
@@ -36,6 +35,8 @@ def gaussian(like: torch.Tensor, std: float, entropy: Entropy) -> torch.Tensor:
     """
     if std == 0:
         return torch.zeros(like.shape, dtype=torch.float64, device=like.device)
+    from scipy.special import ndtri  # takes a seventh of a second, and only private runs need it
+
     bits = np.frombuffer(entropy(8 * _SUMMANDS * like.numel()), np.uint8)
     draws = ndtri(unit(bits)).reshape(_SUMMANDS, *like.shape)
     return torch.from_numpy(draws.sum(axis=0) * (std / np.sqrt(_SUMMANDS))).to(like.device)

@@ -17,7 +17,7 @@ from cdtl_core.federation.evidence import donor_heads, mean_of_others
 from cdtl_core.federation.finish import Outcome, candidate, finish, finish_one
 from cdtl_core.federation.journal import Diary, Traffic
 from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteUpdate, is_centred, own_head, run_round, train_own
-from cdtl_core.inference.likeness import likeness_of, save_likeness
+from cdtl_core.inference.likeness import Likeness, save_likeness, statistics_of
 from cdtl_core.inference.model_folder import save_model
 from cdtl_core.metrics.metrics import auroc_interval
 from cdtl_core.models.weights import Weights, weights_hash
@@ -256,7 +256,9 @@ def _keep(here: _Here, outcome: Outcome, initial_weights_hash: str) -> None:
     save_scores(folder, test, val)
     with ThreadPoolExecutor(1, "model") as pool:  # the disk is slow, and the statistics take a network's time
         saving = pool.submit(save_model, folder, here.site, outcome, private=here.private)
-        likeness = likeness_of(here.site, outcome.used)
-        note = saving.result()
-    save_likeness(folder, likeness, note.weights_sha256)
+        try:
+            statistics = statistics_of(here.site, outcome.used)
+        finally:
+            note = saving.result()  # a full disk is said first
+    save_likeness(folder, Likeness(weights_sha256=note.weights_sha256, **statistics))
     save_card(folder, card_of(here.folder, here.site, note, test, val, initial_weights_hash))

@@ -13,7 +13,7 @@ import os
 __all__ = ["give_back_memory", "keep_freed_memory", "num_cores", "set_program_defaults", "set_thread_defaults"]
 
 _MXFAST, _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = 1, -1, -4, -8  # malloc.h
-_NEVER = (1 << 31) - 1
+_NEVER = -1
 _MOST_FREE = 1 << 29
 """Bytes of free memory that a process may keep between two rounds."""
 
@@ -35,7 +35,9 @@ def set_program_defaults() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process use memory again that it has freed, for a program that trains; only glibc can do this.
+    """Let this process use memory again that it has freed; only glibc can do this.
+
+    For processes that train: that of `cdtl simulate`, and at a site that of each message (`deploy/node_executor.py`).
 
     Else each tensor of a training step comes in new memory, which the system clears page by page: a seventh of the
     processors' time. Free neighbours become one block at once: tensors are aligned, and fit such a block again. All
@@ -53,9 +55,11 @@ def give_back_memory() -> None:
     """Give free memory back to the system if it is more than 512 MB, for a program that keeps it."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
-        library.mallinfo2.restype = _Mallinfo
-        if library.mallinfo2().fordblks > _MOST_FREE:
-            library.malloc_trim(0)
+        if hasattr(library, "mallinfo2"):  # since glibc 2.33
+            library.mallinfo2.restype = _Mallinfo
+            if library.mallinfo2().fordblks <= _MOST_FREE:
+                return
+        library.malloc_trim(0)
 
 
 def num_cores() -> int:

@@ -98,7 +98,7 @@ def test_onnx_says_what_predict_says_in_batches_of_any_size(folder: Path, images
     gauge = Gauge(mean=(mean,) * 10, spread=(2.0,) * 10, threshold=3.0)
     weights = json.loads((folder / "model.json").read_text())["weights_sha256"]
     told_apart = {"images": 1, "validation": 1, "coloured": 0, "pixels": gauge, "features": None}
-    save_likeness(folder, Likeness(**told_apart), weights)
+    save_likeness(folder, Likeness(weights_sha256=weights, **told_apart))
     before = set(folder.iterdir())
     done = export_onnx(folder, folder / "model.onnx", images)
     assert set(folder.iterdir()) == before | {folder / "model.onnx"}

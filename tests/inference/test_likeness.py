@@ -42,7 +42,9 @@ def test_a_gray_image_measures_the_same_in_one_channel_and_in_three() -> None:
 
 
 def test_damaged_statistics_are_a_sentence(tmp_path: Path) -> None:
-    save_likeness(tmp_path, Likeness(images=1, validation=1, coloured=0, pixels=None, features=None), "a")
+    save_likeness(
+        tmp_path, Likeness(weights_sha256="a", images=1, validation=1, coloured=0, pixels=None, features=None)
+    )
     with pytest.raises(ModelError, match="another model"):
         load_likeness(tmp_path, "b")
     (tmp_path / likeness.STATISTICS_FILE).write_text("{")

@@ -1,5 +1,6 @@
 """Compiled loops: the bits of torch, and nothing of numba in a small run."""
 
+import os
 import subprocess
 import sys
 
@@ -65,21 +66,22 @@ def test_sums_have_the_bits_of_torch(loops: Loops, bits: list[int], weights: lis
 @settings(max_examples=40, deadline=None)
 @given(
     bits=st.lists(st.integers(0, 2**16 - 1), max_size=5),
+    odd=st.sampled_from([0, 0, 3]),
     scale=st.sampled_from([6e-8, 1e-3, 1.0, 100.0]),
     seed=st.integers(0, 1000),
 )
-def test_norms_have_the_bits_of_torch(loops: Loops, bits: list[int], scale: float, seed: int) -> None:
-    """Also with numbers that are not finite, which a norm must show."""
-    drawn = np.random.default_rng(seed).standard_normal(2 * PIECE + 11) * scale
+def test_norms_have_the_bits_of_torch(loops: Loops, bits: list[int], odd: int, scale: float, seed: int) -> None:
+    """Also with numbers that are not finite, which a norm must show. The loops leave an odd length to torch."""
+    drawn = np.random.default_rng(seed).standard_normal(2 * PIECE + 8 * (seed % 3) + odd) * scale
     value = torch.from_numpy(drawn.astype(np.float16))
     value[seed : seed + len(bits)] = torch.from_numpy(np.array(bits, np.uint16).view(np.float16))
-    delta = {"w": value.view(-1, 5) if len(value) % 5 == 0 else value}
+    delta = {"w": value.view(-1, 8) if odd == 0 else value}
     assert np.float64(norm_of(delta, loops)).tobytes() == np.float64(norm_of(delta)).tobytes()
     assert norm_of(delta, loops) > 0 or not np.isfinite(norm_of(delta))
 
 
 def played(monkeypatch: pytest.MonkeyPatch, worth: int, threads: int) -> tuple[CoordinatorState, list[float]]:
-    """A round of ten sites of two modalities, of tensors that are shared out among threads."""
+    """A round of twelve sites of two modalities, of tensors that are shared out among threads."""
     monkeypatch.setattr(compiled, "_WORTH", worth)
     before, rng = torch.get_num_threads(), torch.Generator().manual_seed(0)
     torch.set_num_threads(threads)
@@ -143,3 +145,14 @@ print([name for name in ("numba", "llvmlite", "torch") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.returncode) == ("['torch']", 0), done.stderr
+
+
+@pytest.mark.integration
+def test_a_numba_that_cannot_compile_is_said_and_torch_computes() -> None:
+    pytest.importorskip("numba", reason="numba is not installed: pip install 'cdtl[fast]'")
+    script = "from cdtl_core.models.compiled import loops_for; print(loops_for(1 << 40))"
+    env = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.returncode) == ("None", 0), done.stderr
+    if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert "numba cannot compile" in done.stderr

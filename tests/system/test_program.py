@@ -89,7 +89,7 @@ print(again, kept - resident())
 
 def memory(keep: str, **env: str) -> list[int]:
     command = [sys.executable, "-c", MEMORY.replace("KEEP", keep)]
-    env = {**{name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}, **env}
+    env = {**{name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}, **env}
     found = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [int(part) for part in found.split()]
 

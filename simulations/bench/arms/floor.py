@@ -118,11 +118,11 @@ def _next_offset(
         narrow, wide, mean, mixed = (room[: piece.stop - piece.start] for room in rooms)
         mixed.zero_()
         for weights in patients.values():
-            mean.zero_()
+            before = torch.zeros((), dtype=torch.float64)
             for site, weight in weights.items():
                 narrow.copy_(updates[site][piece])
                 squares[site] += float(narrow.dot(narrow))
-                mean.add_(wide.copy_(narrow), alpha=weight)
+                before = torch.add(before, wide.copy_(narrow), alpha=weight, out=mean)
             mean.div_(sum(weights.values())).add_(wide.copy_(narrow.copy_(offset[piece])))
             mixed.add_(mean, alpha=sum(weights.values()) / total)
         offset[piece] = narrow.copy_(mixed)

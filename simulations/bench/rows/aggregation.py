@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from simulations.bench.ratio import alternate, median_ratio, middle
@@ -45,7 +46,7 @@ def _measure(session: Session) -> Measured:
     note = (
         f"{1e3 * middle(found['step']):.0f} ms for {_SITES} sites, {_MODALITIES} modalities, {size / 1e9:.2f} GB of "
         f"float16; one read {1e3 * middle(reads):.0f} ms at {size / middle(reads) / 1e9:.1f} GB/s, "
-        f"{threads} threads"
+        f"{threads} threads, {'with' if find_spec('numba') else 'without'} numba"
     )
     floor = (
         "measured in the same turns: to widen each float16 to float64 and add it, which makes a sum that the order of "
@@ -71,8 +72,8 @@ def _sum(updates: "Sequence[Tensor]") -> float:
     began = time.perf_counter()
     for pieces in zip(*(torch.split(update, part) for update in updates), strict=True):
         count = len(pieces[0])
-        total[:count].zero_()
-        for piece in pieces:
+        total[:count].copy_(single[:count].copy_(pieces[0]))
+        for piece in pieces[1:]:
             total[:count].add_(double[:count].copy_(single[:count].copy_(piece)))
     return time.perf_counter() - began
 
