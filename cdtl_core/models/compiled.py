@@ -107,12 +107,11 @@ def _loops() -> Loops | None:
         return None
     try:
         loops = Loops(_adding(), _squaring())
+        return loops if _sums_as_torch(loops) else None
     except Exception as error:  # of another numba, numpy or processor: it raises many kinds
-        _log.warning(
-            "numba cannot compile the server's loops (%s): torch computes instead, slower", visible(str(error), 200)
-        )
+        why = visible(str(error), _MOST_REASON)
+        _log.warning("numba cannot compile the server's loops (%s): torch computes instead, slower", why)
         return None
-    return loops if _sums_as_torch(loops) else None
 
 
 def _adding() -> Any:
