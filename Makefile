@@ -62,7 +62,7 @@ evidence: $(VENV)/.installed  ## what four sites gain over alone from others: do
 
 NVFLARE ?=
 RUNS ?= 3
-bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; three runs, of long ones two; under 30 minutes
+bench: $(VENV)/.installed  ## what cdtl costs over a plain loop, Flower and NVFlare; NVFLARE=PYTHON for the last; three runs, two of the long ones; under 30 minutes
 	$(BIN)/python -m simulations.bench $(if $(NVFLARE),--nvflare $(NVFLARE)) --runs $(RUNS) --json runs/bench.json --table docs/benchmarks.md
 
 page: $(VENV)/.installed  ## the demo's report in headless Chromium, with axe-core; screenshots in runs/page, to be looked at

@@ -1,4 +1,4 @@
-"""Loops over float16 numbers, compiled by numba: about half of torch's processor time, the same bits.
+"""Loops over float16 numbers, compiled by numba: less time than torch takes, the same bits.
 
 torch takes several passes, and its threads wait for each other in each of them. Here each core works through a part in
 one pass and one call, without Python's lock. numba is optional (`pip install 'cdtl[fast]'`). Each process that needs
@@ -28,10 +28,10 @@ _WIDENS = ("AVX2", "AVX512")
 _WORTH = 1 << 28
 """Numbers in a round, as of 25 sites with ResNet-18. Below that, many rounds would have to pass until the loops have
 saved the time that it takes to compile them."""
-_MOST_REASON = 200  # characters
-_log = get_logger("cdtl.server")
 _VECTOR, _LANES, _BLOCK = 8, 32, 16
 """How torch sums a piece: 32 sums side by side, each of blocks of 16 numbers, which it adds 16 at a time."""
+_MOST_REASON = 200  # characters
+_log = get_logger("cdtl.server")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Loops:
 
 
 def loops_for(numbers: int) -> Loops | None:
-    """Return the loops; None without numba, for few numbers, or if this version of torch sums in another order.
+    """Return the loops; None for few numbers or without numba, and with a warning if they would not have torch's bits.
 
     Args:
         numbers: Numbers that a round adds.
@@ -77,8 +77,7 @@ def squares_of(values: Iterable[torch.Tensor], loops: Loops | None) -> list[floa
         for rows in rows_of(value):
             wide = buffers.single(rows) if half else rows.to(torch.float64, copy=True)
             found += wide.square_().sum(dim=1).tolist()
-    if jobs:
-        on_cores(jobs)
+    on_cores(jobs)
     return found + [value for sums in filled for value in sums.tolist()]
 
 
@@ -88,6 +87,8 @@ def on_cores(jobs: Sequence[Callable[[], object]]) -> None:
     Args:
         jobs: They may be done in any order, and spend their time without Python's lock.
     """
+    if not jobs:
+        return
     left, more = iter(list(jobs)), min(torch.get_num_threads(), len(jobs)) - 1
 
     def work() -> None:
@@ -107,11 +108,13 @@ def _loops() -> Loops | None:
         return None
     try:
         loops = Loops(_adding(), _squaring())
-        return loops if _sums_as_torch(loops) else None
+        if _sums_as_torch(loops):
+            return loops
+        why = "this version of torch sums in another order"
     except Exception as error:  # of another numba, numpy or processor: it raises many kinds
-        why = visible(str(error), _MOST_REASON)
-        _log.warning("numba cannot compile the server's loops (%s): torch computes instead, slower", why)
-        return None
+        why = f"numba cannot compile them: {visible(str(error), _MOST_REASON)}"
+    _log.warning("the server's loops are not used (%s): torch computes instead, slower", why)
+    return None
 
 
 def _adding() -> Any:

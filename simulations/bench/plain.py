@@ -21,8 +21,8 @@ from cdtl_core.config import AugmentConfig
 from cdtl_core.data.transforms import Augmentation, augment, normalise, to_unit
 from cdtl_core.models.backbones import build_backbone
 
-__all__ = ["Images", "Job", "Net", "auroc_of", "images_of", "initial_weights_of", "norm_names", "read_job", "refresh"]
-__all__ += ["score", "train"]
+__all__ = ["Images", "Job", "Net", "auroc_of", "images_of", "initial_weights_of", "open_job", "read_job"]
+__all__ += ["refresh", "score", "train"]
 
 _SCORE_BATCH = 64
 _CHANGES = Augmentation(**AugmentConfig().model_dump())
@@ -58,12 +58,6 @@ class Images:
     patients: int
 
 
-def norm_names(net: nn.Module) -> list[str]:
-    """Tensors of batch norms, counters too."""
-    found = [(prefix, module) for prefix, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    return [f"{prefix}.{name}" for prefix, module in found for name in module.state_dict()]
-
-
 def read_job(folder: Path) -> Job:
     """The job's note."""
     job: Job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
@@ -74,6 +68,15 @@ def initial_weights_of(folder: Path) -> dict[str, torch.Tensor]:
     """The common start."""
     initial_weights: dict[str, torch.Tensor] = torch.load(folder / "initial_weights.pt", weights_only=True)
     return initial_weights
+
+
+def open_job(folder: Path) -> tuple[Job, dict[str, Images], Net, list[str]]:
+    """A job, its sites' images, the network with the initial weights, and the names of its batch norms' tensors."""
+    job = read_job(folder)
+    sites, net = {site: images_of(job, site) for site in job["sites"]}, Net(job)
+    net.load_state_dict(initial_weights_of(folder), strict=False)
+    found = [(prefix, module) for prefix, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    return job, sites, net, [f"{prefix}.{name}" for prefix, module in found for name in module.state_dict()]
 
 
 def images_of(job: Job, site: str) -> Images:

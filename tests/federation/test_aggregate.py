@@ -42,6 +42,20 @@ def test_hand_numbers() -> None:
     assert mean["w"].item() == 2.0
 
 
+def test_no_zero_is_negative() -> None:
+    """Its sign would depend on how a sum begins."""
+    for count in (1, 3, 7):
+        found = mean_of(_mean([-0.0] * count))["w"]
+        assert found.view(torch.int64).tolist() == [0]
+
+
+def _mean(values: list[float]) -> Mean:
+    mean = Mean()
+    for value in values:
+        fold_in(mean, {"w": torch.tensor([value], dtype=torch.float16)}, 3)
+    return mean
+
+
 def test_a_tensor_that_one_site_holds_is_averaged_over_that_site() -> None:
     mean = streamed([({"w": torch.ones(1).half()}, 1), ({"w": torch.zeros(1).half(), "head": torch.ones(1).half()}, 3)])
     assert mean["w"].item() == 0.25

@@ -8,12 +8,15 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from cdtl_core.federation import wire
 from cdtl_core.federation.packing import arrays_of, encoded_again, is_packed, outline, pack, packed, unpacked
+from cdtl_core.federation.site import RoundOrder, SiteUpdate
 
 TENSORS = st.dictionaries(
     st.text(max_size=8),
@@ -82,11 +85,20 @@ def test_a_message_is_freed_as_soon_as_it_is_read() -> None:
         content = RecordDict({**pack("delta", {"w": np.zeros(4, np.float16)}), "m": MetricRecord({"a": 1})})
         copies = [packed(unpacked(content), ["delta"]), encoded_again(content)]
         held = [weakref.ref(record) for one in (content, *copies) for record in (one, *one.values())]
+        weights = {"w": torch.zeros(4, dtype=torch.float16)}
+        update, order = (
+            wire.encode_update(SiteUpdate("a", 1, weights)),
+            wire.encode_order(RoundOrder(1, weights, share_head=False), 64 * "0"),
+        )
+        held += [weakref.ref(record) for one in (update, order) for record in (one, *one.values())]
         for one in (content, *copies):
             arrays_of(one, "delta")
             outline(one)
-        del content, copies, one
-        assert len(held) == 12
+        wire.decode_update(update, "a", {"w": torch.Size([4])}, 1)
+        wire.decode_order(order, 1)
+        wire.num_bytes(update)
+        del content, copies, one, update, order
+        assert len(held) == 20
         assert not [reference for reference in held if reference() is not None]
     finally:
         gc.enable()

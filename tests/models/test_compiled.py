@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,3 +158,24 @@ def test_a_numba_that_cannot_compile_is_said_and_torch_computes() -> None:
     assert (done.stdout.strip(), done.returncode) == ("None", 0), done.stderr
     if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
         assert "numba cannot compile" in done.stderr
+
+
+@pytest.mark.integration
+def test_no_machine_code_is_kept_on_the_disk(loops: Loops, tmp_path: Path) -> None:
+    """Others could change it, and the next run would execute it."""
+    assert loops
+    script = "from cdtl_core.models.compiled import loops_for; assert loops_for(1 << 40)"
+    env = {**os.environ, "HOME": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=env, cwd=tmp_path, check=True, timeout=120)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".nbi", ".nbc") or path.is_file()]
+
+
+def test_another_order_of_sums_is_noticed(loops: Loops) -> None:
+    """Sums that differ in the last bit stand for those of another torch."""
+
+    def square(found: np.ndarray, bits: np.ndarray) -> None:
+        loops.square(found, bits)
+        found *= np.float32(1 + 2**-23)
+
+    assert compiled._sums_as_torch(loops)
+    assert not compiled._sums_as_torch(replace(loops, square=square))

@@ -12,17 +12,7 @@ from pathlib import Path
 
 import torch
 
-from simulations.bench.plain import (
-    Net,
-    auroc_of,
-    images_of,
-    initial_weights_of,
-    norm_names,
-    read_job,
-    refresh,
-    score,
-    train,
-)
+from simulations.bench.plain import auroc_of, open_job, refresh, score, train
 
 __all__ = ["main"]
 
@@ -30,11 +20,7 @@ __all__ = ["main"]
 def main() -> None:
     """Play the job and say when rounds began, the first losses and the test AUROC."""
     folder, said = Path(sys.argv[1]), Path(sys.argv[2])
-    job = read_job(folder)
-    sites = {site: images_of(job, site) for site in job["sites"]}
-    net = Net(job)
-    norms = norm_names(net)
-    net.load_state_dict(initial_weights_of(folder), strict=False)
+    job, sites, net, norms = open_job(folder)
     start = {name: value.clone() for name, value in net.state_dict().items()}
     shared = {name: value for name, value in start.items() if name not in norms}
     local = {site: {name: start[name].clone() for name in norms} for site in sites}

@@ -21,17 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from simulations.bench.plain import (
-    Net,
-    auroc_of,
-    images_of,
-    initial_weights_of,
-    norm_names,
-    read_job,
-    refresh,
-    score,
-    train,
-)
+from simulations.bench.plain import Net, auroc_of, open_job, refresh, score, train
 
 __all__ = ["main"]
 
@@ -42,11 +32,7 @@ _PIECE = 1 << 18
 def main() -> None:
     """Play the job and say when rounds began, the first losses and the test AUROC."""
     folder, out, said = map(Path, sys.argv[1:4])
-    job = read_job(folder)
-    sites = {site: images_of(job, site) for site in job["sites"]}
-    net = Net(job)
-    norms = norm_names(net)
-    net.load_state_dict(initial_weights_of(folder), strict=False)
+    job, sites, net, norms = open_job(folder)
     state = net.state_dict()  # the tensors themselves
     shared = [_flat(value) for name, value in state.items() if name not in norms]
     initial = torch.cat(shared)
