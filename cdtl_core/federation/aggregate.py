@@ -18,12 +18,12 @@ import torch
 
 from cdtl_core.errors import FederationError
 from cdtl_core.models.compiled import Loops, bits_of, on_cores
-from cdtl_core.models.pieces import Buffers, in_parts
+from cdtl_core.models.pieces import Buffers, in_parts, one_thread
 from cdtl_core.models.weights import Weights
 from cdtl_core.system.durable import unwritable
 
-__all__ = ["AT_ONCE", "FEWEST", "Mean", "check_shapes", "fold_in", "mean_in_parts", "mean_of", "robust_mean"]
-__all__ += ["spooled"]
+__all__ = ["AT_ONCE", "FEWEST", "Mean", "add_waiting", "check_shapes", "fold_in", "mean_in_parts", "mean_of"]
+__all__ += ["robust_mean", "spooled"]
 
 FEWEST = 4
 """Smallest number of sites in a modality with which a rule can outvote one of them."""
@@ -95,12 +95,16 @@ def mean_in_parts(mean: Mean, name: str, buffers: Buffers) -> Iterator[torch.Ten
         name: The tensor.
         buffers: Holds each part until the next one.
     """
-    if mean.loops and len(mean.waiting) == AT_ONCE:
-        _add_waiting(mean)  # in all cores; torch adds fewer on the way to the mean
+    held = [delta[name] for delta, _ in mean.waiting if name in delta]
+    if name not in mean.sums and len(held) == 1 and held[0].dtype == torch.float16:
+        for (part,) in in_parts(held[0]):  # a product with whole patients is exact, hence their mean is the update
+            yield buffers.double(part).add_(0.0)  # no zero is negative, as in a sum
+        return
     for part in _sum_in_parts(mean, name, buffers):
         yield part.div_(mean.weights[name])
 
 
+@one_thread()
 def mean_of(mean: Mean) -> Weights:
     """Return the patient-weighted mean update, float64; the sum is used up."""
     buffers = Buffers()
@@ -108,6 +112,15 @@ def mean_of(mean: Mean) -> Weights:
         name: torch.cat([part.clone() for part in mean_in_parts(mean, name, buffers)]).view(shape)
         for name, shape in mean.shapes.items()
     }
+
+
+def add_waiting(mean: Mean) -> None:
+    """Add the updates that wait to the sums: four of them in all cores, if there are loops.
+
+    Torch adds fewer on the way to the mean.
+    """
+    if mean.loops and len(mean.waiting) == AT_ONCE:
+        _add_waiting(mean)
 
 
 def _add_waiting(mean: Mean) -> None:
@@ -120,7 +133,8 @@ def _add_waiting(mean: Mean) -> None:
             weights = np.array([weight for _, weight in held], np.float64)
             for total, *parts in in_parts(mean.sums[name], *(value for value, _ in held)):
                 jobs.append(partial(mean.loops.add, total.numpy(), *map(bits_of, parts), weights))
-        else:
+            continue
+        with one_thread():
             for _ in _sum_in_parts(mean, name, buffers):
                 pass  # in place
     on_cores(jobs)

@@ -15,7 +15,7 @@ import torch
 from cdtl_core.config import BlendConfig
 from cdtl_core.errors import ConfigError, FederationError
 from cdtl_core.federation.transfer import Matrix, alpha_of_retention
-from cdtl_core.models.pieces import Buffers, in_parts
+from cdtl_core.models.pieces import Buffers, in_parts, one_thread
 from cdtl_core.models.weights import Weights
 
 __all__ = ["blend", "blend_matrix", "blend_tensor", "check_blend_matrix", "check_one_shape", "layers_of"]
@@ -77,6 +77,7 @@ def check_blend_matrix(matrix: Matrix) -> None:
         )
 
 
+@one_thread()
 def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none") -> dict[str, Weights]:
     """Blend the modalities' models tensor by tensor, in float64; the result is float32.
 
@@ -89,9 +90,10 @@ def blend(models: Mapping[str, Weights], matrix: Matrix, *, depth: str = "none")
         depth: ``none``, or ``share_early`` / ``share_late``: own share grows to 1 towards the last / first layer.
     """
     result: dict[str, Weights] = {name: {} for name in models}
+    room = Buffers()
     for tensor, layer in layers_of({name: list(weights) for name, weights in models.items()}, matrix, depth):
         before = {name: weights[tensor] for name, weights in models.items() if tensor in weights}
-        for name, value in blend_tensor(before, list(models), layer).items():
+        for name, value in blend_tensor(before, list(models), layer, room).items():
             result[name][tensor] = value.clone() if value is before[name] else value
     return result
 
@@ -108,13 +110,16 @@ def layers_of(names: Mapping[str, Sequence[str]], matrix: Matrix, depth: str = "
         yield tensor, _at_depth(matrix, position, depth)
 
 
-def blend_tensor(values: Mapping[str, torch.Tensor], modalities: Sequence[str], matrix: Matrix) -> Weights:
+def blend_tensor(
+    values: Mapping[str, torch.Tensor], modalities: Sequence[str], matrix: Matrix, room: Buffers
+) -> Weights:
     """Return one tensor of each modality that holds it: float32, or the very tensor if it takes nothing from others.
 
     Args:
         values: Modality to the tensor.
         modalities: All K, in the matrix's order.
         matrix: K x K, of this tensor's layer.
+        room: For one part.
 
     Raises:
         FederationError: The tensors have several shapes.
@@ -130,7 +135,7 @@ def blend_tensor(values: Mapping[str, torch.Tensor], modalities: Sequence[str], 
             result[modalities[index]] = own
             continue
         if shares.tobytes() not in mixed:
-            mixed[shares.tobytes()] = _mix(held, shares)
+            mixed[shares.tobytes()] = _mix(held, shares, room)
         result[modalities[index]] = mixed[shares.tobytes()]
     return result
 
@@ -214,13 +219,12 @@ def _is_own(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], own
     return total <= 0 or any(share == total and value is own for share, value in zip(shares, values, strict=True))
 
 
-def _mix(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64]) -> torch.Tensor:
+def _mix(values: Sequence[torch.Tensor], shares: npt.NDArray[np.float64], room: Buffers) -> torch.Tensor:
     total, mixed = float(shares.sum()), torch.empty(values[0].shape, dtype=torch.float32)
     given = [(float(share / total), value) for share, value in zip(shares, values, strict=True) if share]
-    buffers = Buffers()
     for out, first, *others in in_parts(mixed, *(value for _, value in given)):
-        result = buffers.scaled(first, given[0][0])
+        result = room.scaled(first, given[0][0])
         for (share, _), part in zip(given[1:], others, strict=True):
-            result.add_(buffers.double(part), alpha=share)
+            result.add_(room.double(part), alpha=share)
         out.copy_(result)
     return mixed

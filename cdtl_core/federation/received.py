@@ -10,6 +10,7 @@ import torch
 
 from cdtl_core.federation.contract import head_name
 from cdtl_core.models.model import OF_HEAD, Parts, frozen_stages, parts_of
+from cdtl_core.models.pieces import one_thread
 from cdtl_core.models.weights import Weights, check_shapes, load_into
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def load_round(site: "Site", initial_weights: Weights, memory: "SiteMemory", ord
     return load(site, initial_weights, memory, order)[0]
 
 
+@one_thread()  # to copy is to wait for memory
 def load(site: "Site", initial_weights: Weights, memory: "SiteMemory", order: "RoundOrder") -> tuple[Parts, Weights]:
     """Load as `load_round` does; return also the shared tensors as loaded, which must not be written to."""
     parts = parts_of(site.model, freeze=frozen_stages(site.model, site.config), share_head=order.share_head)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Cohort
@@ -19,6 +18,7 @@ from cdtl_core.federation.contract import head_name
 from cdtl_core.federation.received import load
 from cdtl_core.metrics.metrics import auroc, log_loss_by_patient
 from cdtl_core.models.model import OF_HEAD, Classifier, Parts
+from cdtl_core.models.pieces import half_of_difference
 from cdtl_core.models.weights import Weights, check_finite, load_into, take, to_half
 from cdtl_core.privacy.mechanism import Grant
 from cdtl_core.system.progress import report
@@ -203,17 +203,17 @@ def _delta(site: Site, parts: Parts, received: Weights) -> Weights:
         parts: Names of the shared tensors.
         received: The received tensors.
     """
-    state, delta = site.model.state_dict(), Weights()
-    room = torch.empty(max((state[name].numel() for name in parts.shared), default=0))  # one for all: memory is slow
-    for name in parts.shared:
-        wire, value = head_name(name, site.cohort.labels), state[name].cpu()
-        moved = room[: value.numel()].as_strided(value.shape, value.stride())
-        try:
-            half = to_half({wire: torch.sub(value, received[name], out=moved)})
-        except ModelError:
-            check_finite({name: value}, "the trained model")
-            raise
-        delta[wire] = half[wire].contiguous()
+    state = site.model.state_dict()
+    trained = {name: state[name].cpu() for name in parts.shared}
+    delta = {
+        head_name(name, site.cohort.labels): half_of_difference(value, received[name])
+        for name, value in trained.items()
+    }
+    try:
+        check_finite(delta, "the rounded difference")
+    except ModelError:
+        check_finite(trained, "the trained model")
+        raise
     return delta
 
 

@@ -28,7 +28,7 @@ from cdtl_core.federation.pool import Pool, Standard
 from cdtl_core.federation.site import Site
 from cdtl_core.inference.pooled_network import PooledNetwork
 from cdtl_core.models.model import Classifier, build_classifier
-from cdtl_core.models.weights import load_into, load_weights, save_weights
+from cdtl_core.models.weights import load_into, load_weights, save_hashed
 from cdtl_core.system.durable import file_hash, replace_json
 from cdtl_core.system.foreign import parse_json
 
@@ -150,12 +150,11 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
     """
     chosen = outcome.selection.chosen
     used = outcome.used
-    save_weights(folder / MODEL_FILE, _flat(used))
+    weights_sha256 = save_hashed(folder / MODEL_FILE, _flat(used))
     others = {}
     if outcome.pooled is not None:
-        for name in (OWN, JOINT):
-            save_weights(folder / f"{name}.safetensors", _flat(outcome.models[name]))
-            others[f"{name}.safetensors"] = file_hash(folder / f"{name}.safetensors")
+        for name in (f"{OWN}.safetensors", f"{JOINT}.safetensors"):
+            others[name] = save_hashed(folder / name, _flat(outcome.models[Path(name).stem]))
     note = ModelNote(
         cdtl_version=__version__,
         federation=site.config.name,
@@ -183,7 +182,7 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         networks_log_loss=dict(outcome.pooled.networks_log_loss) if outcome.pooled else {},
         stays=private and chosen != JOINT,
         validation_log_loss=dict(outcome.selection.losses),
-        weights_sha256=file_hash(folder / MODEL_FILE),
+        weights_sha256=weights_sha256,
         others_sha256=others,
     )
     replace_json(folder / NOTE_FILE, note.model_dump(mode="json"))

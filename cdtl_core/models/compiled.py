@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cdtl_core.models.pieces import PIECE, Buffers, rows_of
+from cdtl_core.models.pieces import PIECE, Buffers, one_thread, rows_of
 from cdtl_core.system.foreign import get_logger, visible
 
 __all__ = ["Loops", "bits_of", "loops_for", "on_cores", "squares_of"]
@@ -74,9 +74,10 @@ def squares_of(values: Iterable[torch.Tensor], loops: Loops | None) -> list[floa
             filled.append(np.empty(-(-value.numel() // PIECE), np.float32))
             jobs.append(partial(loops.square, filled[-1], bits_of(value.contiguous())))
             continue
-        for rows in rows_of(value):
-            wide = buffers.single(rows) if half else rows.to(torch.float64, copy=True)
-            found += wide.square_().sum(dim=1).tolist()
+        with one_thread():
+            for rows in rows_of(value):
+                wide = buffers.single(rows) if half else rows.to(torch.float64, copy=True)
+                found += wide.square_().sum(dim=1).tolist()
     on_cores(jobs)
     return found + [value for sums in filled for value in sums.tolist()]
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import normalize
+from torch.overrides import TorchFunctionMode
 
 from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError, ModelError
@@ -152,7 +153,7 @@ class Parts:
 def build_classifier(
     config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
 ) -> Classifier:
-    """Build a classifier whose backbone has arbitrary weights; `initial_weights` fills it.
+    """Build a classifier whose weights are to be loaded: what its layers would draw at random is zero.
 
     Args:
         config: Of the network.
@@ -163,7 +164,7 @@ def build_classifier(
     Raises:
         ModelError: The backbone is unknown, or has fewer stages than `config.levels` names.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _Undrawn():
         found = build_backbone(config.backbone, image_size)
         if config.lora:
             add_lora(found.module, config.lora)
@@ -180,6 +181,17 @@ def shared_classifier(
     Load all weights before you use them. Arguments and errors as of `build_classifier`.
     """
     return _shared(config, num_classes, image_size, frozen_norms)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Fills tensors with zeros where a layer would fill them from torch's own random numbers, which take longer."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        options = kwargs or {}
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_) and options.get("generator") is None:
+            return args[0].zero_()
+        return func(*args, **options)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,21 +1,22 @@
-"""Passes over large tensors in parts that stay in the cores' caches.
+"""Passes over large tensors in parts that stay in a core's cache.
 
-Several operations on a part read it from memory once. torch shares each operation among its threads. Adding numbers of
-two types takes torch eight times as long as widening a part and adding that.
+Several operations on a part read it from memory once. Each takes a twentieth of a millisecond, and to share it among
+torch's threads takes as long: in one thread a round of the server took half the time of two. Adding numbers of two
+types takes torch eight times as long as widening a part and adding that.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-__all__ = ["PIECE", "Buffers", "in_parts", "rows_of"]
+__all__ = ["PIECE", "Buffers", "half_of_difference", "in_parts", "one_thread", "rows_of"]
 
 PIECE = 32752
 """Numbers in a piece, in whole cache lines. The sum of squares of a piece is one float32: another length changes bits
 of the norms in a run's records."""
-_PIECES = 8
-"""Pieces in a part: 0.5 MB of float16, 2 MB of float64. Several threads get twice as many each, since to share an
-operation among them takes about as long as to work through one."""
+_PART = 4 * PIECE
+"""Numbers in a part: 0.25 MB of float16, 1 MB of float64."""
 _ZERO = torch.zeros((), dtype=torch.float64)
 
 
@@ -23,9 +24,9 @@ class Buffers:
     """Room for one part in float32, in float64, and for a sum, used again for each part."""
 
     def __init__(self) -> None:
-        self._single = torch.empty(_length(), dtype=torch.float32)
-        self._double = torch.empty(_length(), dtype=torch.float64)
-        self._sum = torch.empty(_length(), dtype=torch.float64)
+        self._single = torch.empty(_PART, dtype=torch.float32)
+        self._double = torch.empty(_PART, dtype=torch.float64)
+        self._sum = torch.empty(_PART, dtype=torch.float64)
 
     def single(self, part: torch.Tensor) -> torch.Tensor:
         """Return a float16 or float32 part as float32."""
@@ -42,26 +43,50 @@ class Buffers:
         return torch.add(_ZERO, self.double(part), alpha=weight, out=self._sum[: part.numel()])
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in this thread alone, in a block or as a decorator of a function."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def in_parts(*values: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """Yield the same flat part of each tensor, part by part; all have equally many numbers.
 
     A contiguous tensor may be written to through its parts.
     """
-    yield from zip(*(torch.split(_flat(value), _length()) for value in values), strict=True)
+    yield from zip(*(torch.split(_flat(value), _PART) for value in values), strict=True)
+
+
+@one_thread()
+def half_of_difference(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return ``value - other`` rounded to float16, contiguous.
+
+    Args:
+        value: Float32.
+        other: Float32, of the same shape.
+    """
+    half = torch.empty_like(value, dtype=torch.float16)
+    if not half.stride() == value.stride() == other.stride():
+        return (value - other).to(torch.float16).contiguous()
+    flat = (one.as_strided((one.numel(),), (1,)) for one in (half, value, other))  # in the order of memory
+    room = torch.empty(min(_PART, half.numel()))
+    for out, *terms in zip(*(torch.split(one, _PART) for one in flat), strict=True):
+        out.copy_(torch.sub(*terms, out=room[: len(out)]))
+    return half.contiguous()
 
 
 def rows_of(value: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield a tensor as parts of whole pieces, one piece a row, and the rest as one shorter row."""
     flat = _flat(value)
     whole = flat.numel() // PIECE * PIECE
-    for part in (*torch.split(flat[:whole], _length()), flat[whole:]):
+    for part in (*torch.split(flat[:whole], _PART), flat[whole:]):
         if part.numel():
             yield part.view(-1, min(PIECE, part.numel()))
-
-
-def _length() -> int:
-    threads = torch.get_num_threads()
-    return PIECE * _PIECES * threads * min(threads, 2)
 
 
 def _flat(value: torch.Tensor) -> torch.Tensor:

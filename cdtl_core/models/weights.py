@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ from torch import nn
 from cdtl_core.errors import ModelError
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["Weights", "check_finite", "check_shapes", "is_finite", "load_into", "load_weights", "save_weights", "take"]
-__all__ += ["to_half", "weights_hash"]
+__all__ = ["Weights", "check_finite", "check_shapes", "is_finite", "load_into", "load_weights", "save_hashed"]
+__all__ += ["save_weights", "take", "to_half", "weights_hash"]
 
 Weights = dict[str, torch.Tensor]
 
@@ -90,6 +91,15 @@ def to_half(weights: Mapping[str, torch.Tensor]) -> Weights:
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Write weights as .safetensors, atomically."""
     replace_bytes(path, save(dict(weights)))
+
+
+def save_hashed(path: Path, weights: Mapping[str, torch.Tensor]) -> str:
+    """Write weights as `save_weights` does; return the SHA-256 of the file in hex, computed while the disk is busy."""
+    content = save(dict(weights))
+    with ThreadPoolExecutor(1, "hash") as pool:
+        digest = pool.submit(hashlib.sha256, content)
+        replace_bytes(path, content)
+    return digest.result().hexdigest()
 
 
 def load_weights(path: Path) -> Weights:

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from cdtl_core.errors import CdtlError
+from cdtl_core.models.pieces import one_thread
 
 __all__ = ["Crew", "Processes", "end_with_parent", "outcome_of"]
 
@@ -62,7 +63,7 @@ class Processes:
         """As `Crew.work_through`."""
         if self.jobs == 1 or len(tasks) < 2:
             for task in tasks:
-                with _one_thread():
+                with one_thread():
                     result = work(task)
                 yield task, result
             return
@@ -159,13 +160,3 @@ def end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

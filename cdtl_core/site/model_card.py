@@ -1,6 +1,7 @@
 """The card of a run's model at a site, written to the model's folder; like the model it stays there."""
 
 import contextlib
+import functools
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -213,6 +214,7 @@ def _licence(config: RunConfig) -> str:
     return (found.license if found else None) or "not named by its library: check it before you share the model"
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {"cdtl": __version__, "python": platform.python_version()}
     for name in _PACKAGES:

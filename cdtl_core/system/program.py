@@ -27,11 +27,11 @@ def set_thread_defaults() -> None:
 def set_program_defaults() -> None:
     """Set what only a program of cdtl may set, since it holds for all that its process does; threads as well.
 
-    Python looks for garbage after 50,000 new objects instead of 700: importing torch makes half a million, and none of
-    them is garbage.
+    Python looks for garbage after 200,000 new objects instead of 700, and seldom among older ones: importing torch
+    makes half a million, and none of them is garbage.
     """
     set_thread_defaults()
-    gc.set_threshold(50_000, 5, 5)
+    gc.set_threshold(200_000, 10, 10)
 
 
 def keep_freed_memory() -> None:

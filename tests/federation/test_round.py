@@ -75,24 +75,38 @@ FINITE = arrays.arrays(np.uint16, 5, elements=st.integers(0, 2**16 - 1).filter(l
 """Five float16 of any bits: subnormal, negative zero, the largest, huge ones that cancel; not infinite, not NaN."""
 
 
-@given(st.lists(FINITE, min_size=10, max_size=10), st.permutations(range(10)), st.sampled_from(["cdtl", "fedbn"]))
-def test_a_round_has_the_bits_of_plain_sums_over_whole_tensors(
-    bits: list[np.ndarray], order: list[int], method: str
+@given(
+    st.lists(FINITE, min_size=20, max_size=20),
+    st.permutations(range(10)),
+    st.sets(st.integers(0, 9), min_size=1),
+    st.sampled_from(["cdtl", "fedbn", "alone"]),
+)
+def test_two_rounds_have_the_bits_of_plain_sums_over_whole_tensors(
+    bits: list[np.ndarray], order: list[int], present: set[int], method: str
 ) -> None:
+    """Groups of several sites and of one, and in the second round also without any."""
     settings = config(method, aggregate={"norm_bound": 0.0})
-    members = [Member(f"s{i}", "ultrasound" if i < 7 else "mri", 1 + i * i, "L1") for i in range(10)]
-    updates = [
-        SiteUpdate(member.site, 1, {"w": torch.from_numpy(own.view(np.float16) * np.float16(0.25))})
-        for member, own in zip(members, bits, strict=True)
-    ]
-    state, report = step(start(members, settings), [updates[i] for i in order], settings)
-    means = {}
-    for group in report.groups:
-        held = [(m.num_patients, u.delta["w"]) for m, u in zip(members, updates, strict=True) if m.modality == group]
-        total = sum((n * value.double() for n, value in held), torch.zeros(5, dtype=torch.float64))
-        means[group] = {"w": total / sum(n for n, _ in held)}
-    for group, after in blend(means, report.matrix).items():
-        assert state.offsets[group]["w"].view(torch.int16).equal(after["w"].half().view(torch.int16))
+    members = [Member(f"s{i}", "ultrasound" if i < 6 else "mri" if i < 9 else "ct", 1 + i * i, "L1") for i in range(10)]
+    values = [torch.from_numpy(own.view(np.float16) * np.float16(0.125)) for own in bits]
+    rounds = [dict(enumerate(values[:10])), {i: values[10 + i] for i in sorted(present)}]
+    state, offsets = start(members, settings), dict[str, torch.Tensor]()
+    for number, sent in enumerate(rounds, 1):
+        updates = [SiteUpdate(members[i].site, number, {"w": sent[i]}) for i in order if i in sent]
+        state, report = step(state, updates, settings)
+        moved = {}
+        for group in report.groups:
+            own = [i for i, m in enumerate(members) if group in {m.modality, m.site}]
+            held = [(members[i].num_patients, sent[i]) for i in own if i in sent]
+            before = {"w": offsets[group].double()} if group in offsets else {}
+            if held:
+                total = sum((n * value.double() for n, value in held), torch.zeros(5, dtype=torch.float64))
+                mean = total / sum(n for n, _ in held)
+                moved[group] = {"w": mean + before["w"] if before else mean}
+            else:
+                moved[group] = before
+        for group, after in blend(moved, report.matrix).items():
+            offsets[group] = after["w"].half()
+            assert state.offsets[group]["w"].view(torch.int16).equal(offsets[group].view(torch.int16))
 
 
 def test_own_heads_are_summed_of_all_whose_updates_count_also_where_these_are_judged_at_the_rounds_end() -> None:

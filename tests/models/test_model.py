@@ -6,7 +6,9 @@ from torch import nn
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
+from cdtl_core.models.backbones import register_backbone
 from cdtl_core.models.model import Classifier, build_classifier, parts_of, set_training
+from cdtl_core.models.own_nets import OWN
 
 
 def classifier(backbone: str = "test_efficientnet") -> Classifier:
@@ -66,3 +68,33 @@ def test_frozen_stages_get_no_gradient_and_their_norms_do_not_move() -> None:
 
 def test_a_fresh_head_is_zero() -> None:
     assert classifier()(torch.randn(2, 3, 32, 32)).abs().max() == 0
+
+
+def test_a_network_that_is_to_be_loaded_draws_no_random_numbers_and_has_the_same_bits_each_time() -> None:
+    config = ModelConfig(backbone="resnet18")
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    one, same = (build_classifier(config, 2, 32).state_dict() for _ in range(2))
+    assert torch.random.get_rng_state().equal(before)
+    assert all(value.equal(same[name]) for name, value in one.items())
+    assert not one["backbone.conv1.weight"].any()
+    assert one["backbone.bn1.weight"].all()
+
+
+def test_numbers_from_an_own_generator_are_drawn_also_by_a_network_that_is_to_be_loaded() -> None:
+    """A layer may fix its constants that way; no message holds them."""
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fixed = torch.empty(4).normal_(generator=torch.Generator().manual_seed(0))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3)) * self.fixed[:3]
+
+    register_backbone("fixed", Fixed)
+    try:
+        module = build_classifier(ModelConfig(backbone="fixed"), 2, 32).backbone
+        assert module.fixed.equal(Fixed().fixed)
+    finally:
+        OWN.pop("fixed")

@@ -10,7 +10,7 @@ import torch
 from cdtl_core.federation.aggregate import Mean, fold_in, mean_of
 from cdtl_core.federation.blend import blend
 from cdtl_core.federation.screening import digest_of, norm_of
-from cdtl_core.models.pieces import PIECE, Buffers, in_parts, rows_of
+from cdtl_core.models.pieces import PIECE, Buffers, half_of_difference, in_parts, one_thread, rows_of
 
 SIZES = [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5, 40 * PIECE + 3]
 
@@ -106,3 +106,35 @@ def test_digests_tell_updates_apart() -> None:
     assert digest_of(one, norm_of(one)) == digest_of(same, norm_of(same)) != digest_of(other, norm_of(other))
     swapped = {**one, f"w{PIECE}": one[f"w{PIECE}"].flip(0)}
     assert digest_of(swapped, norm_of(one)) != digest_of(one, norm_of(one))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (PIECE * 5,), (40, 30), (24, 16, 3, 3)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "other", "transposed", "gaps"])
+def test_a_rounded_difference_has_the_bits_of_the_plain_one_in_any_layout(shape: tuple[int, ...], layout: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    one, other = torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
+    wanted = (one - other).half()
+    if layout in {"channels last", "other"} and one.ndim == 4:
+        one = one.to(memory_format=torch.channels_last)
+        other = other.to(memory_format=torch.channels_last) if layout == "channels last" else other
+    if layout == "transposed" and one.ndim > 1:
+        one, other = (value.transpose(0, 1).contiguous().transpose(0, 1) for value in (one, other))
+    if layout == "gaps" and one.ndim:
+        one, other = (torch.stack([value, value], dim=-1)[..., 0] for value in (one, other))
+    before = one.clone()
+    found = half_of_difference(one, other)
+    assert found.is_contiguous()
+    assert found.equal(wanted)
+    assert found.dtype == torch.float16
+    assert one.equal(before)
+
+
+def test_torch_has_its_threads_again_after_an_error(threads: int) -> None:
+    @one_thread()
+    def fail() -> None:
+        assert torch.get_num_threads() == 1
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert torch.get_num_threads() == threads

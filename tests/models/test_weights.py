@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from cdtl_core.errors import ModelError
-from cdtl_core.models.weights import check_finite, load_into, load_weights, save_weights, take, to_half, weights_hash
+from cdtl_core.errors import CheckpointError, ModelError
+from cdtl_core.models.weights import (
+    check_finite,
+    load_into,
+    load_weights,
+    save_hashed,
+    save_weights,
+    take,
+    to_half,
+    weights_hash,
+)
+from cdtl_core.system.durable import file_hash
 
 
 def test_taking_copies_and_loading_overwrites_in_place() -> None:
@@ -42,6 +52,18 @@ def test_saved_weights_come_back_and_damaged_files_are_refused(tmp_path: Path) -
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(ModelError, match="cannot be read"):
         load_weights(path)
+
+
+def test_the_hash_of_what_is_saved_is_that_of_the_file(tmp_path: Path) -> None:
+    path, plain = tmp_path / "a" / "w.safetensors", tmp_path / "b.safetensors"
+    weights = {"w": torch.randn(300, 7), "b": torch.zeros(3).half()}
+    assert save_hashed(path, weights) == file_hash(path)
+    save_weights(plain, weights)
+    assert plain.read_bytes() == path.read_bytes()
+    blocked = tmp_path / "folder"
+    blocked.mkdir()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_hashed(blocked, weights)
 
 
 def test_the_hash_depends_on_values_names_and_types_not_on_order() -> None:
