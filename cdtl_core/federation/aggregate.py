@@ -32,6 +32,10 @@ AT_ONCE = 4
 `compiled.Loops` adds as many."""
 
 
+_LONG = 1 << 20
+"""Numbers that a loop adds in one call."""
+
+
 @dataclass
 class Mean:
     """A running patient-weighted sum of updates; a tensor that only some sites hold is averaged over those.
@@ -56,7 +60,7 @@ def fold_in(mean: Mean, delta: Mapping[str, torch.Tensor], weight: int) -> None:
 
     Args:
         mean: The running sum.
-        delta: Finite; `screening.norm_of` checks that. It must not be written to afterwards.
+        delta: Finite; `norms.norm_of` checks that. It must not be written to afterwards.
         weight: Patients.
 
     Raises:
@@ -101,7 +105,7 @@ def mean_in_parts(mean: Mean, name: str, buffers: Buffers) -> Iterator[torch.Ten
             yield buffers.double(part).add_(0.0)  # no zero is negative, as in a sum
         return
     for part in _sum_in_parts(mean, name, buffers):
-        yield part.div_(mean.weights[name])
+        yield buffers.divided(part, mean.weights[name])
 
 
 @one_thread()
@@ -131,7 +135,7 @@ def _add_waiting(mean: Mean) -> None:
         held = [(delta[name], weight) for delta, weight in mean.waiting if name in delta]
         if mean.loops and len(held) == AT_ONCE and all(value.dtype == torch.float16 for value, _ in held):
             weights = np.array([weight for _, weight in held], np.float64)
-            for total, *parts in in_parts(mean.sums[name], *(value for value, _ in held)):
+            for total, *parts in in_parts(mean.sums[name], *(value for value, _ in held), size=_LONG):
                 jobs.append(partial(mean.loops.add, total.numpy(), *map(bits_of, parts), weights))
             continue
         with one_thread():

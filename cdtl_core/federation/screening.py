@@ -8,7 +8,6 @@ whole run has changed. Or `aggregate.robust` is set, whose rules need all update
 A site with `aggregate.strikes` refused updates is quarantined: none of its updates counts any more.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,12 +16,13 @@ from statistics import median
 from cdtl_core.config import AggregateConfig, RunConfig
 from cdtl_core.errors import FederationError
 from cdtl_core.federation.aggregate import AT_ONCE, Mean, check_shapes, fold_in, robust_mean, spooled
+from cdtl_core.federation.norms import norm_and_digest
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, Record, group_of, weight_of
-from cdtl_core.models.compiled import Loops, loops_for, squares_of
+from cdtl_core.models.compiled import Loops, loops_for
 from cdtl_core.models.weights import Weights, is_finite
 
-__all__ = ["Screening", "Seat", "close_screening", "digest_of", "miss", "norm_of", "open_screening", "refuse"]
+__all__ = ["Screening", "Seat", "close_screening", "miss", "open_screening", "refuse"]
 __all__ += ["running_median", "screen"]
 
 _OUT_OF_PLACE = "an update of an unknown site, of another round, or sent twice"
@@ -31,7 +31,6 @@ _NORMS = 5
 _DIGESTS = 20
 _FEWEST = 3
 """Smallest number of known sites for a median over sites: of two, no rule can find the false one."""
-_STRIDE = 61
 
 
 @dataclass(frozen=True)
@@ -113,12 +112,11 @@ def screen(screening: Screening, update: SiteUpdate) -> None:
     if update.spent:
         screening.spent.add(site)
         return
-    norm = norm_of(update.delta, _loops(screening, update))
+    norm, digest = norm_and_digest(update.delta, _loops(screening, update))
     if not math.isfinite(norm):
         name = next(name for name, value in update.delta.items() if not is_finite(value))
         refuse(screening, site, f"an update has values in '{name}' that are not finite: leave that site out.")
         return
-    digest = digest_of(update.delta, norm)
     screening._norms[site] = norm
     usual, pool = _usual(screening, site), screening.seats[site].pool
     if pool and (usual is None or 0 < screening.settings.norm_bound * usual < norm):
@@ -165,30 +163,6 @@ def close_screening(screening: Screening) -> dict[str, Mean]:
         shapes = {name: value.shape for name, value in mean.items()}
         screening._means[group] = Mean(dict.fromkeys(mean, 1), shapes, mean)
     return {seat.group: screening._means.get(seat.group, Mean()) for seat in screening.seats.values()}
-
-
-def norm_of(delta: Weights, loops: Loops | None = None) -> float:
-    """Return the Euclidean norm of an update over all its tensors; NaN or infinite if and only if one of its values is.
-
-    Squares of float16 are summed in float32 within a piece, which they cannot exceed; pieces are summed exactly.
-
-    Args:
-        delta: The update.
-        loops: Sum the squares, to the same bits; None: torch does.
-    """
-    return math.sqrt(math.fsum(squares_of(delta.values(), loops)))
-
-
-def digest_of(delta: Weights, norm: float) -> str:
-    """Return 16 hex digits that identify an update: a hash of its norm and of every 61st of its values.
-
-    It detects a repeated old update. It cannot stop a site that changes one bit first: no digest could.
-    """
-    digest = hashlib.sha256(repr(norm).encode())
-    for name in sorted(delta):
-        digest.update(f"{name}/{tuple(delta[name].shape)}\n".encode())
-        digest.update(delta[name].reshape(-1).numpy()[::_STRIDE].tobytes())
-    return digest.hexdigest()[:16]
 
 
 def running_median(norms: Mapping[str, Sequence[float]], pools: Mapping[str, str], site: str) -> float | None:

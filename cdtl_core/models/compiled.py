@@ -62,12 +62,20 @@ def bits_of(part: torch.Tensor) -> _Halves:
     return part.view(-1).numpy().view(np.uint16)
 
 
-def squares_of(values: Iterable[torch.Tensor], loops: Loops | None) -> list[float]:
+def squares_of(
+    values: Iterable[torch.Tensor], loops: Loops | None, beside: Callable[[], object] = lambda: None
+) -> list[float]:
     """Return the sum of squares of each piece of each tensor, in any order; the loops take float16 in whole vectors.
 
     Squares of float16 are summed in float32, others in float64.
+
+    Args:
+        values: The tensors.
+        loops: Sum the squares; None: torch does.
+        beside: Done by one core while the others work.
     """
-    buffers, found, filled, jobs = Buffers(), list[float](), list[_Singles](), list[partial[None]]()
+    buffers, found, filled = Buffers(), list[float](), list[_Singles]()
+    jobs: list[Callable[[], object]] = [beside]
     for value in values:
         half = value.dtype == torch.float16
         if loops and half and value.numel() % PIECE % _VECTOR == 0:
@@ -82,21 +90,20 @@ def squares_of(values: Iterable[torch.Tensor], loops: Loops | None) -> list[floa
     return found + [value for sums in filled for value in sums.tolist()]
 
 
-def on_cores(jobs: Sequence[Callable[[], object]]) -> None:
+def on_cores(jobs: Sequence[Callable[[], object]], *, cores: int | None = None) -> None:
     """Do all jobs, in as many threads as torch may use; each thread takes the next job that is left.
 
     Args:
-        jobs: They may be done in any order, and spend their time without Python's lock.
+        jobs: They may be done in any order, and spend their time without Python's lock. In each, torch has one thread.
+        cores: Threads at most.
     """
-    if not jobs:
-        return
-    left, more = iter(list(jobs)), min(torch.get_num_threads(), len(jobs)) - 1
+    left, more = iter(list(jobs)), min(cores or torch.get_num_threads(), len(jobs)) - 1
 
     def work() -> None:
         for job in left:
             job()
 
-    with ThreadPoolExecutor(max(more, 1), "cores") as pool:
+    with one_thread(), ThreadPoolExecutor(max(more, 1), "cores") as pool:
         others = [pool.submit(work) for _ in range(more)]
         work()
     for other in others:

@@ -38,6 +38,10 @@ class Buffers:
             return part
         return self._double[: part.numel()].copy_(self.single(part) if part.dtype == torch.float16 else part)
 
+    def divided(self, part: torch.Tensor, divisor: float) -> torch.Tensor:
+        """Return a float64 part divided by a number; it may be the result of `scaled`, which is used up."""
+        return torch.div(part, divisor, out=self._sum[: part.numel()])
+
     def scaled(self, part: torch.Tensor, weight: float) -> torch.Tensor:
         """Return the first term of a sum, float64: 0 + weight times the part, so that no zero is negative."""
         return torch.add(_ZERO, self.double(part), alpha=weight, out=self._sum[: part.numel()])
@@ -54,12 +58,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_parts(*values: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the same flat part of each tensor, part by part; all have equally many numbers.
+def in_parts(*values: torch.Tensor, size: int = _PART) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield the same flat part of each tensor, part by part.
 
-    A contiguous tensor may be written to through its parts.
+    Args:
+        values: They have equally many numbers. A contiguous tensor may be written to through its parts.
+        size: Numbers in a part.
     """
-    yield from zip(*(torch.split(_flat(value), _PART) for value in values), strict=True)
+    yield from zip(*(torch.split(_flat(value), size) for value in values), strict=True)
 
 
 @one_thread()

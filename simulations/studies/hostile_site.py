@@ -25,8 +25,9 @@ from cdtl_core.config.settings import save_toml
 from cdtl_core.errors import CdtlError
 from cdtl_core.federation.contract import label_hash
 from cdtl_core.federation.finish import candidate
+from cdtl_core.federation.norms import norm_of
 from cdtl_core.federation.round import step
-from cdtl_core.federation.screening import norm_of, running_median
+from cdtl_core.federation.screening import running_median
 from cdtl_core.federation.site import Site, SiteMemory, SiteUpdate, run_round
 from cdtl_core.federation.state import CoordinatorState, Member, order_for, start
 from cdtl_core.metrics.metrics import auroc

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cdtl_core.config import RunConfig
 from cdtl_core.federation.aggregate import AT_ONCE, Mean, fold_in, mean_of
+from cdtl_core.federation.norms import digest_of, norm_of
 from cdtl_core.federation.round import step
-from cdtl_core.federation.screening import digest_of, norm_of
 from cdtl_core.federation.site import SiteUpdate
 from cdtl_core.federation.state import CoordinatorState, Member, start
 from cdtl_core.models import compiled

@@ -9,7 +9,7 @@ import torch
 
 from cdtl_core.federation.aggregate import Mean, fold_in, mean_of
 from cdtl_core.federation.blend import blend
-from cdtl_core.federation.screening import digest_of, norm_of
+from cdtl_core.federation.norms import digest_of, norm_of
 from cdtl_core.models.pieces import PIECE, Buffers, half_of_difference, in_parts, one_thread, rows_of
 
 SIZES = [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5, 40 * PIECE + 3]
