@@ -12,7 +12,6 @@ from cdtl_core.config.folders import RunFolder
 from cdtl_core.config.settings import flatten, load_simulation
 from cdtl_core.federation.journal import Ending, Round, read_entries
 from cdtl_core.report.charts.styles import method_name
-from cdtl_core.report.live import open_page
 from cdtl_core.report.tracking import MlflowSink, Sink, TensorBoardSink, following, has_tensorboard
 from cdtl_core.results.text import ending_lines, round_lines
 
@@ -44,6 +43,8 @@ def watching(
     with ExitStack() as stack:
         stack.enter_context(writing_events(folder, more))
         if open_:
+            from cdtl_core.report.live import open_page  # loads the charts
+
             url = stack.enter_context(open_page(folder))
             typer.echo(f"The run's page: {url} (report.html in {folder} after its end)", err=True)
         yield

@@ -22,7 +22,7 @@ from cdtl_core.models.pieces import Buffers, in_parts, one_thread
 from cdtl_core.models.weights import Weights
 from cdtl_core.system.durable import unwritable
 
-__all__ = ["AT_ONCE", "FEWEST", "Mean", "add_waiting", "check_shapes", "fold_in", "mean_in_parts", "mean_of"]
+__all__ = ["AT_ONCE", "FEWEST", "Mean", "catch_up", "check_shapes", "fold_in", "mean_in_parts", "mean_of"]
 __all__ += ["robust_mean", "spooled"]
 
 FEWEST = 4
@@ -118,11 +118,8 @@ def mean_of(mean: Mean) -> Weights:
     }
 
 
-def add_waiting(mean: Mean) -> None:
-    """Add the updates that wait to the sums: four of them in all cores, if there are loops.
-
-    Torch adds fewer on the way to the mean.
-    """
+def catch_up(mean: Mean) -> None:
+    """Add the updates that wait if they are as many as the loops add at once; torch adds fewer on the way to the mean."""
     if mean.loops and len(mean.waiting) == AT_ONCE:
         _add_waiting(mean)
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from cdtl_core.federation.aggregate import Mean, add_waiting, mean_in_parts
+from cdtl_core.federation.aggregate import Mean, catch_up, mean_in_parts
 from cdtl_core.federation.blend import blend_tensor, check_one_shape, layers_of
 from cdtl_core.federation.transfer import Matrix
 from cdtl_core.models.compiled import on_cores
@@ -54,14 +54,17 @@ def next_offsets(
         depth: As in `blend`.
     """
     for mean in means.values():
-        add_waiting(mean)
+        catch_up(mean)
     shapes = [{name: value.shape for name, value in offset.items()} for offset in offsets.values()]
     shapes += [mean.shapes for mean in means.values()]
     names = _names({group: offsets[group] | means[group].shapes for group in offsets})
     rooms, blended = list[_Room](), dict[str, Weights]()
 
     def work(tensor: str, layer: Matrix) -> None:
-        room = rooms.pop() if rooms else _Room.of(offsets)
+        try:
+            room = rooms.pop()
+        except IndexError:
+            room = _Room.of(offsets)
         shape = check_one_shape(shapes_of[tensor] for shapes_of in shapes if tensor in shapes_of)
         held = {group: (offsets[group], means[group]) for group in offsets if tensor in names[group]}
         blended[tensor] = _blended(_moved_in_parts(tensor, shape, held, room), shape, list(offsets), layer, room.blend)
@@ -88,6 +91,7 @@ def _moved_in_parts(
         held: Group to its offset before the round, and its mean update.
         room: Holds each part until the next one.
     """
+    # The parts of a tensor that groups share are made once. They are not written to: a mean is.
     found = {group: offset[tensor] for group, (offset, _) in held.items() if tensor in offset}
     nothing = torch.zeros(shape if len(found) < len(held) else 0, dtype=torch.float16)
     before = {group: found.get(group, nothing) for group in held}
