@@ -119,7 +119,7 @@ def mean_of(mean: Mean) -> Weights:
 
 
 def catch_up(mean: Mean) -> None:
-    """Add the updates that wait if they are as many as the loops add at once; torch adds fewer on the way to the mean."""
+    """Add the updates that wait if loops can: four at once. Torch adds fewer on the way to the mean."""
     if mean.loops and len(mean.waiting) == AT_ONCE:
         _add_waiting(mean)
 

@@ -153,7 +153,7 @@ class Parts:
 def build_classifier(
     config: ModelConfig, num_classes: int, image_size: int, *, frozen_norms: bool = False
 ) -> Classifier:
-    """Build a classifier whose weights are to be loaded: what its layers would draw at random is zero.
+    """Build a classifier whose backbone has arbitrary weights; `initial_weights` fills it.
 
     Args:
         config: Of the network.
@@ -164,7 +164,7 @@ def build_classifier(
     Raises:
         ModelError: The backbone is unknown, or has fewer stages than `config.levels` names.
     """
-    with torch.random.fork_rng(devices=[]), _Undrawn():
+    with torch.random.fork_rng(devices=[]):
         found = build_backbone(config.backbone, image_size)
         if config.lora:
             add_lora(found.module, config.lora)
@@ -178,7 +178,7 @@ def shared_classifier(
 ) -> Classifier:
     """Return the network of an architecture, one per process, for its structure: its weights are those of the last use.
 
-    Load all weights before you use them. Arguments and errors as of `build_classifier`.
+    Load all weights before you use them: none is drawn at random. Arguments and errors as of `build_classifier`.
     """
     return _shared(config, num_classes, image_size, frozen_norms)
 
@@ -196,7 +196,8 @@ class _Undrawn(TorchFunctionMode):
 
 @functools.lru_cache(maxsize=4)
 def _shared(config: ModelConfig, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
-    return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)
+    with _Undrawn():
+        return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)
 
 
 def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifier:

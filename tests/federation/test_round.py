@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -71,18 +71,18 @@ def test_the_order_of_replies_changes_no_bit() -> None:
     assert len({tuple(values(state).items()) for state in results}) == 1
 
 
-FINITE = arrays.arrays(np.uint16, 5, elements=st.integers(0, 2**16 - 1).filter(lambda bits: bits & 0x7C00 != 0x7C00))
-"""Five float16 of any bits: subnormal, negative zero, the largest, huge ones that cancel; not infinite, not NaN."""
+FINITE = arrays.arrays(np.uint16, (20, 5)).map(lambda bits: np.where(~bits & 0x7C00, bits, bits & 0x83FF))
+"""Float16 of any bits: subnormal, negative zero, the largest, huge ones that cancel; not infinite, not NaN."""
 
 
 @given(
-    st.lists(FINITE, min_size=20, max_size=20),
+    FINITE,
     st.permutations(range(10)),
     st.sets(st.integers(0, 9), min_size=1),
     st.sampled_from(["cdtl", "fedbn", "alone"]),
 )
 def test_two_rounds_have_the_bits_of_plain_sums_over_whole_tensors(
-    bits: list[np.ndarray], order: list[int], present: set[int], method: str
+    bits: np.ndarray, order: list[int], present: set[int], method: str
 ) -> None:
     """Groups of several sites and of one, and in the second round also without any."""
     settings = config(method, aggregate={"norm_bound": 0.0})
@@ -92,11 +92,14 @@ def test_two_rounds_have_the_bits_of_plain_sums_over_whole_tensors(
     state, offsets = start(members, settings), dict[str, torch.Tensor]()
     for number, sent in enumerate(rounds, 1):
         updates = [SiteUpdate(members[i].site, number, {"w": sent[i]}) for i in order if i in sent]
-        state, report = step(state, updates, settings)
+        try:
+            state, report = step(state, updates, settings)
+        except FederationError:  # all were sent in the first round, too
+            reject()
         moved = {}
         for group in report.groups:
             own = [i for i, m in enumerate(members) if group in {m.modality, m.site}]
-            held = [(members[i].num_patients, sent[i]) for i in own if i in sent]
+            held = [(members[i].num_patients, sent[i]) for i in own if members[i].site in report.updated]
             before = {"w": offsets[group].double()} if group in offsets else {}
             if held:
                 total = sum((n * value.double() for n, value in held), torch.zeros(5, dtype=torch.float64))

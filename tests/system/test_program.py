@@ -58,7 +58,7 @@ def test_only_a_program_of_cdtl_changes_how_its_process_looks_for_garbage() -> N
         for code in (library, COMMAND + say)
     }
     assert found[library].stdout == began
-    assert found[COMMAND + say].stdout.splitlines()[-1] == "50000"
+    assert found[COMMAND + say].stdout.splitlines()[-1] == "200000"
 
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
