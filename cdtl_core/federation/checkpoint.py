@@ -1,14 +1,17 @@
 """Checkpoints: the coordinator's state on disk, one folder per round, written atomically; the two newest are kept."""
 
+import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from cdtl_core.errors import CheckpointError, ModelError
 from cdtl_core.federation.state import CoordinatorState, HeadSum, Member, Record
-from cdtl_core.models.weights import Weights, load_weights, save_hashed
+from cdtl_core.models.weights import Weights, load_weights
 from cdtl_core.system.durable import file_hash, publish_folder, unwritable
 from cdtl_core.system.foreign import parse_json
 
@@ -39,7 +42,8 @@ def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
     draft.mkdir(parents=True)
     weights = _flat("offset", state.offsets) | _flat("heads", {group: sum.total for group, sum in state.heads.items()})
     firsts = {id(value): name for name, value in reversed(weights.items())}  # groups may hold the same tensor
-    sha256 = save_hashed(draft / "state.safetensors", {name: weights[name] for name in firsts.values()})
+    content = save({name: weights[name] for name in firsts.values()})
+    (draft / "state.safetensors").write_bytes(content)
     note = {
         "round": state.round,
         "members": [vars(member) for member in state.members],
@@ -48,7 +52,7 @@ def _publish(draft: Path, target: Path, state: CoordinatorState) -> None:
         "initial_weights_hash": state.initial_weights_hash,
         "heads": {group: {"patients": one.patients, "sites": one.sites} for group, one in state.heads.items()},
         "records": {site: vars(record) for site, record in state.records.items()},
-        "sha256": sha256,
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
     (draft / "state.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     publish_folder(draft, target)

@@ -1,4 +1,4 @@
-"""Norm and digest of an update: the server reads both from one look through it."""
+"""Norm and digest of an update."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cdtl_core.models.compiled import Loops, squares_of
 from cdtl_core.models.weights import Weights
 
-__all__ = ["digest_of", "norm_and_digest", "norm_of"]
+__all__ = ["norm_and_digest", "norm_of"]
 
 _STRIDE = 61
 _Sample = tuple[bytes, npt.NDArray[np.generic]]
@@ -18,7 +18,11 @@ _Sample = tuple[bytes, npt.NDArray[np.generic]]
 
 
 def norm_and_digest(delta: Weights, loops: Loops | None = None) -> tuple[float, str]:
-    """Return the norm and the digest of an update; arguments as of `norm_of`."""
+    """Return the norm of an update as `norm_of` does, and 16 hex digits that identify it.
+
+    The digest is a hash of the norm and of every 61st of the values. It detects a repeated old update. It cannot stop a
+    site that changes one bit first: no digest could.
+    """
     sample: list[_Sample] = []
     squares = squares_of(delta.values(), loops, beside=lambda: sample.extend(_sample(delta)))
     norm = math.sqrt(math.fsum(squares))
@@ -35,14 +39,6 @@ def norm_of(delta: Weights, loops: Loops | None = None) -> float:
         loops: Sum the squares, to the same bits; None: torch does.
     """
     return math.sqrt(math.fsum(squares_of(delta.values(), loops)))
-
-
-def digest_of(delta: Weights, norm: float) -> str:
-    """Return 16 hex digits that identify an update: a hash of its norm and of every 61st of its values.
-
-    It detects a repeated old update. It cannot stop a site that changes one bit first: no digest could.
-    """
-    return _hashed(norm, _sample(delta))
 
 
 def _sample(delta: Weights) -> list[_Sample]:

@@ -58,6 +58,8 @@ def next_offsets(
     shapes = [{name: value.shape for name, value in offset.items()} for offset in offsets.values()]
     shapes += [mean.shapes for mean in means.values()]
     names = _names({group: offsets[group] | means[group].shapes for group in offsets})
+    layers = dict(layers_of(names, matrix, depth))
+    shape_of = {one: check_one_shape(found[one] for found in shapes if one in found) for one in layers}
     rooms, blended = list[_Room](), dict[str, Weights]()
 
     def work(tensor: str, layer: Matrix) -> None:
@@ -65,16 +67,16 @@ def next_offsets(
             room = rooms.pop()
         except IndexError:
             room = _Room.of(offsets)
-        shape = check_one_shape(shapes_of[tensor] for shapes_of in shapes if tensor in shapes_of)
         held = {group: (offsets[group], means[group]) for group in offsets if tensor in names[group]}
-        blended[tensor] = _blended(_moved_in_parts(tensor, shape, held, room), shape, list(offsets), layer, room.blend)
-        for value in {id(value): value for value in blended[tensor].values()}.values():
-            check_finite({tensor: value}, "the rounded difference")
+        moved = _moved_in_parts(tensor, shape_of[tensor], held, room)
+        blended[tensor] = _blended(moved, shape_of[tensor], list(offsets), layer, room.blend)
         rooms.append(room)
 
-    layers = dict(layers_of(names, matrix, depth))
     large = any(mean.loops for mean in means.values())
     on_cores([partial(work, tensor, layer) for tensor, layer in layers.items()], cores=None if large else 1)
+    for tensor in layers:
+        for value in {id(value): value for value in blended[tensor].values()}.values():
+            check_finite({tensor: value}, "the rounded difference")
     after = {group: {name: blended[name][group] for name in layers if group in blended[name]} for group in offsets}
     same = {tuple(map(id, weights.values())): weights for weights in after.values()}
     return {group: same[tuple(map(id, weights.values()))] for group, weights in after.items()}

@@ -203,17 +203,15 @@ def _delta(site: Site, parts: Parts, received: Weights) -> Weights:
         parts: Names of the shared tensors.
         received: The received tensors.
     """
-    state = site.model.state_dict()
-    trained = {name: state[name].cpu() for name in parts.shared}
-    delta = {
-        head_name(name, site.cohort.labels): half_of_difference(value, received[name])
-        for name, value in trained.items()
-    }
-    try:
-        check_finite(delta, "the rounded difference")
-    except ModelError:
-        check_finite(trained, "the trained model")
-        raise
+    state, delta = site.model.state_dict(), Weights()
+    for name in parts.shared:
+        wire, value = head_name(name, site.cohort.labels), state[name].cpu()
+        delta[wire] = half_of_difference(value, received[name])
+        try:
+            check_finite({wire: delta[wire]}, "the rounded difference")
+        except ModelError:
+            check_finite({name: value}, "the trained model")
+            raise
     return delta
 
 

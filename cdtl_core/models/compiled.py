@@ -72,7 +72,7 @@ def squares_of(
     Args:
         values: The tensors.
         loops: Sum the squares; None: torch does.
-        beside: Done by one core while the others work.
+        beside: Done by one core, while others sum if there are loops.
     """
     buffers, found, filled = Buffers(), list[float](), list[_Singles]()
     jobs: list[Callable[[], object]] = [beside]

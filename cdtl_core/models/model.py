@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import normalize
-from torch.overrides import TorchFunctionMode
 
 from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError, ModelError
@@ -178,26 +177,14 @@ def shared_classifier(
 ) -> Classifier:
     """Return the network of an architecture, one per process, for its structure: its weights are those of the last use.
 
-    Load all weights before you use them: none is drawn at random. Arguments and errors as of `build_classifier`.
+    Load all weights before you use them. Arguments and errors as of `build_classifier`.
     """
     return _shared(config, num_classes, image_size, frozen_norms)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Fills tensors with zeros where a layer would fill them from torch's own random numbers, which take longer."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        options = kwargs or {}
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_) and options.get("generator") is None:
-            return args[0].zero_()
-        return func(*args, **options)
-
-
 @functools.lru_cache(maxsize=4)
 def _shared(config: ModelConfig, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
-    with _Undrawn():
-        return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)
+    return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)
 
 
 def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifier:

@@ -49,7 +49,10 @@ class Buffers:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute in this thread alone, in a block or as a decorator of a function."""
+    """Let torch compute in this thread alone, in a block or as a decorator of a function.
+
+    New threads get this setting, too: use it from one thread of Python at a time.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,9 +6,7 @@ from torch import nn
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
-from cdtl_core.models.backbones import register_backbone
-from cdtl_core.models.model import Classifier, build_classifier, parts_of, set_training, shared_classifier
-from cdtl_core.models.own_nets import OWN
+from cdtl_core.models.model import Classifier, build_classifier, parts_of, set_training
 
 
 def classifier(backbone: str = "test_efficientnet") -> Classifier:
@@ -68,33 +66,3 @@ def test_frozen_stages_get_no_gradient_and_their_norms_do_not_move() -> None:
 
 def test_a_fresh_head_is_zero() -> None:
     assert classifier()(torch.randn(2, 3, 32, 32)).abs().max() == 0
-
-
-def test_a_network_that_is_to_be_loaded_draws_no_random_numbers() -> None:
-    config = ModelConfig(backbone="resnet18")
-    torch.manual_seed(0)
-    before = torch.random.get_rng_state()
-    state = shared_classifier(config, 2, 32).state_dict()
-    assert torch.random.get_rng_state().equal(before)
-    assert not state["backbone.conv1.weight"].any()
-    assert state["backbone.bn1.weight"].all()
-    assert build_classifier(config, 2, 32).state_dict()["backbone.conv1.weight"].any()
-
-
-def test_numbers_from_an_own_generator_are_drawn_also_by_a_network_that_is_to_be_loaded() -> None:
-    """A layer may fix its constants that way; no message holds them."""
-
-    class Fixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fixed = torch.empty(4).normal_(generator=torch.Generator().manual_seed(0))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.mean(dim=(2, 3)) * self.fixed[:3]
-
-    register_backbone("fixed", Fixed)
-    try:
-        module = shared_classifier(ModelConfig(backbone="fixed"), 2, 32).backbone
-        assert module.fixed.equal(Fixed().fixed)
-    finally:
-        OWN.pop("fixed")
