@@ -6,6 +6,7 @@ import fcntl
 import functools
 import gc
 import hashlib
+import itertools
 import os
 import shutil
 import sys
@@ -79,19 +80,25 @@ _OF_WHOLES = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files early: where processes share the files, none is left alone with a long one at the end.
 
-    Those of tests/faults come before them: they fork a process in which torch may not have trained yet.
+    Those of tests/faults come before them: they fork a process in which torch may not have trained yet. Files with slow
+    tests, most of which wait for deployed programs, take turns with files that compute.
     """
-
-    def order(item: pytest.Item) -> tuple[bool, ...]:
-        name, forks = item.path.stem, item.path.parent.name == "faults"
-        marks = item.get_closest_marker("alone"), forks, name in _LONGEST, item.get_closest_marker("slow")
-        return tuple(not mark for mark in marks)
-
     for item in items:
         room = item.path.relative_to(Path(__file__).parent).parts[0]
         if room in _OF_WHOLES or "played" in item.fixturenames:  # type: ignore[attr-defined]
             item.add_marker("integration")
-    items.sort(key=order)
+    files = {item.path: item for item in items if item.get_closest_marker("slow")}
+    waiting, computing = itertools.count(), itertools.count()
+
+    def place(path: Path) -> tuple[int, int]:
+        if path.parent.name == "faults" or (path in files and files[path].get_closest_marker("alone")):
+            return 0, 0
+        if path.stem in _LONGEST:
+            return 1, next(computing)
+        return (1, next(waiting)) if path in files else (2, 0)
+
+    places = {path: place(path) for path in dict.fromkeys(item.path for item in items)}
+    items.sort(key=lambda item: places[item.path])
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
