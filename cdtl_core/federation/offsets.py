@@ -93,7 +93,7 @@ def _moved_in_parts(
         held: Group to its offset before the round, and its mean update.
         room: Holds each part until the next one.
     """
-    # The parts of a tensor that groups share are made once. They are not written to: a mean is.
+    # A part that groups share is widened once, and several of them read it: the sum is written over the mean's part.
     found = {group: offset[tensor] for group, (offset, _) in held.items() if tensor in offset}
     nothing = torch.zeros(shape if len(found) < len(held) else 0, dtype=torch.float16)
     before = {group: found.get(group, nothing) for group in held}

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdtl_core.config import RunConfig
+from cdtl_core.errors import ModelError
 from cdtl_core.federation.aggregate import AT_ONCE, Mean, fold_in, mean_of
 from cdtl_core.federation.norms import norm_and_digest, norm_of
 from cdtl_core.federation.round import step
@@ -108,6 +109,31 @@ def test_a_round_has_the_same_bits_with_and_without_loops_and_with_any_number_of
     hashes = {tuple(weights_hash(weights) for weights in state.offsets.values()) for state, _ in found}
     digests = {tuple(state.records[site].digests for site in sorted(state.records)) for state, _ in found}
     assert (len(hashes), len(digests), len({tuple(norms) for _, norms in found})) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("worth", [0, 1 << 40])
+def test_of_several_tensors_that_overflow_the_first_is_named(
+    loops: Loops, monkeypatch: pytest.MonkeyPatch, worth: int
+) -> None:
+    monkeypatch.setattr(compiled, "_WORTH", worth)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    config = RunConfig.model_validate({"blend": {"policy": "fixed", "alpha": 0.7, "settle": 0}})
+    members = [Member(f"s{i}", ("mri", "ultrasound")[i % 2], 3 + i, "L1") for i in range(8)]
+    names = ["first", *map(str, range(6))]
+    try:
+        state = start(members, config)
+        for number, value in ((1, 40000.0), (2, 39000.0)):
+            delta = {name: torch.full((PIECE,), value).half() for name in names}
+            updates = [SiteUpdate(member.site, number, delta) for member in members]
+            if number == 1:
+                state, _ = step(state, updates, config)
+                continue
+            with pytest.raises(ModelError, match="not finite in 'first'"):
+                step(state, updates, config)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_digests_are_those_of_every_61st_number_in_any_layout() -> None:
