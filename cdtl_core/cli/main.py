@@ -1,12 +1,11 @@
 """The `cdtl` command: thread settings, imports inside the commands, errors as one sentence. Typer ends at Ctrl-C."""
 
-import atexit
 import errno
 import faulthandler
-import gc
 import sys
 import traceback
 from functools import cache
+from typing import NoReturn
 
 import click
 import typer
@@ -33,9 +32,9 @@ from cdtl_core.cli.trying import try_federation
 from cdtl_core.errors import CdtlError
 from cdtl_core.system.durable import disk_fault
 from cdtl_core.system.foreign import visible
-from cdtl_core.system.program import set_program_defaults
+from cdtl_core.system.program import end_program, set_program_defaults
 
-__all__ = ["DISK_FAULTS", "main"]
+__all__ = ["DISK_FAULTS", "main", "program"]
 
 _MOST = 2000  # characters of an error: one sentence, with a list of sites or files at most
 DISK_FAULTS = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
@@ -76,7 +75,6 @@ def _command() -> click.Command:
 def main() -> None:
     """Run the command line; exit with the error's code (0 without error)."""
     set_program_defaults()
-    atexit.register(gc.freeze)  # else Python, as it ends, looks for garbage: a second with torch's modules, for nothing
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)  # a library that crashes says in which line of Python
     with guarded_screen():
@@ -97,5 +95,16 @@ def main() -> None:
             sys.exit(CdtlError.exit_code)
 
 
+def program() -> NoReturn:
+    """Be the installed command: as `main`, and end the process at once."""
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        end_program(end.code)
+    end_program(0)
+
+
 if __name__ == "__main__":
-    main()
+    program()

@@ -20,6 +20,7 @@ from cdtl_core.data.pixels import Pixels
 from cdtl_core.data.split import SPLITS
 from cdtl_core.federation.contract import own_name
 from cdtl_core.federation.donors import DonorShare, donor_shares
+from cdtl_core.federation.passes import scores_of
 from cdtl_core.federation.pool import Evidence, Pool, Standard, fit_pool, fold_heads, standard_of
 from cdtl_core.federation.site import Site
 from cdtl_core.models.model import build_feature_classifier
@@ -94,12 +95,12 @@ def pool_models(
         judge: Returns `out_of_fold` of a site, for studies that repeat it; None computes it.
     """
     train, val = site.cohort.folds["train"], site.cohort.folds["val"]
-    seen = _scores(site, own, train), _scores(site, joint, train)
+    seen = scores_of(site, own, train), scores_of(site, joint, train)
     units = standard_of(seen[0], train.patients), standard_of(seen[1], train.patients)
     if equal:
         return PooledModel(own, joint, fit_pool(*units, None))
     if others is None or not site.config.trains_only_heads:
-        of_parts = _scores(site, own, val), _scores(site, joint, val)
+        of_parts = scores_of(site, own, val), scores_of(site, joint, val)
         pool, of_val = fit_on_validation(site, units, of_parts)
         return PooledModel(own, joint, pool, of_val, of_parts)
     heads = site if train.holds_features else on_features(site, own)
@@ -107,7 +108,7 @@ def pool_models(
     unseen = (judge or out_of_fold)(heads)
 
     def judged(head: Weights) -> Floats:
-        return _scores(heads, given | head, heads.cohort.folds["train"])
+        return scores_of(heads, given | head, heads.cohort.folds["train"])
 
     pool = fit_pool(*units, evidence_of(unseen, judged(others), train))
     told = {modality: judged(head) for modality, head in (donors or {}).items()}
@@ -205,15 +206,10 @@ def score_model(site: Site, model: Weights | PooledModel, fold: Fold) -> Floats:
         fold: The images.
     """
     if isinstance(model, PooledModel) and model.one is not None:
-        return _scores(site, model.one, fold)
+        return scores_of(site, model.one, fold)
     if isinstance(model, PooledModel):
-        return model.pool(_scores(site, model.own, fold), _scores(site, model.joint, fold))
-    return _scores(site, model, fold)
-
-
-def _scores(site: Site, weights: Weights, fold: Fold) -> Floats:
-    load_into(site.model, weights)
-    return score(site.model, fold, device=site.device, entry=site.entry)
+        return model.pool(scores_of(site, model.own, fold), scores_of(site, model.joint, fold))
+    return scores_of(site, model, fold)
 
 
 def on_features(site: Site, initial_weights: Weights) -> Site:
@@ -240,7 +236,7 @@ def on_features(site: Site, initial_weights: Weights) -> Site:
     )
     folds = {split: replace(site.cohort.folds[split], pixels=cast(Pixels, features)) for split in SPLITS}
     model = build_feature_classifier(site.model, site.config.model)
-    return replace(site, cohort=replace(site.cohort, folds=folds), model=model)
+    return replace(site, cohort=replace(site.cohort, folds=folds), model=model, passes=None)
 
 
 def out_of_fold(site: Site) -> Floats:

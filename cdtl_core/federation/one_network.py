@@ -11,11 +11,11 @@ import numpy as np
 
 from cdtl_core.federation.evidence import PooledModel, fit_on_validation, fold, score_model
 from cdtl_core.federation.model_selection import FEWEST_PATIENTS
+from cdtl_core.federation.passes import scores_of
 from cdtl_core.federation.pool import Standard, standard_of
 from cdtl_core.federation.site import Site, with_fresh_norms
 from cdtl_core.metrics.metrics import log_loss_by_patient
-from cdtl_core.models.weights import Weights, load_into
-from cdtl_core.training.scoring import score
+from cdtl_core.models.weights import Weights
 
 __all__ = ["between", "differ_in_heads_only", "with_one_network"]
 
@@ -58,8 +58,7 @@ def with_one_network(site: Site, model: PooledModel) -> PooledModel:
         return model
     by_two = score_model(site, model, val) if model.val is None else model.val
     middle = with_fresh_norms(site, between(model))
-    load_into(site.model, middle)
-    seen, said = (score(site.model, part, device=site.device, entry=site.entry) for part in (train, val))
+    seen, said = (scores_of(site, middle, part) for part in (train, val))
     unit, nothing = standard_of(seen, train.patients), Standard(np.zeros(seen.shape[1]), 0.0)
     fitted, of_val = fit_on_validation(site, (unit, nothing), (said, np.zeros_like(said)))
     two, one = (float(log_loss_by_patient(val.labels, found, val.patients).mean()) for found in (by_two, of_val))

@@ -15,6 +15,7 @@ from cdtl_core.config import RunConfig
 from cdtl_core.data.cohort import Cohort
 from cdtl_core.errors import ModelError, PrivacyError
 from cdtl_core.federation.contract import head_name
+from cdtl_core.federation.passes import Passes
 from cdtl_core.federation.received import load
 from cdtl_core.metrics.metrics import auroc, log_loss_by_patient
 from cdtl_core.models.model import OF_HEAD, Classifier, Parts
@@ -45,6 +46,7 @@ class Site:
         model: A classifier that is overwritten at each use.
         device: Where it computes, and how.
         cache: Folder for values that can be computed again.
+        passes: What its networks gave for its images, at the end of a run (`cdtl_core.federation.passes`).
     """
 
     name: str
@@ -55,6 +57,7 @@ class Site:
     model: Classifier
     device: Where
     cache: Path | None = None
+    passes: Passes | None = None
 
     @property
     def entry(self) -> Entry | None:

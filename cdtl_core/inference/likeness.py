@@ -17,18 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy.special import stdtrit
 
 from cdtl_core.data.cohort import Fold
 from cdtl_core.data.texture import detail_spreads
 from cdtl_core.errors import ModelError
 from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.finish import SiteModel
+from cdtl_core.federation.passes import features_of
 from cdtl_core.federation.site import Site
-from cdtl_core.models.weights import load_into
 from cdtl_core.system.durable import replace_json
 from cdtl_core.system.foreign import parse_json
-from cdtl_core.training.scoring import embed
 
 __all__ = ["STATISTICS_FILE", "Gauge", "Likeness", "gauge_of", "has_colour", "load_likeness", "statistics_of"]
 __all__ += ["measure", "save_likeness"]
@@ -202,11 +200,7 @@ def _features(site: Site, model: SiteModel, fold: Fold) -> Floats:
     """Return the features N D of a fold; those of both networks side by side if the model has two."""
     single = model.one if isinstance(model, PooledModel) else model
     parts = [single] if single is not None else [model.own, model.joint]  # type: ignore[union-attr]
-    found = []
-    for weights in parts:
-        load_into(site.model, weights)
-        found.append(embed(site.model, fold, device=site.device, entry=site.entry))
-    return np.concatenate(found, axis=1)
+    return np.concatenate([features_of(site, weights, fold) for weights in parts], axis=1)
 
 
 def _threshold(distances: Floats) -> float:
@@ -214,6 +208,8 @@ def _threshold(distances: Floats) -> float:
 
     Source: the cube root of a sum of squares is nearly normal (Wilson and Hilferty 1931).
     """
+    from scipy.special import stdtrit  # takes a tenth of a second, and few validation images have no limit
+
     roots, count = distances ** (2 / 3), len(distances)
     width = float(stdtrit(count - 1, 1 - _BEYOND)) * float(roots.std(ddof=1)) * np.sqrt(1 + 1 / count)
     return float((roots.mean() + width) ** 1.5)

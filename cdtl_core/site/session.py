@@ -16,6 +16,7 @@ from cdtl_core.federation.egress import sends_own_head
 from cdtl_core.federation.evidence import donor_heads, mean_of_others
 from cdtl_core.federation.finish import Outcome, candidate, finish, finish_one
 from cdtl_core.federation.journal import Diary, Traffic
+from cdtl_core.federation.passes import remembering
 from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteUpdate, is_centred, own_head, run_round, train_own
 from cdtl_core.inference.likeness import Likeness, save_likeness, statistics_of
 from cdtl_core.inference.model_folder import save_model
@@ -102,6 +103,7 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
     check_order(SiteFolder(home), config, content, ("evaluate", order.round, initial_weights_hash))
     began = time.monotonic()
     here = _open(home, config)
+    here = replace(here, site=remembering(here.site))
     outcome = _outcome(here, content, load_initial_weights(home, initial_weights_hash), order)
     _keep(here, outcome, initial_weights_hash)
     reply = wire.encode_final(wire.FinalScalars({}, "") if here.private else _final(here, outcome))

@@ -22,7 +22,7 @@ from cdtl_core.training.device import CPU, Hardware, Where, computing, hardware_
 from cdtl_core.training.inputs import Entry, Network, entered
 from cdtl_core.training.parts import Parts
 
-__all__ = ["SCORE_BATCH", "embed", "place_network", "score", "weigh"]
+__all__ = ["SCORE_BATCH", "embed", "place_network", "score", "score_and_embed", "weigh"]
 
 SCORE_BATCH = 64
 Floats = npt.NDArray[np.float64]
@@ -64,6 +64,27 @@ def embed(model: Network, fold: Fold, *, device: Where, entry: Entry | None = No
         entry: Where inputs enter the network.
     """
     return _computed(model, fold, device, entry, _features)
+
+
+def score_and_embed(
+    model: Classifier, fold: Fold, *, device: Where, entry: Entry | None = None
+) -> tuple[Floats, npt.NDArray[np.float32]]:
+    """Return log-probabilities U K as `score`, and features N D as `embed`, from one pass of the images.
+
+    Args:
+        model: The network.
+        fold: The images.
+        device: Where to compute, and how.
+        entry: Where inputs enter the network.
+    """
+    if fold.has_several:
+        seen = list[torch.Tensor]()
+        scores = _of_exams(
+            model, fold, device, entry, lambda network, exams: _normalised(network.classify(exams)), seen
+        )
+        return scores, torch.cat(seen).cpu().numpy()
+    both, classes = _computed(model, fold, device, entry, _both), model.head.out_features
+    return both[:, :classes].copy(), both[:, classes:].astype(np.float32)
 
 
 def place_network(model: Network, entry: Entry | None, device: Where) -> Hardware:
@@ -109,7 +130,12 @@ def _computed(
 
 
 def _of_exams(
-    model: Network, fold: Fold, device: Where, entry: Entry | None, compute: Callable[[Network, Exams], torch.Tensor]
+    model: Network,
+    fold: Fold,
+    device: Where,
+    entry: Entry | None,
+    compute: Callable[[Any, Exams], torch.Tensor],
+    seen: list[torch.Tensor] | None = None,
 ) -> Floats:
     """Return what a network computes for exams from the features of all their images.
 
@@ -119,20 +145,23 @@ def _of_exams(
         device: Where to compute, and how.
         entry: Where inputs enter the network.
         compute: From the network and the features of complete exams to the values, in their order.
+        seen: Gets the features of all images, in their order.
     """
     hardware, parts = place_network(model, entry, device), Parts("images to score")
     cast(nn.Module, model).eval()
     network, ends, lengths = entered(model, entry), np.cumsum(fold.lengths), fold.lengths.tolist()
     found, waiting = list[torch.Tensor](), list[torch.Tensor]()
-    done = seen = 0
+    done = passed = 0
     with torch.inference_mode(), computing(hardware):
         for (images,) in plain_batches(model, fold, _batches(fold), hardware, entry):
             waiting.append(parts.run(len(images), partial(_features, network, images)))
-            seen += len(images)
-            complete = int(np.searchsorted(ends, seen, side="right"))
+            if seen is not None:
+                seen.append(waiting[-1])
+            passed += len(images)
+            complete = int(np.searchsorted(ends, passed, side="right"))
             if complete > done:
                 all_of = torch.cat(waiting)
-                whole = len(all_of) - (seen - int(ends[complete - 1]))
+                whole = len(all_of) - (passed - int(ends[complete - 1]))
                 found.append(compute(network, Exams(all_of[:whole], lengths[done:complete])))
                 waiting, done = [all_of[whole:]], complete
     return torch.cat(found).cpu().numpy().astype(np.float64)
@@ -151,6 +180,15 @@ def _features(model: Any, images: torch.Tensor, cut: Sequence[slice]) -> torch.T
 def _log_probabilities(model: Network, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
     """Return log-probabilities B K of a batch, computed in parts."""
     return torch.cat([_normalised(model(images[part])) for part in cut])
+
+
+def _both(model: Classifier, images: torch.Tensor, cut: Sequence[slice]) -> torch.Tensor:
+    """Return log-probabilities and features of a batch side by side, B (K + D), computed in parts."""
+    found = []
+    for part in cut:
+        features = model.features(images[part])
+        found.append(torch.cat([_normalised(model.classify(features)), features.float()], dim=1))
+    return torch.cat(found)
 
 
 def _normalised(logits: torch.Tensor) -> torch.Tensor:

@@ -74,12 +74,16 @@ def test_sums_have_the_bits_of_torch(loops: Loops, bits: list[int], weights: lis
     seed=st.integers(0, 1000),
 )
 def test_norms_have_the_bits_of_torch(loops: Loops, bits: list[int], odd: int, scale: float, seed: int) -> None:
-    """Also with numbers that are not finite, which a norm must show. The loops leave an odd length to torch."""
+    """Also with numbers that are not finite, which a norm must show: of several NaN either may be the sum's.
+
+    The loops leave an odd length to torch.
+    """
     drawn = np.random.default_rng(seed).standard_normal(2 * PIECE + 8 * (seed % 3) + odd) * scale
     value = torch.from_numpy(drawn.astype(np.float16))
     value[seed : seed + len(bits)] = torch.from_numpy(np.array(bits, np.uint16).view(np.float16))
     delta = {"w": value.view(-1, 8) if odd == 0 else value}
-    assert np.float64(norm_of(delta, loops)).tobytes() == np.float64(norm_of(delta)).tobytes()
+    compiled, plain = norm_of(delta, loops), norm_of(delta)
+    assert np.float64(compiled).tobytes() == np.float64(plain).tobytes() or np.isnan([compiled, plain]).all()
     assert norm_of(delta, loops) > 0 or not np.isfinite(norm_of(delta))
 
 

@@ -58,7 +58,65 @@ def test_only_a_program_of_cdtl_changes_how_its_process_looks_for_garbage() -> N
         for code in (library, COMMAND + say)
     }
     assert found[library].stdout == began
-    assert found[COMMAND + say].stdout.splitlines()[-1] == "200000"
+    assert found[COMMAND + say].stdout.splitlines()[-1] == "700000"
+
+
+def test_after_its_first_search_for_garbage_a_program_searches_more_often() -> None:
+    say = (
+        "\nimport gc; gc.collect(0); print(gc.get_threshold(), len(gc.callbacks)); gc.collect(); print(gc.isenabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", COMMAND + say], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["(200000, 10, 10) 0", "True"]
+
+
+ENDS = """
+import atexit, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from cdtl_core.system.program import end_program
+
+class Kept:
+    def __del__(self):
+        print("taken apart", flush=True)
+
+def say(text, after, done):
+    after.wait()
+    print(text)
+    done.set()
+
+kept = Kept()
+atexit.register(print, "registered")
+first, second, third = (threading.Event() for _ in range(3))
+ThreadPoolExecutor(1).submit(say, "of a pool", first, second)
+threading.Thread(target=say, args=("of a thread", second, third)).start()
+threading.Timer(0.05, first.set).start()
+print("no line break at the end", end="")
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_program_ends_as_python_ends_it_except_for_its_memory(code: int) -> None:
+    """Threads, pools, registered functions, output that was not written, the code; in the same order."""
+    ends = [
+        subprocess.run([sys.executable, "-c", ENDS + end], cwd=ROOT, capture_output=True, text=True, check=False)
+        for end in (f"sys.exit({code})", f"end_program({code})")
+    ]
+    plain, ours = (done.stdout for done in ends)
+    assert plain == ours + "taken apart\n"
+    assert ours == "no line break at the endof a pool\nof a thread\nregistered\n"
+    assert [done.returncode for done in ends] == [code, code]
+
+
+def test_output_that_cannot_be_written_is_said_as_python_says_it() -> None:
+    code = "import sys; from cdtl_core.system.program import end_program; print('lost'); "
+    found = []
+    for end in ("sys.exit(0)", "end_program(0)"):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-c", code + end]
+            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        found.append((done.returncode, done.stderr))
+    assert found[0] == found[1]
+    assert found[0][0] != 0
+    assert "No space left on device" in found[0][1]
 
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
