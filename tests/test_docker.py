@@ -148,7 +148,7 @@ def test_images_run_as_a_numbered_user_and_end_on_sigterm() -> None:
 @pytest.mark.integration
 def test_the_entry_point_runs_outside_a_container() -> None:
     module, function = PROJECT["project"]["scripts"]["cdtl"].split(":")
-    assert function == "main"
+    assert function == "program"
     done = subprocess.run(
         [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )

@@ -11,7 +11,7 @@ import torch
 from cdtl_core.federation.contract import head_name
 from cdtl_core.models.model import OF_HEAD, Parts, frozen_stages, parts_of
 from cdtl_core.models.pieces import one_thread
-from cdtl_core.models.weights import Weights, check_shapes, load_into
+from cdtl_core.models.weights import InMemory, Weights, check_shapes, load_into
 
 if TYPE_CHECKING:
     from cdtl_core.federation.site import RoundOrder, Site, SiteMemory
@@ -45,7 +45,7 @@ def load(site: "Site", initial_weights: Weights, memory: "SiteMemory", order: "R
     before = {**initial_weights, **own}
     names = {head_name(name, site.cohort.labels): name for name in parts.shared}
     check_shapes(state, {names[wire]: value for wire, value in order.offset.items() if wire in names})
-    moved = _moved(_Tensors(initial_weights), _Tensors(order.offset))
+    moved = _moved(InMemory(initial_weights), InMemory(order.offset))
     received = {}
     for wire, name in names.items():
         if name in own and wire in order.offset:
@@ -56,24 +56,8 @@ def load(site: "Site", initial_weights: Weights, memory: "SiteMemory", order: "R
     return parts, received
 
 
-class _Tensors:
-    """Weights that equal others if all tensors are views of the same memory, which was not written to meanwhile."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-        self._key = tuple(
-            (name, value.data_ptr(), value._version, value.shape, value.stride()) for name, value in weights.items()
-        )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Tensors) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-
 @functools.lru_cache(maxsize=2)  # of a modality and of a site's own model: a simulation's sites receive the same
-def _moved(initial_weights: _Tensors, offset: _Tensors) -> Weights:
+def _moved(initial_weights: InMemory, offset: InMemory) -> Weights:
     """Return the tensors that both have, added: float32, in the layout of the initial weights."""
     found = {}
     for name, value in offset.weights.items():

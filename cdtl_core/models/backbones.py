@@ -19,8 +19,8 @@ from cdtl_core.models.packaged import PACKAGES, is_packaged, load_packaged
 from cdtl_core.system.foreign import visible
 from cdtl_core.system.plugins import adopt, adopt_all, naming_plugin, plugins
 
-__all__ = ["Backbone", "build_backbone", "is_pretrained_here", "is_shipped_backbone", "load_initial_weights"]
-__all__ += ["own_backbones", "register_backbone"]
+__all__ = ["Backbone", "any_backbone", "build_backbone", "give_back", "is_pretrained_here", "is_shipped_backbone"]
+__all__ += ["load_initial_weights", "own_backbones", "register_backbone"]
 
 _LITE0 = "efficientnet_lite0"
 _SHIPPED = frozenset({_LITE0, *OWN})
@@ -152,6 +152,28 @@ def build_backbone(name: str, image_size: int) -> Backbone:
             f"classifier of timm or torchvision.{BY_SCRIPT}"
         )
     return Backbone(module, _num_features(module, name, image_size), mean, std)
+
+
+def any_backbone(name: str, image_size: int) -> Backbone:
+    """Return a backbone with arbitrary weights: one that was given back, or a new one as of `build_backbone`."""
+    return _spare.pop((name, image_size), None) or build_backbone(name, image_size)
+
+
+def give_back(backbone: Backbone, name: str, image_size: int) -> None:
+    """Keep a backbone that nothing uses any more, since to draw weights takes longer than a round; one of a library.
+
+    Args:
+        backbone: As built, with random or with pretrained weights.
+        name: Its name.
+        image_size: Side of the images in pixels.
+    """
+    _spare.clear()
+    if name not in OWN:
+        _spare[name, image_size] = backbone
+
+
+_spare: dict[tuple[str, int], Backbone] = {}
+"""At most one backbone that was given back."""
 
 
 def load_initial_weights(backbone: Backbone, name: str, weights: str, image_size: int) -> None:

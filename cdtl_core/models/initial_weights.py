@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from cdtl_core.config import NAMED_WEIGHTS, ModelConfig
-from cdtl_core.models.backbones import build_backbone, load_initial_weights
+from cdtl_core.models.backbones import build_backbone, give_back, load_initial_weights
 from cdtl_core.models.lora import add_lora
 from cdtl_core.models.model import Classifier
 from cdtl_core.models.weights import Weights, check_finite
@@ -56,4 +56,6 @@ def _initial_weights(config: ModelConfig, seed: int, image_size: int, source: st
             f"adapter.{name}": value.detach().clone() for name, value in whole.adapter.state_dict().items()
         }
     check_finite(initial_weights, "initial_weights")
+    if source in NAMED_WEIGHTS and not config.lora and whole is None:
+        give_back(backbone, config.backbone, image_size)
     return initial_weights

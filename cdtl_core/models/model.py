@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError, ModelError
-from cdtl_core.models.backbones import Backbone, build_backbone
+from cdtl_core.models.backbones import Backbone, any_backbone
 from cdtl_core.models.draws import PatientDropout
 from cdtl_core.models.end import Adapter, Centre, End
 from cdtl_core.models.exams import Batch, Exams, pooling_of
@@ -164,7 +164,7 @@ def build_classifier(
         ModelError: The backbone is unknown, or has fewer stages than `config.levels` names.
     """
     with torch.random.fork_rng(devices=[]):
-        found = build_backbone(config.backbone, image_size)
+        found = any_backbone(config.backbone, image_size)
         if config.lora:
             add_lora(found.module, config.lora)
         if frozen_norms:

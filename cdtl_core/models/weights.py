@@ -14,10 +14,35 @@ from torch import nn
 from cdtl_core.errors import ModelError
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = ["Weights", "check_finite", "check_shapes", "is_finite", "load_into", "load_weights", "save_hashed"]
+__all__ = [
+    "InMemory",
+    "Weights",
+    "check_finite",
+    "check_shapes",
+    "is_finite",
+    "load_into",
+    "load_weights",
+    "save_hashed",
+]
 __all__ += ["save_weights", "take", "to_half", "weights_hash"]
 
 Weights = dict[str, torch.Tensor]
+
+
+class InMemory:
+    """Weights that equal others if all tensors are views of the same memory, which was not written to meanwhile."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self._key = tuple(
+            (name, value.data_ptr(), value._version, value.shape, value.stride()) for name, value in weights.items()
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InMemory) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 def take(model: nn.Module, names: Iterable[str]) -> Weights:

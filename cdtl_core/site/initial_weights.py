@@ -1,7 +1,7 @@
 """Initial weights of the last runs, ``HOME/initial_weights/<hash>.safetensors``, checked on arrival and on reading.
 
-Reading and hashing them takes longer than a small round, and the sites of a simulation share one process. Therefore two
-functions are cached. Their arguments change with the file, so a changed file is read again.
+Reading and hashing them takes longer than a small round, and the sites of a simulation share one process. Therefore
+hashes and the weights themselves are kept. A file is identified by its times, so a changed file is hashed again.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import torch
 
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.errors import FederationError, ModelError
-from cdtl_core.models.weights import Weights, load_weights, save_weights, weights_hash
+from cdtl_core.models.weights import InMemory, Weights, load_weights, save_weights, weights_hash
 from cdtl_core.system.durable import replace_file
 
 __all__ = ["holds_initial_weights", "load_initial_weights", "save_initial_weights"]
@@ -40,14 +40,6 @@ class _File:
         return cls(path.absolute(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-@dataclass(frozen=True)
-class _Copy:
-    """A site's copy of the weights with this hash. All copies are equal: it does not matter which is read."""
-
-    sha256: str
-    path: Path = field(compare=False)
-
-
 def holds_initial_weights(home: Path, wanted: str) -> bool:
     """Whether the initial weights with this hash are on disk and undamaged."""
     with contextlib.suppress(FederationError):
@@ -68,7 +60,7 @@ def save_initial_weights(home: Path, initial_weights: Weights, expected: str) ->
         FederationError: They have another hash.
         PrivacyError: The hash is none, but a path.
     """
-    if weights_hash(initial_weights) != expected:
+    if _hash_of_received(InMemory(initial_weights)) != expected:
         raise FederationError(
             "the received initial weights do not match the announced hash: ask the coordinator to start again."
         )
@@ -78,6 +70,8 @@ def save_initial_weights(home: Path, initial_weights: Weights, expected: str) ->
     else:
         save_weights(path, initial_weights)
     _written[expected] = _File.at(path)
+    if expected not in _in_use:
+        _use(initial_weights, expected)
     kept = sorted(filter(_is_kept, path.parent.iterdir()), key=lambda one: one.stat().st_mtime_ns)
     for old in kept[:-_KEPT]:
         if old != path:
@@ -95,7 +89,9 @@ def load_initial_weights(home: Path, expected: str) -> Weights:
     with contextlib.suppress(ModelError, OSError):
         file = _File.at(path)
         if _written.get(expected) == file or _hash_of(file) == expected:
-            return _weights_of(_Copy(expected, path))
+            if expected not in _in_use:
+                _use(_read(path, expected), expected)
+            return _in_use[expected]
     raise FederationError("this site does not have the run's initial weights, or its copy is damaged: resume the run.")
 
 
@@ -122,12 +118,26 @@ def _hash_of(file: _File) -> str:
     return weights_hash(load_weights(file.path))
 
 
-@functools.lru_cache(maxsize=1)  # one run at a time: those of a large network take hundreds of megabytes
-def _weights_of(copy: _Copy) -> Weights:
-    weights = load_weights(copy.path)
-    if weights_hash(weights) != copy.sha256:
+@functools.lru_cache(maxsize=1)  # the sites of a simulation receive the same records
+def _hash_of_received(initial_weights: InMemory) -> str:
+    return weights_hash(initial_weights.weights)
+
+
+_in_use: dict[str, Weights] = {}
+"""Hash to weights, of one run at a time: those of a large network take hundreds of megabytes."""
+
+
+def _read(path: Path, expected: str) -> Weights:
+    weights = load_weights(path)
+    if weights_hash(weights) != expected:
         raise ModelError("it has changed since it was checked")
-    return {name: _laid_out(value) for name, value in weights.items()}
+    return weights
+
+
+def _use(weights: Weights, sha256: str) -> None:
+    """Keep weights with this hash for all sites of this process. All copies are equal: it does not matter whose."""
+    _in_use.clear()
+    _in_use[sha256] = {name: _laid_out(value) for name, value in weights.items()}
 
 
 def _laid_out(value: torch.Tensor) -> torch.Tensor:

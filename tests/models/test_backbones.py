@@ -9,11 +9,12 @@ from safetensors.torch import save_file
 
 from cdtl_core.config import ModelConfig
 from cdtl_core.errors import ModelError
+from cdtl_core.models import backbones
 from cdtl_core.models.backbones import build_backbone
 from cdtl_core.models.initial_weights import build_initial_weights
 from cdtl_core.models.model import build_classifier
 from cdtl_core.models.packaged import _file_of
-from cdtl_core.models.weights import weights_hash
+from cdtl_core.models.weights import load_into, weights_hash
 
 
 def test_the_packages_weights_load_exactly_and_give_the_known_logits() -> None:
@@ -85,6 +86,42 @@ def test_random_weights_come_from_the_seed() -> None:
     one, two, again = (build_initial_weights(config, seed, 64) for seed in (1, 2, 1))  # only the last ones are kept
     assert all(value is not again[name] for name, value in one.items())
     assert weights_hash(one) == weights_hash(again) != weights_hash(two)
+
+
+def test_a_network_of_a_library_built_for_initial_weights_becomes_one_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only with weights that a library draws or brings: of a file they could be any, as zeros, and show no fault."""
+    built = []
+    monkeypatch.setattr(backbones, "build_backbone", lambda *form: built.append(form) or build_backbone(*form))
+    config = ModelConfig(backbone="test_resnet", weights="random")
+    initial_weights = build_initial_weights(config, 11, 64)
+    before = weights_hash(initial_weights)
+    one, two = (build_classifier(config, 2, 64) for _ in range(2))
+    assert built == [("test_resnet", 64)]  # the second one
+    assert not {value.data_ptr() for value in one.state_dict().values()} & {
+        value.data_ptr() for part in (two.state_dict(), initial_weights) for value in part.values()
+    }
+    load_into(one, {name: torch.zeros_like(value) for name, value in initial_weights.items()})
+    assert weights_hash(build_initial_weights(config, 11, 64)) == before
+    build_initial_weights(config, 12, 64)
+    build_classifier(config, 2, 32)  # of another size
+    save_file(initial_weights, tmp_path / "w.safetensors")
+    for seed, change in enumerate(({"weights": str(tmp_path / "w.safetensors")}, {"adapter": 4})):
+        other = config.model_copy(update=change)
+        build_initial_weights(config, 13 + seed, 64)
+        build_classifier(config, 2, 64)
+        build_initial_weights(other, 0, 64)
+        build_classifier(other, 2, 64)
+    assert built[1:] == [("test_resnet", 32), *[("test_resnet", 64)] * 2]
+    lora = ModelConfig(backbone="test_vit", weights="random", lora=2)
+    build_initial_weights(lora, 0, 64)
+    build_classifier(lora, 2, 64)
+    assert built[-1] == ("test_vit", 64)
+    own = ModelConfig(backbone="plain_cnn", weights="random")  # another function may have this name by now
+    build_initial_weights(own, 0, 64)
+    build_classifier(own, 2, 64)
+    assert built[-1] == ("plain_cnn", 64)
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

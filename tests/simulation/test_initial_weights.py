@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from cdtl_core.config import SimulationConfig
 from cdtl_core.config.folders import MODEL_FILE
-from cdtl_core.errors import CdtlError, CheckpointError
+from cdtl_core.errors import CdtlError, CheckpointError, FederationError
 from cdtl_core.models.initial_weights import build_initial_weights
+from cdtl_core.models.weights import weights_hash
 from cdtl_core.simulation.inprocess import InProcessGrid
 from cdtl_core.simulation.simulate import resume_simulation, simulate
 from cdtl_core.site.initial_weights import holds_initial_weights, load_initial_weights, save_initial_weights
@@ -106,3 +108,16 @@ def test_what_sites_hold_alike_lies_on_the_disk_once_and_damage_is_noticed_at_ea
     assert not any(holds_initial_weights(home, one.stem) for home in homes)
     save_initial_weights(homes[0], build_initial_weights(tiny().run.model, tiny().run.seed, 32), one.stem)
     assert [holds_initial_weights(home, one.stem) for home in homes] == [True, *(False for _ in others)]
+
+
+def test_weights_of_one_message_are_hashed_once_and_others_are_not_taken_for_them(tmp_path: Path) -> None:
+    one, other = (torch.arange(64.0), torch.arange(64.0) + 1)
+    sha256 = weights_hash({"w": one})
+    for site in ("alba", "bari"):
+        save_initial_weights(tmp_path / site, {"w": one.view(64)}, sha256)
+    for wrong in ({"w": other}, {"w": one[1:]}, {"w": one.view(8, 8)}, {"v": one}, {"w": one, "v": other}):
+        with pytest.raises(FederationError, match="do not match"):
+            save_initial_weights(tmp_path / "como", wrong, sha256)
+    one[3] = 0
+    with pytest.raises(FederationError, match="do not match"):
+        save_initial_weights(tmp_path / "como", {"w": one}, sha256)
