@@ -18,7 +18,7 @@ from cdtl_core.federation import wire
 from cdtl_core.federation.contract import ModalityContract, check_contract
 from cdtl_core.federation.state import Member
 from cdtl_core.models.model import frozen_stages, parts_of, shared_classifier
-from cdtl_core.models.weights import Weights, weights_hash
+from cdtl_core.models.weights import Weights, hash_once
 from cdtl_core.system.foreign import get_logger
 from cdtl_core.system.progress import report
 
@@ -93,7 +93,7 @@ def open_membership(
         exchange,
         config,
         initial_weights,
-        weights_hash(initial_weights),
+        hash_once(initial_weights),
         shapes,
         ledgers=ledgers,
         enrolled=enrolled or {},

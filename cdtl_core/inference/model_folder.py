@@ -9,7 +9,9 @@
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,11 +30,11 @@ from cdtl_core.federation.pool import Pool, Standard
 from cdtl_core.federation.site import Site
 from cdtl_core.inference.pooled_network import PooledNetwork
 from cdtl_core.models.model import Classifier, build_classifier
-from cdtl_core.models.weights import load_into, load_weights, save_hashed
+from cdtl_core.models.weights import Weights, load_into, load_weights, save_hashed
 from cdtl_core.system.durable import file_hash, replace_json
 from cdtl_core.system.foreign import parse_json
 
-__all__ = ["ModelNote", "PoolNote", "PooledNetwork", "Which", "load_model", "read_note", "save_model"]
+__all__ = ["ModelNote", "PoolNote", "PooledNetwork", "Which", "files_of", "load_model", "read_note", "save_model"]
 
 Which = Literal["used", "own", "joint"]
 _FILES: Mapping[Which, str] = {"used": MODEL_FILE, "own": "own.safetensors", "joint": "joint.safetensors"}
@@ -139,7 +141,27 @@ class ModelNote(_Closed):
     others_sha256: dict[str, str] = {}
 
 
-def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = False) -> ModelNote:
+def files_of(own: Weights | None, joint: Weights | None) -> dict[str, Weights]:
+    """Return file to weights, for those that a model folder will hold whatever the outcome of the run is.
+
+    Args:
+        own: The site's own classifier; None if the run has none.
+        joint: The joint one; likewise.
+    """
+    if own is not None and joint is not None:
+        return {_FILES["own"]: own, _FILES["joint"]: joint}
+    one = joint if own is None else own
+    return {} if one is None else {MODEL_FILE: one}
+
+
+def save_model(
+    folder: Path,
+    site: Site,
+    outcome: Outcome,
+    *,
+    private: bool = False,
+    written: Mapping[str, Future[str]] = MappingProxyType({}),
+) -> ModelNote:
     """Write the weights, then model.json with their hashes, which is returned.
 
     Args:
@@ -147,14 +169,18 @@ def save_model(folder: Path, site: Site, outcome: Outcome, *, private: bool = Fa
         site: The site.
         outcome: The outcome of the run.
         private: Whether the site trained the joint model with differential privacy; its own model never is.
+        written: Those of `files_of` that are written already, with their hashes.
     """
     chosen = outcome.selection.chosen
     used = outcome.used
-    weights_sha256 = save_hashed(folder / MODEL_FILE, _flat(used))
-    others = {}
+
+    def hash_of(name: str, model: SiteModel) -> str:
+        return written[name].result() if name in written else save_hashed(folder / name, _flat(model))
+
+    weights_sha256, others = hash_of(MODEL_FILE, used), {}
     if outcome.pooled is not None:
-        for name in (f"{OWN}.safetensors", f"{JOINT}.safetensors"):
-            others[name] = save_hashed(folder / name, _flat(outcome.models[Path(name).stem]))
+        parts: tuple[Which, Which] = ("own", "joint")
+        others = {_FILES[part]: hash_of(_FILES[part], outcome.models[part]) for part in parts}
     note = ModelNote(
         cdtl_version=__version__,
         federation=site.config.name,

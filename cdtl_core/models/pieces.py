@@ -71,7 +71,6 @@ def in_parts(*values: torch.Tensor, size: int = _PART) -> Iterator[tuple[torch.T
     yield from zip(*(torch.split(_flat(value), size) for value in values), strict=True)
 
 
-@one_thread()
 def half_of_difference(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return ``value - other`` rounded to float16, contiguous.
 
@@ -79,14 +78,7 @@ def half_of_difference(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor
         value: Float32.
         other: Float32, of the same shape.
     """
-    half = torch.empty_like(value, dtype=torch.float16)
-    if not half.stride() == value.stride() == other.stride():
-        return (value - other).to(torch.float16).contiguous()
-    flat = (one.as_strided((one.numel(),), (1,)) for one in (half, value, other))  # in the order of memory
-    room = torch.empty(min(_PART, half.numel()))
-    for out, *terms in zip(*(torch.split(one, _PART) for one in flat), strict=True):
-        out.copy_(torch.sub(*terms, out=room[: len(out)]))
-    return half.contiguous()
+    return (value - other).to(torch.float16).contiguous()
 
 
 def rows_of(value: torch.Tensor) -> Iterator[torch.Tensor]:

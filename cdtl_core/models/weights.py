@@ -1,5 +1,6 @@
 """Weights as plain values, tensor names to CPU tensors: load, save, compare."""
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,8 @@ class InMemory:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
         self._key = tuple(
-            (name, value.data_ptr(), value._version, value.shape, value.stride()) for name, value in weights.items()
+            (name, value.data_ptr(), value._version, value.dtype, value.shape, value.stride())
+            for name, value in weights.items()
         )
 
     def __eq__(self, other: object) -> bool:
@@ -147,3 +149,13 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name}/{value.dtype}/{tuple(value.shape)}\n".encode())
         digest.update(value.numpy().data)
     return digest.hexdigest()
+
+
+def hash_once(weights: Weights) -> str:
+    """Return `weights_hash` of weights that nothing writes to: the last one is kept."""
+    return _hash_of(InMemory(weights))
+
+
+@functools.lru_cache(maxsize=1)
+def _hash_of(weights: InMemory) -> str:
+    return weights_hash(weights.weights)

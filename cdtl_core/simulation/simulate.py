@@ -23,7 +23,7 @@ from cdtl_core.federation.transfer import retention_of, transfer_of
 from cdtl_core.inference.likeness import STATISTICS_FILE
 from cdtl_core.metrics.summary import load_metrics
 from cdtl_core.models.initial_weights import build_initial_weights
-from cdtl_core.models.weights import weights_hash
+from cdtl_core.models.weights import hash_once
 from cdtl_core.results.card import CARD_FILE, CARD_TEXT, load_card, save_card
 from cdtl_core.results.report import Report, save_report
 from cdtl_core.simulation.gather import gather_report
@@ -138,7 +138,7 @@ def _prepare(config: SimulationConfig, out: Path) -> None:
         contract = contract_of(folder.home, site.cohort, run.task)
         candidates.append(Candidate(member, contract, private[own.site]))
     for method in config.methods:
-        check_run(candidates, _all_take_part(config, method), weights_hash(initial_weights))
+        check_run(candidates, _all_take_part(config, method), hash_once(initial_weights))
 
 
 def _play(config: SimulationConfig, out: Path, engine: Engine, play: _Player) -> Report:

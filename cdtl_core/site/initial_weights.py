@@ -14,7 +14,7 @@ import torch
 
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.errors import FederationError, ModelError
-from cdtl_core.models.weights import InMemory, Weights, load_weights, save_weights, weights_hash
+from cdtl_core.models.weights import Weights, hash_once, load_weights, save_weights, weights_hash
 from cdtl_core.system.durable import replace_file
 
 __all__ = ["holds_initial_weights", "load_initial_weights", "save_initial_weights"]
@@ -60,7 +60,7 @@ def save_initial_weights(home: Path, initial_weights: Weights, expected: str) ->
         FederationError: They have another hash.
         PrivacyError: The hash is none, but a path.
     """
-    if _hash_of_received(InMemory(initial_weights)) != expected:
+    if hash_once(initial_weights) != expected:
         raise FederationError(
             "the received initial weights do not match the announced hash: ask the coordinator to start again."
         )
@@ -116,11 +116,6 @@ def _of_sibling(home: Path, expected: str) -> Path | None:
 @functools.lru_cache(maxsize=4096)
 def _hash_of(file: _File) -> str:
     return weights_hash(load_weights(file.path))
-
-
-@functools.lru_cache(maxsize=1)  # the sites of a simulation receive the same records
-def _hash_of_received(initial_weights: InMemory) -> str:
-    return weights_hash(initial_weights.weights)
 
 
 _in_use: dict[str, Weights] = {}

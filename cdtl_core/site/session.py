@@ -19,9 +19,9 @@ from cdtl_core.federation.journal import Diary, Traffic
 from cdtl_core.federation.passes import remembering
 from cdtl_core.federation.site import OwnModel, RoundOrder, Site, SiteUpdate, is_centred, own_head, run_round, train_own
 from cdtl_core.inference.likeness import Likeness, save_likeness, statistics_of
-from cdtl_core.inference.model_folder import save_model
+from cdtl_core.inference.model_folder import files_of, save_model
 from cdtl_core.metrics.metrics import auroc_interval
-from cdtl_core.models.weights import Weights, weights_hash
+from cdtl_core.models.weights import Weights, save_hashed, weights_hash
 from cdtl_core.privacy.mechanism import Grant
 from cdtl_core.results.card import save_card
 from cdtl_core.results.scores import save_scores, scores_of
@@ -104,8 +104,7 @@ def finish_run(content: RecordDict, home: Path, config: RunConfig) -> RecordDict
     began = time.monotonic()
     here = _open(home, config)
     here = replace(here, site=remembering(here.site))
-    outcome = _outcome(here, content, load_initial_weights(home, initial_weights_hash), order)
-    _keep(here, outcome, initial_weights_hash)
+    outcome = _end(here, content, order, initial_weights_hash)
     reply = wire.encode_final(wire.FinalScalars({}, "") if here.private else _final(here, outcome))
     received, initial = wire.num_bytes(content), wire.initial_weights_bytes(content)
     traffic = Traffic(received, initial, wire.num_bytes(reply), round(time.monotonic() - began, 3))
@@ -223,44 +222,39 @@ def _exempt(here: _Here, *, centred: bool) -> Grant | None:
     return exempt_grant(here.config, here.site, centred=centred) if here.config.dp.enabled else None
 
 
-def _outcome(here: _Here, content: RecordDict, initial_weights: Weights, order: RoundOrder) -> Outcome:
-    """Return the outcome of the run at the site.
+def _end(here: _Here, content: RecordDict, order: RoundOrder, initial_weights_hash: str) -> Outcome:
+    """Compute the outcome of the run and write the model folder: weights, scores, model, statistics, card.
+
+    None of it is sent. The disk is slow, so a thread writes the weights while the rest is computed.
 
     Args:
         here: The site.
         content: The message.
-        initial_weights: Of the run.
         order: The coordinator's order.
-    """
-    site = here.site
-    joint = candidate(site, initial_weights, memory.load_memory(here.memory, before=order.round), order)
-    if here.config.method != "cdtl":
-        return finish_one(site, joint)
-    trained = memory.load_own(here.memory, before=order.round)
-    own = candidate(site, initial_weights, trained.memory, trained.order(order.round))
-    if site.cohort.labels != here.config.task.labels:
-        return finish_one(site, own, labels_differ=True)
-    sums, counted = wire.decode_heads(content)
-    sent = sums, own_head(site, trained), counted
-    return finish(site, own, joint, mean_of_others(*sent), donor_heads(*sent, site.modality))
-
-
-def _keep(here: _Here, outcome: Outcome, initial_weights_hash: str) -> None:
-    """Write the model folder: scores of test and validation images, the model, statistics, and its card. None is sent.
-
-    Args:
-        here: The site.
-        outcome: The outcome.
         initial_weights_hash: SHA-256 of the initial weights.
     """
-    folder = here.folder.model(here.federation)
-    test, val = scores_of(here.site, outcome, "test"), scores_of(here.site, outcome, "val")
-    save_scores(folder, test, val)
-    with ThreadPoolExecutor(1, "model") as pool:  # the disk is slow, and the statistics take a network's time
-        saving = pool.submit(save_model, folder, here.site, outcome, private=here.private)
+    initial_weights, site = load_initial_weights(here.folder.home, initial_weights_hash), here.site
+    folder, trained, own, joint = here.folder.model(here.federation), None, None, None
+    if here.config.method == "cdtl":
+        trained = memory.load_own(here.memory, before=order.round)
+        own = candidate(site, initial_weights, trained.memory, trained.order(order.round))
+    if trained is None or site.cohort.labels == here.config.task.labels:
+        joint = candidate(site, initial_weights, memory.load_memory(here.memory, before=order.round), order)
+    with ThreadPoolExecutor(1, "model") as pool:
+        written = {name: pool.submit(save_hashed, folder / name, one) for name, one in files_of(own, joint).items()}
+        if trained is None or own is None or joint is None:
+            outcome = finish_one(site, own or joint or {}, labels_differ=joint is None)
+        else:
+            sums, counted = wire.decode_heads(content)
+            sent = sums, own_head(site, trained), counted
+            outcome = finish(site, own, joint, mean_of_others(*sent), donor_heads(*sent, site.modality))
+        test, val = scores_of(site, outcome, "test"), scores_of(site, outcome, "val")
+        save_scores(folder, test, val)
+        saving = pool.submit(save_model, folder, site, outcome, private=here.private, written=written)
         try:
-            statistics = statistics_of(here.site, outcome.used)
+            statistics = statistics_of(site, outcome.used)
         finally:
             note = saving.result()  # a full disk is said first
     save_likeness(folder, Likeness(weights_sha256=note.weights_sha256, **statistics))
-    save_card(folder, card_of(here.folder, here.site, note, test, val, initial_weights_hash))
+    save_card(folder, card_of(here.folder, site, note, test, val, initial_weights_hash))
+    return outcome

@@ -33,10 +33,15 @@ def set_thread_defaults() -> None:
 def set_program_defaults() -> None:
     """Set what only a program of cdtl may set, since it holds for all that its process does; threads as well.
 
+    torch and pydantic look for extensions of theirs among all installed packages, to run them. Here they do not: cdtl
+    uses none, and each search takes a hundredth of a second.
+
     Python looks for garbage after 700 new objects. Here it first looks after 700,000, since importing torch makes half
     a million and none of them is garbage; after that, once for each 200,000, and seldom among older ones.
     """
     set_thread_defaults()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     gc.set_threshold(_WHILE_LOADING, *_OLDER)
     if _loaded not in gc.callbacks:
         gc.callbacks.append(_loaded)

@@ -107,7 +107,8 @@ def test_a_network_of_a_library_built_for_initial_weights_becomes_one_classifier
     build_initial_weights(config, 12, 64)
     build_classifier(config, 2, 32)  # of another size
     save_file(initial_weights, tmp_path / "w.safetensors")
-    for seed, change in enumerate(({"weights": str(tmp_path / "w.safetensors")}, {"adapter": 4})):
+    changes: list[dict[str, object]] = [{"weights": str(tmp_path / "w.safetensors")}, {"adapter": 4}]
+    for seed, change in enumerate(changes):
         other = config.model_copy(update=change)
         build_initial_weights(config, 13 + seed, 64)
         build_classifier(config, 2, 64)

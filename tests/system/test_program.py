@@ -61,6 +61,29 @@ def test_only_a_program_of_cdtl_changes_how_its_process_looks_for_garbage() -> N
     assert found[COMMAND + say].stdout.splitlines()[-1] == "700000"
 
 
+SPY = """
+print("spied")
+def begin(): pass
+class plugin:
+    def new_schema_validator(*schema): return None, None, None
+"""
+
+
+def test_torch_and_pydantic_run_no_extension_of_an_installed_package(tmp_path: Path) -> None:
+    meta = tmp_path / "spy-1.0.dist-info"
+    meta.mkdir()
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: spy\nVersion: 1.0\n")
+    (meta / "entry_points.txt").write_text("[pydantic]\nspy = spy:plugin\n[torch.backends]\nspy = spy:begin\n")
+    (tmp_path / "spy.py").write_text(SPY)
+    load = "\nimport cdtl_core.config, torch\ncdtl_core.config.RunConfig()"
+    told = {}
+    for begin in ("", COMMAND):
+        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{begin}{load}"]
+        told[begin] = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "spied" in told[""]
+    assert "spied" not in told[COMMAND]
+
+
 def test_after_its_first_search_for_garbage_a_program_searches_more_often() -> None:
     say = (
         "\nimport gc; gc.collect(0); print(gc.get_threshold(), len(gc.callbacks)); gc.collect(); print(gc.isenabled())"
