@@ -234,20 +234,23 @@ def _end(here: _Here, content: RecordDict, order: RoundOrder, initial_weights_ha
         initial_weights_hash: SHA-256 of the initial weights.
     """
     initial_weights, site = load_initial_weights(here.folder.home, initial_weights_hash), here.site
-    folder, trained, own, joint = here.folder.model(here.federation), None, None, None
+    folder, own, joint, head = here.folder.model(here.federation), None, None, Weights()
     if here.config.method == "cdtl":
         trained = memory.load_own(here.memory, before=order.round)
         own = candidate(site, initial_weights, trained.memory, trained.order(order.round))
-    if trained is None or site.cohort.labels == here.config.task.labels:
+        head = own_head(site, trained)
+    if own is None or site.cohort.labels == here.config.task.labels:
         joint = candidate(site, initial_weights, memory.load_memory(here.memory, before=order.round), order)
     with ThreadPoolExecutor(1, "model") as pool:
         written = {name: pool.submit(save_hashed, folder / name, one) for name, one in files_of(own, joint).items()}
-        if trained is None or own is None or joint is None:
-            outcome = finish_one(site, own or joint or {}, labels_differ=joint is None)
-        else:
+        if own is not None and joint is not None:
             sums, counted = wire.decode_heads(content)
-            sent = sums, own_head(site, trained), counted
-            outcome = finish(site, own, joint, mean_of_others(*sent), donor_heads(*sent, site.modality))
+            others, donors = mean_of_others(sums, head, counted), donor_heads(sums, head, counted, site.modality)
+            outcome = finish(site, own, joint, others, donors)
+        elif own is not None:
+            outcome = finish_one(site, own, labels_differ=True)
+        elif joint is not None:
+            outcome = finish_one(site, joint)
         test, val = scores_of(site, outcome, "test"), scores_of(site, outcome, "val")
         save_scores(folder, test, val)
         saving = pool.submit(save_model, folder, site, outcome, private=here.private, written=written)

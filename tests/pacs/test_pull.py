@@ -78,7 +78,8 @@ def test_a_broken_transfer_is_tried_again_and_a_second_pull_only_extends(
 ) -> None:
     pacs.break_after = 2
     command = ("data", "pull", tmp_path / "out", "--pacs", settings, "--accessions")
-    assert cdtl(*command, table(tmp_path, range(2)))[0] == 0
+    code, told = cdtl(*command, table(tmp_path, range(2)))
+    assert code == 0, told
     assert pacs.break_after == 0
     first = left(tmp_path / "out")
     pacs.asked.clear()

@@ -77,9 +77,10 @@ def test_torch_and_pydantic_run_no_extension_of_an_installed_package(tmp_path: P
     (tmp_path / "spy.py").write_text(SPY)
     load = "\nimport cdtl_core.config, torch\ncdtl_core.config.RunConfig()"
     told = {}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYDANTIC_", "TORCH_"))}
     for begin in ("", COMMAND):
         command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{begin}{load}"]
-        told[begin] = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        told[begin] = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
     assert "spied" in told[""]
     assert "spied" not in told[COMMAND]
 
