@@ -137,3 +137,16 @@ def test_compression_and_byte_order_change_nothing(compressed: str, plain: str) 
 def test_lossy_colour_is_close_to_the_lossless_one(name: str) -> None:
     difference = np.abs(read_image(shipped(name)).astype(int) - read_image(shipped("SC_rgb_rle.dcm")))
     assert difference.max() <= 8
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.97])
+def test_a_jpeg_ls_file_that_was_cut_is_refused_before_its_codec_computes_for_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    whole, path = (SHIPPED / "MR_small_jpeg_ls_lossless.dcm").read_bytes(), tmp_path / "cut.dcm"
+    path.write_bytes(whole)
+    assert read_dicom(path).pixels.shape == (64, 64)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.as_array", lambda *_, **__: pytest.fail("a codec ran"))
+    path.write_bytes(whole[: round(share * len(whole))])
+    with pytest.raises(DataError, match="its compressed frame has no end"):
+        read_dicom(path)
