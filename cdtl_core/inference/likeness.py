@@ -23,7 +23,7 @@ from cdtl_core.data.texture import detail_spreads
 from cdtl_core.errors import ModelError
 from cdtl_core.federation.evidence import PooledModel
 from cdtl_core.federation.finish import SiteModel
-from cdtl_core.federation.passes import features_of
+from cdtl_core.federation.passes import MOST_OF_UNIT, features_of
 from cdtl_core.federation.site import Site
 from cdtl_core.system.durable import replace_json
 from cdtl_core.system.foreign import parse_json
@@ -39,7 +39,6 @@ MEASURES = ("brightness", "contrast", "dark parts", "middle gray", "bright parts
 DETAILS = ("finest detail", "fine detail", "coarse detail", "coarsest detail")
 _FEWEST = 10  # validation images below which no threshold is set
 _BEYOND = 1 / 500  # share of images like the training images that may lie beyond a threshold
-_MOST_OF_UNIT = 8  # images of an exam: more are alike, and a volume of hundreds must not outvote the others
 _FLOOR = 0.05  # share of the mean spread: a feature that is constant in training must not decide alone
 
 
@@ -118,7 +117,7 @@ def statistics_of(site: Site, model: SiteModel) -> dict[str, Any]:
         site: The site; its network gets the model's weights.
         model: The model that the site uses.
     """
-    train, val = (site.cohort.folds[name].thinned(_MOST_OF_UNIT) for name in ("train", "val"))
+    train, val = (site.cohort.folds[name].thinned(MOST_OF_UNIT) for name in ("train", "val"))
     pixels = [_measures(fold) for fold in (train, val) if fold.num_images]
     features = [_features(site, model, fold) for fold in (train, val) if fold.num_images]
     enough = val.num_images >= _FEWEST

@@ -169,7 +169,7 @@ def save_model(
         site: The site.
         outcome: The outcome of the run.
         private: Whether the site trained the joint model with differential privacy; its own model never is.
-        written: Those of `files_of` that are written already, with their hashes.
+        written: Those of `files_of` that a thread writes, with their hashes.
     """
     chosen = outcome.selection.chosen
     used = outcome.used

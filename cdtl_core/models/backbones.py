@@ -160,7 +160,9 @@ def any_backbone(name: str, image_size: int) -> Backbone:
 
 
 def give_back(backbone: Backbone, name: str, image_size: int) -> None:
-    """Keep a backbone that nothing uses any more, since to draw weights takes longer than a round; one of a library.
+    """Keep a backbone that nothing uses any more for `any_backbone`: to draw weights takes longer than a round.
+
+    Only networks of a library are kept, one at a time.
 
     Args:
         backbone: As built, with random or with pretrained weights.

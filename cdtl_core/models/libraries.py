@@ -9,6 +9,7 @@ downloads: a tenth of a second.
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -43,14 +44,14 @@ _onnx = stand_in("torchvision.ops._register_onnx_ops", _register_custom_op=lambd
 _calls = {name: _of_hub(name) for name in ("HfApi", "hf_hub_download", "model_info")}
 _hub = stand_in("huggingface_hub", __path__=[], **_calls)
 _hub_utils = stand_in("huggingface_hub.utils", **dict.fromkeys(_ERRORS, Exception))
+_client = [] if "huggingface_hub" in sys.modules else [_hub, _hub_utils]
+_has_client = importlib.util.find_spec("huggingface_hub") is not None
 try:
-    with standing_in(_dynamo, _utils, _onnx, _hub, _hub_utils):
+    with standing_in(_dynamo, _utils, _onnx, *_client):
         import timm
         import torchvision
 except (ImportError, AttributeError):  # another version, which needs more of it
     import timm
     import torchvision
-if not timm.models._hub.has_hf_hub() and importlib.util.find_spec(
-    "huggingface_hub"
-):  # likewise: timm goes on without it
+if _has_client and not timm.models._hub.has_hf_hub():  # likewise: then timm silently has no hub
     importlib.reload(timm.models._hub)

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from cdtl_core.config import ModelConfig, RunConfig
 from cdtl_core.errors import ConfigError, ModelError
-from cdtl_core.models.backbones import Backbone, any_backbone
+from cdtl_core.models.backbones import Backbone, any_backbone, build_backbone
 from cdtl_core.models.draws import PatientDropout
 from cdtl_core.models.end import Adapter, Centre, End
 from cdtl_core.models.exams import Batch, Exams, pooling_of
@@ -164,12 +164,15 @@ def build_classifier(
         ModelError: The backbone is unknown, or has fewer stages than `config.levels` names.
     """
     with torch.random.fork_rng(devices=[]):
-        found = any_backbone(config.backbone, image_size)
-        if config.lora:
-            add_lora(found.module, config.lora)
-        if frozen_norms:
-            freeze_norms(found.module)
-        return Classifier(config, num_classes, found, image_size).to(memory_format=torch.channels_last)
+        return _around(build_backbone(config.backbone, image_size), config, num_classes, image_size, frozen_norms)
+
+
+def _around(found: Backbone, config: ModelConfig, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
+    if config.lora:
+        add_lora(found.module, config.lora)
+    if frozen_norms:
+        freeze_norms(found.module)
+    return Classifier(config, num_classes, found, image_size).to(memory_format=torch.channels_last)
 
 
 def shared_classifier(
@@ -184,7 +187,8 @@ def shared_classifier(
 
 @functools.lru_cache(maxsize=4)
 def _shared(config: ModelConfig, num_classes: int, image_size: int, frozen_norms: bool) -> Classifier:
-    return build_classifier(config, num_classes, image_size, frozen_norms=frozen_norms)
+    with torch.random.fork_rng(devices=[]):
+        return _around(any_backbone(config.backbone, image_size), config, num_classes, image_size, frozen_norms)
 
 
 def build_feature_classifier(whole: Classifier, config: ModelConfig) -> Classifier:

@@ -31,10 +31,13 @@ Weights = dict[str, torch.Tensor]
 
 
 class InMemory:
-    """Weights that equal others if all tensors are views of the same memory, which was not written to meanwhile."""
+    """Weights that equal others if all tensors are views of the same memory, and torch has counted no write to it.
+
+    torch does not count writes through `data` or numpy: only for weights that nothing writes to, never for a check.
+    """
 
     def __init__(self, weights: Weights) -> None:
-        self.weights = weights
+        self.weights = dict(weights)
         self._key = tuple(
             (name, value.data_ptr(), value._version, value.dtype, value.shape, value.stride())
             for name, value in weights.items()
@@ -152,7 +155,7 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def hash_once(weights: Weights) -> str:
-    """Return `weights_hash` of weights that nothing writes to: the last one is kept."""
+    """Return `weights_hash` of a run's own initial weights, computed once; not for a check, see `InMemory`."""
     return _hash_of(InMemory(weights))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from cdtl_core.config.folders import SiteFolder
 from cdtl_core.errors import FederationError, ModelError
-from cdtl_core.models.weights import Weights, hash_once, load_weights, save_weights, weights_hash
+from cdtl_core.models.weights import Weights, load_weights, save_weights, weights_hash
 from cdtl_core.system.durable import replace_file
 
 __all__ = ["holds_initial_weights", "load_initial_weights", "save_initial_weights"]
@@ -60,7 +60,7 @@ def save_initial_weights(home: Path, initial_weights: Weights, expected: str) ->
         FederationError: They have another hash.
         PrivacyError: The hash is none, but a path.
     """
-    if hash_once(initial_weights) != expected:
+    if weights_hash(initial_weights) != expected:
         raise FederationError(
             "the received initial weights do not match the announced hash: ask the coordinator to start again."
         )
@@ -136,5 +136,5 @@ def _use(weights: Weights, sha256: str) -> None:
 
 
 def _laid_out(value: torch.Tensor) -> torch.Tensor:
-    """Return weights in the networks' memory layout, so that loading copies them in order."""
-    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+    """Return a copy of weights in the networks' memory layout, so that loading copies them in order."""
+    return value.clone(memory_format=torch.channels_last if value.ndim == 4 else torch.contiguous_format)

@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import RecordDict
 
 from cdtl_core.config import RunConfig, SiteConfig
-from cdtl_core.config.folders import SiteFolder, federation_key
+from cdtl_core.config.folders import NOTE_FILE, SiteFolder, federation_key
 from cdtl_core.config.settings import load_site
 from cdtl_core.federation import wire
 from cdtl_core.federation.egress import sends_own_head
@@ -225,7 +225,8 @@ def _exempt(here: _Here, *, centred: bool) -> Grant | None:
 def _end(here: _Here, content: RecordDict, order: RoundOrder, initial_weights_hash: str) -> Outcome:
     """Compute the outcome of the run and write the model folder: weights, scores, model, statistics, card.
 
-    None of it is sent. The disk is slow, so a thread writes the weights while the rest is computed.
+    None of it is sent. The disk is slow, so a thread writes the weights while the rest is computed. Where the folder
+    holds the model of an earlier run, that stays complete until the rest is known.
 
     Args:
         here: The site.
@@ -242,7 +243,8 @@ def _end(here: _Here, content: RecordDict, order: RoundOrder, initial_weights_ha
     if own is None or site.cohort.labels == here.config.task.labels:
         joint = candidate(site, initial_weights, memory.load_memory(here.memory, before=order.round), order)
     with ThreadPoolExecutor(1, "model") as pool:
-        written = {name: pool.submit(save_hashed, folder / name, one) for name, one in files_of(own, joint).items()}
+        early = {} if (folder / NOTE_FILE).exists() else files_of(own, joint)
+        written = {name: pool.submit(save_hashed, folder / name, one) for name, one in early.items()}
         if own is not None and joint is not None:
             sums, counted = wire.decode_heads(content)
             others, donors = mean_of_others(sums, head, counted), donor_heads(sums, head, counted, site.modality)

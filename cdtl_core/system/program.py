@@ -55,11 +55,16 @@ def _loaded(phase: str, _: object) -> None:
 
 
 def end_program(code: int) -> NoReturn:
-    """End this process as Python does: wait for threads, run what is registered for the end, write all output.
+    """End this process: wait for threads, run what is registered for the end, write stdout and stderr.
 
-    Only the memory is left to the system. Python would take apart what it loaded, with torch for a fifth of a second.
+    Python would then take apart all that is loaded, with torch for a fifth of a second. Here that is left to the
+    system, so a file that is still open for writing, or a generator that waits, is not ended. Under a profiler, or a
+    tracer such as coverage, the process ends as any other: these write their results at that time.
     """
-    threading._shutdown()  # type: ignore[attr-defined]  # this and the next call are those of multiprocessing's processes
+    if _is_traced():
+        sys.exit(code)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading._shutdown()  # type: ignore[attr-defined]  # multiprocessing ends its processes by these two calls
     atexit._run_exitfuncs()
     try:
         for stream in (sys.stdout, sys.stderr):
@@ -68,6 +73,12 @@ def end_program(code: int) -> NoReturn:
     except (OSError, ValueError):
         sys.exit(code)  # Python says what could not be written
     os._exit(code)
+
+
+def _is_traced() -> bool:
+    monitoring = getattr(sys, "monitoring", None)  # since Python 3.12
+    tools = monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
+    return bool(sys.getprofile() or sys.gettrace() or tools)
 
 
 def keep_freed_memory() -> None:

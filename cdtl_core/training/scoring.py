@@ -39,7 +39,7 @@ def score(model: Network, fold: Fold, *, device: Where, entry: Entry | None = No
     """
     if fold.has_several:
         return _of_exams(model, fold, device, entry, lambda network, exams: _normalised(network.classify(exams)))
-    return _computed(model, fold, device, entry, _log_probabilities)
+    return _computed(model, fold, device, entry, _log_probabilities).numpy().astype(np.float64)
 
 
 def weigh(model: Network, fold: Fold, *, device: Where, entry: Entry | None = None) -> Floats:
@@ -63,7 +63,7 @@ def embed(model: Network, fold: Fold, *, device: Where, entry: Entry | None = No
         device: Where to compute, and how.
         entry: Where inputs enter the network.
     """
-    return _computed(model, fold, device, entry, _features)
+    return _computed(model, fold, device, entry, _features).numpy().astype(np.float64)
 
 
 def score_and_embed(
@@ -82,9 +82,10 @@ def score_and_embed(
         scores = _of_exams(
             model, fold, device, entry, lambda network, exams: _normalised(network.classify(exams)), seen
         )
-        return scores, torch.cat(seen).cpu().numpy()
-    both, classes = _computed(model, fold, device, entry, _both), model.head.out_features
-    return both[:, :classes].copy(), both[:, classes:].astype(np.float32)
+        return scores, torch.cat(seen).numpy()
+    both, sizes = _computed(model, fold, device, entry, _both), [model.head.out_features, model.head.in_features]
+    of_units, of_images = torch.split(both, sizes, dim=1)
+    return of_units.numpy().astype(np.float64, order="C"), of_images.contiguous().numpy()
 
 
 def place_network(model: Network, entry: Entry | None, device: Where) -> Hardware:
@@ -108,7 +109,7 @@ def _computed(
     device: Where,
     entry: Entry | None,
     compute: Callable[[Any, torch.Tensor, Sequence[slice]], torch.Tensor],
-) -> Floats:
+) -> torch.Tensor:
     """Return what a network computes for a fold's images, N ....
 
     Args:
@@ -126,7 +127,7 @@ def _computed(
             parts.run(len(images), partial(compute, network, images))
             for (images,) in plain_batches(model, fold, _batches(fold), hardware, entry)
         ]
-    return torch.cat(found).cpu().numpy().astype(np.float64)
+    return torch.cat(found).cpu()
 
 
 def _of_exams(
@@ -156,7 +157,7 @@ def _of_exams(
         for (images,) in plain_batches(model, fold, _batches(fold), hardware, entry):
             waiting.append(parts.run(len(images), partial(_features, network, images)))
             if seen is not None:
-                seen.append(waiting[-1])
+                seen.append(waiting[-1].cpu())
             passed += len(images)
             complete = int(np.searchsorted(ends, passed, side="right"))
             if complete > done:

@@ -115,3 +115,21 @@ def test_at_the_end_of_a_run_each_image_passes_through_each_network_once(site: S
 
 def test_a_site_with_features_in_place_of_images_remembers_nothing_of_the_images(site: Site) -> None:
     assert on_features(remembering(site), drawn(site, 1)).passes is None
+
+
+def test_only_features_that_are_asked_for_again_and_few_are_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = drawn(site, 1)
+    many = replace(site.cohort.folds["train"], lengths=np.array([9, 1]), labels=np.array([0, 1]), rows=np.arange(10),
+                   patients=np.array([0, 1]), identities=site.cohort.folds["train"].identities[:2])  # fmt: skip
+    folds = {**site.cohort.folds, "train": many}
+    here = remembering(replace(site, cohort=replace(site.cohort, folds=folds)))
+    assert here.passes is not None
+    for fold in folds.values():
+        scores_of(here, weights, fold)
+    assert [found for _, found in here.passes.features] == [id(folds["val"])]  # not of test images, nor of long exams
+    assert len(here.passes.scores) == 3
+    monkeypatch.setattr("cdtl_core.federation.passes._MOST", folds["val"].num_images * site.model.head.in_features - 1)
+    few = remembering(here)
+    assert few.passes is not None
+    scores_of(few, weights, folds["val"])
+    assert not few.passes.features

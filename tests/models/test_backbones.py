@@ -12,7 +12,7 @@ from cdtl_core.errors import ModelError
 from cdtl_core.models import backbones
 from cdtl_core.models.backbones import build_backbone
 from cdtl_core.models.initial_weights import build_initial_weights
-from cdtl_core.models.model import build_classifier
+from cdtl_core.models.model import build_classifier, shared_classifier
 from cdtl_core.models.packaged import _file_of
 from cdtl_core.models.weights import load_into, weights_hash
 
@@ -97,7 +97,7 @@ def test_a_network_of_a_library_built_for_initial_weights_becomes_one_classifier
     config = ModelConfig(backbone="test_resnet", weights="random")
     initial_weights = build_initial_weights(config, 11, 64)
     before = weights_hash(initial_weights)
-    one, two = (build_classifier(config, 2, 64) for _ in range(2))
+    one, two = (shared_classifier(config, classes, 64) for classes in (21, 22))
     assert built == [("test_resnet", 64)]  # the second one
     assert not {value.data_ptr() for value in one.state_dict().values()} & {
         value.data_ptr() for part in (two.state_dict(), initial_weights) for value in part.values()
@@ -105,24 +105,34 @@ def test_a_network_of_a_library_built_for_initial_weights_becomes_one_classifier
     load_into(one, {name: torch.zeros_like(value) for name, value in initial_weights.items()})
     assert weights_hash(build_initial_weights(config, 11, 64)) == before
     build_initial_weights(config, 12, 64)
-    build_classifier(config, 2, 32)  # of another size
+    shared_classifier(config, 2, 32)  # of another size
     save_file(initial_weights, tmp_path / "w.safetensors")
     changes: list[dict[str, object]] = [{"weights": str(tmp_path / "w.safetensors")}, {"adapter": 4}]
     for seed, change in enumerate(changes):
         other = config.model_copy(update=change)
         build_initial_weights(config, 13 + seed, 64)
-        build_classifier(config, 2, 64)
+        shared_classifier(config, 23 + seed, 64)
         build_initial_weights(other, 0, 64)
-        build_classifier(other, 2, 64)
+        shared_classifier(other, 2, 64)
     assert built[1:] == [("test_resnet", 32), *[("test_resnet", 64)] * 2]
     lora = ModelConfig(backbone="test_vit", weights="random", lora=2)
     build_initial_weights(lora, 0, 64)
-    build_classifier(lora, 2, 64)
+    shared_classifier(lora, 2, 64)
     assert built[-1] == ("test_vit", 64)
     own = ModelConfig(backbone="plain_cnn", weights="random")  # another function may have this name by now
     build_initial_weights(own, 0, 64)
-    build_classifier(own, 2, 64)
+    shared_classifier(own, 2, 64)
     assert built[-1] == ("plain_cnn", 64)
+
+
+def test_a_seeded_network_has_the_same_weights_whatever_was_built_before() -> None:
+    config, found = ModelConfig(backbone="test_resnet", weights="random"), set()
+    for before in (None, 31):
+        if before is not None:
+            build_initial_weights(config, before, 64)
+        torch.manual_seed(3)
+        found.add(weights_hash(build_classifier(config, 2, 64).state_dict()))
+    assert len(found) == 1
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_sums_have_the_bits_of_torch(loops: Loops, bits: list[int], weights: lis
     seed=st.integers(0, 1000),
 )
 def test_norms_have_the_bits_of_torch(loops: Loops, bits: list[int], odd: int, scale: float, seed: int) -> None:
-    """Also with numbers that are not finite, which a norm must show: of several NaN either may be the sum's.
+    """Also with numbers that are not finite, which a norm must show. Which of several NaN it has is not defined.
 
     The loops leave an odd length to torch.
     """

@@ -65,3 +65,9 @@ def test_a_download_imports_the_client_and_timm_recognises_its_errors(client: Pa
 def test_a_timm_that_needs_more_of_the_client_gets_the_client(client: Path) -> None:
     """timm would silently go on without a hub."""
     assert said(client, ANOTHER_VERSION + DOWNLOAD) == [True, True, "pytorch_model.bin", True]
+
+
+def test_a_client_that_is_loaded_already_stays_in_use_and_nothing_is_printed() -> None:
+    code = "import huggingface_hub; from cdtl_core.models.libraries import timm; print(timm.models._hub.has_hf_hub())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")

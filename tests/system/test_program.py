@@ -130,6 +130,14 @@ def test_a_program_ends_as_python_ends_it_except_for_its_memory(code: int) -> No
     assert [done.returncode for done in ends] == [code, code]
 
 
+@pytest.mark.parametrize("under", [["cProfile", "-o"], ["coverage", "run", "--data-file"]], ids=lambda words: words[0])
+def test_what_watches_a_program_keeps_its_result(under: list[str], tmp_path: Path) -> None:
+    pytest.importorskip(under[0])
+    command = [sys.executable, "-m", *under[:1], *under[1:], str(tmp_path / "found"), "-m", "cdtl_core.cli.main"]
+    subprocess.run([*command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [path.stat().st_size > 1000 for path in tmp_path.iterdir()] == [True]
+
+
 def test_output_that_cannot_be_written_is_said_as_python_says_it() -> None:
     code = "import sys; from cdtl_core.system.program import end_program; print('lost'); "
     found = []
