@@ -15,17 +15,8 @@ from torch import nn
 from cdtl_core.errors import ModelError
 from cdtl_core.system.durable import replace_bytes
 
-__all__ = [
-    "InMemory",
-    "Weights",
-    "check_finite",
-    "check_shapes",
-    "is_finite",
-    "load_into",
-    "load_weights",
-    "save_hashed",
-]
-__all__ += ["save_weights", "take", "to_half", "weights_hash"]
+__all__ = ["InMemory", "Weights", "check_finite", "check_shapes", "hash_once", "is_finite", "load_into"]
+__all__ += ["load_weights", "save_hashed", "save_weights", "take", "to_half", "weights_hash"]
 
 Weights = dict[str, torch.Tensor]
 

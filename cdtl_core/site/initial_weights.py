@@ -1,7 +1,7 @@
 """Initial weights of the last runs, ``HOME/initial_weights/<hash>.safetensors``, checked on arrival and on reading.
 
 Reading and hashing them takes longer than a small round, and the sites of a simulation share one process. Therefore
-hashes and the weights themselves are kept. A file is identified by its times, so a changed file is hashed again.
+hashes and the weights themselves are kept. A file with another number, size or time is hashed again.
 """
 
 import contextlib

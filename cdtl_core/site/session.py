@@ -225,8 +225,8 @@ def _exempt(here: _Here, *, centred: bool) -> Grant | None:
 def _end(here: _Here, content: RecordDict, order: RoundOrder, initial_weights_hash: str) -> Outcome:
     """Compute the outcome of the run and write the model folder: weights, scores, model, statistics, card.
 
-    None of it is sent. The disk is slow, so a thread writes the weights while the rest is computed. Where the folder
-    holds the model of an earlier run, that stays complete until the rest is known.
+    None of it is sent. The disk is slow, so a thread writes the weights while the rest is computed. If the folder holds
+    the model of an earlier run, its weights are replaced after the outcome is known.
 
     Args:
         here: The site.
